@@ -1,0 +1,3 @@
+"""ASPO reinforcement learning on Megatron-Core."""
+
+__version__ = "0.1.0"

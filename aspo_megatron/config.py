@@ -1,0 +1,243 @@
+"""The one configuration schema: it serves the command line, the run folder and the reference in docs/.
+
+Every model refuses unknown keys. Only `loss` admits more: the hyperparameters of the chosen loss, which that
+loss declares and checks itself (`aspo_megatron.losses.build`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator
+
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """The policy that is trained, and its starting weights."""
+
+    path: Path = Field(description="Hugging Face model folder: config.json, tokenizer, safetensors weights.")
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="Read the folder's weights, or draw random ones for its config.json."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the weights in forward and backward; the optimizer is fp32 always."
+    )
+
+
+class PlatformConfig(Section):
+    """Where the ranks run."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes CUDA if there is a GPU.")
+    threads_per_rank: PositiveInt = Field(1, description="CPU threads of each rank; 2 ranks x 2 threads stall on 2 cores.")
+    timeout_minutes: PositiveFloat = Field(
+        10.0, description="A collective that waits longer ends the run; more for long rollouts."
+    )
+
+
+class ParallelConfig(Section):
+    """How the model and the batch are split. Ranks needed: tp x dp."""
+
+    tp: PositiveInt = Field(1, description="Tensor parallelism: ranks that share each layer; must divide the heads.")
+    dp: PositiveInt = Field(1, description="Data parallelism: replicas of the model.")
+    sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
+    distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tp * self.dp
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sequence_parallel and self.tp == 1:
+            raise ValueError("sequence_parallel needs tp > 1")
+        return self
+
+
+class SourceConfig(Section):
+    """Problems to train or evaluate on."""
+
+    kind: Literal["jsonl", "huggingface", "reasoning_gym"] = Field(description="Where problems come from.")
+    path: str | None = Field(None, description="JSONL file, or a Hugging Face dataset's name or folder.")
+    split: str = Field("train", description="Split of a Hugging Face dataset.")
+    subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
+    prompt_field: str = Field("prompt", description="Field that holds the problem's text.")
+    answer_field: str | None = Field("answer", description="Field with the reference answer; null if there is none.")
+    family: str | None = Field(None, description="Task family of reasoning-gym, e.g. `chain_sum`.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the reasoning-gym family.")
+    size: PositiveInt = Field(1000, description="Problems drawn from a reasoning-gym family (before duplicates go).")
+    seed: int = Field(0, description="Seed of the reasoning-gym family.")
+    limit: PositiveInt | None = Field(None, description="Take only the first so many problems.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "reasoning_gym" and not self.family:
+            raise ValueError("kind reasoning_gym needs `family`")
+        if self.kind != "reasoning_gym" and not self.path:
+            raise ValueError(f"kind {self.kind} needs `path`")
+        return self
+
+
+class DataConfig(Section):
+    """Problems, and how one becomes a prompt."""
+
+    train: SourceConfig = Field(description="Problems to train on. Repeated prompts are dropped.")
+    heldout: SourceConfig | None = Field(None, description="Problems to evaluate on; or use heldout_fraction.")
+    heldout_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the training problems kept apart, chosen by a hash of the prompt."
+    )
+    format: Literal["raw", "chat"] = Field("chat", description="Plain completion, or the tokenizer's chat template.")
+    template: str = Field("{prompt}", description="Text around a problem; `{prompt}` is replaced by it.")
+    system: str | None = Field(None, description="System message (format chat).")
+    max_prompt_tokens: PositiveInt = Field(2048, description="A longer prompt is an error that names the problem.")
+
+
+class SamplingConfig(Section):
+    """How responses are drawn. Log-probs are those of log_softmax(logits / temperature), before top-p and top-k."""
+
+    max_response_tokens: PositiveInt = Field(1024, description="Length limit of a response.")
+    temperature: NonNegativeFloat = Field(1.0, description="0 is greedy (evaluation only).")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Nucleus sampling; training wants 1.")
+    top_k: NonNegativeInt = Field(0, description="Keep the k likeliest tokens; 0 keeps all.")
+    stop: tuple[str, ...] = Field((), description="Texts that end a response (besides the end-of-sequence token).")
+
+
+class RolloutConfig(Section):
+    """Generation of training responses."""
+
+    engine: Literal["embedded"] = Field("embedded", description="`embedded`: inside the training processes.")
+    prompts_per_step: PositiveInt = Field(64, description="Prompts in one rollout.")
+    responses_per_prompt: int = Field(16, ge=2, description="Responses to each prompt (the group).")
+    sampling: SamplingConfig = SamplingConfig()
+    max_batch_tokens: PositiveInt = Field(65536, description="Tokens (prompt and response) the engine holds at once.")
+
+
+class RewardConfig(Section):
+    """What a response is worth. Scoring runs in worker processes with a time limit."""
+
+    kind: str = Field(
+        "math", description="`math`, `reasoning_gym`, or `package.module:function` with (problem, response) -> float."
+    )
+    workers: PositiveInt = Field(2, description="Worker processes on the machine.")
+    timeout_seconds: PositiveFloat = Field(10.0, description="A response whose scoring takes longer gets reward 0.")
+
+
+class AdvantageConfig(Section):
+    """From rewards to advantages, within the group of one prompt."""
+
+    normalize_std: bool = Field(True, description="Divide by the group's standard deviation (GRPO); Dr. GRPO does not.")
+
+
+class LossConfig(BaseModel):
+    """The policy loss. Further keys are hyperparameters of the loss named, see `aspo losses`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field("aspo", description="Name of the loss; `aspo losses` lists them.")
+    aggregation: Aggregation = Field("token-mean", description="How per-token losses become one number.")
+    kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")
+    entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keys beyond the ones above; the loss checks them."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerConfig(Section):
+    """Adam of megatron-core."""
+
+    lr: PositiveFloat = Field(1e-6, description="Learning rate after the warm-up.")
+    min_lr: NonNegativeFloat = Field(0.0, description="Learning rate at the end of a decaying schedule.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course after the warm-up.")
+    warmup_updates: NonNegativeInt = Field(0, description="Optimizer updates over which lr rises from 0.")
+    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay of the first moment.")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Decay of the second moment.")
+    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    clip_grad: NonNegativeFloat = Field(1.0, description="Limit of the global gradient norm; 0 switches it off.")
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    steps: PositiveInt = Field(100, description="Rollouts. Each is followed by epochs x mini-batches updates.")
+    prompts_per_update: PositiveInt = Field(16, description="Prompts in one optimizer update (the mini-batch).")
+    epochs: PositiveInt = Field(1, description="Passes over each rollout.")
+    max_tokens_per_micro_batch: PositiveInt = Field(16384, description="Token budget of a packed micro-batch.")
+    log_prob_chunk: PositiveInt = Field(1024, description="Response tokens whose logits exist at the same time.")
+    old_log_probs: Literal["recompute", "rollout"] = Field(
+        "recompute", description="Take pi_old from a trainer pass, or from the engine that generated."
+    )
+
+
+class WarmupConfig(Section):
+    """Supervised training on the reference answers before RL, for models that start from nothing."""
+
+    updates: NonNegativeInt = Field(0, description="Supervised updates; 0 for none.")
+    batch_size: PositiveInt = Field(64, description="Problems in one supervised update.")
+    lr: PositiveFloat = Field(1e-3, description="Learning rate of the supervised updates.")
+
+
+class EvalConfig(Section):
+    """Evaluation on the held-out problems: before, during and after training."""
+
+    every: NonNegativeInt = Field(10, description="Steps between evaluations; 0: only before and after.")
+    samples: PositiveInt = Field(1, description="Responses to each problem (K of avg@K).")
+    pass_k: tuple[PositiveInt, ...] = Field((1,), description="The k of pass@k; none may exceed `samples`.")
+    sampling: SamplingConfig | None = Field(None, description="Sampling for evaluation; null: that of the rollouts.")
+    max_problems: PositiveInt | None = Field(None, description="Only the first so many held-out problems.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(k > self.samples for k in self.pass_k):
+            raise ValueError(f"pass_k {list(self.pass_k)} needs at least that many `samples`, not {self.samples}")
+        return self
+
+
+class LogConfig(Section):
+    """What a run writes besides metrics.jsonl, which is always there."""
+
+    tensorboard: bool = Field(True, description="Write TensorBoard events to RUN/tensorboard/.")
+    samples_per_step: NonNegativeInt = Field(4, description="Responses of each step kept in RUN/samples.jsonl.")
+
+
+class RunConfig(Section):
+    """A whole run. `output_dir`, `model.path` and `data.train` have no default."""
+
+    output_dir: Path = Field(description="The run folder; it must not hold another run.")
+    seed: int = Field(1, description="Seed of everything random; the same seed gives the same curve.")
+    model: ModelConfig
+    platform: PlatformConfig = PlatformConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.rollout.prompts_per_step % self.train.prompts_per_update:
+            raise ValueError(
+                f"rollout.prompts_per_step={self.rollout.prompts_per_step} is not a multiple of "
+                f"train.prompts_per_update={self.train.prompts_per_update}"
+            )
+        if self.rollout.sampling.temperature == 0:
+            raise ValueError("rollout.sampling.temperature=0: greedy responses of a group are all the same")
+        return self

@@ -1,0 +1,84 @@
+"""What a loss takes and gives, and the registry of losses by name. Pure tensor code: no collectives here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A per-token quantity and where it counts: its mean over a step is sum(values * where) / sum(where).
+
+    `values` and `where` have the shape of the loss's inputs; `where` is a bool or a weight. Kept as two sums,
+    the mean is exact over any number of micro-batches and ranks.
+    """
+
+    values: Tensor
+    where: Tensor
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """`per_token`: the loss at each token, [tokens], masked tokens included (the aggregation drops them).
+
+    `stats`: what to log, by name, e.g. `clip/pos_high`.
+    """
+
+    per_token: Tensor
+    stats: Mapping[str, Stat] = field(default_factory=dict)
+
+
+class Loss(BaseModel, ABC):
+    """A policy loss: its fields are its hyperparameters, calling it computes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: ClassVar[str]
+    token_wise: ClassVar[bool]
+    """The value at a token depends on that token alone, so its gradient is known chunk by chunk."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """The loss at each response token.
+
+        Args:
+            log_probs: log pi(token), [tokens], fp32 or fp64, carries the gradient.
+            old_log_probs: log pi_old(token), [tokens], no gradient.
+            advantages: [tokens], the response's advantage at each of its tokens.
+            mask: [tokens], bool; False where a token does not count.
+            entropy: entropy of the current policy at each token in nats, [tokens]. No gradient flows here.
+            cu_seqlens: [responses + 1], int: response i holds tokens cu_seqlens[i] to cu_seqlens[i+1].
+        """
+
+
+L = TypeVar("L", bound=Loss)
+_LOSSES: dict[str, type[Loss]] = {}
+
+
+def register(loss: type[L]) -> type[L]:
+    """Class decorator: make a loss known under its `name`."""
+    if loss.name in _LOSSES:
+        raise ValueError(f"two losses are called {loss.name!r}")
+    _LOSSES[loss.name] = loss
+    return loss
+
+
+def registered() -> Mapping[str, type[Loss]]:
+    """Every registered loss by name, read-only. `aspo_megatron.losses.get` finds one with a helpful error."""
+    return MappingProxyType(_LOSSES)

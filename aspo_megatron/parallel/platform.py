@@ -1,0 +1,287 @@
+"""The only file that knows whether this process runs on a GPU or without one.
+
+megatron-core is written for CUDA: it asks `torch.cuda` for devices, streams and random states even where the work
+itself is plain PyTorch. `CpuPlatform.install` replaces those few calls while it is installed, and `uninstall` puts
+the originals back. Nothing is patched by importing this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._device import _device_constructors
+
+from aspo_megatron.errors import ConfigError
+
+
+_INHERITED = object()
+"""Marks an attribute that its owner had from a base class, so that undoing is deleting."""
+
+
+class Platform(ABC):
+    """Device, communication backend and kernels of this process."""
+
+    device: torch.device
+    backend: str
+
+    @abstractmethod
+    def install(self) -> None:
+        """Make megatron-core run on this platform. Call before the first import of `megatron`."""
+
+    @abstractmethod
+    def uninstall(self) -> None:
+        """Undo `install`."""
+
+    @property
+    @abstractmethod
+    def transformer_engine(self) -> bool:
+        """Whether layers are Transformer Engine's; megatron's local ones otherwise."""
+
+
+class CudaPlatform(Platform):
+    """One GPU per rank, NCCL, Transformer Engine if it is installed."""
+
+    backend = "nccl"
+
+    def __init__(self, local_rank: int) -> None:
+        self.device = torch.device("cuda", local_rank)
+
+    def install(self) -> None:
+        torch.cuda.set_device(self.device)
+
+    def uninstall(self) -> None:
+        pass
+
+    @property
+    def transformer_engine(self) -> bool:
+        return importlib.util.find_spec("transformer_engine") is not None
+
+
+class CpuPlatform(Platform):
+    """No GPU: gloo, megatron's local layers, and a stand-in for each CUDA call that megatron-core makes."""
+
+    backend = "gloo"
+    device = torch.device("cpu")
+    transformer_engine = False
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def install(self) -> None:
+        torch.set_num_threads(self._threads)
+        self._replace_torch_calls()
+        self._replace_rng_tracker()
+        self._admit_sequence_parallel_norms()
+
+    def uninstall(self) -> None:
+        while self._originals:
+            owner, name, original = self._originals.pop()
+            if original is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
+        self._originals.append((owner, name, owner.__dict__.get(name, _INHERITED)))
+        setattr(owner, name, value)
+
+    def _replace_torch_calls(self) -> None:
+        # torch.empty(..., device=torch.cuda.current_device()) all over megatron.core.
+        self._replace(torch.cuda, "current_device", lambda: self.device)
+        # pipeline_parallel/p2p_communication.py and checkpoint saving wait for the device.
+        self._replace(torch.cuda, "synchronize", lambda *_, **__: None)
+        # tensor_parallel/random.py: model_parallel_cuda_manual_seed.
+        self._replace(torch.cuda, "manual_seed", torch.manual_seed)
+        # models/common/embeddings/rope_utils.py, tensor_parallel/data.py.
+        self._replace(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)
+        # `with torch.device(...)` (transformers builds models under it) looks a factory up in a set that torch fills
+        # once, from torch's attributes: it must hold the real factories, not the stand-ins.
+        _device_constructors()
+        # device="cuda" literals in optimizer/optimizer.py, optimizer/clip_grads.py, pipeline_parallel/schedules.py.
+        for name in ("tensor", "zeros", "ones", "empty", "full", "arange"):
+            self._replace(torch, name, _on_cpu(getattr(torch, name)))
+        # optimizer/clip_grads.py and distrib_optimizer.py compare Tensor.type() with 'torch.cuda.FloatTensor'.
+        self._replace(torch.Tensor, "type", _cuda_type_names(torch.Tensor.type))
+
+    def _replace_rng_tracker(self) -> None:
+        from megatron.core.tensor_parallel import random as megatron_random
+
+        self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
+        self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
+        self._replace(
+            megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state)
+        )
+
+    def _admit_sequence_parallel_norms(self) -> None:
+        # transformer/torch_norm.py refuses sequence parallelism, because nothing marks the norm's weight. Marked, its
+        # gradient is summed over tp by megatron's finalize_model_grads like that of any other norm.
+        from megatron.core.transformer.torch_norm import WrappedTorchNorm
+
+        build = WrappedTorchNorm.__new__
+
+        def build_and_mark(cls: type, config: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
+            wanted, config.sequence_parallel = config.sequence_parallel, False
+            try:
+                norm: torch.nn.Module = build(cls, config, *args, **kwargs)
+            finally:
+                config.sequence_parallel = wanted
+            for parameter in norm.parameters():
+                parameter.sequence_parallel = wanted  # type: ignore[attr-defined]
+            return norm
+
+        self._replace(WrappedTorchNorm, "__new__", staticmethod(build_and_mark))
+
+
+def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
+    """The platform for `platform.device`: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: if `cuda` is asked for and there is no GPU for this rank.
+    """
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and local_rank >= gpus:
+        raise ConfigError(
+            f"platform.device=cuda: local rank {local_rank} has no GPU ({gpus} found); use fewer ranks or device=cpu"
+        )
+    return CudaPlatform(local_rank) if gpus else CpuPlatform(threads)
+
+
+@contextlib.contextmanager
+def installed(platform: Platform) -> Iterator[Platform]:
+    """`platform`, installed for the length of the block."""
+    platform.install()
+    try:
+        yield platform
+    finally:
+        platform.uninstall()
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`factory` with a CUDA device and pinned memory turned into plain CPU memory."""
+
+    @functools.wraps(factory)
+    def on_cpu(*args: Any, **kwargs: Any) -> torch.Tensor:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "cuda":
+            kwargs["device"] = CpuPlatform.device
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return factory(*args, **kwargs)
+
+    return on_cpu
+
+
+def _cuda_type_names(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def cuda_type_name(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(tensor, *args, **kwargs)
+        if isinstance(result, str) and not result.startswith("torch.cuda."):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+    return cuda_type_name
+
+
+def _cpu_rng_tracker(tracker: type) -> type:
+    """A subclass of megatron's random-state tracker that keeps states of the CPU generator."""
+
+    class CpuRNGStatesTracker(tracker):  # type: ignore[misc, valid-type]
+        def add(self, name: str, seed: int) -> None:
+            if name in self.states_ or seed in self.seeds_:
+                raise ValueError(f"random state {name!r} or seed {seed} was added before")
+            self._is_initialized = True
+            self.seeds_.add(seed)
+            self.states_[name] = torch.Generator().manual_seed(seed).get_state()
+
+        @contextlib.contextmanager
+        def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
+            outside = torch.get_rng_state()
+            torch.set_rng_state(self.states_[name])
+            try:
+                yield
+            finally:
+                self.states_[name] = torch.get_rng_state()
+                torch.set_rng_state(outside)
+
+    return CpuRNGStatesTracker
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of a batch of blocks, with its log-sum-exp.
+
+    q is [n, queries, heads, d], k and v are [n, keys, heads, d]; gives [n, queries, heads, d] and the log-sum-exp
+    [n, queries, heads] in fp32 (fp64 for fp64). A causal block has as many keys as queries.
+    """
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    if q.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, dropout_p=0.0, is_causal=causal, scale=scale
+        )
+    else:
+        out, lse = attend_plainly(q, k, v, causal, scale)
+    return out.transpose(1, 2), lse.transpose(1, 2)
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v through one batch of blocks, in the shapes of `attend`.
+
+    `out` and `lse` are those of the whole attention, merged over all blocks that a query takes part in.
+    """
+    grad, q, k, v, out, lse = (tensor.transpose(1, 2) for tensor in (grad, q, k, v, out, lse))
+    if q.device.type == "cpu":
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out, lse, 0.0, causal, scale=scale
+        )
+    else:
+        grads = attend_plainly_backward(grad, q, k, v, out, lse, causal, scale)
+    dq, dk, dv = (tensor.transpose(1, 2) for tensor in grads)
+    return dq, dk, dv
+
+
+_QUERY_CHUNK = 512
+
+
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores exist for 512 queries at a time."""
+    outs, lses = [], []
+    for start in range(0, q.size(2), _QUERY_CHUNK):
+        scores = _scores(q, k, start, causal, scale)
+        lse = torch.logsumexp(scores, dim=-1)
+        outs.append(torch.exp(scores - lse[..., None]).to(v.dtype) @ v)
+        lses.append(lse)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+
+
+def attend_plainly_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attend_backward` in plain PyTorch; heads before tokens."""
+    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for start in range(0, q.size(2), _QUERY_CHUNK):
+        part = slice(start, start + _QUERY_CHUNK)
+        probs = torch.exp(_scores(q, k, start, causal, scale) - lse[:, :, part, None])
+        delta = (grad[:, :, part] * out[:, :, part]).sum(dim=-1, dtype=lse.dtype, keepdim=True)
+        dscores = (probs * ((grad[:, :, part] @ v.transpose(-1, -2)).to(lse.dtype) - delta) * scale).to(q.dtype)
+        dv += probs.to(grad.dtype).transpose(-1, -2) @ grad[:, :, part]
+        dq[:, :, part] = dscores @ k
+        dk += dscores.transpose(-1, -2) @ q[:, :, part]
+    return dq, dk, dv
+
+
+def _scores(q: Tensor, k: Tensor, start: int, causal: bool, scale: float) -> Tensor:
+    scores = q[:, :, start : start + _QUERY_CHUNK] @ k.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    if causal:
+        query = torch.arange(start, start + scores.size(2), device=q.device)
+        scores.masked_fill_(torch.arange(k.size(2), device=q.device) > query[:, None], -torch.inf)
+    return scores

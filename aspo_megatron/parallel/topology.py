@@ -1,0 +1,89 @@
+"""The process grid of one rank: its coordinates on the mesh and its groups, as plain attributes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.platform import Platform, choose_platform
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Where this rank stands. `world` spans all ranks; `is_leader` is true on rank 0 alone."""
+
+    platform: Platform
+    rank: int
+    world_size: int
+    tp: int
+    tp_rank: int
+    tp_group: dist.ProcessGroup
+    dp: int
+    dp_rank: int
+    dp_group: dist.ProcessGroup
+    sequence_parallel: bool
+
+    @property
+    def is_leader(self) -> bool:
+        """True on the one rank that writes files and talks to the user."""
+        return self.rank == 0
+
+    def ranks_of_replica(self, dp_rank: int) -> list[int]:
+        """World ranks that hold data-parallel replica `dp_rank`; megatron numbers tp fastest."""
+        return list(range(dp_rank * self.tp, (dp_rank + 1) * self.tp))
+
+
+@contextmanager
+def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed: int) -> Iterator[Topology]:
+    """Join the process group that the launcher described, and build megatron's groups; leave both at the end.
+
+    Without a launcher (no WORLD_SIZE) this is a grid of one rank.
+
+    Raises:
+        ConfigError: if the layout does not fit the number of ranks that were started.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != parallel.world_size:
+        raise ConfigError(
+            f"parallel: tp={parallel.tp} x dp={parallel.dp} needs {parallel.world_size} ranks, {world_size} were started"
+        )
+    platform = choose_platform(
+        platform_config.device, int(os.environ.get("LOCAL_RANK", "0")), platform_config.threads_per_rank
+    )
+    platform.install()
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    timeout = timedelta(minutes=platform_config.timeout_minutes)
+    if world_size == 1:
+        dist.init_process_group(platform.backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    else:
+        dist.init_process_group(platform.backend, timeout=timeout)
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tp, distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1
+        )
+        model_parallel_cuda_manual_seed(seed)
+        yield Topology(
+            platform=platform,
+            rank=dist.get_rank(),
+            world_size=world_size,
+            tp=parallel.tp,
+            tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+            tp_group=parallel_state.get_tensor_model_parallel_group(),
+            dp=parallel.dp,
+            dp_rank=parallel_state.get_data_parallel_rank(),
+            dp_group=parallel_state.get_data_parallel_group(),
+            sequence_parallel=parallel.sequence_parallel,
+        )
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+        platform.uninstall()
