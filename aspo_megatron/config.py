@@ -70,7 +70,11 @@ class SourceConfig(Section):
     path: str | None = Field(None, description="JSONL file, or a Hugging Face dataset's name or folder.")
     split: str = Field("train", description="Split of a Hugging Face dataset.")
     subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
-    prompt_field: str = Field("prompt", description="Field that holds the problem's text.")
+    prompt_field: str = Field(
+        "prompt",
+        description="Field that holds the problem's text. For reasoning-gym, which has a `question`: leave it, or name a "
+        "field of its metadata, e.g. `expression`.",
+    )
     answer_field: str | None = Field("answer", description="Field with the reference answer; null if there is none.")
     family: str | None = Field(None, description="Task family of reasoning-gym, e.g. `chain_sum`.")
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the reasoning-gym family.")
@@ -167,6 +171,12 @@ class OptimizerConfig(Section):
     eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
     clip_grad: NonNegativeFloat = Field(1.0, description="Limit of the global gradient norm; 0 switches it off.")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}")
+        return self
+
 
 class TrainConfig(Section):
     """The training loop."""
@@ -187,6 +197,9 @@ class WarmupConfig(Section):
     updates: NonNegativeInt = Field(0, description="Supervised updates; 0 for none.")
     batch_size: PositiveInt = Field(64, description="Problems in one supervised update.")
     lr: PositiveFloat = Field(1e-3, description="Learning rate of the supervised updates.")
+    response: str = Field(
+        "{answer}", description="Text to imitate; `{answer}` is replaced by the reference answer, the end is added."
+    )
 
 
 class EvalConfig(Section):

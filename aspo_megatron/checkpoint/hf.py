@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from aspo_megatron.errors import CheckpointError
 
@@ -115,6 +116,34 @@ class RandomTensors:
             return torch.ones(shape)
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}:{name}".encode()).digest()[:7], "big")
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * self._std
+
+
+def hf_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that the folder's config.json asks for, by Hugging Face name; no memory is used."""
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    return shapes
+
+
+def check_weights(folder: Path) -> None:
+    """Compare the headers of the folder's safetensors with its config.json.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or damaged, or a tensor is missing or of another shape.
+    """
+    with SafetensorsFolder(folder) as source:
+        there = set(source.names())
+        for name, shape in hf_shapes(folder).items():
+            if name not in there:
+                raise CheckpointError(f"{folder}: tensor {name} is missing from its safetensors files")
+            if tuple(source.shape(name)) != shape:
+                raise CheckpointError(
+                    f"{folder}: tensor {name} has shape {source.shape(name)}, config.json asks for {list(shape)}"
+                )
 
 
 def write_folder(

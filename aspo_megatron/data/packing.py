@@ -8,7 +8,7 @@ last token of a response, which predicts nothing, is not computed at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,15 @@ class PackedBatch:
     def num_tokens(self) -> int:
         """T, the tokens that go through the model."""
         return int(self.input_ids.numel())
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            entry.name: value.to(device)
+            for entry in fields(self)
+            if isinstance(value := getattr(self, entry.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 def packed_length(samples: Sequence[Sample]) -> int:

@@ -28,11 +28,12 @@ class Stat:
 class LossOutput:
     """`per_token`: the loss at each token, [tokens], masked tokens included (the aggregation drops them).
 
-    `stats`: what to log, by name, e.g. `clip/pos_high`.
+    `stats`: quantities whose mean is logged, by name, e.g. `clip/pos_high`. `peaks`: those whose largest value is.
     """
 
     per_token: Tensor
     stats: Mapping[str, Stat] = field(default_factory=dict)
+    peaks: Mapping[str, Stat] = field(default_factory=dict)
 
 
 class Loss(BaseModel, ABC):

@@ -94,6 +94,14 @@ class PolicyModel(GPTModel):
             raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 
     @torch.no_grad()
+    def copy(self) -> PolicyModel:
+        """Another model with the same weights and nothing else in common."""
+        twin = PolicyModel(self.family, self.topology, self.config.params_dtype).to(self.topology.platform.device)
+        for target, source in zip(twin.parameters(), self.parameters(), strict=True):
+            target.copy_(source)
+        return twin
+
+    @torch.no_grad()
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All weights under their Hugging Face names, one at a time, whole on every tp rank.
 

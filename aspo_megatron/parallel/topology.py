@@ -66,24 +66,23 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         dist.init_process_group(platform.backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(platform.backend, timeout=timeout)
-    try:
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tp, distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1
-        )
-        model_parallel_cuda_manual_seed(seed)
-        yield Topology(
-            platform=platform,
-            rank=dist.get_rank(),
-            world_size=world_size,
-            tp=parallel.tp,
-            tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-            tp_group=parallel_state.get_tensor_model_parallel_group(),
-            dp=parallel.dp,
-            dp_rank=parallel_state.get_data_parallel_rank(),
-            dp_group=parallel_state.get_data_parallel_group(),
-            sequence_parallel=parallel.sequence_parallel,
-        )
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
-        platform.uninstall()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tp, distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1
+    )
+    model_parallel_cuda_manual_seed(seed)
+    yield Topology(
+        platform=platform,
+        rank=dist.get_rank(),
+        world_size=world_size,
+        tp=parallel.tp,
+        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tp_group=parallel_state.get_tensor_model_parallel_group(),
+        dp=parallel.dp,
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_group=parallel_state.get_data_parallel_group(),
+        sequence_parallel=parallel.sequence_parallel,
+    )
+    # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+    platform.uninstall()

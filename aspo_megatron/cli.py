@@ -1,0 +1,111 @@
+"""The `aspo` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config_reference import help_text
+from aspo_megatron.errors import ConfigError, UserError
+
+app = typer.Typer(
+    help="Train language models with ASPO on Megatron-Core.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+]
+
+_TRAIN_HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation, and a Hugging Face checkpoint at the end.
+
+Starts its own ranks on this machine, or joins those of torchrun. RUN/ (`output_dir`) then holds config.yaml,
+metrics.jsonl, samples.jsonl, tensorboard/, eval/, curves.png, summary.json and hf/, the trained model.
+
+\b
+  aspo train examples/tiny/run.yaml
+  aspo train run.yaml optimizer.lr=2e-6 loss.name=grpo output_dir=runs/grpo
+
+Settings (docs/configuration.md explains them):
+
+\b
+{help_text()}
+"""
+
+
+@app.command(help=_TRAIN_HELP)
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
+    overrides: _Overrides = None,
+) -> None:
+    """Check everything that can be checked, then train."""
+    from aspo_megatron import launch
+
+    run = load_config(config, overrides or [])
+    if launch.running_under_launcher(os.environ):
+        from aspo_megatron import train_rank
+
+        if os.environ.get("RANK", "0") == "0":
+            _claim_output(run)
+        launch.rank_main(lambda: train_rank.train(run) or 0)
+    from aspo_megatron.inputs import read_inputs
+
+    _refuse_used_output(run)
+    read_inputs(run)
+    _claim_output(run)
+    raise typer.Exit(
+        launch.launch(
+            "aspo_megatron.train_rank",
+            [str(run.output_dir / "config.yaml")],
+            run.parallel.world_size,
+            run.platform.threads_per_rank,
+            log_dir=run.output_dir / "logs",
+        )
+    )
+
+
+@app.command()
+def losses() -> None:
+    """List the losses with their hyperparameters."""
+    from aspo_megatron import losses as registry
+
+    for name in registry.names():
+        loss = registry.get(name)
+        typer.echo(f"{name}: {(loss.__doc__ or '').strip().splitlines()[0]}")
+        for key, field in loss.model_fields.items():
+            typer.echo(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
+
+
+def _refuse_used_output(run: RunConfig) -> None:
+    folder = run.output_dir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
+
+
+def _claim_output(run: RunConfig) -> None:
+    """Make the run folder this run's own, with its resolved configuration inside."""
+    _refuse_used_output(run)
+    try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        save_config(run, run.output_dir / "config.yaml")
+    except OSError as error:
+        raise ConfigError(f"output_dir: {run.output_dir} cannot be written ({error.strerror})") from error
+
+
+def main() -> None:
+    """Entry point: a user's error is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

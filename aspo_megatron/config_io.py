@@ -1,0 +1,193 @@
+"""Reads a configuration from YAML and dotted overrides, and writes it back. Imports no torch, so mistakes show at once.
+
+Values are checked strictly: `true` is no number and `"3"` no whole number. Relative paths are left as they are, which
+makes them relative to the current directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_reference import key_names, sections
+from aspo_megatron.errors import ConfigError, UserError
+
+_REASONS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "is a section: set the keys in it",
+}
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a YAML file with `key=value` overrides on top.
+
+    Args:
+        path: YAML file; None if all comes from the overrides.
+        overrides: e.g. `optimizer.lr=2e-6`; the value is YAML, except that text keys take it as it stands.
+
+    Raises:
+        ConfigError: one line for each wrong key, missing key or wrong value, or the file's problem and line.
+    """
+    try:
+        tree = OmegaConf.merge({} if path is None else _read_yaml(path), _read_overrides(overrides))
+        data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except GrammarParseError as error:
+        raise ConfigError(f"{error.full_key}: a malformed ${{...}} reference; write \\${{ for plain text") from error
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
+    return _validated(data)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write every key, defaults included, as YAML that `load_config` turns into an equal configuration.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    tree = OmegaConf.create(_without_references(config.model_dump(mode="json")))
+    try:
+        OmegaConf.save(tree, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except OSError as error:  # OmegaConf reports a file that holds a bare word in this way, without an errno
+        reason = error.strerror or "must hold `key: value` lines"
+        raise ConfigError(f"{path}: {reason}") from error
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"{path}: must hold `key: value` lines, not a list")
+    return tree
+
+
+def _read_overrides(overrides: Sequence[str]) -> DictConfig:
+    text_keys = {key.name for section in sections() for key in section.keys if key.type.startswith(("text", "path"))}
+    tree = DictConfig({})
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override}: an override is written key=value, e.g. optimizer.lr=2e-6")
+        if not all(key.split(".")) or key != key.strip():
+            raise ConfigError(f"{override}: {key!r} is no key; keys are names joined by single dots")
+        if key in text_keys and value != "null" and not value.startswith(("'", '"')):
+            value = json.dumps(value, ensure_ascii=False)  # a quoted YAML string
+        try:
+            tree.merge_with_dotlist([f"{key}={value}"])
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{override}: the value is not YAML; put it in quotes") from error
+    return tree
+
+
+def _validated(data: Any) -> RunConfig:
+    infinite = [f"{key}: must be a finite number, not {value}" for key, value in _leaves(data) if _is_infinite(value)]
+    if infinite:
+        raise ConfigError("\n".join(infinite))
+    try:
+        # JSON, because there pydantic's strict mode takes lists for tuples and strings for paths.
+        return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error.errors()))) from error
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values below a tree of dicts and lists."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        yield prefix, node
+        return
+    for name, child in children:
+        yield from _leaves(child, f"{prefix}.{name}" if prefix else str(name))
+
+
+def _lines(errors: Sequence[ErrorDetails]) -> Iterator[str]:
+    for error in errors:
+        key = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            yield f"{key}: unknown key; {_suggestion(key)}"
+        elif error["type"] == "missing":
+            yield from (f"{name}: required, but not given. {meaning}" for name, meaning in _required(key))
+        elif error["type"] == "value_error":
+            text = error["msg"].removeprefix("Value error, ")
+            yield f"{key}: {text}" if key else text
+        else:
+            yield f"{key}: {_reason(error)}"
+
+
+def _reason(error: ErrorDetails) -> str:
+    words = _REASONS.get(error["type"]) or error["msg"].replace("Input should be", "must be")
+    given = error["input"]
+    if error["type"] == "string_type" and isinstance(given, bool | int | float):
+        words += " (put it in quotes)"
+    return f"{words}, not {'a section' if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False)}"
+
+
+def _required(key: str) -> Iterator[tuple[str, str]]:
+    """The settings without default at or below a key, and what they mean."""
+    for section in sections():
+        if section.is_null and section.name != key.rpartition(".")[0]:
+            continue
+        for setting in section.keys:
+            if setting.default is None and (setting.name == key or f"{setting.name}.".startswith(f"{key}.")):
+                yield setting.name, f"{setting.meaning} Set it in the file, or with {setting.name}=..."
+
+
+def _suggestion(key: str) -> str:
+    """The nearest key, looked for in the same section, then by its last name, then everywhere; else what there is."""
+    parent, _, name = key.rpartition(".")
+    everywhere = key_names()
+    siblings = [candidate for candidate in everywhere if candidate.rpartition(".")[0] == parent]
+    near = difflib.get_close_matches(name, [sibling.rpartition(".")[2] for sibling in siblings], n=1)
+    found = [f"{parent}.{match}" if parent else match for match in near]
+    if not found:
+        same_name = [candidate for candidate in everywhere if candidate.rpartition(".")[2] == name]
+        found = [candidate for candidate in same_name if candidate.startswith(f"{parent}.")] or same_name
+    if not found and not parent:
+        found = difflib.get_close_matches(key, everywhere, n=1)
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    names = dict.fromkeys(sibling.rpartition(".")[2] for sibling in siblings)
+    return f"{parent or 'the top level'} has {', '.join(names)}"
+
+
+def _without_references(node: Any) -> Any:
+    """A tree in which `${` is escaped: what is saved is a value, never a reference to be resolved again."""
+    if isinstance(node, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", node)
+    if isinstance(node, dict):
+        return {key: _without_references(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_references(value) for value in node]
+    return node

@@ -1,0 +1,349 @@
+"""Starts the ranks of a run on this machine, and ends them all together.
+
+The ranks find each other as under torchrun (RANK, WORLD_SIZE, MASTER_ADDR and so on). Each is started as
+`python -m aspo_megatron.launch MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
+Rank 0 writes to the terminal; every rank's output is in LOG_DIR/rank<N>.log (of rank 0 only stderr). Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NoReturn
+
+from aspo_megatron.errors import UserError
+
+_REPORT_VARIABLE = "ASPO_RANK_REPORT"
+_PARENT_VARIABLE = "ASPO_LAUNCHER_PID"
+_POLL_SECONDS = 0.02
+_SETTLE_SECONDS = 0.3  # how long the others may still report after a rank has failed, to learn which was first
+_TAIL_LINES = 20
+_PR_SET_PDEATHSIG = 1
+_USER_ERROR_CODE = 2
+
+
+def running_under_launcher(env: Mapping[str, str]) -> bool:
+    """Whether these environment variables say that torchrun, srun or `launch` has started this process as a rank."""
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return True
+    tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
+    return "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(tasks) > 1
+
+
+# ---- inside a rank ---------------------------------------------------------------------------------------------
+
+
+def rank_main(main: Callable[[], int]) -> NoReturn:
+    """Run a rank's `main` and exit with its code; when it raises, end the process at once.
+
+    Under `launch` the error goes to the launcher, which shows that of the first rank to fail; otherwise to stderr: one
+    line for a `UserError` (exit code 2), else the traceback (exit code 1). Nothing is cleaned up after an error,
+    because destructors of a process group whose peers are gone can hang. For the same reason `main` must not leave
+    the process group while an exception is on its way: the others would fail before this rank's error is recorded.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        _end_rank(_USER_ERROR_CODE, f"error: {error}")
+    except KeyboardInterrupt:
+        _end_rank(128 + signal.SIGINT, "interrupted")
+    except Exception:
+        _end_rank(1, traceback.format_exc())
+    sys.exit(code)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process (SIGKILL) when the thread that started it ends.
+
+    For ranks, and for worker processes that a rank starts from a thread as long-lived as itself. With `parent`, its
+    process id, a parent that has ended before this call counts too.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_rank(code: int, text: str) -> NoReturn:
+    when = time.monotonic()  # one clock for all processes of the machine
+    report = os.environ.get(_REPORT_VARIABLE)
+    try:
+        if report is None:
+            raise FileNotFoundError("not started by launch()")
+        partial = Path(f"{report}.partial")
+        partial.write_text(json.dumps({"time": when, "code": code, "text": text.rstrip()}), encoding="utf-8")
+        partial.replace(report)
+    except OSError:  # the disk may be full
+        sys.stderr.write(f"{text.rstrip()}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
+    die_with_parent(int(os.environ[_PARENT_VARIABLE]))
+    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is in the log
+    sys.argv = [module, *argv]
+
+    def run() -> int:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return 0
+
+    rank_main(run)
+
+
+# ---- inside the launcher ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a rank ended. `when`: seconds on the monotonic clock; `reported`: the rank itself said so."""
+
+    rank: int
+    when: float
+    code: int
+    text: str
+    reported: bool
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    report: Path
+    tee: threading.Thread | None
+    seen_alive: float = field(default_factory=time.monotonic)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while the rank runs."""
+        now = time.monotonic()
+        code = self.process.poll()
+        if code is None:
+            self.seen_alive = now
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the rank and the processes it has started (they share its process group)."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+    def failure(self) -> _Failure | None:
+        if self.report.exists():
+            said = json.loads(self.report.read_text(encoding="utf-8"))
+            return _Failure(self.number, said["time"], said["code"], said["text"], reported=True)
+        code = self.process.returncode
+        if not code:
+            return None
+        # A rank that vanishes makes the others fail within milliseconds, often before it is found dead. That it was
+        # alive at the last look is the time that keeps it in front of them.
+        return _Failure(self.number, self.seen_alive, code, "", reported=False)
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Collects the signals that ask the launcher to stop, instead of dying of them."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # Ignored signals stay ignored: nohup and the background jobs of a script ask for that.
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def launch(
+    module: str,
+    argv: Sequence[str],
+    processes: int,
+    threads_per_rank: int,
+    *,
+    log_dir: Path,
+    grace_seconds: float = 3.0,
+) -> int:
+    """Run `python -m module *argv` in `processes` ranks and wait for them.
+
+    The first rank to fail, a signal to this process, or its death ends all ranks: SIGTERM, then SIGKILL after
+    `grace_seconds` (or at a second signal). To be called from the main thread.
+
+    Returns:
+        0 if all ranks ended well; 2 if the first failure was a user error, whose line is shown; 128 + the signal if
+        one arrived (Ctrl-C: 130); else 1, with the first failing rank's traceback or last output shown.
+
+    Raises:
+        UserError: `log_dir` cannot be written.
+    """
+    ranks: list[_Rank] = []
+    with _signals_noted() as signals, _reserved_port() as port:
+        try:
+            for number in range(processes):
+                env = _rank_environment(number, processes, port, threads_per_rank, log_dir)
+                ranks.append(_start(module, argv, number, env, log_dir))
+            failures = _wait(ranks, signals)
+        except OSError as error:
+            raise UserError(f"{error.filename or log_dir}: cannot run the ranks: {error.strerror}") from error
+        finally:
+            _stop(ranks, grace_seconds, signals)
+    if signals:
+        sys.stderr.write(f"interrupted by {signal.Signals(signals[0]).name}\n")
+        return 128 + signals[0]
+    return _explain(failures, ranks, log_dir)
+
+
+@contextlib.contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A TCP port that nobody else is given while this lasts, and that rank 0 can listen on.
+
+    The socket is bound but does not listen: the kernel then hands the port to no one who asks for any free port, but
+    lets a listener with SO_REUSEADDR, such as torch's store, bind it too.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
+
+
+def _rank_environment(number: int, processes: int, port: int, threads: int, log_dir: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
+        _REPORT_VARIABLE: str((log_dir / f"rank{number}.failure.json").absolute()),
+        _PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
+def _start(module: str, argv: Sequence[str], number: int, env: Mapping[str, str], log_dir: Path) -> _Rank:
+    log_path, report = log_dir / f"rank{number}.log", Path(env[_REPORT_VARIABLE])
+    log_dir.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "aspo_megatron.launch", module, *argv]
+    log = log_path.open("wb", buffering=0)
+    # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
+    process = subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=None if number == 0 else log,
+        stderr=subprocess.PIPE if number == 0 else log,
+        start_new_session=True,
+    )
+    if process.stderr is None:
+        log.close()
+        return _Rank(number, process, log_path, report, None)
+    tee = threading.Thread(target=_copy, args=(process.stderr, log), daemon=True)
+    tee.start()
+    return _Rank(number, process, log_path, report, tee)
+
+
+def _copy(source: IO[bytes], log: IO[bytes]) -> None:
+    """Pass stderr on to the terminal and the log. It must go on reading whatever happens, or the rank would block."""
+    with source, log:
+        while chunk := os.read(source.fileno(), 65536):
+            for write in (log.write, lambda data: os.write(2, data)):
+                with contextlib.suppress(OSError):
+                    write(chunk)
+
+
+def _wait(ranks: Sequence[_Rank], signals: list[int]) -> list[_Failure]:
+    """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after."""
+    deadline = float("inf")
+    while not signals and time.monotonic() < deadline:
+        codes = [rank.poll() for rank in ranks]
+        if all(code is not None for code in codes):
+            break
+        if deadline == float("inf") and any(code for code in codes):
+            deadline = time.monotonic() + _SETTLE_SECONDS
+        time.sleep(_POLL_SECONDS)
+    return [failure for rank in ranks if (failure := rank.failure())]
+
+
+def _stop(ranks: Sequence[_Rank], grace_seconds: float, signals: list[int]) -> None:
+    """End all ranks and what they have started, and wait for them."""
+    asked = len(signals)
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    while any(rank.poll() is None for rank in ranks):
+        if time.monotonic() > deadline or len(signals) > asked:
+            break
+        time.sleep(_POLL_SECONDS)
+    for rank in ranks:
+        rank.signal(signal.SIGKILL)
+    for rank in ranks:
+        rank.process.wait()
+        if rank.tee is not None:
+            rank.tee.join(timeout=1.0)
+    if sys.stdout.isatty() and any(rank.process.returncode for rank in ranks):
+        sys.stdout.write("\x1b[?25h\n")  # a live display that was killed has left its line open and the cursor hidden
+        sys.stdout.flush()
+
+
+def _explain(failures: Sequence[_Failure], ranks: Sequence[_Rank], log_dir: Path) -> int:
+    """Show the first failure; put every rank's into its log. Returns the exit code."""
+    for failure in failures:
+        rank = ranks[failure.rank]
+        if failure.reported:
+            with contextlib.suppress(OSError), rank.log.open("a", encoding="utf-8") as log:
+                log.write(f"{failure.text}\n")
+            rank.report.unlink(missing_ok=True)
+    if not failures:
+        return 0
+    first = min(failures, key=lambda failure: failure.when)
+    tail = _tail(ranks[first.rank].log)
+    if first.code == _USER_ERROR_CODE:
+        # A rank that ends with code 2 by itself has said why in its last line; rank 0 has said it to the terminal.
+        if first.reported or first.rank > 0:
+            sys.stderr.write(f"{first.text or ''.join(tail[-1:])}\n")
+        return _USER_ERROR_CODE
+    how = "failed"
+    if not first.reported:
+        how = f"ended with exit code {first.code}" if first.code > 0 else f"was killed by {_signal_name(-first.code)}"
+        how += "; its last output" if tail else ", without any output"
+    body = first.text or "\n".join(tail)
+    sys.stderr.write(f"rank {first.rank} of {len(ranks)} {how}:\n{body}\n")
+    sys.stderr.write(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log\n")
+    return 1
+
+
+def _signal_name(number: int) -> str:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"{name} (the machine may have run out of memory)" if number == signal.SIGKILL else name
+
+
+def _tail(log: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line][-_TAIL_LINES:]
+    return []
+
+
+if __name__ == "__main__":
+    _run_as_rank(sys.argv[1], sys.argv[2:])

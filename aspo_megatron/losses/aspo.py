@@ -1,0 +1,85 @@
+"""ASPO, asymmetric importance-sampling policy optimization (arXiv 2510.06062), as the paper states it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class Aspo(Loss):
+    """ASPO: positive tokens are weighted by 1/r, so that a token that is still unlikely is pushed harder.
+
+    With r = pi / pi_old and the response's advantage A, the gradient at a token is -A * w * grad log pi, where
+
+        w = 0           if A > 0 and r > 1 + eps_high, or A < 0 and r < 1 - eps_low   (token masking)
+        w = min(r, c)   for the other tokens with A < 0                               (as PPO, but soft dual clip)
+        w = min(1/r, c) for the other tokens with A > 0                               (flipped weight)
+
+    The flip is the gradient of the surrogate A * pi_old * pi / sg(pi^2). The cap c (`dual_clip`) limits the weight
+    and keeps the gradient, unlike the dual clip of PPO. At r = 1 all of this is GRPO.
+
+    The value is -A * w too, but a masked token counts with w at the bound of the range that it passed, as PPO's
+    clip does: the value is continuous in r, and at r = 1 equal to PPO's. The paper defines the gradient only.
+
+    Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
+    Bad tokens: a ratio that overflows is harmless where it is masked or capped; with `dual_clip` null it gives inf.
+    """
+
+    name: ClassVar[str] = "aspo"
+    token_wise: ClassVar[bool] = True
+
+    eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        0.2, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high get no gradient."
+    )
+    dual_clip: float | None = Field(
+        3.0, gt=1.0, allow_inf_nan=False, description="Cap c of the gradient weight, for both signs; null for no cap."
+    )
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+        return aspo_loss(log_probs, tokens, clip_range, self.dual_clip)
+
+
+def aspo_loss(log_probs: Tensor, tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> LossOutput:
+    """ASPO's loss and stats for a clip range that may differ from token to token.
+
+    Args:
+        log_probs: [tokens], carries the gradient.
+        tokens: the same tokens, detached.
+        clip_range: bounds of the ratio.
+        dual_clip: cap of the gradient weight, or None.
+    """
+    weights = aspo_weights(tokens, clip_range, dual_clip)
+    return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+
+
+def aspo_weights(tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> Weights:
+    """Masking on the unflipped ratio, flipped weight for A > 0, cap: see `Aspo`."""
+    clipped = clip_range.clip(tokens)
+    flipped = torch.where(tokens.advantages > 0, clipped.reciprocal(), clipped)
+    outside = clip_range.outside(tokens)
+    if dual_clip is None:
+        value, capped = flipped, torch.zeros_like(outside)
+    else:
+        value, capped = flipped.clamp(max=dual_clip), ~outside & (flipped > dual_clip)
+    return Weights(value=value, gradient=value.masked_fill(outside, 0.0), dropped=outside, capped=capped)

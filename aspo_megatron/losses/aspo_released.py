@@ -1,0 +1,67 @@
+"""ASPO as its authors' released code has it: the clip range depends on the token's entropy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.aspo import aspo_loss
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.entropy import low_entropy_mask
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens
+
+
+@register
+class AspoReleased(Loss):
+    """ASPO (see `aspo`) with a wider clip range at the tokens where the current policy is least certain.
+
+    The range is [1 - eps, 1 + eps], with eps = eps_low_entropy for a token whose entropy is at or below the
+    `quantile` of its response's unmasked tokens (`torch.quantile`, linear interpolation), and eps_high_entropy
+    above it. Masking, flipped weight, cap and value are those of `aspo`.
+
+    It is not token-wise: the quantile needs the whole response, so the tensors must hold whole responses. No
+    gradient flows through the entropy. The released code aggregates by seq-mean-token-mean in effect, and can
+    restrict the KL to the tokens of `entropy.low_entropy_mask`.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: as `aspo`.
+    """
+
+    name: ClassVar[str] = "aspo-released"
+    token_wise: ClassVar[bool] = False
+
+    eps_low_entropy: float = Field(
+        0.2, ge=0.0, le=1.0, description="Half-width of the clip range at low-entropy tokens, both sides."
+    )
+    eps_high_entropy: float = Field(
+        0.4, ge=0.0, le=1.0, description="Half-width of the clip range at high-entropy tokens, both sides."
+    )
+    quantile: float = Field(
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="Quantile of the response's entropies at or below which a token has low entropy.",
+    )
+    dual_clip: float | None = Field(
+        3.0, gt=1.0, allow_inf_nan=False, description="Cap c of the gradient weight, for both signs; null for no cap."
+    )
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        low = ClipRange.around_one(self.eps_low_entropy, self.eps_low_entropy, log_probs)
+        high = ClipRange.around_one(self.eps_high_entropy, self.eps_high_entropy, log_probs)
+        is_low = low_entropy_mask(entropy, mask, cu_seqlens, self.quantile)
+        clip_range = ClipRange(torch.where(is_low, low.lower, high.lower), torch.where(is_low, low.upper, high.upper))
+        return aspo_loss(log_probs, tokens, clip_range, self.dual_clip)

@@ -1,0 +1,72 @@
+"""The clipped surrogate of PPO (arXiv 1707.06347), which GRPO (arXiv 2402.03300) uses as it is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class PpoClip(Loss):
+    """GRPO, that is PPO-clip on group-relative advantages: -min(r A, clip(r, 1 - eps_low, 1 + eps_high) A).
+
+    Here r = pi / pi_old. The gradient is -A * r * grad log pi, and 0 if A > 0 and r > 1 + eps_high, or A < 0 and
+    r < 1 - eps_low. eps_high above eps_low is DAPO's clip-higher (arXiv 2503.14476).
+
+    With `dual_clip` = c (arXiv 1912.09729) the loss of a token with A < 0 is at most -A * c, reached at r = c, and a
+    token beyond has no gradient.
+
+    Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
+    Bad tokens: a ratio that overflows is harmless where it is clipped; for A < 0 without `dual_clip` it gives inf.
+    """
+
+    name: ClassVar[str] = "grpo"
+    token_wise: ClassVar[bool] = True
+
+    eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        0.2, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high get no gradient."
+    )
+    dual_clip: float | None = Field(
+        None,
+        gt=1.0,
+        allow_inf_nan=False,
+        description="Negative tokens with r above this get no gradient; null: all do.",
+    )
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+        weights = ppo_weights(tokens, clip_range, self.dual_clip)
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+
+
+def ppo_weights(tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> Weights:
+    """The clipped ratio, and where it has a gradient: see `PpoClip`."""
+    clipped = clip_range.clip(tokens)
+    outside = clip_range.outside(tokens)
+    if dual_clip is None:
+        value, capped = clipped, torch.zeros_like(outside)
+    else:
+        negative = tokens.advantages < 0
+        value = torch.where(negative, clipped.clamp(max=dual_clip), clipped)
+        capped = negative & ~outside & (clipped > dual_clip)
+    dropped = outside | capped
+    return Weights(value=value, gradient=value.masked_fill(dropped, 0.0), dropped=dropped, capped=capped)

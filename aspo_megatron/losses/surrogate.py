@@ -1,0 +1,85 @@
+"""What losses on the importance ratio have in common: the ratio, its clip range, and a loss with a chosen gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RatioTokens:
+    """The tokens as a ratio loss sees them, all [tokens], without gradient.
+
+    A token out of `mask` has ratio 1 and advantage 0, so that nothing that stands there (a padding's infinite
+    log-prob, say) can turn a sum into NaN. At the other tokens nothing is clamped: an inf or NaN stays visible.
+    """
+
+    log_ratio: Tensor
+    """log pi - log pi_old"""
+    ratio: Tensor
+    """r = pi / pi_old"""
+    advantages: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:
+        """From the arguments of a loss."""
+        log_ratio = (log_probs.detach() - old_log_probs.detach()).masked_fill(~mask, 0.0)
+        return cls(log_ratio, log_ratio.exp(), advantages.detach().masked_fill(~mask, 0.0), mask)
+
+
+@dataclass(frozen=True)
+class ClipRange:
+    """The range of ratios around 1 that is trusted: bounds of the ratio, each [] or [tokens]."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def around_one(cls, eps_low: float, eps_high: float, like: Tensor) -> ClipRange:
+        """[1 - eps_low, 1 + eps_high] for every token, in the dtype and on the device of `like`."""
+        return cls(like.new_full((), 1.0 - eps_low), like.new_full((), 1.0 + eps_high))
+
+    def outside(self, tokens: RatioTokens) -> Tensor:
+        """Where the policy is already past the bound that the advantage pushes it to, bool [tokens].
+
+        That is r > upper for A > 0 and r < lower for A < 0; a ratio exactly on the bound is inside.
+        """
+        past_upper = (tokens.advantages > 0) & (tokens.ratio > self.upper)
+        past_lower = (tokens.advantages < 0) & (tokens.ratio < self.lower)
+        return past_upper | past_lower
+
+    def clip(self, tokens: RatioTokens) -> Tensor:
+        """The ratio, stopped at the bound that the advantage pushes it to; 1 for A = 0 (inf * 0 would be NaN)."""
+        positive = torch.minimum(tokens.ratio, self.upper)
+        negative = torch.maximum(tokens.ratio, self.lower)
+        neutral = tokens.ratio.clamp(1.0, 1.0)  # not ones: a NaN must stay one
+        return torch.where(tokens.advantages > 0, positive, torch.where(tokens.advantages < 0, negative, neutral))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a loss makes of each token, all [tokens], without gradient.
+
+    The loss is -A * value and its gradient -A * gradient * grad log pi.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    dropped: Tensor
+    """Bool: the clip range or the cap takes the gradient away."""
+    capped: Tensor
+    """Bool: inside the clip range, and the cap `dual_clip` acts."""
+
+
+def surrogate(log_probs: Tensor, tokens: RatioTokens, weights: Weights) -> Tensor:
+    """-A * value, [tokens], with the gradient -A * weights.gradient with respect to `log_probs`.
+
+    Value and gradient of a policy loss part wherever a stop-gradient or a clip acts. Both come out exactly, and
+    no ratio is differentiated, so a ratio that overflows where it is clipped or capped does no harm. Out of the
+    mask both are exactly 0.
+    """
+    zero_with_gradient = (log_probs - log_probs.detach()).masked_fill(~tokens.mask, 0.0)
+    return -tokens.advantages * (weights.value + weights.gradient * zero_with_gradient)

@@ -1,0 +1,78 @@
+"""Moving samples between ranks: from the rank that generated them to the replica that trains on them."""
+
+from __future__ import annotations
+
+import heapq
+import pickle
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from aspo_megatron.data.packing import packed_length
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.parallel.topology import Topology
+
+T = TypeVar("T")
+
+
+def balance(sizes: Sequence[int], bins: int) -> list[int]:
+    """A bin for each item, so that sums are about equal: each item, largest first, to the lightest bin."""
+    heap = [(0, index) for index in range(bins)]
+    result = [0] * len(sizes)
+    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        load, index = heapq.heappop(heap)
+        result[item] = index
+        heapq.heappush(heap, (load + sizes[item], index))
+    return result
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in their order, on every rank. For small things."""
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return [entry for entry in values if entry is not None]
+
+
+def to_replicas(
+    groups: Sequence[Sequence[Sample]], groups_per_batch: int, topology: Topology
+) -> list[list[list[Sample]]]:
+    """Hand each group to the data-parallel replica that trains on it.
+
+    Args:
+        groups: generated on this rank; each bears its number in the rollout (`Sample.group`).
+        groups_per_batch: the mini-batch of a group is its number // groups_per_batch. Each mini-batch is spread over
+            the replicas by token count.
+        topology: this rank's place.
+
+    Returns:
+        This replica's groups of each mini-batch, in the order of their numbers, the same on all its ranks.
+    """
+    sizes = dict(pair for part in gather([(g[0].group, packed_length(g)) for g in groups]) for pair in part)
+    replica_of: dict[int, int] = {}
+    batches = sorted({number // groups_per_batch for number in sizes})
+    for batch in batches:
+        members = sorted(number for number in sizes if number // groups_per_batch == batch)
+        replica_of |= zip(members, balance([sizes[number] for number in members], topology.dp), strict=True)
+    outgoing: list[list[Sequence[Sample]]] = [[] for _ in range(topology.world_size)]
+    for group in groups:
+        for rank in topology.ranks_of_replica(replica_of[group[0].group]):
+            outgoing[rank].append(group)
+    received = sorted(_all_to_all(outgoing, topology), key=lambda group: group[0].group)
+    return [
+        [list(group) for group in received if group[0].group // groups_per_batch == batch] for batch in batches
+    ]
+
+
+def _all_to_all(outgoing: Sequence[Sequence[T]], topology: Topology) -> list[T]:
+    """Send `outgoing[rank]` to each rank; what all ranks sent to this one, by sender."""
+    device = topology.platform.device
+    parts = [torch.frombuffer(bytearray(pickle.dumps(list(items))), dtype=torch.uint8) for items in outgoing]
+    sent = torch.tensor([part.numel() for part in parts], device=device)
+    expected = torch.empty_like(sent)
+    dist.all_to_all_single(expected, sent)
+    received = torch.empty(int(expected.sum()), dtype=torch.uint8, device=device)
+    dist.all_to_all_single(received, torch.cat(parts).to(device), expected.tolist(), sent.tolist())
+    chunks = received.cpu().split(expected.tolist())
+    return [item for chunk in chunks for item in pickle.loads(chunk.numpy().tobytes())]

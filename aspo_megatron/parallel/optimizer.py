@@ -1,0 +1,78 @@
+"""megatron-core's Adam over its gradient buffers, and the course of the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from aspo_megatron.config import OptimizerConfig
+from aspo_megatron.parallel.model import PolicyModel
+
+
+class Optimizer:
+    """The model inside megatron's gradient buffers (`ddp`), and what updates it."""
+
+    def __init__(
+        self, model: PolicyModel, config: OptimizerConfig, updates: int, *, distributed_optimizer: bool
+    ) -> None:
+        """`updates`: how many there will be, the length of a decaying schedule."""
+        self.ddp = DistributedDataParallel(
+            model.config,
+            # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
+            # parameters with the next forward, would leave weights stale that are exported in between.
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=distributed_optimizer,
+                overlap_grad_reduce=False,
+                overlap_param_gather=False,
+            ),
+            model,
+        )
+        dtype = model.config.params_dtype
+        self._adam = get_megatron_optimizer(
+            MegatronOptimizerConfig(
+                optimizer="adam",
+                lr=config.lr,
+                min_lr=config.min_lr,
+                weight_decay=config.weight_decay,
+                adam_beta1=config.beta1,
+                adam_beta2=config.beta2,
+                adam_eps=config.eps,
+                clip_grad=config.clip_grad or math.inf,  # no limit, and the norm is still measured
+                params_dtype=dtype,
+                bf16=dtype == torch.bfloat16,
+                use_distributed_optimizer=distributed_optimizer,
+            ),
+            [self.ddp],
+        )
+        self._schedule = OptimizerParamScheduler(
+            self._adam,
+            init_lr=0.0,
+            max_lr=config.lr,
+            min_lr=config.min_lr if config.schedule != "constant" else config.lr,
+            lr_warmup_steps=config.warmup_updates,
+            lr_decay_steps=max(updates, config.warmup_updates + 1),
+            lr_decay_style=config.schedule,
+            start_wd=config.weight_decay,
+            end_wd=config.weight_decay,
+            wd_incr_steps=0,
+            wd_incr_style="constant",
+        )
+        self._schedule.step(increment=1 if config.warmup_updates else 0)  # an update at lr 0 would be lost
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last update."""
+        self.ddp.zero_grad_buffer()
+        self._adam.zero_grad()
+
+    def step(self) -> tuple[float, float]:
+        """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""
+        lr = float(self._adam.param_groups[0]["lr"])
+        _, norm, _ = self._adam.step()
+        self._schedule.step(increment=1)
+        return float(norm), lr

@@ -1,0 +1,199 @@
+"""One optimizer update, and the no-grad passes before it. The only place that scales the loss.
+
+The loss-scale contract. Before the first forward pass of an update its denominator is known: tokens, sequences or a
+constant, summed over all data-parallel ranks and micro-batches (`losses/aggregation.py`). Each micro-batch then gives
+
+    sum over its tokens of per_token * mask * weight,    weight = aggregation weight / denominator
+
+and gradients are summed, never averaged. So they do not depend on how samples are packed or spread. What megatron
+would scale by is switched off here:
+
+- `calculate_per_token_loss=True` (parallel/model.py), with a loss function that returns a token count, stops
+  pipeline_parallel/schedules.py from multiplying the loss by cp and dividing it by the number of micro-batches, and
+  DistributedDataParallel from averaging over data-parallel ranks (gradient_scaling_factor 1.0).
+- finalize_model_grads would divide by that token count: it is called without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from aspo_megatron.config import LossConfig
+from aspo_megatron.data.packing import PackedBatch, pack, split_by_budget
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+from aspo_megatron.losses.aggregation import denominator_share, token_weight
+from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.statistics import StepStatistics
+
+Group = Sequence[Sample]
+"""Samples that share a prompt."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an update minimises: a policy loss, a KL to the reference and an entropy bonus, aggregated."""
+
+    loss: Loss
+    config: LossConfig
+    max_response_tokens: int
+
+    def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        """Loss at each token, [R], and what to log."""
+        output = self.loss(
+            log_probs,
+            batch.old_log_probs,
+            batch.advantages,
+            batch.mask,
+            entropy=entropy.detach(),
+            cu_seqlens=batch.cu_seqlens,
+        )
+        per_token = output.per_token
+        engine_difference = Stat((log_probs - batch.rollout_log_probs).abs(), batch.mask)
+        stats = {
+            **output.stats,
+            "loss/policy": Stat(output.per_token, batch.mask),
+            "entropy": Stat(entropy, batch.mask),
+            "engine_log_prob_diff/mean": engine_difference,
+        }
+        if self.config.kl_coef:
+            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=batch.mask)
+            per_token = per_token + self.config.kl_coef * divergence
+            stats["kl_ref"] = Stat(divergence, batch.mask)
+        if self.config.entropy_coef:
+            per_token = per_token - self.config.entropy_coef * entropy
+        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": engine_difference})
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """Bounds on the memory of a pass, and the sampling temperature whose log-probs it computes."""
+
+    max_tokens: int
+    log_prob_chunk: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """Figures of one update, over all ranks. `skipped`: no token of it counted, so nothing was updated."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    skipped: bool
+    stats: dict[str, float]
+
+
+@torch.no_grad()
+def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Log-probs of every response token under `model`: each sample of `groups` with its own, fp32."""
+    for micro_batch in split_by_budget(groups, limits.max_tokens):
+        weights = [[0.0] * len(group) for group in micro_batch]
+        batch = _pack(model, micro_batch, weights)
+        log_probs, _ = model(batch, limits.temperature, limits.log_prob_chunk)
+        samples = [sample for group in micro_batch for sample in group]
+        parts = log_probs.cpu().numpy()
+        for sample, start in zip(samples, batch.cu_seqlens[:-1].tolist(), strict=True):
+            yield sample, parts[start : start + len(sample.response_ids)]
+
+
+def update(
+    model: PolicyModel,
+    optimizer: Optimizer,
+    groups: Sequence[Group],
+    objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
+    weighting: Callable[[Sample], tuple[float, float]],
+    limits: PassLimits,
+) -> UpdateResult:
+    """One optimizer update on this replica's `groups` (which may be none) and those of the other replicas.
+
+    Args:
+        model: the model inside `optimizer`.
+        optimizer: holds gradients and Adam's state.
+        groups: samples of this data-parallel replica.
+        objective: loss at each token of a packed batch.
+        weighting: of a sample: the weight of its tokens, and its share of the denominator (`aggregation_of`).
+        limits: token budget, chunk and temperature.
+    """
+    topology = model.topology
+    shares = sum(weighting(sample)[1] for group in groups for sample in group)
+    total = torch.tensor(shares, dtype=torch.float64, device=topology.platform.device)
+    dist.all_reduce(total, group=topology.dp_group)
+    denominator = float(total)
+    if denominator == 0:
+        return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
+    # A replica without samples passes one empty micro-batch, to take part in every collective.
+    batches = [
+        _pack(model, micro_batch, [[weighting(sample)[0] / denominator for sample in group] for group in micro_batch])
+        for micro_batch in split_by_budget(groups, limits.max_tokens) or [[]]
+    ]
+    statistics = StepStatistics()
+    optimizer.zero_grad()
+    model.config.finalize_model_grads_func = _sum_gradients
+    losses = get_forward_backward_func()(
+        forward_step_func=partial(_forward_step, objective=objective, limits=limits, statistics=statistics),
+        data_iterator=iter(batches),
+        model=optimizer.ddp,
+        num_microbatches=len(batches),
+        seq_length=limits.max_tokens,
+        micro_batch_size=1,
+        forward_only=False,
+    )
+    grad_norm, lr = optimizer.step()
+    loss = torch.stack(losses).sum()
+    dist.all_reduce(loss, group=topology.dp_group)
+    return UpdateResult(float(loss), grad_norm, lr, skipped=False, stats=statistics.reduce(topology.dp_group))
+
+
+def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sample], tuple[float, float]]:
+    """The `weighting` of `update` for an aggregation of the configuration."""
+
+    def weighting(sample: Sample) -> tuple[float, float]:
+        tokens = int(sample.response_mask.sum())
+        return (
+            token_weight(config.aggregation, tokens),
+            denominator_share(config.aggregation, tokens, max_response_tokens),
+        )
+
+    return weighting
+
+
+def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> PackedBatch:
+    multiple = model.topology.tp if model.topology.sequence_parallel else 1
+    return pack(groups, weights, multiple_of=multiple).to(model.topology.platform.device)
+
+
+def _forward_step(
+    batches: Iterator[PackedBatch],
+    model: torch.nn.Module,
+    objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
+    limits: PassLimits,
+    statistics: StepStatistics,
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """What megatron's schedule calls for a micro-batch: its loss, already scaled, and how to report it."""
+    batch = next(batches)
+    log_probs, entropy = model(batch, limits.temperature, limits.log_prob_chunk)
+    output = objective(batch, log_probs, entropy)
+    # Through `where`, a token that does not count has no gradient, whatever its loss is.
+    loss = torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+    statistics.add(output.stats)
+    statistics.add_peaks(output.peaks)
+    no_tokens = torch.zeros((), dtype=torch.int, device=loss.device)
+    return loss, lambda scaled: (scaled, no_tokens, scaled.detach().clone())
+
+
+def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **groups: Any) -> None:
+    """megatron's reduction of gradients, without its division by a number of tokens."""
+    finalize_model_grads(model, None, **groups)

@@ -1,0 +1,257 @@
+"""Generation inside the training processes: a Hugging Face model with a key-value cache.
+
+Each rank holds a whole copy and generates for its share of the prompts, so that every core is used. A prompt is
+computed once for all its responses, and a response that is finished leaves the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+
+from aspo_megatron.config import SamplingConfig
+from aspo_megatron.data.samples import FinishReason, Sample
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.rollout.engine import Request
+
+_STOP_WINDOW = 16
+"""Tokens at the end of a response in which a stop text is looked for."""
+
+
+class EmbeddedEngine:
+    """A `RolloutEngine` in this process. It has no weights until `update_weights` was called."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_batch_tokens: int,
+    ) -> None:
+        """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
+        config = AutoConfig.from_pretrained(folder)
+        self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
+        self._tied = {name for name in self._model.state_dict() if name == "lm_head.weight"} if (
+            config.tie_word_embeddings
+        ) else set()
+        self._tokenizer = tokenizer
+        self._device = device
+        self._max_batch_tokens = max_batch_tokens
+        self._end_ids = torch.tensor(sorted(_end_of_sequence_ids(folder, tokenizer)), device=device)
+        self._version = -1
+
+    @torch.no_grad()
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `RolloutEngine`."""
+        parameters = self._model.state_dict()
+        missing = set(parameters) - self._tied
+        for name, tensor in tensors:
+            if name not in parameters:
+                raise CheckpointError(f"weight update: the model has no tensor {name}")
+            if parameters[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"weight update: {name} has shape {list(tensor.shape)}, not {list(parameters[name].shape)}"
+                )
+            parameters[name].copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")
+        self._version = version
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
+        """See `RolloutEngine`."""
+        results: dict[int, list[Sample]] = {}
+        for batch in self._batches(requests, sampling.max_response_tokens):
+            rows = _Rows(self._model, self._end_ids, self._tokenizer, sampling, [requests[i] for i in batch])
+            rows.run()
+            for index, samples in zip(batch, rows.samples(self._version), strict=True):
+                results[index] = samples
+        return [results[index] for index in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Request], max_response_tokens: int) -> Iterator[list[int]]:
+        """Indices of requests that are generated together: of similar length, to waste little on padding."""
+        batch: list[int] = []
+        rows = 0
+        for index in sorted(range(len(requests)), key=lambda i: len(requests[i].problem.prompt_ids)):
+            request = requests[index]
+            tokens = (rows + request.count) * (len(request.problem.prompt_ids) + max_response_tokens)
+            if batch and tokens > self._max_batch_tokens:
+                yield batch
+                batch, rows = [], 0
+            batch.append(index)
+            rows += request.count
+        if batch:
+            yield batch
+
+
+@dataclass
+class _Row:
+    """A response as it grows."""
+
+    request: Request
+    uniforms: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+
+class _Rows:
+    """One batch of generation."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        end_ids: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: SamplingConfig,
+        requests: Sequence[Request],
+    ) -> None:
+        self._model, self._end_ids, self._tokenizer, self._sampling = model, end_ids, tokenizer, sampling
+        self._requests = requests
+        self._device = end_ids.device
+        # One uniform number per token decides it, from a stream of the response's own: what is generated beside it
+        # does not matter.
+        self._rows = [
+            _Row(request, np.random.default_rng([*request.seed, i]).random(sampling.max_response_tokens))
+            for request in requests
+            for i in range(request.count)
+        ]
+
+    def run(self) -> None:
+        """Generate until every row is finished."""
+        logits, cache, mask = self._prefill()
+        alive = self._rows
+        for position in range(self._sampling.max_response_tokens):
+            uniforms = torch.tensor([row.uniforms[position] for row in alive], device=self._device)
+            tokens, log_probs = sample_tokens(logits, uniforms, self._sampling)
+            self._append(alive, tokens, log_probs)
+            keep = [index for index, row in enumerate(alive) if row.finish is None]
+            if not keep:
+                return
+            if len(keep) < len(alive):
+                index = torch.tensor(keep, device=self._device)
+                cache.batch_select_indices(index)
+                tokens, mask = tokens[index], mask[index]
+                alive = [alive[i] for i in keep]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            output = self._model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(dim=1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = output.logits[:, -1]
+
+    def samples(self, version: int) -> list[list[Sample]]:
+        """The finished responses of each request."""
+        rows = iter(self._rows)
+        return [
+            [self._sample(request, next(rows), version) for _ in range(request.count)] for request in self._requests
+        ]
+
+    def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Next-token logits, cache and attention mask of every row, each prompt computed once."""
+        prompts = [request.problem.prompt_ids for request in self._requests]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=self._device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        mask = (torch.arange(longest, device=self._device) >= (longest - lengths)[:, None]).long()
+        cache = DynamicCache(config=self._model.config)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        repeats = torch.repeat_interleave(
+            torch.arange(len(prompts), device=self._device),
+            torch.tensor([request.count for request in self._requests], device=self._device),
+        )
+        cache.batch_select_indices(repeats)
+        return output.logits[:, -1][repeats], cache, mask[repeats]
+
+    def _append(self, rows: Sequence[_Row], tokens: Tensor, log_probs: Tensor) -> None:
+        ended = torch.isin(tokens, self._end_ids).tolist()
+        for row, token, log_prob, end in zip(rows, tokens.tolist(), log_probs.tolist(), ended, strict=True):
+            row.tokens.append(token)
+            row.log_probs.append(log_prob)
+            if end or self._stopped(row):
+                row.finish = "stop"
+            elif len(row.tokens) == self._sampling.max_response_tokens:
+                row.finish = "length"
+
+    def _stopped(self, row: _Row) -> bool:
+        if not self._sampling.stop:
+            return False
+        tail = self._tokenizer.decode(row.tokens[-_STOP_WINDOW:])
+        return any(stop in tail for stop in self._sampling.stop)
+
+    @staticmethod
+    def _sample(request: Request, row: _Row, version: int) -> Sample:
+        assert row.finish is not None
+        return Sample(
+            problem_id=request.problem.id,
+            group=request.group,
+            prompt_ids=np.array(request.problem.prompt_ids, dtype=np.int64),
+            response_ids=np.array(row.tokens, dtype=np.int64),
+            response_mask=np.ones(len(row.tokens), dtype=np.bool_),
+            rollout_log_probs=np.array(row.log_probs, dtype=np.float32),
+            weight_version=version,
+            finish_reason=row.finish,
+        )
+
+
+def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution at `uniforms`, and its log-prob.
+
+    Args:
+        logits: [rows, vocabulary].
+        uniforms: [rows], float64 in [0, 1).
+        sampling: temperature, top_p and top_k; temperature 0 takes the likeliest token.
+
+    Returns:
+        tokens [rows], int64, and log_softmax(logits / temperature) at them, [rows], fp32, before top-p and top-k.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
+    log_probs = torch.log_softmax(logits / sampling.temperature, dim=-1)
+    probs = log_probs.double().exp()  # fp32 sums over a large vocabulary are off by more than a rare token's share
+    if sampling.top_k or sampling.top_p < 1.0:
+        probs = _truncate(probs, sampling)
+    cumulative = probs.cumsum(dim=-1)
+    thresholds = uniforms[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=logits.size(1) - 1)
+    return tokens[:, 0], log_probs.gather(1, tokens)[:, 0]
+
+
+def _truncate(probs: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Zero what top-k and top-p leave out: top-p keeps the fewest likeliest tokens that reach it."""
+    ordered, order = probs.sort(dim=-1, descending=True)
+    drop = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
+    if sampling.top_k:
+        drop[:, sampling.top_k :] = True
+    return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)
+
+
+def _end_of_sequence_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    ids: set[int] = set()
+    if (folder / "generation_config.json").is_file():
+        configured = GenerationConfig.from_pretrained(folder).eos_token_id
+        if configured is not None:
+            ids |= set(configured) if isinstance(configured, list) else {configured}
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return ids

@@ -1,0 +1,68 @@
+"""What one rank of `aspo train` does: `python -m aspo_megatron.train_rank RUN/config.yaml`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import load_config
+from aspo_megatron.inputs import open_weights, read_inputs
+from aspo_megatron.metrics.progress import progress_display
+from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rollout.embedded import EmbeddedEngine
+
+
+def train(config: RunConfig) -> None:
+    """Join the process grid and run the training loop; the leader prints the result."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = max(1, config.reward.workers // ranks_here)
+    with RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards:
+        with process_grid(config.parallel, config.platform, config.seed) as topology:
+            _train(config, topology, rewards)
+
+
+def _train(config: RunConfig, topology: Topology, rewards: RewardPool) -> None:
+    # megatron-core may be imported from here on: the platform is installed.
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.trainer import Trainer
+    from aspo_megatron.warmup import warm_up
+
+    inputs = read_inputs(config)
+    dtype = getattr(torch, config.model.dtype)
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
+        progress.phase("load model")
+        model = build_model(inputs.family, topology, dtype, open_weights(config, inputs.family))
+        if config.warmup.updates:
+            model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
+        engine = EmbeddedEngine(
+            config.model.path, inputs.tokenizer, dtype, topology.platform.device, config.rollout.max_batch_tokens
+        )
+        recorder = None
+        if topology.is_leader:
+            recorder = stack.enter_context(Recorder(config.output_dir, config.log.tensorboard))
+        summary = Trainer(config, inputs, model, engine, rewards, recorder, progress).run()
+    if topology.is_leader:
+        _print_result(config, summary)
+
+
+def _print_result(config: RunConfig, summary: dict[str, float | None]) -> None:
+    before, after = summary["heldout_before"], summary["heldout_after"]
+    if before is not None and after is not None:
+        print(
+            f"held-out accuracy: {before:.1%} before, {after:.1%} after "
+            f"({summary['heldout_problems']} problems, {summary['steps']} steps, {summary['seconds']:.0f} s)"
+        )
+    print(f"trained model:     {config.output_dir / 'hf'}")
+    print(f"curves:            {config.output_dir / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    train(load_config(Path(sys.argv[1])))

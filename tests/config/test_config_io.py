@@ -1,0 +1,196 @@
+"""Reading, checking and writing configurations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.errors import ConfigError, UserError
+
+REQUIRED = ["output_dir=runs/a", "model.path=models/m", "data.train.kind=jsonl", "data.train.path=p.jsonl"]
+
+YAML = """\
+output_dir: runs/a
+model: {path: models/m, dtype: bfloat16}
+data:
+  train: {kind: reasoning_gym, family: chain_sum, params: {min_terms: 2, nested: {a: [1, x]}}}
+  template: "Q: {prompt}\\nA:"
+optimizer:
+  lr: 1e-6
+loss: {name: grpo, eps_high: 0.28}
+"""
+
+
+def load(*overrides: str) -> RunConfig:
+    return load_config(None, [*REQUIRED, *overrides])
+
+
+def error_of(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides)
+    return str(caught.value)
+
+
+def yaml_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_file_and_overrides_on_top(tmp_path: Path) -> None:
+    config = load_config(yaml_file(tmp_path, YAML), ["optimizer.warmup_updates=7", "data.train.params.min_terms=3"])
+    assert config.output_dir == Path("runs/a")  # relative to the current directory, as given
+    assert config.model.dtype == "bfloat16"
+    assert config.optimizer.lr == 1e-6
+    assert config.optimizer.warmup_updates == 7
+    assert config.data.train.params == {"min_terms": 3, "nested": {"a": [1, "x"]}}
+    assert config.data.template == "Q: {prompt}\nA:"
+    assert config.loss.hyperparameters == {"eps_high": 0.28}
+    assert config.train.steps == 100
+
+
+def test_scientific_notation_is_a_number_in_both_places(tmp_path: Path) -> None:
+    assert load("optimizer.lr=1e-6").optimizer.lr == 1e-6  # a string in YAML 1.1
+    assert load("optimizer.lr=2E-5").optimizer.lr == 2e-5
+    assert load("loss.eps=1e-3").loss.hyperparameters == {"eps": 1e-3}
+    assert load_config(yaml_file(tmp_path, YAML), ["optimizer.lr=1"]).optimizer.lr == 1.0
+
+
+def test_text_keys_take_the_command_line_as_it_stands() -> None:
+    assert load("data.template={prompt}").data.template == "{prompt}"  # a mapping in YAML
+    assert load("data.template=Q: {prompt} = ?").data.template == "Q: {prompt} = ?"
+    assert load(r'data.template="Q: {prompt}\nA:"').data.template == "Q: {prompt}\nA:"
+    assert load("data.train.prompt_field=yes").data.train.prompt_field == "yes"
+    assert load("data.train.subset=1").data.train.subset == "1"
+    assert load("data.train.answer_field=null").data.train.answer_field is None
+    assert load("output_dir=2024").output_dir == Path("2024")
+
+
+def test_lists_null_sections_and_references() -> None:
+    config = load(
+        "rollout.sampling.stop=['</s>', Q]",
+        "eval.samples=8",
+        "eval.pass_k=[1,4,8]",
+        "eval.sampling.temperature=0",
+        "data.system=model ${model.path}",
+    )
+    assert config.rollout.sampling.stop == ("</s>", "Q")
+    assert config.eval.pass_k == (1, 4, 8)
+    assert config.eval.sampling is not None
+    assert config.eval.sampling.temperature == 0
+    assert config.data.system == "model models/m"
+
+
+@pytest.mark.parametrize(("override", "line"), [
+    ("optimizer.lrr=1", "optimizer.lrr: unknown key; did you mean optimizer.lr?"),
+    ("optimzer.lr=1", "optimzer: unknown key; did you mean optimizer?"),
+    ("lr=1", "lr: unknown key; did you mean optimizer.lr or warmup.lr?"),
+    ("heldout=1", "heldout: unknown key; did you mean data.heldout?"),
+    ("rollout.temperature=1", "rollout.temperature: unknown key; did you mean rollout.sampling.temperature?"),
+    ("parallel.zzz=1", "parallel.zzz: unknown key; parallel has tp, dp, sequence_parallel, distributed_optimizer"),
+    ("train.steps=true", "train.steps: must be a whole number, not true"),
+    ("train.steps='3'", 'train.steps: must be a whole number, not "3"'),
+    ("train.steps=1.5", "train.steps: must be a whole number, not 1.5"),
+    ("train.steps=0", "train.steps: must be greater than 0, not 0"),
+    ("optimizer.lr=true", "optimizer.lr: must be a number, not true"),
+    ("optimizer.lr=.nan", "optimizer.lr: must be a finite number, not nan"),
+    ("loss.eps_high=.inf", "loss.eps_high: must be a finite number, not inf"),
+    ("log.tensorboard=1", "log.tensorboard: must be true or false, not 1"),
+    ("model.dtype=fp16", "model.dtype: must be 'float32' or 'bfloat16', not \"fp16\""),
+    ("rollout.sampling.stop=[1]", "rollout.sampling.stop.0: must be text (put it in quotes), not 1"),
+    ("eval.pass_k=1", "eval.pass_k: must be a list, such as [a, b], not 1"),
+    ("optimizer=adam", 'optimizer: is a section: set the keys in it, not "adam"'),
+    ("optimizer.lr.x=2", "optimizer.lr: must be a number, not a section"),
+    ("parallel.sequence_parallel=true", "parallel: sequence_parallel needs tp > 1"),
+    ("rollout.prompts_per_step=63",
+     "rollout.prompts_per_step=63 is not a multiple of train.prompts_per_update=16"),
+    ("optimizer.lr", "optimizer.lr: an override is written key=value, e.g. optimizer.lr=2e-6"),
+    ("=1", "=1: '' is no key; keys are names joined by single dots"),
+    ("a..b=1", "a..b=1: 'a..b' is no key; keys are names joined by single dots"),
+    ("eval.pass_k=[1", "eval.pass_k=[1: the value is not YAML; put it in quotes"),
+    ("data.template=${", "data.template: a malformed ${...} reference; write \\${ for plain text"),
+    ("seed=${nope}", "seed: Interpolation key 'nope' not found"),
+])  # fmt: skip
+def test_mistake_is_one_line(override: str, line: str) -> None:
+    assert error_of(override) == line
+
+
+def test_every_wrong_key_has_its_line() -> None:
+    assert error_of("optimizer.lr=abc", "train.stepz=3", "seed=x").splitlines() == [
+        'seed: must be a whole number, not "x"',
+        'optimizer.lr: must be a number, not "abc"',
+        "train.stepz: unknown key; did you mean train.steps?",
+    ]
+
+
+def test_missing_keys_are_named_to_the_last_level() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None)
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["output_dir", "model.path", "data.train.kind"]
+    assert lines[0].startswith("output_dir: required, but not given. The run folder")
+    assert error_of("data.heldout.path=x.jsonl").startswith("data.heldout.kind: required")
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("a: 1\nb: [1\nc: 2\n", ", line 3, column 2: not YAML"),
+    ("seed: 1\nseed: 2\n", ", line 2, column 1: not YAML: found duplicate key seed"),
+    ("- a\n", "must hold `key: value` lines, not a list"),
+    ("3\n", "must hold `key: value` lines"),
+    ("seed: ???\n", "seed: "),
+    ("seed: 1\x00\n", "not YAML"),
+])  # fmt: skip
+def test_bad_file_is_named_with_the_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(yaml_file(tmp_path, text), REQUIRED)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
+        load_config(tmp_path / "nowhere.yaml", REQUIRED)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path, REQUIRED)
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00a: \x80")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(tmp_path / "run.yaml", REQUIRED)
+
+
+def test_empty_file_is_no_setting(tmp_path: Path) -> None:
+    assert load_config(yaml_file(tmp_path, "# nothing\n"), REQUIRED) == load()
+
+
+@pytest.mark.parametrize("text", [
+    "plain", "1e-6", "yes", "null", "", "'", "ümlaut ∑", "Q: {prompt}", "a\nb \n",
+    "${model.path}", r"\${x}", r"\\${x} \\",
+])  # fmt: skip
+def test_what_is_saved_loads_back_equal(tmp_path: Path, text: str) -> None:
+    given = load(
+        "optimizer.lr=1e-6", "rollout.sampling.stop=[a, '1']", "loss.dual_clip=3.0", "loss.options={a: null}",
+        "data.heldout.kind=jsonl", "data.heldout.path=h.jsonl", "train.steps=3",
+    )  # fmt: skip
+    config = given.model_copy(update={"data": given.data.model_copy(update={"template": text})})
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    save_config(load_config(tmp_path / "saved.yaml"), tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "saved.yaml").read_bytes()
+
+
+def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write the configuration"):
+        save_config(load(), tmp_path / "no" / "saved.yaml")
+
+
+def test_heavy_libraries_are_not_imported() -> None:
+    script = (
+        "import sys, aspo_megatron.config_io\n"
+        "print([name for name in ('torch', 'numpy', 'rich', 'megatron', 'matplotlib') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
