@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,54 @@ def train(
             log_dir=run.output_dir / "logs",
         )
     )
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face model folder, e.g. RUN/hf.")],
+    overrides: _Overrides = None,
+    problems: Annotated[Path | None, typer.Option(help="JSONL file: `prompt` and `answer` on each line.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Take settings and held-out problems from RUN/config.yaml.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write every response to this JSONL file.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes; each holds the model and asks its share.")] = 1,
+) -> None:
+    """Evaluate a model: avg@K and pass@K on a file of problems, or on a run's held-out problems.
+
+    \b
+      aspo eval runs/quickstart/hf --config runs/quickstart/config.yaml
+      aspo eval MODEL --problems aime24.jsonl eval.samples=16 eval.pass_k=[1,16] rollout.sampling.max_response_tokens=8192
+
+    \b
+    Settings that matter here: eval.samples (K), eval.pass_k, rollout.sampling.*, data.format, data.template, reward.kind.
+    """
+    from aspo_megatron import launch
+    from aspo_megatron.inputs import read_inputs
+
+    if problems is None and config is None:
+        raise ConfigError("nothing to evaluate on: give --problems FILE or --config RUN/config.yaml")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    settings = [
+        f"model.path={model}",
+        "model.init=pretrained",
+        f"parallel={{tp: 1, dp: {processes}}}",
+        f"platform.threads_per_rank={threads}",
+    ]
+    if problems is not None:
+        settings += [f"data.train={{kind: jsonl, path: {problems}}}", "data.heldout=null", "data.heldout_fraction=0"]
+    with tempfile.TemporaryDirectory(prefix="aspo-eval-") as folder:
+        if config is None:
+            settings.append(f"output_dir={folder}")
+        run = load_config(config, [*settings, *(overrides or [])])
+        inputs = read_inputs(run)
+        if problems is None and not inputs.heldout:
+            raise ConfigError(f"{config} has no held-out problems: give --problems FILE")
+        saved = Path(folder) / "config.yaml"
+        save_config(run, saved)
+        side = "heldout" if problems is None else "train"
+        argv = [str(saved), side, str(output or "")]
+        raise typer.Exit(
+            launch.launch("aspo_megatron.eval_rank", argv, processes, threads, log_dir=Path(folder) / "logs")
+        )
 
 
 @app.command()

@@ -224,7 +224,7 @@ class Trainer:
         self._progress.phase(label)
         began = time.perf_counter()
         yield
-        name = f"seconds/{label.replace(' ', '_')}"
+        name = f"seconds/{label.replace(' ', '_').replace('-', '_')}"
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def _decode(self, sample: Sample) -> str:
