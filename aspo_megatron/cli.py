@@ -28,7 +28,7 @@ _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
 ]
 
-_TRAIN_HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation, and a Hugging Face checkpoint at the end.
+_TRAIN_HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation; at the end a Hugging Face checkpoint.
 
 Starts its own ranks on this machine, or joins those of torchrun. RUN/ (`output_dir`) then holds config.yaml,
 metrics.jsonl, samples.jsonl, tensorboard/, eval/, curves.png, summary.json and hf/, the trained model.
@@ -58,7 +58,7 @@ def train(
 
         if os.environ.get("RANK", "0") == "0":
             _claim_output(run)
-        launch.rank_main(lambda: train_rank.train(run) or 0)
+        launch.rank_main(lambda: train_rank.train(run))
     from aspo_megatron.inputs import read_inputs
 
     _refuse_used_output(run)
@@ -80,18 +80,20 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face model folder, e.g. RUN/hf.")],
     overrides: _Overrides = None,
     problems: Annotated[Path | None, typer.Option(help="JSONL file: `prompt` and `answer` on each line.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Take settings and held-out problems from RUN/config.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run's config.yaml: its settings, its held-out problems.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write every response to this JSONL file.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes; each holds the model and asks its share.")] = 1,
 ) -> None:
-    """Evaluate a model: avg@K and pass@K on a file of problems, or on a run's held-out problems.
+    r"""Evaluate a model: avg@K and pass@K on a file of problems, or on a run's held-out problems.
 
     \b
       aspo eval runs/quickstart/hf --config runs/quickstart/config.yaml
-      aspo eval MODEL --problems aime24.jsonl eval.samples=16 eval.pass_k=[1,16] rollout.sampling.max_response_tokens=8192
+      aspo eval MODEL --problems aime24.jsonl eval.samples=16 eval.pass_k=[1,16] data.format=chat
 
     \b
-    Settings that matter here: eval.samples (K), eval.pass_k, rollout.sampling.*, data.format, data.template, reward.kind.
+    Settings that matter: eval.samples (K), eval.pass_k, rollout.sampling.*, data.format, data.template, reward.kind.
     """
     from aspo_megatron import launch
     from aspo_megatron.inputs import read_inputs

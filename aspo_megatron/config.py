@@ -9,8 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
@@ -37,7 +45,9 @@ class PlatformConfig(Section):
     """Where the ranks run."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes CUDA if there is a GPU.")
-    threads_per_rank: PositiveInt = Field(1, description="CPU threads of each rank; 2 ranks x 2 threads stall on 2 cores.")
+    threads_per_rank: PositiveInt = Field(
+        1, description="CPU threads of each rank; 2 ranks x 2 threads stall on 2 cores."
+    )
     timeout_minutes: PositiveFloat = Field(
         10.0, description="A collective that waits longer ends the run; more for long rollouts."
     )
@@ -72,8 +82,8 @@ class SourceConfig(Section):
     subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
     prompt_field: str = Field(
         "prompt",
-        description="Field that holds the problem's text. For reasoning-gym, which has a `question`: leave it, or name a "
-        "field of its metadata, e.g. `expression`.",
+        description="Field that holds the problem's text. For reasoning-gym: leave it for the `question`, or name "
+        "a field of its metadata, e.g. `expression`.",
     )
     answer_field: str | None = Field("answer", description="Field with the reference answer; null if there is none.")
     family: str | None = Field(None, description="Task family of reasoning-gym, e.g. `chain_sum`.")

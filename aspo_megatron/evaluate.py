@@ -73,9 +73,7 @@ def evaluate(
     groups = engine.generate(requests, sampling)
     texts = [[tokenizer.decode(s.response_ids, skip_special_tokens=True) for s in group] for group in groups]
     scores = iter(
-        rewards.score(
-            (request.problem, text) for request, group in zip(requests, texts, strict=True) for text in group
-        )
+        rewards.score((request.problem, text) for request, group in zip(requests, texts, strict=True) for text in group)
     )
     own = [
         {

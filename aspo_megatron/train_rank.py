@@ -19,13 +19,14 @@ from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 
 
-def train(config: RunConfig) -> None:
-    """Join the process grid and run the training loop; the leader prints the result."""
+def train(config: RunConfig) -> int:
+    """Join the process grid and run the training loop; the leader prints the result. Returns the exit code 0."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, config.reward.workers // ranks_here)
     with RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards:
         with process_grid(config.parallel, config.platform, config.seed) as topology:
             _train(config, topology, rewards)
+    return 0
 
 
 def _train(config: RunConfig, topology: Topology, rewards: RewardPool) -> None:

@@ -66,13 +66,9 @@ class Trainer:
             train.steps * self._updates_per_step,
             distributed_optimizer=config.parallel.distributed_optimizer,
         )
-        self._objective = Objective(
-            losses.build(config.loss.name, config.loss.hyperparameters), config.loss, rollout.sampling.max_response_tokens
-        )
+        self._objective = Objective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
-        self._limits = PassLimits(
-            train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature
-        )
+        self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
         self._stream = ProblemStream(inputs.train, config.seed)
         self._seconds: dict[str, float] = {}
         self._tokens = 0
@@ -157,9 +153,7 @@ class Trainer:
             for _ in range(self._config.train.epochs):
                 for batch in batches:
                     results.append(
-                        update(
-                            self._model, self._optimizer, batch, self._objective, self._weighting, self._limits
-                        )
+                        update(self._model, self._optimizer, batch, self._objective, self._weighting, self._limits)
                     )
         done = [result for result in results if not result.skipped]
         metrics = {"updates/skipped": float(len(results) - len(done))}

@@ -157,9 +157,10 @@ def write_folder(
 
     Args:
         folder: must not exist.
-        tensors: by name, one at a time; at most `max_shard_bytes` of them are held.
+        tensors: by name, one at a time.
         config: the content of config.json.
         tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
+        max_shard_bytes: size of a weights file, and of the tensors held at a time.
 
     Raises:
         CheckpointError: the folder exists, or writing failed (full disk); nothing is left behind then.

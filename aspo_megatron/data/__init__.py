@@ -1,0 +1,1 @@
+"""Problems, samples, and their packing into micro-batches."""

@@ -8,7 +8,8 @@ last token of a response, which predicts nothing, is not computed at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +58,9 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on `device`."""
-        moved = {
-            entry.name: value.to(device)
-            for entry in fields(self)
-            if isinstance(value := getattr(self, entry.name), Tensor)
-        }
-        return replace(self, **moved)
+        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return PackedBatch(**moved)
 
 
 def packed_length(samples: Sequence[Sample]) -> int:
@@ -88,15 +86,15 @@ def split_by_budget(groups: Sequence[Sequence[Sample]], max_tokens: int) -> list
     pieces.sort(key=packed_length, reverse=True)
     bins: list[list[Sequence[Sample]]] = []
     lengths: list[int] = []
-    for piece in pieces:
-        size = packed_length(piece)
+    for part in pieces:
+        size = packed_length(part)
         for index, length in enumerate(lengths):
             if length + size <= max_tokens:
-                bins[index].append(piece)
+                bins[index].append(part)
                 lengths[index] += size
                 break
         else:
-            bins.append([piece])
+            bins.append([part])
             lengths.append(size)
     return bins
 

@@ -187,8 +187,7 @@ def _read_reasoning_gym(source: SourceConfig, key: str) -> list[Record]:
         reason = str(error) or type(error).__name__
         raise ConfigError(f"{key}.params: {family} refuses {source.params}: {reason}") from error
     rows = (
-        (_question(entry, source, key), _text(entry["answer"]), {"family": family, "entry": entry})
-        for entry in entries
+        (_question(entry, source, key), _text(entry["answer"]), {"family": family, "entry": entry}) for entry in entries
     )
     # The seed belongs to the name: training and held-out problems often come from two seeds of one family.
     return _with_ids(f"{family}-{source.seed}", rows)

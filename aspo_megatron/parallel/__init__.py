@@ -1,0 +1,1 @@
+"""All that touches megatron-core and torch.distributed."""

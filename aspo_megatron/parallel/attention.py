@@ -109,7 +109,7 @@ class SpanAttention(MegatronModule):
         repeat = query.size(2) // key.size(2)
         if repeat > 1:
             key, value = (tensor.repeat_interleave(repeat, dim=2) for tensor in (key, value))
-        out = _BlockAttention.apply(
+        out: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
             query.squeeze(1), key.squeeze(1), value.squeeze(1), packed_seq_params.blocks, self.scale
         )
         return out.reshape(query.size(0), 1, -1)
@@ -141,14 +141,12 @@ class _BlockAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
-        grads = [torch.zeros_like(tensor) for tensor in (q, k, v)]
+        grads: list[Tensor] = [torch.zeros_like(tensor) for tensor in (q, k, v)]
         for block in ctx.blocks:
             qi, ki = block.queries, block.keys
-            parts = attend_backward(
-                grad_out[qi], q[qi], k[ki], v[ki], out[qi], lse[qi], block.causal, ctx.scale
-            )
+            parts = attend_backward(grad_out[qi], q[qi], k[ki], v[ki], out[qi], lse[qi], block.causal, ctx.scale)
             for grad, part, index in zip(grads, parts, (qi, ki, ki), strict=True):
                 grad.index_put_((index,), part.to(grad.dtype), accumulate=True)
         return *grads, None, None

@@ -60,9 +60,7 @@ def to_replicas(
         for rank in topology.ranks_of_replica(replica_of[group[0].group]):
             outgoing[rank].append(group)
     received = sorted(_all_to_all(outgoing, topology), key=lambda group: group[0].group)
-    return [
-        [list(group) for group in received if group[0].group // groups_per_batch == batch] for batch in batches
-    ]
+    return [[list(group) for group in received if group[0].group // groups_per_batch == batch] for batch in batches]
 
 
 def _all_to_all(outgoing: Sequence[Sequence[T]], topology: Topology) -> list[T]:

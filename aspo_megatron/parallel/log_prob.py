@@ -57,7 +57,9 @@ def token_log_probs(
     if bool(bad.any()):
         position = int(bad.nonzero()[0])
         raise ValueError(f"target {int(targets[position])} at position {position} is not in 0..{vocab_size - 1}")
-    log_probs, entropy = _TokenLogProbs.apply(hidden, weight, targets, temperature, vocab_size, tp_group, chunk)
+    log_probs, entropy = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, temperature, vocab_size, tp_group, chunk
+    )
     return log_probs, entropy
 
 
@@ -88,7 +90,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return log_probs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # Accumulated over chunks in fp32 even for bf16 weights: a sum of many small terms.
@@ -141,9 +143,7 @@ def _owned(targets: Tensor, rows: int, tp_group: dist.ProcessGroup) -> tuple[Ten
     return positions, local[positions]
 
 
-def _reduce(
-    logits: Tensor, targets: Tensor, rows: int, tp_group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor]:
+def _reduce(logits: Tensor, targets: Tensor, rows: int, tp_group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp, target logit and mean logit of each token of a chunk over all tp ranks."""
     parallel = dist.get_world_size(tp_group) > 1
     peak = logits.max(dim=1).values

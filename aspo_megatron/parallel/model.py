@@ -45,7 +45,7 @@ class PolicyModel(GPTModel):
         )
         self.inv_freq = _inverse_frequencies(family).to(topology.platform.device)
 
-    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
         """Log-probs and entropy of the batch's R response tokens, each [R], fp32. See `token_log_probs`."""
         hidden = self.hidden_states(batch)
         weight = self.shared_embedding_or_output_weight() if self.shape.tied_embeddings else self.output_layer.weight
@@ -71,7 +71,8 @@ class PolicyModel(GPTModel):
         if self.config.sequence_parallel:
             # Every rank goes on with all tokens and the log-prob sums its gradient over tp, so split it here.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
-        return hidden[batch.predictors, 0]
+        predicting: Tensor = hidden[batch.predictors, 0]
+        return predicting
 
     def load_weights(self, source: TensorSource) -> None:
         """Copy this rank's shards from Hugging Face tensors, reading nothing else of them.
@@ -96,7 +97,8 @@ class PolicyModel(GPTModel):
     @torch.no_grad()
     def copy(self) -> PolicyModel:
         """Another model with the same weights and nothing else in common."""
-        twin = PolicyModel(self.family, self.topology, self.config.params_dtype).to(self.topology.platform.device)
+        twin = PolicyModel(self.family, self.topology, self.config.params_dtype)
+        twin.to(self.topology.platform.device)
         for target, source in zip(twin.parameters(), self.parameters(), strict=True):
             target.copy_(source)
         return twin
@@ -140,7 +142,8 @@ def build_model(family: Family, topology: Topology, dtype: torch.dtype, source: 
     """This rank's part of a model, with its weights loaded from `source`."""
     model = PolicyModel(family, topology, dtype)
     model.load_weights(source)
-    return model.to(topology.platform.device)
+    model.to(topology.platform.device)
+    return model
 
 
 def _layer_spec(topology: Topology) -> ModuleSpec:
@@ -197,9 +200,10 @@ def _inverse_frequencies(family: Family) -> Tensor:
     kind = rope.get("rope_type", "default")
     if kind == "default":
         exponents = torch.arange(0, family.head_dim, 2, dtype=torch.int64).to(torch.float32) / family.head_dim
-        return 1.0 / (rope["rope_theta"] ** exponents)
+        return 1.0 / torch.pow(rope["rope_theta"], exponents)
     if kind not in ROPE_INIT_FUNCTIONS:
         raise ConfigError(f"config.json: rope type {kind!r} is not known to the installed transformers")
+    frequencies: Tensor
     frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     if attention_factor != 1.0:
         raise ConfigError(f"config.json: rope type {kind!r} scales attention by {attention_factor}: not supported")

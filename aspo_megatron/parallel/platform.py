@@ -20,7 +20,6 @@ from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
 
-
 _INHERITED = object()
 """Marks an attribute that its owner had from a base class, so that undoing is deleting."""
 
@@ -54,13 +53,15 @@ class CudaPlatform(Platform):
         self.device = torch.device("cuda", local_rank)
 
     def install(self) -> None:
+        """Choose this rank's GPU."""
         torch.cuda.set_device(self.device)
 
     def uninstall(self) -> None:
-        pass
+        """Nothing was replaced."""
 
     @property
     def transformer_engine(self) -> bool:
+        """See `Platform`."""
         return importlib.util.find_spec("transformer_engine") is not None
 
 
@@ -76,12 +77,14 @@ class CpuPlatform(Platform):
         self._originals: list[tuple[Any, str, Any]] = []
 
     def install(self) -> None:
+        """See `Platform`."""
         torch.set_num_threads(self._threads)
         self._replace_torch_calls()
         self._replace_rng_tracker()
         self._admit_sequence_parallel_norms()
 
     def uninstall(self) -> None:
+        """See `Platform`."""
         while self._originals:
             owner, name, original = self._originals.pop()
             if original is _INHERITED:
@@ -116,9 +119,7 @@ class CpuPlatform(Platform):
 
         self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
-        self._replace(
-            megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state)
-        )
+        self._replace(megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state))
 
     def _admit_sequence_parallel_norms(self) -> None:
         # transformer/torch_norm.py refuses sequence parallelism, because nothing marks the norm's weight. Marked, its
@@ -193,8 +194,11 @@ def _cuda_type_names(original: Callable[..., Any]) -> Callable[..., Any]:
 def _cpu_rng_tracker(tracker: type) -> type:
     """A subclass of megatron's random-state tracker that keeps states of the CPU generator."""
 
-    class CpuRNGStatesTracker(tracker):  # type: ignore[misc, valid-type]
+    class CpuRNGStatesTracker(tracker):
+        """Same interface; states are those of torch's CPU generator."""
+
         def add(self, name: str, seed: int) -> None:
+            """Start a state `name` from `seed`."""
             if name in self.states_ or seed in self.seeds_:
                 raise ValueError(f"random state {name!r} or seed {seed} was added before")
             self._is_initialized = True
@@ -203,6 +207,7 @@ def _cpu_rng_tracker(tracker: type) -> type:
 
         @contextlib.contextmanager
         def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
+            """Draw from the state `name` within the block."""
             outside = torch.get_rng_state()
             torch.set_rng_state(self.states_[name])
             try:

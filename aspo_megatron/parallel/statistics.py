@@ -49,7 +49,5 @@ class StepStatistics:
         if self._peaks:
             peaks = torch.stack(list(self._peaks.values()))
             dist.all_reduce(peaks, op=dist.ReduceOp.MAX, group=group)
-            result |= {
-                name: peak for name, peak in zip(self._peaks, peaks.tolist(), strict=True) if peak > -math.inf
-            }
+            result |= {name: peak for name, peak in zip(self._peaks, peaks.tolist(), strict=True) if peak > -math.inf}
         return result

@@ -47,7 +47,6 @@ class Objective:
 
     loss: Loss
     config: LossConfig
-    max_response_tokens: int
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
@@ -195,5 +194,5 @@ def _forward_step(
 
 
 def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **groups: Any) -> None:
-    """megatron's reduction of gradients, without its division by a number of tokens."""
+    """Megatron's reduction of gradients, without its division by a number of tokens."""
     finalize_model_grads(model, None, **groups)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import ConfigError
@@ -63,7 +64,7 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
 
     timeout = timedelta(minutes=platform_config.timeout_minutes)
     if world_size == 1:
-        dist.init_process_group(platform.backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(platform.backend, timeout=timeout)
     parallel_state.initialize_model_parallel(

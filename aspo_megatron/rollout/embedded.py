@@ -38,9 +38,11 @@ class EmbeddedEngine:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
         config = AutoConfig.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
-        self._tied = {name for name in self._model.state_dict() if name == "lm_head.weight"} if (
-            config.tie_word_embeddings
-        ) else set()
+        self._tied = (
+            {name for name in self._model.state_dict() if name == "lm_head.weight"}
+            if (config.tie_word_embeddings)
+            else set()
+        )
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens

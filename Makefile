@@ -1,0 +1,37 @@
+# Everything runs in .venv at the root; nothing is done twice. `make PYTHON=python3.12 ...` takes another interpreter.
+PYTHON ?= python3.11
+BIN := .venv/bin
+MODEL := models/SmolLM2-135M-Instruct
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint types docs tiny clean-runs
+
+quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
+	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
+	else rm -rf $(RUN) && $(BIN)/aspo train examples/quickstart/run.yaml output_dir=$(RUN); fi
+
+tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
+	$(BIN)/aspo train examples/tiny/run.yaml
+
+test: .venv/.installed  ## All tests
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+docs: .venv/.installed
+	$(BIN)/python -m aspo_megatron.config_reference docs/configuration.md
+
+# torch first and by itself, at its pinned version: nothing else may then choose another build of it.
+.venv/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+$(MODEL)/config.json: | .venv/.installed
+	$(BIN)/python -W ignore examples/quickstart/get_model.py $(MODEL)
