@@ -34,4 +34,4 @@ docs: .venv/.installed
 	touch $@
 
 $(MODEL)/config.json: | .venv/.installed
-	$(BIN)/python -W ignore examples/quickstart/get_model.py $(MODEL)
+	$(BIN)/python -W ignore tools/fetch_smollm2.py $(MODEL)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron import rank
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
@@ -50,22 +51,18 @@ def train(
     overrides: _Overrides = None,
 ) -> None:
     """Check everything that can be checked, then train."""
-    from aspo_megatron import launch
+    from aspo_megatron.launch import launch
 
     run = load_config(config, overrides or [])
-    if launch.running_under_launcher(os.environ):
-        from aspo_megatron import train_rank
-
-        if os.environ.get("RANK", "0") == "0":
-            _claim_output(run)
-        launch.rank_main(lambda: train_rank.train(run))
+    if rank.running_under_launcher(os.environ):
+        rank.rank_main(lambda: _train_as_rank(run))
     from aspo_megatron.inputs import read_inputs
 
     _refuse_used_output(run)
     read_inputs(run)
     _claim_output(run)
     raise typer.Exit(
-        launch.launch(
+        launch(
             "aspo_megatron.train_rank",
             [str(run.output_dir / "config.yaml")],
             run.parallel.world_size,
@@ -95,8 +92,8 @@ def evaluate(
     \b
     Settings that matter: eval.samples (K), eval.pass_k, rollout.sampling.*, data.format, data.template, reward.kind.
     """
-    from aspo_megatron import launch
     from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.launch import launch
 
     if problems is None and config is None:
         raise ConfigError("nothing to evaluate on: give --problems FILE or --config RUN/config.yaml")
@@ -120,9 +117,7 @@ def evaluate(
         save_config(run, saved)
         side = "heldout" if problems is None else "train"
         argv = [str(saved), side, str(output or "")]
-        raise typer.Exit(
-            launch.launch("aspo_megatron.eval_rank", argv, processes, threads, log_dir=Path(folder) / "logs")
-        )
+        raise typer.Exit(launch("aspo_megatron.eval_rank", argv, processes, threads, log_dir=Path(folder) / "logs"))
 
 
 @app.command()
@@ -135,6 +130,20 @@ def losses() -> None:
         typer.echo(f"{name}: {(loss.__doc__ or '').strip().splitlines()[0]}")
         for key, field in loss.model_fields.items():
             typer.echo(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
+
+
+def _train_as_rank(run: RunConfig) -> int:
+    """What `aspo train` does when torchrun or srun has started it as a rank."""
+    from aspo_megatron import train_rank
+    from aspo_megatron.inputs import read_inputs
+
+    leader = os.environ.get("RANK", "0") == "0"
+    if leader:
+        _refuse_used_output(run)
+    inputs = read_inputs(run)
+    if leader:
+        _claim_output(run)
+    return train_rank.train(run, inputs)
 
 
 def _refuse_used_output(run: RunConfig) -> None:
@@ -160,3 +169,7 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -21,10 +21,10 @@ from aspo_megatron.rollout.embedded import EmbeddedEngine
 
 def evaluate_checkpoint(config: RunConfig, side: str, output: Path | None) -> None:
     """Evaluate the model folder `model.path`; the leader prints the scores and writes every response to `output`."""
+    inputs = read_inputs(config)
     with RewardPool(config.reward) as rewards, process_grid(config.parallel, config.platform, config.seed) as topology:
         from aspo_megatron.evaluate import evaluate
 
-        inputs = read_inputs(config)
         problems = inputs.train if side == "train" else inputs.heldout
         dtype = getattr(torch, config.model.dtype)
         engine = EmbeddedEngine(

@@ -1,14 +1,15 @@
-"""All that a run reads, checked before any rank is started: model folder, tokenizer, problems, reward, loss."""
+"""All that a run reads, checked before any rank is started: model folder, tokenizer, problems, reward, loss.
+
+transformers takes seconds to import, so it is imported where it is needed: what is wrong without it shows at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
-from aspo_megatron.checkpoint.hf import RandomTensors, SafetensorsFolder, check_weights, hf_shapes
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
@@ -16,6 +17,9 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def read_inputs(config: RunConfig) -> Inputs:
     family.shape(config.parallel.tp)
     losses.build(config.loss.name, config.loss.hyperparameters)
     if config.model.init == "pretrained":
+        from aspo_megatron.checkpoint.hf import check_weights
+
         check_weights(config.model.path)
     tokenizer = load_tokenizer(config.model.path)
     train, heldout = load_problems(
@@ -55,6 +61,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise CheckpointError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -63,6 +71,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def open_weights(config: RunConfig, family: Family) -> TensorSource:
     """Where the starting weights come from."""
+    from aspo_megatron.checkpoint.hf import RandomTensors, SafetensorsFolder, hf_shapes
+
     if config.model.init == "pretrained":
         return SafetensorsFolder(config.model.path)
     std = family.hf_config.get("initializer_range", 0.02)

@@ -1,116 +1,32 @@
 """Starts the ranks of a run on this machine, and ends them all together.
 
 The ranks find each other as under torchrun (RANK, WORLD_SIZE, MASTER_ADDR and so on). Each is started as
-`python -m aspo_megatron.launch MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
+`python -m aspo_megatron.rank MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
 Rank 0 writes to the terminal; every rank's output is in LOG_DIR/rank<N>.log (of rank 0 only stderr). Linux only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, USER_ERROR_CODE
 
-_REPORT_VARIABLE = "ASPO_RANK_REPORT"
-_PARENT_VARIABLE = "ASPO_LAUNCHER_PID"
 _POLL_SECONDS = 0.02
 _SETTLE_SECONDS = 0.3  # how long the others may still report after a rank has failed, to learn which was first
 _TAIL_LINES = 20
-_PR_SET_PDEATHSIG = 1
-_USER_ERROR_CODE = 2
-
-
-def running_under_launcher(env: Mapping[str, str]) -> bool:
-    """Whether these environment variables say that torchrun, srun or `launch` has started this process as a rank."""
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return True
-    tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
-    return "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(tasks) > 1
-
-
-# ---- inside a rank ---------------------------------------------------------------------------------------------
-
-
-def rank_main(main: Callable[[], int]) -> NoReturn:
-    """Run a rank's `main` and exit with its code; when it raises, end the process at once.
-
-    Under `launch` the error goes to the launcher, which shows that of the first rank to fail; otherwise to stderr: one
-    line for a `UserError` (exit code 2), else the traceback (exit code 1). Nothing is cleaned up after an error,
-    because destructors of a process group whose peers are gone can hang. For the same reason `main` must not leave
-    the process group while an exception is on its way: the others would fail before this rank's error is recorded.
-    """
-    try:
-        code = main()
-    except UserError as error:
-        _end_rank(_USER_ERROR_CODE, f"error: {error}")
-    except KeyboardInterrupt:
-        _end_rank(128 + signal.SIGINT, "interrupted")
-    except Exception:
-        _end_rank(1, traceback.format_exc())
-    sys.exit(code)
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process (SIGKILL) when the thread that started it ends.
-
-    For ranks, and for worker processes that a rank starts from a thread as long-lived as itself. With `parent`, its
-    process id, a parent that has ended before this call counts too.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _end_rank(code: int, text: str) -> NoReturn:
-    when = time.monotonic()  # one clock for all processes of the machine
-    report = os.environ.get(_REPORT_VARIABLE)
-    try:
-        if report is None:
-            raise FileNotFoundError("not started by launch()")
-        partial = Path(f"{report}.partial")
-        partial.write_text(json.dumps({"time": when, "code": code, "text": text.rstrip()}), encoding="utf-8")
-        partial.replace(report)
-    except OSError:  # the disk may be full
-        sys.stderr.write(f"{text.rstrip()}\n")
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
-def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
-    die_with_parent(int(os.environ[_PARENT_VARIABLE]))
-    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is in the log
-    sys.argv = [module, *argv]
-
-    def run() -> int:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        return 0
-
-    rank_main(run)
-
-
-# ---- inside the launcher ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -235,16 +151,16 @@ def _rank_environment(number: int, processes: int, port: int, threads: int, log_
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(threads),
-        _REPORT_VARIABLE: str((log_dir / f"rank{number}.failure.json").absolute()),
-        _PARENT_VARIABLE: str(os.getpid()),
+        REPORT_VARIABLE: str((log_dir / f"rank{number}.failure.json").absolute()),
+        PARENT_VARIABLE: str(os.getpid()),
     }
 
 
 def _start(module: str, argv: Sequence[str], number: int, env: Mapping[str, str], log_dir: Path) -> _Rank:
-    log_path, report = log_dir / f"rank{number}.log", Path(env[_REPORT_VARIABLE])
+    log_path, report = log_dir / f"rank{number}.log", Path(env[REPORT_VARIABLE])
     log_dir.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "aspo_megatron.launch", module, *argv]
+    command = [sys.executable, "-m", "aspo_megatron.rank", module, *argv]
     log = log_path.open("wb", buffering=0)
     # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
     process = subprocess.Popen(
@@ -319,11 +235,11 @@ def _explain(failures: Sequence[_Failure], ranks: Sequence[_Rank], log_dir: Path
         return 0
     first = min(failures, key=lambda failure: failure.when)
     tail = _tail(ranks[first.rank].log)
-    if first.code == _USER_ERROR_CODE:
+    if first.code == USER_ERROR_CODE:
         # A rank that ends with code 2 by itself has said why in its last line; rank 0 has said it to the terminal.
         if first.reported or first.rank > 0:
             sys.stderr.write(f"{first.text or ''.join(tail[-1:])}\n")
-        return _USER_ERROR_CODE
+        return USER_ERROR_CODE
     how = "failed"
     if not first.reported:
         how = f"ended with exit code {first.code}" if first.code > 0 else f"was killed by {_signal_name(-first.code)}"
@@ -343,7 +259,3 @@ def _tail(log: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line][-_TAIL_LINES:]
     return []
-
-
-if __name__ == "__main__":
-    _run_as_rank(sys.argv[1], sys.argv[2:])

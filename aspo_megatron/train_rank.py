@@ -11,7 +11,7 @@ import torch
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
-from aspo_megatron.inputs import open_weights, read_inputs
+from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.progress import progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.topology import Topology, process_grid
@@ -19,23 +19,24 @@ from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 
 
-def train(config: RunConfig) -> int:
+def train(config: RunConfig, inputs: Inputs) -> int:
     """Join the process grid and run the training loop; the leader prints the result. Returns the exit code 0."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, config.reward.workers // ranks_here)
-    with RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards:
-        with process_grid(config.parallel, config.platform, config.seed) as topology:
-            _train(config, topology, rewards)
+    with (
+        RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards,
+        process_grid(config.parallel, config.platform, config.seed) as topology,
+    ):
+        _train(config, inputs, topology, rewards)
     return 0
 
 
-def _train(config: RunConfig, topology: Topology, rewards: RewardPool) -> None:
+def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool) -> None:
     # megatron-core may be imported from here on: the platform is installed.
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.trainer import Trainer
     from aspo_megatron.warmup import warm_up
 
-    inputs = read_inputs(config)
     dtype = getattr(torch, config.model.dtype)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
@@ -66,4 +67,5 @@ def _print_result(config: RunConfig, summary: dict[str, float | None]) -> None:
 
 
 if __name__ == "__main__":
-    train(load_config(Path(sys.argv[1])))
+    settings = load_config(Path(sys.argv[1]))
+    train(settings, read_inputs(settings))

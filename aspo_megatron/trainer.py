@@ -20,6 +20,7 @@ from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
+from aspo_megatron.errors import UserError
 from aspo_megatron.evaluate import Evaluation, evaluate
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.losses import Stat
@@ -128,7 +129,11 @@ class Trainer:
         for sample, advantage in zip(samples, advantages.tolist(), strict=True):
             sample.advantage = advantage
         self._record_samples(step, requests, groups, texts)
-        return groups, _rollout_metrics(groups, [reward.error is not None for reward in scored])
+        metrics = _rollout_metrics(groups, [reward.error is not None for reward in scored])
+        if metrics["reward/failed"] == 1.0:
+            error = scored[0].error if scored else "see the other ranks' logs"
+            raise UserError(f"reward.kind={self._config.reward.kind}: no response of step {step} was scored ({error})")
+        return groups, metrics
 
     def _score(self, batches: Sequence[Groups]) -> None:
         """Old and reference log-probs of every sample."""

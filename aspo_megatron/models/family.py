@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.errors import CheckpointError, ConfigError
-from aspo_megatron.models import llama, qwen2
+from aspo_megatron.models import llama, qwen2, qwen3
 from aspo_megatron.models.mapping import ModelShape, Row
 
-_ROWS: dict[str, tuple[Row, ...]] = {"llama": llama.ROWS, "qwen2": qwen2.ROWS}
+_ROWS: dict[str, tuple[Row, ...]] = {"llama": llama.ROWS, "qwen2": qwen2.ROWS, "qwen3": qwen3.ROWS}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Family:
     norm_eps: float
     tied_embeddings: bool
     qkv_bias: bool
+    qk_norm: bool
 
     def shape(self, tp: int) -> ModelShape:
         """The sizes under tp-way tensor parallelism; the vocabulary is padded to a multiple of tp.
@@ -107,6 +108,7 @@ def _from_config(kind: str, config: dict[str, Any]) -> Family:
         norm_eps=config["rms_norm_eps"],
         tied_embeddings=config.get("tie_word_embeddings", False),
         qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
     )
 
 

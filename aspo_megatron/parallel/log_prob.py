@@ -2,11 +2,12 @@
 
 For a token with hidden state h, logits z_v = (h . w_v) / T over the vocabulary, and target y:
 
-    log p(y) = z_y - m - log s,      m = max_v z_v,  s = sum_v exp(z_v - m)
-    H        = m + log s - (1/s) sum_v exp(z_v - m) z_v
+    log p(y) = (z_y - m) - log s,    m = max_v z_v,  s = sum_v exp(z_v - m)
+    H        = log s - (1/s) sum_v exp(z_v - m) (z_v - m)
 
-Tokens are taken in chunks. A chunk computes its logits for this rank's vocabulary shard, reduces m by one all-reduce
-and (s, sum exp(z - m) z, z_y) by a second, and drops the logits. Saved for backward are the hidden states, the weight
+With m subtracted first, neither loses digits to the size of the logits. Tokens are taken in chunks. A chunk computes
+its logits for this rank's vocabulary shard, reduces m by one all-reduce and (s, sum exp(z - m) (z - m), z_y - m) by a
+second, and drops the logits. Saved for backward are the hidden states, the weight
 shard (both exist anyway) and four numbers a token. Backward computes a chunk's logits again, then with p = exp(z - lse)
 
     d log p(y) / dz_v = [v = y] - p_v,       dH / dz_v = -p_v (z_v - lse + H)
@@ -81,10 +82,10 @@ class _TokenLogProbs(torch.autograd.Function):
         log_probs, entropy, lse = (hidden.new_empty(targets.shape, dtype=dtype) for _ in range(3))
         for part in _chunks(len(targets), chunk):
             logits = _chunk_logits(hidden[part], weight, temperature, vocab_size, tp_group)
-            chunk_lse, target_logit, mean_logit = _reduce(logits, targets[part], weight.size(0), tp_group)
-            log_probs[part] = target_logit - chunk_lse
-            entropy[part] = chunk_lse - mean_logit
-            lse[part] = chunk_lse
+            peak, log_sum, target, mean = _reduce(logits, targets[part], weight.size(0), tp_group)
+            log_probs[part] = target - log_sum
+            entropy[part] = log_sum - mean
+            lse[part] = peak + log_sum
         ctx.save_for_backward(hidden, weight, targets, lse, entropy)
         ctx.temperature, ctx.vocab_size, ctx.tp_group, ctx.chunk = temperature, vocab_size, tp_group, chunk
         return log_probs, entropy
@@ -143,19 +144,26 @@ def _owned(targets: Tensor, rows: int, tp_group: dist.ProcessGroup) -> tuple[Ten
     return positions, local[positions]
 
 
-def _reduce(logits: Tensor, targets: Tensor, rows: int, tp_group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp, target logit and mean logit of each token of a chunk over all tp ranks."""
+def _reduce(
+    logits: Tensor, targets: Tensor, rows: int, tp_group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each token of a chunk, over all tp ranks; the logits are overwritten.
+
+    Returns:
+        The largest logit, and relative to it the log-sum-exp, the target's logit and the mean logit.
+    """
     parallel = dist.get_world_size(tp_group) > 1
     peak = logits.max(dim=1).values
     if parallel:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=tp_group)
-    weights = torch.exp(logits - peak[:, None])
+    logits -= peak[:, None]
+    weights = torch.exp(logits)
     sums = logits.new_zeros(3, len(targets))
     sums[0] = weights.sum(dim=1)
     positions, local = _owned(targets, rows, tp_group)
-    sums[2, positions] = logits[positions, local]
+    sums[1, positions] = logits[positions, local]
     # The last use of the logits; 0 x -inf on padding must count nothing.
-    sums[1] = weights.mul_(logits.masked_fill_(weights == 0, 0.0)).sum(dim=1)
+    sums[2] = weights.mul_(logits.masked_fill_(weights == 0, 0.0)).sum(dim=1)
     if parallel:
         dist.all_reduce(sums, group=tp_group)
-    return peak + torch.log(sums[0]), sums[2], sums[1] / sums[0]
+    return peak, torch.log(sums[0]), sums[1], sums[2] / sums[0]

@@ -36,7 +36,7 @@ class PolicyModel(GPTModel):
         self.shape = family.shape(topology.tp)
         super().__init__(
             config=_transformer_config(family, topology, dtype),
-            transformer_layer_spec=_layer_spec(topology),
+            transformer_layer_spec=_layer_spec(family, topology),
             vocab_size=self.shape.padded_vocab_size,
             max_sequence_length=family.context_length,
             parallel_output=True,
@@ -146,11 +146,11 @@ def build_model(family: Family, topology: Topology, dtype: torch.dtype, source: 
     return model
 
 
-def _layer_spec(topology: Topology) -> ModuleSpec:
+def _layer_spec(family: Family, topology: Topology) -> ModuleSpec:
     if topology.platform.transformer_engine:
-        spec = get_gpt_layer_with_transformer_engine_spec()
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=family.qk_norm)
     else:
-        spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+        spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=family.qk_norm)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
     return spec
 
@@ -169,6 +169,7 @@ def _transformer_config(family: Family, topology: Topology, dtype: torch.dtype) 
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
         add_qkv_bias=family.qkv_bias,
+        qk_layernorm=family.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         params_dtype=dtype,

@@ -105,6 +105,9 @@ class CpuPlatform(Platform):
         self._replace(torch.cuda, "manual_seed", torch.manual_seed)
         # models/common/embeddings/rope_utils.py, tensor_parallel/data.py.
         self._replace(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)
+        # megatron decorates its fused kernels with torch.compile as it is imported. That loads the whole compiler, some
+        # seconds at the start of every rank, for kernels that stay unused (parallel/model.py turns fusion off).
+        self._replace(torch, "compile", _not_compiled)
         # `with torch.device(...)` (transformers builds models under it) looks a factory up in a set that torch fills
         # once, from torch's attributes: it must hold the real factories, not the stand-ins.
         _device_constructors()
@@ -163,6 +166,11 @@ def installed(platform: Platform) -> Iterator[Platform]:
         yield platform
     finally:
         platform.uninstall()
+
+
+def _not_compiled(model: Callable[..., Any] | None = None, **_: Any) -> Any:
+    """A stand-in for torch.compile, which is called as a decorator with and without options."""
+    return model if model is not None else lambda function: function
 
 
 def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -257,7 +265,7 @@ _QUERY_CHUNK = 512
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores exist for 512 queries at a time."""
+    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores of 512 queries exist at a time."""
     outs, lses = [], []
     for start in range(0, q.size(2), _QUERY_CHUNK):
         scores = _scores(q, k, start, causal, scale)

@@ -53,7 +53,8 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != parallel.world_size:
         raise ConfigError(
-            f"parallel: tp={parallel.tp} x dp={parallel.dp} needs {parallel.world_size} ranks, {world_size} were started"
+            f"parallel: tp={parallel.tp} x dp={parallel.dp} needs {parallel.world_size} ranks, "
+            f"{world_size} were started"
         )
     platform = choose_platform(
         platform_config.device, int(os.environ.get("LOCAL_RANK", "0")), platform_config.threads_per_rank

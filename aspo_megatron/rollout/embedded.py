@@ -20,9 +20,6 @@ from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.rollout.engine import Request
 
-_STOP_WINDOW = 16
-"""Tokens at the end of a response in which a stop text is looked for."""
-
 
 class EmbeddedEngine:
     """A `RolloutEngine` in this process. It has no weights until `update_weights` was called."""
@@ -119,6 +116,9 @@ class _Rows:
         self._model, self._end_ids, self._tokenizer, self._sampling = model, end_ids, tokenizer, sampling
         self._requests = requests
         self._device = end_ids.device
+        # A stop text has at least a byte in each token that it spans; one token more, as decoders may treat the first
+        # in a way of its own.
+        self._stop_window = 1 + max((len(stop.encode()) for stop in sampling.stop), default=0)
         # One uniform number per token decides it, from a stream of the response's own: what is generated beside it
         # does not matter.
         self._rows = [
@@ -196,7 +196,7 @@ class _Rows:
     def _stopped(self, row: _Row) -> bool:
         if not self._sampling.stop:
             return False
-        tail = self._tokenizer.decode(row.tokens[-_STOP_WINDOW:])
+        tail = self._tokenizer.decode(row.tokens[-self._stop_window :])
         return any(stop in tail for stop in self._sampling.stop)
 
     @staticmethod

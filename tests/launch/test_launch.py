@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.launch import launch, running_under_launcher
+from aspo_megatron.launch import launch
+from aspo_megatron.rank import running_under_launcher
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -217,7 +218,7 @@ def test_rank_main_without_the_launcher_writes_to_stderr(main: str, code: int, l
     script = f"""
 import sys
 from aspo_megatron.errors import UserError
-from aspo_megatron.launch import rank_main
+from aspo_megatron.rank import rank_main
 def main():
     print("before", file=sys.stderr)
     {main}

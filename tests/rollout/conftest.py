@@ -1,0 +1,105 @@
+"""The engines under contract, and the small models that they serve.
+
+An engine joins by a line in `ENGINES`; all of `test_contract.py` then holds for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.engine import Request, RolloutEngine
+from models import llama_folder, qwen2_folder
+
+END, OTHER_END = 2, 5
+"""The models end a response with either: generation_config.json names both."""
+
+
+@dataclass
+class Policy:
+    """A model folder, the same model in transformers as the reference, and a tokenizer that fits."""
+
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    weights: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        if self.model.config.tie_word_embeddings:
+            del self.weights["lm_head.weight"]
+
+    @torch.no_grad()
+    def log_probs(self, sample: Sample, temperature: float) -> Tensor:
+        """log_softmax(logits / temperature) before each response token, in one forward pass, [tokens, vocabulary]."""
+        ids = torch.tensor([[*sample.prompt_ids.tolist(), *sample.response_ids.tolist()]])
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(sample.prompt_ids) - 1 : -1]
+        return torch.log_softmax(logits.float() / temperature, dim=-1)
+
+
+def make_embedded(policy: Policy, max_batch_tokens: int) -> RolloutEngine:
+    return EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), max_batch_tokens)
+
+
+ENGINES: dict[str, Callable[[Policy, int], RolloutEngine]] = {"embedded": make_embedded}
+
+EngineMaker = Callable[..., RolloutEngine]
+
+
+@pytest.fixture(params=ENGINES)
+def make_engine(request: pytest.FixtureRequest, policy: Policy) -> EngineMaker:
+    """Makes an engine that serves the policy's weights as version 7."""
+
+    def make(max_batch_tokens: int = 65536) -> RolloutEngine:
+        engine = ENGINES[request.param](policy, max_batch_tokens)
+        engine.update_weights(policy.weights.items(), version=7)
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def engine(make_engine: EngineMaker) -> RolloutEngine:
+    return make_engine()
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2"])
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    path = tmp_path_factory.mktemp(request.param)
+    if request.param == "llama":
+        llama_folder(path, tied=True, eos_token_id=[END, OTHER_END])
+    else:
+        qwen2_folder(path, tied=False, eos_token_id=[END, OTHER_END])
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    return Policy(path, model, make_tokenizer(model.config.vocab_size))
+
+
+def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """Pieces of one to three letters, so that a text of two tokens is not one token's."""
+    pieces = ["<unk>", "<s>", "</s>"] + [chr(97 + i % 26) * (1 + i // 26 % 3) + "xyz"[i // 78] for i in range(size - 3)]
+    tokenizer = Tokenizer(WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def ask(prompts: Sequence[Sequence[int]], counts: Sequence[int], seed: int = 0) -> list[Request]:
+    """A request for each prompt; its group is 10 and its place."""
+    return [
+        Request(Problem(f"p{i}", "", tuple(prompt)), count, (seed, i), group=10 + i)
+        for i, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+    ]
+
+
+RAGGED = [[11, 45, 8], [60], [7, 7, 7, 96, 33, 20, 14, 3, 90, 41, 52, 64, 75], [20, 31], [88, 3, 17, 29, 40, 51, 66]]
+"""Prompts of very different lengths, in no order."""
