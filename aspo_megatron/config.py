@@ -54,9 +54,11 @@ class PlatformConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model and the batch are split. Ranks needed: tp x dp."""
+    """How the model and the batch are split. Ranks needed: tp x cp x dp x pp."""
 
     tp: PositiveInt = Field(1, description="Tensor parallelism: ranks that share each layer; must divide the heads.")
+    pp: PositiveInt = Field(1, description="Pipeline parallelism: stages of layers; must divide the layers.")
+    cp: PositiveInt = Field(1, description="Context parallelism: ranks that share the tokens of each micro-batch.")
     dp: PositiveInt = Field(1, description="Data parallelism: replicas of the model.")
     sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
     distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
@@ -64,7 +66,7 @@ class ParallelConfig(Section):
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.tp * self.dp
+        return self.tp * self.cp * self.dp * self.pp
 
     @model_validator(mode="after")
     def _check(self) -> Self:

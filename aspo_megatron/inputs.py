@@ -39,7 +39,7 @@ def read_inputs(config: RunConfig) -> Inputs:
         UserError: whatever cannot be used, named.
     """
     family = read_family(config.model.path)
-    family.shape(config.parallel.tp)
+    family.check_layout(config.parallel)
     losses.build(config.loss.name, config.loss.hyperparameters)
     if config.model.init == "pretrained":
         from aspo_megatron.checkpoint.hf import check_weights

@@ -222,8 +222,8 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
 def _weight_files(folder: Path) -> list[str]:
     if (folder / _INDEX).is_file():
         try:
-            files = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            files = sorted({str(file) for file in json.loads((folder / _INDEX).read_text())["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder / _INDEX}: not a safetensors index ({error!r})") from error
     else:
         files = [_SINGLE]

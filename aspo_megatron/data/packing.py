@@ -65,7 +65,7 @@ class PackedBatch:
 
 def packed_length(samples: Sequence[Sample]) -> int:
     """Tokens that a group of samples with one prompt takes in a packed batch."""
-    return len(samples[0].prompt_ids) + sum(len(sample.response_ids) - 1 for sample in samples)
+    return len(samples[0].prompt_ids) + sum(len(sample.response_ids[:-1]) for sample in samples)
 
 
 def split_by_budget(groups: Sequence[Sequence[Sample]], max_tokens: int) -> list[list[Sequence[Sample]]]:
@@ -99,13 +99,12 @@ def split_by_budget(groups: Sequence[Sequence[Sample]], max_tokens: int) -> list
     return bins
 
 
-def pack(groups: Sequence[Sequence[Sample]], weights: Sequence[Sequence[float]], multiple_of: int = 1) -> PackedBatch:
+def pack(groups: Sequence[Sequence[Sample]], weights: Sequence[Sequence[float]]) -> PackedBatch:
     """One micro-batch from groups of samples with one prompt each.
 
     Args:
         groups: samples that share a prompt, group by group. May be empty: a rank without samples still takes part.
         weights: for each sample, what each of its unmasked tokens counts in the step's loss.
-        multiple_of: T is padded to a multiple of this with tokens that nothing attends to (sequence parallelism).
     """
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
@@ -126,14 +125,10 @@ def pack(groups: Sequence[Sequence[Sample]], weights: Sequence[Sequence[float]],
                 spans.append(Span(length, length + len(inputs), prompt_start, prompt_stop))
             ids.append(inputs)
             positions.append(np.arange(len(prompt), len(prompt) + len(inputs)))
-            predictors.append(np.concatenate([[prompt_stop - 1], np.arange(length, length + len(inputs))]))
+            predicting = np.concatenate([[prompt_stop - 1], np.arange(length, length + len(inputs))])
+            predictors.append(predicting[: len(sample.response_ids)])  # an empty response predicts nothing
             length += len(inputs)
             samples.append(sample)
-    padding = max(-length % multiple_of, multiple_of if length == 0 else 0)
-    if padding:
-        spans.append(Span(length, length + padding))
-        ids.append(np.zeros(padding, dtype=np.int64))
-        positions.append(np.arange(padding))
     lengths = [len(sample.response_ids) for sample in samples]
     flat_weights = [weight for row in weights for weight in row]
     return PackedBatch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models import llama, qwen2, qwen3
 from aspo_megatron.models.mapping import ModelShape, Row
@@ -33,6 +34,20 @@ class Family:
     tied_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+
+    def check_layout(self, parallel: ParallelConfig) -> None:
+        """Refuse a layout that the model cannot be split into.
+
+        Raises:
+            ConfigError: names the axis and what it must divide.
+        """
+        self.shape(parallel.tp)
+        if self.num_layers % parallel.pp:
+            fitting = [n for n in range(1, self.num_layers + 1) if not self.num_layers % n]
+            raise ConfigError(
+                f"parallel.pp={parallel.pp} does not divide the model's {self.num_layers} layers; possible values: "
+                + ", ".join(map(str, fitting))
+            )
 
     def shape(self, tp: int) -> ModelShape:
         """The sizes under tp-way tensor parallelism; the vocabulary is padded to a multiple of tp.

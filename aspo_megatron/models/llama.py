@@ -38,4 +38,6 @@ ROWS = (
     ),
     replicated("decoder.final_layernorm.weight", "model.norm.weight"),
     vocab("output_layer.weight", "lm_head.weight", only_if=lambda shape: not shape.tied_embeddings),
+    # With tied embeddings the last pipeline stage holds a second copy of them.
+    vocab("output_layer.weight", "model.embed_tokens.weight", only_if=lambda shape: shape.tied_embeddings, copy=True),
 )

@@ -54,7 +54,7 @@ Layout = Callable[[ModelShape, int], list[Piece]]
 class Row:
     """One Megatron parameter. `{}` in a name stands for the layer's number; `dim` None means not split over tp.
 
-    `te_name`: the parameter's name where Transformer Engine fuses a norm into the linear layer that follows.
+    `copy`: read, but not exported. `te_name`: the name where Transformer Engine fuses a norm into the linear layer that follows.
     """
 
     megatron: str
@@ -63,6 +63,7 @@ class Row:
     layout: Layout
     te_name: str | None = None
     only_if: Callable[[ModelShape], bool] = lambda shape: True
+    copy: bool = False
 
     @property
     def per_layer(self) -> bool:
@@ -95,14 +96,16 @@ def replicated(megatron: str, hf: str, te_name: str | None = None) -> Row:
     return Row(megatron, (hf,), None, lambda shape, tp: [], te_name)
 
 
-def vocab(megatron: str, hf: str, only_if: Callable[[ModelShape], bool] = lambda shape: True) -> Row:
+def vocab(
+    megatron: str, hf: str, only_if: Callable[[ModelShape], bool] = lambda shape: True, copy: bool = False
+) -> Row:
     """[vocabulary, hidden], split by vocabulary, padded at the end."""
 
     def layout(shape: ModelShape, tp: int) -> list[Piece]:
         pieces = [Piece(0, 0, shape.vocab_size), Piece(PADDING, shape.vocab_size, shape.padded_vocab_size)]
         return [piece for piece in pieces if piece.size]
 
-    return Row(megatron, (hf,), 0, layout, only_if=only_if)
+    return Row(megatron, (hf,), 0, layout, only_if=only_if, copy=copy)
 
 
 def split(megatron: str, hf: str, dim: int, size: Callable[[ModelShape], int]) -> Row:
@@ -156,6 +159,20 @@ def import_shard(row: Row, layer: int, source: TensorSource, shape: ModelShape, 
             parts.append(source.read(names[0], row.dim, 0, 0))
         parts.append(parts[0].new_zeros((padding, *parts[0].shape[1:])))
     return torch.cat(parts, dim=row.dim)
+
+
+def export_shapes(
+    row: Row, layer: int, shard: Sequence[int], shape: ModelShape, tp: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of what `export_tensors` gives, from the shape of one shard."""
+    names = row.hf_names(layer)
+    if row.dim is None:
+        yield names[0], tuple(shard)
+        return
+    pieces = row.layout(shape, tp)
+    for source, name in enumerate(names):
+        size = sum(piece.size for piece in pieces if piece.source == source)
+        yield name, tuple(size if dim == row.dim else length for dim, length in enumerate(shard))
 
 
 def export_tensors(row: Row, layer: int, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[tuple[str, Tensor]]:

@@ -17,18 +17,19 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from aspo_megatron.data.packing import Span
+from aspo_megatron.parallel.context import Chunk, ContextSlice
 from aspo_megatron.parallel.platform import attend, attend_backward
 
 
 @dataclass(frozen=True)
 class Block:
-    """Blocks of one shape: `queries` [n, q] and `keys` [n, k] are packed token indices."""
+    """Blocks of one shape: `queries` [n, q] and `keys` [n, k] are token indices."""
 
     queries: Tensor
     keys: Tensor
@@ -47,34 +48,47 @@ class SpanAttentionParams(PackedSeqParams):
     blocks: list[Block] = field(default_factory=list)
 
 
-def plan_blocks(spans: Sequence[Span], device: torch.device) -> SpanAttentionParams:
-    """The blocks of a micro-batch; made once, used by every layer."""
-    causal: dict[int, list[int]] = defaultdict(list)
-    runs: list[tuple[int, int, int, int]] = []  # queries and keys of neighbouring responses to one prompt
-    for span in spans:
-        causal[span.stop - span.start].append(span.start)
-        if span.prefix_stop > span.prefix_start:
-            if runs and runs[-1][1] == span.start and runs[-1][2:] == (span.prefix_start, span.prefix_stop):
-                runs[-1] = (runs[-1][0], span.stop, span.prefix_start, span.prefix_stop)
-            else:
-                runs.append((span.start, span.stop, span.prefix_start, span.prefix_stop))
-    blocks = []
-    for length, starts in sorted(causal.items()):
-        tokens = torch.tensor(starts, device=device)[:, None] + torch.arange(length, device=device)
-        blocks.append(Block(tokens, tokens, causal=True))
-    shapes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for start, stop, key_start, key_stop in runs:
-        shapes[stop - start, key_stop - key_start].append((start, key_start))
-    for (queries, keys), starts_of_runs in sorted(shapes.items()):
-        first = torch.tensor(starts_of_runs, device=device)
-        blocks.append(
-            Block(
-                first[:, :1] + torch.arange(queries, device=device),
-                first[:, 1:] + torch.arange(keys, device=device),
-                causal=False,
-            )
-        )
+def plan_blocks(own: ContextSlice, device: torch.device) -> SpanAttentionParams:
+    """The blocks of this rank's queries; made once for a micro-batch, used by every layer.
+
+    Queries are numbered among the local tokens, keys among the tokens of all context-parallel ranks.
+    """
+    shapes: dict[tuple[int, int, bool], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for chunk in own.chunks:
+        queries = torch.arange(chunk.local, chunk.local + chunk.stop - chunk.start)
+        shapes[len(queries), len(queries), True].append((queries, own.where[chunk.start : chunk.stop]))
+    for chunks in _runs(own.chunks):
+        first, last = chunks[0], chunks[-1]
+        span = first.span
+        before = [own.where[span.prefix_start : span.prefix_stop], own.where[span.start : first.start]]
+        keys = torch.cat(before)
+        if len(keys):
+            queries = torch.arange(first.local, last.local + last.stop - last.start)
+            shapes[len(queries), len(keys), False].append((queries, keys))
+    blocks = [
+        Block(torch.stack([q for q, _ in runs]).to(device), torch.stack([k for _, k in runs]).to(device), causal)
+        # Causal blocks first: each query has exactly one, which starts its sums.
+        for (_, _, causal), runs in sorted(shapes.items(), key=lambda entry: (not entry[0][2], entry[0]))
+    ]
     return SpanAttentionParams(blocks=blocks)
+
+
+def _runs(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Chunks grouped so that those of a group attend wholly to the same keys: responses side by side to one prompt."""
+    runs: list[list[Chunk]] = []
+    for chunk in chunks:
+        previous = runs[-1][-1] if runs else None
+        if (
+            previous is not None
+            and previous.span.start == previous.start
+            and chunk.span.start == chunk.start
+            and (previous.span.prefix_start, previous.span.prefix_stop)
+            == (chunk.span.prefix_start, chunk.span.prefix_stop)
+        ):
+            runs[-1].append(chunk)
+        else:
+            runs.append([chunk])
+    return runs
 
 
 class SpanAttention(MegatronModule):
@@ -93,6 +107,7 @@ class SpanAttention(MegatronModule):
     ) -> None:
         super().__init__(config=config)
         self.scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
+        self.cp_group = (pg_collection or ProcessGroupCollection.use_mpu_process_groups(["cp"])).cp
 
     def forward(
         self,
@@ -104,8 +119,10 @@ class SpanAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: SpanAttentionParams | None = None,
     ) -> Tensor:
-        """Queries [T, 1, heads, d], keys and values [T, 1, kv heads, d] -> [T, 1, heads * d]."""
+        """Local queries [T, 1, heads, d], keys and values [T, 1, kv heads, d] -> [T, 1, heads * d]."""
         assert packed_seq_params is not None
+        if self.cp_group.size() > 1:  # forward all-gathers, backward reduce-scatters
+            key, value = (gather_from_sequence_parallel_region(tensor, group=self.cp_group) for tensor in (key, value))
         repeat = query.size(2) // key.size(2)
         if repeat > 1:
             key, value = (tensor.repeat_interleave(repeat, dim=2) for tensor in (key, value))
@@ -120,7 +137,10 @@ class SpanAttention(MegatronModule):
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Saves queries, keys, values and output [T, heads, d] and the log-sum-exp [T, heads]; no scores."""
+    """Saves queries, keys, values and output [T, heads, d] and the log-sum-exp [T, heads]; no scores.
+
+    A token without a block (padding) gets zeros, and gives no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], scale: float) -> Tensor:
@@ -128,7 +148,7 @@ class _BlockAttention(torch.autograd.Function):
         lse = q.new_full(q.shape[:2], -math.inf, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
         for block in blocks:
             part, part_lse = attend(q[block.queries], k[block.keys], v[block.keys], block.causal, scale)
-            if block.causal:  # a query's own span comes first, and once
+            if block.causal:
                 out[block.queries], lse[block.queries] = part.to(out.dtype), part_lse
                 continue
             old_lse = lse[block.queries]

@@ -11,7 +11,6 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from torch import Tensor
@@ -21,8 +20,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row, TensorSource, export_tensors, import_shard
+from aspo_megatron.models.mapping import Row, TensorSource, export_shapes, export_tensors, import_shard
 from aspo_megatron.parallel.attention import SpanAttention, plan_blocks
+from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
 from aspo_megatron.parallel.log_prob import token_log_probs
 from aspo_megatron.parallel.topology import Topology
 
@@ -39,40 +39,64 @@ class PolicyModel(GPTModel):
             transformer_layer_spec=_layer_spec(family, topology),
             vocab_size=self.shape.padded_vocab_size,
             max_sequence_length=family.context_length,
+            pre_process=topology.is_first_stage,
+            post_process=topology.is_last_stage,
             parallel_output=True,
             share_embeddings_and_output_weights=family.tied_embeddings,
             position_embedding_type="none",  # `_rotary` gives each packed token's angles
         )
+        for parameter, _, row in self._rows():
+            if row.dim is not None:
+                # megatron marks shards as it draws their first values, which are loaded here. Unmarked ones would pass
+                # for copies, of which the gradient norm counts that of tp rank 0 alone.
+                parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+                parameter.partition_dim = row.dim  # type: ignore[attr-defined]
         self.inv_freq = _inverse_frequencies(family).to(topology.platform.device)
 
-    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropy of the batch's R response tokens, each [R], fp32. See `token_log_probs`."""
-        hidden = self.hidden_states(batch)
-        weight = self.shared_embedding_or_output_weight() if self.shape.tied_embeddings else self.output_layer.weight
-        return token_log_probs(
-            hidden,
-            weight,
-            batch.targets,
-            temperature=temperature,
-            vocab_size=self.shape.vocab_size,
-            tp_group=self.topology.tp_group,
-            chunk=chunk,
-        )
+    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> Tensor:
+        """Log-probs and entropy of the batch's R response tokens, [2, R], fp32, the same on all tp and cp ranks.
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """Final hidden states at the batch's predictors, [R, hidden size], the same on all tp ranks."""
-        embedded = self.embedding(input_ids=batch.input_ids[None], position_ids=None)
-        hidden = self.decoder(
-            hidden_states=embedded,
-            attention_mask=None,
-            rotary_pos_emb=self._rotary(batch.positions),
-            packed_seq_params=self._attention_params(batch),
-        )
-        if self.config.sequence_parallel:
+        See `token_log_probs`. On a pipeline stage that is not the last: the hidden states for the next one.
+        """
+        topology = self.topology
+        multiple = topology.tp if topology.sequence_parallel else 1
+        own = context_slice(batch.spans, topology.cp, topology.cp_rank, multiple)
+        hidden = self.hidden_states(batch, own)
+        if not topology.is_last_stage:
+            return hidden
+        if topology.sequence_parallel:
             # Every rank goes on with all tokens and the log-prob sums its gradient over tp, so split it here.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
-        predicting: Tensor = hidden[batch.predictors, 0]
-        return predicting
+        mine, local = (index.to(hidden.device) for index in own.locate(batch.predictors.cpu()))
+        tied = self.shape.tied_embeddings
+        result = torch.stack(
+            token_log_probs(
+                hidden[local, 0],
+                self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+                batch.targets[mine],
+                temperature=temperature,
+                vocab_size=self.shape.vocab_size,
+                tp_group=topology.tp_group,
+                chunk=chunk,
+            )
+        )
+        # Losses may need whole responses: all cp ranks go on with all tokens.
+        return spread(result, mine, len(batch.targets), topology.cp_group) if topology.cp > 1 else result
+
+    def hidden_states(self, batch: PackedBatch, own: ContextSlice) -> Tensor:
+        """What this pipeline stage makes of the batch: [local tokens (over tp under sequence parallelism), 1, size]."""
+        tokens = own.tokens.clamp(min=0).to(batch.input_ids.device)  # padding may be any token: nothing attends to it
+        ids, positions = (
+            values[tokens] if batch.num_tokens else torch.zeros_like(tokens)
+            for values in (batch.input_ids, batch.positions)
+        )
+        hidden: Tensor = self.decoder(
+            hidden_states=self.embedding(input_ids=ids[None], position_ids=None) if self.pre_process else None,
+            attention_mask=None,
+            rotary_pos_emb=self._rotary(positions),
+            packed_seq_params=plan_blocks(own, ids.device),
+        )
+        return hidden
 
     def load_weights(self, source: TensorSource) -> None:
         """Copy this rank's shards from Hugging Face tensors, reading nothing else of them.
@@ -80,19 +104,15 @@ class PolicyModel(GPTModel):
         Raises:
             CheckpointError: if a tensor is missing or its shape is another; names it.
         """
-        parameters = dict(self.named_parameters())
-        for name, layer, row in self._rows():
+        for parameter, layer, row in self._rows():
             shard = import_shard(row, layer, source, self.shape, self.topology.tp, self.topology.tp_rank)
-            parameter = parameters.pop(name)
             if shard.shape != parameter.shape:
                 raise CheckpointError(
-                    f"{' + '.join(row.hf_names(layer))}: gives shape {list(shard.shape)} for {name}, "
+                    f"{' + '.join(row.hf_names(layer))}: gives shape {list(shard.shape)}, "
                     f"config.json asks for {list(parameter.shape)}"
                 )
             with torch.no_grad():
                 parameter.copy_(shard)
-        if parameters:
-            raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 
     @torch.no_grad()
     def copy(self) -> PolicyModel:
@@ -105,37 +125,68 @@ class PolicyModel(GPTModel):
 
     @torch.no_grad()
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights under their Hugging Face names, one at a time, whole on every tp rank.
+        """All weights under their Hugging Face names, one at a time, whole on every rank.
 
-        A collective over tp: all its ranks must draw the whole iterator.
+        A collective over tp and pp: all these ranks must draw the whole iterator.
         """
-        parameters = dict(self.named_parameters())
-        for name, layer, row in self._rows():
-            shard = parameters[name].detach()
-            shards = [shard]
-            if row.dim is not None and self.topology.tp > 1:
-                shards = [torch.empty_like(shard) for _ in range(self.topology.tp)]
-                dist.all_gather(shards, shard, group=self.topology.tp_group)
+        topology = self.topology
+        for stage in range(topology.pp):
+            own = self._stage_tensors()
+            if topology.pp == 1:
+                yield from own
+                return
+            coming = [list(self._stage_shapes()) if stage == topology.pp_rank else None]
+            source = topology.stage_rank(stage)
+            dist.broadcast_object_list(coming, src=source, group=topology.pp_group)
+            for name, shape in coming[0] or []:
+                if stage == topology.pp_rank:
+                    _, tensor = next(own)
+                else:
+                    tensor = torch.empty(shape, dtype=self.config.params_dtype, device=topology.platform.device)
+                dist.broadcast(tensor, src=source, group=topology.pp_group)
+                yield name, tensor
+
+    def _stage_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The Hugging Face tensors of this pipeline stage; a collective over tp."""
+        tp = self.topology.tp
+        for parameter, layer, row in self._rows():
+            if row.copy:
+                continue
+            shards = [parameter.detach()]
+            if row.dim is not None and tp > 1:
+                shards = [torch.empty_like(shards[0]) for _ in range(tp)]
+                dist.all_gather(shards, parameter.detach(), group=self.topology.tp_group)
             yield from export_tensors(row, layer, shards, self.shape)
 
-    def _rows(self) -> Iterator[tuple[str, int, Row]]:
-        """Megatron name, layer and row of every parameter, layer by layer."""
+    def _stage_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for parameter, layer, row in self._rows():
+            if not row.copy:
+                yield from export_shapes(row, layer, parameter.shape, self.shape, self.topology.tp)
+
+    def _rows(self) -> Iterator[tuple[Tensor, int, Row]]:
+        """Every parameter of this stage with its row; the layer's number counts over the whole model.
+
+        Raises:
+            CheckpointError: if the table has no row for a parameter.
+        """
+        parameters = dict(self.named_parameters())
         engine = self.topology.platform.transformer_engine
-        for row in self.family.rows:
-            if not row.per_layer and row.only_if(self.shape):
-                yield row.megatron_name(0, engine), 0, row
-        for layer in range(self.shape.num_layers):
-            for row in self.family.rows:
+        rows = [row for row in self.family.rows if row.only_if(self.shape)]
+        for row in rows:
+            name = row.megatron_name(0, engine)
+            if not row.per_layer and name in parameters:
+                yield parameters.pop(name), 0, row
+        for index, layer in enumerate(self.decoder.layers):
+            for row in rows:
                 if row.per_layer:
-                    yield row.megatron_name(layer, engine), layer, row
+                    yield parameters.pop(row.megatron_name(index, engine)), layer.layer_number - 1, row
+        if parameters:
+            raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 
     def _rotary(self, positions: Tensor) -> Tensor:
         """Rotary angles [T, 1, 1, head_dim] of packed tokens."""
         angles = torch.outer(positions.to(torch.float32), self.inv_freq)
         return torch.cat((angles, angles), dim=-1)[:, None, None, :]
-
-    def _attention_params(self, batch: PackedBatch) -> PackedSeqParams:
-        return plan_blocks(batch.spans, batch.input_ids.device)
 
 
 def build_model(family: Family, topology: Topology, dtype: torch.dtype, source: TensorSource) -> PolicyModel:
@@ -176,6 +227,11 @@ def _transformer_config(family: Family, topology: Topology, dtype: torch.dtype) 
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         tensor_model_parallel_size=topology.tp,
+        context_parallel_size=topology.cp,
+        pipeline_model_parallel_size=topology.pp,
+        # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
+        variable_seq_lengths=topology.pp > 1,
+        moe_token_dispatcher_type="alltoall",
         sequence_parallel=topology.sequence_parallel,
         # Weights are loaded, not drawn.
         perform_initialization=False,

@@ -265,7 +265,7 @@ _QUERY_CHUNK = 512
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores of 512 queries exist at a time."""
+    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores exist for 512 queries."""
     outs, lses = [], []
     for start in range(0, q.size(2), _QUERY_CHUNK):
         scores = _scores(q, k, start, causal, scale)

@@ -36,6 +36,7 @@ from aspo_megatron.losses.aggregation import denominator_share, token_weight
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.statistics import StepStatistics
+from aspo_megatron.parallel.topology import Topology
 
 Group = Sequence[Sample]
 """Samples that share a prompt."""
@@ -97,15 +98,35 @@ class UpdateResult:
 
 @torch.no_grad()
 def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Log-probs of every response token under `model`: each sample of `groups` with its own, fp32."""
-    for micro_batch in split_by_budget(groups, limits.max_tokens):
-        weights = [[0.0] * len(group) for group in micro_batch]
-        batch = _pack(model, micro_batch, weights)
-        log_probs, _ = model(batch, limits.temperature, limits.log_prob_chunk)
+    """Log-probs of every response token under `model`: each sample of `groups` with its own, fp32.
+
+    A collective over the ranks of a replica, which pass the same groups.
+    """
+    micro_batches = split_by_budget(groups, limits.max_tokens)
+    if not micro_batches:
+        return
+    batches = [_pack(model, groups, [[0.0] * len(group) for group in groups]) for groups in micro_batches]
+
+    def forward(batches: Iterator[PackedBatch], model: PolicyModel) -> tuple[Tensor, Callable[..., Tensor]]:
+        output = model(next(batches), limits.temperature, limits.log_prob_chunk)
+        return output, lambda result, non_loss_data: result[0]
+
+    results = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=iter(batches),
+        model=model,
+        num_microbatches=len(batches),
+        seq_length=limits.max_tokens,
+        micro_batch_size=1,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    for index, (micro_batch, batch) in enumerate(zip(micro_batches, batches, strict=True)):
+        log_probs = results[index] if model.topology.is_last_stage else torch.empty_like(batch.old_log_probs)
+        log_probs = _from_last_stage(log_probs, model.topology).cpu().numpy()
         samples = [sample for group in micro_batch for sample in group]
-        parts = log_probs.cpu().numpy()
         for sample, start in zip(samples, batch.cu_seqlens[:-1].tolist(), strict=True):
-            yield sample, parts[start : start + len(sample.response_ids)]
+            yield sample, log_probs[start : start + len(sample.response_ids)]
 
 
 def update(
@@ -142,7 +163,13 @@ def update(
     optimizer.zero_grad()
     model.config.finalize_model_grads_func = _sum_gradients
     losses = get_forward_backward_func()(
-        forward_step_func=partial(_forward_step, objective=objective, limits=limits, statistics=statistics),
+        forward_step_func=partial(
+            _forward_step,
+            objective=objective,
+            limits=limits,
+            statistics=statistics,
+            is_last_stage=topology.is_last_stage,
+        ),
         data_iterator=iter(batches),
         model=optimizer.ddp,
         num_microbatches=len(batches),
@@ -151,9 +178,12 @@ def update(
         forward_only=False,
     )
     grad_norm, lr = optimizer.step()
-    loss = torch.stack(losses).sum()
+    loss = torch.stack(losses).sum() if topology.is_last_stage else torch.zeros((), device=topology.platform.device)
     dist.all_reduce(loss, group=topology.dp_group)
-    return UpdateResult(float(loss), grad_norm, lr, skipped=False, stats=statistics.reduce(topology.dp_group))
+    stats = [statistics.reduce(topology.dp_group)]
+    if topology.pp > 1:
+        dist.broadcast_object_list(stats, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+    return UpdateResult(float(_from_last_stage(loss, topology)), grad_norm, lr, skipped=False, stats=stats[0])
 
 
 def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sample], tuple[float, float]]:
@@ -170,8 +200,7 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
 
 
 def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> PackedBatch:
-    multiple = model.topology.tp if model.topology.sequence_parallel else 1
-    return pack(groups, weights, multiple_of=multiple).to(model.topology.platform.device)
+    return pack(groups, weights).to(model.topology.platform.device)
 
 
 def _forward_step(
@@ -180,17 +209,32 @@ def _forward_step(
     objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
     limits: PassLimits,
     statistics: StepStatistics,
+    is_last_stage: bool,
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """What megatron's schedule calls for a micro-batch: its loss, already scaled, and how to report it."""
     batch = next(batches)
-    log_probs, entropy = model(batch, limits.temperature, limits.log_prob_chunk)
+    result = model(batch, limits.temperature, limits.log_prob_chunk)
+    no_tokens = torch.zeros((), dtype=torch.int, device=result.device)
+
+    def report(scaled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return scaled, no_tokens, scaled.detach().clone()
+
+    if not is_last_stage:
+        return result, report
+    log_probs, entropy = result
     output = objective(batch, log_probs, entropy)
     # Through `where`, a token that does not count has no gradient, whatever its loss is.
     loss = torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
     statistics.add(output.stats)
     statistics.add_peaks(output.peaks)
-    no_tokens = torch.zeros((), dtype=torch.int, device=loss.device)
-    return loss, lambda scaled: (scaled, no_tokens, scaled.detach().clone())
+    return loss, report
+
+
+def _from_last_stage(values: Tensor, topology: Topology) -> Tensor:
+    """The last pipeline stage's `values` on every stage."""
+    if topology.pp > 1:
+        dist.broadcast(values, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+    return values
 
 
 def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **groups: Any) -> None:

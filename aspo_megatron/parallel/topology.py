@@ -26,6 +26,12 @@ class Topology:
     tp: int
     tp_rank: int
     tp_group: dist.ProcessGroup
+    cp: int
+    cp_rank: int
+    cp_group: dist.ProcessGroup
+    pp: int
+    pp_rank: int
+    pp_group: dist.ProcessGroup
     dp: int
     dp_rank: int
     dp_group: dist.ProcessGroup
@@ -37,8 +43,24 @@ class Topology:
         return self.rank == 0
 
     def ranks_of_replica(self, dp_rank: int) -> list[int]:
-        """World ranks that hold data-parallel replica `dp_rank`; megatron numbers tp fastest."""
-        return list(range(dp_rank * self.tp, (dp_rank + 1) * self.tp))
+        """World ranks that hold data-parallel replica `dp_rank`: megatron numbers tp fastest, then cp, dp, pp."""
+        size = self.tp * self.cp
+        stages = range(0, self.world_size, size * self.dp)
+        return [stage + dp_rank * size + rank for stage in stages for rank in range(size)]
+
+    @property
+    def is_first_stage(self) -> bool:
+        """True where the pipeline begins: this rank embeds tokens."""
+        return self.pp_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """True where the pipeline ends: this rank computes log-probs and the loss."""
+        return self.pp_rank == self.pp - 1
+
+    def stage_rank(self, stage: int) -> int:
+        """World rank of pipeline stage `stage` among the stages that this rank belongs to."""
+        return dist.get_global_rank(self.pp_group, stage)
 
 
 @contextmanager
@@ -53,8 +75,8 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != parallel.world_size:
         raise ConfigError(
-            f"parallel: tp={parallel.tp} x dp={parallel.dp} needs {parallel.world_size} ranks, "
-            f"{world_size} were started"
+            f"parallel: tp={parallel.tp} x cp={parallel.cp} x dp={parallel.dp} x pp={parallel.pp} needs "
+            f"{parallel.world_size} ranks, {world_size} were started"
         )
     platform = choose_platform(
         platform_config.device, int(os.environ.get("LOCAL_RANK", "0")), platform_config.threads_per_rank
@@ -69,7 +91,10 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
     else:
         dist.init_process_group(platform.backend, timeout=timeout)
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tp, distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1
+        tensor_model_parallel_size=parallel.tp,
+        context_parallel_size=parallel.cp,
+        pipeline_model_parallel_size=parallel.pp,
+        distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1,
     )
     model_parallel_cuda_manual_seed(seed)
     yield Topology(
@@ -79,6 +104,12 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         tp=parallel.tp,
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         tp_group=parallel_state.get_tensor_model_parallel_group(),
+        cp=parallel.cp,
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_group=parallel_state.get_context_parallel_group(),
+        pp=parallel.pp,
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pp_group=parallel_state.get_pipeline_model_parallel_group(),
         dp=parallel.dp,
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_group=parallel_state.get_data_parallel_group(),

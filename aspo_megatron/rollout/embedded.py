@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
@@ -35,15 +42,12 @@ class EmbeddedEngine:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
         config = AutoConfig.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
-        self._tied = (
-            {name for name in self._model.state_dict() if name == "lm_head.weight"}
-            if (config.tie_word_embeddings)
-            else set()
-        )
+        self._tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens
-        self._end_ids = torch.tensor(sorted(_end_of_sequence_ids(folder, tokenizer)), device=device)
+        ends = sorted(_end_of_sequence_ids(folder, config, tokenizer))
+        self._end_ids = torch.tensor(ends, dtype=torch.int64, device=device)
         self._version = -1
 
     @torch.no_grad()
@@ -248,12 +252,12 @@ def _truncate(probs: Tensor, sampling: SamplingConfig) -> Tensor:
     return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)
 
 
-def _end_of_sequence_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    ids: set[int] = set()
+def _end_of_sequence_ids(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """End tokens by config.json, generation_config.json or the tokenizer: each alone is wrong for some model."""
+    named = [config.eos_token_id, tokenizer.eos_token_id]
     if (folder / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        if configured is not None:
-            ids |= set(configured) if isinstance(configured, list) else {configured}
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    return ids
+        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    ids: set[int] = set()
+    for entry in named:
+        ids |= set(entry) if isinstance(entry, list) else {entry}
+    return ids - {None}

@@ -1,0 +1,107 @@
+"""Context parallelism: which tokens of a packed batch each rank computes, and how results come together again.
+
+Every span is cut into 2 x cp chunks, and rank r takes chunks r and 2 cp - 1 - r (zigzag). Later tokens attend to more,
+so this gives all ranks the same work in each span. Lengths need not be divisible by anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aspo_megatron.data.packing import Span
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Packed tokens start..stop of `span`, which are this rank's tokens from `local` on."""
+
+    local: int
+    start: int
+    stop: int
+    span: Span
+
+
+@dataclass(frozen=True)
+class ContextSlice:
+    """One rank's share of a packed batch.
+
+    `tokens`: [T_local], the packed index of each local token, the same T_local on all ranks; padding has index -1.
+    `where`: [T], the place of each packed token when the local tokens of all ranks are laid end to end.
+    """
+
+    rank: int
+    tokens: Tensor
+    chunks: tuple[Chunk, ...]
+    where: Tensor
+
+    def locate(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the `packed` indices are this rank's: their positions in `packed`, and their local indices."""
+        size = self.tokens.numel()
+        places = self.where[packed]
+        mine = (places.div(size, rounding_mode="floor") == self.rank).nonzero().squeeze(1)
+        return mine, places[mine] - self.rank * size
+
+
+def context_slice(spans: Sequence[Span], cp: int, rank: int, multiple_of: int) -> ContextSlice:
+    """The share of context-parallel rank `rank`. T_local is a multiple of `multiple_of`, and at least that."""
+    per_rank = [_chunks_of(spans, cp, other) for other in range(cp)]
+    lengths = [sum(chunk.stop - chunk.start for chunk in chunks) for chunks in per_rank]
+    size = max(-(-max(lengths) // multiple_of), 1) * multiple_of
+    where = torch.empty(sum(lengths), dtype=torch.int64)
+    for other, chunks in enumerate(per_rank):
+        for chunk in chunks:
+            place = other * size + chunk.local
+            where[chunk.start : chunk.stop] = torch.arange(place, place + chunk.stop - chunk.start)
+    tokens = torch.full((size,), -1, dtype=torch.int64)
+    for chunk in per_rank[rank]:
+        tokens[chunk.local : chunk.local + chunk.stop - chunk.start] = torch.arange(chunk.start, chunk.stop)
+    return ContextSlice(rank, tokens, tuple(per_rank[rank]), where)
+
+
+def _chunks_of(spans: Sequence[Span], cp: int, rank: int) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    local = 0
+    for span in spans:
+        length = span.stop - span.start
+        for part in (rank, 2 * cp - 1 - rank):
+            start, stop = (span.start + length * edge // (2 * cp) for edge in (part, part + 1))
+            if chunks and chunks[-1].span is span and chunks[-1].stop == start:  # neighbours: without cp, always
+                chunks[-1] = replace(chunks[-1], stop=stop)
+                local += stop - start
+                continue
+            if stop > start:
+                chunks.append(Chunk(local, start, stop, span))
+                local += stop - start
+    return chunks
+
+
+def spread(values: Tensor, positions: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
+    """[n, size] on every rank of `group`, from each rank's columns `values` [n, own] at `positions`.
+
+    For what all ranks of the group go on with in the same way: backward hands each rank the gradient of its columns.
+    """
+    spread_out: Tensor = _Spread.apply(values, positions, size, group)  # type: ignore[no-untyped-call]
+    return spread_out
+
+
+class _Spread(torch.autograd.Function):
+    """Saves the positions."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, positions: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.save_for_backward(positions)
+        whole = values.new_zeros(values.size(0), size)
+        whole[:, positions] = values
+        dist.all_reduce(whole, group=group)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (positions,) = ctx.saved_tensors
+        return grad[:, positions], None, None, None
