@@ -56,6 +56,7 @@ def train(
 
     run = load_config(config, overrides or [])
     if rank.running_under_launcher(os.environ):
+        os.environ.update(rank.slurm_environment(os.environ))
         rank.rank_main(lambda: _train_as_rank(run))
     from aspo_megatron.inputs import read_inputs
 

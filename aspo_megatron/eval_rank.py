@@ -14,6 +14,7 @@ from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import read_inputs
+from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.embedded import EmbeddedEngine
@@ -25,7 +26,7 @@ def evaluate_checkpoint(config: RunConfig, side: str, output: Path | None) -> No
     with RewardPool(config.reward) as rewards, process_grid(config.parallel, config.platform, config.seed) as topology:
         from aspo_megatron.evaluate import evaluate
 
-        problems = inputs.train if side == "train" else inputs.heldout
+        problems = from_leader(inputs.train if side == "train" else inputs.heldout)
         dtype = getattr(torch, config.model.dtype)
         engine = EmbeddedEngine(
             config.model.path, inputs.tokenizer, dtype, topology.platform.device, config.rollout.max_batch_tokens

@@ -13,7 +13,7 @@ from aspo_megatron import losses
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.errors import CheckpointError
+from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
@@ -49,6 +49,11 @@ def read_inputs(config: RunConfig) -> Inputs:
     train, heldout = load_problems(
         config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens
     )
+    if config.warmup.updates and all(problem.answer is None for problem in train):
+        raise ConfigError(
+            "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
+            "set data.train.answer_field, or warmup.updates=0"
+        )
     scorers.check(config.reward, [*train, *heldout])
     return Inputs(family, tokenizer, train, heldout)
 

@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -42,6 +43,34 @@ def running_under_launcher(env: Mapping[str, str]) -> bool:
         return True
     tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
     return "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(tasks) > 1
+
+
+def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Torchrun's variables for a task of srun; nothing where they are there already.
+
+    Rank 0 runs on the first node of the step. Its port follows from the job and step, so that jobs which share a node
+    do not meet.
+
+    Raises:
+        UserError: several nodes, and `scontrol` cannot name the first.
+    """
+    if "RANK" in env or "SLURM_PROCID" not in env:
+        return {}
+    address = "127.0.0.1"
+    if int(env.get("SLURM_STEP_NUM_NODES", "1")) > 1:
+        command = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
+        try:
+            address = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        except (OSError, subprocess.CalledProcessError, IndexError) as error:
+            raise UserError(f"{' '.join(command)} failed ({error}): the address of rank 0 is not known") from error
+    job, step = int(env["SLURM_JOB_ID"]), int(env["SLURM_STEP_ID"])
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(10000 + (job * 7 + step) % 20000),
+    }
 
 
 def rank_main(main: Callable[[], int]) -> NoReturn:

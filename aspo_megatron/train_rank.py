@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.progress import progress_display
 from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.embedded import EmbeddedEngine
@@ -37,6 +39,8 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
     from aspo_megatron.trainer import Trainer
     from aspo_megatron.warmup import warm_up
 
+    # Some reasoning-gym families draw other problems in each process.
+    inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
     dtype = getattr(torch, config.model.dtype)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))

@@ -54,7 +54,8 @@ Layout = Callable[[ModelShape, int], list[Piece]]
 class Row:
     """One Megatron parameter. `{}` in a name stands for the layer's number; `dim` None means not split over tp.
 
-    `copy`: read, but not exported. `te_name`: the name where Transformer Engine fuses a norm into the linear layer that follows.
+    `copy`: read, but not exported. `te_name`: the name where Transformer Engine fuses a norm into the linear layer that
+    follows.
     """
 
     megatron: str

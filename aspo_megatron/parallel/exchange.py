@@ -35,6 +35,13 @@ def gather(value: T) -> list[T]:
     return [entry for entry in values if entry is not None]
 
 
+def from_leader(value: T) -> T:
+    """The leader's value on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def to_replicas(
     groups: Sequence[Sequence[Sample]], groups_per_batch: int, topology: Topology
 ) -> list[list[list[Sample]]]:

@@ -1,0 +1,35 @@
+"""Tasks of srun become ranks."""
+
+import pytest
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.rank import running_under_launcher, slurm_environment
+
+TASK = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_JOB_ID": "71",
+    "SLURM_STEP_ID": "0",
+}
+
+
+def test_a_task_on_one_node():
+    assert running_under_launcher(TASK)
+    found = slurm_environment(TASK)
+    assert found["RANK"] == "3"
+    assert found["LOCAL_RANK"] == "1"
+    assert found["WORLD_SIZE"] == "4"
+    assert found["MASTER_ADDR"] == "127.0.0.1"
+    assert slurm_environment(TASK | {"SLURM_JOB_ID": "72"})["MASTER_PORT"] != found["MASTER_PORT"]
+
+
+def test_torchrun_wins():
+    assert slurm_environment(TASK | {"RANK": "0", "WORLD_SIZE": "4"}) == {}
+
+
+def test_several_nodes_without_scontrol(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="scontrol show hostnames"):
+        slurm_environment(TASK | {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "node[1-2]"})
