@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aspo_megatron import rank
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
 from aspo_megatron.errors import ConfigError, UserError
@@ -103,8 +103,9 @@ def evaluate(
     settings = [
         f"model.path={model}",
         "model.init=pretrained",
-        f"parallel={{tp: 1, dp: {processes}}}",
+        f"parallel={ParallelConfig(dp=processes).model_dump_json()}",
         f"platform.threads_per_rank={threads}",
+        "warmup.updates=0",
     ]
     if problems is not None:
         settings += [f"data.train={{kind: jsonl, path: {problems}}}", "data.heldout=null", "data.heldout_fraction=0"]

@@ -29,62 +29,18 @@ class Platform(ABC):
 
     device: torch.device
     backend: str
+    transformer_engine: bool
+    """Whether layers are Transformer Engine's; megatron's local ones otherwise."""
+
+    def __init__(self) -> None:
+        self._originals: list[tuple[Any, str, Any]] = []
 
     @abstractmethod
     def install(self) -> None:
         """Make megatron-core run on this platform. Call before the first import of `megatron`."""
 
-    @abstractmethod
     def uninstall(self) -> None:
-        """Undo `install`."""
-
-    @property
-    @abstractmethod
-    def transformer_engine(self) -> bool:
-        """Whether layers are Transformer Engine's; megatron's local ones otherwise."""
-
-
-class CudaPlatform(Platform):
-    """One GPU per rank, NCCL, Transformer Engine if it is installed."""
-
-    backend = "nccl"
-
-    def __init__(self, local_rank: int) -> None:
-        self.device = torch.device("cuda", local_rank)
-
-    def install(self) -> None:
-        """Choose this rank's GPU."""
-        torch.cuda.set_device(self.device)
-
-    def uninstall(self) -> None:
-        """Nothing was replaced."""
-
-    @property
-    def transformer_engine(self) -> bool:
-        """See `Platform`."""
-        return importlib.util.find_spec("transformer_engine") is not None
-
-
-class CpuPlatform(Platform):
-    """No GPU: gloo, megatron's local layers, and a stand-in for each CUDA call that megatron-core makes."""
-
-    backend = "gloo"
-    device = torch.device("cpu")
-    transformer_engine = False
-
-    def __init__(self, threads: int = 1) -> None:
-        self._threads = threads
-        self._originals: list[tuple[Any, str, Any]] = []
-
-    def install(self) -> None:
-        """See `Platform`."""
-        torch.set_num_threads(self._threads)
-        self._replace_torch_calls()
-        self._replace_rng_tracker()
-        self._admit_sequence_parallel_norms()
-
-    def uninstall(self) -> None:
-        """See `Platform`."""
+        """Undo `install`: put back all that it replaced."""
         while self._originals:
             owner, name, original = self._originals.pop()
             if original is _INHERITED:
@@ -95,6 +51,64 @@ class CpuPlatform(Platform):
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         self._originals.append((owner, name, owner.__dict__.get(name, _INHERITED)))
         setattr(owner, name, value)
+
+    def _complete_local_norms(self) -> None:
+        """Make megatron's norm for local layers fit for sequence parallelism and bf16."""
+        # transformer/torch_norm.py refuses sequence parallelism, because nothing marks the norm's weight. Marked, its
+        # gradient is summed over tp by megatron's finalize_model_grads like that of any other norm. It also leaves the
+        # weight in fp32, where Transformer Engine's norms and Hugging Face have the model's dtype.
+        from megatron.core.transformer.torch_norm import WrappedTorchNorm
+
+        build = WrappedTorchNorm.__new__
+
+        def build_and_mark(cls: type, config: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
+            wanted, config.sequence_parallel = config.sequence_parallel, False
+            try:
+                norm: torch.nn.Module = build(cls, config, *args, **kwargs)
+            finally:
+                config.sequence_parallel = wanted
+            norm.to(config.params_dtype)
+            for parameter in norm.parameters():
+                parameter.sequence_parallel = wanted  # type: ignore[attr-defined]
+            return norm
+
+        self._replace(WrappedTorchNorm, "__new__", staticmethod(build_and_mark))
+
+
+class CudaPlatform(Platform):
+    """One GPU per rank, NCCL, Transformer Engine if it is installed."""
+
+    backend = "nccl"
+
+    def __init__(self, local_rank: int) -> None:
+        super().__init__()
+        self.device = torch.device("cuda", local_rank)
+        self.transformer_engine = importlib.util.find_spec("transformer_engine") is not None
+
+    def install(self) -> None:
+        """See `Platform`."""
+        torch.cuda.set_device(self.device)
+        if not self.transformer_engine:
+            self._complete_local_norms()
+
+
+class CpuPlatform(Platform):
+    """No GPU: gloo, megatron's local layers, and a stand-in for each CUDA call that megatron-core makes."""
+
+    backend = "gloo"
+    device = torch.device("cpu")
+    transformer_engine = False
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__()
+        self._threads = threads
+
+    def install(self) -> None:
+        """See `Platform`."""
+        torch.set_num_threads(self._threads)
+        self._replace_torch_calls()
+        self._replace_rng_tracker()
+        self._complete_local_norms()
 
     def _replace_torch_calls(self) -> None:
         # torch.empty(..., device=torch.cuda.current_device()) all over megatron.core.
@@ -123,25 +137,6 @@ class CpuPlatform(Platform):
         self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
         self._replace(megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state))
-
-    def _admit_sequence_parallel_norms(self) -> None:
-        # transformer/torch_norm.py refuses sequence parallelism, because nothing marks the norm's weight. Marked, its
-        # gradient is summed over tp by megatron's finalize_model_grads like that of any other norm.
-        from megatron.core.transformer.torch_norm import WrappedTorchNorm
-
-        build = WrappedTorchNorm.__new__
-
-        def build_and_mark(cls: type, config: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
-            wanted, config.sequence_parallel = config.sequence_parallel, False
-            try:
-                norm: torch.nn.Module = build(cls, config, *args, **kwargs)
-            finally:
-                config.sequence_parallel = wanted
-            for parameter in norm.parameters():
-                parameter.sequence_parallel = wanted  # type: ignore[attr-defined]
-            return norm
-
-        self._replace(WrappedTorchNorm, "__new__", staticmethod(build_and_mark))
 
 
 def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
