@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +87,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write every response to this JSONL file.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes; each holds the model and asks its share.")] = 1,
 ) -> None:
-    r"""Evaluate a model: avg@K and pass@K on a file of problems, or on a run's held-out problems.
+    """Evaluate a model: avg@K and pass@K on a file of problems, or on a run's held-out problems.
 
     \b
       aspo eval runs/quickstart/hf --config runs/quickstart/config.yaml
@@ -121,6 +123,67 @@ def evaluate(
         side = "heldout" if problems is None else "train"
         argv = [str(saved), side, str(output or "")]
         raise typer.Exit(launch("aspo_megatron.eval_rank", argv, processes, threads, log_dir=Path(folder) / "logs"))
+
+
+@app.command()
+def check(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]", help="Hugging Face folder; else a small built-in model.")
+    ] = None,
+    layouts: Annotated[
+        list[str] | None, typer.Option("--layouts", metavar="LAYOUT...", help="Layouts to check, e.g. tp=2,sp cp=2.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    loss: Annotated[str, typer.Option(help="Policy loss, see `aspo losses`.")] = "aspo",
+    aggregation: Annotated[str, typer.Option(help="Aggregation of the loss.")] = "token-mean",
+    ranks: Annotated[int, typer.Option(min=1, help="Most ranks to start for the default layouts.")] = 4,
+    gradient_tolerance: Annotated[float, typer.Option(help="Relative to a parameter's largest gradient.")] = 2e-5,
+    weight_tolerance: Annotated[float, typer.Option(help="Absolute, after two updates.")] = 1e-6,
+) -> None:
+    """Prove on this machine that layouts compute the same: loss, gradients of every parameter, weights after updates.
+
+    Each row makes the same two ASPO updates in fp32 and is compared with one process; exit code 1 if any row fails.
+    Differences that are due to rounding grow with the model: for a large one, see the Hugging Face row first.
+
+    \b
+      aspo check
+      aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
+    """
+    from aspo_megatron import check as checks
+    from aspo_megatron.models.family import read_family
+
+    # `--layouts tp=2 cp=2`: an option takes one value, so the further ones arrive as arguments.
+    chosen = [*(layouts or []), *(text for text in arguments or [] if "=" in text)]
+    models = [text for text in arguments or [] if "=" not in text]
+    if len(models) > 1:
+        raise ConfigError(f"one model at a time, not {' and '.join(models)}")
+    with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
+        work = Path(folder)
+        path = Path(models[0]) if models else checks.make_built_in(work / "built-in")
+        chosen = chosen or checks.layouts_for(read_family(path), ranks)
+        rows = []
+        typer.echo(
+            f"{'layout':<20} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient"
+        )
+        for row in checks.run_check(
+            path,
+            chosen,
+            work,
+            loss=loss,
+            aggregation=aggregation,
+            device="cpu",
+            tolerances=checks.Tolerances(gradient_tolerance, weight_tolerance),
+        ):
+            rows.append(row)
+            weight = "-" if row.weight_difference is None else f"{row.weight_difference:.1e}"
+            typer.echo(
+                f"{row.layout:<20} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
+                f"{weight:>10}  {'pass' if row.passed else 'FAIL'}  {row.gradient_name}"
+            )
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    if not all(row.passed for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -82,8 +82,10 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
     the process group while an exception is on its way: the others would fail before this rank's error is recorded.
     """
     # megatron-core warns, in every rank and ten times over, that Transformer Engine and Apex are not installed and
-    # about what that means for CUDA. Which layers are used is chosen (`Platform`), and this would bury what is shown.
+    # about what that means for CUDA, and makes torch warn of names that it still uses. The user can do nothing about
+    # it (which layers are used is up to `Platform`), and it would bury what is shown.
     warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     try:
         code = main()
     except UserError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -124,14 +124,15 @@ class PolicyModel(GPTModel):
         return twin
 
     @torch.no_grad()
-    def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def hf_tensors(self, take: Callable[[Tensor], Tensor] = Tensor.detach) -> Iterator[tuple[str, Tensor]]:
         """All weights under their Hugging Face names, one at a time, whole on every rank.
 
-        A collective over tp and pp: all these ranks must draw the whole iterator.
+        A collective over tp and pp: all these ranks must draw the whole iterator. `take` may choose something else
+        that each parameter has, in its shape: its gradient.
         """
         topology = self.topology
         for stage in range(topology.pp):
-            own = self._stage_tensors()
+            own = self._stage_tensors(take)
             if topology.pp == 1:
                 yield from own
                 return
@@ -146,16 +147,17 @@ class PolicyModel(GPTModel):
                 dist.broadcast(tensor, src=source, group=topology.pp_group)
                 yield name, tensor
 
-    def _stage_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _stage_tensors(self, take: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The Hugging Face tensors of this pipeline stage; a collective over tp."""
         tp = self.topology.tp
         for parameter, layer, row in self._rows():
             if row.copy:
                 continue
-            shards = [parameter.detach()]
+            shard = take(parameter)
+            shards = [shard]
             if row.dim is not None and tp > 1:
-                shards = [torch.empty_like(shards[0]) for _ in range(tp)]
-                dist.all_gather(shards, parameter.detach(), group=self.topology.tp_group)
+                shards = [torch.empty_like(shard) for _ in range(tp)]
+                dist.all_gather(shards, shard, group=self.topology.tp_group)
             yield from export_tensors(row, layer, shards, self.shape)
 
     def _stage_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:

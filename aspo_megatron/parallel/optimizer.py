@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig
 from aspo_megatron.parallel.model import PolicyModel
@@ -21,6 +24,7 @@ class Optimizer:
         self, model: PolicyModel, config: OptimizerConfig, updates: int, *, distributed_optimizer: bool
     ) -> None:
         """`updates`: how many there will be, the length of a decaying schedule."""
+        self._distributed = distributed_optimizer
         self.ddp = DistributedDataParallel(
             model.config,
             # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
@@ -69,6 +73,20 @@ class Optimizer:
         """Forget the gradients of the last update."""
         self.ddp.zero_grad_buffer()
         self._adam.zero_grad()
+
+    @torch.no_grad()
+    def hf_gradients(self, model: PolicyModel) -> Iterator[tuple[str, Tensor]]:
+        """The gradients of the last update (after clipping), fp32, by the Hugging Face names of their parameters.
+
+        A collective over all ranks. For checks.
+        """
+        for group in self.ddp.bucket_groups:
+            for bucket in group.buckets if self._distributed else ():
+                # A rank has the sum over replicas of its own slice only: fetch the others.
+                ranks = group.intra_distributed_optimizer_instance_group
+                slices = list(bucket.grad_data.chunk(ranks.size()))
+                dist.all_gather(slices, slices[ranks.rank()].clone(), group=ranks)
+        yield from model.hf_tensors(lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
 
     def step(self) -> tuple[float, float]:
         """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""

@@ -1,0 +1,216 @@
+"""`aspo check`: the same two updates in several layouts, compared parameter by parameter with one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from torch import Tensor
+
+from aspo_megatron import losses
+from aspo_megatron.check_rank import Spec
+from aspo_megatron.checkpoint.hf import RandomTensors, check_weights, hf_shapes, write_folder
+from aspo_megatron.config import ParallelConfig
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.launch import launch
+from aspo_megatron.models.family import Family, read_family
+
+ONE_PROCESS = "one process"
+HUGGING_FACE = "hugging face"
+_FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
+_LAYOUTS = (
+    "tp=2",
+    "tp=2,sp",
+    "pp=2",
+    "cp=2",
+    "dp=2",
+    "dp=2,distopt",
+    "tp=2,cp=2,sp",
+    "tp=2,pp=2",
+    "pp=2,cp=2",
+    "tp=2,dp=2,distopt",
+)
+_BUILT_IN = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 515,  # not a multiple of any tp
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """`gradient`: of a parameter, relative to its largest gradient. `weight`: absolute, after two updates."""
+
+    gradient: float = 2e-5
+    weight: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layout. Differences are from one process; `weight_difference` is None for Hugging Face."""
+
+    layout: str
+    loss: float
+    grad_norm: float
+    gradient_difference: float
+    gradient_name: str
+    weight_difference: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class _Result:
+    loss: list[float]
+    grad_norm: float
+    gradients: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+def parse_layout(text: str) -> ParallelConfig:
+    """A layout such as `tp=2,pp=2,sp`.
+
+    Raises:
+        ConfigError: names the part that is wrong.
+    """
+    settings: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if part in _FLAGS:
+            settings[_FLAGS[part]] = True
+        elif key in ("tp", "pp", "cp", "dp") and value.isdigit():
+            settings[key] = int(value)
+        else:
+            raise ConfigError(f"layout {text!r}: {part!r} is none of tp=N, pp=N, cp=N, dp=N, {', '.join(_FLAGS)}")
+    try:
+        return ParallelConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+def layouts_for(family: Family, most_ranks: int) -> list[str]:
+    """The default layouts that fit the model and the number of ranks."""
+    fitting = []
+    for text in _LAYOUTS:
+        layout = parse_layout(text)
+        try:
+            family.check_layout(layout)
+        except ConfigError:
+            continue
+        if layout.world_size <= most_ranks:
+            fitting.append(text)
+    return fitting
+
+
+def make_built_in(folder: Path) -> Path:
+    """A small random Qwen2 with tied embeddings; norms and biases are random too."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(_BUILT_IN))
+    shapes = hf_shapes(folder)
+    random = RandomTensors(shapes, std=0.1, seed=0)
+    noise = torch.Generator().manual_seed(0)
+    tensors = (
+        (name, random.read_whole(name) + 0.1 * torch.randn(shape, generator=noise) * (len(shape) == 1))
+        for name, shape in shapes.items()
+    )
+    model = folder / "model"
+    write_folder(model, tensors, _BUILT_IN, tokenizer_from=folder)
+    return model
+
+
+def run_check(
+    model: Path,
+    layouts: Sequence[str],
+    work: Path,
+    *,
+    loss: str,
+    aggregation: str,
+    device: str,
+    tolerances: Tolerances,
+) -> Iterable[Row]:
+    """The rows of the table, each as soon as it is known; the first two are one process and Hugging Face.
+
+    Args:
+        model: Hugging Face folder.
+        layouts: as `parse_layout` reads them.
+        work: a folder for what the ranks write.
+        loss: name of the policy loss.
+        aggregation: of the loss.
+        device: `cpu` or `cuda`.
+        tolerances: what passes.
+
+    Raises:
+        UserError: the model, a layout or the loss cannot be used.
+    """
+    family = read_family(model)
+    check_weights(model)
+    losses.build(loss, {})
+    for text in layouts:
+        family.check_layout(parse_layout(text))
+
+    def run(name: str, parallel: dict[str, Any], processes: int) -> _Result:
+        stem = work / name.replace(" ", "-")
+        spec = Spec(
+            str(model), parallel, loss, aggregation, device, str(work / "log-probs.safetensors"), f"{stem}.safetensors"
+        )
+        stem.with_suffix(".json").write_text(json.dumps(asdict(spec)))
+        code = launch("aspo_megatron.check_rank", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
+        if code:
+            raise SystemExit(code)
+        return _read(Path(spec.result))
+
+    def one_layout(text: str) -> _Result:
+        layout = parse_layout(text)
+        return run(text, layout.model_dump(), layout.world_size)
+
+    expected = run(ONE_PROCESS, ParallelConfig().model_dump(), 1)
+    yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm, 0.0, "", 0.0, passed=True)
+    yield _compare(HUGGING_FACE, run(HUGGING_FACE, {}, 1), expected, tolerances)
+    for text in layouts:
+        yield _compare(text, one_layout(text), expected, tolerances)
+
+
+def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -> Row:
+    """Every parameter must be there; NaN passes nowhere."""
+    if got.gradients.keys() != want.gradients.keys():
+        names = sorted(got.gradients.keys() ^ want.gradients.keys())
+        return Row(
+            layout, got.loss[0], got.grad_norm, float("inf"), f"only on one side: {names[0]}", None, passed=False
+        )
+    relative = {
+        name: float((got.gradients[name] - gradient).abs().max() / gradient.abs().max())
+        for name, gradient in want.gradients.items()
+    }
+    worst = max(relative, key=lambda name: relative[name])
+    weight = None
+    if got.weights:
+        weight = max(float((got.weights[name] - tensor).abs().max()) for name, tensor in want.weights.items())
+    passed = all(value <= tolerances.gradient for value in relative.values())
+    passed &= weight is None or weight <= tolerances.weight
+    return Row(layout, got.loss[0], got.grad_norm, relative[worst], worst, weight, passed)
+
+
+def _read(path: Path) -> _Result:
+    gradients: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        for key in file.keys():  # noqa: SIM118 (not a dict)
+            kind, _, name = key.partition(":")
+            (gradients if kind == "gradient" else weights)[name] = file.get_tensor(key)
+    return _Result(json.loads(metadata["loss"]), json.loads(metadata["grad_norm"]), gradients, weights)

@@ -1,0 +1,169 @@
+"""What one rank of `aspo check` does: `python -m aspo_megatron.check_rank SPEC.json`.
+
+Two updates on a batch that makes every part of the loss act: ratios far from 1 on both sides, both signs of advantage,
+ragged lengths, a response that is masked wholly, a replica with fewer tokens than the others, many micro-batches.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from aspo_megatron import losses
+from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.config import LossConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.data.packing import pack
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.parallel.topology import process_grid
+
+_TEMPERATURE = 0.8
+_MAX_RESPONSE = 24
+_LENGTHS = ((1, 2, 9, 24, 3), (5, 1, 14), (12, 1, 6), (8, 8), (2, 5, 17))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One row of the check.
+
+    `parallel`: the layout; empty for Hugging Face. `log_probs`: file with the current log-probs, from which the batch's
+    old and reference ones are shifted; the first row writes it.
+    """
+
+    model: str
+    parallel: dict[str, Any]
+    loss: str
+    aggregation: str
+    device: str
+    log_probs: str
+    result: str
+
+    @property
+    def loss_config(self) -> LossConfig:
+        """Every term of the objective is on."""
+        return LossConfig.model_validate(
+            {"name": self.loss, "aggregation": self.aggregation, "kl_coef": 0.05, "entropy_coef": 0.01}
+        )
+
+
+def make_groups(family: Family) -> list[list[Sample]]:
+    """The batch's prompts and responses, without log-probs."""
+    random = np.random.default_rng(0)
+    groups: list[list[Sample]] = []
+    for number, lengths in enumerate(_LENGTHS):
+        prompt = random.integers(0, family.vocab_size, 3 + 4 * number)
+        groups.append([])
+        for length in lengths:
+            mask = (random.random(length) < 0.9) | (length < 3)
+            groups[-1].append(
+                Sample(
+                    problem_id=str(number),
+                    group=number,
+                    prompt_ids=prompt,
+                    response_ids=random.integers(0, family.vocab_size, length),
+                    response_mask=mask & (length != 12),
+                    rollout_log_probs=np.zeros(length, dtype=np.float32),
+                    weight_version=0,
+                    finish_reason="stop",
+                    advantage=float(random.normal()),
+                )
+            )
+    return groups
+
+
+def shift_log_probs(groups: list[list[Sample]], base: torch.Tensor) -> None:
+    """Old and reference log-probs: those of the current policy, shifted so that the ratios leave the clip range."""
+    random = np.random.default_rng(1)
+    start = 0
+    for sample in (sample for group in groups for sample in group):
+        size = len(sample.response_ids)
+        log_probs = base[start : start + size].numpy()
+        sample.old_log_probs = log_probs + random.normal(0.0, 0.8, size).astype(np.float32)
+        sample.ref_log_probs = log_probs + random.normal(0.0, 0.4, size).astype(np.float32)
+        start += size
+
+
+def check_layout(spec: Spec) -> None:
+    """Two updates in a layout; the leader writes loss, gradient norm, gradients and weights, by Hugging Face name."""
+    parallel = ParallelConfig.model_validate(spec.parallel)
+    with process_grid(parallel, PlatformConfig(device=spec.device, timeout_minutes=5), seed=1) as topology:
+        from aspo_megatron.parallel.model import build_model
+        from aspo_megatron.parallel.optimizer import Optimizer
+        from aspo_megatron.parallel.step import Objective, PassLimits, aggregation_of, score, update
+
+        family = read_family(Path(spec.model))
+        with SafetensorsFolder(Path(spec.model)) as weights:
+            model = build_model(family, topology, torch.float32, weights)
+        groups = make_groups(family)
+        limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
+        if not Path(spec.log_probs).exists():  # the first row is one process
+            scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, limits)}
+            base = torch.cat([scored[id(sample)] for group in groups for sample in group])
+            save_file({"log_probs": base}, spec.log_probs)
+        shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
+        # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
+        settings = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
+        optimizer = Optimizer(model, settings, 2, distributed_optimizer=parallel.distributed_optimizer)
+        objective = Objective(losses.build(spec.loss, {}), spec.loss_config)
+        weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
+        own = groups[topology.dp_rank :: topology.dp]
+        first = update(model, optimizer, own, objective, weighting, limits)
+        gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
+        second = update(model, optimizer, own, objective, weighting, limits)
+        result = gradients | {f"weight:{name}": tensor.clone() for name, tensor in model.hf_tensors()}
+        if topology.is_leader:
+            _write(spec, [first.loss, second.loss], first.grad_norm, first.stats, result)
+        dist.barrier()
+
+
+def check_hugging_face(spec: Spec) -> None:
+    """Loss and gradients of the same batch by transformers, one sample at a time, without packing."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from aspo_megatron.parallel.platform import CpuPlatform, installed
+
+    with installed(CpuPlatform()):
+        from aspo_megatron.parallel.step import Objective, aggregation_of
+
+    logging.disable_progress_bar()
+    family = read_family(Path(spec.model))
+    groups = make_groups(family)
+    shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
+    model = AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation="eager")
+    weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
+    denominator = sum(weighting(sample)[1] for group in groups for sample in group)
+    objective = Objective(losses.build(spec.loss, {}), spec.loss_config)
+    total = torch.zeros(())
+    for sample in (sample for group in groups for sample in group):
+        batch = pack([[sample]], [[weighting(sample)[0] / denominator]])
+        tokens = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.response_ids]))[None]
+        logits = model(tokens).logits[0, len(sample.prompt_ids) - 1 : -1]
+        log_p = torch.log_softmax(logits / _TEMPERATURE, dim=-1)
+        log_probs = log_p.gather(1, batch.targets[:, None]).squeeze(1)
+        output = objective(batch, log_probs, -(log_p.exp() * log_p).sum(-1))
+        total = total + torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+    total.backward()
+    gradients = {f"gradient:{name}": parameter.grad for name, parameter in model.named_parameters()}
+    norm = torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm()
+    _write(spec, [float(total.detach())], float(norm), {}, gradients)
+
+
+def _write(
+    spec: Spec, loss: list[float], norm: float, stats: dict[str, float], tensors: dict[str, torch.Tensor]
+) -> None:
+    metadata = {"loss": json.dumps(loss), "grad_norm": json.dumps(norm), "stats": json.dumps(stats)}
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, spec.result, metadata=metadata)
+
+
+if __name__ == "__main__":
+    row = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    check_hugging_face(row) if row.parallel == {} else check_layout(row)

@@ -1,0 +1,48 @@
+"""`aspo check`: the built-in model in one layout, a failing row, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aspo_megatron.cli", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_a_layout_passes_and_an_impossible_tolerance_fails(tmp_path):
+    rows = tmp_path / "rows.json"
+    passing = run("--layouts", "tp=2,sp", "--json", str(rows))
+    assert passing.returncode == 0, passing.stderr
+    found = {row["layout"]: row for row in json.loads(rows.read_text())}
+    assert list(found) == ["one process", "hugging face", "tp=2,sp"]
+    assert 0 < found["tp=2,sp"]["gradient_difference"] <= 2e-5
+    assert found["tp=2,sp"]["weight_difference"] <= 1e-6
+    assert found["hugging face"]["loss"] == pytest.approx(found["one process"]["loss"], rel=1e-5)
+    assert found["hugging face"]["grad_norm"] == pytest.approx(found["one process"]["grad_norm"], rel=1e-5)
+
+    failing = run("--layouts", "cp=2", "--gradient-tolerance", "1e-12", "--loss", "grpo")
+    assert failing.returncode == 1
+    assert "FAIL" in failing.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layouts", "tp=x"], "'tp=x' is none of"),
+        (["--layouts", "sp"], "sequence_parallel needs tp > 1"),
+        (["--layouts", "tp=3"], "parallel.tp=3 does not divide"),
+        (["--layouts", "pp=3"], "parallel.pp=3 does not divide"),
+        (["no-such-folder"], "there is no folder no-such-folder"),
+        (["--loss", "aspro"], "aspo"),
+    ],
+)
+def test_refused(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
