@@ -160,7 +160,10 @@ def _start(module: str, argv: Sequence[str], number: int, env: Mapping[str, str]
     log_path, report = log_dir / f"rank{number}.log", Path(env[REPORT_VARIABLE])
     log_dir.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "aspo_megatron.rank", module, *argv]
+    # When a rank is killed, Python's resource tracker frees what the rank's workers shared, and warns of it after the
+    # last line that matters.
+    python = [sys.executable, "-W", "ignore:resource_tracker:UserWarning"]
+    command = [*python, "-m", "aspo_megatron.rank", module, *argv]
     log = log_path.open("wb", buffering=0)
     # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
     process = subprocess.Popen(

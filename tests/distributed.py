@@ -24,7 +24,12 @@ from typing import Any, ParamSpec, Self, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_IMPORTED_ONCE = ["pytest", "torch", "transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"]
+_IMPORTED_ONCE = [
+    "pytest",
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+]
 """Not megatron-core, which wants to be imported where its platform is installed."""
 
 
@@ -133,6 +138,25 @@ class Ranks:
                     raise RankError(f"rank {number} of {world_size}:\n{result}")
                 results[number] = result
         return [results[number] for number in range(world_size)]
+
+
+def once(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, called once for the same arguments: what it returned, or raised, is kept for those who ask again."""
+    kept: dict[Any, tuple[R | None, BaseException | None]] = {}
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = (args, tuple(sorted(kwargs.items())))
+        if key not in kept:
+            try:
+                kept[key] = function(*args, **kwargs), None
+            except Exception as error:
+                kept[key] = None, error
+        result, failure = kept[key]
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
+
+    return call
 
 
 def _serve(pipe: Connection) -> None:

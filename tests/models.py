@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -48,6 +56,14 @@ def qwen2_folder(path: Path, tied: bool, **sizes: Any) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _save(Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "tie_word_embeddings": tied, **sizes})), path)
+
+
+def qwen3_folder(path: Path, tied: bool, **sizes: Any) -> Path:
+    """As `llama_folder`, a Qwen3: with a norm on each head's query and key, and heads of 8 (hidden size / heads: 4)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fields = {**SIZES, "head_dim": 8, "tie_word_embeddings": tied, **sizes}
+        return _save(Qwen3ForCausalLM(Qwen3Config(**fields)), path)
 
 
 @torch.no_grad()

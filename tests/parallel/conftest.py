@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from distributed import Ranks
-from models import llama_folder, qwen2_folder
 
 
 @pytest.fixture(scope="session")
@@ -19,13 +18,14 @@ def ranks() -> Iterator[Ranks]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny random models, by name."""
+    from models import llama_folder, qwen2_folder, qwen3_folder
+
     root = tmp_path_factory.mktemp("models")
     return {
         "llama-tied": llama_folder(root / "llama-tied", tied=True),
         "llama": llama_folder(root / "llama", tied=False),
         "qwen2": qwen2_folder(root / "qwen2", tied=False),
-        "two-kv-heads": qwen2_folder(
-            root / "two-kv-heads", tied=False, num_attention_heads=4, num_key_value_heads=2
-        ),
+        "qwen3": qwen3_folder(root / "qwen3", tied=True),
+        "two-kv-heads": qwen2_folder(root / "two-kv-heads", tied=False, num_attention_heads=4, num_key_value_heads=2),
         "one-kv-head": llama_folder(root / "one-kv-head", tied=True, num_attention_heads=4, num_key_value_heads=1),
     }

@@ -1,0 +1,161 @@
+"""Bad input: one clear line, exit code 2, and no process started. Nothing of a run folder is made either."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from aspo_megatron import cli
+
+from .command import SETTINGS, TINY_MODEL, Finished, aspo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with random weights."""
+    folder = Path(shutil.copytree(TINY_MODEL, tmp_path_factory.mktemp("whole") / "model"))
+    weights = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).state_dict()
+    del weights["lm_head.weight"]  # tied
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def jsonl(path: Path, *records: object) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return f"data.train={{kind: jsonl, path: {path}, prompt_field: prompt}}"
+
+
+def truncated_weights(folder: Path, model_folder: Path) -> list[str]:
+    path = Path(shutil.copytree(model_folder, folder / "model")) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    return ["model.path=model", "model.init=pretrained"]
+
+
+def missing_tensor(folder: Path, model_folder: Path) -> list[str]:
+    config = json.loads((model_folder / "config.json").read_text())
+    shutil.copytree(model_folder, folder / "model")
+    (folder / "model" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))
+    return ["model.path=model", "model.init=pretrained"]
+
+
+def no_answer(folder: Path, model_folder: Path) -> list[str]:
+    return [jsonl(folder / "data.jsonl", {"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "solution": "2"})]
+
+
+def long_prompt(folder: Path, model_folder: Path) -> list[str]:
+    records = [
+        {"id": "short", "prompt": "1 + 1 =", "answer": "2"},
+        {"id": "endless", "prompt": "1 + " * 200, "answer": "2"},
+    ]
+    return [jsonl(folder / "data.jsonl", *records), "data.heldout_fraction=0", "reward.kind=math"]
+
+
+def used_output(folder: Path, model_folder: Path) -> list[str]:
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.jsonl").write_text("{}\n")
+    return []
+
+
+def output_below_a_file(folder: Path, model_folder: Path) -> list[str]:
+    (folder / "file").write_text("")
+    return ["output_dir=file/run"]
+
+
+def bad_tokenizer(folder: Path, model_folder: Path) -> list[str]:
+    shutil.copytree(model_folder, folder / "model")
+    (folder / "model" / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    return ["model.path=model"]
+
+
+def only(*overrides: str) -> Callable[[Path, Path], list[str]]:
+    return lambda folder, model_folder: list(overrides)
+
+
+CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
+    "unknown key": (only("optimizer.learning_rat=1"), ["optimizer.learning_rat", "unknown key"]),
+    "misspelt key": (only("optimizer.wieght_decay=0"), ["did you mean optimizer.weight_decay?"]),
+    "wrong value": (only("train.steps=many"), ["train.steps", "must be a whole number"]),
+    "missing model folder": (only("model.path=models/none"), ["model.path", "models/none"]),
+    "folder without config.json": (only("model.path=."), ["model.path", "config.json"]),
+    "no weights": (only("model.init=pretrained"), [str(TINY_MODEL), "model.safetensors is missing"]),
+    "truncated weights": (truncated_weights, ["model/model.safetensors", "truncated"]),
+    "tensor missing": (missing_tensor, ["model.layers.", "missing"]),
+    "tokenizer damaged": (bad_tokenizer, ["model", "tokenizer"]),
+    "tp does not divide the heads": (only("parallel.tp=3"), ["parallel.tp=3", "attention heads (4)", "1, 2, 4"]),
+    "no data file": (only("data.train={kind: jsonl, path: none.jsonl}"), ["data.train.path", "none.jsonl"]),
+    "data without the needed field": (no_answer, ["data.jsonl:2", "'answer'", "prompt, solution", "answer_field"]),
+    "unknown task family": (only("data.train.family=chain_sums"), ["data.train.family", "'chain_sum'"]),
+    "prompt longer than the context": (long_prompt, ["problem endless", "context of 256 tokens"]),
+    "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
+    "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
+    "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
+    "reward that cannot be imported": (only("reward.kind=mine.rewards:score"), ["reward.kind", "mine"]),
+    "output folder holds another run": (used_output, ["output_dir", "run holds another run"]),
+    "output folder cannot be made": (output_below_a_file, ["output_dir", "file/run"]),
+}
+
+
+AS_COMMANDS = ["unknown key", "truncated weights", "tp does not divide the heads", "unknown reward"]
+"""Cases that are run as a user runs them; the others call what the command calls, to spare the time of its start."""
+
+
+def call_main(argv: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Finished:
+    """`aspo` in this process."""
+    monkeypatch.setattr(sys, "argv", ["aspo", *argv])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    gc.unfreeze()
+    return Finished(ended.value.code, *capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(
+    tmp_path: Path, model_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SETTINGS)
+    prepare, words = CASES[name]
+    overrides = prepare(tmp_path, model_folder)
+    there = {path.name for path in tmp_path.iterdir()}
+    processes = psutil.Process().children()
+    argv = ["train", "small.yaml", "output_dir=run", *overrides]
+    done = aspo(*argv, folder=tmp_path) if name in AS_COMMANDS else call_main(argv, monkeypatch, capfd)
+    assert done.code == 2, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert done.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == there
+    assert not (tmp_path / "run" / "logs").exists()
+    assert psutil.Process().children() == processes
+
+
+def test_no_configuration_file(tmp_path: Path) -> None:
+    done = aspo("train", "none.yaml", folder=tmp_path)
+    assert (done.code, done.stderr) == (2, "error: none.yaml: no such configuration file\n")
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    ([], "nothing to evaluate on: give --problems FILE or --config RUN/config.yaml"),
+    (["--problems", "none.jsonl"], "model.safetensors is missing"),
+], ids=["nothing to ask", "no weights"])  # fmt: skip
+def test_bad_input_of_eval(
+    argv: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = call_main(["eval", str(TINY_MODEL), *argv], monkeypatch, capfd)
+    assert done.code == 2
+    (line,) = done.stderr.splitlines()
+    assert words in line

@@ -1,0 +1,252 @@
+"""The model against Hugging Face, in fp32, in every layout: log-probs, entropy, gradients, weights."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed import Ranks, once
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.config import OptimizerConfig, ParallelConfig
+from aspo_megatron.data.packing import PackedBatch, pack
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.losses import LossOutput
+from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.step import PassLimits, score, update
+from aspo_megatron.parallel.topology import Topology, process_grid
+
+from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load
+from .memory import Allocations
+from .samples import make_groups
+
+SHAPES = [(5, (1, 2, 4, 4, 7)), (6, (3, 1)), (9, (22,)), (1, (5, 2))]
+LIMITS = PassLimits(max_tokens=1000, log_prob_chunk=7, temperature=0.7)
+
+FAMILIES = ["llama-tied", "llama", "qwen2", "qwen3"]
+CASES = [(family, layout) for family in FAMILIES for layout in LAYOUTS if "dp" not in layout] + [
+    ("two-kv-heads", "tp4"),
+    ("one-kv-head", "tp4"),
+    ("one-kv-head", "tp2-sp"),
+]
+ALL_LAYOUTS = LAYOUTS | {"tp4": ParallelConfig(tp=4)}
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
+
+
+@dataclass
+class Run:
+    """Log-probs and entropy by the number of the sample; gradients and weights by Hugging Face name."""
+
+    log_probs: dict[int, Tensor] = field(default_factory=dict)
+    entropy: dict[int, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    numbers_read: dict[str, int] = field(default_factory=dict)
+
+
+def make_samples() -> list[list[Sample]]:
+    """Samples whose advantage is their number; old and reference log-probs are the coefficients of `objective`."""
+    groups = make_groups(SHAPES)
+    generator = np.random.default_rng(5)
+    for number, sample in enumerate(sample for group in groups for sample in group):
+        sample.advantage = float(number)
+        sample.old_log_probs, sample.ref_log_probs = generator.normal(size=(2, len(sample.response_ids)))
+    return groups
+
+
+class CountingFolder:
+    """A folder of tensors that counts the numbers which are read of each."""
+
+    def __init__(self, source: SafetensorsFolder) -> None:
+        self._source = source
+        self.numbers_read: dict[str, int] = {}
+
+    def read(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        return self._count(name, self._source.read(name, dim, start, stop))
+
+    def read_whole(self, name: str) -> Tensor:
+        return self._count(name, self._source.read_whole(name))
+
+    def _count(self, name: str, tensor: Tensor) -> Tensor:
+        self.numbers_read[name] = self.numbers_read.get(name, 0) + tensor.numel()
+        return tensor
+
+
+def run_rank(layout: ParallelConfig, folder: Path) -> Run:
+    """What one rank makes of the samples; the gradient is that of sum(a * log-prob + b * entropy) / 6."""
+    run = Run()
+
+    def objective(batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        bounds = batch.cu_seqlens.tolist()
+        for start, stop in itertools.pairwise(bounds):
+            run.entropy[int(batch.advantages[start])] = entropy[start:stop].detach()
+        return LossOutput(log_probs * batch.old_log_probs + entropy * batch.ref_log_probs)
+
+    with process_grid(layout, PLATFORM, seed=1) as topology, SafetensorsFolder(folder) as tensors:
+        source = CountingFolder(tensors)
+        model = load(folder, topology, source)
+        run.numbers_read = source.numbers_read
+        run.weights = hf_weights(model)
+        groups = make_samples()
+        for sample, log_probs in score(model, groups, LIMITS):
+            run.log_probs[int(sample.advantage)] = torch.from_numpy(log_probs)
+        optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, distributed_optimizer=False)
+        update(model, optimizer, groups, objective, lambda sample: (1.0, 6.0 if sample.advantage == 0 else 0.0), LIMITS)
+        run.gradients = hf_gradients(model, optimizer, layout)
+    return run
+
+
+def hf_run(folder: Path) -> Run:
+    """The same by Hugging Face, one sample at a time."""
+    run = Run()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    loss = torch.zeros(())
+    for sample in (sample for group in make_samples() for sample in group):
+        tokens = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.response_ids]))
+        logits = model(tokens[None]).logits[0, len(sample.prompt_ids) - 1 : -1]
+        log_p = torch.log_softmax(logits / LIMITS.temperature, dim=-1)
+        log_probs = log_p.gather(1, torch.from_numpy(sample.response_ids)[:, None]).squeeze(1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        assert sample.old_log_probs is not None
+        assert sample.ref_log_probs is not None
+        loss = loss + (log_probs * torch.from_numpy(sample.old_log_probs)).sum() / 6
+        loss = loss + (entropy * torch.from_numpy(sample.ref_log_probs)).sum() / 6
+        run.log_probs[int(sample.advantage)] = log_probs.detach()
+        run.entropy[int(sample.advantage)] = entropy.detach()
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        run.weights[name] = parameter.detach()
+        run.gradients[name] = parameter.grad
+    return run
+
+
+Runs = Callable[[str, str], list[Run]]
+
+
+@pytest.fixture(scope="module")
+def runs(ranks: Ranks, folders: dict[str, Path]) -> Runs:
+    """All ranks' runs of a model in a layout; each is done once."""
+
+    @once
+    def run(family: str, layout: str) -> list[Run]:
+        config = ALL_LAYOUTS[layout]
+        return ranks.run(config.world_size, run_rank, config, folders[family])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def references(folders: dict[str, Path]) -> Callable[[str], Run]:
+    @functools.cache
+    def run(family: str) -> Run:
+        return hf_run(folders[family])
+
+    return run
+
+
+@pytest.mark.parametrize(("family", "layout"), CASES)
+def test_log_probs_and_entropy(runs: Runs, references: Callable[[str], Run], family: str, layout: str) -> None:
+    want = references(family)
+    for rank in runs(family, layout):
+        for name in ("log_probs", "entropy"):
+            got, expected = getattr(rank, name), getattr(want, name)
+            if name == "entropy" and not got:  # not on a pipeline stage before the last
+                assert ALL_LAYOUTS[layout].pp > 1
+                continue
+            assert got.keys() == expected.keys()
+            for number, values in expected.items():
+                torch.testing.assert_close(got[number], values, rtol=0, atol=2e-6 * values.abs().max().item())
+
+
+@pytest.mark.parametrize(("family", "layout"), CASES)
+def test_gradients(runs: Runs, references: Callable[[str], Run], family: str, layout: str) -> None:
+    want = references(family).gradients
+    for rank in runs(family, layout):
+        assert rank.gradients.keys() == want.keys()
+        errors = {name: relative(rank.gradients[name], want[name]) for name in want}
+        assert {name: error for name, error in errors.items() if error > 2e-5} == {}
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    assert got.shape == want.shape
+    return float((got - want).abs().max() / want.abs().max())
+
+
+@pytest.mark.parametrize(("family", "layout"), CASES)
+def test_weights_come_out_as_they_went_in(runs: Runs, folders: dict[str, Path], family: str, layout: str) -> None:
+    want = load_file(folders[family] / "model.safetensors")
+    for rank in runs(family, layout):
+        assert rank.weights.keys() == want.keys()
+        assert all(torch.equal(rank.weights[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [("llama", "tp2"), ("qwen2", "tp3"), ("qwen2", "tp2-sp"), ("one-kv-head", "tp4"), ("llama", "pp2")],
+)
+def test_a_rank_reads_its_slices_alone(runs: Runs, folders: dict[str, Path], family: str, layout: str) -> None:
+    """Over all ranks every split tensor is read once; a rank's share of it is that of its slice, give or take a row."""
+    config = ALL_LAYOUTS[layout]
+    sizes = {name: tensor.numel() for name, tensor in load_file(folders[family] / "model.safetensors").items()}
+    reads = [rank.numbers_read for rank in runs(family, layout)]
+    for name, size in sizes.items():
+        each = [read.get(name, 0) for read in reads]
+        if "norm" in name:
+            assert sorted(each) == sorted([size] * config.tp + [0] * (config.world_size - config.tp))
+        else:
+            assert sum(each) == size
+    for read in reads:
+        assert sum(read.values()) <= 1.05 * sum(sizes.values()) / config.world_size
+
+
+@pytest.fixture
+def topology() -> Iterator[Topology]:
+    with process_grid(ParallelConfig(), PLATFORM, seed=1) as grid:
+        yield grid
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_meet(topology: Topology, folders: dict[str, Path]) -> None:
+    """Other tokens in one response change its own log-probs, and not a bit of any other's."""
+    model = load(folders["qwen2"], topology)
+    groups = make_samples()
+    before = {int(sample.advantage): values for sample, values in score(model, groups, LIMITS)}
+    changed = groups[0][3]
+    changed.response_ids = (changed.response_ids + 1) % 97
+    after = {int(sample.advantage): values for sample, values in score(model, groups, LIMITS)}
+    assert {number for number in before if not np.array_equal(before[number], after[number])} == {3}
+    assert (before[3] != after[3]).all()
+
+
+def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int, int]:
+    """Shapes with the vocabulary in them that a forward and backward pass makes, and that shard's size; tokens."""
+    with process_grid(ParallelConfig(tp=tp), PLATFORM, seed=1) as topology:
+        model = load(folder, topology)
+        batch = pack(make_groups([(11, (30, 50, 40))]), [[1.0] * 3])
+        with Allocations() as allocations:
+            log_probs, entropy = model(batch, 1.0, 16)
+            (log_probs.sum() + entropy.sum()).backward()
+        shard = model.shape.padded_vocab_size // tp
+        wide = {shape for shape in allocations.shapes if shard in shape or model.shape.vocab_size in shape}
+        return wide, shard, len(batch.targets)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_logits_of_all_tokens_never_exist(ranks: Ranks, tmp_path: Path, tp: int) -> None:
+    from models import llama_folder
+
+    folder = llama_folder(tmp_path / "wide", tied=False, vocab_size=1021)
+    for shapes, shard, tokens in ranks.run(tp, vocabulary_shapes, tp, folder):
+        assert tokens == 120
+        # Logits of a chunk (120 = 7 * 16 + 8), and gradients of the embedding and of the output projection.
+        assert shapes == {(16, shard), (8, shard), (shard, 48)}
