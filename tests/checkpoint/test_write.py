@@ -29,14 +29,16 @@ def stream(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def config_of(folder: Path) -> dict[str, object]:
-    return json.loads((folder / "config.json").read_text())
+    config: dict[str, object] = json.loads((folder / "config.json").read_text())
+    return config
 
 
 @torch.no_grad()
 def logits(folder: Path) -> Tensor:
     model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(report.values()), report
-    return model(input_ids=IDS).logits
+    output: Tensor = model(input_ids=IDS).logits
+    return output
 
 
 @pytest.mark.parametrize("max_shard_bytes", [4 << 30, 40_000, 1])

@@ -76,7 +76,8 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any]:
         """summary.json."""
-        return json.loads((self.path / "summary.json").read_text())
+        summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return summary
 
 
 def start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:

@@ -117,6 +117,7 @@ def call_main(argv: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     with pytest.raises(SystemExit) as ended:
         cli.main()
     gc.unfreeze()
+    assert isinstance(ended.value.code, int)
     return Finished(ended.value.code, *capfd.readouterr())
 
 

@@ -32,7 +32,8 @@ SIGNED = {
 
 @pytest.fixture(params=["first", "tp1", "tp2", "dp2", "under_torchrun"])
 def run(request: pytest.FixtureRequest) -> RunFolder:
-    return request.getfixturevalue(request.param)
+    folder: RunFolder = request.getfixturevalue(request.param)
+    return folder
 
 
 def test_the_run_folder_is_complete(run: RunFolder) -> None:

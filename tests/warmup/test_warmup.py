@@ -54,10 +54,13 @@ class Phases(SilentProgress):
         self.labels.append(label)
 
 
-def warmed_up(updates: int, parallel: ParallelConfig, device: str = "cpu") -> tuple[dict, dict, list[str], list[str]]:
+Weights = dict[str, np.ndarray]
+
+
+def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights, list[str], list[str]]:
     """In a rank: weights before and after, greedy answers after, and the phases that were shown."""
     config = make_config(updates, parallel)
-    with process_grid(parallel, PlatformConfig(device=device), config.seed) as topology:
+    with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.rollout.embedded import EmbeddedEngine
         from aspo_megatron.warmup import warm_up
@@ -82,7 +85,7 @@ def warmed_up(updates: int, parallel: ParallelConfig, device: str = "cpu") -> tu
     return before, after, texts, progress.labels
 
 
-def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+def largest_difference(one: Weights, other: Weights) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[name] - other[name]).max()) for name in one)
 
