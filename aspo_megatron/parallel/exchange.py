@@ -30,9 +30,9 @@ def balance(sizes: Sequence[int], bins: int) -> list[int]:
 
 def gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank. For small things."""
-    values: list[T | None] = [None] * dist.get_world_size()
+    values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
-    return [entry for entry in values if entry is not None]
+    return values
 
 
 def from_leader(value: T) -> T:

@@ -7,8 +7,8 @@ For a token with hidden state h, logits z_v = (h . w_v) / T over the vocabulary,
 
 With m subtracted first, neither loses digits to the size of the logits. Tokens are taken in chunks. A chunk computes
 its logits for this rank's vocabulary shard, reduces m by one all-reduce and (s, sum exp(z - m) (z - m), z_y - m) by a
-second, and drops the logits. Saved for backward are the hidden states, the weight
-shard (both exist anyway) and four numbers a token. Backward computes a chunk's logits again, then with p = exp(z - lse)
+second, and drops the logits. Saved for backward are the hidden states and the weight shard (both exist anyway), the
+target, log-sum-exp and entropy of each token. Backward computes a chunk's logits again, then with p = exp(z - lse)
 
     d log p(y) / dz_v = [v = y] - p_v,       dH / dz_v = -p_v (z_v - lse + H)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch.distributed as dist
-from distributed import Ranks
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import packed_length
@@ -16,6 +15,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.exchange import balance, from_leader, gather, to_replicas
 from aspo_megatron.parallel.topology import process_grid
+from distributed import Ranks
 
 from .layouts import LAYOUTS, PLATFORM
 from .samples import make_group

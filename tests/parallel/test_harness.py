@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+
 from distributed import RankError, Ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]

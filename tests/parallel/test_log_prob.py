@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from distributed import Ranks
 from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.log_prob import token_log_probs
 from aspo_megatron.parallel.topology import Topology, process_grid
+from distributed import Ranks
 
 from .memory import Allocations
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed import Ranks, once
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,6 +23,7 @@ from aspo_megatron.losses import LossOutput
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, score, update
 from aspo_megatron.parallel.topology import Topology, process_grid
+from distributed import Ranks, once
 
 from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load
 from .memory import Allocations

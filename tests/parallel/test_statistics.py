@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from distributed import Ranks
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.losses.base import Stat
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.topology import process_grid
+from distributed import Ranks
 
 from .layouts import PLATFORM
 

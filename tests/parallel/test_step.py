@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed import Ranks, once
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -26,6 +25,7 @@ from aspo_megatron.losses import kl
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import Objective, PassLimits, UpdateResult, aggregation_of, update
 from aspo_megatron.parallel.topology import process_grid
+from distributed import Ranks, once
 
 from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load
 from .samples import make_groups

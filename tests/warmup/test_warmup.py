@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed import Ranks
 
 from aspo_megatron.config import (
     DataConfig,
@@ -26,6 +25,7 @@ from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.rollout.engine import Request
+from distributed import Ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
