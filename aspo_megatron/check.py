@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from aspo_megatron.models.family import Family, read_family
 
 ONE_PROCESS = "one process"
 HUGGING_FACE = "hugging face"
+_SIZES = ("tp", "pp", "vpp", "cp", "dp", "ep", "etp")
 _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
 _LAYOUTS = (
     "tp=2",
     "tp=2,sp",
     "pp=2",
+    "pp=2,vpp=2",
     "cp=2",
     "dp=2",
     "dp=2,distopt",
@@ -93,10 +96,12 @@ def parse_layout(text: str) -> ParallelConfig:
         key, _, value = part.partition("=")
         if part in _FLAGS:
             settings[_FLAGS[part]] = True
-        elif key in ("tp", "pp", "cp", "dp") and value.isdigit():
+        elif key in _SIZES and value.isdigit():
             settings[key] = int(value)
         else:
-            raise ConfigError(f"layout {text!r}: {part!r} is none of tp=N, pp=N, cp=N, dp=N, {', '.join(_FLAGS)}")
+            raise ConfigError(
+                f"layout {text!r}: {part!r} is none of {', '.join([*(f'{size}=N' for size in _SIZES), *_FLAGS])}"
+            )
     try:
         return ParallelConfig.model_validate(settings)
     except ValidationError as error:
@@ -192,10 +197,7 @@ def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -
         return Row(
             layout, got.loss[0], got.grad_norm, float("inf"), f"only on one side: {names[0]}", None, passed=False
         )
-    relative = {
-        name: float((got.gradients[name] - gradient).abs().max() / gradient.abs().max())
-        for name, gradient in want.gradients.items()
-    }
+    relative = {name: _relative(got.gradients[name], gradient) for name, gradient in want.gradients.items()}
     worst = max(relative, key=lambda name: relative[name])
     weight = None
     if got.weights:
@@ -203,6 +205,12 @@ def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -
     passed = all(value <= tolerances.gradient for value in relative.values())
     passed &= weight is None or weight <= tolerances.weight
     return Row(layout, got.loss[0], got.grad_norm, relative[worst], worst, weight, passed)
+
+
+def _relative(got: Tensor, want: Tensor) -> float:
+    """Largest difference, relative to the largest of `want`; where all of `want` is 0 (an unused expert), 0 or inf."""
+    difference, scale = float((got - want).abs().max()), float(want.abs().max())
+    return difference / scale if scale else (0.0 if difference == 0.0 else math.inf)
 
 
 def _read(path: Path) -> _Result:

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
-from aspo_megatron.config import LossConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.data.packing import pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.parallel.topology import process_grid
 
 _TEMPERATURE = 0.8
@@ -101,7 +102,7 @@ def check_layout(spec: Spec) -> None:
 
         family = read_family(Path(spec.model))
         with SafetensorsFolder(Path(spec.model)) as weights:
-            model = build_model(family, topology, torch.float32, weights)
+            model = build_model(family, topology, ModelConfig(path=Path(spec.model)), weights)
         groups = make_groups(family)
         limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
         if not Path(spec.log_probs).exists():  # the first row is one process
@@ -152,7 +153,8 @@ def check_hugging_face(spec: Spec) -> None:
         output = objective(batch, log_probs, -(log_p.exp() * log_p).sum(-1))
         total = total + torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
     total.backward()
-    gradients = {f"gradient:{name}": parameter.grad for name, parameter in model.named_parameters()}
+    grads = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
+    gradients = {f"gradient:{name}": gradient for name, gradient in by_checkpoint_name(grads)}
     norm = torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm()
     _write(spec, [float(total.detach())], float(norm), {}, gradients)
 

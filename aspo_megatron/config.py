@@ -39,6 +39,11 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of the weights in forward and backward; the optimizer is fp32 always."
     )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="What backward computes again to save memory: nothing; attention and feed-forward of each layer; "
+        "or all of each layer.",
+    )
 
 
 class PlatformConfig(Section):
@@ -57,9 +62,20 @@ class ParallelConfig(Section):
     """How the model and the batch are split. Ranks needed: tp x cp x dp x pp."""
 
     tp: PositiveInt = Field(1, description="Tensor parallelism: ranks that share each layer; must divide the heads.")
-    pp: PositiveInt = Field(1, description="Pipeline parallelism: stages of layers; must divide the layers.")
+    pp: PositiveInt = Field(1, description="Pipeline parallelism: ranks that hold different layers.")
+    vpp: PositiveInt = Field(1, description="Virtual stages: runs of layers that each pipeline rank holds (pp > 1).")
+    pp_layers: tuple[PositiveInt, ...] | None = Field(
+        None, description="Layers of each of the pp x vpp stages, in the model's order; null: as even as it goes."
+    )
     cp: PositiveInt = Field(1, description="Context parallelism: ranks that share the tokens of each micro-batch.")
     dp: PositiveInt = Field(1, description="Data parallelism: replicas of the model.")
+    ep: PositiveInt = Field(
+        1,
+        description="Expert parallelism: ranks that hold different experts, out of a stage's tp x cp x dp ranks.",
+    )
+    etp: PositiveInt | None = Field(
+        None, description="Tensor parallelism inside each expert; null: tp. ep x etp must divide tp x cp x dp."
+    )
     sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
     distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
 
@@ -68,10 +84,23 @@ class ParallelConfig(Section):
         """Number of ranks."""
         return self.tp * self.cp * self.dp * self.pp
 
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that share each expert."""
+        return self.etp or self.tp
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.sequence_parallel and self.tp == 1:
             raise ValueError("sequence_parallel needs tp > 1")
+        if self.vpp > 1 and self.pp == 1:
+            raise ValueError("vpp > 1 needs pp > 1")
+        if self.pp_layers is not None and len(self.pp_layers) != self.pp * self.vpp:
+            raise ValueError(f"pp_layers has {len(self.pp_layers)} numbers for pp x vpp = {self.pp * self.vpp} stages")
+        if (self.ep > 1 or self.etp is not None) and self.tp * self.cp * self.dp % (self.ep * self.expert_tp):
+            raise ValueError(
+                f"ep x etp = {self.ep * self.expert_tp} does not divide tp x cp x dp = {self.tp * self.cp * self.dp}"
+            )
         return self
 
 
@@ -163,6 +192,10 @@ class LossConfig(BaseModel):
     kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")
     entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
+    router_aux_coef: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of the load-balancing loss of a mixture of experts; it is computed in each micro-batch.",
+    )
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
     with ExitStack() as stack:
         progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
         progress.phase("load model")
-        model = build_model(inputs.family, topology, dtype, open_weights(config, inputs.family))
+        model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
         if config.warmup.updates:
             model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
         engine = EmbeddedEngine(

@@ -158,7 +158,15 @@ class Trainer:
             for _ in range(self._config.train.epochs):
                 for batch in batches:
                     results.append(
-                        update(self._model, self._optimizer, batch, self._objective, self._weighting, self._limits)
+                        update(
+                            self._model,
+                            self._optimizer,
+                            batch,
+                            self._objective,
+                            self._weighting,
+                            self._limits,
+                            self._config.loss.router_aux_coef,
+                        )
                     )
         done = [result for result in results if not result.skipped]
         metrics = {"updates/skipped": float(len(results) - len(done))}

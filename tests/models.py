@@ -18,6 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES: dict[str, Any] = {
@@ -64,6 +66,15 @@ def qwen3_folder(path: Path, tied: bool, **sizes: Any) -> Path:
         torch.manual_seed(0)
         fields = {**SIZES, "head_dim": 8, "tie_word_embeddings": tied, **sizes}
         return _save(Qwen3ForCausalLM(Qwen3Config(**fields)), path)
+
+
+def qwen3_moe_folder(path: Path, **sizes: Any) -> Path:
+    """As `qwen3_folder`, a Qwen3-MoE: 8 experts in each layer, 3 of them for each token."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        experts = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "norm_topk_prob": True}
+        fields = {**SIZES, "head_dim": 8, "tie_word_embeddings": False, **experts, **sizes}
+        return _save(Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields)), path)
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import read_family
+from aspo_megatron.models.mapping import hf_sizes
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -119,14 +120,9 @@ class RandomTensors:
 
 
 def hf_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that the folder's config.json asks for, by Hugging Face name; no memory is used."""
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        shapes.pop("lm_head.weight", None)
-    return shapes
+    """Shape of every tensor that the folder's config.json asks for, by Hugging Face name."""
+    family = read_family(folder)
+    return hf_sizes(family.rows, family.shape(tp=1))
 
 
 def check_weights(folder: Path) -> None:

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from aspo_megatron.models.mapping import gate_up, qkv, replicated, split, vocab
+from aspo_megatron.models.mapping import gate_up, qkv, replicated, row_parallel, vocab
 
-_HF = "model.layers.{}."
-_MEGATRON = "decoder.layers.{}."
+HF = "model.layers.{layer}."
+MEGATRON = "decoder.layers.{layer}."
 
-ROWS = (
+EMBEDDINGS = (
     vocab("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
-    replicated(
-        _MEGATRON + "input_layernorm.weight",
-        _HF + "input_layernorm.weight",
-        te_name=_MEGATRON + "self_attention.linear_qkv.layer_norm_weight",
-    ),
-    qkv(
-        _MEGATRON + "self_attention.linear_qkv.weight",
-        (_HF + "self_attn.q_proj.weight", _HF + "self_attn.k_proj.weight", _HF + "self_attn.v_proj.weight"),
-    ),
-    split(
-        _MEGATRON + "self_attention.linear_proj.weight",
-        _HF + "self_attn.o_proj.weight",
-        dim=1,
-        size=lambda shape: shape.num_heads * shape.head_dim,
-    ),
-    replicated(
-        _MEGATRON + "pre_mlp_layernorm.weight",
-        _HF + "post_attention_layernorm.weight",
-        te_name=_MEGATRON + "mlp.linear_fc1.layer_norm_weight",
-    ),
-    gate_up(_MEGATRON + "mlp.linear_fc1.weight", (_HF + "mlp.gate_proj.weight", _HF + "mlp.up_proj.weight")),
-    split(
-        _MEGATRON + "mlp.linear_fc2.weight",
-        _HF + "mlp.down_proj.weight",
-        dim=1,
-        size=lambda shape: shape.ffn_hidden_size,
-    ),
-    replicated("decoder.final_layernorm.weight", "model.norm.weight"),
     vocab("output_layer.weight", "lm_head.weight", only_if=lambda shape: not shape.tied_embeddings),
     # With tied embeddings the last pipeline stage holds a second copy of them.
     vocab("output_layer.weight", "model.embed_tokens.weight", only_if=lambda shape: shape.tied_embeddings, copy=True),
 )
+ATTENTION = (
+    replicated(
+        MEGATRON + "input_layernorm.weight",
+        HF + "input_layernorm.weight",
+        lambda shape: (shape.hidden_size,),
+        te_name=MEGATRON + "self_attention.linear_qkv.layer_norm_weight",
+    ),
+    qkv(
+        MEGATRON + "self_attention.linear_qkv.weight",
+        (HF + "self_attn.q_proj.weight", HF + "self_attn.k_proj.weight", HF + "self_attn.v_proj.weight"),
+    ),
+    row_parallel(
+        MEGATRON + "self_attention.linear_proj.weight",
+        HF + "self_attn.o_proj.weight",
+        lambda shape: shape.num_heads * shape.head_dim,
+    ),
+)
+FEED_FORWARD = (
+    replicated(
+        MEGATRON + "pre_mlp_layernorm.weight",
+        HF + "post_attention_layernorm.weight",
+        lambda shape: (shape.hidden_size,),
+        te_name=MEGATRON + "mlp.linear_fc1.layer_norm_weight",
+    ),
+    gate_up(
+        MEGATRON + "mlp.linear_fc1.weight",
+        (HF + "mlp.gate_proj.weight", HF + "mlp.up_proj.weight"),
+        lambda shape: shape.ffn_hidden_size,
+    ),
+    row_parallel(MEGATRON + "mlp.linear_fc2.weight", HF + "mlp.down_proj.weight", lambda shape: shape.ffn_hidden_size),
+)
+FINAL_NORM = (replicated("decoder.final_layernorm.weight", "model.norm.weight", lambda shape: (shape.hidden_size,)),)
+
+ROWS = (*EMBEDDINGS, *ATTENTION, *FEED_FORWARD, *FINAL_NORM)

@@ -2,12 +2,16 @@
 
 A row names a Megatron parameter and its Hugging Face tensors. Its kind says in which order pieces of those tensors
 lie along the dim that tensor parallelism splits; the whole Megatron parameter is the concatenation of the pieces,
-and the shard of tp rank r is the r-th of tp equal slices of it. Import, export and weight sync walk this one table.
+and the shard of tp rank r is the r-th of tp equal slices of it. Import, export, weight sync and the check of a
+checkpoint's headers walk this one table.
+
+In names `{layer}` stands for the layer's number and `{expert}` for the expert's. An expert's parameters are split over
+expert tensor parallelism (etp) where others are split over tp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +35,8 @@ class ModelShape:
     vocab_size: int
     padded_vocab_size: int
     tied_embeddings: bool
+    num_experts: int
+    expert_ffn_size: int
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,20 @@ class Piece:
 
 
 Layout = Callable[[ModelShape, int], list[Piece]]
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One Megatron parameter. `{}` in a name stands for the layer's number; `dim` None means not split over tp.
+    """One Megatron parameter and the Hugging Face tensors `hf` that it is made of, whose sizes are `sizes`.
 
-    `copy`: read, but not exported. `te_name`: the name where Transformer Engine fuses a norm into the linear layer that
-    follows.
+    `dim`: the dim along which tensor parallelism splits it; None means not split. `te_name`: the name where Transformer
+    Engine fuses a norm into the linear layer that follows. `copy`: read, but not exported.
     """
 
     megatron: str
     hf: tuple[str, ...]
+    sizes: Callable[[ModelShape], tuple[Sizes, ...]]
     dim: int | None
     layout: Layout
     te_name: str | None = None
@@ -69,15 +77,21 @@ class Row:
     @property
     def per_layer(self) -> bool:
         """Whether each layer has this parameter."""
-        return "{}" in self.megatron
+        return "{layer}" in self.megatron
 
-    def megatron_name(self, layer: int, transformer_engine: bool) -> str:
-        """The parameter's name in the model; `layer` is counted within the pipeline stage."""
-        return (self.te_name if transformer_engine and self.te_name else self.megatron).format(layer)
+    @property
+    def per_expert(self) -> bool:
+        """Whether each expert of a layer has this parameter."""
+        return "{expert}" in self.megatron
 
-    def hf_names(self, layer: int) -> tuple[str, ...]:
-        """Names of the Hugging Face tensors; `layer` is counted over the whole model."""
-        return tuple(name.format(layer) for name in self.hf)
+    def megatron_name(self, layer: int, expert: int, transformer_engine: bool) -> str:
+        """The parameter's name in the model; `layer` and `expert` count what this rank holds."""
+        name = self.te_name if transformer_engine and self.te_name else self.megatron
+        return name.format(layer=layer, expert=expert)
+
+    def hf_names(self, layer: int, expert: int) -> tuple[str, ...]:
+        """Names of the Hugging Face tensors; `layer` and `expert` count over the whole model."""
+        return tuple(name.format(layer=layer, expert=expert) for name in self.hf)
 
 
 class TensorSource(Protocol):
@@ -92,9 +106,9 @@ class TensorSource(Protocol):
         ...
 
 
-def replicated(megatron: str, hf: str, te_name: str | None = None) -> Row:
+def replicated(megatron: str, hf: str, size: Callable[[ModelShape], Sizes], te_name: str | None = None) -> Row:
     """The same on all tp ranks."""
-    return Row(megatron, (hf,), None, lambda shape, tp: [], te_name)
+    return Row(megatron, (hf,), lambda shape: (size(shape),), None, lambda shape, tp: [], te_name)
 
 
 def vocab(
@@ -106,15 +120,24 @@ def vocab(
         pieces = [Piece(0, 0, shape.vocab_size), Piece(PADDING, shape.vocab_size, shape.padded_vocab_size)]
         return [piece for piece in pieces if piece.size]
 
-    return Row(megatron, (hf,), 0, layout, only_if=only_if, copy=copy)
+    def sizes(shape: ModelShape) -> tuple[Sizes, ...]:
+        return ((shape.vocab_size, shape.hidden_size),)
+
+    return Row(megatron, (hf,), sizes, 0, layout, only_if=only_if, copy=copy)
 
 
-def split(megatron: str, hf: str, dim: int, size: Callable[[ModelShape], int]) -> Row:
-    """One tensor cut along `dim` (0: column-parallel, 1: row-parallel), where it measures `size`."""
-    return Row(megatron, (hf,), dim, lambda shape, tp: [Piece(0, 0, size(shape))])
+def row_parallel(megatron: str, hf: str, inputs: Callable[[ModelShape], int]) -> Row:
+    """[hidden, inputs], split by its inputs."""
+    return Row(
+        megatron,
+        (hf,),
+        lambda shape: ((shape.hidden_size, inputs(shape)),),
+        1,
+        lambda shape, tp: [Piece(0, 0, inputs(shape))],
+    )
 
 
-def qkv(megatron: str, hf: tuple[str, str, str]) -> Row:
+def qkv(megatron: str, hf: tuple[str, str, str], *, bias: bool = False) -> Row:
     """Query, key and value, interleaved by key-value head: each head's queries, then its key, then its value."""
 
     def layout(shape: ModelShape, tp: int) -> list[Piece]:
@@ -125,27 +148,43 @@ def qkv(megatron: str, hf: tuple[str, str, str]) -> Row:
             pieces += [Piece(source, group * head, (group + 1) * head) for source in (1, 2)]
         return pieces
 
-    return Row(megatron, hf, 0, layout)
+    def sizes(shape: ModelShape) -> tuple[Sizes, ...]:
+        heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+        inputs = () if bias else (shape.hidden_size,)
+        return tuple((count * shape.head_dim, *inputs) for count in heads)
+
+    return Row(megatron, hf, sizes, 0, layout)
 
 
-def gate_up(megatron: str, hf: tuple[str, str]) -> Row:
-    """Gate and up projection: each tp rank holds its slice of the gate, then its slice of up."""
+def gate_up(megatron: str, hf: tuple[str, str], size: Callable[[ModelShape], int]) -> Row:
+    """Gate and up projection, each of `size` outputs: a rank holds its slice of the gate, then its slice of up."""
 
     def layout(shape: ModelShape, tp: int) -> list[Piece]:
-        part = shape.ffn_hidden_size // tp
+        part = size(shape) // tp
         return [Piece(source, rank * part, (rank + 1) * part) for rank in range(tp) for source in (0, 1)]
 
-    return Row(megatron, hf, 0, layout)
+    return Row(megatron, hf, lambda shape: ((size(shape), shape.hidden_size),) * 2, 0, layout)
 
 
-def import_shard(row: Row, layer: int, source: TensorSource, shape: ModelShape, tp: int, tp_rank: int) -> Tensor:
-    """The shard of one tp rank; only that rank's slices are read from `source`."""
-    names = row.hf_names(layer)
+def hf_sizes(rows: Iterable[Row], shape: ModelShape) -> dict[str, Sizes]:
+    """The size of every Hugging Face tensor of a model, by name."""
+    found: dict[str, Sizes] = {}
+    for row in rows:
+        if row.copy or not row.only_if(shape):
+            continue
+        for layer in range(shape.num_layers if row.per_layer else 1):
+            for expert in range(shape.num_experts if row.per_expert else 1):
+                found |= zip(row.hf_names(layer, expert), row.sizes(shape), strict=True)
+    return found
+
+
+def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: ModelShape, tp: int, rank: int) -> Tensor:
+    """The shard of one of `tp` ranks, from the tensors `names`; only that rank's slices are read from `source`."""
     if row.dim is None:
         return source.read_whole(names[0])
     pieces = row.layout(shape, tp)
     total = sum(piece.size for piece in pieces)
-    first, last = total * tp_rank // tp, total * (tp_rank + 1) // tp
+    first, last = total * rank // tp, total * (rank + 1) // tp
     parts, position, padding = [], 0, 0
     for piece in pieces:
         start, stop = max(first, position), min(last, position + piece.size)
@@ -162,30 +201,15 @@ def import_shard(row: Row, layer: int, source: TensorSource, shape: ModelShape, 
     return torch.cat(parts, dim=row.dim)
 
 
-def export_shapes(
-    row: Row, layer: int, shard: Sequence[int], shape: ModelShape, tp: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of what `export_tensors` gives, from the shape of one shard."""
-    names = row.hf_names(layer)
+def export_tensors(row: Row, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[Tensor]:
+    """The Hugging Face tensors of a row, in the order of its names, from the shards of all ranks in their order."""
     if row.dim is None:
-        yield names[0], tuple(shard)
-        return
-    pieces = row.layout(shape, tp)
-    for source, name in enumerate(names):
-        size = sum(piece.size for piece in pieces if piece.source == source)
-        yield name, tuple(size if dim == row.dim else length for dim, length in enumerate(shard))
-
-
-def export_tensors(row: Row, layer: int, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[tuple[str, Tensor]]:
-    """The Hugging Face tensors of a row, by name, from the shards of all tp ranks in their order."""
-    names = row.hf_names(layer)
-    if row.dim is None:
-        yield names[0], shards[0]
+        yield shards[0]
         return
     whole = torch.cat(list(shards), dim=row.dim)
     pieces = row.layout(shape, len(shards))
     cut = whole.split([piece.size for piece in pieces], dim=row.dim)
-    for source, name in enumerate(names):
+    for source in range(len(row.hf)):
         own = [(piece.start, part) for piece, part in zip(pieces, cut, strict=True) if piece.source == source]
         own.sort(key=lambda entry: entry[0])
-        yield name, torch.cat([part for _, part in own], dim=row.dim).contiguous()
+        yield torch.cat([part for _, part in own], dim=row.dim).contiguous()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from aspo_megatron.models import llama
+from aspo_megatron.models.llama import HF, MEGATRON
 from aspo_megatron.models.mapping import qkv
-
-_HF = "model.layers.{}.self_attn."
 
 ROWS = (
     *llama.ROWS,
     qkv(
-        "decoder.layers.{}.self_attention.linear_qkv.bias",
-        (_HF + "q_proj.bias", _HF + "k_proj.bias", _HF + "v_proj.bias"),
+        MEGATRON + "self_attention.linear_qkv.bias",
+        (HF + "self_attn.q_proj.bias", HF + "self_attn.k_proj.bias", HF + "self_attn.v_proj.bias"),
+        bias=True,
     ),
 )

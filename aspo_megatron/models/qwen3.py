@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from aspo_megatron.models import llama
+from aspo_megatron.models.llama import HF, MEGATRON
 from aspo_megatron.models.mapping import replicated
 
-_HF = "model.layers.{}.self_attn."
-_MEGATRON = "decoder.layers.{}.self_attention."
-
-ROWS = (
-    *llama.ROWS,
-    replicated(_MEGATRON + "q_layernorm.weight", _HF + "q_norm.weight"),
-    replicated(_MEGATRON + "k_layernorm.weight", _HF + "k_norm.weight"),
+HEAD_NORMS = tuple(
+    replicated(
+        f"{MEGATRON}self_attention.{letter}_layernorm.weight",
+        f"{HF}self_attn.{letter}_norm.weight",
+        lambda shape: (shape.head_dim,),
+    )
+    for letter in "qk"
 )
+ROWS = (*llama.ROWS, *HEAD_NORMS)

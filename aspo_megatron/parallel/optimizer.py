@@ -18,25 +18,22 @@ from aspo_megatron.parallel.model import PolicyModel
 
 
 class Optimizer:
-    """The model inside megatron's gradient buffers (`ddp`), and what updates it."""
+    """The model's chunks inside megatron's gradient buffers (`chunks`), and what updates them."""
 
     def __init__(
         self, model: PolicyModel, config: OptimizerConfig, updates: int, *, distributed_optimizer: bool
     ) -> None:
         """`updates`: how many there will be, the length of a decaying schedule."""
         self._distributed = distributed_optimizer
-        self.ddp = DistributedDataParallel(
-            model.config,
-            # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
-            # parameters with the next forward, would leave weights stale that are exported in between.
-            DistributedDataParallelConfig(
-                grad_reduce_in_fp32=True,
-                use_distributed_optimizer=distributed_optimizer,
-                overlap_grad_reduce=False,
-                overlap_param_gather=False,
-            ),
-            model,
+        # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
+        # parameters with the next forward, would leave weights stale that are exported in between.
+        buffers = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=distributed_optimizer,
+            overlap_grad_reduce=False,
+            overlap_param_gather=False,
         )
+        self.chunks = [DistributedDataParallel(model.config, buffers, chunk) for chunk in model.chunks]
         dtype = model.config.params_dtype
         self._adam = get_megatron_optimizer(
             MegatronOptimizerConfig(
@@ -52,7 +49,7 @@ class Optimizer:
                 bf16=dtype == torch.bfloat16,
                 use_distributed_optimizer=distributed_optimizer,
             ),
-            [self.ddp],
+            self.chunks,
         )
         self._schedule = OptimizerParamScheduler(
             self._adam,
@@ -71,7 +68,8 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last update."""
-        self.ddp.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self._adam.zero_grad()
 
     @torch.no_grad()
@@ -80,8 +78,11 @@ class Optimizer:
 
         A collective over all ranks. For checks.
         """
-        for group in self.ddp.bucket_groups:
-            for bucket in group.buckets if self._distributed else ():
+        groups = [
+            group for chunk in self.chunks for group in (*chunk.bucket_groups, *chunk.expert_parallel_bucket_groups)
+        ]
+        for group in groups if self._distributed else ():
+            for bucket in group.buckets:
                 # A rank has the sum over replicas of its own slice only: fetch the others.
                 ranks = group.intra_distributed_optimizer_instance_group
                 slices = list(bucket.grad_data.chunk(ranks.size()))

@@ -52,6 +52,15 @@ class Platform(ABC):
         self._originals.append((owner, name, owner.__dict__.get(name, _INHERITED)))
         setattr(owner, name, value)
 
+    def _complete_local_layers(self) -> None:
+        """Make megatron's own layers do without Transformer Engine what they leave to it."""
+        self._complete_local_norms()
+        # transformer/moe/moe_utils.py defines this name only where Transformer Engine is, and asks whether it is None.
+        from megatron.core.transformer.moe import moe_utils
+
+        if not hasattr(moe_utils, "te_general_gemm"):
+            self._replace(moe_utils, "te_general_gemm", None)
+
     def _complete_local_norms(self) -> None:
         """Make megatron's norm for local layers fit for sequence parallelism and bf16."""
         # transformer/torch_norm.py refuses sequence parallelism, because nothing marks the norm's weight. Marked, its
@@ -89,7 +98,7 @@ class CudaPlatform(Platform):
         """See `Platform`."""
         torch.cuda.set_device(self.device)
         if not self.transformer_engine:
-            self._complete_local_norms()
+            self._complete_local_layers()
 
 
 class CpuPlatform(Platform):
@@ -108,7 +117,8 @@ class CpuPlatform(Platform):
         torch.set_num_threads(self._threads)
         self._replace_torch_calls()
         self._replace_rng_tracker()
-        self._complete_local_norms()
+        self._replace_expert_streams()
+        self._complete_local_layers()
 
     def _replace_torch_calls(self) -> None:
         # torch.empty(..., device=torch.cuda.current_device()) all over megatron.core.
@@ -137,6 +147,19 @@ class CpuPlatform(Platform):
         self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
         self._replace(megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state))
+
+    def _replace_expert_streams(self) -> None:
+        # transformer/moe/token_dispatcher.py copies the sizes of what it sends to the host on a stream of its own.
+        from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+
+        self._replace(MoEAlltoAllTokenDispatcher, "cuda_dtoh_stream", "no stream")
+        self._replace(MoEAlltoAllTokenDispatcher, "_maybe_dtoh_and_synchronize", _sizes_as_numbers)
+        # Experts that are split over etp exchange parts of different sizes, for which gloo has no collective.
+        from megatron.core.tensor_parallel import mappings
+
+        self._replace(mappings, "_gather_along_first_dim", _gather_uneven(mappings._gather_along_first_dim))
+        scatter = mappings._reduce_scatter_along_first_dim
+        self._replace(mappings, "_reduce_scatter_along_first_dim", _scatter_uneven(scatter))
 
 
 def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
@@ -192,6 +215,42 @@ def _cuda_type_names(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return cuda_type_name
+
+
+def _sizes_as_numbers(dispatcher: Any, point: str, tokens_per_expert: Tensor | None = None) -> Tensor | None:
+    """Gives collectives the numbers that they want in place of tensors."""
+    if point == dispatcher.cuda_dtoh_point:
+        for name in ("input_splits", "output_splits", "output_splits_tp"):
+            sizes = getattr(dispatcher, name)
+            setattr(dispatcher, name, sizes.numpy() if isinstance(sizes, Tensor) else sizes)
+    return tokens_per_expert
+
+
+def _gather_uneven(equal: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(equal)
+    def gather(own: Tensor, group: Any, output_split_sizes: Any = None, use_global_buffer: bool = False) -> Tensor:
+        if output_split_sizes is None or group.size() == 1:
+            return equal(own, group, None, use_global_buffer)
+        sizes = [int(size) for size in output_split_sizes]
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        torch.distributed.all_gather(parts, padded, group=group)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    return gather
+
+
+def _scatter_uneven(equal: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(equal)
+    def scatter(whole: Tensor, group: Any, input_split_sizes: Any = None, use_global_buffer: bool = False) -> Tensor:
+        if input_split_sizes is None or group.size() == 1:
+            return equal(whole, group, None, use_global_buffer)
+        total = whole.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=group)
+        return total.split([int(size) for size in input_split_sizes])[group.rank()].contiguous()
+
+    return scatter
 
 
 def _cpu_rng_tracker(tracker: type) -> type:

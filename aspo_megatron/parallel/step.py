@@ -26,13 +26,15 @@ import torch
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig
-from aspo_megatron.data.packing import PackedBatch, pack, split_by_budget
+from aspo_megatron.data.packing import PackedBatch, pack, packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
+from aspo_megatron.parallel.chunk import ModelChunk
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.statistics import StepStatistics
@@ -100,21 +102,19 @@ class UpdateResult:
 def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
     """Log-probs of every response token under `model`: each sample of `groups` with its own, fp32.
 
-    A collective over the ranks of a replica, which pass the same groups.
+    A collective over the ranks of a replica, which pass the same groups; with expert parallelism, over all ranks.
     """
-    micro_batches = split_by_budget(groups, limits.max_tokens)
-    if not micro_batches:
-        return
+    micro_batches = _micro_batches(groups, limits.max_tokens, model.topology)
     batches = [_pack(model, groups, [[0.0] * len(group) for group in groups]) for groups in micro_batches]
 
-    def forward(batches: Iterator[PackedBatch], model: PolicyModel) -> tuple[Tensor, Callable[..., Tensor]]:
+    def forward(batches: Iterator[PackedBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
         output = model(next(batches), limits.temperature, limits.log_prob_chunk)
         return output, lambda result, non_loss_data: result[0]
 
     results = get_forward_backward_func()(
         forward_step_func=forward,
-        data_iterator=iter(batches),
-        model=model,
+        data_iterator=[iter(batches) for _ in model.chunks],
+        model=list(model.chunks),
         num_microbatches=len(batches),
         seq_length=limits.max_tokens,
         micro_batch_size=1,
@@ -136,6 +136,7 @@ def update(
     objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
     weighting: Callable[[Sample], tuple[float, float]],
     limits: PassLimits,
+    router_aux_coef: float = 0.0,
 ) -> UpdateResult:
     """One optimizer update on this replica's `groups` (which may be none) and those of the other replicas.
 
@@ -146,32 +147,30 @@ def update(
         objective: loss at each token of a packed batch.
         weighting: of a sample: the weight of its tokens, and its share of the denominator (`aggregation_of`).
         limits: token budget, chunk and temperature.
+        router_aux_coef: what the load-balancing loss of routers counts: the mean over micro-batches, weighted by their
+            tokens, summed over layers.
     """
     topology = model.topology
+    micro_batches = _micro_batches(groups, limits.max_tokens, topology)
     shares = sum(weighting(sample)[1] for group in groups for sample in group)
-    total = torch.tensor(shares, dtype=torch.float64, device=topology.platform.device)
-    dist.all_reduce(total, group=topology.dp_group)
-    denominator = float(total)
+    tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
+    totals = torch.tensor([shares, tokens], dtype=torch.float64, device=topology.platform.device)
+    dist.all_reduce(totals, group=topology.dp_group)
+    denominator, all_tokens = totals.tolist()
     if denominator == 0:
         return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
-    # A replica without samples passes one empty micro-batch, to take part in every collective.
     batches = [
         _pack(model, micro_batch, [[weighting(sample)[0] / denominator for sample in group] for group in micro_batch])
-        for micro_batch in split_by_budget(groups, limits.max_tokens) or [[]]
+        for micro_batch in micro_batches
     ]
     statistics = StepStatistics()
     optimizer.zero_grad()
+    model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
     model.config.finalize_model_grads_func = _sum_gradients
     losses = get_forward_backward_func()(
-        forward_step_func=partial(
-            _forward_step,
-            objective=objective,
-            limits=limits,
-            statistics=statistics,
-            is_last_stage=topology.is_last_stage,
-        ),
-        data_iterator=iter(batches),
-        model=optimizer.ddp,
+        forward_step_func=partial(_forward_step, objective=objective, limits=limits, statistics=statistics),
+        data_iterator=[iter(batches) for _ in optimizer.chunks],
+        model=optimizer.chunks,
         num_microbatches=len(batches),
         seq_length=limits.max_tokens,
         micro_batch_size=1,
@@ -199,6 +198,21 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
+def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology) -> list[list[Group]]:
+    """This replica's micro-batches, with empty ones added so that every rank takes part in every collective.
+
+    At least one; under virtual stages a multiple of pp, which megatron's schedule asks for; with experts spread over
+    replicas as many as any other replica has.
+    """
+    micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
+    count = torch.tensor(max(len(micro_batches), 1), device=topology.platform.device)
+    if topology.ep > 1:
+        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp_group)
+    multiple = topology.pp if topology.vpp > 1 else 1
+    wanted = -(-int(count) // multiple) * multiple
+    return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
+
+
 def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> PackedBatch:
     return pack(groups, weights).to(model.topology.platform.device)
 
@@ -209,7 +223,6 @@ def _forward_step(
     objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
     limits: PassLimits,
     statistics: StepStatistics,
-    is_last_stage: bool,
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """What megatron's schedule calls for a micro-batch: its loss, already scaled, and how to report it."""
     batch = next(batches)
@@ -219,7 +232,7 @@ def _forward_step(
     def report(scaled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return scaled, no_tokens, scaled.detach().clone()
 
-    if not is_last_stage:
+    if not get_attr_wrapped_model(model, "is_last"):
         return result, report
     log_probs, entropy = result
     output = objective(batch, log_probs, entropy)

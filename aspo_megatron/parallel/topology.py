@@ -32,10 +32,18 @@ class Topology:
     pp: int
     pp_rank: int
     pp_group: dist.ProcessGroup
+    vpp: int
     dp: int
     dp_rank: int
     dp_group: dist.ProcessGroup
+    ep: int
+    ep_rank: int
+    ep_group: dist.ProcessGroup
+    etp: int
+    etp_rank: int
+    etp_group: dist.ProcessGroup
     sequence_parallel: bool
+    parallel: ParallelConfig
 
     @property
     def is_leader(self) -> bool:
@@ -47,11 +55,6 @@ class Topology:
         size = self.tp * self.cp
         stages = range(0, self.world_size, size * self.dp)
         return [stage + dp_rank * size + rank for stage in stages for rank in range(size)]
-
-    @property
-    def is_first_stage(self) -> bool:
-        """True where the pipeline begins: this rank embeds tokens."""
-        return self.pp_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
@@ -94,6 +97,9 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         tensor_model_parallel_size=parallel.tp,
         context_parallel_size=parallel.cp,
         pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+        expert_model_parallel_size=parallel.ep,
+        expert_tensor_parallel_size=parallel.expert_tp,
         distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1,
     )
     model_parallel_cuda_manual_seed(seed)
@@ -110,10 +116,18 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         pp=parallel.pp,
         pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pp_group=parallel_state.get_pipeline_model_parallel_group(),
+        vpp=parallel.vpp,
         dp=parallel.dp,
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_group=parallel_state.get_data_parallel_group(),
+        ep=parallel.ep,
+        ep_rank=parallel_state.get_expert_model_parallel_rank(),
+        ep_group=parallel_state.get_expert_model_parallel_group(),
+        etp=parallel.expert_tp,
+        etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
+        etp_group=parallel_state.get_expert_tensor_parallel_group(),
         sequence_parallel=parallel.sequence_parallel,
+        parallel=parallel,
     )
     # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
     parallel_state.destroy_model_parallel()

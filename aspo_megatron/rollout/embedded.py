@@ -25,6 +25,7 @@ from transformers import (
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.engine import Request
 
 
@@ -53,7 +54,7 @@ class EmbeddedEngine:
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `RolloutEngine`."""
-        parameters = self._model.state_dict()
+        parameters = dict(by_checkpoint_name(self._model.state_dict().items()))
         missing = set(parameters) - self._tied
         for name, tensor in tensors:
             if name not in parameters:

@@ -92,10 +92,7 @@ def test_lists_null_sections_and_references() -> None:
     ("lr=1", "lr: unknown key; did you mean optimizer.lr or warmup.lr?"),
     ("heldout=1", "heldout: unknown key; did you mean data.heldout?"),
     ("rollout.temperature=1", "rollout.temperature: unknown key; did you mean rollout.sampling.temperature?"),
-    (
-        "parallel.zzz=1",
-        "parallel.zzz: unknown key; parallel has tp, pp, cp, dp, sequence_parallel, distributed_optimizer",
-    ),
+    ("platform.zzz=1", "platform.zzz: unknown key; platform has device, threads_per_rank, timeout_minutes"),
     ("train.steps=true", "train.steps: must be a whole number, not true"),
     ("train.steps='3'", 'train.steps: must be a whole number, not "3"'),
     ("train.steps=1.5", "train.steps: must be a whole number, not 1.5"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +21,46 @@ def ranks() -> Iterator[Ranks]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny random models, by name."""
-    from models import llama_folder, qwen2_folder, qwen3_folder
+    from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
 
     root = tmp_path_factory.mktemp("models")
     return {
-        "llama-tied": llama_folder(root / "llama-tied", tied=True),
+        "llama-tied": llama_folder(root / "llama-tied", tied=True, num_hidden_layers=4),
         "llama": llama_folder(root / "llama", tied=False),
         "qwen2": qwen2_folder(root / "qwen2", tied=False),
         "qwen3": qwen3_folder(root / "qwen3", tied=True),
+        "qwen3-moe": qwen3_moe_folder(root / "qwen3-moe", num_hidden_layers=4),
+        "qwen3-moe-unscaled": qwen3_moe_folder(root / "qwen3-moe-unscaled", norm_topk_prob=False),
         "two-kv-heads": qwen2_folder(root / "two-kv-heads", tied=False, num_attention_heads=4, num_key_value_heads=2),
         "one-kv-head": llama_folder(root / "one-kv-head", tied=True, num_attention_heads=4, num_key_value_heads=1),
     }
+
+
+MatrixRow = Callable[[str, float, float], None]
+_worst: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+
+
+@pytest.fixture
+def matrix_row() -> MatrixRow:
+    """Notes a layout's worst differences for the table at the end."""
+
+    def note(layout: str, gradient: float, weight: float) -> None:
+        _worst[layout].append((gradient, weight))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of layouts."""
+    if not _worst:
+        return
+    terminalreporter.section("layouts against one process")
+    terminalreporter.write_line(f"{'layout':<34}{'compared':>9}{'gradients':>11}{'weights':>10}")
+    for layout, pairs in _worst.items():
+        gradients, weights = zip(*pairs, strict=True)
+        weight = "-" if math.isnan(weights[0]) else f"{max(weights):.1e}"
+        terminalreporter.write_line(f"{layout:<34}{len(pairs):>9}{max(gradients):>11.1e}{weight:>10}")
+    terminalreporter.write_line(
+        "gradients: worst difference relative to the parameter's largest gradient (bf16: error against fp32, relative "
+        "to the gradient's norm); weights: absolute, after two updates"
+    )

@@ -20,25 +20,33 @@ from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import LossOutput
+from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, score, update
 from aspo_megatron.parallel.topology import Topology, process_grid
 from distributed import Ranks, once
 
-from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load
+from .layouts import FP32, LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative
 from .memory import Allocations
 from .samples import make_groups
 
 SHAPES = [(5, (1, 2, 4, 4, 7)), (6, (3, 1)), (9, (22,)), (1, (5, 2))]
 LIMITS = PassLimits(max_tokens=1000, log_prob_chunk=7, temperature=0.7)
 
-FAMILIES = ["llama-tied", "llama", "qwen2", "qwen3"]
-CASES = [(family, layout) for family in FAMILIES for layout in LAYOUTS if "dp" not in layout] + [
+CASES = [
+    *((row.model, name) for name, row in FP32.items() if row.parallel.dp == 1),
+    *(
+        (family, name)
+        for family in ("llama", "qwen2", "qwen3")
+        for name in ("single", "tp2", "tp3", "tp2-sp", "cp2-tp2-sp", "pp2", "pp2-tp2-sp", "pp2-cp2")
+    ),
+    ("qwen3-moe-unscaled", "moe"),
+    ("qwen3-moe-unscaled", "moe-tp2-sp-ep2-etp1"),
     ("two-kv-heads", "tp4"),
     ("one-kv-head", "tp4"),
     ("one-kv-head", "tp2-sp"),
 ]
-ALL_LAYOUTS = LAYOUTS | {"tp4": ParallelConfig(tp=4)}
+ALL_LAYOUTS = LAYOUTS | {"tp4": Layout(ParallelConfig(tp=4))}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
@@ -82,7 +90,7 @@ class CountingFolder:
         return tensor
 
 
-def run_rank(layout: ParallelConfig, folder: Path) -> Run:
+def run_rank(layout: Layout, folder: Path) -> Run:
     """What one rank makes of the samples; the gradient is that of sum(a * log-prob + b * entropy) / 6."""
     run = Run()
 
@@ -92,9 +100,9 @@ def run_rank(layout: ParallelConfig, folder: Path) -> Run:
             run.entropy[int(batch.advantages[start])] = entropy[start:stop].detach()
         return LossOutput(log_probs * batch.old_log_probs + entropy * batch.ref_log_probs)
 
-    with process_grid(layout, PLATFORM, seed=1) as topology, SafetensorsFolder(folder) as tensors:
+    with process_grid(layout.parallel, PLATFORM, seed=1) as topology, SafetensorsFolder(folder) as tensors:
         source = CountingFolder(tensors)
-        model = load(folder, topology, source)
+        model = load(folder, topology, source, layout)
         run.numbers_read = source.numbers_read
         run.weights = hf_weights(model)
         groups = make_samples()
@@ -102,7 +110,7 @@ def run_rank(layout: ParallelConfig, folder: Path) -> Run:
             run.log_probs[int(sample.advantage)] = torch.from_numpy(log_probs)
         optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, distributed_optimizer=False)
         update(model, optimizer, groups, objective, lambda sample: (1.0, 6.0 if sample.advantage == 0 else 0.0), LIMITS)
-        run.gradients = hf_gradients(model, optimizer, layout)
+        run.gradients = hf_gradients(model, optimizer)
     return run
 
 
@@ -124,9 +132,8 @@ def hf_run(folder: Path) -> Run:
         run.log_probs[int(sample.advantage)] = log_probs.detach()
         run.entropy[int(sample.advantage)] = entropy.detach()
     loss.backward()
-    for name, parameter in model.named_parameters():
-        run.weights[name] = parameter.detach()
-        run.gradients[name] = parameter.grad
+    run.weights = {name: parameter.detach() for name, parameter in by_checkpoint_name(model.named_parameters())}
+    run.gradients = dict(by_checkpoint_name((name, parameter.grad) for name, parameter in model.named_parameters()))
     return run
 
 
@@ -140,7 +147,7 @@ def runs(ranks: Ranks, folders: dict[str, Path]) -> Runs:
     @once
     def run(family: str, layout: str) -> list[Run]:
         config = ALL_LAYOUTS[layout]
-        return ranks.run(config.world_size, run_rank, config, folders[family])
+        return ranks.run(config.parallel.world_size, run_rank, config, folders[family])
 
     return run
 
@@ -161,7 +168,7 @@ def test_log_probs_and_entropy(runs: Runs, references: Callable[[str], Run], fam
         for name in ("log_probs", "entropy"):
             got, expected = getattr(rank, name), getattr(want, name)
             if name == "entropy" and not got:  # not on a pipeline stage before the last
-                assert ALL_LAYOUTS[layout].pp > 1
+                assert ALL_LAYOUTS[layout].parallel.pp > 1
                 continue
             assert got.keys() == expected.keys()
             for number, values in expected.items():
@@ -175,11 +182,6 @@ def test_gradients(runs: Runs, references: Callable[[str], Run], family: str, la
         assert rank.gradients.keys() == want.keys()
         errors = {name: relative(rank.gradients[name], want[name]) for name in want}
         assert {name: error for name, error in errors.items() if error > 2e-5} == {}
-
-
-def relative(got: Tensor, want: Tensor) -> float:
-    assert got.shape == want.shape
-    return float((got - want).abs().max() / want.abs().max())
 
 
 @pytest.mark.parametrize(("family", "layout"), CASES)
@@ -196,7 +198,7 @@ def test_weights_come_out_as_they_went_in(runs: Runs, folders: dict[str, Path], 
 )
 def test_a_rank_reads_its_slices_alone(runs: Runs, folders: dict[str, Path], family: str, layout: str) -> None:
     """Over all ranks every split tensor is read once; a rank's share of it is that of its slice, give or take a row."""
-    config = ALL_LAYOUTS[layout]
+    config = ALL_LAYOUTS[layout].parallel
     sizes = {name: tensor.numel() for name, tensor in load_file(folders[family] / "model.safetensors").items()}
     reads = [rank.numbers_read for rank in runs(family, layout)]
     for name, size in sizes.items():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,14 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    """After each test there are the child processes that were there before."""
+    before = set(workers_of(os.getpid()))
+    yield
+    assert set(workers_of(os.getpid())) == before
+
+
 def test_built_in_rewards_in_order():
     responses = ["7", "8", r"\boxed{7}", "", "The answer is 7."]
     with RewardPool(RewardConfig(kind="math")) as pool:
@@ -74,7 +83,6 @@ def test_built_in_rewards_in_order():
         assert pool.score([(PROBLEM, "7")]) == [Reward(1.0)]
         assert [reward.value for reward in pending.result()] == [1.0, 0.0, 1.0, 0.0, 1.0]
         assert pending.result() is pending.result()
-    assert workers_of(os.getpid()) == []
 
 
 def test_a_formula_too_big_to_compute_times_out():
@@ -131,7 +139,6 @@ def test_workers_that_cannot_start_are_an_error(kind, monkeypatch):
         ),
     ):
         pool.score((PROBLEM, "1" * 200) for _ in range(1000))
-    assert workers_of(os.getpid()) == []
 
 
 def test_close_ends_hung_workers_and_refuses_further_work(kind):
@@ -140,7 +147,6 @@ def test_close_ends_hung_workers_and_refuses_further_work(kind):
     time.sleep(1.0)
     pool.close()
     pool.close()
-    assert workers_of(os.getpid()) == []
     for use in (pending.result, lambda: pool.score([(PROBLEM, "1")])):
         with pytest.raises(RuntimeError, match="the reward pool is closed"):
             use()
@@ -154,13 +160,11 @@ def test_an_exception_closes_the_pool(kind):
 
     with pytest.raises(KeyError, match="in the training loop"):
         train()
-    assert workers_of(os.getpid()) == []
 
 
 def test_a_wrong_kind_starts_no_process():
     with pytest.raises(ConfigError, match=r"reward\.kind"):
         RewardPool(RewardConfig(kind="maths"))
-    assert workers_of(os.getpid()) == []
 
 
 def script(folder: Path, body: str, options: str = "timeout_seconds=100.0", imports: str = "time") -> Path:

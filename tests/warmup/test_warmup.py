@@ -71,7 +71,7 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
             for question, answer in ANSWERS.items()
         ]
         problems.append(Problem("no answer", "?", tuple(tokenizer("?")["input_ids"]), None))
-        model = build_model(family, topology, torch.float32, open_weights(config, family))
+        model = build_model(family, topology, config.model, open_weights(config, family))
         before = {name: tensor.numpy().copy() for name, tensor in model.hf_tensors()}
         progress = Phases()
         model = warm_up(model, config, problems, tokenizer, progress)

@@ -1,0 +1,146 @@
+"""A run of layers of a Megatron-Core GPT that gives log-probs of tokens instead of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+from aspo_megatron.data.packing import PackedBatch
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import Family
+from aspo_megatron.models.mapping import Row
+from aspo_megatron.parallel.attention import plan_blocks
+from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
+from aspo_megatron.parallel.log_prob import token_log_probs
+from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
+from aspo_megatron.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class Held:
+    """A parameter, or a shard of it, that this rank holds; `layer` and `expert` count over the whole model."""
+
+    parameter: Tensor
+    row: Row
+    layer: int
+    expert: int
+
+
+class ModelChunk(GPTModel):
+    """The layers of one (virtual) pipeline stage, tokens embedded before the first, log-probs after the last."""
+
+    def __init__(self, family: Family, topology: Topology, config: TransformerConfig, virtual_stage: int) -> None:
+        self.family = family
+        self.topology = topology
+        self.shape = family.shape(topology.tp)
+        self.is_first = topology.pp_rank == 0 and virtual_stage == 0
+        self.is_last = topology.pp_rank == topology.pp - 1 and virtual_stage == topology.vpp - 1
+        super().__init__(
+            config=config,
+            transformer_layer_spec=layer_spec(family, topology),
+            vocab_size=self.shape.padded_vocab_size,
+            max_sequence_length=family.context_length,
+            pre_process=self.is_first,
+            post_process=self.is_last,
+            parallel_output=True,
+            share_embeddings_and_output_weights=family.tied_embeddings,
+            position_embedding_type="none",  # `_rotary` gives each packed token's angles
+            vp_stage=virtual_stage if topology.vpp > 1 else None,
+        )
+        for held in self.held():
+            if held.row.dim is not None:
+                # megatron marks shards as it draws their first values, which are loaded here. Unmarked ones would pass
+                # for copies, of which the gradient norm counts that of tp rank 0 alone.
+                held.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+                held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
+        self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
+
+    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> Tensor:
+        """Log-probs and entropy of the batch's R response tokens, [2, R], fp32, the same on all tp and cp ranks.
+
+        See `token_log_probs`. From any chunk but the last: the hidden states for the next one.
+        """
+        topology = self.topology
+        multiple = topology.tp if topology.sequence_parallel else 1
+        own = context_slice(batch.spans, topology.cp, topology.cp_rank, multiple)
+        hidden = self.hidden_states(batch, own)
+        if not self.is_last:
+            return hidden
+        if topology.sequence_parallel:
+            # Every rank goes on with all tokens and the log-prob sums its gradient over tp, so split it here.
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
+        mine, local = (index.to(hidden.device) for index in own.locate(batch.predictors.cpu()))
+        tied = self.shape.tied_embeddings
+        result = torch.stack(
+            token_log_probs(
+                hidden[local, 0],
+                self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+                batch.targets[mine],
+                temperature=temperature,
+                vocab_size=self.shape.vocab_size,
+                tp_group=topology.tp_group,
+                chunk=chunk,
+            )
+        )
+        # Losses may need whole responses: all cp ranks go on with all tokens.
+        return spread(result, mine, len(batch.targets), topology.cp_group) if topology.cp > 1 else result
+
+    def hidden_states(self, batch: PackedBatch, own: ContextSlice) -> Tensor:
+        """What this chunk makes of the batch: [local tokens (over tp under sequence parallelism), 1, size]."""
+        tokens = own.tokens.clamp(min=0).to(batch.input_ids.device)  # padding may be any token: nothing attends to it
+        ids, positions = (
+            values[tokens] if batch.num_tokens else torch.zeros_like(tokens)
+            for values in (batch.input_ids, batch.positions)
+        )
+        hidden: Tensor = self.decoder(
+            hidden_states=self.embedding(input_ids=ids[None], position_ids=None) if self.pre_process else None,
+            attention_mask=None,
+            rotary_pos_emb=self._rotary(positions),
+            packed_seq_params=plan_blocks(own, ids.device),
+            padding_mask=self._padding(own).to(ids.device),
+        )
+        return hidden
+
+    def _padding(self, own: ContextSlice) -> Tensor:
+        """[1, tokens of this rank]: True where there is none, which experts' load then leaves out."""
+        padding = own.tokens < 0
+        topology = self.topology
+        if topology.sequence_parallel:
+            padding = padding.chunk(topology.tp)[topology.tp_rank]
+        return padding[None]
+
+    def held(self) -> Iterator[Held]:
+        """Every parameter of this chunk with its row.
+
+        Raises:
+            CheckpointError: if the table has no row for a parameter.
+        """
+        topology = self.topology
+        engine = topology.platform.transformer_engine
+        parameters = dict(self.named_parameters())
+        experts = self.shape.num_experts // topology.ep
+        for row in self.family.rows:
+            if not row.only_if(self.shape):
+                continue
+            if not row.per_layer:
+                name = row.megatron_name(0, 0, engine)
+                if name in parameters:
+                    yield Held(parameters.pop(name), row, 0, 0)
+                continue
+            for index, layer in enumerate(self.decoder.layers):
+                for expert in range(experts if row.per_expert else 1):
+                    parameter = parameters.pop(row.megatron_name(index, expert, engine))
+                    yield Held(parameter, row, layer.layer_number - 1, topology.ep_rank * experts + expert)
+        if parameters:
+            raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
+
+    def _rotary(self, positions: Tensor) -> Tensor:
+        """Rotary angles [T, 1, 1, head_dim] of packed tokens."""
+        angles = torch.outer(positions.to(torch.float32), self.inv_freq)
+        return torch.cat((angles, angles), dim=-1)[:, None, None, :]

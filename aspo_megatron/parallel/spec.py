@@ -1,0 +1,153 @@
+"""What megatron-core is told about a model: its configuration, its layers, its rotary frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from aspo_megatron.config import ModelConfig
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.attention import SpanAttention
+from aspo_megatron.parallel.router import BalancedRouter
+from aspo_megatron.parallel.topology import Topology
+
+
+def layer_spec(family: Family, topology: Topology) -> ModuleSpec:
+    """Transformer Engine's layers where it is installed, megatron's own otherwise; our core attention in both."""
+    options: dict[str, Any] = {
+        "num_experts": family.num_experts or None,
+        "moe_grouped_gemm": False,
+        "qk_layernorm": family.qk_norm,
+    }
+    if topology.platform.transformer_engine:
+        spec = get_gpt_layer_with_transformer_engine_spec(**options)
+    else:
+        spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
+    spec.submodules.self_attention.submodules.core_attention = SpanAttention
+    if family.num_experts:
+        spec.submodules.mlp.submodules.router = BalancedRouter
+    return spec
+
+
+def transformer_config(family: Family, topology: Topology, settings: ModelConfig) -> TransformerConfig:
+    """The sizes of `family` on the grid of `topology`.
+
+    Options of megatron-core that give wrong results silently, or need more than is here, cannot be reached from our
+    configuration; they are set here: point-to-point communication under virtual stages (`batch_p2p_comm` with
+    pp=2 mixes up the stages' tensors), dropping of experts' tokens, fused kernels.
+    """
+    dtype = getattr(torch, settings.dtype)
+    return TransformerConfig(
+        num_layers=family.num_layers,
+        hidden_size=family.hidden_size,
+        ffn_hidden_size=family.ffn_hidden_size,
+        num_attention_heads=family.num_heads,
+        num_query_groups=family.num_kv_heads,
+        kv_channels=family.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=family.norm_eps,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=family.qkv_bias,
+        qk_layernorm=family.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        tensor_model_parallel_size=topology.tp,
+        context_parallel_size=topology.cp,
+        pipeline_model_parallel_size=topology.pp,
+        virtual_pipeline_model_parallel_size=topology.vpp if topology.vpp > 1 else None,
+        pipeline_model_parallel_layout=_pipeline_layout(family, topology) if topology.pp > 1 else None,
+        overlap_p2p_comm=topology.vpp > 1,
+        batch_p2p_comm=topology.vpp == 1,
+        # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
+        variable_seq_lengths=topology.pp > 1,
+        moe_token_dispatcher_type="alltoall",
+        **(_expert_options(family, topology) if family.num_experts else {}),
+        **_RECOMPUTE[settings.recompute](family),
+        sequence_parallel=topology.sequence_parallel,
+        # Weights are loaded, not drawn.
+        perform_initialization=False,
+        use_cpu_initialization=True,
+        # The loss carries the step's denominator, see parallel/step.py.
+        calculate_per_token_loss=True,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        gradient_accumulation_fusion=False,
+    )
+
+
+_RECOMPUTE: dict[str, Callable[[Family], dict[str, Any]]] = {
+    "none": lambda family: {},
+    "selective": lambda family: {
+        "recompute_granularity": "selective",
+        "recompute_modules": ["core_attn", "moe" if family.num_experts else "mlp"],
+    },
+    "full": lambda family: {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+}
+
+
+def _expert_options(family: Family, topology: Topology) -> dict[str, Any]:
+    return {
+        "num_moe_experts": family.num_experts,
+        "moe_ffn_hidden_size": family.expert_ffn_size,
+        "moe_router_topk": family.experts_per_token,
+        # Softmax over the chosen experts alone is softmax over all, scaled to add up to 1.
+        "moe_router_pre_softmax": not family.norm_topk,
+        "moe_router_dtype": "fp32",
+        # Its coefficient is set for each update, see parallel/step.py.
+        "moe_router_load_balancing_type": "aux_loss",
+        "moe_aux_loss_coeff": 0.0,
+        "moe_grouped_gemm": False,
+        "expert_model_parallel_size": topology.ep,
+        "expert_tensor_parallel_size": topology.etp,
+    }
+
+
+def _pipeline_layout(family: Family, topology: Topology) -> list[list[str]]:
+    stages = [["decoder"] * layers for layers in family.stage_layers(topology.parallel)]
+    return [
+        ["embedding"] * (number == 0) + stage + ["loss"] * (number == len(stages) - 1)
+        for number, stage in enumerate(stages)
+    ]
+
+
+def inverse_frequencies(family: Family) -> Tensor:
+    """Rotary frequencies [head_dim / 2], by the very functions that Hugging Face uses.
+
+    Raises:
+        ConfigError: for a scaling that also scales the attention (yarn), which is not supported.
+    """
+    config = AutoConfig.for_model(**family.hf_config)
+    rope = config.rope_parameters
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        exponents = torch.arange(0, family.head_dim, 2, dtype=torch.int64).to(torch.float32) / family.head_dim
+        return 1.0 / torch.pow(rope["rope_theta"], exponents)
+    if kind not in ROPE_INIT_FUNCTIONS:
+        raise ConfigError(f"config.json: rope type {kind!r} is not known to the installed transformers")
+    frequencies: Tensor
+    frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    if attention_factor != 1.0:
+        raise ConfigError(f"config.json: rope type {kind!r} scales attention by {attention_factor}: not supported")
+    return frequencies
