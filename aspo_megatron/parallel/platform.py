@@ -125,6 +125,8 @@ class CpuPlatform(Platform):
         self._replace(torch.cuda, "current_device", lambda: self.device)
         # pipeline_parallel/p2p_communication.py and checkpoint saving wait for the device.
         self._replace(torch.cuda, "synchronize", lambda *_, **__: None)
+        # distributed/param_and_grad_buffer.py (0.19) asks which stream to wait on, if there is one.
+        self._replace(torch.cuda, "current_stream", lambda *_, **__: None)
         # tensor_parallel/random.py: model_parallel_cuda_manual_seed.
         self._replace(torch.cuda, "manual_seed", torch.manual_seed)
         # models/common/embeddings/rope_utils.py, tensor_parallel/data.py.

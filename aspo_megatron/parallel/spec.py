@@ -36,7 +36,9 @@ def layer_spec(family: Family, topology: Topology) -> ModuleSpec:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
     if family.num_experts:
-        spec.submodules.mlp.submodules.router = BalancedRouter
+        mlp = spec.submodules.mlp  # a ModuleSpec; from megatron-core 0.17 on, a functools.partial
+        parts = mlp.submodules if isinstance(mlp, ModuleSpec) else mlp.keywords["submodules"]
+        parts.router = BalancedRouter
     return spec
 
 
