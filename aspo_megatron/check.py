@@ -29,6 +29,7 @@ _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
 _LAYOUTS = (
     "tp=2",
     "tp=2,sp",
+    "tp=2,sp,recompute=full",
     "pp=2",
     "pp=2,vpp=2",
     "cp=2",
@@ -38,10 +39,14 @@ _LAYOUTS = (
     "tp=2,pp=2",
     "pp=2,cp=2",
     "tp=2,dp=2,distopt",
+    "dp=2,ep=2",
+    "dp=2,ep=2,distopt",
+    "cp=2,ep=2",
+    "tp=2,sp,ep=2,etp=1",
+    "tp=2,sp,dp=2,ep=2",
+    "pp=2,dp=2,ep=2",
 )
-_BUILT_IN = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
+_SMALL = {
     "vocab_size": 515,  # not a multiple of any tp
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -54,6 +59,21 @@ _BUILT_IN = {
     "hidden_act": "silu",
     "tie_word_embeddings": True,
 }
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "qwen2": _SMALL | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+    "qwen3-moe": _SMALL
+    | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "head_dim": 24,
+        "num_experts": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 16,
+        "norm_topk_prob": True,
+    },
+}
+"""config.json of the small models that `aspo check` makes itself, by name."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +105,35 @@ class _Result:
     weights: dict[str, Tensor]
 
 
-def parse_layout(text: str) -> ParallelConfig:
-    """A layout such as `tp=2,pp=2,sp`.
+@dataclass(frozen=True)
+class Layout:
+    """What a row runs with."""
+
+    parallel: ParallelConfig
+    recompute: str = "none"
+
+
+def parse_layout(text: str) -> Layout:
+    """A layout such as `tp=2,pp=2,sp,recompute=full`.
 
     Raises:
         ConfigError: names the part that is wrong.
     """
     settings: dict[str, Any] = {}
+    recompute = "none"
     for part in text.split(","):
         key, _, value = part.partition("=")
         if part in _FLAGS:
             settings[_FLAGS[part]] = True
         elif key in _SIZES and value.isdigit():
             settings[key] = int(value)
+        elif key == "recompute" and value in ("selective", "full"):
+            recompute = value
         else:
-            raise ConfigError(
-                f"layout {text!r}: {part!r} is none of {', '.join([*(f'{size}=N' for size in _SIZES), *_FLAGS])}"
-            )
+            known = ", ".join([*(f"{size}=N" for size in _SIZES), *_FLAGS, "recompute=selective", "recompute=full"])
+            raise ConfigError(f"layout {text!r}: {part!r} is none of {known}")
     try:
-        return ParallelConfig.model_validate(settings)
+        return Layout(ParallelConfig.model_validate(settings), recompute)
     except ValidationError as error:
         raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
@@ -112,7 +142,7 @@ def layouts_for(family: Family, most_ranks: int) -> list[str]:
     """The default layouts that fit the model and the number of ranks."""
     fitting = []
     for text in _LAYOUTS:
-        layout = parse_layout(text)
+        layout = parse_layout(text).parallel
         try:
             family.check_layout(layout)
         except ConfigError:
@@ -122,10 +152,10 @@ def layouts_for(family: Family, most_ranks: int) -> list[str]:
     return fitting
 
 
-def make_built_in(folder: Path) -> Path:
-    """A small random Qwen2 with tied embeddings; norms and biases are random too."""
+def make_built_in(name: str, folder: Path) -> Path:
+    """A small random model of `BUILT_IN` with tied embeddings; norms and biases are random too."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(_BUILT_IN))
+    (folder / "config.json").write_text(json.dumps(BUILT_IN[name]))
     shapes = hf_shapes(folder)
     random = RandomTensors(shapes, std=0.1, seed=0)
     noise = torch.Generator().manual_seed(0)
@@ -134,7 +164,7 @@ def make_built_in(folder: Path) -> Path:
         for name, shape in shapes.items()
     )
     model = folder / "model"
-    write_folder(model, tensors, _BUILT_IN, tokenizer_from=folder)
+    write_folder(model, tensors, BUILT_IN[name], tokenizer_from=folder)
     return model
 
 
@@ -156,7 +186,7 @@ def run_check(
         work: a folder for what the ranks write.
         loss: name of the policy loss.
         aggregation: of the loss.
-        device: `cpu` or `cuda`.
+        device: `auto`, `cpu` or `cuda`.
         tolerances: what passes.
 
     Raises:
@@ -166,28 +196,32 @@ def run_check(
     check_weights(model)
     losses.build(loss, {})
     for text in layouts:
-        family.check_layout(parse_layout(text))
+        family.check_layout(parse_layout(text).parallel)
 
-    def run(name: str, parallel: dict[str, Any], processes: int) -> _Result:
+    def run(name: str, layout: Layout | None) -> _Result:
         stem = work / name.replace(" ", "-")
         spec = Spec(
-            str(model), parallel, loss, aggregation, device, str(work / "log-probs.safetensors"), f"{stem}.safetensors"
+            model=str(model),
+            parallel=layout.parallel.model_dump() if layout else {},
+            recompute=layout.recompute if layout else "none",
+            loss=loss,
+            aggregation=aggregation,
+            device=device,
+            log_probs=str(work / "log-probs.safetensors"),
+            result=f"{stem}.safetensors",
         )
+        processes = layout.parallel.world_size if layout else 1
         stem.with_suffix(".json").write_text(json.dumps(asdict(spec)))
         code = launch("aspo_megatron.check_rank", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
         if code:
             raise SystemExit(code)
         return _read(Path(spec.result))
 
-    def one_layout(text: str) -> _Result:
-        layout = parse_layout(text)
-        return run(text, layout.model_dump(), layout.world_size)
-
-    expected = run(ONE_PROCESS, ParallelConfig().model_dump(), 1)
+    expected = run(ONE_PROCESS, Layout(ParallelConfig()))
     yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm, 0.0, "", 0.0, passed=True)
-    yield _compare(HUGGING_FACE, run(HUGGING_FACE, {}, 1), expected, tolerances)
+    yield _compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
     for text in layouts:
-        yield _compare(text, one_layout(text), expected, tolerances)
+        yield _compare(text, run(text, parse_layout(text)), expected, tolerances)
 
 
 def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -> Row:

@@ -41,6 +41,7 @@ class Spec:
 
     model: str
     parallel: dict[str, Any]
+    recompute: str
     loss: str
     aggregation: str
     device: str
@@ -97,12 +98,14 @@ def check_layout(spec: Spec) -> None:
     parallel = ParallelConfig.model_validate(spec.parallel)
     with process_grid(parallel, PlatformConfig(device=spec.device, timeout_minutes=5), seed=1) as topology:
         from aspo_megatron.parallel.model import build_model
+        from aspo_megatron.parallel.objective import PolicyObjective
         from aspo_megatron.parallel.optimizer import Optimizer
-        from aspo_megatron.parallel.step import Objective, PassLimits, aggregation_of, score, update
+        from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
 
         family = read_family(Path(spec.model))
+        settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
         with SafetensorsFolder(Path(spec.model)) as weights:
-            model = build_model(family, topology, ModelConfig(path=Path(spec.model)), weights)
+            model = build_model(family, topology, settings, weights)
         groups = make_groups(family)
         limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
         if not Path(spec.log_probs).exists():  # the first row is one process
@@ -111,9 +114,9 @@ def check_layout(spec: Spec) -> None:
             save_file({"log_probs": base}, spec.log_probs)
         shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
         # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
-        settings = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
-        optimizer = Optimizer(model, settings, 2, distributed_optimizer=parallel.distributed_optimizer)
-        objective = Objective(losses.build(spec.loss, {}), spec.loss_config)
+        adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
+        optimizer = Optimizer(model, adam, 2, distributed_optimizer=parallel.distributed_optimizer)
+        objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
         weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
         own = groups[topology.dp_rank :: topology.dp]
         first = update(model, optimizer, own, objective, weighting, limits)
@@ -133,7 +136,8 @@ def check_hugging_face(spec: Spec) -> None:
     from aspo_megatron.parallel.platform import CpuPlatform, installed
 
     with installed(CpuPlatform()):
-        from aspo_megatron.parallel.step import Objective, aggregation_of
+        from aspo_megatron.parallel.objective import PolicyObjective
+        from aspo_megatron.parallel.step import aggregation_of
 
     logging.disable_progress_bar()
     family = read_family(Path(spec.model))
@@ -142,7 +146,7 @@ def check_hugging_face(spec: Spec) -> None:
     model = AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation="eager")
     weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
     denominator = sum(weighting(sample)[1] for group in groups for sample in group)
-    objective = Objective(losses.build(spec.loss, {}), spec.loss_config)
+    objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
     total = torch.zeros(())
     for sample in (sample for group in groups for sample in group):
         batch = pack([[sample]], [[weighting(sample)[0] / denominator]])

@@ -128,7 +128,10 @@ def evaluate(
 @app.command()
 def check(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]", help="Hugging Face folder; else a small built-in model.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Hugging Face folder, or a small built-in model: qwen2 (the default), qwen3-moe."
+        ),
     ] = None,
     layouts: Annotated[
         list[str] | None, typer.Option("--layouts", metavar="LAYOUT...", help="Layouts to check, e.g. tp=2,sp cp=2.")
@@ -137,6 +140,7 @@ def check(
     loss: Annotated[str, typer.Option(help="Policy loss, see `aspo losses`.")] = "aspo",
     aggregation: Annotated[str, typer.Option(help="Aggregation of the loss.")] = "token-mean",
     ranks: Annotated[int, typer.Option(min=1, help="Most ranks to start for the default layouts.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: GPUs if there are any.")] = "auto",
     gradient_tolerance: Annotated[float, typer.Option(help="Relative to a parameter's largest gradient.")] = 2e-5,
     weight_tolerance: Annotated[float, typer.Option(help="Absolute, after two updates.")] = 1e-6,
 ) -> None:
@@ -147,6 +151,7 @@ def check(
 
     \b
       aspo check
+      aspo check qwen3-moe
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
     """
     from aspo_megatron import check as checks
@@ -159,11 +164,13 @@ def check(
         raise ConfigError(f"one model at a time, not {' and '.join(models)}")
     with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
         work = Path(folder)
-        path = Path(models[0]) if models else checks.make_built_in(work / "built-in")
+        name = models[0] if models else "qwen2"
+        built_in = name in checks.BUILT_IN and not Path(name).exists()
+        path = checks.make_built_in(name, work / "built-in") if built_in else Path(name)
         chosen = chosen or checks.layouts_for(read_family(path), ranks)
         rows = []
         typer.echo(
-            f"{'layout':<20} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient"
+            f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient"
         )
         for row in checks.run_check(
             path,
@@ -171,13 +178,13 @@ def check(
             work,
             loss=loss,
             aggregation=aggregation,
-            device="cpu",
+            device=device,
             tolerances=checks.Tolerances(gradient_tolerance, weight_tolerance),
         ):
             rows.append(row)
             weight = "-" if row.weight_difference is None else f"{row.weight_difference:.1e}"
             typer.echo(
-                f"{row.layout:<20} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
+                f"{row.layout:<24} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
                 f"{weight:>10}  {'pass' if row.passed else 'FAIL'}  {row.gradient_name}"
             )
     if json_file:

@@ -30,9 +30,10 @@ from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import to_replicas
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.statistics import StepStatistics
-from aspo_megatron.parallel.step import Objective, PassLimits, UpdateResult, aggregation_of, score, update
+from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, update
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import Request, RolloutEngine
 
@@ -67,7 +68,7 @@ class Trainer:
             train.steps * self._updates_per_step,
             distributed_optimizer=config.parallel.distributed_optimizer,
         )
-        self._objective = Objective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
+        self._objective = PolicyObjective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
         self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
         self._stream = ProblemStream(inputs.train, config.seed)

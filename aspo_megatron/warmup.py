@@ -13,6 +13,7 @@ from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.losses import LossOutput, Stat
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.objective import PlainObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, update
 
@@ -39,12 +40,15 @@ def warm_up(
         progress.phase(f"warm-up {number + 1}/{config.warmup.updates}, loss {loss:.3f}")
         batch = stream.take(config.warmup.batch_size)[topology.dp_rank :: topology.dp]
         groups = [[_imitation(problem, config.warmup.response, tokenizer)] for problem in batch]
-        loss = update(model, optimizer, groups, _negative_log_likelihood, _each_token_counts_one, limits).loss
+        loss = update(model, optimizer, groups, _IMITATION, _each_token_counts_one, limits).loss
     return model.copy()
 
 
 def _negative_log_likelihood(batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
     return LossOutput(-log_probs, {"loss/warmup": Stat(-log_probs, batch.mask)})
+
+
+_IMITATION = PlainObjective(_negative_log_likelihood, token_wise=True)
 
 
 def _each_token_counts_one(sample: Sample) -> tuple[float, float]:

@@ -8,7 +8,7 @@ last token of a response, which predicts nothing, is not computed at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ class PackedBatch:
     def num_tokens(self) -> int:
         """T, the tokens that go through the model."""
         return int(self.input_ids.numel())
+
+    def scored(self, tokens: Tensor) -> PackedBatch:
+        """The batch of these of the R scored tokens alone, for what looks at each token by itself."""
+        names = ("targets", "mask", "weights", "advantages", "old_log_probs", "ref_log_probs", "rollout_log_probs")
+        chosen: dict[str, Any] = {name: getattr(self, name)[tokens] for name in names}
+        return replace(self, **chosen, cu_seqlens=torch.tensor([0, len(tokens)], device=tokens.device))
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on `device`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -17,9 +18,13 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row
 from aspo_megatron.parallel.attention import plan_blocks
 from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
-from aspo_megatron.parallel.log_prob import token_log_probs
+from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
 from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
 from aspo_megatron.parallel.topology import Topology
+
+BatchDerivative = Callable[[PackedBatch, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""Of a token-wise loss, for some scored tokens with their log-probs and entropy: d loss / d log-prob, and d loss /
+d entropy or None for zero."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,14 @@ class ModelChunk(GPTModel):
                 held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 
-    def forward(self, batch: PackedBatch, temperature: float, chunk: int) -> Tensor:
+    def forward(
+        self, batch: PackedBatch, temperature: float, chunk: int, derivative: BatchDerivative | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probs and entropy of the batch's R response tokens, [2, R], fp32, the same on all tp and cp ranks.
 
-        See `token_log_probs`. From any chunk but the last: the hidden states for the next one.
+        See `token_log_probs`. With the `derivative` of a token-wise loss: a scalar 0 whose backward gives its gradient
+        (the weight's is added to `main_grad` at once, see `token_objective`), and the log-probs and entropy without
+        gradient. From any chunk but the last: the hidden states for the next one.
         """
         topology = self.topology
         multiple = topology.tp if topology.sequence_parallel else 1
@@ -77,19 +86,30 @@ class ModelChunk(GPTModel):
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         mine, local = (index.to(hidden.device) for index in own.locate(batch.predictors.cpu()))
         tied = self.shape.tied_embeddings
-        result = torch.stack(
-            token_log_probs(
-                hidden[local, 0],
-                self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
-                batch.targets[mine],
-                temperature=temperature,
-                vocab_size=self.shape.vocab_size,
-                tp_group=topology.tp_group,
-                chunk=chunk,
-            )
+        weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        options: dict[str, Any] = {
+            "temperature": temperature,
+            "vocab_size": self.shape.vocab_size,
+            "tp_group": topology.tp_group,
+            "chunk": chunk,
+        }
+        if derivative is None:
+            result = torch.stack(token_log_probs(hidden[local, 0], weight, batch.targets[mine], **options))
+            return self._on_all_cp_ranks(result, mine, batch)
+
+        def of_chunk(tokens: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor | None]:
+            return derivative(batch.scored(mine[tokens]), log_probs, entropy)
+
+        anchor, *values = token_objective(
+            hidden[local, 0], weight, batch.targets[mine], of_chunk, weight_grad=weight.main_grad, **options
         )
-        # Losses may need whole responses: all cp ranks go on with all tokens.
-        return spread(result, mine, len(batch.targets), topology.cp_group) if topology.cp > 1 else result
+        return anchor, self._on_all_cp_ranks(torch.stack(values), mine, batch)
+
+    def _on_all_cp_ranks(self, values: Tensor, mine: Tensor, batch: PackedBatch) -> Tensor:
+        """Losses may need whole responses: all cp ranks go on with all tokens."""
+        if self.topology.cp == 1:
+            return values
+        return spread(values, mine, len(batch.targets), self.topology.cp_group)
 
     def hidden_states(self, batch: PackedBatch, own: ContextSlice) -> Tensor:
         """What this chunk makes of the batch: [local tokens (over tp under sequence parallelism), 1, size]."""

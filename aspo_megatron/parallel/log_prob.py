@@ -5,26 +5,41 @@ For a token with hidden state h, logits z_v = (h . w_v) / T over the vocabulary,
     log p(y) = (z_y - m) - log s,    m = max_v z_v,  s = sum_v exp(z_v - m)
     H        = log s - (1/s) sum_v exp(z_v - m) (z_v - m)
 
-With m subtracted first, neither loses digits to the size of the logits. Tokens are taken in chunks. A chunk computes
-its logits for this rank's vocabulary shard, reduces m by one all-reduce and (s, sum exp(z - m) (z - m), z_y - m) by a
-second, and drops the logits. Saved for backward are the hidden states and the weight shard (both exist anyway), the
-target, log-sum-exp and entropy of each token. Backward computes a chunk's logits again, then with p = exp(z - lse)
+Tokens are taken in chunks, and a chunk's logits are dropped before the next one's are made (`vocabulary.py`): extra
+memory does not depend on the number of tokens. There are two ways to the gradient:
 
-    d log p(y) / dz_v = [v = y] - p_v,       dH / dz_v = -p_v (z_v - lse + H)
+`token_objective`, for losses whose value at a token depends on that token alone: their derivative by a log-prob is
+known as soon as the log-prob is, so each chunk makes its gradients of hidden states and weights at once. Three matrix
+products, nothing is computed again.
 
-and from dz the gradients of hidden states (summed over tp) and of the weight shard. Extra memory is a few buffers of
-chunk x vocab/tp, whatever the number of tokens.
+`token_log_probs`, for all others and for passes without gradient: backward computes the logits of all chunks but the
+last one again.
+
+See docs/log_prob.md for derivations, the memory formula and measurements.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from aspo_megatron.parallel.logit_gradient import Upstream, add_gradients
+from aspo_megatron.parallel.vocabulary import (
+    VocabularyShard,
+    Workspace,
+    accumulation_dtype,
+    chunk_logits,
+    chunk_softmax,
+    exponentials,
+)
+
+Derivative = Callable[[slice, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""Of a token-wise loss, for the tokens `slice` of R with log-probs and entropy [chunk]: d loss / d log-prob, [chunk],
+and d loss / d entropy, [chunk] or None for zero."""
 
 
 def token_log_probs(
@@ -46,7 +61,7 @@ def token_log_probs(
         temperature: logits are divided by it, the convention of the rollout engine.
         vocab_size: ids at or above it are padding: they get probability zero.
         tp_group: ranks that hold the other rows; rank r holds the r-th slice.
-        chunk: tokens whose logits exist at the same time.
+        chunk: the most tokens whose logits exist at the same time.
 
     Returns:
         log-probs and entropy, each [R], fp32 (fp64 for fp64 inputs). Both carry gradients.
@@ -54,18 +69,150 @@ def token_log_probs(
     Raises:
         ValueError: if a target is not in the vocabulary; names its position and id.
     """
-    bad = (targets < 0) | (targets >= vocab_size)
-    if bool(bad.any()):
-        position = int(bad.nonzero()[0])
-        raise ValueError(f"target {int(targets[position])} at position {position} is not in 0..{vocab_size - 1}")
+    _check_targets(targets, vocab_size)
+    keep = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     log_probs, entropy = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, temperature, vocab_size, tp_group, chunk
+        hidden, weight, targets, temperature, vocab_size, tp_group, chunk, keep
     )
     return log_probs, entropy
 
 
+def token_objective(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    derivative: Derivative,
+    *,
+    temperature: float,
+    vocab_size: int,
+    tp_group: dist.ProcessGroup,
+    chunk: int,
+    weight_grad: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs and entropy as of `token_log_probs`, and the gradient of a token-wise loss, computed along the way.
+
+    The loss is given by its derivative, scale included: the gradient is final. Add `anchor` to the loss's value, of
+    which no gradient is taken: then backward hands on the gradients that were made here.
+
+    Args:
+        hidden: as in `token_log_probs`.
+        weight: the same.
+        targets: the same.
+        derivative: called for each chunk, in order, without gradient recording. All tp ranks must give the same
+            derivatives. Not called where nothing needs a gradient.
+        temperature: as in `token_log_probs`.
+        vocab_size: the same.
+        tp_group: the same.
+        chunk: the same.
+        weight_grad: fp32 (fp64), of weight's shape, such as megatron's `main_grad`. The gradient of the weight is
+            added to it in this very call, and autograd is given none for it. `anchor` must then be propagated back
+            with gradient 1.
+
+    Returns:
+        anchor: a scalar 0 whose backward gives the gradients of `hidden`, summed over tp, and of `weight`; once.
+        log-probs and entropy: [R], fp32 (fp64 for fp64 inputs), without gradient.
+
+    Raises:
+        ValueError: if a target is not in the vocabulary; names its position and id.
+        RuntimeError: from backward, if it is repeated or, with `weight_grad`, its gradient is not 1.
+    """
+    _check_targets(targets, vocab_size)
+    recording = torch.is_grad_enabled()
+    grad_hidden = torch.empty_like(hidden) if recording and hidden.requires_grad else None
+    grad_weight = weight_grad
+    if not (recording and weight.requires_grad):
+        grad_weight = None
+    elif weight_grad is None:
+        grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight))
+    with torch.no_grad():
+        log_probs, entropy = _objective_chunks(
+            hidden,
+            targets,
+            derivative,
+            VocabularyShard.of(weight, vocab_size, tp_group, temperature),
+            chunk,
+            grad_hidden,
+            grad_weight,
+        )
+        returned = None if grad_weight is None or weight_grad is not None else grad_weight.to(weight.dtype)
+    anchor: Tensor = _Anchor.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, grad_hidden, returned, weight_grad is not None
+    )
+    return anchor, log_probs, entropy
+
+
+def _objective_chunks(
+    hidden: Tensor,
+    targets: Tensor,
+    derivative: Derivative,
+    shard: VocabularyShard,
+    chunk: int,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropy; fills `grad_hidden` and adds to `grad_weight`, where they are given."""
+    size = _even_chunk(len(targets), chunk)
+    space = Workspace(shard, size)
+    log_probs, entropy = _per_token(hidden, 2)
+    for part in _chunks(len(targets), size):
+        softmax = chunk_softmax(chunk_logits(hidden[part], shard, space), targets[part], shard, space)
+        log_probs[part], entropy[part] = softmax.log_probs, softmax.entropy
+        if grad_hidden is None and grad_weight is None:
+            continue
+        by_log_prob, by_entropy = derivative(part, softmax.log_probs, softmax.entropy)
+        add_gradients(
+            softmax.exponentials,
+            softmax.log_scale,
+            Upstream(by_log_prob, by_entropy, softmax.entropy),
+            hidden[part],
+            targets[part],
+            shard,
+            space,
+            None if grad_hidden is None else grad_hidden[part],
+            grad_weight,
+        )
+    if grad_hidden is not None and shard.parallel:
+        dist.all_reduce(grad_hidden, group=shard.group)
+    return log_probs, entropy
+
+
+class _Anchor(torch.autograd.Function):
+    """A scalar 0 that keeps gradients computed before, and hands them on in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        grad_hidden: Tensor | None,
+        grad_weight: Tensor | None,
+        accumulated: bool,
+    ) -> Tensor:
+        # Not by save_for_backward: backward scales them in place and lets go of them.
+        ctx.gradients, ctx.accumulated = (grad_hidden, grad_weight), accumulated
+        return hidden.new_zeros((), dtype=accumulation_dtype(hidden))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("token_objective: its gradients have been handed on already, backward works once")
+        if ctx.accumulated and float(grad) != 1.0:
+            raise RuntimeError(
+                f"token_objective: the gradient of the anchor is {float(grad)}, not 1, but that of the weight is in "
+                "weight_grad already; scale the derivative instead"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        if not ctx.accumulated:
+            gradients = tuple(None if gradient is None else gradient.mul_(grad) for gradient in gradients)
+        return *gradients, None, None, None
+
+
 class _TokenLogProbs(torch.autograd.Function):
-    """Saves hidden states, weight shard and targets (references), log-sum-exp and entropy [R]."""
+    """Saves hidden states, weight shard and targets (references), and of each token its peak, log-sum-exp and entropy.
+
+    With `keep`, the last chunk's exponentials too: its buffer stays, and backward, which begins with that chunk, goes
+    on with it. So what fits in one chunk is never computed twice.
+    """
 
     @staticmethod
     def forward(
@@ -77,93 +224,76 @@ class _TokenLogProbs(torch.autograd.Function):
         vocab_size: int,
         tp_group: dist.ProcessGroup,
         chunk: int,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        log_probs, entropy, lse = (hidden.new_empty(targets.shape, dtype=dtype) for _ in range(3))
-        for part in _chunks(len(targets), chunk):
-            logits = _chunk_logits(hidden[part], weight, temperature, vocab_size, tp_group)
-            peak, log_sum, target, mean = _reduce(logits, targets[part], weight.size(0), tp_group)
-            log_probs[part] = target - log_sum
-            entropy[part] = log_sum - mean
-            lse[part] = peak + log_sum
-        ctx.save_for_backward(hidden, weight, targets, lse, entropy)
-        ctx.temperature, ctx.vocab_size, ctx.tp_group, ctx.chunk = temperature, vocab_size, tp_group, chunk
+        shard = VocabularyShard.of(weight, vocab_size, tp_group, temperature)
+        size = _even_chunk(len(targets), chunk)
+        space = Workspace(shard, size)
+        log_probs, entropy, peak, log_sum = _per_token(hidden, 4)
+        last = None
+        for part in _chunks(len(targets), size):
+            last = chunk_softmax(chunk_logits(hidden[part], shard, space), targets[part], shard, space)
+            log_probs[part], entropy[part] = last.log_probs, last.entropy
+            peak[part], log_sum[part] = last.peak, last.log_sum
+        if keep:
+            ctx.save_for_backward(hidden, weight, targets, peak, log_sum, entropy)
+            ctx.shard_of, ctx.size = (vocab_size, tp_group, temperature), size
+            ctx.kept = None if last is None else (space, last.exponentials, last.log_scale)
         return log_probs, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, lse, entropy = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        # Accumulated over chunks in fp32 even for bf16 weights: a sum of many small terms.
-        grad_weight = torch.zeros_like(weight, dtype=lse.dtype)
+        hidden, weight, targets, peak, log_sum, entropy = ctx.saved_tensors
+        shard = VocabularyShard.of(weight, *ctx.shard_of)
+        kept, ctx.kept = ctx.kept, None  # it is overwritten: a second backward computes it again
+        space = kept[0] if kept is not None else Workspace(shard, ctx.size)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            # Added up in fp32 even for bf16 weights: a sum of many small terms.
+            grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight))
         with_entropy = bool(grad_entropy.count_nonzero())
-        for part in _chunks(len(targets), ctx.chunk):
-            logits = _chunk_logits(hidden[part], weight, ctx.temperature, ctx.vocab_size, ctx.tp_group)
-            grad = grad_log_probs[part][:, None]
-            logits -= lse[part][:, None]  # log p, -inf on padding
-            probs = torch.exp(logits)
-            if with_entropy:
-                logits.masked_fill_(probs == 0, 0.0)  # p log p -> 0, where log p is -inf
-                dlogits = probs * (-grad - grad_entropy[part][:, None] * (logits + entropy[part][:, None]))
+        for part in reversed(list(_chunks(len(targets), ctx.size))):
+            if kept is not None:
+                _, values, log_scale = kept
+                kept = None
             else:
-                dlogits = probs.mul_(-grad)
-            del logits, probs
-            rows, local = _owned(targets[part], weight.size(0), ctx.tp_group)
-            dlogits[rows, local] += grad_log_probs[part][rows]
-            dlogits /= ctx.temperature
-            dlogits = dlogits.to(weight.dtype)
-            torch.mm(dlogits, weight, out=grad_hidden[part])
-            grad_weight += dlogits.t() @ hidden[part]
-        if dist.get_world_size(ctx.tp_group) > 1:
-            dist.all_reduce(grad_hidden, group=ctx.tp_group)
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
+                values = exponentials(chunk_logits(hidden[part], shard, space), peak[part])
+                log_scale = -log_sum[part]
+            add_gradients(
+                values,
+                log_scale,
+                Upstream(grad_log_probs[part], grad_entropy[part] if with_entropy else None, entropy[part]),
+                hidden[part],
+                targets[part],
+                shard,
+                space,
+                None if grad_hidden is None else grad_hidden[part],
+                grad_weight,
+            )
+        if grad_hidden is not None and shard.parallel:
+            dist.all_reduce(grad_hidden, group=shard.group)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
-def _chunks(length: int, chunk: int) -> Iterator[slice]:
-    for start in range(0, length, chunk):
-        yield slice(start, min(start + chunk, length))
+def _check_targets(targets: Tensor, vocab_size: int) -> None:
+    bad = (targets < 0) | (targets >= vocab_size)
+    if bool(bad.any()):
+        position = int(bad.nonzero()[0])
+        raise ValueError(f"target {int(targets[position])} at position {position} is not in 0..{vocab_size - 1}")
 
 
-def _chunk_logits(
-    hidden: Tensor, weight: Tensor, temperature: float, vocab_size: int, tp_group: dist.ProcessGroup
-) -> Tensor:
-    """This rank's logits [chunk, vocab/tp] in fp32 (fp64), divided by the temperature, -inf on padding."""
-    logits = (hidden @ weight.t()).to(torch.promote_types(hidden.dtype, torch.float32))
-    if temperature != 1.0:
-        logits /= temperature
-    real = vocab_size - dist.get_rank(tp_group) * weight.size(0)
-    if real < weight.size(0):
-        logits[:, max(real, 0) :] = -math.inf
-    return logits
+def _per_token(hidden: Tensor, count: int) -> list[Tensor]:
+    """`count` uninitialised tensors, [R]."""
+    return [hidden.new_empty(len(hidden), dtype=accumulation_dtype(hidden)) for _ in range(count)]
 
 
-def _owned(targets: Tensor, rows: int, tp_group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Positions in the chunk whose target lies on this rank, and those targets' local row numbers."""
-    local = targets - dist.get_rank(tp_group) * rows
-    positions = ((local >= 0) & (local < rows)).nonzero().squeeze(1)
-    return positions, local[positions]
+def _even_chunk(length: int, chunk: int) -> int:
+    """The size of equal chunks, as few as chunks of at most `chunk` would be: a small rest would be slow."""
+    return -(-length // max(-(-length // chunk), 1))
 
 
-def _reduce(
-    logits: Tensor, targets: Tensor, rows: int, tp_group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each token of a chunk, over all tp ranks; the logits are overwritten.
-
-    Returns:
-        The largest logit, and relative to it the log-sum-exp, the target's logit and the mean logit.
-    """
-    parallel = dist.get_world_size(tp_group) > 1
-    peak = logits.max(dim=1).values
-    if parallel:
-        dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=tp_group)
-    logits -= peak[:, None]
-    weights = torch.exp(logits)
-    sums = logits.new_zeros(3, len(targets))
-    sums[0] = weights.sum(dim=1)
-    positions, local = _owned(targets, rows, tp_group)
-    sums[1, positions] = logits[positions, local]
-    # The last use of the logits; 0 x -inf on padding must count nothing.
-    sums[2] = weights.mul_(logits.masked_fill_(weights == 0, 0.0)).sum(dim=1)
-    if parallel:
-        dist.all_reduce(sums, group=tp_group)
-    return peak, torch.log(sums[0]), sums[1], sums[2] / sums[0]
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, max(size, 1)):
+        yield slice(start, min(start + size, length))

@@ -171,9 +171,10 @@ def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
         ConfigError: if `cuda` is asked for and there is no GPU for this rank.
     """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if device == "cuda" and local_rank >= gpus:
+    if (device == "cuda" or gpus) and local_rank >= gpus:
         raise ConfigError(
-            f"platform.device=cuda: local rank {local_rank} has no GPU ({gpus} found); use fewer ranks or device=cpu"
+            f"platform.device={device}: local rank {local_rank} has no GPU ({gpus} found); "
+            "use fewer ranks or device=cpu"
         )
     return CudaPlatform(local_rank) if gpus else CpuPlatform(threads)
 
@@ -250,7 +251,9 @@ def _scatter_uneven(equal: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return equal(whole, group, None, use_global_buffer)
         total = whole.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total, group=group)
-        return total.split([int(size) for size in input_split_sizes])[group.rank()].contiguous()
+        parts: tuple[Tensor, ...] = total.split([int(size) for size in input_split_sizes])
+        own: Tensor = parts[group.rank()]
+        return own.contiguous()
 
     return scatter
 

@@ -32,50 +32,16 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch, pack, packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.losses import Loss, LossOutput, Stat, kl
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
 from aspo_megatron.parallel.chunk import ModelChunk
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.topology import Topology
 
 Group = Sequence[Sample]
 """Samples that share a prompt."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What an update minimises: a policy loss, a KL to the reference and an entropy bonus, aggregated."""
-
-    loss: Loss
-    config: LossConfig
-
-    def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
-        """Loss at each token, [R], and what to log."""
-        output = self.loss(
-            log_probs,
-            batch.old_log_probs,
-            batch.advantages,
-            batch.mask,
-            entropy=entropy.detach(),
-            cu_seqlens=batch.cu_seqlens,
-        )
-        per_token = output.per_token
-        engine_difference = Stat((log_probs - batch.rollout_log_probs).abs(), batch.mask)
-        stats = {
-            **output.stats,
-            "loss/policy": Stat(output.per_token, batch.mask),
-            "entropy": Stat(entropy, batch.mask),
-            "engine_log_prob_diff/mean": engine_difference,
-        }
-        if self.config.kl_coef:
-            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=batch.mask)
-            per_token = per_token + self.config.kl_coef * divergence
-            stats["kl_ref"] = Stat(divergence, batch.mask)
-        if self.config.entropy_coef:
-            per_token = per_token - self.config.entropy_coef * entropy
-        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": engine_difference})
 
 
 @dataclass(frozen=True)
@@ -133,7 +99,7 @@ def update(
     model: PolicyModel,
     optimizer: Optimizer,
     groups: Sequence[Group],
-    objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
+    objective: Objective,
     weighting: Callable[[Sample], tuple[float, float]],
     limits: PassLimits,
     router_aux_coef: float = 0.0,
@@ -220,24 +186,29 @@ def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequenc
 def _forward_step(
     batches: Iterator[PackedBatch],
     model: torch.nn.Module,
-    objective: Callable[[PackedBatch, Tensor, Tensor], LossOutput],
+    objective: Objective,
     limits: PassLimits,
     statistics: StepStatistics,
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """What megatron's schedule calls for a micro-batch: its loss, already scaled, and how to report it."""
     batch = next(batches)
-    result = model(batch, limits.temperature, limits.log_prob_chunk)
-    no_tokens = torch.zeros((), dtype=torch.int, device=result.device)
+    derivative = partial(gradient_at_tokens, objective) if objective.token_wise else None
+    result = model(batch, limits.temperature, limits.log_prob_chunk, derivative)
 
     def report(scaled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        no_tokens = torch.zeros((), dtype=torch.int, device=scaled.device)
         return scaled, no_tokens, scaled.detach().clone()
 
     if not get_attr_wrapped_model(model, "is_last"):
         return result, report
-    log_probs, entropy = result
-    output = objective(batch, log_probs, entropy)
-    # Through `where`, a token that does not count has no gradient, whatever its loss is.
-    loss = torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+    if objective.token_wise:
+        anchor, values = result
+        with torch.no_grad():
+            output = objective(batch, *values)
+        loss = weighted_sum(output, batch) + anchor
+    else:
+        output = objective(batch, *result)
+        loss = weighted_sum(output, batch)
     statistics.add(output.stats)
     statistics.add_peaks(output.peaks)
     return loss, report

@@ -1,8 +1,8 @@
 """The vocabulary split over tp: a chunk of tokens' softmax over this rank's rows, joined with those of the others.
 
-Everything here works on one chunk, in one buffer of [chunk, rows] in fp32 (fp64 for fp64 inputs) that holds first the
-logits, then exp(logits - peak), then the gradient of the logits. What is done to it element by element goes tile by
-tile, a few rows that stay in the cache.
+A chunk has one buffer of [chunk, rows] in fp32 (fp64 for fp64 inputs) that holds first the logits, then
+exp(logits - peak), then the gradient of the logits (`logit_gradient.py`). What is done to it element by element goes
+tile by tile, a few rows that stay in the cache.
 """
 
 from __future__ import annotations
@@ -14,14 +14,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_TILE_BYTES = {"cpu": 2 << 20, "cuda": 32 << 20}
-"""Part of a chunk that a thread, or a GPU, works on at a time, so that it stays in the cache: half the time on CPU."""
 
-_BLOCK = {"cpu": 2 << 10, "cuda": 16 << 10}
-"""Vocabulary rows at a time, where 16-bit weights take a detour through fp32."""
+@dataclass(frozen=True)
+class DeviceTraits:
+    """What differs between CPU and GPU here.
 
-_LEAST_SCALE = 1e-20
-"""Probabilities below it are as good as 0 beside the 1 of the target, in fp32 and in fp64."""
+    Attributes:
+        chunk_bytes: for a chunk's buffer. On CPU by measurement, docs/log_prob.md. On a GPU by arithmetic: each chunk
+            reads and writes the weight's gradient, which should take less time than its products.
+        tile_bytes: part of a chunk that a thread, or a GPU, works on at a time, to stay in the cache: half the time on
+            CPU.
+        block_rows: vocabulary rows at a time, where 16-bit weights take a detour through fp32.
+        wide_products: products of 16-bit matrices can be had in fp32.
+    """
+
+    chunk_bytes: int
+    tile_bytes: int
+    block_rows: int
+    wide_products: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> DeviceTraits:
+        """Those of a tensor's device."""
+        return _CPU if tensor.device.type == "cpu" else _GPU
+
+
+_CPU = DeviceTraits(chunk_bytes=256 << 20, tile_bytes=2 << 20, block_rows=2 << 10, wide_products=False)
+_GPU = DeviceTraits(chunk_bytes=1 << 30, tile_bytes=32 << 20, block_rows=16 << 10, wide_products=True)
 
 
 @dataclass(frozen=True)
@@ -77,10 +96,11 @@ class Workspace:
         weight = shard.weight
         dtype = accumulation_dtype(weight)
         rows = max(shard.rows, 1)
-        size = _TILE_BYTES[weight.device.type] * (1 if weight.is_cuda else torch.get_num_threads())
+        traits = DeviceTraits.of(weight)
+        size = traits.tile_bytes * (torch.get_num_threads() if weight.device.type == "cpu" else 1)
         tile = min(max(size // (rows * dtype.itemsize), 1), max(chunk, 1))
         self.logits = weight.new_empty((chunk, shard.rows), dtype=dtype)
-        self.short = weight.new_empty((chunk, shard.rows)) if weight.is_cuda and weight.dtype != dtype else None
+        self.short = weight.new_empty((chunk, shard.rows)) if needs_short_copy(weight) else None
         self.tile = weight.new_empty((tile, shard.rows), dtype=dtype)
 
     def tiles(self, values: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -117,16 +137,34 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def needs_short_copy(weight: Tensor) -> bool:
+    """Whether products with `weight` take a chunk's gradient in 16 bits: of 16-bit weights, on a GPU."""
+    return DeviceTraits.of(weight).wide_products and weight.dtype != accumulation_dtype(weight)
+
+
+def chunk_for(weight: Tensor, budget_bytes: int | None = None) -> int:
+    """How many tokens a chunk may have for its buffer to stay within a budget, at least 1.
+
+    Args:
+        weight: this rank's rows of the output projection. A row and token take 4 bytes (8 in fp64), and 2 more for a
+            16-bit copy on a GPU.
+        budget_bytes: None for 256 MiB on CPU, 1 GiB on a GPU.
+    """
+    per_logit = accumulation_dtype(weight).itemsize + (weight.itemsize if needs_short_copy(weight) else 0)
+    budget = DeviceTraits.of(weight).chunk_bytes if budget_bytes is None else budget_bytes
+    return max(budget // (len(weight) * per_logit), 1)
+
+
 def chunk_logits(hidden: Tensor, shard: VocabularyShard, space: Workspace) -> Tensor:
     """The logits of a chunk's hidden states, [chunk, rows] in `space.logits`: of 16-bit inputs in fp32 all the same."""
     logits = space.logits[: len(hidden)]
     if shard.weight.dtype == logits.dtype:
         return torch.addmm(logits, hidden, shard.weight.t(), beta=0, alpha=1.0 / shard.temperature, out=logits)
-    if hidden.is_cuda:
+    if space.short is not None:
         torch.mm(hidden, shard.weight.t(), out_dtype=logits.dtype, out=logits)
     else:
         hidden = hidden.to(logits.dtype)
-        for block in _blocks(shard.weight):
+        for block in blocks(shard.weight):
             torch.mm(hidden, shard.weight[block].to(logits.dtype).t(), out=logits[:, block])
     return logits if shard.temperature == 1.0 else logits.div_(shard.temperature)
 
@@ -174,109 +212,8 @@ def exponentials(logits: Tensor, peak: Tensor) -> Tensor:
     return logits.sub_(peak[:, None]).exp_()
 
 
-@dataclass(frozen=True)
-class Upstream:
-    """A chunk's derivatives of the loss: by log-prob, and by entropy or None for zero. Each [chunk].
-
-    `entropy` is the entropy itself.
-    """
-
-    by_log_prob: Tensor
-    by_entropy: Tensor | None
-    entropy: Tensor
-
-
-def add_gradients(
-    exponentials: Tensor,
-    log_scale: Tensor,
-    upstream: Upstream,
-    hidden: Tensor,
-    targets: Tensor,
-    shard: VocabularyShard,
-    space: Workspace,
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-) -> None:
-    """A chunk's gradients of hidden states and weights, from its exponentials, which are overwritten.
-
-    With p = a e, e the exponentials and a = exp(log_scale), g and g' the derivatives by log-prob and by the entropy H,
-
-        dL/dz_v = g ([v = y] - p_v) - g' p_v (log p_v + H)
-
-    Without g', the rows are left as e - [v = y] / a: their factor -g a goes to the small side of both products.
-
-    Args:
-        exponentials: [chunk, rows], of `ChunkSoftmax`.
-        log_scale: [chunk], the same.
-        upstream: derivatives of the loss.
-        hidden: [chunk, hidden size].
-        targets: [chunk].
-        shard: the vocabulary's part on this rank.
-        space: where the exponentials lie.
-        grad_hidden: [chunk, hidden size], takes this rank's part of the gradient.
-        grad_weight: [rows or more, hidden size] in fp32 (fp64): this chunk's gradient is added to it.
-    """
-    if not shard.rows:
-        if grad_hidden is not None:
-            grad_hidden.zero_()
-        return
-    scale = log_scale.exp().clamp(min=_LEAST_SCALE)
-    factor = upstream.by_log_prob / shard.temperature
-    if upstream.by_entropy is not None:
-        by_entropy = upstream.by_entropy / shard.temperature
-        _add_entropy_gradient(exponentials, factor, by_entropy, log_scale, upstream.entropy, space)
-        one, rows_factor = factor, None
-    elif shard.weight.dtype != exponentials.dtype:
-        # 16 bits keep few digits of 1 - p: the difference is taken before they do.
-        exponentials *= (-factor * scale)[:, None]
-        one, rows_factor = factor, None
-    else:
-        one, rows_factor = -1.0 / scale, -factor * scale
-    mine, row = shard.locate(targets)
-    exponentials.scatter_add_(1, row[:, None], torch.where(mine, one, 0.0)[:, None])
-    gradient = exponentials if space.short is None else space.short[: len(exponentials)].copy_(exponentials)
-    if grad_hidden is not None:
-        _weight_product(gradient, shard.weight, out=grad_hidden)
-        if rows_factor is not None:
-            grad_hidden *= rows_factor[:, None]
-    if grad_weight is not None:
-        scaled = hidden if rows_factor is None else hidden * rows_factor[:, None]
-        _add_hidden_product(grad_weight[: shard.rows], gradient, scaled)
-
-
-def _add_entropy_gradient(
-    exponentials: Tensor, factor: Tensor, grad_entropy: Tensor, log_scale: Tensor, entropy: Tensor, space: Workspace
-) -> None:
-    """-p (g + g' (log p + H)) in place of the exponentials e; entr(e) = -e log e is 0 where e is."""
-    scale = log_scale.exp()
-    alone = (-scale * (factor + grad_entropy * (log_scale + entropy)))[:, None]
-    with_log = (scale * grad_entropy)[:, None]
-    for tokens, part, scratch in space.tiles(exponentials):
-        torch.special.entr(part, out=scratch)
-        part.mul_(alone[tokens]).addcmul_(scratch, with_log[tokens])
-
-
-def _weight_product(gradient: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Gradient of logits times `weight` into `out`."""
-    if weight.dtype == gradient.dtype:
-        torch.mm(gradient, weight, out=out)
-        return
-    total = gradient.new_zeros(out.shape)
-    for block in _blocks(weight):
-        total.addmm_(gradient[:, block], weight[block].to(gradient.dtype))
-    out.copy_(total)
-
-
-def _add_hidden_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Add gradient^T hidden to `total`, in its precision."""
-    if gradient.dtype == total.dtype:
-        total.addmm_(gradient.t(), hidden.to(gradient.dtype))
-        return
-    for block in _blocks(total):
-        total[block] += torch.mm(gradient[:, block].t(), hidden, out_dtype=total.dtype)
-
-
-def _blocks(weight: Tensor) -> Iterator[slice]:
-    size = _BLOCK[weight.device.type]
+def blocks(weight: Tensor) -> Iterator[slice]:
+    """A few rows of `weight` at a time."""
+    size = DeviceTraits.of(weight).block_rows
     for start in range(0, len(weight), size):
         yield slice(start, min(start + size, len(weight)))

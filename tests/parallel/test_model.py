@@ -21,6 +21,7 @@ from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import LossOutput
 from aspo_megatron.models.hf_names import by_checkpoint_name
+from aspo_megatron.parallel.objective import PlainObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, score, update
 from aspo_megatron.parallel.topology import Topology, process_grid
@@ -109,7 +110,8 @@ def run_rank(layout: Layout, folder: Path) -> Run:
         for sample, log_probs in score(model, groups, LIMITS):
             run.log_probs[int(sample.advantage)] = torch.from_numpy(log_probs)
         optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, distributed_optimizer=False)
-        update(model, optimizer, groups, objective, lambda sample: (1.0, 6.0 if sample.advantage == 0 else 0.0), LIMITS)
+        plain = PlainObjective(objective, token_wise=False)
+        update(model, optimizer, groups, plain, lambda sample: (1.0, 6.0 if sample.advantage == 0 else 0.0), LIMITS)
         run.gradients = hf_gradients(model, optimizer)
     return run
 
@@ -236,7 +238,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
         model = load(folder, topology)
         batch = pack(make_groups([(11, (30, 50, 40))]), [[1.0] * 3])
         with Allocations() as allocations:
-            log_probs, entropy = model(batch, 1.0, 16)
+            log_probs, entropy = model.chunks[0](batch, 1.0, 16)
             (log_probs.sum() + entropy.sum()).backward()
         shard = model.shape.padded_vocab_size // tp
         wide = {shape for shape in allocations.shapes if shard in shape or model.shape.vocab_size in shape}

@@ -24,8 +24,9 @@ from aspo_megatron.config import Aggregation, LossConfig, OptimizerConfig, Paral
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import kl
 from aspo_megatron.models.hf_names import by_checkpoint_name
+from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import Objective, PassLimits, UpdateResult, aggregation_of, update
+from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, update
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks, once
 
@@ -187,7 +188,7 @@ def run_rank(
                         model,
                         optimizer,
                         groups[topology.dp_rank :: topology.dp],
-                        Objective(losses.build(setup.loss, LOSSES[setup.loss]), setup.config),
+                        PolicyObjective(losses.build(setup.loss, LOSSES[setup.loss]), setup.config),
                         aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
                         PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
                         setup.router_aux_coef,
@@ -464,7 +465,7 @@ def updates_in_a_row(folder: Path, batches: Sequence[list[list[Sample]]]) -> dic
                 model,
                 optimizer,
                 groups,
-                Objective(losses.build("aspo", {}), setup.config),
+                PolicyObjective(losses.build("aspo", {}), setup.config),
                 aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
                 PassLimits(30, log_prob_chunk=16, temperature=TEMPERATURE),
             )

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request, RolloutEngine
-from models import llama_folder, qwen2_folder
+from models import llama_folder, qwen2_folder, qwen3_moe_folder
 
 END, OTHER_END = 2, 5
 """The models end a response with either: generation_config.json names both."""
@@ -35,7 +36,8 @@ class Policy:
     weights: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        tensors = by_checkpoint_name(self.model.state_dict().items())
+        self.weights = {name: tensor.clone() for name, tensor in tensors}
         if self.model.config.tie_word_embeddings:
             del self.weights["lm_head.weight"]
 
@@ -73,11 +75,13 @@ def engine(make_engine: EngineMaker) -> RolloutEngine:
     return make_engine()
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen2"])
+@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3-moe"])
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     path = tmp_path_factory.mktemp(request.param)
     if request.param == "llama":
         llama_folder(path, tied=True, eos_token_id=[END, OTHER_END])
+    elif request.param == "qwen3-moe":
+        qwen3_moe_folder(path, eos_token_id=[END, OTHER_END])
     else:
         qwen2_folder(path, tied=False, eos_token_id=[END, OTHER_END])
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()

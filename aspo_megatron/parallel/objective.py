@@ -1,0 +1,94 @@
+"""What an update minimises: its value and statistics for a packed batch, and its gradient at single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.config import LossConfig
+from aspo_megatron.data.packing import PackedBatch
+from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+
+
+class Objective(Protocol):
+    """A loss at each scored token of a batch. `token_wise`: it depends on that token's own values alone."""
+
+    @property
+    def token_wise(self) -> bool:
+        """Whether its gradient may be taken for some tokens apart from the others."""
+        ...
+
+    def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        """Loss at each token, [R], and what to log."""
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyObjective:
+    """A policy loss, a KL to the reference and an entropy bonus."""
+
+    loss: Loss
+    config: LossConfig
+
+    @property
+    def token_wise(self) -> bool:
+        """As the policy loss is: the other terms are."""
+        return self.loss.token_wise
+
+    def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        """Loss at each token, [R], and what to log."""
+        output = self.loss(
+            log_probs,
+            batch.old_log_probs,
+            batch.advantages,
+            batch.mask,
+            entropy=entropy.detach(),
+            cu_seqlens=batch.cu_seqlens,
+        )
+        per_token = output.per_token
+        engine_difference = Stat((log_probs - batch.rollout_log_probs).abs(), batch.mask)
+        stats = {
+            **output.stats,
+            "loss/policy": Stat(output.per_token, batch.mask),
+            "entropy": Stat(entropy, batch.mask),
+            "engine_log_prob_diff/mean": engine_difference,
+        }
+        if self.config.kl_coef:
+            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=batch.mask)
+            per_token = per_token + self.config.kl_coef * divergence
+            stats["kl_ref"] = Stat(divergence, batch.mask)
+        if self.config.entropy_coef:
+            per_token = per_token - self.config.entropy_coef * entropy
+        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": engine_difference})
+
+
+@dataclass(frozen=True)
+class PlainObjective:
+    """A function as an objective."""
+
+    function: Callable[[PackedBatch, Tensor, Tensor], LossOutput]
+    token_wise: bool
+
+    def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
+        """See `Objective`."""
+        return self.function(batch, log_probs, entropy)
+
+
+def weighted_sum(output: LossOutput, batch: PackedBatch) -> Tensor:
+    """What the batch adds to the update's loss. Through `where`, a token that does not count has no gradient."""
+    return torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+
+
+def gradient_at_tokens(
+    objective: Objective, tokens: PackedBatch, log_probs: Tensor, entropy: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Of a token-wise objective, at each token: d loss / d log-prob, and d loss / d entropy or None if not used."""
+    with torch.enable_grad():
+        log_probs, entropy = (values.detach().requires_grad_() for values in (log_probs, entropy))
+        loss = weighted_sum(objective(tokens, log_probs, entropy), tokens)
+        by_log_prob, by_entropy = torch.autograd.grad(loss, (log_probs, entropy), allow_unused=True)
+    return torch.zeros_like(log_probs) if by_log_prob is None else by_log_prob, by_entropy
