@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aspo_megatron.losses.responses import response_of_token
+
 
 def low_entropy_mask(entropy: Tensor, mask: Tensor, cu_seqlens: Tensor, quantile: float) -> Tensor:
     """Unmasked tokens whose entropy is at or below the quantile of their response's unmasked tokens.
@@ -22,7 +24,7 @@ def low_entropy_mask(entropy: Tensor, mask: Tensor, cu_seqlens: Tensor, quantile
         [tokens], bool; False out of the mask.
     """
     entropy = entropy.detach()
-    response = _response_of_token(cu_seqlens, len(entropy))
+    response = response_of_token(cu_seqlens, len(entropy))
     thresholds = response_quantile(entropy, mask, cu_seqlens, quantile)
     return mask & (entropy <= thresholds[response])
 
@@ -44,7 +46,7 @@ def response_quantile(values: Tensor, mask: Tensor, cu_seqlens: Tensor, quantile
     starts, lengths = cu_seqlens[:-1].long(), cu_seqlens.diff().long()
     if len(values) == 0:
         return values.new_full((len(lengths),), torch.nan)
-    response = _response_of_token(cu_seqlens, len(values))
+    response = response_of_token(cu_seqlens, len(values))
     # Sort by value, then stably by response: each response's values ascend in its own slots, the masked ones last.
     by_value = values.masked_fill(~mask, torch.inf).argsort(stable=True)
     order = by_value[response[by_value].argsort(stable=True)]
@@ -57,9 +59,3 @@ def response_quantile(values: Tensor, mask: Tensor, cu_seqlens: Tensor, quantile
     first = starts.clamp(max=len(values) - 1)
     interpolated = torch.lerp(ascending[first + below], ascending[first + ranks.ceil().long()], ranks - below)
     return interpolated.masked_fill(counts == 0, torch.nan)
-
-
-def _response_of_token(cu_seqlens: Tensor, num_tokens: int) -> Tensor:
-    """The response that each token belongs to, [tokens], int64."""
-    responses = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
-    return responses.repeat_interleave(cu_seqlens.diff(), output_size=num_tokens)

@@ -1,0 +1,47 @@
+"""CISPO, clipped importance-sampling weights (MiniMax-M1, arXiv 2506.13585)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class Cispo(Loss):
+    """No token is dropped: the weight is the clipped ratio, sg(clip(r, 1 - eps_low, 1 + eps_high)), for both signs.
+
+    The gradient is -A * w * grad log pi with that weight, and the value -A * w. eps_low = 1 means no lower bound, as in
+    the paper, which tunes the upper one alone; 4 is in the range that later work found to be safe.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: a ratio that overflows counts 1 + eps_high.
+    """
+
+    name: ClassVar[str] = "cispo"
+    token_wise: ClassVar[bool] = True
+
+    eps_low: float = Field(1.0, ge=0.0, le=1.0, description="The weight is at least 1 - eps_low.")
+    eps_high: float = Field(4.0, ge=0.0, allow_inf_nan=False, description="The weight is at most 1 + eps_high.")
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+        weight = torch.minimum(torch.maximum(tokens.ratio, clip_range.lower), clip_range.upper)
+        weights = Weights(value=weight, gradient=weight, dropped=torch.zeros_like(mask), capped=tokens.ratio != weight)
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

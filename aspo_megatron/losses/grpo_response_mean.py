@@ -1,0 +1,61 @@
+"""GRPO with one ratio for all tokens of a positive response: an ablation of the ASPO paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.ppo_clip import ppo_weights
+from aspo_megatron.losses.responses import response_mean
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
+
+
+@register
+class GrpoResponseMean(Loss):
+    """`grpo`, but a token with A > 0 is weighted by the mean ratio of its response's unmasked tokens.
+
+    Which tokens are clipped is still decided by each token's own ratio, as in `grpo`. So tokens of a response differ in
+    whether they are pushed, not in how hard. The value at an unclipped positive token is -A * mean ratio.
+
+    It is not token-wise: the mean needs the whole response, so the tensors must hold whole responses.
+
+    Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
+    Bad tokens: a ratio that overflows makes its whole response inf, even where its own token is clipped.
+    """
+
+    name: ClassVar[str] = "grpo-response-mean"
+    token_wise: ClassVar[bool] = False
+
+    eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        0.2, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high get no gradient."
+    )
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; does not use `entropy`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+        weights = ppo_weights(tokens, clip_range, None)
+        shared = (tokens.advantages > 0) & ~weights.dropped
+        mean = response_mean(tokens.ratio, mask, cu_seqlens)
+        weights = replace(
+            weights,
+            value=torch.where(shared, mean, weights.value),
+            gradient=torch.where(shared, mean, weights.gradient),
+        )
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

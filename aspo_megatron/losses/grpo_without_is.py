@@ -1,0 +1,44 @@
+"""GRPO without importance sampling: an ablation of the ASPO paper, and REINFORCE with a group baseline."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class GrpoWithoutIs(Loss):
+    """Every token has weight 1, whatever its ratio: the gradient is -A * grad log pi. Nothing is clipped.
+
+    The ASPO paper finds that outcome-supervised GRPO learns as well so, which is its case against token-level ratios.
+    The value is -A.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: no ratio is used, so none can overflow.
+    """
+
+    name: ClassVar[str] = "grpo-without-is"
+    token_wise: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        one = torch.ones_like(tokens.ratio).masked_fill(tokens.ratio.isnan(), torch.nan)  # a NaN stays visible
+        nowhere = torch.zeros_like(mask)
+        weights = Weights(value=one, gradient=one, dropped=nowhere, capped=nowhere)
+        everything = ClipRange(one.new_full((), 0.0), one.new_full((), torch.inf))
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

@@ -1,0 +1,56 @@
+"""GSPO, group sequence policy optimization (arXiv 2507.18071): one ratio for a whole response."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.ppo_clip import ppo_weights
+from aspo_megatron.losses.responses import response_mean
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
+
+
+@register
+class Gspo(Loss):
+    """PPO-clip on the response's ratio s = (pi(y) / pi_old(y)) ^ (1 / |y|), the geometric mean over its tokens.
+
+    Every token has the loss -min(s A, clip(s, 1 - eps_low, 1 + eps_high) A) and, where s is not clipped, the gradient
+    -A * s * grad log pi. With the aggregation seq-mean-token-mean this is the paper's objective exactly, since
+    grad s = s / |y| * sum of grad log pi. |y| counts unmasked tokens. The clip range is much narrower than that of
+    token ratios.
+
+    It is not token-wise: the ratio needs the whole response, so the tensors must hold whole responses.
+
+    Denominator: that of the aggregation, over unmasked tokens; a clipped response still counts in it.
+    Bad tokens: one whose log-ratio overflows pulls its whole response with it.
+    """
+
+    name: ClassVar[str] = "gspo"
+    token_wise: ClassVar[bool] = False
+
+    eps_low: float = Field(3e-4, ge=0.0, le=1.0, description="Negative responses with s < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        4e-4, ge=0.0, allow_inf_nan=False, description="Positive responses with s > 1 + eps_high get no gradient."
+    )
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; does not use `entropy`."""
+        own = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        log_ratio = response_mean(own.log_ratio, mask, cu_seqlens).masked_fill(~mask, 0.0)
+        tokens = RatioTokens(log_ratio, log_ratio.exp(), own.advantages, mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+        weights = ppo_weights(tokens, clip_range, None)
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

@@ -1,0 +1,29 @@
+"""PPO with dual clip (arXiv 1912.09729)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from aspo_megatron.losses.base import register
+from aspo_megatron.losses.ppo_clip import PpoClip
+
+
+@register
+class PpoDualClip(PpoClip):
+    """`grpo` with a bound c on the loss of negative tokens, reached at r = c; a token beyond has no gradient.
+
+    ASPO's cap is softer: it keeps the gradient, with weight c.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: an overflowing ratio does no harm.
+    """
+
+    name: ClassVar[str] = "ppo-dual-clip"
+
+    dual_clip: float | None = Field(
+        3.0,
+        gt=1.0,
+        allow_inf_nan=False,
+        description="Negative tokens with r above this get no gradient; null: all do.",
+    )

@@ -1,0 +1,20 @@
+"""Whole responses among packed tokens: which one a token belongs to, and means over them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def response_of_token(cu_seqlens: Tensor, num_tokens: int) -> Tensor:
+    """The response that each token belongs to, [tokens], int64; `cu_seqlens` as in `Loss.__call__`."""
+    responses = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    return responses.repeat_interleave(cu_seqlens.diff(), output_size=num_tokens)
+
+
+def response_mean(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """At each token the mean of its response's unmasked `values`, [tokens]; 0 where there is none."""
+    response = response_of_token(cu_seqlens, len(values))
+    sums = values.new_zeros(len(cu_seqlens) - 1, 2)
+    sums.index_add_(0, response, torch.stack([values.masked_fill(~mask, 0.0), mask.to(values.dtype)], dim=1))
+    return (sums[:, 0] / sums[:, 1].clamp(min=1))[response]

@@ -1,0 +1,55 @@
+"""SAPO, soft adaptive policy optimization (arXiv 2511.20347): a smooth gate in place of the clip."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class Sapo(Loss):
+    """The surrogate f(r) A with f(r) = sigmoid(tau (r - 1)) * 4 / tau, tau by the sign of A.
+
+    The gradient is -A * w * grad log pi with w = 4 p (1 - p) r, p = sigmoid(tau (r - 1)): r at r = 1, fading on both
+    sides. Negative tokens fade sooner (tau_negative above tau_positive), since their gradient spreads over the whole
+    vocabulary.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: where a ratio overflows w is 0.
+    """
+
+    name: ClassVar[str] = "sapo"
+    token_wise: ClassVar[bool] = True
+
+    tau_positive: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Steepness of the gate for A > 0.")
+    tau_negative: float = Field(1.05, gt=0.0, allow_inf_nan=False, description="Steepness of the gate for A < 0.")
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        entropy: Tensor,
+        cu_seqlens: Tensor,
+    ) -> LossOutput:
+        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
+        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+        ratio = tokens.ratio
+        positive, negative = ratio.new_full((), self.tau_positive), ratio.new_full((), self.tau_negative)
+        tau = torch.where(tokens.advantages > 0, positive, negative)
+        logit = tau * (ratio - 1.0)
+        gate = torch.sigmoid(logit)
+        # sigmoid(-x) for 1 - sigmoid(x), which keeps its digits; an infinite ratio has weight 0, not inf * 0.
+        weight = 4.0 * gate * torch.sigmoid(-logit) * ratio.masked_fill(ratio.isinf(), 0.0)
+        nowhere = torch.zeros_like(mask)
+        weights = Weights(value=gate * 4.0 / tau, gradient=weight, dropped=nowhere, capped=nowhere)
+        everything = ClipRange(ratio.new_full((), 0.0), ratio.new_full((), torch.inf))
+        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

@@ -1,0 +1,194 @@
+"""The rivals and ablations: gradients against surrogates in float64, differentiated by autograd, in every region."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from aspo_megatron.losses import build, names
+
+from . import reference
+from .reference import Case, gather_log_probs, make_case, reference_gradient, run
+from .test_policy_losses import RATIOS, SETTINGS, call, double, hyperparameters, random_case
+
+TOLERANCE = 1e-10
+Surrogate = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def cispo(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    return (pi / pi_old).clamp(0.5, 3.0).detach() * advantage * pi.log()
+
+
+def sapo(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    tau = 1.2 if advantage > 0 else 1.7
+    return torch.sigmoid(tau * (pi / pi_old - 1)) * 4 / tau * advantage
+
+
+def without_is(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    return advantage * pi.log()
+
+
+TOKEN_WISE: dict[str, tuple[dict[str, float], Surrogate]] = {
+    "cispo": ({"eps_low": 0.5, "eps_high": 2.0}, cispo),
+    "sapo": ({"tau_positive": 1.2, "tau_negative": 1.7}, sapo),
+    "grpo-without-is": ({}, without_is),
+    "dapo": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.28, None)),
+    "ppo-dual-clip": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.2, 3.0)),
+    "aspo-without-dual-clip": ({}, lambda pi, pi_old, a: reference.aspo(pi, pi_old, a, 0.2, 0.2, None)),
+}
+
+
+@pytest.mark.parametrize("advantage", [-1.7, -0.3, 0.0, 0.3, 1.7])
+@pytest.mark.parametrize("name", TOKEN_WISE)
+def test_gradient_in_every_region(name: str, advantage: float) -> None:
+    settings, surrogate = TOKEN_WISE[name]
+    case = make_case(RATIOS, [advantage] * len(RATIOS))
+    expected = reference_gradient(case, lambda i, pi, pi_old, a: surrogate(pi, pi_old, a))
+    _, gradient = run(build(name, settings), case)
+    torch.testing.assert_close(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["sapo", "dapo", "ppo-dual-clip"])
+@pytest.mark.parametrize("advantage", [-1.3, 1.3])
+def test_value_is_the_surrogate(name: str, advantage: float) -> None:
+    settings, surrogate = TOKEN_WISE[name]
+    output, _ = run(build(name, settings), make_case(RATIOS, [advantage] * len(RATIOS)))
+    for value, ratio in zip(output.per_token.tolist(), RATIOS, strict=True):
+        assert value == pytest.approx(-surrogate(double([ratio]), double([1.0]), advantage).item(), rel=1e-12)
+
+
+LENGTHS = [[1], [2, 1, 3], [40, 1, 17, 6], [11, 0, 6, 0]]
+
+
+def responses(case: Case) -> list[list[int]]:
+    """Unmasked tokens of each response that has any."""
+    bounds = itertools.pairwise(case.cu_seqlens.tolist())
+    found = [[i for i in range(start, stop) if case.mask[i]] for start, stop in bounds]
+    return [tokens for tokens in found if tokens]
+
+
+def narrow(case: Case, factor: float) -> Case:
+    """The same case with log-ratios nearer to 0, so that responses fall on both sides of a narrow range."""
+    log_probs = gather_log_probs(case.logits, case.token_ids)
+    old = log_probs - factor * (log_probs - case.old_log_probs)
+    return Case(case.logits, case.token_ids, old, case.advantages, case.mask, case.entropy, case.cu_seqlens)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3, 0.02])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_gspo_against_the_objective_of_its_paper(lengths: list[int], factor: float) -> None:
+    case = narrow(random_case(lengths, seed=len(lengths)), factor)
+    eps_low, eps_high = 0.05, 0.1
+    logits = case.logits.clone().requires_grad_()
+    log_probs = gather_log_probs(logits, case.token_ids)
+    objective = logits.sum() * 0
+    for tokens in responses(case):
+        # (pi(y) / pi_old(y)) ^ (1 / |y|), from the probability of the whole response
+        s = (log_probs[tokens].sum().exp() / case.old_log_probs[tokens].sum().exp()) ** (1 / len(tokens))
+        advantage = case.advantages[tokens[0]]
+        objective = objective - torch.min(s * advantage, s.clamp(1 - eps_low, 1 + eps_high) * advantage)
+    (expected,) = torch.autograd.grad(objective, logits)
+
+    ours = case.logits.clone().requires_grad_()
+    output = build("gspo", {"eps_low": eps_low, "eps_high": eps_high})(
+        gather_log_probs(ours, case.token_ids),
+        case.old_log_probs,
+        case.advantages,
+        case.mask,
+        entropy=case.entropy,
+        cu_seqlens=case.cu_seqlens,
+    )
+    means = [output.per_token[tokens].mean() for tokens in responses(case)]
+    (gradient,) = torch.autograd.grad(torch.stack(means).sum(), ours)
+    torch.testing.assert_close(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    assert torch.stack(means).sum().item() == pytest.approx(objective.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_response_mean_against_a_loop(lengths: list[int]) -> None:
+    case = random_case(lengths, seed=len(lengths))
+    ratios = (gather_log_probs(case.logits, case.token_ids) - case.old_log_probs).exp()
+    mean_of = {i: float(ratios[tokens].mean()) for tokens in responses(case) for i in tokens}
+
+    def surrogate(i: int, pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+        if advantage > 0:
+            return pi * 0 if float((pi / pi_old).detach()) > 1.2 else advantage * mean_of[i] * pi.log()
+        return reference.ppo(pi, pi_old, advantage, 0.2, 0.2, None)
+
+    _, gradient = run(build("grpo-response-mean", {}), case)
+    torch.testing.assert_close(gradient, reference_gradient(case, surrogate), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_aspo_without_dual_clip_is_aspo_with_null() -> None:
+    case = make_case(RATIOS, [1.3] * len(RATIOS))
+    for setting in SETTINGS:
+        values = hyperparameters(setting[0], setting[1], None)
+        _, expected = run(build("aspo", values), case)
+        _, gradient = run(build("aspo-without-dual-clip", values), case)
+        assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize("name", names())
+def test_on_policy_all_losses_are_grpo(name: str) -> None:
+    """At r = 1 every loss has the gradient -A * grad log pi."""
+    case = make_case([1.0] * 20, [0.5] * 9 + [-0.5] + [1.5] * 10, lengths=[9, 1, 10])
+    _, gradient = run(build(name, {}), case)
+    _, expected = run(build("grpo", {}), case)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", names())
+def test_masked_tokens_do_not_matter(name: str) -> None:
+    case = random_case([12, 1, 7], seed=5)
+    loss = build(name, {})
+    expected, _ = run(loss, case)
+    for junk in (math.inf, -math.inf, math.nan):
+        log_probs = gather_log_probs(case.logits, case.token_ids).masked_fill(~case.mask, junk).requires_grad_()
+        output = loss(
+            log_probs,
+            case.old_log_probs.masked_fill(~case.mask, -junk),
+            case.advantages.masked_fill(~case.mask, junk),
+            case.mask,
+            entropy=case.entropy.masked_fill(~case.mask, junk),
+            cu_seqlens=case.cu_seqlens,
+        )
+        (gradient,) = torch.autograd.grad(output.per_token.sum(), log_probs)
+        assert torch.equal(output.per_token, expected.per_token)
+        assert not gradient[~case.mask].any()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_token_wise_loss_sees_each_token_alone(name: str) -> None:
+    """What a loss declares is what it does: alone, and in any company, a token has the same loss and gradient."""
+    loss = build(name, {})
+    log_ratio = double([0.4, -0.9, 0.05, -0.36, 1.5, 0.3])
+    advantages = double([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+    entropy = double([0.1, 2.0, 0.5, 3.0, 0.2, 0.9])
+    whole, gradient = call(loss, log_ratio, advantages, entropy=entropy)
+    alone = [call(loss, log_ratio[i : i + 1], advantages[i : i + 1], entropy=entropy[i : i + 1]) for i in range(6)]
+    same = all(
+        torch.equal(output.per_token, whole.per_token[i : i + 1]) and torch.equal(slope, gradient[i : i + 1])
+        for i, (output, slope) in enumerate(alone)
+    )
+    assert same == loss.token_wise
+
+
+@pytest.mark.parametrize("name", names())
+def test_all_log_the_same_names(name: str) -> None:
+    case = random_case([5, 3], seed=1)
+    assert set(run(build(name, {}), case)[0].stats) == set(run(build("aspo", {}), case)[0].stats)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("cispo", [5, 0, 5, 0]), ("sapo", [0, 0, 0, 0]), ("grpo-without-is", [1, 1, 1, 1])]
+)
+def test_extreme_ratios_are_finite(name: str, weights: list[float]) -> None:
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    output, gradient = call(build(name, {}), torch.tensor([1e4, -1e4, 1e4, -1e4]), advantages)
+    assert torch.equal(gradient, -advantages * torch.tensor(weights))
+    assert output.per_token.isfinite().all()
