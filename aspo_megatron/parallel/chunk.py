@@ -21,6 +21,7 @@ from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
 from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
 from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
 from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.vocabulary import chunk_for
 
 BatchDerivative = Callable[[PackedBatch, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Of a token-wise loss, for some scored tokens with their log-probs and entropy: d loss / d log-prob, and d loss /
@@ -67,7 +68,7 @@ class ModelChunk(GPTModel):
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 
     def forward(
-        self, batch: PackedBatch, temperature: float, chunk: int, derivative: BatchDerivative | None = None
+        self, batch: PackedBatch, temperature: float, chunk: int | None, derivative: BatchDerivative | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probs and entropy of the batch's R response tokens, [2, R], fp32, the same on all tp and cp ranks.
 
@@ -91,7 +92,7 @@ class ModelChunk(GPTModel):
             "temperature": temperature,
             "vocab_size": self.shape.vocab_size,
             "tp_group": topology.tp_group,
-            "chunk": chunk,
+            "chunk": chunk or chunk_for(weight),
         }
         if derivative is None:
             result = torch.stack(token_log_probs(hidden[local, 0], weight, batch.targets[mine], **options))

@@ -12,6 +12,9 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+from aspo_megatron.losses.entropy import low_entropy_mask
+
+_LOW_ENTROPY_QUANTILE = 0.8
 
 
 class Objective(Protocol):
@@ -36,8 +39,12 @@ class PolicyObjective:
 
     @property
     def token_wise(self) -> bool:
-        """As the policy loss is: the other terms are."""
-        return self.loss.token_wise
+        """As the policy loss is, unless the KL's tokens are chosen among those of a response."""
+        return self.loss.token_wise and not self._kl_of_low_entropy
+
+    @property
+    def _kl_of_low_entropy(self) -> bool:
+        return bool(self.config.kl_coef) and self.config.kl_tokens == "low-entropy"
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
@@ -58,9 +65,12 @@ class PolicyObjective:
             "engine_log_prob_diff/mean": engine_difference,
         }
         if self.config.kl_coef:
-            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=batch.mask)
+            mask = batch.mask
+            if self._kl_of_low_entropy:
+                mask = low_entropy_mask(entropy, mask, batch.cu_seqlens, _LOW_ENTROPY_QUANTILE)
+            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=mask)
             per_token = per_token + self.config.kl_coef * divergence
-            stats["kl_ref"] = Stat(divergence, batch.mask)
+            stats["kl_ref"] = Stat(divergence, mask)
         if self.config.entropy_coef:
             per_token = per_token - self.config.entropy_coef * entropy
         return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": engine_difference})

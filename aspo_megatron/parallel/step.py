@@ -49,7 +49,7 @@ class PassLimits:
     """Bounds on the memory of a pass, and the sampling temperature whose log-probs it computes."""
 
     max_tokens: int
-    log_prob_chunk: int
+    log_prob_chunk: int | None
     temperature: float
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -37,6 +37,16 @@ from .samples import make_groups
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 
 LOSSES: dict[str, dict[str, Any]] = {"aspo": {}, "aspo-released": {}, "grpo": {"dual_clip": 3.0}}
+RIVALS: dict[str, dict[str, Any]] = {
+    "aspo-without-dual-clip": {},
+    "cispo": {},
+    "dapo": {},
+    "grpo-response-mean": {},
+    "grpo-without-is": {},
+    "gspo": {"eps_low": 0.2, "eps_high": 0.2},
+    "ppo-dual-clip": {},
+    "sapo": {},
+}
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "token-mean",
     "seq-mean-token-mean",
@@ -66,6 +76,11 @@ class Setup:
     max_tokens: int = 45
     backwards: bool = False
     router_aux_coef: float = 0.0
+    kl_tokens: Literal["all", "low-entropy"] = "all"
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return (LOSSES | RIVALS)[self.loss]
 
     @property
     def config(self) -> LossConfig:
@@ -73,14 +88,17 @@ class Setup:
             name=self.loss,
             aggregation=self.aggregation,
             kl_coef=0.05,
+            kl_tokens=self.kl_tokens,
             entropy_coef=0.01,
             router_aux_coef=self.router_aux_coef,
-            **LOSSES[self.loss],
+            **self.hyperparameters,
         )
 
 
 SETUPS = {
     **{f"{loss}, {mode}": Setup(loss, mode) for loss in LOSSES for mode in AGGREGATIONS},
+    **{f"{loss}, token-mean": Setup(loss) for loss in RIVALS},
+    "low-entropy KL": Setup(kl_tokens="low-entropy"),
     "one micro-batch": Setup(max_tokens=10_000),
     "one sample at a time": Setup(max_tokens=1),
     "backwards": Setup(max_tokens=40, backwards=True),
@@ -101,6 +119,7 @@ CORE = (
     "aspo, token-mean",
     "aspo-released, seq-mean-token-mean",
     "grpo, seq-mean-token-sum-norm",
+    "gspo, token-mean",
     "released, one sample at a time, backwards",
     "a replica without samples",
     "a replica without unmasked tokens",
@@ -188,7 +207,7 @@ def run_rank(
                         model,
                         optimizer,
                         groups[topology.dp_rank :: topology.dp],
-                        PolicyObjective(losses.build(setup.loss, LOSSES[setup.loss]), setup.config),
+                        PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config),
                         aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
                         PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
                         setup.router_aux_coef,
@@ -374,7 +393,7 @@ def test_against_hugging_face(
     setup = SETUPS[name]
     folder, batch = folders[LAYOUTS[row].model], batches(LAYOUTS[row].model)[setup.batch]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    loss = losses.build(setup.loss, LOSSES[setup.loss])
+    loss = losses.build(setup.loss, setup.hyperparameters)
     values, masks = [], []
     for sample, log_probs, entropy in hf_outputs(folder, batch, model):
         mask = torch.from_numpy(sample.response_mask)
@@ -387,6 +406,8 @@ def test_against_hugging_face(
             cu_seqlens=torch.tensor([0, len(log_probs)]),
         )
         divergence = kl.estimate("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
+        if setup.kl_tokens == "low-entropy" and mask.any():
+            divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
         values.append(output.per_token + 0.05 * divergence - 0.01 * entropy)
         masks.append(mask)
     total = aggregate(values, masks, setup.aggregation)
