@@ -1,0 +1,71 @@
+"""A picture of every loss: what weight it gives the gradient of a token, by the token's ratio. From the code itself.
+
+`python -m aspo_megatron.metrics.gallery docs/images/losses.png`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aspo_megatron import losses
+
+
+def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
+    """The weight w of the gradient -A * w * grad log pi, of responses of one token each, with the loss's default settings.
+
+    Args:
+        name: a registered loss.
+        ratios: [n], fp64, pi / pi_old.
+        advantage: A, not 0.
+    """
+    tokens = len(ratios)
+    log_probs = ratios.log().requires_grad_()
+    output = losses.build(name, {})(
+        log_probs,
+        torch.zeros_like(ratios),
+        torch.full_like(ratios, advantage),
+        torch.ones(tokens, dtype=torch.bool),
+        entropy=torch.zeros_like(ratios),
+        cu_seqlens=torch.arange(tokens + 1),
+    )
+    (gradient,) = torch.autograd.grad(output.per_token.sum(), log_probs)
+    return -gradient / advantage
+
+
+def draw_gallery(output: Path) -> None:
+    """Write the picture: a panel a loss, a line for each sign of the advantage, PPO-clip's in grey behind."""
+    from matplotlib.figure import Figure
+
+    names = losses.names()
+    columns = 4
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    ratios = torch.logspace(-1.3, 0.9, 2000, dtype=torch.float64)
+    signs = ((1.0, "#0072B2", "-", "A > 0"), (-1.0, "#D55E00", "--", "A < 0"))
+    for panel, name in zip(panels, names, strict=False):
+        for advantage, color, style, label in signs:
+            panel.plot(ratios, gradient_weights("grpo", ratios, advantage), color="0.8", lw=3, ls=style)
+            panel.plot(ratios, gradient_weights(name, ratios, advantage), color=color, ls=style, label=label)
+        panel.set_title(name, fontsize=10)
+        panel.set_xscale("log")
+        panel.set_xticks([0.1, 0.5, 1, 2, 5], ["0.1", "0.5", "1", "2", "5"])
+        panel.set_ylim(-0.2, 6)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(names) - columns : len(names)]:  # the lowest of each column
+        panel.tick_params(labelbottom=True)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    panels[0].legend(fontsize=8)
+    figure.supxlabel("ratio pi / pi_old")
+    figure.supylabel("weight of the gradient")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
+
+
+if __name__ == "__main__":
+    draw_gallery(Path(sys.argv[1]))
