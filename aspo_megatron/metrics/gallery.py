@@ -15,7 +15,7 @@ from aspo_megatron import losses
 
 
 def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
-    """The weight w of the gradient -A * w * grad log pi, of responses of one token each, with the loss's default settings.
+    """The weight w of the gradient -A * w * grad log pi, of responses of one token each, at default settings.
 
     Args:
         name: a registered loss.
