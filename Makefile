@@ -8,7 +8,7 @@ RUN := runs/quickstart
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
-	else rm -rf $(RUN) && $(BIN)/aspo train examples/quickstart/run.yaml output_dir=$(RUN); fi
+	else $(BIN)/aspo train examples/quickstart/run.yaml output_dir=$(RUN); fi
 
 tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 	$(BIN)/aspo train examples/tiny/run.yaml
