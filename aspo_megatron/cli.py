@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import rank
+from aspo_megatron import convert_cli, rank, run_folder
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
@@ -28,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(convert_cli.app, name="convert")
+
 _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
 ]
@@ -35,7 +38,8 @@ _Overrides = Annotated[
 _TRAIN_HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation; at the end a Hugging Face checkpoint.
 
 Starts its own ranks on this machine, or joins those of torchrun. RUN/ (`output_dir`) then holds config.yaml,
-metrics.jsonl, samples.jsonl, tensorboard/, eval/, curves.png, summary.json and hf/, the trained model.
+metrics.jsonl, samples.jsonl, tensorboard/, eval/, checkpoints/, curves.png, summary.json and hf/, the trained model.
+A run that was stopped or killed goes on from its last checkpoint by the same command; SIGTERM or SIGUSR1 saves first.
 
 \b
   aspo train examples/tiny/run.yaml
@@ -62,18 +66,20 @@ def train(
         rank.rank_main(lambda: _train_as_rank(run))
     from aspo_megatron.inputs import read_inputs
 
-    _refuse_used_output(run)
+    run_folder.refuse_foreign_folder(run)
+    if _is_finished(run):
+        return
     read_inputs(run)
-    _claim_output(run)
-    raise typer.Exit(
-        launch(
+    with run_folder.claimed(run):
+        code = launch(
             "aspo_megatron.train_rank",
             [str(run.output_dir / "config.yaml")],
             run.parallel.world_size,
             run.platform.threads_per_rank,
             log_dir=run.output_dir / "logs",
+            stops_by_itself=True,
         )
-    )
+    raise typer.Exit(code)
 
 
 @app.command("eval")
@@ -212,27 +218,20 @@ def _train_as_rank(run: RunConfig) -> int:
 
     leader = os.environ.get("RANK", "0") == "0"
     if leader:
-        _refuse_used_output(run)
+        run_folder.refuse_foreign_folder(run)
+    if run_folder.is_finished(run):
+        return 0 if not leader or _is_finished(run) else 1
     inputs = read_inputs(run)
-    if leader:
-        _claim_output(run)
-    return train_rank.train(run, inputs)
+    with run_folder.claimed(run) if leader else contextlib.nullcontext():
+        return train_rank.train(run, inputs)
 
 
-def _refuse_used_output(run: RunConfig) -> None:
-    folder = run.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
-
-
-def _claim_output(run: RunConfig) -> None:
-    """Make the run folder this run's own, with its resolved configuration inside."""
-    _refuse_used_output(run)
-    try:
-        run.output_dir.mkdir(parents=True, exist_ok=True)
-        save_config(run, run.output_dir / "config.yaml")
-    except OSError as error:
-        raise ConfigError(f"output_dir: {run.output_dir} cannot be written ({error.strerror})") from error
+def _is_finished(run: RunConfig) -> bool:
+    """Whether there is nothing left to train, which is said then."""
+    if not run_folder.is_finished(run):
+        return False
+    typer.echo(f"{run.output_dir} has done its {run.train.steps} steps; to go on, raise train.steps")
+    return True
 
 
 def main() -> None:

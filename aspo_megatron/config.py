@@ -191,6 +191,11 @@ class LossConfig(BaseModel):
     aggregation: Aggregation = Field("token-mean", description="How per-token losses become one number.")
     kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")
+    kl_tokens: Literal["all", "low-entropy"] = Field(
+        "all",
+        description="Where that KL counts; `low-entropy`: at tokens at or below the 0.8-quantile of their response's "
+        "entropies, as ASPO's released code has it.",
+    )
     entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
     router_aux_coef: NonNegativeFloat = Field(
         0.0,
@@ -230,7 +235,10 @@ class TrainConfig(Section):
     prompts_per_update: PositiveInt = Field(16, description="Prompts in one optimizer update (the mini-batch).")
     epochs: PositiveInt = Field(1, description="Passes over each rollout.")
     max_tokens_per_micro_batch: PositiveInt = Field(16384, description="Token budget of a packed micro-batch.")
-    log_prob_chunk: PositiveInt = Field(1024, description="Response tokens whose logits exist at the same time.")
+    log_prob_chunk: PositiveInt | None = Field(
+        None,
+        description="Response tokens whose logits exist at the same time; null: what fits in 256 MiB (1 GiB on a GPU).",
+    )
     old_log_probs: Literal["recompute", "rollout"] = Field(
         "recompute", description="Take pi_old from a trainer pass, or from the engine that generated."
     )
@@ -270,10 +278,23 @@ class LogConfig(Section):
     samples_per_step: NonNegativeInt = Field(4, description="Responses of each step kept in RUN/samples.jsonl.")
 
 
+class CheckpointConfig(Section):
+    """Training state, from which a killed run goes on, and models exported while training."""
+
+    every: NonNegativeInt = Field(
+        10, description="Steps between saves of the training state; 0: none, except when a signal stops the run."
+    )
+    keep: PositiveInt = Field(2, description="Saved states to keep; the oldest goes when a new one is complete.")
+    async_save: bool = Field(True, description="Write the state while training goes on, from a copy in host memory.")
+    export_every: NonNegativeInt = Field(
+        0, description="Steps between Hugging Face folders in RUN/exports/; 0: none but RUN/hf at the end."
+    )
+
+
 class RunConfig(Section):
     """A whole run. `output_dir`, `model.path` and `data.train` have no default."""
 
-    output_dir: Path = Field(description="The run folder; it must not hold another run.")
+    output_dir: Path = Field(description="The run folder. One that holds this same run is gone on with.")
     seed: int = Field(1, description="Seed of everything random; the same seed gives the same curve.")
     model: ModelConfig
     platform: PlatformConfig = PlatformConfig()
@@ -288,6 +309,7 @@ class RunConfig(Section):
     warmup: WarmupConfig = WarmupConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

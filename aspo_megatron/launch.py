@@ -25,6 +25,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, USER_ERROR_CODE
 
 _POLL_SECONDS = 0.02
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SETTLE_SECONDS = 0.3  # how long the others may still report after a rank has failed, to learn which was first
 _TAIL_LINES = 20
 
@@ -75,10 +76,10 @@ class _Rank:
 
 
 @contextlib.contextmanager
-def _signals_noted() -> Iterator[list[int]]:
+def _signals_noted(*more: signal.Signals) -> Iterator[list[int]]:
     """Collects the signals that ask the launcher to stop, instead of dying of them."""
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more)}
     # Ignored signals stay ignored: nohup and the background jobs of a script ask for that.
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
@@ -98,11 +99,15 @@ def launch(
     *,
     log_dir: Path,
     grace_seconds: float = 3.0,
+    stops_by_itself: bool = False,
 ) -> int:
     """Run `python -m module *argv` in `processes` ranks and wait for them.
 
     The first rank to fail, a signal to this process, or its death ends all ranks: SIGTERM, then SIGKILL after
     `grace_seconds` (or at a second signal). To be called from the main thread.
+
+    With `stops_by_itself`, SIGTERM and SIGUSR1 are passed on to the ranks as SIGUSR1, which they note and end well by
+    when they can (see `stop.StopRequest`); a second SIGTERM does not wait for that.
 
     Returns:
         0 if all ranks ended well; 2 if the first failure was a user error, whose line is shown; 128 + the signal if
@@ -112,15 +117,19 @@ def launch(
         UserError: `log_dir` cannot be written.
     """
     ranks: list[_Rank] = []
-    with _signals_noted() as signals, _reserved_port() as port:
+    with _signals_noted(*[signal.SIGUSR1] * stops_by_itself) as signals, _reserved_port() as port:
         try:
+            # A rank is born with SIGUSR1 blocked: one that comes before it can note it waits.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1] * stops_by_itself)
             for number in range(processes):
                 env = _rank_environment(number, processes, port, threads_per_rank, log_dir)
                 ranks.append(_start(module, argv, number, env, log_dir))
-            failures = _wait(ranks, signals)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
+            failures = _wait(ranks, signals, _STOP_SIGNALS if stops_by_itself else ())
         except OSError as error:
             raise UserError(f"{error.filename or log_dir}: cannot run the ranks: {error.strerror}") from error
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
     if signals:
         sys.stderr.write(f"interrupted by {signal.Signals(signals[0]).name}\n")
@@ -191,10 +200,23 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
                     write(chunk)
 
 
-def _wait(ranks: Sequence[_Rank], signals: list[int]) -> list[_Failure]:
-    """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after."""
+def _wait(ranks: Sequence[_Rank], signals: list[int], gentle: Sequence[signal.Signals]) -> list[_Failure]:
+    """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after.
+
+    The first signal, if it is one of `gentle`, is passed on and forgotten.
+    """
     deadline = float("inf")
-    while not signals and time.monotonic() < deadline:
+    asked = False
+    while time.monotonic() < deadline:
+        if signals and signals[0] in gentle and not asked:
+            asked = True
+            signals.pop(0)
+            for rank in ranks:
+                rank.process.send_signal(signal.SIGUSR1)  # to the rank alone, not to what it has started
+        while asked and signal.SIGUSR1 in signals:
+            signals.remove(signal.SIGUSR1)
+        if signals:
+            break
         codes = [rank.poll() for rank in ranks]
         if all(code is not None for code in codes):
             break

@@ -7,18 +7,23 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
-from aspo_megatron.metrics.progress import progress_display
+from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.stop import StopRequest
+
+if TYPE_CHECKING:
+    from aspo_megatron.parallel.model import PolicyModel
 
 
 def train(config: RunConfig, inputs: Inputs) -> int:
@@ -35,31 +40,56 @@ def train(config: RunConfig, inputs: Inputs) -> int:
 
 def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool) -> None:
     # megatron-core may be imported from here on: the platform is installed.
-    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.checkpoint.training import find_state, read_state, tidy
     from aspo_megatron.trainer import Trainer
-    from aspo_megatron.warmup import warm_up
 
+    stop = StopRequest()
     # Some reasoning-gym families draw other problems in each process.
     inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
     dtype = getattr(torch, config.model.dtype)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
         progress.phase("load model")
-        model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
-        if config.warmup.updates:
-            model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
+        again = (config.output_dir / "metrics.jsonl").exists()
+        if topology.is_leader:
+            tidy(config.output_dir)
+        state = find_state(config, inputs.family, progress.message)
+        model = _starting_model(config, inputs, topology, progress, resumes=state is not None)
         engine = EmbeddedEngine(
             config.model.path, inputs.tokenizer, dtype, topology.platform.device, config.rollout.max_batch_tokens
         )
         recorder = None
         if topology.is_leader:
-            recorder = stack.enter_context(Recorder(config.output_dir, config.log.tensorboard))
-        summary = Trainer(config, inputs, model, engine, rewards, recorder, progress).run()
+            after = read_state(state).step if state is not None else -1 if again else None
+            recorder = stack.enter_context(Recorder(config.output_dir, config.log.tensorboard, after))
+        trainer = Trainer(config, inputs, model, engine, rewards, recorder, progress, stop)
+        summary = trainer.run(state)
     if topology.is_leader:
         _print_result(config, summary)
 
 
-def _print_result(config: RunConfig, summary: dict[str, float | None]) -> None:
+def _starting_model(
+    config: RunConfig, inputs: Inputs, topology: Topology, progress: ProgressDisplay, *, resumes: bool
+) -> PolicyModel:
+    """The model as it was before the first step, as far as it is needed: for a run that begins, and for its KL."""
+    from aspo_megatron.checkpoint.training import load_start, save_start
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.warmup import warm_up
+
+    model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
+    if not config.warmup.updates or (resumes and not config.loss.kl_coef):
+        return model
+    if not load_start(config, inputs.family, model):
+        model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
+        if config.checkpoint.every:
+            save_start(config, inputs.family, model)
+    return model
+
+
+def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
+    if summary is None:
+        print(f"stopped as asked; to go on: aspo train {config.output_dir / 'config.yaml'}")
+        return
     before, after = summary["heldout_before"], summary["heldout_after"]
     if before is not None and after is not None:
         print(

@@ -10,20 +10,22 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aspo_megatron import losses
+from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, problems_digest
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.errors import UserError
-from aspo_megatron.evaluate import Evaluation, evaluate
+from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
-from aspo_megatron.losses import Stat
 from aspo_megatron.losses.advantages import group_relative
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.metrics.progress import ProgressDisplay
@@ -32,10 +34,11 @@ from aspo_megatron.parallel.exchange import to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, update
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.step_metrics import rollout_metrics, update_metrics
+from aspo_megatron.stop import StopRequest
 
 _ROLLOUT_STREAM = 0
 """Separates the random numbers of rollouts from those of evaluation."""
@@ -55,7 +58,9 @@ class Trainer:
         rewards: RewardPool,
         recorder: Recorder | None,
         progress: ProgressDisplay,
+        stop: StopRequest,
     ) -> None:
+        """`model` has the weights that the run starts with, from the beginning: the KL refers to them."""
         self._config, self._inputs, self._model, self._engine = config, inputs, model, engine
         self._rewards, self._recorder, self._progress = rewards, recorder, progress
         self._topology = model.topology
@@ -72,18 +77,33 @@ class Trainer:
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
         self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
         self._stream = ProblemStream(inputs.train, config.seed)
+        self._saver = StateSaver(config, inputs.family, model, self._optimizer, progress.message)
+        self._stop = stop
         self._seconds: dict[str, float] = {}
-        self._tokens = 0
-        self._heldout: float | None = None
+        self._started = time.perf_counter()
+        self._at = TrainerState(0, 0, 0, 0.0, None, None, "")
 
-    def run(self) -> dict[str, Any]:
-        """Train, evaluate before, during and after, export; returns what summary.json holds."""
+    def run(self, state: Path | None) -> dict[str, Any] | None:
+        """Train, evaluate before, during and after, export; returns what summary.json holds.
+
+        Args:
+            state: a saved state of this run to go on from; None to begin.
+
+        Returns:
+            None if the run was asked to stop: its state is saved then.
+        """
         started = time.perf_counter()
-        self._sync(version=0)
-        before = self._evaluate(step=0)
-        after = before
         steps, every = self._config.train.steps, self._config.eval.every
-        for step in range(1, steps + 1):
+        if state is not None:
+            self._load(state)
+        self._started = started - self._at.seconds
+        self._sync(version=self._at.step)
+        if self._at.step == 0:
+            before = self._evaluate(step=0)
+            self._at = replace(self._at, heldout_before=before, heldout_after=before)
+        for step in range(self._at.step + 1, steps + 1):
+            if self._must_stop():
+                return None
             self._seconds = {}
             began = time.perf_counter()
             groups, metrics = self._rollout(step)
@@ -92,15 +112,23 @@ class Trainer:
             metrics |= self._update(batches)
             self._sync(version=step)
             tokens = int(metrics["tokens"])
-            self._tokens += tokens
             elapsed = time.perf_counter() - began
             metrics |= {"tokens_per_second": tokens / elapsed, "seconds/step": elapsed}
+            after = self._at.heldout_after
             if step == steps or (every and step % every == 0):
-                after = self._evaluate(step)
-                metrics |= after.metrics() if after else {}
+                after = self._evaluate(step, metrics)
+            self._at = replace(
+                self._at,
+                step=step,
+                asked=self._stream.position,
+                tokens=self._at.tokens + tokens,
+                heldout_after=after,
+            )
             self._record(step, metrics)
-        self._export()
-        return self._summarize(before, after, time.perf_counter() - started)
+            self._keep()
+        self._saver.finish()
+        self._export(self._config.output_dir / "hf")
+        return self._summarize()
 
     # ---- one method an arrow ---------------------------------------------------------------------------------
 
@@ -130,7 +158,7 @@ class Trainer:
         for sample, advantage in zip(samples, advantages.tolist(), strict=True):
             sample.advantage = advantage
         self._record_samples(step, requests, groups, texts)
-        metrics = _rollout_metrics(groups, [reward.error is not None for reward in scored])
+        metrics = rollout_metrics(groups, [reward.error is not None for reward in scored])
         if metrics["reward/failed"] == 1.0:
             error = scored[0].error if scored else "see the other ranks' logs"
             raise UserError(f"reward.kind={self._config.reward.kind}: no response of step {step} was scored ({error})")
@@ -169,26 +197,15 @@ class Trainer:
                             self._config.loss.router_aux_coef,
                         )
                     )
-        done = [result for result in results if not result.skipped]
-        metrics = {"updates/skipped": float(len(results) - len(done))}
-        if not done:
-            return metrics
-        for name in sorted({name for result in done for name in result.stats}):
-            values = [result.stats[name] for result in done if name in result.stats]
-            # Engine and trainer hold the same weights in the first update only.
-            metrics[name] = values[0] if name.startswith("engine_log_prob_diff/") else sum(values) / len(values)
-        return metrics | {
-            "loss/total": sum(result.loss for result in done) / len(done),
-            "grad_norm": sum(result.grad_norm for result in done) / len(done),
-            "lr": done[-1].lr,
-        }
+        return update_metrics(results)
 
     def _sync(self, version: int) -> None:
         """Give the engine the trained weights."""
         with self._phase("sync"):
             self._engine.update_weights(self._model.hf_tensors(), version)
 
-    def _evaluate(self, step: int) -> Evaluation | None:
+    def _evaluate(self, step: int, metrics: dict[str, float] | None = None) -> float | None:
+        """Accuracy on the held-out problems, which also goes into `metrics`, or into a line of its own."""
         if not self._inputs.heldout:
             return None
         with self._phase("evaluate"):
@@ -203,27 +220,79 @@ class Trainer:
                 self._topology.rank,
                 self._topology.world_size,
             )
-        self._heldout = result.average
         if self._recorder:
             result.write(self._config.output_dir / "eval" / f"step-{step:06d}.jsonl")
-            if step == 0:
-                self._recorder.log(0, result.metrics())
+            if metrics is None:
+                self._recorder.log(step, result.metrics())
+        if metrics is not None:
+            metrics |= result.metrics()
         self._progress.message(f"held-out accuracy at step {step}: {result.average:.1%}")
-        return result
+        return result.average
 
-    def _export(self) -> None:
-        """Write the trained weights as a Hugging Face folder."""
+    # ---- what a run goes on from -----------------------------------------------------------------------------
+
+    def _load(self, state: Path) -> None:
+        """Stand where the run stood."""
+        with self._phase("load state"):
+            self._at = load_state(state, self._model, self._optimizer, self._config.parallel)
+        self._stream.position = self._at.asked
+        if self._at.problems != problems_digest(self._inputs.train):
+            self._progress.message("warning: data.train gives other problems than before; the run goes on with them")
+        self._progress.message(f"going on after step {self._at.step}, from {state}")
+
+    def _keep(self) -> None:
+        """Save or export what is due after a step."""
+        config, step = self._config.checkpoint, self._at.step
+        if config.every and (step % config.every == 0 or step == self._config.train.steps):
+            self._save()
+        if config.export_every and step % config.export_every == 0:
+            self._export_beside()
+
+    def _must_stop(self) -> bool:
+        """Whether a signal has asked to stop; then all is saved. Also completes a save that is written."""
+        stop, writing = self._stop.agree(self._saver.writing, self._topology.platform.device)
+        if stop:
+            self._save()
+            if self._at.step:
+                self._export_beside()
+            self._saver.finish()
+        elif not writing:
+            self._saver.finish()
+        return stop
+
+    def _save(self) -> None:
+        with self._phase("save"):
+            if self._recorder:
+                self._recorder.flush()
+            seconds = time.perf_counter() - self._started
+            self._saver.save(replace(self._at, seconds=seconds, problems=problems_digest(self._inputs.train)))
+
+    def _export_beside(self) -> None:
+        """Export into a folder of this step's own; without room for it the run goes on."""
+        folder = self._config.output_dir / "exports" / f"step-{self._at.step:06d}"
+        try:
+            self._export(folder)
+        except CheckpointError as error:  # on the leader alone, which has drawn all tensors
+            self._progress.message(f"warning: {error}; the run goes on")
+
+    def _export(self, folder: Path) -> None:
+        """Write the trained weights as a Hugging Face folder. A collective."""
         with self._phase("export"):
             tensors = self._model.hf_tensors()
-            if self._recorder:
-                write_folder(
-                    self._config.output_dir / "hf",
-                    tensors,
-                    self._inputs.family.hf_config | {"dtype": self._config.model.dtype},
-                    tokenizer_from=self._config.model.path,
-                )
-            for _ in tensors:  # the other ranks give their shards
-                pass
+            try:
+                if self._recorder:
+                    at = self._at
+                    write_folder(
+                        folder,
+                        tensors,
+                        self._inputs.family.hf_config | {"dtype": self._config.model.dtype},
+                        tokenizer_from=self._config.model.path,
+                        card=model_card(self._config, at.step, at.tokens, at.heldout_before, at.heldout_after),
+                        replace=True,
+                    )
+            finally:
+                for _ in tensors:  # the other ranks give their shards
+                    pass
 
     # ---- what is written -------------------------------------------------------------------------------------
 
@@ -246,7 +315,7 @@ class Trainer:
             step,
             reward=metrics["reward/mean"],
             tokens_per_second=metrics["tokens_per_second"],
-            heldout=self._heldout,
+            heldout=self._at.heldout_after,
         )
 
     def _record_samples(
@@ -269,42 +338,19 @@ class Trainer:
         ]
         self._recorder.log_samples(step, records[: self._config.log.samples_per_step])
 
-    def _summarize(self, before: Evaluation | None, after: Evaluation | None, seconds: float) -> dict[str, Any]:
+    def _summarize(self) -> dict[str, Any]:
         summary = {
-            "heldout_before": before.average if before else None,
-            "heldout_after": after.average if after else None,
+            "heldout_before": self._at.heldout_before,
+            "heldout_after": self._at.heldout_after,
             "heldout_problems": len(self._inputs.heldout[: self._config.eval.max_problems]),
-            "seconds": seconds,
+            "seconds": time.perf_counter() - self._started,
             "steps": self._config.train.steps,
-            "tokens": self._tokens,
+            "tokens": self._at.tokens,
         }
         if self._recorder:
             folder = self._config.output_dir
-            (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
             draw_curves([folder], folder / "curves.png")
+            # Last, and at once: it says that the run is finished.
+            (folder / "summary.json.partial").write_text(json.dumps(summary, indent=2) + "\n")
+            (folder / "summary.json.partial").replace(folder / "summary.json")
         return summary
-
-
-def _rollout_metrics(groups: Groups, failed: Sequence[bool]) -> dict[str, float]:
-    """Means over all responses of the step, on all ranks."""
-    samples = [sample for group in groups for sample in group]
-
-    def over_samples(values: Sequence[float]) -> Stat:
-        return Stat(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)))
-
-    agree = [float(len({sample.reward for sample in group}) == 1) for group in groups]
-    statistics = StepStatistics()
-    statistics.add(
-        {
-            "reward/mean": over_samples([sample.reward for sample in samples]),
-            "reward/failed": over_samples([float(value) for value in failed]),
-            "groups/all_agree": over_samples(agree),
-            "response_tokens/mean": over_samples([float(len(sample.response_ids)) for sample in samples]),
-            "response_tokens/cut": over_samples([float(sample.finish_reason == "length") for sample in samples]),
-            "tokens_per_sample": over_samples([float(sample.num_tokens) for sample in samples]),
-            "samples_per_rank": Stat(torch.tensor([float(len(samples))]), torch.ones(1)),
-        }
-    )
-    metrics = statistics.reduce()
-    total = metrics.pop("samples_per_rank") * torch.distributed.get_world_size()
-    return metrics | {"tokens": metrics.pop("tokens_per_sample") * total}

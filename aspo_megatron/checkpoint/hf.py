@@ -46,7 +46,7 @@ class SafetensorsFolder:
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
         self._folder = folder
-        for file in _weight_files(folder):
+        for file in weight_files(folder):
             try:
                 opened = safe_open(folder / file, framework="pt")
                 names = opened.keys()
@@ -148,20 +148,24 @@ def write_folder(
     config: dict[str, Any],
     tokenizer_from: Path,
     max_shard_bytes: int = 4 << 30,
+    card: str | None = None,
+    replace: bool = False,
 ) -> None:
     """Write a Hugging Face folder, beside its final place first, so that a half-written one never bears its name.
 
     Args:
-        folder: must not exist.
+        folder: must not exist, unless `replace`.
         tensors: by name, one at a time.
         config: the content of config.json.
         tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
         max_shard_bytes: size of a weights file, and of the tensors held at a time.
+        card: the content of README.md.
+        replace: let the new folder take the place of an old one, once it is complete.
 
     Raises:
         CheckpointError: the folder exists, or writing failed (full disk); nothing is left behind then.
     """
-    if folder.exists():
+    if folder.exists() and not replace:
         raise CheckpointError(f"{folder} exists already; choose another place or remove it")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -172,6 +176,10 @@ def write_folder(
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 shutil.copyfile(tokenizer_from / name, partial / name)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -215,7 +223,8 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files of a Hugging Face folder."""
     if (folder / _INDEX).is_file():
         try:
             files = sorted({str(file) for file in json.loads((folder / _INDEX).read_text())["weight_map"].values()})

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,8 +30,14 @@ class Recorder:
     JSON lacks are the strings "NaN", "Infinity" and "-Infinity", which `float` and `read_metrics` understand.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, tensorboard: bool, after_step: int | None = None) -> None:
         """Open the files of `run_dir`, which is made if need be.
+
+        Args:
+            run_dir: the run folder.
+            tensorboard: write TensorBoard events too.
+            after_step: the run goes on after this step: what is there of later steps is removed, to be written again;
+                -1 for all there is. None keeps everything.
 
         Raises:
             UserError: a file cannot be written, or `tensorboard` is wanted and not installed.
@@ -40,9 +47,11 @@ class Recorder:
         self._tensorboard_path = run_dir / "tensorboard"
         with _plain_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
+            if after_step is not None:
+                _cut_back(run_dir, after_step)
         self._metrics = _open_lines(self._metrics_path)
         self._samples: int | None = None
-        self._events = _summary_writer(self._tensorboard_path) if tensorboard else None
+        self._events = _summary_writer(self._tensorboard_path, after_step) if tensorboard else None
 
     def __enter__(self) -> Self:
         """Nothing more to open."""
@@ -83,6 +92,20 @@ class Recorder:
         for record in records:
             _append(self._samples, self._samples_path, {"step": step, **record})
 
+    def flush(self) -> None:
+        """Have all that was logged on the disk when this returns: a checkpoint is about to count on it.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with _plain_errors(self._metrics_path):
+            os.fsync(self._metrics)
+            if self._samples is not None:
+                os.fsync(self._samples)
+        if self._events is not None:
+            with _plain_errors(self._tensorboard_path):
+                self._events.flush()
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl, by step; of a step that was done again after a resume, the last line.
@@ -115,6 +138,24 @@ def _plain_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _cut_back(run_dir: Path, step: int) -> None:
+    """Remove lines and evaluations of later steps than `step`. TensorBoard is told to, when its writer opens."""
+    for path in (run_dir / METRICS_FILE, run_dir / SAMPLES_FILE):
+        if not path.is_file():
+            continue
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            partial = path.with_name(path.name + ".partial")
+            partial.write_bytes(b"".join(kept))
+            os.replace(partial, path)
+    if step < 0:
+        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+    for path in (run_dir / "eval").glob("step-*.jsonl"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
 
 
 def _open_lines(path: Path) -> int:
@@ -150,7 +191,7 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def _summary_writer(path: Path) -> SummaryWriter:
+def _summary_writer(path: Path, after_step: int | None) -> SummaryWriter:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
@@ -159,4 +200,4 @@ def _summary_writer(path: Path) -> SummaryWriter:
             "install it, or set log.tensorboard=false"
         ) from error
     with _plain_errors(path):
-        return SummaryWriter(str(path))
+        return SummaryWriter(str(path), purge_step=None if after_step is None else after_step + 1)

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.optimizer import ChainedOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
-from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig
 from aspo_megatron.parallel.model import PolicyModel
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MAIN_WEIGHT = "fp32_param"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What Adam holds for elements start..stop of a (flattened) parameter: its state of `main`, in `adam`.
+
+    `main` is the parameter itself or a view of it, or with a bf16 model an fp32 tensor of its own; None where the
+    distributed optimizer gives this rank no element. `group`: the ranks that share the parameter in that case.
+    """
+
+    parameter: Tensor
+    main: Tensor | None
+    adam: Any
+    start: int
+    stop: int
+    group: dist.ProcessGroup | None
 
 
 class Optimizer:
@@ -25,6 +48,7 @@ class Optimizer:
     ) -> None:
         """`updates`: how many there will be, the length of a decaying schedule."""
         self._distributed = distributed_optimizer
+        self._updates = 0
         # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
         # parameters with the next forward, would leave weights stale that are exported in between.
         buffers = DistributedDataParallelConfig(
@@ -92,6 +116,110 @@ class Optimizer:
     def step(self) -> tuple[float, float]:
         """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""
         lr = float(self._adam.param_groups[0]["lr"])
-        _, norm, _ = self._adam.step()
+        done, norm, _ = self._adam.step()
+        self._updates += int(done)
         self._schedule.step(increment=1)
         return float(norm), lr
+
+    # ---- its state, for checkpoints --------------------------------------------------------------------------
+
+    @property
+    def splits_state(self) -> bool:
+        """Whether each data-parallel rank holds a part of the state, not all of it."""
+        return self._distributed
+
+    def state_names(self) -> tuple[str, ...]:
+        """What `states` gives of each parameter: both moments, and the fp32 weight where the model is not in fp32."""
+        separate = any(slot.parameter.dtype != torch.float32 for slot in self._slots())
+        return (*MOMENTS, MAIN_WEIGHT) if separate else MOMENTS
+
+    def counters(self) -> dict[str, int]:
+        """Updates made, and where the schedule stands."""
+        return {"updates": self._updates, "scheduled": int(self._schedule.num_steps)}
+
+    @torch.no_grad()
+    def states(self) -> Iterator[tuple[Tensor, dict[str, Tensor] | None]]:
+        """Each parameter of this rank, and what `state_names` names of it, fp32, in its shape; none before an update.
+
+        With a distributed optimizer this is a collective over the replicas, which must draw the whole iterator: the
+        parts are brought together on one replica, another for each parameter; the others get None.
+        """
+        if not self._updates:
+            return
+        for number, slot in enumerate(self._slots()):
+            values = {name: _value(slot, name) for name in self.state_names()}
+            if slot.group is None:
+                yield slot.parameter, {name: value for name, value in values.items() if value is not None}
+                continue
+            whole = {name: _from_parts(slot, value) for name, value in values.items()}
+            yield slot.parameter, whole if number % slot.group.size() == slot.group.rank() else None
+
+    @torch.no_grad()
+    def load_states(self, name: str, wholes: dict[Tensor, Tensor]) -> None:
+        """Take over one of `state_names` for all parameters, from fp32 tensors in their shapes, which are used up."""
+        for slot in self._slots():
+            if slot.main is None:
+                continue
+            part = wholes[slot.parameter].view(-1)[slot.start : slot.stop].view(slot.main.shape)
+            if name == MAIN_WEIGHT:
+                slot.main.copy_(part)
+            else:
+                slot.adam.state[slot.main][name] = part if slot.group is None else part.clone()
+
+    @torch.no_grad()
+    def load_counters(self, counters: dict[str, int]) -> None:
+        """Go on from `counters` of another run; call after `load_states`."""
+        self._updates = updates = counters["updates"]
+        for slot in self._slots() if updates else ():
+            if slot.main is None:
+                continue
+            if isinstance(slot.adam, torch.optim.Adam):
+                slot.adam.state[slot.main]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+            else:  # Transformer Engine's and Apex's count for a group of parameters
+                for group in slot.adam.param_groups:
+                    group["step"] = updates
+        self._schedule.num_steps = 0
+        self._schedule.step(increment=counters["scheduled"])
+
+    def _slots(self) -> Iterator[_Slot]:
+        adam = self._adam
+        for part in adam.chained_optimizers if isinstance(adam, ChainedOptimizer) else [adam]:
+            if isinstance(part, DistributedOptimizer):
+                yield from _distributed_slots(part)
+                continue
+            parameter_of: dict[Tensor, Tensor] = {}
+            if isinstance(part, Float16OptimizerWithFloat16Params):
+                for own, main in zip(part.float16_groups, part.fp32_from_float16_groups, strict=True):
+                    parameter_of |= zip(main, own, strict=True)
+            for group in part.optimizer.param_groups:
+                for main in group["params"]:
+                    yield _Slot(parameter_of.get(main, main), main, part.optimizer, 0, main.numel(), None)
+
+
+def _distributed_slots(part: DistributedOptimizer) -> Iterator[_Slot]:
+    for buffer in part.buffers:
+        for parameter in buffer.param_index_map:
+            main, start, stop = None, 0, 0
+            if parameter in part.model_param_group_index_map:
+                group, order = part.model_param_group_index_map[parameter]
+                main = part.optimizer.param_groups[group]["params"][order]
+                span = part._get_model_param_range_map(parameter)["param"]
+                start, stop = span.start, span.end
+            yield _Slot(parameter, main, part.optimizer, start, stop, part.data_parallel_group)
+
+
+def _value(slot: _Slot, name: str) -> Tensor | None:
+    if slot.main is None:
+        return None
+    value: Tensor = slot.main if name == MAIN_WEIGHT else slot.adam.state[slot.main][name]
+    return value
+
+
+def _from_parts(slot: _Slot, part: Tensor | None) -> Tensor:
+    """The whole of which each rank of the group holds a part. Added up as bits, so that not even a sign is lost."""
+    whole = torch.zeros(slot.parameter.shape, dtype=torch.float32, device=slot.parameter.device)
+    bits = whole.view(-1).view(torch.int32)
+    if part is not None:
+        bits[slot.start : slot.stop] = part.reshape(-1).view(torch.int32)
+    dist.all_reduce(bits, group=slot.group)
+    return whole

@@ -1,0 +1,67 @@
+"""The model card of an exported model: where it comes from, in numbers."""
+
+from __future__ import annotations
+
+import json
+
+from aspo_megatron import __version__
+from aspo_megatron.config import RunConfig
+
+_TEXT = """---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {base}
+tags:
+- {loss}
+- reinforcement-learning
+---
+
+# {name}
+
+`{base}` after {step} of {steps} steps of reinforcement learning with aspo-megatron {version}.
+
+| | |
+|---|---|
+| loss | {loss} |
+| problems | {problems} |
+| responses a step | {prompts} prompts x {responses} |
+| learning rate | {lr:g} |
+| KL to the starting model | {kl:g} |
+| tokens trained on | {tokens:,} |
+| weights | {dtype} |
+| layout | {layout} |
+| seed | {seed} |
+{heldout}
+The run's whole configuration:
+
+```json
+{config}
+```
+"""
+
+
+def model_card(
+    config: RunConfig, step: int, tokens: int, heldout_before: float | None, heldout_after: float | None
+) -> str:
+    """README.md of the model after `step` steps. Accuracies are from 0 to 1."""
+    accuracies = {"held-out accuracy before": heldout_before, "held-out accuracy at the last evaluation": heldout_after}
+    source, parallel = config.data.train, config.parallel
+    return _TEXT.format(
+        name=f"{config.model.path.name}, {config.loss.name}, step {step}",
+        base=config.model.path.name,
+        step=step,
+        steps=config.train.steps,
+        version=__version__,
+        loss=config.loss.name,
+        problems=f"{source.kind} {source.family or source.path}",
+        prompts=config.rollout.prompts_per_step,
+        responses=config.rollout.responses_per_prompt,
+        lr=config.optimizer.lr,
+        kl=config.loss.kl_coef,
+        tokens=tokens,
+        dtype=config.model.dtype,
+        layout=f"tp {parallel.tp}, pp {parallel.pp}, cp {parallel.cp}, dp {parallel.dp}, ep {parallel.ep}",
+        seed=config.seed,
+        heldout="".join(f"| {name} | {value:.1%} |\n" for name, value in accuracies.items() if value is not None),
+        config=json.dumps(config.model_dump(mode="json", exclude={"output_dir", "platform", "log"}), indent=1),
+    )

@@ -1,0 +1,335 @@
+"""Hugging Face folders to megatron distributed checkpoints of any layout, and back, a tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights, weight_files
+from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
+from aspo_megatron.checkpoint.integrity import (
+    FileEntry,
+    model_identity,
+    read_manifest,
+    sync,
+    verify_files,
+    write_manifest,
+)
+from aspo_megatron.checkpoint.names import checkpoint_keys
+from aspo_megatron.checkpoint.safetensors_file import (
+    Entry,
+    divide,
+    entries_of,
+    make_header,
+    make_index,
+    read_header,
+    write_file,
+)
+from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, read_json, sidecar_files
+from aspo_megatron.checkpoint.tensors import Piece, PieceReader, PieceWriter, write_index
+from aspo_megatron.config import ParallelConfig
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.mapping import ModelShape, Row, hf_sizes, import_shard
+
+_WRITERS = 4
+"""Ranks' files written at the same time, each with a tensor in memory."""
+
+_HEADERS = "headers"
+_EXTRA = "extra.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+Advance = Callable[[int], None]
+"""Hears of bytes that are done."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a rank of the layout writes: the shard `rank` of `ranks` of a row's parameter."""
+
+    row: Row
+    layer: int
+    expert: int
+    ranks: int
+    rank: int
+
+
+def converter_layout(
+    family: Family,
+    *,
+    tp: int = 1,
+    pp: int = 1,
+    vpp: int = 1,
+    ep: int = 1,
+    etp: int | None = None,
+    pp_layers: Sequence[int] | None = None,
+) -> ParallelConfig:
+    """The layout that a checkpoint is written for, with as few replicas as hold all experts.
+
+    Raises:
+        UserError: the model cannot be split so; names the axis.
+    """
+    experts = ep * (etp or tp)
+    try:
+        parallel = ParallelConfig(
+            tp=tp,
+            pp=pp,
+            vpp=vpp,
+            ep=ep,
+            etp=etp,
+            pp_layers=None if pp_layers is None else tuple(pp_layers),
+            dp=math.lcm(tp, experts) // tp,
+            sequence_parallel=family.num_experts > 0 and tp > 1,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"layout: {str(error).splitlines()[-1]}") from error
+    family.check_layout(parallel)
+    shape = family.shape(tp)
+    for row in family.rows:
+        ranks = parallel.expert_tp if row.per_expert else tp
+        if row.dim is not None and sum(piece.size for piece in row.layout(shape, ranks)) % ranks:
+            raise CheckpointError(f"layout: {ranks} ranks cannot share {row.megatron} in equal parts")
+    return parallel
+
+
+def hf_to_megatron(
+    source: Path, target: Path, parallel: ParallelConfig, dtype: torch.dtype | None, advance: Advance
+) -> None:
+    """Write a megatron distributed checkpoint of a Hugging Face folder.
+
+    Args:
+        source: Hugging Face folder with safetensors weights.
+        target: must not exist.
+        parallel: the layout, see `converter_layout`; each of its ranks gets a file of its own.
+        dtype: precision of the checkpoint; None keeps that of every tensor.
+        advance: hears of bytes read.
+
+    Raises:
+        CheckpointError: the source is damaged or holds tensors that no table knows, or the target cannot be written.
+    """
+    family = read_family(source)
+    check_weights(source)
+    with _written_beside(target) as partial, SafetensorsFolder(source) as tensors:
+        copy_sidecar(source, partial)
+        if dtype is None:
+            _keep_headers(source, partial, tensors, family)
+        else:
+            _note_dtype(partial / SIDECAR / "config.json", dtype)
+        shape = family.shape(parallel.tp)
+        pieces: list[Piece] = []
+        entries: dict[str, FileEntry] = {}
+
+        def write_rank(task: tuple[int, list[_Place]]) -> PieceWriter:
+            rank, places = task
+            with PieceWriter(partial, rank) as writer:
+                for place in places:
+                    _write_place(writer, place, tensors, shape, dtype, advance)
+            return writer
+
+        with ThreadPoolExecutor(max_workers=min(_WRITERS, os.cpu_count() or 1)) as pool:
+            for writer in pool.map(write_rank, _by_rank(family, parallel)):
+                pieces += writer.pieces
+                entries[writer.name] = writer.entry
+        write_index(partial, pieces)
+        layout = parallel.model_dump(mode="json")
+        write_manifest(partial, model_identity(family.hf_config), family.name, layout, entries)
+
+
+def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advance: Advance) -> None:
+    """Write the Hugging Face folder of a megatron checkpoint: a converted one, or the state of a run.
+
+    A folder that was converted without another precision comes back byte for byte.
+
+    Args:
+        source: a checkpoint with a manifest.
+        target: must not exist.
+        dtype: precision of the weights; None keeps that of every tensor.
+        advance: hears of bytes written.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the target cannot be written.
+    """
+    manifest = read_manifest(source)
+    verify_files(source, manifest)
+    family = read_family(source / SIDECAR)
+    with _written_beside(target) as partial, PieceReader(source) as reader:
+        view = HfView(reader, family)
+        for path in sidecar_files(source / SIDECAR):
+            shutil.copyfile(path, partial / path.name)
+        headers = _headers(source, view, dtype)
+        if dtype is not None:
+            _note_dtype(partial / "config.json", dtype)
+        kept_index = source / _HEADERS / _INDEX
+        if dtype is None and kept_index.is_file():
+            shutil.copyfile(kept_index, partial / _INDEX)
+        elif len(headers) > 1:
+            (partial / _INDEX).write_text(make_index({name: entries_of(head) for name, head in headers.items()}))
+        extra = load_file(source / _EXTRA) if (source / _EXTRA).is_file() else {}
+
+        def read(entry: Entry) -> Tensor:
+            tensor = extra[entry.name] if entry.name in extra else view.read_whole(entry.name)
+            return tensor if dtype is None else tensor.to(dtype)
+
+        for name, header in headers.items():
+            write_file(partial / name, header, read, advance)
+
+
+def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advance: Advance) -> int:
+    """Read every tensor of both again and compare them bit for bit; how many there are.
+
+    `dtype`: what the conversion was asked for.
+
+    Raises:
+        CheckpointError: a tensor differs; names it.
+    """
+    family = read_family(hf_folder)
+    with SafetensorsFolder(hf_folder) as tensors, PieceReader(checkpoint) as reader:
+        view = HfView(reader, family)
+        for name in view.sizes:
+            one, other = tensors.read_whole(name), view.read_whole(name)
+            if dtype is not None:
+                one, other = one.to(dtype), other.to(dtype)
+            if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(_bits(one), _bits(other)):
+                raise CheckpointError(f"tensor {name} differs between {hf_folder} and {checkpoint}")
+            advance(one.nbytes)
+    return len(view.sizes)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the weights of a Hugging Face folder or of a checkpoint, for progress bars."""
+    hf = (folder / "config.json").is_file()
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors" if hf else "*.distcp"))
+
+
+def _write_place(
+    writer: PieceWriter, place: _Place, source: SafetensorsFolder, shape: ModelShape, dtype: torch.dtype | None,
+    advance: Advance,
+) -> None:  # fmt: skip
+    row = place.row
+    names = row.hf_names(place.layer, place.expert)
+    shard = import_shard(row, names, source, shape, place.ranks, place.rank)
+    advance(shard.nbytes)
+    shard = shard if dtype is None else shard.to(dtype)
+    keys = checkpoint_keys(row, place.layer, place.expert)
+    parts = shard.chunk(2) if len(keys) == 2 else [shard]
+    for key, part in zip(keys, parts, strict=True):
+        whole, offset = list(part.shape), [0] * part.dim()
+        if row.dim is not None:
+            whole[row.dim] *= place.ranks
+            offset[row.dim] = part.shape[row.dim] * place.rank
+        writer.write(key, part, whole, offset)
+
+
+def _by_rank(family: Family, parallel: ParallelConfig) -> Iterator[tuple[int, list[_Place]]]:
+    """What each rank of the layout writes, ranks counted as megatron does: tp fastest, then dp, then pp."""
+    tp, ep, etp = parallel.tp, parallel.ep, parallel.expert_tp
+    shape = family.shape(tp)
+    each_stage = tp * parallel.dp
+    stages = family.stage_layers(parallel)
+    first_layer = [sum(stages[:number]) for number in range(len(stages))]
+    experts_each = family.num_experts // ep
+    for pp_rank in range(parallel.pp):
+        own = range(pp_rank, len(stages), parallel.pp)
+        layers = [first_layer[stage] + layer for stage in own for layer in range(stages[stage])]
+        for number in range(each_stage):
+            places = []
+            for row in family.rows:
+                if row.copy or not row.only_if(shape):
+                    continue
+                if row.per_expert:
+                    if number >= ep * etp:
+                        continue
+                    held = range(number // etp * experts_each, (number // etp + 1) * experts_each)
+                    ranks, rank = etp, number % etp
+                else:
+                    held, ranks, rank = range(1), tp, number
+                if rank >= ranks or (row.dim is None and rank):
+                    continue  # another rank has the same, and writes it
+                if row.per_layer:
+                    places += [_Place(row, layer, expert, ranks, rank) for layer in layers for expert in held]
+                elif pp_rank == (0 if row.megatron.startswith("embedding") else parallel.pp - 1):
+                    places.append(_Place(row, 0, 0, ranks, rank))
+            yield pp_rank * each_stage + number, sorted(places, key=lambda place: place.layer)
+
+
+def _keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family: Family) -> None:
+    """Keep the headers of the weights' files, and tensors that the model does not have of itself.
+
+    Raises:
+        CheckpointError: a tensor that no table knows.
+    """
+    (partial / _HEADERS).mkdir()
+    for name in weight_files(source):
+        (partial / _HEADERS / name).write_bytes(read_header(source / name))
+    if (source / _INDEX).is_file():
+        shutil.copyfile(source / _INDEX, partial / _HEADERS / _INDEX)
+    extra = {}
+    for name in _unknown(tensors, family):
+        if name == HEAD and family.tied_embeddings:
+            if not torch.equal(_bits(tensors.read_whole(HEAD)), _bits(tensors.read_whole(EMBEDDING))):
+                raise CheckpointError(f"{source}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}")
+        elif name.endswith(".rotary_emb.inv_freq"):  # older files hold what is computed from config.json
+            extra[name] = tensors.read_whole(name)
+        else:
+            raise CheckpointError(f"{source}: tensor {name} is not one that a {family.name} model has")
+    if extra:
+        save_file(extra, partial / _EXTRA)
+
+
+def _unknown(tensors: SafetensorsFolder, family: Family) -> list[str]:
+    known = hf_sizes(family.rows, family.shape(tp=1))
+    return [name for name in tensors.names() if name not in known]
+
+
+def _headers(source: Path, view: HfView, dtype: torch.dtype | None) -> dict[str, bytes]:
+    """The headers of the files to write: those that were there before the conversion, or new ones."""
+    if dtype is None and (source / _HEADERS).is_dir():
+        return {path.name: path.read_bytes() for path in sorted((source / _HEADERS).glob("*.safetensors"))}
+    entries = [Entry(name, dtype or view.dtype(name), tuple(size)) for name, size in view.sizes.items()]
+    return {name: make_header(part) for name, part in divide(entries, 4 << 30).items()}
+
+
+def _note_dtype(path: Path, dtype: torch.dtype) -> None:
+    config = read_json(path)
+    for name in ("dtype", "torch_dtype"):
+        if name in config:
+            config[name] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+@contextmanager
+def _written_beside(target: Path) -> Iterator[Path]:
+    """A folder that gets the name `target` when the block is done; nothing is left of it otherwise.
+
+    Raises:
+        CheckpointError: `target` exists, or could not be written.
+    """
+    if target.exists():
+        raise CheckpointError(f"{target} exists already; choose another place or remove it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+        sync(target.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{target}: could not be written ({error.strerror or error})") from error
+        raise

@@ -1,0 +1,78 @@
+"""The tensors of a megatron checkpoint under their Hugging Face names, made one at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.checkpoint.names import checkpoint_keys
+from aspo_megatron.checkpoint.tensors import PieceReader
+from aspo_megatron.models.family import Family
+from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
+
+_KEPT_BYTES = 256 << 20
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class _Place:
+    row: Row
+    layer: int
+    expert: int
+    source: int
+
+
+class HfView:
+    """A `TensorSource` over a megatron checkpoint. `sizes`: of all its tensors, in the table's order."""
+
+    def __init__(self, reader: PieceReader, family: Family) -> None:
+        self._reader = reader
+        self._shape = family.shape(tp=1)
+        self.sizes = hf_sizes(family.rows, self._shape)
+        self._places: dict[str, _Place] = {}
+        for row in family.rows:
+            if row.copy or not row.only_if(self._shape):
+                continue
+            for layer in range(family.num_layers if row.per_layer else 1):
+                for expert in range(family.num_experts if row.per_expert else 1):
+                    for source, name in enumerate(row.hf_names(layer, expert)):
+                        self._places[name] = _Place(row, layer, expert, source)
+        if family.tied_embeddings:  # some files hold the one matrix under both names
+            self._places[HEAD] = self._places[EMBEDDING]
+        # Query, key and value come from one tensor; they are wanted at about the same time.
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Precision of a tensor."""
+        place = self._places[name]
+        return self._reader.dtype(checkpoint_keys(place.row, place.layer, place.expert)[0])
+
+    def read(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a tensor along `dim`."""
+        return self.read_whole(name).narrow(dim, start, stop - start)
+
+    def read_whole(self, name: str) -> Tensor:
+        """A whole tensor.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
+        if name in self._kept:
+            return self._kept.pop(name)
+        place = self._places[name]
+        row = place.row
+        keys = checkpoint_keys(row, place.layer, place.expert)
+        whole = self._reader.read(keys[place.source if len(keys) > 1 else 0])
+        if len(row.hf) <= 2:  # as it is, but for the padding of a vocabulary
+            return whole[: row.sizes(self._shape)[place.source][0]]
+        names = row.hf_names(place.layer, place.expert)
+        self._keep(zip(names, export_tensors(row, [whole], self._shape), strict=True))
+        return self._kept.pop(name)
+
+    def _keep(self, tensors: zip[tuple[str, Tensor]]) -> None:
+        self._kept |= tensors
+        while len(self._kept) > 3 and sum(tensor.nbytes for tensor in self._kept.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)

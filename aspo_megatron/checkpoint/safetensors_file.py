@@ -1,0 +1,134 @@
+"""Safetensors files written a tensor at a time, with a header that is known beforehand.
+
+A file is the header's length (8 bytes, little-endian), the header (JSON: of each tensor its precision, shape and place
+in what follows), and the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file."""
+
+    name: str
+    dtype: torch.dtype
+    size: tuple[int, ...]
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a file as it stands there.
+
+    Raises:
+        CheckpointError: the file is not a safetensors file.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length < path.stat().st_size else b""
+    if not header:
+        raise CheckpointError(f"{path}: truncated or damaged")
+    return header
+
+
+def entries_of(header: bytes) -> list[Entry]:
+    """The tensors that a header describes, in the order of their bytes.
+
+    Raises:
+        CheckpointError: not a header, or of a precision that is not supported.
+    """
+    try:
+        told = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        ordered = sorted(told.items(), key=lambda item: item[1]["data_offsets"])
+        return [Entry(name, DTYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in ordered]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"not the header of a safetensors file ({error})") from error
+    except KeyError as error:
+        raise CheckpointError(f"safetensors: precision {error} is not supported") from error
+
+
+def make_header(entries: Sequence[Entry]) -> bytes:
+    """A header for tensors that lie one after the other."""
+    told: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for entry in entries:
+        end = position + nbytes(entry)
+        told[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.size),
+            "data_offsets": [position, end],
+        }
+        position = end
+    header = json.dumps(told, separators=(",", ":")).encode()
+    return header + b" " * (-len(header) % 8)
+
+
+def nbytes(entry: Entry) -> int:
+    """Bytes of a tensor."""
+    return torch.Size(entry.size).numel() * entry.dtype.itemsize
+
+
+def write_file(path: Path, header: bytes, read: Callable[[Entry], Tensor], done: Callable[[int], None]) -> None:
+    """Write the file that `header` describes; `read` gives its tensors, `done` hears of their bytes.
+
+    Raises:
+        CheckpointError: a tensor is of another shape or precision than the header says.
+        OSError: the file cannot be written.
+    """
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for entry in entries_of(header):
+            tensor = read(entry)
+            if tuple(tensor.shape) != entry.size or tensor.dtype != entry.dtype:
+                raise CheckpointError(
+                    f"tensor {entry.name} is {tensor.dtype} {list(tensor.shape)}, {entry.dtype} {list(entry.size)} was "
+                    "there before"
+                )
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            done(nbytes(entry))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def divide(entries: Iterable[Entry], max_bytes: int) -> dict[str, list[Entry]]:
+    """Entries by file name, in files of at most `max_bytes` (or a single tensor)."""
+    parts: list[list[Entry]] = [[]]
+    held = 0
+    for entry in entries:
+        if parts[-1] and held + nbytes(entry) > max_bytes:
+            parts.append([])
+            held = 0
+        parts[-1].append(entry)
+        held += nbytes(entry)
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    return {f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts)}
+
+
+def make_index(files: Mapping[str, Sequence[Entry]]) -> str:
+    """The content of model.safetensors.index.json."""
+    total = sum(nbytes(entry) for part in files.values() for entry in part)
+    weight_map = {entry.name: file for file, part in files.items() for entry in part}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"

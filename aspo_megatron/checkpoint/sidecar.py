@@ -1,0 +1,48 @@
+"""What a megatron checkpoint keeps of its Hugging Face folder, so that it can become one again: `hf/` inside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from aspo_megatron.errors import CheckpointError
+
+SIDECAR = "hf"
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
+_INDEX = "model.safetensors.index.json"
+_LARGEST = 256 << 20
+
+
+def sidecar_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face folder that are not weights: configuration, tokenizer, chat template, license."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and path.suffix not in _WEIGHTS
+        and path.name != _INDEX
+        and not path.name.startswith(".")
+        and path.stat().st_size <= _LARGEST
+    )
+
+
+def copy_sidecar(model_folder: Path, checkpoint: Path) -> None:
+    """Keep the files beside the weights of `model_folder` in a checkpoint."""
+    target = checkpoint / SIDECAR
+    target.mkdir()
+    for path in sidecar_files(model_folder):
+        shutil.copyfile(path, target / path.name)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,108 @@
+"""The run folder: whose it is, whether a run can be gone on with in it, and that no two processes write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.errors import ConfigError
+
+_MAY_CHANGE = (
+    "output_dir",
+    "platform",
+    "parallel",
+    "checkpoint",
+    "log",
+    "eval.every",
+    "train.steps",
+    "train.max_tokens_per_micro_batch",
+    "train.log_prob_chunk",
+    "rollout.max_batch_tokens",
+    "reward.workers",
+    "reward.timeout_seconds",
+    "model.path",  # the folder may have moved; a checkpoint of another model is refused when it is read
+    "model.recompute",
+)
+"""Keys (and sections) that a run may go on with other values of: none of them changes what is computed."""
+
+_CONFIG = "config.yaml"
+_LOCK = ".lock"
+_BEFORE_ALL = {_LOCK, f"{_CONFIG}.partial"}
+_SUMMARY = "summary.json"
+
+
+def refuse_foreign_folder(run: RunConfig) -> None:
+    """Refuse an output folder that holds anything but this same run. Changes nothing.
+
+    Raises:
+        ConfigError: names the folder, and the keys that differ.
+    """
+    folder = run.output_dir
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
+        return
+    if not (folder / _CONFIG).is_file():
+        raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
+    saved = load_config(folder / _CONFIG)
+    differing = [key for key in _differing(saved.model_dump(mode="json"), run.model_dump(mode="json")) if _fixed(key)]
+    if differing:
+        raise ConfigError(
+            f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
+            "choose another folder or remove it"
+        )
+
+
+def is_finished(run: RunConfig) -> bool:
+    """Whether the run in the folder has done all that is asked for."""
+    try:
+        summary = json.loads((run.output_dir / _SUMMARY).read_text())
+        return bool(summary["steps"] >= run.train.steps)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not whole: then the end has to be done again
+        return False
+
+
+@contextmanager
+def claimed(run: RunConfig) -> Iterator[None]:
+    """The run folder, with the resolved configuration inside, for this process alone until it ends.
+
+    Raises:
+        ConfigError: the folder is another run's, is in use, or cannot be written.
+    """
+    refuse_foreign_folder(run)
+    folder = run.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be written ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel takes it back when this process ends
+        except BlockingIOError as error:
+            raise ConfigError(f"output_dir: {folder} is in use by a run that goes on at this moment") from error
+        except OSError:  # a file system without locks
+            pass
+        partial = folder / f"{_CONFIG}.partial"
+        save_config(run, partial)
+        os.replace(partial, folder / _CONFIG)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fixed(key: str) -> bool:
+    return not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+
+
+def _differing(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Dotted names of the leaves that are not the same."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(key), other.get(key), f"{name}.{key}" if name else str(key))
+    elif one != other:
+        yield name

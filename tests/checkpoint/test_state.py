@@ -1,0 +1,181 @@
+"""Model and optimizer, saved under one layout and loaded under another: the same weights, moments and updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
+from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.models.family import read_family
+from aspo_megatron.parallel.topology import process_grid
+from distributed import Ranks
+from models import llama_folder, qwen3_moe_folder
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
+
+PLATFORM = PlatformConfig(device="cpu", timeout_minutes=2)
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Save under `first`, load under `second`."""
+
+    first: dict[str, Any]
+    second: dict[str, Any]
+    moe: bool = False
+    dtype: str = "float32"
+
+
+DIST = {"distributed_optimizer": True}
+CASES = {
+    "dp2-distopt to tp2": Case({"dp": 2, **DIST}, {"tp": 2}),
+    "tp2 to dp2-distopt": Case({"tp": 2}, {"dp": 2, **DIST}),
+    "pp2-vpp2 to tp2-sp": Case({"pp": 2, "vpp": 2}, {"tp": 2, "sequence_parallel": True}),
+    "pp2-uneven to single": Case({"pp": 2, "pp_layers": (3, 1)}, {}),
+    "bf16 dp2-distopt to pp2": Case({"dp": 2, **DIST}, {"pp": 2}, dtype="bfloat16"),
+    "bf16 tp2 to dp2-distopt": Case({"tp": 2}, {"dp": 2, **DIST}, dtype="bfloat16"),
+    "moe dp2-ep2-distopt to tp2-sp": Case({"dp": 2, "ep": 2, **DIST}, {"tp": 2, "sequence_parallel": True}, moe=True),
+    "moe tp2-ep2-etp1 to dp2-distopt": Case(
+        {"tp": 2, "ep": 2, "etp": 1, "sequence_parallel": True}, {"dp": 2, **DIST}, moe=True
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Any:
+    with Ranks() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    work = tmp_path_factory.mktemp("models")
+    return {
+        False: llama_folder(work / "llama", tied=True, num_hidden_layers=4),
+        True: qwen3_moe_folder(work / "moe", num_hidden_layers=4),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_lost_between_layouts(ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    first, second = ParallelConfig(**case.first), ParallelConfig(**case.second)
+    settings = ModelConfig(path=folders[case.moe], dtype=case.dtype)  # type: ignore[arg-type]
+    saved = ranks.run(first.world_size, save_state, settings, first, tmp_path / "state")[0]
+    loaded = ranks.run(second.world_size, load_state, settings, second, tmp_path / "state")[0]
+    assert saved.keys() == loaded.keys()
+    for key, (own, after) in saved.items():
+        other, other_after = loaded[key]
+        assert torch.equal(own, other), key
+        # Adam's step is the same for the same moments: bit for bit, whoever holds them.
+        assert torch.equal(after, other_after), key
+
+
+def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, Any]:
+    """Two updates, a save, and a third update."""
+    with process_grid(parallel, PLATFORM, seed=1) as topology:
+        from aspo_megatron.checkpoint.state import model_shards, optimizer_shards
+        from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+
+        model, optimizer = build(settings, parallel, topology)
+        for number in range(2):
+            update(model, optimizer, number)
+        before = weights(model)
+        writer = CheckpointWriter(folder, About(model.family, settings.path, parallel))
+        shards = [*model_shards(model), *optimizer_shards(model, optimizer)]
+        writer.begin(shards, {}, {}, background=False)
+        assert writer.complete() is None
+        assert optimizer.counters() == {"updates": 2, "scheduled": 3}
+        update(model, optimizer, 2)
+        after = weights(model)
+        return {name: (before[name], after[name]) for name in before}
+
+
+def load_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, Any]:
+    """A load, and the third update."""
+    with process_grid(parallel, PLATFORM, seed=1) as topology:
+        from aspo_megatron.checkpoint.state import load_model, load_optimizer
+
+        model, optimizer = build(settings, parallel, topology)
+        update(model, optimizer, 7)  # what is loaded must replace all of it
+        load_model(model, folder)
+        load_optimizer(model, optimizer, {"updates": 2, "scheduled": 3}, folder)
+        before = weights(model)
+        update(model, optimizer, 2)
+        after = weights(model)
+        return {name: (before[name], after[name]) for name in before}
+
+
+def build(settings: ModelConfig, parallel: ParallelConfig, topology: Any) -> Any:
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.optimizer import Optimizer
+
+    family = read_family(settings.path)
+    with SafetensorsFolder(settings.path) as tensors:
+        model = build_model(family, topology, settings, tensors)
+    config = OptimizerConfig(lr=0.01, schedule="linear", warmup_updates=1, clip_grad=0.0)
+    return model, Optimizer(model, config, 20, distributed_optimizer=parallel.distributed_optimizer)
+
+
+def update(model: Any, optimizer: Any, seed: int) -> None:
+    """Adam on gradients that depend on the place in the Hugging Face tensors alone, not on the layout."""
+    from aspo_megatron.models.mapping import import_shard
+
+    class Gradients:
+        def read_whole(self, name: str) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(seed * 1000 + sum(map(ord, name)))
+            return torch.randn(sizes[name], generator=generator)
+
+        def read(self, name: str, dim: int, start: int, stop: int) -> torch.Tensor:
+            return self.read_whole(name).narrow(dim, start, stop - start)
+
+    from aspo_megatron.models.mapping import hf_sizes
+
+    sizes = hf_sizes(model.family.rows, model.family.shape(tp=1))
+    optimizer.zero_grad()
+    for chunk in model.chunks:
+        for held in chunk.held():
+            ranks, rank, _ = model._split_over(held.row)
+            names = held.row.hf_names(held.layer, held.expert)
+            held.parameter.main_grad.copy_(import_shard(held.row, names, Gradients(), model.shape, ranks, rank))
+    optimizer.step()
+
+
+def weights(model: Any) -> Tensors:
+    return {name: tensor.clone() for name, tensor in model.hf_tensors()}
+
+
+@pytest.mark.parametrize(("moe", "layout"), [(False, {"pp": 2}), (True, {"dp": 2, "ep": 2})], ids=["dense", "moe"])
+def test_megatron_itself_loads_what_was_converted(
+    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, moe: bool, layout: dict[str, Any]
+) -> None:
+    """With `dist_checkpointing.load` and the model's own names, under another layout than it was written for."""
+    family = read_family(folders[moe])
+    parallel = converter_layout(family, tp=2, **({"ep": 2} if moe else {"pp": 2, "vpp": 2}))
+    hf_to_megatron(folders[moe], tmp_path / "converted", parallel, None, lambda count: None)
+    ranks.run(2, plain_load, ModelConfig(path=folders[moe]), ParallelConfig(**layout), tmp_path / "converted")
+
+
+def plain_load(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> None:
+    with process_grid(parallel, PLATFORM, seed=1) as topology:
+        from megatron.core import dist_checkpointing
+
+        model, _ = build(settings, parallel, topology)
+        want = weights(model)
+        for parameter in model.parameters():
+            parameter.data.fill_(7.0)
+        for chunk in model.chunks:
+            described = chunk.sharded_state_dict(
+                metadata={"singleton_local_shards": True, "non_homogeneous_layers": True}
+            )
+            described = {name: value for name, value in described.items() if not name.endswith("_extra_state")}
+            chunk.load_state_dict(dist_checkpointing.load(described, str(folder)), strict=False)
+        got = weights(model)
+        assert all(torch.equal(got[name], want[name]) for name in want)
