@@ -116,6 +116,11 @@ class Family:
             raise ConfigError(
                 f"parallel.tp={tp} and the model's {self.num_kv_heads} key-value heads: one must divide the other"
             )
+        rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        if rows % tp:
+            raise ConfigError(
+                f"parallel.tp={tp} does not divide the {rows} rows of the model's query, key and value projections"
+            )
         return ModelShape(
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,

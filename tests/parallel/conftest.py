@@ -51,7 +51,13 @@ def matrix_row() -> MatrixRow:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of layouts."""
+    """The table of layouts, and the rows that need GPUs which are not there."""
+    skipped = [
+        report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if "GPUs" in report.longrepr[2]
+    ]
+    if skipped:
+        terminalreporter.section("layouts not run")
+        terminalreporter.write_line("\n".join(reason.removeprefix("Skipped: ") for reason in skipped))
     if not _worst:
         return
     terminalreporter.section("layouts against one process")

@@ -113,8 +113,24 @@ SETUPS = {
 }
 
 
-BROADLY = ("single", "tp2", "dp2", "dp2-distopt", "dp2-tp2", "moe")
-"""Layouts that go through all setups; the others go through `CORE`, which leaves no rule out."""
+BROADLY = (
+    "single",
+    "tp2",
+    "tp2-sp",
+    "pp2",
+    "pp2-vpp2",
+    "cp2",
+    "dp2",
+    "dp2-distopt",
+    "dp2-tp2",
+    "cp2-tp2-sp",
+    "pp2-tp2-sp",
+    "pp2-cp2",
+    "moe",
+    "moe-dp2-ep2",
+    "moe-tp2-sp-ep2-etp1",
+)
+"""Layouts that go through all setups: every loss and aggregation. The others go through `CORE`: every rule."""
 CORE = (
     "aspo, token-mean",
     "aspo-released, seq-mean-token-mean",
@@ -249,7 +265,9 @@ def outcomes(ranks: Ranks, folders: dict[str, Path], batches: Batches) -> Outcom
     @once
     def run(layout: str, platform: PlatformConfig = PLATFORM) -> list[dict[str, Outcome]]:
         row = LAYOUTS[layout]
-        return ranks.run(row.parallel.world_size, run_rank, layout, folders[row.model], batches(row.model), platform)
+        return ranks.run_within(
+            220.0, row.parallel.world_size, run_rank, layout, folders[row.model], batches(row.model), platform
+        )
 
     return run
 
