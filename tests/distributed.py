@@ -7,6 +7,7 @@ them are killed, and the next test gets new ones.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -176,6 +177,7 @@ def _serve(pipe: Connection) -> None:
         except BaseException:
             answer = pickle.dumps((False, traceback.format_exc()))
         pipe.send_bytes(answer)
+        gc.collect()  # models refer to process groups in circles, and each group has threads
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
