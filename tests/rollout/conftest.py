@@ -42,6 +42,13 @@ class Policy:
             del self.weights["lm_head.weight"]
 
     @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Give the reference other weights."""
+        parameters = dict(by_checkpoint_name(self.model.state_dict().items()))
+        for name, tensor in weights.items():
+            parameters[name].copy_(tensor)
+
+    @torch.no_grad()
     def log_probs(self, sample: Sample, temperature: float) -> Tensor:
         """log_softmax(logits / temperature) before each response token, in one forward pass, [tokens, vocabulary]."""
         ids = torch.tensor([[*sample.prompt_ids.tolist(), *sample.response_ids.tolist()]])

@@ -202,11 +202,11 @@ def test_every_weight_is_replaced(engine: RolloutEngine, policy: Policy) -> None
     engine.update_weights(((name, other[name].clone()) for name in sorted(other)), version=9)
     sampling = SamplingConfig(max_response_tokens=LENGTH)
     samples = flat(engine.generate(ask(RAGGED, COUNTS), sampling))
-    policy.model.load_state_dict(other, strict=False)
+    policy.load(other)
     try:
         assert_log_probs_are_the_references(policy, samples, 1.0)
     finally:
-        policy.model.load_state_dict(policy.weights, strict=False)
+        policy.load(policy.weights)
 
 
 def test_the_engine_keeps_no_hold_on_the_tensors_it_was_given(engine: RolloutEngine, policy: Policy) -> None:
