@@ -195,8 +195,9 @@ def run_check(
     family = read_family(model)
     check_weights(model)
     losses.build(loss, {})
-    for text in layouts:
-        family.check_layout(parse_layout(text).parallel)
+    parsed = [(text, parse_layout(text)) for text in layouts]
+    for _, layout in parsed:
+        family.check_layout(layout.parallel)
 
     def run(name: str, layout: Layout | None) -> _Result:
         stem = work / name.replace(" ", "-")
@@ -220,8 +221,8 @@ def run_check(
     expected = run(ONE_PROCESS, Layout(ParallelConfig()))
     yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm, 0.0, "", 0.0, passed=True)
     yield _compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
-    for text in layouts:
-        yield _compare(text, run(text, parse_layout(text)), expected, tolerances)
+    for text, layout in parsed:
+        yield _compare(text, run(text, layout), expected, tolerances)
 
 
 def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -> Row:

@@ -136,7 +136,7 @@ def check_hugging_face(spec: Spec) -> None:
     from aspo_megatron.parallel.platform import CpuPlatform, installed
 
     with installed(CpuPlatform()):
-        from aspo_megatron.parallel.objective import PolicyObjective
+        from aspo_megatron.parallel.objective import PolicyObjective, weighted_sum
         from aspo_megatron.parallel.step import aggregation_of
 
     logging.disable_progress_bar()
@@ -155,7 +155,7 @@ def check_hugging_face(spec: Spec) -> None:
         log_p = torch.log_softmax(logits / _TEMPERATURE, dim=-1)
         log_probs = log_p.gather(1, batch.targets[:, None]).squeeze(1)
         output = objective(batch, log_probs, -(log_p.exp() * log_p).sum(-1))
-        total = total + torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+        total = total + weighted_sum(output, batch)
     total.backward()
     grads = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
     gradients = {f"gradient:{name}": gradient for name, gradient in by_checkpoint_name(grads)}

@@ -47,9 +47,10 @@ def draw_gallery(output: Path) -> None:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     ratios = torch.logspace(-1.3, 0.9, 2000, dtype=torch.float64)
     signs = ((1.0, "#0072B2", "-", "A > 0"), (-1.0, "#D55E00", "--", "A < 0"))
+    grey = {advantage: gradient_weights("grpo", ratios, advantage) for advantage, *_ in signs}
     for panel, name in zip(panels, names, strict=False):
         for advantage, color, style, label in signs:
-            panel.plot(ratios, gradient_weights("grpo", ratios, advantage), color="0.8", lw=3, ls=style)
+            panel.plot(ratios, grey[advantage], color="0.8", lw=3, ls=style)
             panel.plot(ratios, gradient_weights(name, ratios, advantage), color=color, ls=style, label=label)
         panel.set_title(name, fontsize=10)
         panel.set_xscale("log")
