@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import convert_cli, rank, run_folder
+from aspo_megatron import convert_cli, rank, run_folder, serve_cli
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
@@ -197,6 +197,9 @@ def check(
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
+
+
+app.command()(serve_cli.serve)
 
 
 @app.command()

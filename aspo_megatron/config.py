@@ -156,30 +156,172 @@ class SamplingConfig(Section):
     stop: tuple[str, ...] = Field((), description="Texts that end a response (besides the end-of-sequence token).")
 
 
+class ServersConfig(Section):
+    """SGLang servers: for `aspo serve`, and for a run with rollout.engine=sglang."""
+
+    addresses: tuple[str, ...] = Field(
+        (), description="Servers that run already, e.g. `http://node3:30000`; none: the run starts `count` of its own."
+    )
+    count: PositiveInt = Field(1, description="Servers to start on this machine.")
+    tp: PositiveInt = Field(1, description="GPUs that share the model in each started server.")
+    host: str = Field("127.0.0.1", description="Where started servers listen. Beyond loopback, set api_key_file.")
+    port: NonNegativeInt = Field(0, le=65535, description="Port of the first started server; 0: free ones are taken.")
+    python: Path = Field(
+        Path(".venv-sglang/bin/python"),
+        validate_default=False,  # in the strict validation of JSON a path is a string
+        description="Python with SGLang, in an environment of its own (`make sglang-cpu` without a GPU).",
+    )
+    memory_fraction: float | None = Field(
+        None, gt=0.0, lt=1.0, description="Share of a GPU's memory for weights and KV cache; null: SGLang's own choice."
+    )
+    max_cached_tokens: PositiveInt = Field(65536, description="Tokens in the KV cache of a started server on CPU.")
+    extra_args: tuple[str, ...] = Field((), description="Further arguments of `python -m sglang.launch_server`.")
+    api_key_file: Path | None = Field(None, description="File with the key that the servers ask for.")
+    start_timeout_seconds: PositiveFloat = Field(900.0, description="A server that is not ready by then has failed.")
+    restarts: NonNegativeInt = Field(3, description="How often a started server that died is started again.")
+    concurrency: PositiveInt = Field(256, description="Responses that each rank asks of one server at a time.")
+    request_timeout_seconds: PositiveFloat = Field(
+        1800.0, description="A response that takes longer is asked of another server."
+    )
+    attempts: PositiveInt = Field(5, description="How often a response is asked for before the step fails.")
+    max_failures: PositiveInt = Field(3, description="Failures in a row after which a server is left out.")
+    recovery_minutes: NonNegativeFloat = Field(
+        10.0, description="How long a run without any server waits, its state saved, for one to come back."
+    )
+    sync: Literal["tensor", "disk", "distributed"] = Field(
+        "tensor",
+        description="How weights get there: in requests; by a folder that all machines see (RUN/sync); or by a "
+        "broadcast (NCCL or gloo).",
+    )
+    bucket_mib: PositiveInt = Field(256, description="Weights are sent in pieces of about this size.")
+    sync_timeout_seconds: PositiveFloat = Field(300.0, description="A server that takes a piece longer is left out.")
+    probe_every: NonNegativeInt = Field(
+        10,
+        description="Syncs between proofs that servers compute as the trainer does, from the first on; 0: none.",
+    )
+    probe_tolerance: PositiveFloat | None = Field(
+        None, description="Largest mean difference of a probe's log-probs; null: 1e-4 in float32, 0.05 in bfloat16."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for address in self.addresses:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError(f"addresses: {address!r} does not begin with http:// or https://")
+        if len(set(self.addresses)) < len(self.addresses):
+            raise ValueError("addresses: a server is named twice")
+        return self
+
+
 class RolloutConfig(Section):
     """Generation of training responses."""
 
-    engine: Literal["embedded"] = Field("embedded", description="`embedded`: inside the training processes.")
+    engine: Literal["embedded", "sglang"] = Field(
+        "embedded", description="`embedded`: inside the training processes; `sglang`: by servers (rollout.servers)."
+    )
+    servers: ServersConfig = ServersConfig()
     prompts_per_step: PositiveInt = Field(64, description="Prompts in one rollout.")
     responses_per_prompt: int = Field(16, ge=2, description="Responses to each prompt (the group).")
     sampling: SamplingConfig = SamplingConfig()
+    dynamic_sampling: Literal["off", "drop", "refill"] = Field(
+        "off",
+        description="Of prompts whose responses all have the same reward: keep them, drop them, or drop them and ask "
+        "others until the batch is full (DAPO).",
+    )
+    max_asks: PositiveInt = Field(10, description="Rounds of asking in a step with `refill`.")
     max_batch_tokens: PositiveInt = Field(65536, description="Tokens (prompt and response) the engine holds at once.")
+
+
+class CodeConfig(Section):
+    """How the reward `code` runs programs, see docs/rewards.md. Limits hold for each test."""
+
+    sandbox: Literal["auto", "namespaces", "landlock", "rlimits"] = Field(
+        "auto",
+        description="How programs are shut off from the machine; `auto`: by namespaces, else by Landlock, else the run "
+        "ends. `rlimits` leaves the machine's files readable: for models that are trusted.",
+    )
+    score: Literal["all", "fraction"] = Field(
+        "all", description="1 if all tests pass and 0 otherwise, or the share that passes."
+    )
+    tests_field: str | None = Field(
+        None, description="Field of the data that holds the tests; null: the answer, or one of the usual names."
+    )
+    max_tests: PositiveInt | None = Field(None, description="Only the first so many tests of a problem.")
+    seconds_per_test: PositiveFloat = Field(6.0, description="Time, and CPU time, of one test.")
+    memory_mib: int = Field(1024, ge=128, description="Address space of a program.")
+    output_mib: PositiveInt = Field(16, description="A program that writes more fails.")
+    files_mib: PositiveInt = Field(16, description="All files of a program; only `namespaces` lets it write any.")
+    threads: PositiveInt = Field(32, description="Threads of a program; it cannot start processes.")
+    packages: bool = Field(True, description="Let programs import the packages installed beside this one, e.g. numpy.")
+    tolerance: NonNegativeFloat = Field(
+        1e-6, description="Error, absolute or relative, allowed where a test expects a number that is no integer."
+    )
+
+
+class RewardComponent(Section):
+    """One part of the reward `mixture`, under a name of its own."""
+
+    kind: str = Field(description="As `reward.kind`, but no mixture.")
+    weight: float = Field(1.0, description="What its value is multiplied with.")
+    when: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Only for problems whose fields have these values, e.g. `{source: [aime, amc]}`; empty: all.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="As `reward.options`.")
+    code: CodeConfig | None = Field(None, description="As `reward.code`, and that one if null.")
 
 
 class RewardConfig(Section):
     """What a response is worth. Scoring runs in worker processes with a time limit."""
 
     kind: str = Field(
-        "math", description="`math`, `reasoning_gym`, or `package.module:function` with (problem, response) -> float."
+        "math",
+        description="`math`, `code`, `reasoning_gym`, `mixture` (of `components`), or `package.module:function` with "
+        "(problem, response, **options) -> float.",
     )
     workers: PositiveInt = Field(2, description="Worker processes on the machine.")
-    timeout_seconds: PositiveFloat = Field(10.0, description="A response whose scoring takes longer gets reward 0.")
+    timeout_seconds: PositiveFloat = Field(
+        10.0, description="A response whose scoring takes longer gets reward 0. All tests of a program share it."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of your own function.")
+    code: CodeConfig = CodeConfig()
+    components: dict[str, RewardComponent] = Field(
+        default_factory=dict, description="Parts of a mixture, by names of your own."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "mixture") != bool(self.components):
+            raise ValueError("kind mixture and `components` go together: give both or neither")
+        for name, component in self.components.items():
+            if component.kind == "mixture":
+                raise ValueError(f"components.{name}: a mixture cannot be a part of a mixture")
+        return self
+
+
+class ShapingConfig(Section):
+    """What becomes of long responses."""
+
+    overlong_tokens: NonNegativeInt = Field(
+        0, description="Last tokens before max_response_tokens over which the worth of a response falls; 0: none do."
+    )
+    overlong_penalty: NonNegativeFloat = Field(1.0, description="How far it falls (DAPO's soft over-long penalty).")
+    mask_truncated: bool = Field(False, description="Leave responses that were cut at the limit out of the loss.")
 
 
 class AdvantageConfig(Section):
-    """From rewards to advantages, within the group of one prompt."""
+    """From rewards to advantages. GRPO: group and group; docs/loss.md has the others."""
 
-    normalize_std: bool = Field(True, description="Divide by the group's standard deviation (GRPO); Dr. GRPO does not.")
+    baseline: Literal["group", "leave-one-out", "batch"] = Field(
+        "group",
+        description="What a reward is compared with: the mean of its prompt's responses (GRPO), of the others of them "
+        "(RLOO), or of all (REINFORCE++).",
+    )
+    scale: Literal["group", "batch", "none"] = Field(
+        "group",
+        description="Standard deviation that it is divided by: the group's (GRPO), the batch's (REINFORCE++), or none "
+        "(Dr. GRPO, RLOO).",
+    )
 
 
 class LossConfig(BaseModel):
@@ -197,6 +339,13 @@ class LossConfig(BaseModel):
         "entropies, as ASPO's released code has it.",
     )
     entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
+    rollout_correction: Literal["none", "tis", "icepop"] = Field(
+        "none",
+        description="Weight of a token for what the engine's probability p differs from the trainer's pi_old, "
+        "k = pi_old / p: none, min(k, max), or k inside min..max and 0 outside.",
+    )
+    rollout_ratio_min: NonNegativeFloat = Field(0.5, description="The min of `icepop`.")
+    rollout_ratio_max: PositiveFloat = Field(2.0, description="The max of `tis` and `icepop`.")
     router_aux_coef: NonNegativeFloat = Field(
         0.0,
         description="Weight of the load-balancing loss of a mixture of experts; it is computed in each micro-batch.",
@@ -302,6 +451,7 @@ class RunConfig(Section):
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
+    shaping: ShapingConfig = ShapingConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -317,6 +467,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} is not a multiple of "
                 f"train.prompts_per_update={self.train.prompts_per_update}"
+            )
+        if self.loss.rollout_correction != "none" and self.train.old_log_probs == "rollout":
+            raise ValueError(
+                f"loss.rollout_correction={self.loss.rollout_correction} compares the trainer's log-probs with the "
+                "engine's: train.old_log_probs must be recompute"
             )
         if self.rollout.sampling.temperature == 0:
             raise ValueError("rollout.sampling.temperature=0: greedy responses of a group are all the same")

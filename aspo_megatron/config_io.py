@@ -151,7 +151,7 @@ def _reason(error: ErrorDetails) -> str:
     given = error["input"]
     if error["type"] == "string_type" and isinstance(given, bool | int | float):
         words += " (put it in quotes)"
-    return f"{words}, not {'a section' if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False)}"
+    return f"{words}, not {'a section' if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False, default=str)}"
 
 
 def _required(key: str) -> Iterator[tuple[str, str]]:

@@ -120,6 +120,8 @@ def _walk(model: type[BaseModel], default: BaseModel | None, name: str, is_null:
         value = None if is_required else _default_value(field_name, field, default)
         child = _section_in(field.annotation)
         if child is not None:
+            if get_origin(field.annotation) is dict:
+                dotted += ".<name>"
             child_default = value if isinstance(value, BaseModel) else None
             children += _walk(child, child_default, dotted, value is None and not is_required)
             continue

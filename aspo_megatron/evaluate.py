@@ -15,7 +15,7 @@ from aspo_megatron.config import EvalConfig, SamplingConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.rollout.engine import Request, ResponseSource
 
 CORRECT = 1.0
 """The reward from which a response counts as right."""
@@ -54,7 +54,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def evaluate(
-    engine: RolloutEngine,
+    engine: ResponseSource,
     rewards: RewardPool,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],

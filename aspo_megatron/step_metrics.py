@@ -6,20 +6,21 @@ from collections.abc import Sequence
 
 import torch
 
-from aspo_megatron.data.samples import Sample
+from aspo_megatron.collect import Rollout
 from aspo_megatron.losses import Stat
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.step import UpdateResult
 
 
-def rollout_metrics(groups: Sequence[Sequence[Sample]], failed: Sequence[bool]) -> dict[str, float]:
-    """Means over all responses of the step, on all ranks. `failed`: which of this rank's could not be scored."""
-    samples = [sample for group in groups for sample in group]
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """Means over all responses of the step, on all ranks."""
+    samples = [sample for group in rollout.asked for sample in group.samples]
+    failed = [reward.error is not None for group in rollout.asked for reward in group.rewards]
 
     def over_samples(values: Sequence[float]) -> Stat:
         return Stat(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)))
 
-    agree = [float(len({sample.reward for sample in group}) == 1) for group in groups]
+    agree = [float(group.agrees) for group in rollout.asked]
     statistics = StepStatistics()
     statistics.add(
         {
@@ -29,12 +30,20 @@ def rollout_metrics(groups: Sequence[Sequence[Sample]], failed: Sequence[bool]) 
             "response_tokens/mean": over_samples([float(len(sample.response_ids)) for sample in samples]),
             "response_tokens/cut": over_samples([float(sample.finish_reason == "length") for sample in samples]),
             "tokens_per_sample": over_samples([float(sample.num_tokens) for sample in samples]),
-            "samples_per_rank": Stat(torch.tensor([float(len(samples))]), torch.ones(1)),
+            **{
+                name: Stat(torch.tensor([float(count)]), torch.ones(1))
+                for name, count in (
+                    ("samples_per_rank", len(samples)),
+                    ("groups/asked", len(rollout.asked)),
+                    ("groups/trained", len(rollout.groups)),
+                )
+            },
         }
     )
     metrics = statistics.reduce()
-    total = metrics.pop("samples_per_rank") * torch.distributed.get_world_size()
-    return metrics | {"tokens": metrics.pop("tokens_per_sample") * total}
+    ranks = torch.distributed.get_world_size()
+    metrics |= {name: metrics[name] * ranks for name in ("groups/asked", "groups/trained")}
+    return metrics | {"tokens": metrics.pop("tokens_per_sample") * metrics.pop("samples_per_rank") * ranks}
 
 
 def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
@@ -19,7 +17,7 @@ from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.build import engine_of, own_servers
 from aspo_megatron.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -46,17 +44,19 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
     stop = StopRequest()
     # Some reasoning-gym families draw other problems in each process.
     inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
-    dtype = getattr(torch, config.model.dtype)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
         progress.phase("load model")
         again = (config.output_dir / "metrics.jsonl").exists()
         if topology.is_leader:
             tidy(config.output_dir)
+        device = topology.platform.device
+        servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)
         model = _starting_model(config, inputs, topology, progress, resumes=state is not None)
-        engine = EmbeddedEngine(
-            config.model.path, inputs.tokenizer, dtype, topology.platform.device, config.rollout.max_batch_tokens
+        progress.phase("start engine")
+        engine = stack.enter_context(
+            engine_of(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
         )
         recorder = None
         if topology.is_leader:

@@ -14,19 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, problems_digest
+from aspo_megatron.collect import Asked, Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.errors import CheckpointError
 from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
-from aspo_megatron.losses.advantages import group_relative
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
@@ -36,12 +34,10 @@ from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, update
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.step_metrics import rollout_metrics, update_metrics
 from aspo_megatron.stop import StopRequest
-
-_ROLLOUT_STREAM = 0
-"""Separates the random numbers of rollouts from those of evaluation."""
+from aspo_megatron.synced_engine import SyncedEngine
 
 Groups = list[list[Sample]]
 
@@ -61,7 +57,8 @@ class Trainer:
         stop: StopRequest,
     ) -> None:
         """`model` has the weights that the run starts with, from the beginning: the KL refers to them."""
-        self._config, self._inputs, self._model, self._engine = config, inputs, model, engine
+        self._config, self._inputs, self._model = config, inputs, model
+        self._engine = SyncedEngine(config, model, engine, progress.message)
         self._rewards, self._recorder, self._progress = rewards, recorder, progress
         self._topology = model.topology
         self._reference = model.copy().requires_grad_(False) if config.loss.kl_coef else None
@@ -77,6 +74,9 @@ class Trainer:
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
         self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
         self._stream = ProblemStream(inputs.train, config.seed)
+        self._collector = Collector(
+            config, self._engine, rewards, inputs.tokenizer, self._stream, self._topology, self._phase
+        )
         self._saver = StateSaver(config, inputs.family, model, self._optimizer, progress.message)
         self._stop = stop
         self._seconds: dict[str, float] = {}
@@ -93,76 +93,64 @@ class Trainer:
             None if the run was asked to stop: its state is saved then.
         """
         started = time.perf_counter()
-        steps, every = self._config.train.steps, self._config.eval.every
         if state is not None:
             self._load(state)
         self._started = started - self._at.seconds
         self._sync(version=self._at.step)
-        if self._at.step == 0:
-            before = self._evaluate(step=0)
-            self._at = replace(self._at, heldout_before=before, heldout_after=before)
-        for step in range(self._at.step + 1, steps + 1):
+        if self._at.heldout_after is None:  # the run begins, or its servers were lost before they were asked
+            after = self._evaluate(self._at.step)
+            before = self._at.heldout_before if self._at.step else after
+            self._at = replace(self._at, heldout_before=before, heldout_after=after)
+        for step in range(self._at.step + 1, self._config.train.steps + 1):
             if self._must_stop():
                 return None
-            self._seconds = {}
-            began = time.perf_counter()
-            groups, metrics = self._rollout(step)
-            batches = to_replicas(groups, self._config.train.prompts_per_update, self._topology)
-            self._score(batches)
-            metrics |= self._update(batches)
-            self._sync(version=step)
-            tokens = int(metrics["tokens"])
-            elapsed = time.perf_counter() - began
-            metrics |= {"tokens_per_second": tokens / elapsed, "seconds/step": elapsed}
-            after = self._at.heldout_after
-            if step == steps or (every and step % every == 0):
-                after = self._evaluate(step, metrics)
-            self._at = replace(
-                self._at,
-                step=step,
-                asked=self._stream.position,
-                tokens=self._at.tokens + tokens,
-                heldout_after=after,
-            )
-            self._record(step, metrics)
+            try:
+                self._step(step)
+            except ServersLostError:
+                self._save()
+                self._saver.finish()
+                raise
             self._keep()
         self._saver.finish()
         self._export(self._config.output_dir / "hf")
         return self._summarize()
 
-    # ---- one method an arrow ---------------------------------------------------------------------------------
+    def _step(self, step: int) -> None:
+        """A rollout and its updates. Without servers it stops before the updates, or goes without an evaluation.
 
-    def _rollout(self, step: int) -> tuple[Groups, dict[str, float]]:
-        """This rank's share of the step's groups, with rewards and advantages."""
-        config, topology = self._config.rollout, self._topology
-        asked = list(enumerate(self._stream.take(config.prompts_per_step)))[topology.rank :: topology.world_size]
-        requests = [
-            Request(problem, config.responses_per_prompt, (self._config.seed, _ROLLOUT_STREAM, step, number), number)
-            for number, problem in asked
-        ]
-        with self._phase("generate"):
-            groups = self._engine.generate(requests, config.sampling)
-        with self._phase("reward"):
-            texts = [[self._decode(sample) for sample in group] for group in groups]
-            scored = self._rewards.score(
-                (request.problem, text) for request, group in zip(requests, texts, strict=True) for text in group
-            )
-        samples = [sample for group in groups for sample in group]
-        for sample, reward in zip(samples, scored, strict=True):
-            sample.reward = reward.value
-        advantages = group_relative(
-            np.array([sample.reward for sample in samples]),
-            np.array([sample.group for sample in samples]),
-            self._config.advantage.normalize_std,
+        Raises:
+            ServersLostError: then the run stands after this step or the one before.
+        """
+        self._seconds = {}
+        began = time.perf_counter()
+        rollout = self._collector.collect(step)
+        self._record_samples(step, rollout.asked)
+        metrics = rollout_metrics(rollout)
+        batches = to_replicas(rollout.groups, self._config.train.prompts_per_update, self._topology)
+        self._score(batches)
+        metrics |= self._update(batches)
+        lost, after = None, self._at.heldout_after
+        try:
+            metrics |= self._sync(version=step)
+            metrics["seconds/step"] = time.perf_counter() - began
+            if self._evaluates(step):
+                after = self._evaluate(step, metrics)
+        except ServersLostError as error:
+            lost, after = error, None
+        tokens = int(metrics["tokens"])
+        metrics["tokens_per_second"] = tokens / metrics.setdefault("seconds/step", time.perf_counter() - began)
+        self._at = replace(
+            self._at, step=step, asked=self._stream.position, tokens=self._at.tokens + tokens, heldout_after=after
         )
-        for sample, advantage in zip(samples, advantages.tolist(), strict=True):
-            sample.advantage = advantage
-        self._record_samples(step, requests, groups, texts)
-        metrics = rollout_metrics(groups, [reward.error is not None for reward in scored])
-        if metrics["reward/failed"] == 1.0:
-            error = scored[0].error if scored else "see the other ranks' logs"
-            raise UserError(f"reward.kind={self._config.reward.kind}: no response of step {step} was scored ({error})")
-        return groups, metrics
+        self._record(step, metrics)
+        if lost is not None:
+            raise lost
+
+    def _evaluates(self, step: int) -> bool:
+        every = self._config.eval.every
+        return step == self._config.train.steps or bool(every and step % every == 0)
+
+    # ---- one method an arrow ---------------------------------------------------------------------------------
 
     def _score(self, batches: Sequence[Groups]) -> None:
         """Old and reference log-probs of every sample."""
@@ -199,10 +187,10 @@ class Trainer:
                     )
         return update_metrics(results)
 
-    def _sync(self, version: int) -> None:
-        """Give the engine the trained weights."""
+    def _sync(self, version: int) -> dict[str, float]:
+        """Give the engine the trained weights; what to log of it."""
         with self._phase("sync"):
-            self._engine.update_weights(self._model.hf_tensors(), version)
+            return self._engine.sync(version)
 
     def _evaluate(self, step: int, metrics: dict[str, float] | None = None) -> float | None:
         """Accuracy on the held-out problems, which also goes into `metrics`, or into a line of its own."""
@@ -304,10 +292,6 @@ class Trainer:
         name = f"seconds/{label.replace(' ', '_').replace('-', '_')}"
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
-    def _decode(self, sample: Sample) -> str:
-        text: str = self._inputs.tokenizer.decode(sample.response_ids, skip_special_tokens=True)
-        return text
-
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         if self._recorder:
             self._recorder.log(step, metrics | self._seconds)
@@ -318,23 +302,21 @@ class Trainer:
             heldout=self._at.heldout_after,
         )
 
-    def _record_samples(
-        self, step: int, requests: Sequence[Request], groups: Groups, texts: Sequence[Sequence[str]]
-    ) -> None:
+    def _record_samples(self, step: int, asked: Sequence[Asked]) -> None:
         if self._recorder is None:
             return
         records = [
             {
-                "problem": request.problem.id,
-                "question": request.problem.question,
-                "answer": request.problem.answer,
+                "problem": group.problem.id,
+                "question": group.problem.question,
+                "answer": group.problem.answer,
                 "response": text,
                 "reward": sample.reward,
                 "advantage": sample.advantage,
                 "finish_reason": sample.finish_reason,
             }
-            for request, group, group_texts in zip(requests, groups, texts, strict=True)
-            for sample, text in zip(group, group_texts, strict=True)
+            for group in asked
+            for sample, text in zip(group.samples, group.texts, strict=True)
         ]
         self._recorder.log_samples(step, records[: self._config.log.samples_per_step])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, assert_never
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,19 +13,33 @@ STD_FLOOR = 1e-6
 """Added to the standard deviation, as the field does; it shrinks the advantages of rewards that hardly differ."""
 
 
-def group_relative(
-    rewards: npt.NDArray[np.floating], groups: npt.NDArray[np.integer], normalize_std: bool
-) -> npt.NDArray[np.float64]:
-    """GRPO's advantages: (r - mean) / (std + 1e-6) within the group of responses to one prompt.
+Baseline = Literal["group", "leave-one-out", "batch"]
+Scale = Literal["group", "batch", "none"]
 
-    The standard deviation is the unbiased one (divisor n - 1), as in `torch.std` and hence in verl and TRL; a group
-    of two has advantages of +-0.707. A group whose rewards all agree gets exactly 0, and so does a group of one,
-    which has nothing to compare with.
+
+def estimate(
+    rewards: npt.NDArray[np.floating], groups: npt.NDArray[np.integer], baseline: Baseline, scale: Scale
+) -> npt.NDArray[np.float64]:
+    """Advantages: what a reward is beyond its baseline, divided by a standard deviation (+ 1e-6) or by nothing.
+
+    | method | baseline | scale |
+    | --- | --- | --- |
+    | GRPO (arXiv 2402.03300), and with it ASPO and DAPO | group | group |
+    | Dr. GRPO (arXiv 2503.20783) | group | none |
+    | RLOO (arXiv 2402.14740) | leave-one-out | none |
+    | REINFORCE++ (arXiv 2501.03262) | batch | batch |
+    | REINFORCE++-baseline (the same) | group | batch |
+
+    Standard deviations are the unbiased ones (divisor n - 1), as in `torch.std` and hence in verl and TRL: a group of
+    two has GRPO advantages of +-0.707. Where all rewards that are compared agree, advantages are exactly 0, and so
+    are those of a group of one, which has nothing to compare with.
 
     Args:
-        rewards: [samples].
+        rewards: [samples], those of the whole batch.
         groups: [samples], any integers: samples with the same one answer the same prompt, in any order.
-        normalize_std: divide by the standard deviation; Dr. GRPO (arXiv 2503.20783) does not.
+        baseline: the mean of the group, of the group's others, or of the batch.
+        scale: of what the standard deviation is: the group's rewards, or what is left of the batch's rewards beyond
+            their baselines.
 
     Returns:
         [samples], finite (squares of rewards must fit into float64, though).
@@ -39,6 +55,26 @@ def group_relative(
         )
     if len(values) == 0:
         return values
+    member, sizes, in_group = _centered(values, groups)
+    centered = in_group if baseline != "batch" else _centered(values, np.zeros_like(groups))[2]
+    if baseline == "leave-one-out":
+        centered = centered * (sizes / np.maximum(sizes - 1, 1))[member]
+    match scale:
+        case "none":
+            return centered
+        case "batch":
+            return np.asarray(centered / (_deviation(centered) + STD_FLOOR))
+        case "group":
+            squares = np.bincount(member, weights=in_group**2)
+            return np.asarray(centered / (np.sqrt(squares / np.maximum(sizes - 1, 1))[member] + STD_FLOOR))
+        case _:
+            assert_never(scale)
+
+
+def _centered(
+    values: npt.NDArray[np.float64], groups: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Each value's group as a number from 0 on, the groups' sizes, and the values less the mean of their group."""
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     # Grouped together in `order`; group g begins at starts[g].
     order = np.argsort(member, kind="stable")
@@ -46,8 +82,8 @@ def group_relative(
     # Exact, while rounding could make the mean of equal rewards differ from them.
     agree = np.maximum.reduceat(values[order], starts) == np.minimum.reduceat(values[order], starts)
     means = np.add.reduceat(values[order], starts) / sizes
-    centered = np.where(agree[member], 0.0, values - means[member])
-    if not normalize_std:
-        return centered
-    variances = np.add.reduceat(centered[order] ** 2, starts) / np.maximum(sizes - 1, 1)
-    return np.asarray(centered / (np.sqrt(variances)[member] + STD_FLOOR))
+    return member, sizes, np.where(agree[member], 0.0, values - means[member])
+
+
+def _deviation(values: npt.NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -28,8 +28,15 @@ def balance(sizes: Sequence[int], bins: int) -> list[int]:
     return result
 
 
+def rank() -> int:
+    """This rank's number; 0 in a process that is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank. For small things."""
+    if not dist.is_initialized():
+        return [value]
     values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
@@ -37,6 +44,8 @@ def gather(value: T) -> list[T]:
 
 def from_leader(value: T) -> T:
     """The leader's value on every rank."""
+    if not dist.is_initialized():
+        return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]

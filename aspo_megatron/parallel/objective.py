@@ -12,9 +12,12 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+from aspo_megatron.losses.correction import correction_weights
 from aspo_megatron.losses.entropy import low_entropy_mask
 
 _LOW_ENTROPY_QUANTILE = 0.8
+_DIFFERENCES = (0.001, 0.01, 0.1, 1.0)
+"""In nats: the share of tokens whose log-prob the engine gave with a larger error is logged."""
 
 
 class Objective(Protocol):
@@ -56,14 +59,30 @@ class PolicyObjective:
             entropy=entropy.detach(),
             cu_seqlens=batch.cu_seqlens,
         )
-        per_token = output.per_token
-        engine_difference = Stat((log_probs - batch.rollout_log_probs).abs(), batch.mask)
+        difference = (log_probs - batch.rollout_log_probs).detach()
         stats = {
             **output.stats,
-            "loss/policy": Stat(output.per_token, batch.mask),
             "entropy": Stat(entropy, batch.mask),
-            "engine_log_prob_diff/mean": engine_difference,
+            "engine_log_prob_diff/mean": Stat(difference.abs(), batch.mask),
+            "engine_log_prob_diff/k3": Stat(kl.k3(difference), batch.mask),
+            **{
+                f"engine_log_prob_diff/above_{bound:g}": Stat((difference.abs() > bound).float(), batch.mask)
+                for bound in _DIFFERENCES
+            },
         }
+        per_token = output.per_token
+        if self.config.rollout_correction != "none":
+            weights = correction_weights(
+                self.config.rollout_correction,
+                batch.old_log_probs,
+                batch.rollout_log_probs,
+                self.config.rollout_ratio_min,
+                self.config.rollout_ratio_max,
+            )
+            weights = torch.where(batch.mask, weights, 1.0)  # not finite, perhaps, where nothing counts
+            per_token = per_token * weights
+            stats["rollout_correction/weight"] = Stat(weights, batch.mask)
+        stats["loss/policy"] = Stat(per_token, batch.mask)
         if self.config.kl_coef:
             mask = batch.mask
             if self._kl_of_low_entropy:
@@ -73,7 +92,7 @@ class PolicyObjective:
             stats["kl_ref"] = Stat(divergence, mask)
         if self.config.entropy_coef:
             per_token = per_token - self.config.entropy_coef * entropy
-        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": engine_difference})
+        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": stats["engine_log_prob_diff/mean"]})
 
 
 @dataclass(frozen=True)

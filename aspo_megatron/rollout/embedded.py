@@ -13,19 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    DynamicCache,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerBase
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.hf_names import by_checkpoint_name
+from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
 from aspo_megatron.rollout.engine import Request
 
 
@@ -47,12 +41,11 @@ class EmbeddedEngine:
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens
-        ends = sorted(_end_of_sequence_ids(folder, config, tokenizer))
-        self._end_ids = torch.tensor(ends, dtype=torch.int64, device=device)
+        self._end_ids = end_of_sequence_ids(folder, tokenizer)
         self._version = -1
 
     @torch.no_grad()
-    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> dict[str, float]:
         """See `RolloutEngine`."""
         parameters = dict(by_checkpoint_name(self._model.state_dict().items()))
         missing = set(parameters) - self._tied
@@ -68,13 +61,29 @@ class EmbeddedEngine:
         if missing:
             raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")
         self._version = version
+        return {}
+
+    @torch.no_grad()
+    def prompt_log_probs(self, token_ids: Sequence[int]) -> dict[str, list[float]]:
+        """See `RolloutEngine`."""
+        ids = torch.tensor([token_ids], device=self._device)
+        log_probs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
+        return {"embedded": log_probs.gather(1, ids[0, 1:, None])[:, 0].tolist()}
+
+    def await_servers(self, seconds: float) -> bool:
+        """There are none to wait for."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to do."""
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
         """See `RolloutEngine`."""
         results: dict[int, list[Sample]] = {}
+        rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling.max_response_tokens):
-            rows = _Rows(self._model, self._end_ids, self._tokenizer, sampling, [requests[i] for i in batch])
+            rows = _Rows(self._model, self._device, rule, sampling, [requests[i] for i in batch])
             rows.run()
             for index, samples in zip(batch, rows.samples(self._version), strict=True):
                 results[index] = samples
@@ -113,17 +122,13 @@ class _Rows:
     def __init__(
         self,
         model: torch.nn.Module,
-        end_ids: Tensor,
-        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        end_rule: EndRule,
         sampling: SamplingConfig,
         requests: Sequence[Request],
     ) -> None:
-        self._model, self._end_ids, self._tokenizer, self._sampling = model, end_ids, tokenizer, sampling
+        self._model, self._device, self._end_rule, self._sampling = model, device, end_rule, sampling
         self._requests = requests
-        self._device = end_ids.device
-        # A stop text has at least a byte in each token that it spans; one token more, as decoders may treat the first
-        # in a way of its own.
-        self._stop_window = 1 + max((len(stop.encode()) for stop in sampling.stop), default=0)
         # One uniform number per token decides it, from a stream of the response's own: what is generated beside it
         # does not matter.
         self._rows = [
@@ -189,20 +194,13 @@ class _Rows:
         return output.logits[:, -1][repeats], cache, mask[repeats]
 
     def _append(self, rows: Sequence[_Row], tokens: Tensor, log_probs: Tensor) -> None:
-        ended = torch.isin(tokens, self._end_ids).tolist()
-        for row, token, log_prob, end in zip(rows, tokens.tolist(), log_probs.tolist(), ended, strict=True):
+        for row, token, log_prob in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True):
             row.tokens.append(token)
             row.log_probs.append(log_prob)
-            if end or self._stopped(row):
+            if self._end_rule.ends(row.tokens):
                 row.finish = "stop"
             elif len(row.tokens) == self._sampling.max_response_tokens:
                 row.finish = "length"
-
-    def _stopped(self, row: _Row) -> bool:
-        if not self._sampling.stop:
-            return False
-        tail = self._tokenizer.decode(row.tokens[-self._stop_window :])
-        return any(stop in tail for stop in self._sampling.stop)
 
     @staticmethod
     def _sample(request: Request, row: _Row, version: int) -> Sample:
@@ -251,14 +249,3 @@ def _truncate(probs: Tensor, sampling: SamplingConfig) -> Tensor:
     if sampling.top_k:
         drop[:, sampling.top_k :] = True
     return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)
-
-
-def _end_of_sequence_ids(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """End tokens by config.json, generation_config.json or the tokenizer: each alone is wrong for some model."""
-    named = [config.eos_token_id, tokenizer.eos_token_id]
-    if (folder / "generation_config.json").is_file():
-        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
-    ids: set[int] = set()
-    for entry in named:
-        ids |= set(entry) if isinstance(entry, list) else {entry}
-    return ids - {None}

@@ -10,13 +10,18 @@ from torch import Tensor
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.errors import UserError
+
+
+class ServersLostError(UserError):
+    """No server is left that generates with the policy's weights. Raised on all ranks together."""
 
 
 @dataclass(frozen=True)
 class Request:
     """`count` responses to one problem. `seed` fixes them, whatever else is generated beside them.
 
-    `group` is the number that the samples bear.
+    `group` is the number that the samples bear. Where servers draw the tokens, the seed is theirs and not this one.
     """
 
     problem: Problem
@@ -25,20 +30,48 @@ class Request:
     group: int
 
 
-class RolloutEngine(Protocol):
+class ResponseSource(Protocol):
     """Generates responses with the policy's weights.
 
     Log-probs are log_softmax(logits / temperature) before any top-p or top-k (greedy: temperature 1).
     """
 
     def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
-        """The responses to each request, in the requests' order, each with the version of the weights it is from."""
+        """The responses to each request, in the requests' order, each with the version of the weights it is from.
+
+        Raises:
+            ServersLostError: nobody is left to generate them.
+        """
         ...
 
-    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+
+class RolloutEngine(ResponseSource, Protocol):
+    """A `ResponseSource` that is given its weights."""
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> dict[str, float]:
         """Replace all weights, given by their Hugging Face names; later samples bear `version`.
+
+        Returns:
+            What to log of it.
 
         Raises:
             CheckpointError: if a name is unknown, a tensor has another shape, or one is missing.
+            ServersLostError: nobody took them.
         """
+        ...
+
+    def prompt_log_probs(self, token_ids: Sequence[int]) -> dict[str, list[float]]:
+        """Log-probs (temperature 1) of all tokens but the first, by each copy of the weights, named.
+
+        Raises:
+            ServersLostError: nobody is left to say.
+        """
+        ...
+
+    def await_servers(self, seconds: float) -> bool:
+        """Whether, within `seconds`, weights may be given again after `ServersLostError`."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
         ...

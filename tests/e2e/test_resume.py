@@ -1,4 +1,8 @@
-"""A run that is killed or stopped goes on as if nothing had happened."""
+"""A run that is killed or stopped goes on as if nothing had happened.
+
+Starting `aspo train` takes seconds, so most ranks here are forked from a process that has imported everything: that
+leaves time for many moments. Those of a save, at a hundredth of the distance, are in checkpoint/test_killed_saves.py.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,118 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from forked import Server, fork_ranks, kill
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from .command import ASPO, Finished, RunFolder, aspo, finish, start, wait_until
+from .command import ASPO, RunFolder, aspo, finish, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(300)]
 
-STEPS = 8
+STEPS = 6
+KILLS = 8
 SETTINGS = [
     "parallel={tp: 2, sequence_parallel: true}",
     f"train.steps={STEPS}",
     "checkpoint={every: 2, keep: 2}",
-    "warmup={updates: 20, batch_size: 48, lr: 3e-3}",
+    "warmup={updates: 12, batch_size: 48, lr: 3e-3}",
     "optimizer={lr: 1e-3, schedule: linear, warmup_updates: 3}",
     "eval={every: 3, samples: 1, pass_k: [1], max_problems: 8}",
     "log.samples_per_step=24",
 ]
 
 
-def begin(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    return start([*ASPO, "train", "small.yaml", f"output_dir={name}", *SETTINGS, *more], work)
+# ---- runs whose ranks are forked: this happens in the server ---------------------------------------------------
 
 
-def train(work: Path, name: str, *more: str) -> Finished:
-    return finish(begin(work, name, *more))
+def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
+    """Start the two ranks of a run, or go on with it; what they print is in NAME.log."""
+    from aspo_megatron.config_io import load_config
+    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.run_folder import claimed
+
+    os.chdir(work)
+    config = load_config(Path("small.yaml"), [f"output_dir={name}", *SETTINGS, *more])
+    with claimed(config):
+        return fork_ranks(2, rank, config, read_inputs(config), work / f"{name}.log")
+
+
+def rank(config: Any, inputs: Any, log: Path) -> None:
+    from aspo_megatron.train_rank import train
+
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    train(config, inputs)
+
+
+def wait_for(ranks: list[BaseProcess]) -> None:
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0, process.exitcode
+
+
+def run_to_the_end(work: Path, name: str, *more: str) -> None:
+    wait_for(go_on(work, name, *more))
+
+
+def kill_again_and_again(work: Path, name: str) -> list[str]:
+    """Kill a run at random moments of its whole length, and go on; what was killed when."""
+    chance = random.Random(5)
+    run = RunFolder(work / name)
+    moments = sorted(chance.uniform(0.0, STEPS) for _ in range(KILLS))
+    told = []
+    for number, moment in enumerate(moments):
+        ranks = go_on(work, name)
+        if number % 4 == 3:  # while it starts, reads the state, or is just back at work
+            time.sleep(chance.uniform(0.0, 3.0))
+        else:
+            while len(run.metrics()) <= int(moment) and all(process.is_alive() for process in ranks):
+                time.sleep(0.005)
+            time.sleep(run.metrics()[-1].get("seconds/step", 0.3) * (moment % 1.0))
+        victims = chance.choice([ranks, ranks[:1], ranks[1:]])
+        told.append(f"{len(victims)} of {len(ranks)} ranks after step {len(run.metrics()) - 1}")
+        kill(victims)
+        time.sleep(chance.uniform(0.0, 0.2))  # in which a rank that is left runs on, waits or fails
+        kill(ranks)
+    run_to_the_end(work, name)
+    return told
+
+
+def stop_a_rank(work: Path, name: str) -> None:
+    """Send SIGUSR1 to one of the ranks in the first step, where no state but the one for the signal is saved."""
+    ranks = go_on(work, name, "checkpoint={every: 0, keep: 2}")
+    run = RunFolder(work / name)
+    while not run.metrics():
+        assert all(process.is_alive() for process in ranks)
+        time.sleep(0.005)
+    assert ranks[1].pid
+    os.kill(ranks[1].pid, signal.SIGUSR1)
+    wait_for(ranks)
+
+
+# ---- the tests -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def whole(work: Path) -> RunFolder:
+def server() -> Iterator[Server]:
+    with Server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, work: Path) -> RunFolder:
     """The run that nobody disturbs."""
-    done = train(work, "whole")
-    assert (done.code, done.stderr) == (0, "")
+    server.run(run_to_the_end, work, "whole")
     return RunFolder(work / "whole")
 
 
@@ -65,106 +145,54 @@ def assert_same(run: RunFolder, whole: RunFolder) -> None:
         f"step-{STEPS:06d}",
     }
     assert (run.path / "checkpoints" / "latest").read_text() == f"step-{STEPS:06d}\n"
-
-
-def wait_for_end(command: subprocess.Popen[str], run: RunFolder, moment: float) -> bool:
-    """Wait until `moment` steps (and a part of one) are done; whether the run goes on."""
-    wait_until(lambda: len(run.metrics()) > int(moment) or command.poll() is not None, f"step {int(moment)}")
-    seconds = run.metrics()[-1].get("seconds/step", 0.1)
-    time.sleep(seconds * (moment % 1.0))
-    return command.poll() is None
-
-
-def test_killed_at_random_moments(work: Path, whole: RunFolder) -> None:
-    """All processes at once or one rank, in steps and in saves, several times over in one run."""
-    chance = random.Random(5)
-    run = RunFolder(work / "killed")
-    for moment in (chance.uniform(0.0, 2.0), chance.uniform(2.9, 3.9), chance.uniform(5.0, 6.0)):
-        command = begin(work, "killed")
-        assert wait_for_end(command, run, moment), finish(command)
-        processes = psutil.Process(command.pid).children(recursive=True)
-        ranks = [process for process in processes if "aspo_megatron.rank" in process.cmdline()]
-        for victim in [chance.choice(ranks)] if chance.random() < 0.5 else [psutil.Process(command.pid), *processes]:
-            victim.kill()
-        finish(command)
-        psutil.wait_procs(processes, timeout=20)
-    done = train(work, "killed")
-    assert (done.code, done.stderr) == (0, "")
-    assert "going on after step" in done.stdout
-    assert_same(run, whole)
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     assert [event.step for event in events.Scalars("reward/mean")] == list(range(1, STEPS + 1))
 
 
-def test_killed_during_a_save(work: Path, whole: RunFolder) -> None:
-    """As soon as a half-written checkpoint is there."""
-    run = RunFolder(work / "saving")
-    command = begin(work, "saving")
-    partial = run.path / "checkpoints" / "step-000004.partial"
-    while not partial.exists():  # it is there for some milliseconds
-        assert command.poll() is None, finish(command)
-        time.sleep(0.001)
-    processes = psutil.Process(command.pid).children(recursive=True)
-    os.killpg(command.pid, signal.SIGKILL)
-    finish(command)
-    psutil.wait_procs(processes, timeout=20)
-    done = train(work, "saving")
-    assert (done.code, done.stderr) == (0, "")
-    assert_same(run, whole)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_stops(work: Path, whole: RunFolder, number: signal.Signals) -> None:
-    run = RunFolder(work / f"stopped-{number.name}")
-    command = begin(work, run.path.name, "checkpoint={every: 0, keep: 2}")
-    wait_until(lambda: len(run.metrics()) > 1 or command.poll() is not None, "a step")
-    command.send_signal(number)
-    done = finish(command)
-    assert (done.code, done.stderr) == (0, "")
-    stopped = run.metrics()[-1]["step"]
-    assert done.stdout.endswith(f"stopped as asked; to go on: aspo train {run.path.name}/config.yaml\n")
-    assert [path.name for path in (run.path / "exports").iterdir()] == [f"step-{stopped:06d}"]
-    assert "held-out accuracy" in (run.path / "exports" / f"step-{stopped:06d}" / "README.md").read_text()
-    assert (run.path / "checkpoints" / "latest").read_text() == f"step-{stopped:06d}\n"
-    if number == signal.SIGTERM:
-        done = aspo("train", f"{run.path.name}/config.yaml", "checkpoint={every: 2, keep: 2}", folder=work)
-        assert (done.code, done.stderr) == (0, "")
-        for step in range(STEPS + 1):
-            assert run.step(step) == whole.step(step)
+def test_killed_at_random_moments(server: Server, work: Path, whole: RunFolder) -> None:
+    """Both ranks or one of them, in steps, in saves and at the start, again and again in one run."""
+    print("killed:", *server.run(kill_again_and_again, work, "killed"), sep="\n  ")
+    assert "going on after step" in (work / "killed.log").read_text()
+    assert_same(RunFolder(work / "killed"), whole)
 
 
 @pytest.fixture
 def again(work: Path, whole: RunFolder, request: pytest.FixtureRequest) -> RunFolder:
-    """A copy of the finished run, as it was two steps before its end."""
-    name = f"again-{abs(hash(request.node.name))}"
+    """A copy of the finished run, as if it had been killed at its very end."""
+    name = request.node.name
     shutil.copytree(whole.path, work / name)
+    (work / name / "summary.json").unlink()
     config = (work / name / "config.yaml").read_text()
     (work / name / "config.yaml").write_text(config.replace("output_dir: whole", f"output_dir: {name}"))
-    (work / name / "summary.json").unlink()
     return RunFolder(work / name)
 
 
-def test_a_damaged_state_is_refused_and_the_one_before_used(work: Path, whole: RunFolder, again: RunFolder) -> None:
-    path = next((again.path / "checkpoints" / f"step-{STEPS:06d}").glob("*.distcp"))
+def spoil(run: RunFolder) -> Path:
+    """Flip a bit in the latest state."""
+    path = next((run.path / "checkpoints" / f"step-{STEPS:06d}").glob("*.distcp"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
-    done = train(work, again.path.name)
-    assert (done.code, done.stderr) == (0, "")
-    where = path.relative_to(work)
-    assert f"warning: {where}: damaged" in done.stdout
-    assert f"going on from step-{STEPS - 2:06d} instead" in done.stdout
+    return path
+
+
+def test_a_damaged_state_is_refused_and_the_one_before_used(
+    server: Server, work: Path, whole: RunFolder, again: RunFolder
+) -> None:
+    path = spoil(again)
+    server.run(run_to_the_end, work, again.path.name)
+    said = (work / f"{again.path.name}.log").read_text()
+    assert f"warning: {path.relative_to(work)}: damaged" in said
+    assert f"going on from step-{STEPS - 2:06d} instead" in said
     shutil.rmtree(again.path / "checkpoints" / f"step-{STEPS:06d}.refused")
     assert_same(again, whole)
 
 
-def test_another_layout_agrees_to_rounding(work: Path, whole: RunFolder, again: RunFolder) -> None:
+def test_another_layout_agrees_to_rounding(server: Server, work: Path, whole: RunFolder, again: RunFolder) -> None:
     shutil.rmtree(again.path / "checkpoints" / f"step-{STEPS:06d}")
-    done = train(
-        work, again.path.name, "parallel={dp: 2, distributed_optimizer: true, tp: 1, sequence_parallel: false}"
-    )
-    assert (done.code, done.stderr) == (0, "")
+    layout = "parallel={dp: 2, distributed_optimizer: true, tp: 1, sequence_parallel: false}"
+    server.run(run_to_the_end, work, again.path.name, layout)
     for step in range(STEPS - 1, STEPS + 1):
         one, other = whole.step(step), again.step(step)
         for name in one.keys() & other.keys():
@@ -172,11 +200,55 @@ def test_another_layout_agrees_to_rounding(work: Path, whole: RunFolder, again: 
                 assert other[name] == pytest.approx(one[name], rel=2e-3, abs=2e-5), name
 
 
+# ---- the command -----------------------------------------------------------------------------------------------
+
+
+def begin(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    return start([*ASPO, "train", "small.yaml", f"output_dir={name}", *SETTINGS, *more], work)
+
+
+def test_the_command_is_killed_and_stopped(server: Server, work: Path, whole: RunFolder) -> None:
+    """All its processes as soon as a half-written state is there; SIGTERM at once, before the next step is done."""
+    run = RunFolder(work / "command")
+    server.run(stop_a_rank, work, "command")
+    assert_stopped_well(run, (work / "command.log").read_text())
+
+    command = begin(work, "command")
+    wait(command, lambda: any(run.path.glob("checkpoints/step-*.partial")), 0.001)  # there for some milliseconds
+    processes = psutil.Process(command.pid).children(recursive=True)
+    for process in [psutil.Process(command.pid), *processes]:
+        process.kill()
+    finish(command)
+    psutil.wait_procs(processes, timeout=20)
+
+    command = begin(work, "command", "checkpoint={every: 0, keep: 2}")
+    wait(command, lambda: not any(run.path.glob("checkpoints/*.partial")), 0.05)
+    command.send_signal(signal.SIGTERM)
+    done = finish(command)
+    assert (done.code, done.stderr) == (0, "")
+    assert_stopped_well(run, done.stdout)
+
+    server.run(run_to_the_end, work, "command")
+    assert_same(run, whole)
+
+
+def wait(command: subprocess.Popen[str], condition: Callable[[], bool], pause: float) -> None:
+    while not condition():
+        assert command.poll() is None, finish(command)
+        time.sleep(pause)
+
+
+def assert_stopped_well(run: RunFolder, said: str) -> None:
+    stopped = run.metrics()[-1]["step"]
+    assert said.endswith(f"stopped as asked; to go on: aspo train {run.path.name}/config.yaml\n")
+    assert (run.path / "checkpoints" / "latest").read_text() == f"step-{stopped:06d}\n"
+    assert "held-out accuracy" in (run.path / "exports" / f"step-{stopped:06d}" / "README.md").read_text()
+
+
 def test_what_is_said_of_a_used_folder(work: Path, whole: RunFolder) -> None:
     done = aspo("train", "whole/config.yaml", folder=work)
     assert (done.code, done.stdout) == (0, f"whole has done its {STEPS} steps; to go on, raise train.steps\n")
-    done = train(work, "whole", "loss.eps_low=0.3", "train.epochs=2")
+    done = finish(begin(work, "whole", "loss.eps_low=0.3", "train.epochs=2"))
     assert done.code == 2
     assert "whole holds another run, which differs in loss.eps_low, train.epochs" in done.stderr
-    summary = json.loads((work / "whole" / "summary.json").read_text())
-    assert summary == whole.summary()
+    assert json.loads((work / "whole" / "summary.json").read_text()) == whole.summary()

@@ -77,6 +77,7 @@ class Setup:
     backwards: bool = False
     router_aux_coef: float = 0.0
     kl_tokens: Literal["all", "low-entropy"] = "all"
+    rollout_correction: Literal["none", "tis", "icepop"] = "none"
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -89,6 +90,8 @@ class Setup:
             aggregation=self.aggregation,
             kl_coef=0.05,
             kl_tokens=self.kl_tokens,
+            rollout_correction=self.rollout_correction,
+            rollout_ratio_max=1.2,
             entropy_coef=0.01,
             router_aux_coef=self.router_aux_coef,
             **self.hyperparameters,
@@ -98,7 +101,7 @@ class Setup:
 SETUPS = {
     **{f"{loss}, {mode}": Setup(loss, mode) for loss in LOSSES for mode in AGGREGATIONS},
     **{f"{loss}, token-mean": Setup(loss) for loss in RIVALS},
-    "low-entropy KL": Setup(kl_tokens="low-entropy"),
+    "low-entropy KL, truncated importance sampling": Setup(kl_tokens="low-entropy", rollout_correction="tis"),
     "one micro-batch": Setup(max_tokens=10_000),
     "one sample at a time": Setup(max_tokens=1),
     "backwards": Setup(max_tokens=40, backwards=True),
@@ -426,7 +429,10 @@ def test_against_hugging_face(
         divergence = kl.estimate("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
         if setup.kl_tokens == "low-entropy" and mask.any():
             divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
-        values.append(output.per_token + 0.05 * divergence - 0.01 * entropy)
+        weights = torch.ones(len(log_probs))
+        if setup.rollout_correction == "tis":
+            weights = torch.tensor(np.exp(sample.old_log_probs - sample.rollout_log_probs)).clamp(max=1.2)
+        values.append(weights * output.per_token + 0.05 * divergence - 0.01 * entropy)
         masks.append(mask)
     total = aggregate(values, masks, setup.aggregation)
     balance = 0.5 * balancing_loss(model, batch) if setup.router_aux_coef else torch.zeros(())

@@ -1,13 +1,15 @@
 """The engines under contract, and the small models that they serve.
 
-An engine joins by a line in `ENGINES`; all of `test_contract.py` then holds for it.
+An engine joins by a line in `ENGINES`; all of `test_contract.py` then holds for it. SGLang is the real server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,17 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from aspo_megatron.config import ServersConfig
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.ends import end_of_sequence_ids
 from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.rollout.server import LocalServers, ServedModel
+from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.transports import TensorTransport
+from aspo_megatron.rollout.weight_sync import Transport
 from models import llama_folder, qwen2_folder, qwen3_moe_folder
 
 END, OTHER_END = 2, 5
@@ -30,6 +39,7 @@ END, OTHER_END = 2, 5
 class Policy:
     """A model folder, the same model in transformers as the reference, and a tokenizer that fits."""
 
+    family: str
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -56,25 +66,73 @@ class Policy:
         return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
-def make_embedded(policy: Policy, max_batch_tokens: int) -> RolloutEngine:
+def make_embedded(policy: Policy, max_batch_tokens: int, request: pytest.FixtureRequest) -> RolloutEngine:
     return EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), max_batch_tokens)
 
 
-ENGINES: dict[str, Callable[[Policy, int], RolloutEngine]] = {"embedded": make_embedded}
+def make_sglang(policy: Policy, max_batch_tokens: int, request: pytest.FixtureRequest) -> RolloutEngine:
+    if policy.family not in SERVED:
+        pytest.skip(f"{policy.family}: SGLang does not run it on a CPU")
+    return sglang_engine(policy, request.getfixturevalue("sglang_servers")[policy.family].urls)
+
+
+def sglang_engine(
+    policy: Policy, urls: Sequence[str], transport: Transport | None = None, **settings: Any
+) -> SGLangEngine:
+    shape = read_family(policy.folder).shape(tp=1)
+    return SGLangEngine(
+        ServersConfig(bucket_mib=1, **settings),
+        urls,
+        transport or TensorTransport(server_tp=1, timeout_seconds=60.0),
+        {name: tuple(tensor.shape) for name, tensor in policy.weights.items()},
+        shape.vocab_size,
+        end_of_sequence_ids(policy.folder, policy.tokenizer),
+        policy.tokenizer,
+    )
+
+
+ENGINES: dict[str, Callable[[Policy, int, pytest.FixtureRequest], RolloutEngine]] = {
+    "embedded": make_embedded,
+    "sglang": make_sglang,
+}
+SERVED = {"llama": llama_folder, "qwen2": qwen2_folder}
+SERVERS = {"llama": 2, "qwen2": 1}
+SGLANG_PYTHON = Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
 
 EngineMaker = Callable[..., RolloutEngine]
 
 
-@pytest.fixture(params=ENGINES)
-def make_engine(request: pytest.FixtureRequest, policy: Policy) -> EngineMaker:
+@pytest.fixture(scope="session")
+def sglang_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LocalServers]]:
+    """Running servers for each family that SGLang serves on a CPU."""
+    if not SGLANG_PYTHON.exists():
+        pytest.skip("SGLang is not installed: make sglang-cpu")
+    with ExitStack() as stack:
+        running = {}
+        for family, make_folder in SERVED.items():
+            folder = tmp_path_factory.mktemp(f"served-{family}")
+            make_folder(folder, tied=family == "llama", eos_token_id=[END, OTHER_END])
+            make_tokenizer(read_family(folder).shape(tp=1).vocab_size).save_pretrained(folder)
+            config = ServersConfig(python=SGLANG_PYTHON, max_cached_tokens=16384, count=SERVERS[family])
+            served = ServedModel(folder, "float32", random=False)
+            running[family] = stack.enter_context(LocalServers(config, served, "cpu", folder / "logs", print))
+        for servers in running.values():
+            assert servers.ready(280.0)
+        yield running
+
+
+@pytest.fixture(params=["embedded", pytest.param("sglang", marks=pytest.mark.sglang)])
+def make_engine(request: pytest.FixtureRequest, policy: Policy) -> Iterator[EngineMaker]:
     """Makes an engine that serves the policy's weights as version 7."""
+    with ExitStack() as stack:
 
-    def make(max_batch_tokens: int = 65536) -> RolloutEngine:
-        engine = ENGINES[request.param](policy, max_batch_tokens)
-        engine.update_weights(policy.weights.items(), version=7)
-        return engine
+        def make(max_batch_tokens: int = 65536) -> RolloutEngine:
+            engine = ENGINES[request.param](policy, max_batch_tokens, request)
+            stack.callback(engine.close)
+            engine.update_weights(policy.weights.items(), version=7)
+            return engine
 
-    return make
+        yield make
 
 
 @pytest.fixture
@@ -92,7 +150,7 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         qwen2_folder(path, tied=False, eos_token_id=[END, OTHER_END])
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    return Policy(path, model, make_tokenizer(model.config.vocab_size))
+    return Policy(request.param, path, model, make_tokenizer(model.config.vocab_size))
 
 
 def make_tokenizer(size: int) -> PreTrainedTokenizerFast:

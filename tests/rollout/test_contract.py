@@ -18,11 +18,16 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.rollout.sglang import SGLangEngine
 
 from .conftest import END, OTHER_END, RAGGED, EngineMaker, Policy, ask
 
 COUNTS = [3, 1, 2, 4, 2]
 LENGTH = 24
+
+
+DRAWS_BY_SEED = pytest.mark.parametrize("make_engine", ["embedded"], indirect=True)
+"""SGLang draws as it pleases."""
 
 
 def flat(groups: list[list[Sample]]) -> list[Sample]:
@@ -83,7 +88,7 @@ def test_greedy_takes_the_likeliest_and_gives_log_probs_at_temperature_one(
 def test_tokens_are_drawn_with_their_probabilities(
     engine: RolloutEngine, policy: Policy, temperature: float, top_p: float, top_k: int
 ) -> None:
-    count = 4000
+    count = 400 if isinstance(engine, SGLangEngine) else 4000  # a response is a request
     sampling = SamplingConfig(max_response_tokens=1, temperature=temperature, top_p=top_p, top_k=top_k)
     (group,) = engine.generate(ask([RAGGED[0]], [count]), sampling)
     probs, order = policy.log_probs(group[0], temperature)[0].double().exp().sort(descending=True)
@@ -120,6 +125,7 @@ def test_no_request_gives_no_group(engine: RolloutEngine) -> None:
     assert engine.generate([], SamplingConfig(max_response_tokens=LENGTH)) == []
 
 
+@DRAWS_BY_SEED
 def test_one_seed_gives_one_response_whatever_is_beside_it(make_engine: EngineMaker) -> None:
     requests, sampling = ask(RAGGED, COUNTS), SamplingConfig(max_response_tokens=LENGTH)
     engine = make_engine()
@@ -164,6 +170,7 @@ def test_an_end_token_in_the_last_place_is_a_stop(engine: RolloutEngine) -> None
     assert {s.finish_reason for s in group if s.response_ids[0] not in (END, OTHER_END)} == {"length"}
 
 
+@DRAWS_BY_SEED
 @pytest.mark.parametrize("span", [1, 2, 20])
 def test_a_stop_text_ends_the_response_with_the_token_that_completes_it(
     engine: RolloutEngine, policy: Policy, span: int
@@ -183,6 +190,19 @@ def test_a_stop_text_ends_the_response_with_the_token_that_completes_it(
         assert after.finish_reason == ("stop" if length else before.finish_reason)
         assert after.rollout_log_probs.tolist() == pytest.approx(before.rollout_log_probs[:length].tolist(), abs=1e-5)
     assert any(len(after.response_ids) == 3 + span for after in stopped)
+
+
+def test_a_stop_text_is_at_the_end_and_nowhere_before(engine: RolloutEngine, policy: Policy) -> None:
+    stops = tuple(policy.tokenizer.decode([token]) for token in range(20, 50))
+    samples = flat(engine.generate(ask(RAGGED, [8] * 5), SamplingConfig(max_response_tokens=6, stop=stops)))
+    by_text = 0
+    for sample in samples:
+        ids = sample.response_ids.tolist()
+        found = [any(stop in policy.tokenizer.decode(ids[: i + 1]) for stop in stops) for i in range(len(ids))]
+        assert not any(found[:-1])
+        assert sample.finish_reason == ("stop" if found[-1] or ids[-1] in (END, OTHER_END) else "length")
+        by_text += found[-1]
+    assert by_text > 10
 
 
 # ---- 5. weights ------------------------------------------------------------------------------------------------
@@ -216,6 +236,16 @@ def test_the_engine_keeps_no_hold_on_the_tensors_it_was_given(engine: RolloutEng
         tensor.zero_()  # the trainer goes on training
     samples = flat(engine.generate(ask(RAGGED, COUNTS), SamplingConfig(max_response_tokens=LENGTH)))
     assert_log_probs_are_the_references(policy, samples, 1.0)
+
+
+def test_prompt_log_probs_are_the_references(engine: RolloutEngine, policy: Policy) -> None:
+    ids = RAGGED[4]
+    copies = engine.prompt_log_probs(ids)
+    logits = policy.model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+    expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert copies
+    for found in copies.values():
+        torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mistake", ["unknown", "missing", "shape", "none"])

@@ -1,0 +1,99 @@
+"""The rollout engine that a configuration names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.config import RunConfig
+from aspo_megatron.models.family import Family
+from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.parallel.exchange import from_leader, rank
+from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.ends import end_of_sequence_ids
+from aspo_megatron.rollout.engine import RolloutEngine
+from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key, read_api_key
+from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
+from aspo_megatron.rollout.weight_sync import Transport
+
+_ROUND_SECONDS = 20.0
+
+
+@contextmanager
+def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], None]) -> Iterator[LocalServers | None]:
+    """The servers that the run starts itself, on the leader: being started, and ended with the context.
+
+    Raises:
+        UserError: they cannot be started.
+    """
+    servers = config.rollout.servers
+    if config.rollout.engine == "embedded" or servers.addresses or rank() > 0:
+        yield None
+        return
+    model = ServedModel(config.model.path, config.model.dtype, config.model.init == "random")
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with LocalServers(servers, model, device.type, config.output_dir / "logs", tell, ranks_here) as local:
+        yield local
+
+
+@contextmanager
+def engine_of(
+    config: RunConfig,
+    family: Family,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    local: LocalServers | None,
+    tell: Callable[[str], None],
+) -> Iterator[RolloutEngine]:
+    """The engine, once its servers answer. A collective. `local`: what `own_servers` gave.
+
+    Raises:
+        UserError: the run's own servers do not get ready.
+    """
+    if config.rollout.engine == "embedded":
+        dtype = getattr(torch, config.model.dtype)
+        yield EmbeddedEngine(config.model.path, tokenizer, dtype, device, config.rollout.max_batch_tokens)
+        return
+    servers = config.rollout.servers
+    for address in exposed_without_key(servers) if rank() == 0 else ():
+        tell(
+            f"warning: {address} can be reached from other machines, and asks for no key (rollout.servers.api_key_file)"
+        )
+    # In rounds, as the other ranks' patience with a collective has an end.
+    while not from_leader(local is None or local.ready(_ROUND_SECONDS)):
+        pass
+    engine = SGLangEngine(
+        servers,
+        from_leader(local.urls if local is not None else servers.addresses),
+        _transport(config, family, device),
+        hf_sizes(family.rows, family.shape(tp=1)),
+        family.shape(tp=1).vocab_size,
+        end_of_sequence_ids(config.model.path, tokenizer),
+        tokenizer,
+        read_api_key(servers),
+    )
+    with closing(engine):
+        yield engine
+
+
+def _transport(config: RunConfig, family: Family, device: torch.device) -> Transport:
+    servers = config.rollout.servers
+    if servers.sync == "tensor":
+        return TensorTransport(servers.tp, servers.sync_timeout_seconds)
+    if servers.sync == "distributed":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        return DistributedTransport(backend, servers.tp, servers.sync_timeout_seconds)
+
+    def write(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        hf_config = family.hf_config | {"dtype": config.model.dtype}
+        write_folder(folder, tensors, hf_config, tokenizer_from=config.model.path, replace=True)
+
+    return DiskTransport(write, (config.output_dir / "sync").absolute(), servers.sync_timeout_seconds)

@@ -1,0 +1,44 @@
+"""Where a response ends: end-of-sequence tokens, and stop texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class EndRule:
+    """Says of a response whether its last token ends it."""
+
+    end_ids: frozenset[int]
+    stops: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def _window(self) -> int:
+        # A stop text has at least a byte in each token that it spans; one token more, as decoders may treat the first
+        # in a way of its own.
+        return 1 + max(len(stop.encode()) for stop in self.stops)
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Whether the response `tokens`, not empty, stops with its last token."""
+        if tokens[-1] in self.end_ids:
+            return True
+        if not self.stops:
+            return False
+        tail = self.tokenizer.decode(tokens[-self._window :])
+        return any(stop in tail for stop in self.stops)
+
+
+def end_of_sequence_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """End tokens by config.json, generation_config.json or the tokenizer: each alone is wrong for some model."""
+    named = [AutoConfig.from_pretrained(folder).eos_token_id, tokenizer.eos_token_id]
+    if (folder / "generation_config.json").is_file():
+        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    ids: set[int] = set()
+    for entry in named:
+        ids |= set(entry) if isinstance(entry, list) else {entry}
+    return frozenset(ids - {None})

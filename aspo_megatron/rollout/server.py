@@ -1,0 +1,293 @@
+"""Starts SGLang servers on this machine, starts those again that die, and ends them with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from aspo_megatron.config import ServersConfig
+from aspo_megatron.errors import UserError
+
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 15
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What the servers serve. `random`: the folder has no weights yet, they come by a sync."""
+
+    folder: Path
+    dtype: str
+    random: bool
+
+
+@dataclass
+class _Running:
+    number: int
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+
+class LocalServers:
+    """The servers of a configuration on this machine, watched by a thread."""
+
+    def __init__(
+        self,
+        config: ServersConfig,
+        model: ServedModel,
+        device: str,
+        log_dir: Path,
+        tell: Callable[[str], None],
+        gpus_taken: int = 0,
+    ) -> None:
+        """Start them; `ready` says when they answer.
+
+        Args:
+            config: how many, where, with which Python.
+            model: what they serve.
+            device: `cpu` or `cuda`.
+            log_dir: gets server<N>.log.
+            tell: is given a line when a server dies or is started again.
+            gpus_taken: the machine's first GPUs, which train; servers get the last ones.
+
+        Raises:
+            UserError: no Python with SGLang is where `python` says, there are too few GPUs, or a port is taken.
+        """
+        if not config.python.exists():
+            raise UserError(
+                f"rollout.servers.python={config.python}: no such file; SGLang wants an environment of its own: "
+                "`make sglang-cpu` makes one without a GPU, docs/sglang.md says how with one"
+            )
+        gpus = torch.cuda.device_count() if device == "cuda" else 0
+        if device == "cuda" and config.count * config.tp > gpus - gpus_taken:
+            raise UserError(
+                f"rollout.servers: count={config.count} x tp={config.tp} GPUs are asked for; of this machine's {gpus}, "
+                f"{gpus_taken} train"
+            )
+        if device == "cpu" and config.tp > 1:
+            raise UserError("rollout.servers.tp: a server on CPU has one process, tp=1")
+        self._config, self._model, self._device, self._tell = config, model, device, tell
+        log_dir.mkdir(parents=True, exist_ok=True)
+        ports = _ports(config)
+        self._servers = [
+            _Running(number, f"http://{config.host}:{port}", log_dir / f"server{number}.log")
+            for number, port in enumerate(ports)
+        ]
+        self._closing = threading.Event()
+        self._failure: str | None = None
+        self._started = threading.Event()
+        # Servers die with the thread that started them, so that one thread starts them all and lives as long as this.
+        self._thread = threading.Thread(target=self._watch, name="sglang servers", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers' addresses."""
+        return tuple(server.url for server in self._servers)
+
+    @property
+    def failure(self) -> str | None:
+        """Why a server was given up, None while all run or are being started."""
+        return self._failure
+
+    def ready(self, seconds: float) -> bool:
+        """Whether all answer within `seconds`.
+
+        Raises:
+            UserError: one ended, or took longer than start_timeout_seconds; the message holds the end of its log.
+        """
+        until = time.monotonic() + seconds
+        waiting = list(self._servers)
+        while waiting := [server for server in waiting if not _answers(server.url, self._config)]:
+            server = waiting[0]
+            if self._failure:
+                raise UserError(self._failure)
+            if time.monotonic() - server.began > self._config.start_timeout_seconds:
+                raise UserError(
+                    f"{server.url} is not ready after {self._config.start_timeout_seconds:g} s; the end of "
+                    f"{server.log}:\n{_tail(server.log)}"
+                )
+            if time.monotonic() > until:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def close(self) -> None:
+        """End all servers and what they have started."""
+        self._closing.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        try:
+            for server in self._servers:
+                self._start(server)
+        finally:
+            self._started.set()
+        while not self._closing.wait(_POLL_SECONDS):
+            for server in self._servers:
+                code = server.process.poll() if server.process else None
+                if code is not None:
+                    self._died(server, code)
+        _end([server.process for server in self._servers if server.process])
+
+    def _died(self, server: _Running, code: int) -> None:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        assert server.process is not None
+        _end([server.process])  # its children
+        server.process = None
+        what = f"the SGLang server {server.url} {how}"
+        if server.starts > self._config.restarts:
+            self._failure = f"{what}, for the {server.starts}th time; the end of {server.log}:\n{_tail(server.log)}"
+            self._tell(self._failure)
+            return
+        self._tell(f"{what}; it is started again ({server.log} has its output)")
+        self._start(server)
+
+    def _start(self, server: _Running) -> None:
+        server.starts += 1
+        command = server_command(self._config, self._model, self._device, int(server.url.rpartition(":")[2]))
+        with server.log.open("ab") as log:
+            server.process = subprocess.Popen(
+                [sys.executable, "-m", "aspo_megatron.rollout.tied", str(os.getpid()), *command],
+                env=server_environment(self._config, self._device, server.number, os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+def server_command(config: ServersConfig, model: ServedModel, device: str, port: int) -> list[str]:
+    """The command line of a server."""
+    command = [str(config.python.absolute()), "-m", "sglang.launch_server"]
+    command += ["--model-path", str(model.folder.absolute()), "--dtype", model.dtype]
+    command += ["--host", config.host, "--port", str(port), "--tp-size", str(config.tp), "--skip-server-warmup"]
+    if model.random:
+        command += ["--load-format", "dummy"]
+    if config.memory_fraction is not None:
+        command += ["--mem-fraction-static", str(config.memory_fraction)]
+    if config.api_key_file is not None:
+        command += ["--api-key", read_api_key(config) or ""]
+    if device == "cpu":
+        command += ["--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule"]
+        command += ["--sleep-on-idle", "--max-total-tokens", str(config.max_cached_tokens)]
+        if config.memory_fraction is None:
+            command += ["--mem-fraction-static", "0.1"]
+    return [*command, *config.extra_args]
+
+
+def server_environment(config: ServersConfig, device: str, number: int, env: os._Environ[str]) -> dict[str, str]:
+    """A server's environment: without what tells this process that it is a rank, with GPUs counted from the last."""
+    dropped = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in env.items() if name not in dropped and not name.startswith("ASPO_")}
+    if device == "cpu":
+        return kept | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
+    visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if visible == [""]:
+        visible = [str(index) for index in range(torch.cuda.device_count())]
+    first = len(visible) - (number + 1) * config.tp
+    own = visible[first : first + config.tp]
+    return kept | {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+
+
+def read_api_key(config: ServersConfig) -> str | None:
+    """The key in `api_key_file`.
+
+    Raises:
+        UserError: the file cannot be read or is empty.
+    """
+    if config.api_key_file is None:
+        return None
+    try:
+        key = config.api_key_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"rollout.servers.api_key_file: {error}") from error
+    if not key:
+        raise UserError(f"rollout.servers.api_key_file: {config.api_key_file} is empty")
+    return key
+
+
+def exposed_without_key(config: ServersConfig) -> list[str]:
+    """Addresses beyond loopback that anyone who reaches them may use."""
+    if config.api_key_file is not None:
+        return []
+    hosts = [(url, url.partition("://")[2]) for url in config.addresses] or [(config.host, config.host)]
+    return [shown for shown, host in hosts if not host.removeprefix("[").startswith(_LOOPBACK)]
+
+
+def _ports(config: ServersConfig) -> list[int]:
+    if not config.port:
+        return _free_ports(config.count, config.host)
+    ports = list(range(config.port, config.port + config.count))
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, port))
+            except OSError as error:
+                raise UserError(f"rollout.servers.port: {config.host}:{port} cannot be used ({error})") from error
+    return ports
+
+
+def _free_ports(count: int, host: str) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _answers(url: str, config: ServersConfig) -> bool:
+    key = read_api_key(config)
+    request = urllib.request.Request(f"{url}/model_info", headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=5.0) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes and all of their sessions: SIGTERM, then SIGKILL."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-_TAIL_LINES:])

@@ -1,0 +1,176 @@
+"""One SGLang server over HTTP: what is asked of it, and the checks of what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+
+from aspo_megatron.errors import UserError
+
+_SHORT_SECONDS = 10.0
+
+
+class ServerError(Exception):
+    """A server is gone, hangs, refuses or answers nonsense; another one may do better.
+
+    `status` is that of its answer, None if there was none.
+    """
+
+    def __init__(self, url: str, reason: str, status: int | None = None) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response: its tokens, their log-probs, and the versions of the weights that made them, in order."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    finish: Literal["stop", "length", "abort"]
+    versions: tuple[str, ...]
+
+
+class ServerClient:
+    """Requests to one server. A session is of one event loop, and so is this."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, api_key: str | None) -> None:
+        self.url = url.rstrip("/")
+        self._session = session
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+
+    async def generate(
+        self, rid: str, prompt_ids: Sequence[int], sampling: Mapping[str, Any], timeout_seconds: float
+    ) -> Completion:
+        """One response. `rid` must be the request's own; a request that takes too long is aborted.
+
+        Raises:
+            ServerError: no answer, or one that is not a response to this request.
+            UserError: the server finds the request wrong, as every other would.
+        """
+        body = {"rid": rid, "input_ids": list(prompt_ids), "sampling_params": dict(sampling), "return_logprob": True}
+        try:
+            reply = await self.post("/generate", body, timeout_seconds)
+        except ServerError as fault:
+            if fault.status == 400:
+                raise UserError(f"a generation request was refused by {fault}") from fault
+            if fault.status is None:
+                await self._abort(rid)
+            raise
+        return self._completion(reply, rid, len(prompt_ids), sampling["max_new_tokens"])
+
+    async def prompt_log_probs(self, token_ids: Sequence[int], timeout_seconds: float) -> list[float]:
+        """Log-probs (temperature 1) of all tokens but the first, each given those before it."""
+        body = {
+            "input_ids": list(token_ids),
+            "sampling_params": {"max_new_tokens": 0, "temperature": 1.0},
+            "return_logprob": True,
+            "logprob_start_len": 0,
+        }
+        reply = await self.post("/generate", body, timeout_seconds)
+        try:
+            triples = reply["meta_info"]["input_token_logprobs"][1:]
+            log_probs = [float(triple[0]) for triple in triples]
+            scored = [triple[1] for triple in triples]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise self._nonsense(reply) from error
+        if scored != list(token_ids[1:]):
+            raise self._nonsense(reply)
+        return log_probs
+
+    async def version(self) -> str:
+        """The version of its weights."""
+        for path in ("/model_info", "/get_model_info"):
+            try:
+                reply = await self._request("GET", path, None, _SHORT_SECONDS)
+                return str(reply["weight_version"])
+            except ServerError as fault:
+                if fault.status != 404:
+                    raise
+            except (KeyError, TypeError) as error:
+                raise self._nonsense(reply) from error
+        raise ServerError(self.url, "is not an SGLang server, or one without weight versions")
+
+    async def ready(self) -> bool:
+        """Whether it takes requests. Asks nothing to be generated."""
+        try:
+            await self.version()
+        except ServerError:
+            return False
+        return True
+
+    async def post(self, path: str, body: Mapping[str, Any] | bytes, timeout_seconds: float) -> Any:
+        """The decoded answer to a request (None if it is empty or plain text).
+
+        Raises:
+            ServerError: no answer in time, another status than 200, or `success` false.
+            UserError: the API key is wrong.
+        """
+        return await self._request("POST", path, body, timeout_seconds)
+
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | bytes | None, timeout_seconds: float
+    ) -> Any:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        limit = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(timeout_seconds, _SHORT_SECONDS))
+        try:
+            async with self._session.request(
+                method, self.url + path, data=data, headers=self._headers, timeout=limit
+            ) as answer:
+                status, content = answer.status, await answer.read()
+        except TimeoutError as error:
+            raise ServerError(self.url, f"no answer to {path} within {timeout_seconds:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerError(self.url, f"{path}: {error or type(error).__name__}") from error
+        reply = _decoded(content)
+        if status in (401, 403):
+            raise UserError(f"{self.url} asks for another API key: set rollout.servers.api_key_file")
+        if status != 200 or (isinstance(reply, dict) and reply.get("success") is False):
+            said = content[:300].decode(errors="replace").strip().replace("\n", " ")
+            raise ServerError(self.url, f"{path} answered {status}: {said}", status)
+        return reply
+
+    async def _abort(self, rid: str) -> None:
+        """Free what a request that nobody waits for holds, if the server listens."""
+        with contextlib.suppress(ServerError):
+            await self.post("/abort_request", {"rid": rid}, _SHORT_SECONDS)
+
+    def _completion(self, reply: Any, rid: str, prompt_tokens: int, max_new_tokens: int) -> Completion:
+        """Check that a reply is a response to the request `rid`, whole and consistent."""
+        try:
+            meta = reply["meta_info"]
+            spans = meta.get("weight_versions") or [{"version": meta["weight_version"]}]
+            completion = Completion(
+                token_ids=[int(token) for token in reply["output_ids"]],
+                log_probs=[float(triple[0]) for triple in meta["output_token_logprobs"]],
+                finish=meta["finish_reason"]["type"],
+                versions=tuple(dict.fromkeys(str(span["version"]) for span in spans)),
+            )
+            scored = [triple[1] for triple in meta["output_token_logprobs"]]
+            fits = meta["id"] == rid and meta["prompt_tokens"] == prompt_tokens and scored == completion.token_ids
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise self._nonsense(reply) from error
+        size = len(completion.token_ids)
+        if completion.finish == "abort":
+            raise ServerError(self.url, "a response was aborted")
+        whole = 1 <= size <= max_new_tokens and (completion.finish == "stop" or size == max_new_tokens)
+        if not fits or not whole or completion.finish not in ("stop", "length"):
+            raise self._nonsense(reply)
+        return completion
+
+    def _nonsense(self, reply: Any) -> ServerError:
+        return ServerError(self.url, f"the answer is not to what was asked: {str(reply)[:300]}")
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None

@@ -1,0 +1,63 @@
+"""`aspo serve`: SGLang servers on this machine, until they are ended."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aspo_megatron.config_io import load_config
+from aspo_megatron.errors import UserError
+
+_ROUND_SECONDS = 5.0
+
+
+def serve(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    addresses: Annotated[
+        Path | None, typer.Option(help="Write the addresses here, a line each, once all servers answer.")
+    ] = None,
+) -> None:
+    """Start the SGLang servers of a run on this machine: rollout.servers.count of them, each with tp GPUs.
+
+    Waits until they answer, starts those again that die, and ends them all with Ctrl-C, SIGTERM or its own death.
+    Their output is in RUN/logs/server<N>.log.
+
+    \b
+      aspo serve run.yaml rollout.servers.count=8
+      aspo train run.yaml rollout.engine=sglang rollout.servers.addresses=[http://127.0.0.1:30000,...]
+    """
+    from aspo_megatron.models.family import read_family
+    from aspo_megatron.parallel.platform import choose_platform
+    from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key
+
+    run = load_config(config, overrides or [])
+    read_family(run.model.path)
+    settings = run.rollout.servers.model_copy(update={"addresses": ()})
+    for host in exposed_without_key(settings):
+        typer.echo(f"warning: {host} is not this machine alone, and there is no rollout.servers.api_key_file", err=True)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: ended.set())
+    model = ServedModel(run.model.path, run.model.dtype, run.model.init == "random")
+    log_dir = run.output_dir / "logs"
+    device = choose_platform(run.platform.device, local_rank=0, threads=1).device
+    with LocalServers(settings, model, device.type, log_dir, typer.echo) as servers:
+        typer.echo(f"starting {settings.count} server(s); output in {log_dir}/server*.log")
+        while not servers.ready(_ROUND_SECONDS):
+            if ended.is_set():
+                return
+        if addresses is not None:
+            partial = addresses.with_name(addresses.name + ".partial")
+            partial.write_text("".join(f"{url}\n" for url in servers.urls))
+            partial.replace(addresses)
+        typer.echo(f"ready: {' '.join(servers.urls)}")
+        while not ended.wait(_ROUND_SECONDS):
+            if servers.failure:
+                raise UserError(servers.failure)

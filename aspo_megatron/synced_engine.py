@@ -1,0 +1,125 @@
+"""The rollout engine with the policy's weights in it: synchronised, proved, waited for when its servers are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from aspo_megatron.config import RunConfig, SamplingConfig
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.errors import UserError
+from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.step import PassLimits, score
+from aspo_megatron.rollout.engine import Request, RolloutEngine, ServersLostError
+
+T = TypeVar("T")
+
+_PROBE_TOKENS = 64
+_PROBE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+class SyncedEngine:
+    """Generates with the weights of `model`, as they were at the last `sync`. All methods are collectives."""
+
+    def __init__(
+        self, config: RunConfig, model: PolicyModel, engine: RolloutEngine, tell: Callable[[str], None]
+    ) -> None:
+        """`tell` is given a line when servers are gone and waited for."""
+        self._model, self._engine, self._tell = model, engine, tell
+        self._servers = config.rollout.servers
+        self._proves = config.rollout.engine == "sglang" and self._servers.probe_every > 0
+        self._tolerance = self._servers.probe_tolerance or _PROBE_TOLERANCE[config.model.dtype]
+        self._limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, 1.0)
+        self._probe = _probe(model, config.seed)
+        self._syncs = 0
+        self._version = -1
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Give the engine the present weights, and prove every so often that it computes with them.
+
+        Returns:
+            What to log: bytes, servers, and the probe's difference if there was one.
+
+        Raises:
+            ServersLostError: no server took them, and none came back in time.
+            UserError: a server computes something else than the trainer does.
+        """
+        self._version = version
+        return self._until_it_works(self._give)
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
+        """See `RolloutEngine`; servers that come back are given the weights before they are asked.
+
+        Raises:
+            ServersLostError: no server is left, and none came back in time.
+        """
+        lost = False
+
+        def ask() -> list[list[Sample]]:
+            nonlocal lost
+            if lost:
+                self._give()
+            lost = True
+            return self._engine.generate(requests, sampling)
+
+        return self._until_it_works(ask)
+
+    def _until_it_works(self, action: Callable[[], T]) -> T:
+        """What `action` gives, once there are servers for it; in all they are waited for `recovery_minutes`."""
+        waited = 0.0
+        while True:
+            try:
+                return action()
+            except ServersLostError as lost:
+                left = 60 * self._servers.recovery_minutes - waited
+                self._tell(f"{lost}; waiting up to {left:.0f} s for a server")
+                began = time.monotonic()
+                if not self._engine.await_servers(left):
+                    raise
+                waited += time.monotonic() - began
+
+    def _give(self) -> dict[str, float]:
+        metrics = self._engine.update_weights(self._model.hf_tensors(), self._version)
+        if self._proves and self._syncs % self._servers.probe_every == 0:
+            metrics |= {"sync/probe_difference": self._prove()}
+        self._syncs += 1
+        return metrics
+
+    def _prove(self) -> float:
+        """The largest of the servers' mean differences in log-prob from the trainer."""
+        ((_, expected),) = list(score(self._model, [[self._probe]], self._limits))
+        tokens = [*self._probe.prompt_ids.tolist(), *self._probe.response_ids.tolist()]
+        found = self._engine.prompt_log_probs(tokens)
+        worst = 0.0
+        for name, log_probs in found.items():
+            difference = float(np.abs(np.array(log_probs) - expected).mean())
+            worst = max(worst, difference)
+            if not difference <= self._tolerance:
+                raise UserError(
+                    f"{name} computes other log-probs than the trainer after a weight sync: they differ by "
+                    f"{difference:.2g} in the mean of {len(expected)} tokens, more than {self._tolerance:g} "
+                    "(rollout.servers.probe_tolerance); is it a server of another model or precision?"
+                )
+        return worst
+
+
+def _probe(model: PolicyModel, seed: int) -> Sample:
+    """A sequence that touches many rows of the embedding: what it says does not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    # SGLang scores the vocabulary's last token in a prompt as if it were token 0.
+    tokens = torch.randint(model.shape.vocab_size - 1, (_PROBE_TOKENS,), generator=generator).numpy()
+    size = len(tokens) - 1
+    return Sample(
+        problem_id="probe",
+        group=0,
+        prompt_ids=tokens[:1],
+        response_ids=tokens[1:],
+        response_mask=np.ones(size, dtype=np.bool_),
+        rollout_log_probs=np.zeros(size, dtype=np.float32),
+        weight_version=-1,
+        finish_reason="length",
+    )

@@ -1,0 +1,178 @@
+"""Samples of a step: the same whatever the ranks, with dynamic sampling and shaping as the settings say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aspo_megatron.config import ParallelConfig, RunConfig, SamplingConfig
+from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.data.stream import ProblemStream
+from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.rewards.pool import Reward
+from aspo_megatron.rollout.engine import Request
+from distributed import Ranks
+
+from .layouts import PLATFORM
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
+
+STEP = 3
+LIMIT = 6
+Found = list[tuple[int, str, float, list[bool], float]]
+"""Of each sample of a kept group: number, problem, reward, mask, advantage."""
+
+
+class Drawing:
+    """Responses of one to six tokens that a request's seed fixes; a third of the prompts has equal first tokens."""
+
+    def generate(self, requests: list[Request], sampling: SamplingConfig) -> list[list[Sample]]:
+        return [[self.draw(request, index) for index in range(request.count)] for request in requests]
+
+    def draw(self, request: Request, index: int) -> Sample:
+        agrees = np.random.default_rng(request.seed).random() < 0.33
+        generator = np.random.default_rng([*request.seed, 0 if agrees else index])
+        length = int(generator.integers(1, LIMIT + 1))
+        ids = np.concatenate([generator.integers(0, 2, 1), generator.integers(2, 90, length - 1)])
+        return Sample(
+            problem_id=request.problem.id,
+            group=request.group,
+            prompt_ids=np.array(request.problem.prompt_ids),
+            response_ids=ids,
+            response_mask=np.ones(length, dtype=np.bool_),
+            rollout_log_probs=np.zeros(length, dtype=np.float32),
+            weight_version=0,
+            finish_reason="length" if length == LIMIT else "stop",
+        )
+
+
+class FirstToken:
+    """Rewards: 1 for a response that begins with token 1. It is its own tokenizer: a text is the numbers."""
+
+    def score(self, items: Iterable[tuple[Problem, str]]) -> list[Reward]:
+        return [Reward(float(text.split()[0] == "1")) for _, text in items]
+
+    def decode(self, ids: np.ndarray, skip_special_tokens: bool) -> str:
+        return " ".join(map(str, ids.tolist()))
+
+
+def collect(layout: ParallelConfig, settings: dict[str, Any]) -> tuple[Found, list[float], int]:
+    """What this rank keeps, the rewards of all that it asked, and where its stream then stands."""
+    config = RunConfig.model_validate(
+        {
+            "output_dir": Path("unused"),
+            "model": {"path": Path("unused")},
+            "data": {"train": {"kind": "jsonl", "path": "unused"}},
+            "rollout": {
+                "prompts_per_step": 12,
+                "responses_per_prompt": 2,
+                "sampling": {"max_response_tokens": LIMIT},
+                **settings.get("rollout", {}),
+            },
+            "train": {"prompts_per_update": 4},
+            "shaping": settings.get("shaping", {}),
+            "advantage": settings.get("advantage", {}),
+        }
+    )
+    with process_grid(layout, PLATFORM, seed=1) as topology:
+        from aspo_megatron.collect import Collector
+
+        stream = ProblemStream([Problem(f"p{number}", "", (3,)) for number in range(50)], seed=1)
+        by_first: Any = FirstToken()
+        collector = Collector(
+            config, Drawing(), by_first, by_first, stream, topology, lambda label: contextlib.nullcontext()
+        )
+        rollout = collector.collect(STEP)
+        found = [
+            (s.group, s.problem_id, s.reward, s.response_mask.tolist(), s.advantage)
+            for group in rollout.groups
+            for s in group
+        ]
+        return found, [s.reward for asked in rollout.asked for s in asked.samples], stream.position
+
+
+def everywhere(ranks: Ranks, world_size: int, **settings: Any) -> tuple[Found, list[float], int]:
+    parts = ranks.run(world_size, collect, ParallelConfig(dp=world_size), settings)
+    assert len({position for *_, position in parts}) == 1
+    return sorted(f for found, *_ in parts for f in found), [r for _, rewards, _ in parts for r in rewards], parts[0][2]
+
+
+def pairs(found: Found) -> dict[int, list[float]]:
+    rewards: dict[int, list[float]] = {}
+    for number, _, reward, *_ in found:
+        rewards.setdefault(number, []).append(reward)
+    return rewards
+
+
+MODES = [
+    {},
+    {"rollout": {"dynamic_sampling": "drop"}},
+    {"rollout": {"dynamic_sampling": "refill"}},
+    {"rollout": {"dynamic_sampling": "refill", "max_asks": 2}},
+    {"advantage": {"baseline": "batch", "scale": "batch"}},
+    {"shaping": {"overlong_tokens": 3, "overlong_penalty": 0.5, "mask_truncated": True}},
+]
+
+
+@pytest.mark.parametrize("settings", MODES, ids=str)
+def test_ranks_do_not_matter(ranks: Ranks, settings: dict[str, Any]) -> None:
+    one, rewards, position = everywhere(ranks, 1, **settings)
+    for world_size in (2, 3):
+        found, their_rewards, their_position = everywhere(ranks, world_size, **settings)
+        assert [row[:4] for row in found] == [row[:4] for row in one]
+        np.testing.assert_allclose([row[4] for row in found], [row[4] for row in one], rtol=0, atol=1e-12)
+        assert (sorted(their_rewards), their_position) == (sorted(rewards), position)
+
+
+def test_without_it_all_groups_are_kept(ranks: Ranks) -> None:
+    found, rewards, position = everywhere(ranks, 1)
+    assert sorted(pairs(found)) == list(range(12))
+    assert (len(rewards), position) == (24, 12)
+    agreeing = [number for number, pair in pairs(found).items() if pair[0] == pair[1]]
+    assert 3 <= len(agreeing) <= 9
+    assert all(advantage == 0.0 for number, *_, advantage in found if number in agreeing)
+    assert all(abs(advantage) > 0.7 for number, *_, advantage in found if number not in agreeing)
+
+
+def test_drop_leaves_out_what_agrees_and_keeps_the_numbers(ranks: Ranks) -> None:
+    everything = pairs(everywhere(ranks, 1)[0])
+    found, rewards, position = everywhere(ranks, 2, rollout={"dynamic_sampling": "drop"})
+    assert pairs(found) == {number: pair for number, pair in everything.items() if pair[0] != pair[1]}
+    assert (len(rewards), position) == (24, 12)
+
+
+def test_refill_asks_until_the_batch_is_full(ranks: Ranks) -> None:
+    found, rewards, position = everywhere(ranks, 2, rollout={"dynamic_sampling": "refill"})
+    assert sorted(pairs(found)) == list(range(12))  # numbered anew: three mini-batches of four
+    assert all(pair[0] != pair[1] for pair in pairs(found).values())
+    assert len(rewards) == 2 * position > 24
+    assert len({problem for _, problem, *_ in found}) == 12
+
+
+def test_refill_gives_up_after_max_asks(ranks: Ranks) -> None:
+    found, rewards, position = everywhere(ranks, 2, rollout={"dynamic_sampling": "refill", "max_asks": 2})
+    assert 12 < position == len(rewards) / 2
+    assert sorted(pairs(found)) == list(range(len(pairs(found))))
+    assert all(pair[0] != pair[1] for pair in pairs(found).values())
+
+
+def test_shaping(ranks: Ranks) -> None:
+    plain, *_ = everywhere(ranks, 1, advantage={"scale": "none"})
+    shaped, *_ = everywhere(
+        ranks, 1, advantage={"scale": "none"}, shaping={"overlong_tokens": 3, "overlong_penalty": 0.5}
+    )
+    masked, *_ = everywhere(ranks, 1, shaping={"mask_truncated": True})
+    penalty = {4: -0.5 / 3, 5: -1 / 3, 6: -0.5}
+    for number in range(12):
+        before, after = ([row for row in rows if row[0] == number] for rows in (plain, shaped))
+        assert [row[2] for row in before] == [row[2] for row in after]  # what is logged is the reward as it was
+        worth = [row[2] + penalty.get(len(row[3]), 0.0) for row in before]
+        expected = [value - sum(worth) / 2 for value in worth]
+        np.testing.assert_allclose([row[4] for row in after], expected, rtol=0, atol=1e-12)
+    assert all(any(row[3]) == (len(row[3]) < LIMIT) for row in masked)
+    assert any(len(row[3]) == LIMIT for row in masked)
