@@ -128,8 +128,11 @@ def measure(function: Callable[..., None], *args: Any) -> Measured:
 
 
 def _child(pipe: Any, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    import torch
+
     import aspo_megatron.checkpoint.convert  # noqa: F401
 
+    torch.set_num_threads(1)  # as `aspo convert` does
     start, peak, done = _anonymous(), 0, threading.Event()
 
     def watch() -> None:

@@ -23,7 +23,7 @@ from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.topology import process_grid
 from benchmarks.log_prob_methods import COPIES, OURS, PLAIN, PRODUCTS, Case, Problem, methods, token_wise
-from benchmarks.log_prob_report import CaseResult, Report, TpResult, write
+from benchmarks.log_prob_report import CaseResult, Report, TpResult, put_into_readme, write
 from benchmarks.log_prob_tp import measure_tp
 from benchmarks.measure import free_bytes, interleaved, machine, peak_bytes
 
@@ -66,6 +66,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="The most rounds of a case.")] = 5,
     seconds_per_case: Annotated[float, typer.Option(help="After which a case begins no new round.")] = 20.0,
     out: Annotated[Path, typer.Option(help="Folder: log_prob_benchmark.md and images/ in it.")] = Path("docs"),
+    readme: Annotated[Path | None, typer.Option(help="File whose table of medians is replaced: README.md.")] = None,
 ) -> None:
     """Measure log-prob and entropy with their gradients against other ways; write a table and pictures."""
     cases = [_parse(text) for text in case] if case else GRIDS[grid]
@@ -89,6 +90,8 @@ def main(
         raise typer.BadParameter(str(error)) from None
     for path in write(report, tp, out):
         print(f"wrote {path}")
+    if readme is not None:
+        put_into_readme(report, tp, readme)
 
 
 class _Bench:

@@ -14,6 +14,8 @@ from benchmarks.log_prob_methods import COMPLETE, CROSS_ENTROPY, OURS, PLAIN, PR
 
 matplotlib.use("Agg")
 
+_BEGIN, _END = "<!-- log-prob table -->", "<!-- end -->"
+
 
 @dataclass
 class CaseResult:
@@ -74,6 +76,41 @@ def write(report: Report, tp: Sequence[TpResult], folder: Path) -> list[Path]:
     table.write_text("\n\n".join(parts) + "\n")
     picture = _picture(report, folder / "images" / "log_prob_benchmark.png")
     return [table] if picture is None else [table, picture]
+
+
+def put_into_readme(report: Report, tp: Sequence[TpResult], readme: Path) -> None:
+    """Replace the table between the two markers in `readme`.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{readme} has no {_BEGIN} ... {_END}")
+    readme.write_text(f"{before}{begin}\n{summary(report, tp)}\n{end}{after}", encoding="utf-8")
+
+
+def summary(report: Report, tp: Sequence[TpResult]) -> str:
+    """Medians of the times and the most telling memory, in one table."""
+    rows = []
+    for name, base in (("token-wise", PLAIN), ("token-wise", CROSS_ENTROPY), ("token-wise", PRODUCTS)):
+        rows.append([f"time of token-wise losses / {base}", _median(report, name, base)])
+    rows.append([f"time of whole-response losses / {PLAIN}", _median(report, "whole-response", PLAIN)])
+    both = [result for result in report.memory if PLAIN in result.peak]
+    if both:
+        last = both[-1]
+        rows.append(
+            [f"peak memory / {PLAIN}, {last.case}", f"{last.peak['token-wise'] / last.peak[PLAIN]:.3f}"],
+        )
+    rows += [[f"tp=2 against tp=1, {result.method}", f"{result.one / result.two:.2f}x"] for result in tp]
+    return _rows(["forward + backward, log-prob and entropy", "ratio"], rows)
+
+
+def _median(report: Report, name: str, base: str) -> str:
+    ratios = [ratio for result in report.cases if (ratio := _ratio(result, name, base)) is not None]
+    return f"{statistics.median(ratios):.2f}" if ratios else "-"
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

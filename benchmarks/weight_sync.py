@@ -2,8 +2,8 @@
 
     python -m benchmarks.weight_sync [MODEL]
 
-Starts one server on this machine. Each way is timed from the pause of the server to its first answer after it, in rounds
-that take turns with the copy; the server has nothing else to do. With a GPU the tensors are on it.
+Starts one server on this machine. Each way is timed from the pause of the server to its first answer after it, in
+rounds that take turns with the copy; the server has nothing else to do. With a GPU the tensors are on it.
 """
 
 from __future__ import annotations

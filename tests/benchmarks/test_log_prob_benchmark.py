@@ -34,8 +34,15 @@ def rows_of(text: str, heading: str) -> list[list[str]]:
 @pytest.mark.distributed
 @pytest.mark.timeout(120)
 def test_quick_run(tmp_path: Path) -> None:
-    done = run("--grid", "quick", "--repeats", "1", "--out", str(tmp_path))
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- log-prob table -->\nold\n<!-- end -->\nafter\n")
+    done = run("--grid", "quick", "--repeats", "1", "--out", str(tmp_path), "--readme", str(readme))
     assert done.returncode == 0, done.stderr
+    shown = readme.read_text()
+    assert shown.startswith("before\n<!-- log-prob table -->\n| forward")
+    assert shown.endswith("|\n<!-- end -->\nafter\n")
+    assert "old" not in shown
+    assert re.search(r"time of token-wise losses / log_softmax \| [\d.]+ \|", shown)
     text = (tmp_path / "log_prob_benchmark.md").read_text()
     times = rows_of(text, "Time")
     assert [row[0] for row in times] == [*(str(case) for case in GRIDS["quick"]), "**median**"]
