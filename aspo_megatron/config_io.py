@@ -20,8 +20,9 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_reference import key_names, sections
+from aspo_megatron.config_reference import OWN_NAME, key_names, sections
 from aspo_megatron.errors import ConfigError, UserError
 
 _REASONS = {
@@ -39,6 +40,8 @@ _REASONS = {
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a YAML file with `key=value` overrides on top.
 
+    A `model.path` that names a megatron checkpoint becomes the Hugging Face folder inside it.
+
     Args:
         path: YAML file; None if all comes from the overrides.
         overrides: e.g. `optimizer.lr=2e-6`; the value is YAML, except that text keys take it as it stands.
@@ -54,7 +57,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
-    return _validated(data)
+    config = _validated(data)
+    model = config.model.model_copy(update={"path": model_folder(config.model.path)})
+    return config.model_copy(update={"model": model})
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -135,10 +140,12 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _lines(errors: Sequence[ErrorDetails]) -> Iterator[str]:
     for error in errors:
         key = ".".join(str(part) for part in error["loc"])
+        known, own = _schema_key(key)
         if error["type"] == "extra_forbidden":
-            yield f"{key}: unknown key; {_suggestion(key)}"
+            yield f"{key}: unknown key; {_suggestion(known).replace(OWN_NAME, own)}"
         elif error["type"] == "missing":
-            yield from (f"{name}: required, but not given. {meaning}" for name, meaning in _required(key))
+            for name, meaning in _required(known):
+                yield f"{name}: required, but not given. {meaning}".replace(OWN_NAME, own)
         elif error["type"] == "value_error":
             text = error["msg"].removeprefix("Value error, ")
             yield f"{key}: {text}" if key else text
@@ -151,7 +158,17 @@ def _reason(error: ErrorDetails) -> str:
     given = error["input"]
     if error["type"] == "string_type" and isinstance(given, bool | int | float):
         words += " (put it in quotes)"
-    return f"{words}, not {'a section' if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False, default=str)}"
+    shown = "a section" if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False, default=str)
+    return f"{words}, not {shown}"
+
+
+def _schema_key(key: str) -> tuple[str, str]:
+    """A key as the schema has it, and the name of the user's own in it, if any."""
+    for section in sections():
+        if section.name.endswith(OWN_NAME) and key.startswith(section.name.removesuffix(OWN_NAME)):
+            own, dot, rest = key.removeprefix(section.name.removesuffix(OWN_NAME)).partition(".")
+            return f"{section.name}{dot}{rest}", own
+    return key, ""
 
 
 def _required(key: str) -> Iterator[tuple[str, str]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from aspo_megatron.collect import Rollout
-from aspo_megatron.losses import Stat
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.losses import Loss, Stat
+from aspo_megatron.losses.weights import gradient_weights
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.step import UpdateResult
 
@@ -61,3 +64,19 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
         "grad_norm": sum(result.grad_norm for result in done) / len(done),
         "lr": done[-1].lr,
     }
+
+
+def sample_weights(loss: Loss, sample: Sample, log_probs: np.ndarray, entropy: np.ndarray) -> list[float]:
+    """The weight that `loss` gives the gradient of each token of a response, as the policy now is."""
+    assert sample.old_log_probs is not None
+    size = len(log_probs)
+    weights = gradient_weights(
+        loss,
+        torch.tensor(log_probs),
+        torch.tensor(sample.old_log_probs),
+        torch.full((size,), sample.advantage),
+        torch.tensor(sample.response_mask),
+        torch.tensor(entropy),
+        torch.tensor([0, size]),
+    )
+    return [round(weight, 4) for weight in weights.tolist()]

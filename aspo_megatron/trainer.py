@@ -18,7 +18,7 @@ from aspo_megatron import losses
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, problems_digest
-from aspo_megatron.collect import Asked, Collector
+from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
@@ -32,10 +32,10 @@ from aspo_megatron.parallel.exchange import to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, update
+from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, token_outputs, update
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
-from aspo_megatron.step_metrics import rollout_metrics, update_metrics
+from aspo_megatron.step_metrics import rollout_metrics, sample_weights, update_metrics
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.synced_engine import SyncedEngine
 
@@ -74,6 +74,7 @@ class Trainer:
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
         self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
         self._stream = ProblemStream(inputs.train, config.seed)
+        self._problems = {problem.id: problem for problem in inputs.train}
         self._collector = Collector(
             config, self._engine, rewards, inputs.tokenizer, self._stream, self._topology, self._phase
         )
@@ -124,11 +125,11 @@ class Trainer:
         self._seconds = {}
         began = time.perf_counter()
         rollout = self._collector.collect(step)
-        self._record_samples(step, rollout.asked)
         metrics = rollout_metrics(rollout)
         batches = to_replicas(rollout.groups, self._config.train.prompts_per_update, self._topology)
         self._score(batches)
         metrics |= self._update(batches)
+        self._record_samples(step, batches)
         lost, after = None, self._at.heldout_after
         try:
             metrics |= self._sync(version=step)
@@ -302,23 +303,34 @@ class Trainer:
             heldout=self._at.heldout_after,
         )
 
-    def _record_samples(self, step: int, asked: Sequence[Asked]) -> None:
+    def _record_samples(self, step: int, batches: Sequence[Groups]) -> None:
+        """Some responses of the step, and how hard its last update pushed each of their tokens. A collective."""
+        shown = _first([group for batch in batches for group in batch], self._config.log.samples_per_step)
+        with self._phase("samples"):
+            outputs = list(token_outputs(self._model, shown, self._limits))
         if self._recorder is None:
             return
-        records = [
-            {
-                "problem": group.problem.id,
-                "question": group.problem.question,
-                "answer": group.problem.answer,
-                "response": text,
-                "reward": sample.reward,
-                "advantage": sample.advantage,
-                "finish_reason": sample.finish_reason,
-            }
-            for group in asked
-            for sample, text in zip(group.samples, group.texts, strict=True)
-        ]
-        self._recorder.log_samples(step, records[: self._config.log.samples_per_step])
+        records = []
+        for sample, log_probs, entropy in outputs:
+            problem = self._problems[sample.problem_id]
+            records.append(
+                {
+                    "problem": problem.id,
+                    "question": problem.question,
+                    "answer": problem.answer,
+                    "response": self._decode(sample.response_ids),
+                    "reward": sample.reward,
+                    "advantage": sample.advantage,
+                    "finish_reason": sample.finish_reason,
+                    "tokens": [self._decode([token]) for token in sample.response_ids.tolist()],
+                    "weights": sample_weights(self._objective.loss, sample, log_probs, entropy),
+                }
+            )
+        self._recorder.log_samples(step, records)
+
+    def _decode(self, tokens: Any) -> str:
+        text: str = self._inputs.tokenizer.decode(tokens)
+        return text
 
     def _summarize(self) -> dict[str, Any]:
         summary = {
@@ -336,3 +348,13 @@ class Trainer:
             (folder / "summary.json.partial").write_text(json.dumps(summary, indent=2) + "\n")
             (folder / "summary.json.partial").replace(folder / "summary.json")
         return summary
+
+
+def _first(groups: Groups, count: int) -> Groups:
+    """The first `count` samples, in their groups."""
+    chosen: Groups = []
+    for group in groups:
+        if count > 0:
+            chosen.append(group[:count])
+            count -= len(chosen[-1])
+    return chosen

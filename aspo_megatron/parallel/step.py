@@ -66,7 +66,15 @@ class UpdateResult:
 
 @torch.no_grad()
 def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Log-probs of every response token under `model`: each sample of `groups` with its own, fp32.
+    """Log-probs of every response token under `model`: as `token_outputs`, without the entropies."""
+    for sample, log_probs, _ in token_outputs(model, groups, limits):
+        yield sample, log_probs
+
+
+def token_outputs(
+    model: PolicyModel, groups: Sequence[Group], limits: PassLimits
+) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
+    """Log-prob and entropy of every response token under `model`: each sample of `groups` with its own, fp32.
 
     A collective over the ranks of a replica, which pass the same groups; with expert parallelism, over all ranks.
     """
@@ -75,7 +83,7 @@ def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> It
 
     def forward(batches: Iterator[PackedBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
         output = model(next(batches), limits.temperature, limits.log_prob_chunk)
-        return output, lambda result, non_loss_data: result[0]
+        return output, lambda result, non_loss_data: result
 
     results = get_forward_backward_func()(
         forward_step_func=forward,
@@ -88,11 +96,13 @@ def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> It
         collect_non_loss_data=True,
     )
     for index, (micro_batch, batch) in enumerate(zip(micro_batches, batches, strict=True)):
-        log_probs = results[index] if model.topology.is_last_stage else torch.empty_like(batch.old_log_probs)
-        log_probs = _from_last_stage(log_probs, model.topology).cpu().numpy()
+        last = model.topology.is_last_stage
+        both = results[index] if last else torch.empty_like(batch.old_log_probs).repeat(2, 1)
+        log_probs, entropy = _from_last_stage(both, model.topology).cpu().numpy()
         samples = [sample for group in micro_batch for sample in group]
         for sample, start in zip(samples, batch.cu_seqlens[:-1].tolist(), strict=True):
-            yield sample, log_probs[start : start + len(sample.response_ids)]
+            own = slice(start, start + len(sample.response_ids))
+            yield sample, log_probs[own], entropy[own]
 
 
 def update(

@@ -164,7 +164,7 @@ class LocalServers:
         server.process = None
         what = f"the SGLang server {server.url} {how}"
         if server.starts > self._config.restarts:
-            self._failure = f"{what}, for the {server.starts}th time; the end of {server.log}:\n{_tail(server.log)}"
+            self._failure = f"{what}, after {server.starts} starts; the end of {server.log}:\n{_tail(server.log)}"
             self._tell(self._failure)
             return
         self._tell(f"{what}; it is started again ({server.log} has its output)")
@@ -172,6 +172,7 @@ class LocalServers:
 
     def _start(self, server: _Running) -> None:
         server.starts += 1
+        server.began = time.monotonic()
         command = server_command(self._config, self._model, self._device, int(server.url.rpartition(":")[2]))
         with server.log.open("ab") as log:
             server.process = subprocess.Popen(
