@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import convert_cli, rank, run_folder, serve_cli
+from aspo_megatron import convert_cli, plot_cli, rank, run_folder, serve_cli
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
@@ -136,7 +136,8 @@ def check(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]", help="Hugging Face folder, or a small built-in model: qwen2 (the default), qwen3-moe."
+            metavar="[MODEL]",
+            help="Hugging Face folder, megatron checkpoint, or a small built-in model: qwen2 (the default), qwen3-moe.",
         ),
     ] = None,
     layouts: Annotated[
@@ -172,7 +173,7 @@ def check(
         work = Path(folder)
         name = models[0] if models else "qwen2"
         built_in = name in checks.BUILT_IN and not Path(name).exists()
-        path = checks.make_built_in(name, work / "built-in") if built_in else Path(name)
+        path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
         chosen = chosen or checks.layouts_for(read_family(path), ranks)
         rows = []
         typer.echo(
@@ -200,6 +201,8 @@ def check(
 
 
 app.command()(serve_cli.serve)
+app.command()(plot_cli.plot)
+app.command()(plot_cli.samples)
 
 
 @app.command()

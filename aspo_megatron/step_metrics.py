@@ -11,6 +11,7 @@ from aspo_megatron.collect import Rollout
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, Stat
 from aspo_megatron.losses.weights import gradient_weights
+from aspo_megatron.metrics.dynamics import repetition_rate
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.step import UpdateResult
 
@@ -31,6 +32,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
             "reward/failed": over_samples([float(value) for value in failed]),
             "groups/all_agree": over_samples(agree),
             "response_tokens/mean": over_samples([float(len(sample.response_ids)) for sample in samples]),
+            "repetition/mean": over_samples([repetition_rate(sample.response_ids) for sample in samples]),
             "response_tokens/cut": over_samples([float(sample.finish_reason == "length") for sample in samples]),
             "tokens_per_sample": over_samples([float(sample.num_tokens) for sample in samples]),
             **{

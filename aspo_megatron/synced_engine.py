@@ -18,6 +18,7 @@ from aspo_megatron.rollout.engine import Request, RolloutEngine, ServersLostErro
 
 T = TypeVar("T")
 
+_LONGEST_PAUSE = 60.0
 _PROBE_TOKENS = 64
 _PROBE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 
@@ -70,7 +71,7 @@ class SyncedEngine:
 
     def _until_it_works(self, action: Callable[[], T]) -> T:
         """What `action` gives, once there are servers for it; in all they are waited for `recovery_minutes`."""
-        waited = 0.0
+        waited = pause = 0.0
         while True:
             try:
                 return action()
@@ -78,6 +79,8 @@ class SyncedEngine:
                 left = 60 * self._servers.recovery_minutes - waited
                 self._tell(f"{lost}; waiting up to {left:.0f} s for a server")
                 began = time.monotonic()
+                time.sleep(pause)  # servers that answer, but refuse, are asked less and less often
+                pause = min(_LONGEST_PAUSE, 2 * pause + 1)
                 if not self._engine.await_servers(left):
                     raise
                 waited += time.monotonic() - began

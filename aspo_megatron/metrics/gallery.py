@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron import losses
+from aspo_megatron.losses import weights
 
 
 def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
@@ -23,17 +24,15 @@ def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
         advantage: A, not 0.
     """
     tokens = len(ratios)
-    log_probs = ratios.log().requires_grad_()
-    output = losses.build(name, {})(
-        log_probs,
+    return weights.gradient_weights(
+        losses.build(name, {}),
+        ratios.log(),
         torch.zeros_like(ratios),
         torch.full_like(ratios, advantage),
         torch.ones(tokens, dtype=torch.bool),
-        entropy=torch.zeros_like(ratios),
-        cu_seqlens=torch.arange(tokens + 1),
+        torch.zeros_like(ratios),
+        torch.arange(tokens + 1),
     )
-    (gradient,) = torch.autograd.grad(output.per_token.sum(), log_probs)
-    return -gradient / advantage
 
 
 def draw_gallery(output: Path) -> None:

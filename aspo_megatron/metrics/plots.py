@@ -1,64 +1,31 @@
-"""Draws the curves of one or several runs from their metrics.jsonl."""
+"""Draws the figure of one or several runs: the quantities that the ASPO paper plots, over the steps."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.record import METRICS_FILE, read_metrics
+from aspo_megatron.metrics.panels import Line, Panel, panels_of
+from aspo_megatron.metrics.series import Curve, Series, curve, read_series
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from matplotlib.axes import Axes
-
-    Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours: told apart with any kind of colour vision.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
-_SMOOTH_FROM = 60  # steps; with more, a line is drawn faint and its moving mean on top
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """`lines`: metric name -> what the legend calls it; one line style each, one colour a run."""
-
-    title: str
-    unit: str
-    lines: Mapping[str, str]
-    from_zero: bool = True
-    percent: bool = False
-
-
-_PANELS = (
-    _Panel("Reward and held-out accuracy", "reward, accuracy", {"reward/mean": "reward (training)"}, from_zero=False),
-    _Panel("Entropy", "nats per token", {"entropy": ""}),
-    _Panel(
-        "Clip ratios",
-        "share of tokens",
-        {
-            "clip/pos_high": "masked, A > 0, r too high",
-            "clip/neg_low": "masked, A < 0, r too low",
-            "clip/dual": "weight capped (dual clip)",
-        },
-        percent=True,
-    ),
-    _Panel("Response length", "tokens", {"response_tokens/mean": ""}, from_zero=False),
-    _Panel("KL to the starting model", "nats per token", {"kl_ref": ""}),
-    _Panel("Gradient norm", "L2 norm before clipping", {"grad_norm": ""}),
-)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("", "o", "s", "^")  # tell the series apart that share a colour, when there are more than colours
+_COLUMNS = 3
+_WIDTH, _ROW_HEIGHT = 10.5, 2.75  # inches; at a README's width (about 830 pixels) the smallest text has 9 pixels
+_DPI = 150
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
-    """Draw reward, entropy, clip ratios, response length, KL and gradient norm over the steps.
-
-    Several runs share each panel, one colour a run. A metric that no run has leaves its panel with "not recorded".
+    """Draw the figure of runs into a file; several runs share each panel, one colour a run.
 
     Args:
         runs: run folders, or metrics.jsonl files.
@@ -67,130 +34,192 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     Raises:
         UserError: a run has no metrics, or the picture cannot be written.
     """
-    from matplotlib.figure import Figure  # a figure of its own: no display, no global state
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.lines import Line2D
+    write_figure(draw_figure(read_series(runs, {})), output)
 
-    names, records = _run_names(runs), [_records(run) for run in runs]
-    figure = Figure(figsize=(12, 6.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    for axes, panel in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
-        _draw_panel(axes, panel, records)
-    if any(len(run) >= _SMOOTH_FROM for run in records):
-        figure.supxlabel("thin lines: every step; thick lines: their moving mean", fontsize=8, color="0.4")
-    figure.align_ylabels()
-    if len(runs) == 1:
-        figure.suptitle(names[0], fontsize=12)
-    else:
-        handles = [Line2D([], [], color=_color(run), linewidth=2, label=name) for run, name in enumerate(names)]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+
+def write_figure(figure: Figure, output: Path) -> None:
+    """Write a figure into a file, whose folder is made if need be; PNG if the file has no suffix.
+
+    Raises:
+        UserError: the picture cannot be written, or the suffix is no format.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=150)
+        figure.savefig(output, dpi=_DPI, format=output.suffix[1:] or "png")
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
     except ValueError as error:  # an unknown suffix; matplotlib lists the known ones
         raise UserError(f"{output}: {error}") from error
 
 
-def _records(run: Path) -> list[dict[str, float]]:
-    path = run if run.is_file() else run / METRICS_FILE
-    records = read_metrics(path)
-    if not records:
-        raise UserError(f"{path}: no step is recorded yet, so there is nothing to draw")
-    return records
+def figure_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = BytesIO()
+    figure.savefig(content, dpi=_DPI, format="png")
+    return content.getvalue()
 
 
-def _run_names(runs: Sequence[Path]) -> list[str]:
-    """Short names of the runs: the folder, and as much of the path before it as tells them apart."""
-    if not runs:
-        raise UserError("no run given to draw; name a run folder")
-    folders = [(run.parent if run.is_file() else run).absolute() for run in runs]
-    for depth in range(1, max(len(folder.parts) for folder in folders)):
-        names = ["/".join(folder.parts[1:][-depth:]) for folder in folders]
-        if len(set(names)) == len(set(folders)):
-            break
-    return names
+def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
+    """The figure: a panel a quantity, a colour a series; a group's runs as their mean in a band from lowest to highest.
+
+    Args:
+        series: see `read_series`.
+        smooth: points in the moving mean; 1 for none; None for a fifteenth of the points if there are many.
+
+    Raises:
+        UserError: none of the quantities was recorded.
+    """
+    from matplotlib.figure import Figure  # a figure of its own: no display, no global state
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    panels, missing = panels_of(series)
+    if not panels:
+        raise UserError(f"{series[0].folders[0]}: its metrics have none of the quantities that are drawn")
+    rows = -(-len(panels) // _COLUMNS)
+    size = (_WIDTH, _ROW_HEIGHT * rows + 0.6)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    cells = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flatten()
+    windows = [_draw_panel(axes, panel, series, smooth) for axes, panel in zip(cells, panels, strict=False)]
+    for axes in cells[max(0, len(panels) - _COLUMNS) : len(panels)]:  # the lowest of each column
+        axes.set_xlabel("step", fontsize=9)
+        axes.tick_params(labelbottom=True)
+    for axes in cells[len(panels) :]:
+        axes.set_axis_off()
+    if len(series) == 1:
+        figure.suptitle(short(series[0].name), fontsize=12, parse_math=False)
+    else:
+        _draw_names(figure, series)
+    if notes := _notes(series, missing, max(windows)):
+        figure.supxlabel(notes, fontsize=8, color="0.35")
+    return figure
 
 
-def _color(run: int) -> str:
-    return _COLORS[run % len(_COLORS)]
+def short(name: str, length: int = 48) -> str:
+    """The name, its middle left out if it is longer than `length`."""
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
 
 
-def _curve(records: Sequence[Mapping[str, float]], metric: str) -> Curve:
-    """Steps and values, both [points], of a metric where it was recorded and is finite."""
-    points = [(record["step"], record[metric]) for record in records if np.isfinite(record.get(metric, np.nan))]
-    array = np.array(points, dtype=np.float64).reshape(-1, 2)
-    return array[:, 0], array[:, 1]
+def _notes(series: Sequence[Series], missing: Sequence[str], window: int) -> str:
+    notes = []
+    if any(len(one.runs) > 1 for one in series):
+        notes.append("bands: from the lowest to the highest run of a group; lines: the mean")
+    if window > 1:
+        bold = f"moving mean over up to {window} points"
+        notes.append(bold if any(len(one.runs) > 1 for one in series) else f"thin lines: every step; thick: {bold}")
+    if missing:
+        notes.append(f"not recorded: {', '.join(missing)}")
+    return "\n".join(notes)
 
 
-def _draw_panel(axes: Axes, panel: _Panel, records: Sequence[Sequence[Mapping[str, float]]]) -> None:
+def _draw_names(figure: Figure, series: Sequence[Series]) -> None:
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    axes.set_title(panel.title, fontsize=11)
-    axes.set_xlabel("step")
-    axes.set_ylabel(panel.unit)
+    names = [short(one.name) + (f" ({len(one.runs)} runs)" if len(one.runs) > 1 else "") for one in series]
+    handles = [
+        Line2D([], [], color=_color(number), marker=_marker(number), linewidth=2, label=f"{number}")
+        for number in range(len(series))
+    ]
+    columns = max(1, min(len(names), 126 // (max(map(len, names)) + 7)))
+    legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)  # a name may have dollar signs, and begin with an underscore
+        text.set_text(name)
+
+
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
+
+
+def _marker(number: int) -> str:
+    return _MARKERS[number // len(COLORS) % len(_MARKERS)]
+
+
+def _draw_panel(axes: Axes, panel: Panel, series: Sequence[Series], smooth: int | None) -> int:
+    """Draw all of a panel; returns the widest moving mean in it, in points."""
+    axes.set_title(panel.title, fontsize=10.5)
+    axes.set_ylabel(panel.unit, fontsize=9)
+    axes.tick_params(labelsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
-    color = _color(0) if len(records) == 1 else "0.3"  # of the legend: with several runs, colours are runs
-    legend: list[Line2D] = []
-    for (metric, label), style in zip(panel.lines.items(), _STYLES, strict=False):
-        curves = [_curve(run, metric) for run in records]
-        for number, curve in enumerate(curves):
-            _draw_line(axes, curve, _color(number), style)
-        if label and any(len(steps) for steps, _ in curves):
-            legend.append(Line2D([], [], color=color, linestyle=style, label=label))
-    if "reward/mean" in panel.lines:
-        ks = _draw_heldout(axes, records)
-        label = f"held-out avg@{'/'.join(str(k) for k in ks)}"
-        if ks:
-            legend.append(Line2D([], [], color=color, linestyle="--", lw=1, marker="o", markersize=5, label=label))
-    if not axes.lines:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="0.5")
-        return
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+    if panel.guide is not None:
+        axes.axhline(panel.guide, color="0.6", linewidth=0.8, zorder=1)
+    window, positive = 1, False
+    for line in panel.lines:
+        for number, (one, metric) in enumerate(zip(series, line.metrics, strict=True)):
+            if metric is not None:
+                points = curve(one, metric, 1 if line.sparse else smooth)
+                _draw_line(axes, points, line, number, banded=len(one.runs) > 1)
+                window = max(window, points.window)
+                positive |= bool((points.mean > 0).any())
+    if panel.log and positive:
+        axes.set_yscale("log")
+    _finish_axes(axes, panel, _legend(panel, _color(0) if len(series) == 1 else "0.3"))
+    return window
+
+
+def _draw_line(axes: Axes, points: Curve, line: Line, number: int, *, banded: bool) -> None:
+    color, marker = _color(number), _marker(number)
+    every = max(1, len(points) // 8) if marker else None
+    if line.sparse:
+        marker, every = marker or "o", None
+    elif len(points) == 1:
+        marker = marker or "."
+    if banded:
+        axes.fill_between(points.steps, points.low, points.high, color=color, alpha=0.18, linewidth=0)
+    elif points.window > 1:
+        axes.plot(points.steps, points.raw, color=color, linewidth=0.7, alpha=0.25)
+    axes.plot(
+        points.steps,
+        points.mean,
+        color=color,
+        linestyle=line.style,
+        linewidth=1.6,
+        marker=marker,
+        markersize=4.5,
+        markevery=every,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        clip_on=bool(points.mean.any()),
+    )
+
+
+def _legend(panel: Panel, color: str) -> list[Line2D]:
+    """Keys of the panel's lines; with several series in grey, as colours are series then."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [],
+            [],
+            color=color,
+            linestyle=line.style,
+            linewidth=1.6,
+            marker="o" if line.sparse else "",
+            markersize=4.5,
+            label=line.label,
+        )
+        for line in panel.lines
+        if line.label
+    ]
+
+
+def _finish_axes(axes: Axes, panel: Panel, keys: list[Line2D]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if panel.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     low, high = axes.get_ylim()
-    if panel.from_zero and axes.dataLim.ymin >= 0:
-        low = 0.0
-    room = 0.11 * len(legend)  # above the lines, for the legend
-    axes.set_ylim(low, high + room * (high - low))
-    if legend:
-        axes.legend(handles=legend, fontsize=8, frameon=False, loc="upper left", handlelength=3)
-
-
-def _draw_line(axes: Axes, curve: Curve, color: str, style: str) -> None:
-    steps, values = curve
-    if not len(steps):
-        return
-    marker = "." if len(steps) == 1 else ""
-    if len(steps) < _SMOOTH_FROM:
-        axes.plot(steps, values, color=color, linestyle=style, marker=marker, linewidth=1.6)
-        return
-    axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.25)
-    axes.plot(steps, _moving_mean(values, len(values) // 30), color=color, linestyle=style, linewidth=1.8)
-
-
-def _moving_mean(values: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:
-    """Mean over the values up to `reach` before and after each, [points]; fewer at the ends, never padding."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    start, stop = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-    means: npt.NDArray[np.float64] = (sums[stop] - sums[start]) / (stop - start)
-    return means
-
-
-def _draw_heldout(axes: Axes, records: Sequence[Sequence[Mapping[str, float]]]) -> list[int]:
-    """Draw eval/avg@K as points, of the largest K of each run; returns the K drawn."""
-    drawn: set[int] = set()
-    for number, run in enumerate(records):
-        found = {int(match[1]) for record in run for name in record if (match := re.fullmatch(r"eval/avg@(\d+)", name))}
-        if found:
-            steps, values = _curve(run, f"eval/avg@{max(found)}")
-            axes.plot(steps, values, "o--", color=_color(number), linewidth=1, markersize=5, markeredgecolor="white")
-            drawn.add(max(found))
-    return sorted(drawn)
+    room = 0.12 * len(keys)  # above the lines, for the keys
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low, high * (high / low) ** room)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        if panel.from_zero and axes.dataLim.ymin >= 0:
+            low, high = 0.0, high if axes.dataLim.ymax > 0 else 0.01 if panel.percent else 1.0
+        axes.set_ylim(low, high + room * (high - low))
+    if keys:
+        axes.legend(
+            handles=keys, fontsize=8, frameon=False, loc="upper left", handlelength=2.4, labelspacing=0.3, borderpad=0.1
+        )

@@ -72,7 +72,9 @@ class DiskTransport:
     def prepare(self, bucket: Iterable[tuple[str, Tensor]]) -> Prepared:
         """Write the folder; the body of a request that names it."""
         self._write(self._folder, iter(bucket))
-        return Prepared(json.dumps({"model_path": str(self._folder), "flush_cache": True}).encode())
+        # Named, as a server that was started without weights would go on with drawing random ones.
+        body = {"model_path": str(self._folder), "load_format": "auto", "flush_cache": True}
+        return Prepared(json.dumps(body).encode())
 
     async def send(self, client: ServerClient, prepared: Prepared) -> None:
         """See `Transport`."""

@@ -22,7 +22,7 @@ ALWAYS = {
     "engine_log_prob_diff/above_0.1", "engine_log_prob_diff/above_1", "engine_log_prob_diff/k3",
     "engine_log_prob_diff/max", "engine_log_prob_diff/mean", "entropy", "grad_norm",
     "groups/all_agree", "groups/asked", "groups/trained", "kl_ref", "loss/policy", "loss/total", "lr",
-    "response_tokens/cut", "response_tokens/mean",
+    "repetition/mean", "response_tokens/cut", "response_tokens/mean",
     "reward/failed", "reward/mean", "tokens", "tokens_per_second", "updates/skipped",
 }  # fmt: skip
 """In every step; figures of positive or negative samples are left out of a step that has none."""

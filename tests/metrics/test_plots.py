@@ -1,4 +1,4 @@
-"""The curves of runs."""
+"""The figure of runs: its file, its panels and their words."""
 
 from __future__ import annotations
 
@@ -7,22 +7,12 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from made_runs import make_run, write_run
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.plots import draw_curves
+from aspo_megatron.metrics.plots import draw_curves, draw_figure, write_figure
 from aspo_megatron.metrics.record import Recorder
-
-ALL = ("reward/mean", "entropy", "clip/pos_high", "clip/neg_low", "clip/dual", "response_tokens/mean", "kl_ref",
-       "grad_norm")  # fmt: skip
-
-
-def make_run(folder: Path, steps: int = 12, names: tuple[str, ...] = ALL) -> Path:
-    random = np.random.default_rng(0)
-    with Recorder(folder, tensorboard=False) as recorder:
-        recorder.log(0, {"eval/avg@1": 0.4, "eval/avg@8": 0.5})
-        for step in range(1, steps + 1):
-            recorder.log(step, {name: random.uniform() for name in names})
-    return folder
+from aspo_megatron.metrics.series import read_series
 
 
 def texts(svg: Path) -> str:
@@ -33,53 +23,97 @@ def texts(svg: Path) -> str:
 def test_png_of_one_run(tmp_path: Path) -> None:
     draw_curves([make_run(tmp_path / "run")], tmp_path / "pictures" / "curves.png")
     picture = matplotlib.image.imread(tmp_path / "pictures" / "curves.png")
-    assert picture.shape[:2] == (960, 1800)
+    assert picture.shape[1] == 1575
     assert picture[..., :3].std() > 0.05
 
 
-def test_panels_have_titles_units_and_legends(tmp_path: Path) -> None:
+def test_panels_have_titles_units_and_keys(tmp_path: Path) -> None:
     draw_curves([make_run(tmp_path / "quick")], tmp_path / "curves.svg")
     words = texts(tmp_path / "curves.svg")
-    for expected in ("quick", "held-out avg@8", "reward (training)", "nats per token", "share of tokens", "tokens",
-                     "weight capped (dual clip)", "Gradient norm", "step"):  # fmt: skip
+    for expected in ("quick", "Held-out accuracy", "avg@8", "mean reward", "Entropy", "nats per token", "tokens",
+                     "Repetition rate", "repeated 4-grams", "Weight capped (dual clip)", "Gradient norm", "step",
+                     "Out of the clip range, A > 0".replace(">", "&gt;"), "r above the range", "r below the range",
+                     "A &lt; 0, mean over responses",
+                     "KL to the starting model", "L2 norm before clipping"):  # fmt: skip
         assert expected in words
+    assert "avg@1 " not in words  # the largest K alone
     assert "not recorded" not in words
     assert "moving mean" not in words
+    assert "trainer against engine" not in words
 
 
 def test_several_runs_are_named_and_long_ones_smoothed(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "a" / "run", 80), make_run(tmp_path / "b" / "run"), make_run(tmp_path / "c")]
+    long, brief = ({step: float(step) for step in range(count)} for count in (80, 12))
+    runs = [
+        write_run(tmp_path / "a" / "run", "entropy", long),
+        write_run(tmp_path / "b" / "run", "entropy", brief),
+        write_run(tmp_path / "c", "grad_norm", brief),
+    ]
     draw_curves([runs[0], runs[1] / "metrics.jsonl", runs[2]], tmp_path / "curves.svg")
     words = texts(tmp_path / "curves.svg")
     assert "a/run" in words
     assert "b/run" in words
-    assert "moving mean" in words
+    assert "thick: moving mean over up to 5 points" in words
 
 
-def test_missing_metrics_are_said(tmp_path: Path) -> None:
+def test_groups_are_drawn_as_a_mean_in_a_band(tmp_path: Path) -> None:
+    members = [write_run(tmp_path / f"{value}", "entropy", {1: value, 2: value + 1}) for value in (1.0, 3.0)]
+    series = read_series([], {"seeds": members})
+    figure = draw_figure(series)
+    panel = next(axes for axes in figure.axes if axes.get_title() == "Entropy")
+    assert panel.lines[0].get_ydata().tolist() == [2.0, 3.0]
+    band = panel.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (1.0, 4.0)
+    write_figure(figure, tmp_path / "curves.svg")
+    assert "from the lowest to the highest run" in texts(tmp_path / "curves.svg")
+
+
+def test_missing_metrics_are_said_and_have_no_panel(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", names=("reward/mean", "clip/pos_high", "grad_norm"))
     with Recorder(run, tensorboard=False) as recorder:
         recorder.log(13, {"kl_ref": float("nan")})  # never a finite value
     draw_curves([run], tmp_path / "curves.svg")
     words = texts(tmp_path / "curves.svg")
-    assert words.count("not recorded") == 3  # entropy, response length, KL
-    assert "r too high" in words
-    assert "dual clip" not in words
+    assert "not recorded: Response length, Entropy, KL to the starting model, Repetition rate" in words
+    assert "r above the range" in words
+    assert words.count("Entropy") == 1
+
+
+def test_names_with_signs_of_mathematics_are_text(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, "entropy", {1: 1.0}) for name in ("_hidden", "a$b^$", r"c\frac{")]
+    draw_curves(runs, tmp_path / "curves.svg")
+    assert all(name in texts(tmp_path / "curves.svg") for name in ("_hidden", "a$b^$", r"c\frac{"))
+    draw_curves(runs[1:2], tmp_path / "one.svg")
+    assert "a$b^$" in texts(tmp_path / "one.svg")
+
+
+def test_more_series_than_colours_differ_by_markers(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"r{number}", "entropy", {1: 1.0, 2: 2.0}) for number in range(9)]
+    lines = draw_figure(read_series(runs, {})).axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 9
+
+
+def test_difference_to_the_engine_is_on_a_log_scale(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 3, names=("engine_log_prob_diff/mean", "engine_log_prob_diff/max"))
+    panels = {axes.get_title(): axes for axes in draw_figure(read_series([run], {})).axes}
+    assert panels["Log-probs: trainer against engine"].get_yscale() == "log"
 
 
 def test_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", "entropy", {1: 1.0, 2: 2.0})
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 13, "rewa')
-    draw_curves([run], tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
+        file.write('{"step": 3, "entr')
+    assert draw_figure(read_series([run], {})).axes[0].lines[0].get_xdata().tolist() == [1.0, 2.0]
 
 
-def test_run_of_a_single_step_and_of_zeros(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_run_of_a_single_step(tmp_path: Path, value: float) -> None:
     with Recorder(tmp_path / "run", tensorboard=False) as recorder:
-        recorder.log(1, dict.fromkeys(ALL, 0.0))
-    draw_curves([tmp_path / "run"], tmp_path / "curves.svg")
-    assert "not recorded" not in texts(tmp_path / "curves.svg")
+        recorder.log(1, dict.fromkeys(("entropy", "clip/dual", "ratio/pos", "engine_log_prob_diff/mean"), value))
+    figure = draw_figure(read_series([tmp_path / "run"], {}))
+    write_figure(figure, tmp_path / "curves.png")
+    assert all(np.isfinite(axes.get_ylim()).all() for axes in figure.axes)
 
 
 def test_nothing_to_draw_is_a_user_error(tmp_path: Path) -> None:
@@ -91,10 +125,12 @@ def test_nothing_to_draw_is_a_user_error(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="no step is recorded yet"):
         draw_curves([tmp_path / "new"], tmp_path / "curves.png")
+    with pytest.raises(UserError, match="none of the quantities"):
+        draw_curves([write_run(tmp_path / "other", "mine", {1: 1.0})], tmp_path / "curves.png")
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", "entropy", {1: 1.0})
     with pytest.raises(UserError, match=r"curves\.docx: Format 'docx' is not supported"):
         draw_curves([run], tmp_path / "curves.docx")
     with pytest.raises(UserError, match=r"metrics\.jsonl.*: cannot be written"):

@@ -1,0 +1,100 @@
+"""The numbers beside the pictures: where every curve ends, and which settings of the runs differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.panels import panels_of
+from aspo_megatron.metrics.series import Series, final
+
+CONFIG_FILE = "config.yaml"
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns` name the cells of each row; a row is its label and the cells."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def final_figures(series: Sequence[Series]) -> Table:
+    """A row for every line of the figure: see `final`; the last value of what is measured at few steps."""
+    rows = [("steps", tuple("/".join(dict.fromkeys(str(step) for step in one.last_steps)) for one in series))]
+    for panel in panels_of(series)[0]:
+        for line in panel.lines:
+            cells = []
+            for one, metric in zip(series, line.metrics, strict=True):
+                end = None if metric is None else final(one, metric, last_only=line.sparse)
+                if end is None:
+                    cells.append(ABSENT)
+                else:
+                    spread = "" if end.spread is None else f" ± {deviation(end.spread, percent=panel.percent)}"
+                    cells.append(number(end.value, percent=panel.percent) + spread)
+            rows.append((f"{panel.title}: {line.label}" if line.label else panel.title, tuple(cells)))
+    return Table(tuple(one.name for one in series), tuple(rows))
+
+
+def number(value: float, *, percent: bool = False) -> str:
+    """A figure to four digits, or a share as per cent with one decimal (two digits if below one per cent)."""
+    if percent:
+        share = 100 * value
+        return f"{share:.1f}%" if abs(share) >= 1 else f"{share:.2g}%"
+    size = abs(value)
+    return f"{value:.{3 - math.floor(math.log10(size))}f}" if 1e-3 <= size < 9999 else f"{value:.4g}"
+
+
+def deviation(value: float, *, percent: bool = False) -> str:
+    """A standard deviation, to two digits."""
+    return f"{100 * value:.2g}%" if percent else f"{value:.2g}"
+
+
+def config_differences(series: Sequence[Series]) -> Table:
+    """The settings in which the runs differ, from their config.yaml; a group's different values side by side.
+
+    `output_dir` is left out. A run that lacks a setting, or the whole file, differs in it from no other.
+
+    Raises:
+        UserError: a config.yaml is not YAML.
+    """
+    settings = [[_settings(folder / CONFIG_FILE) for folder in one.folders] for one in series]
+    known = [one for group in settings for one in group if one]
+    rows = []
+    for key in dict.fromkeys(key for one in known for key in one):
+        if key != "output_dir" and len({one[key] for one in known if key in one}) > 1:
+            cells = tuple(", ".join(dict.fromkeys(one.get(key, ABSENT) for one in group)) for group in settings)
+            rows.append((key, cells))
+    return Table(tuple(one.name for one in series), tuple(rows))
+
+
+def _settings(path: Path) -> dict[str, str]:
+    """Dotted key -> value as text, empty if there is no such file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: not a run's configuration; move it away to draw without it")
+    flat = _flat(tree)
+    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in flat.items()}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,146 @@
+"""Reads sampled responses for showing: samples.jsonl of a run, or the responses of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.record import SAMPLES_FILE
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A response. `tokens` and `weights` have one length; both are empty where none were recorded.
+
+    A weight w is the factor of the gradient -A * w * grad log pi at the token: 1 is REINFORCE's, 0 is no gradient.
+    """
+
+    step: int | None
+    problem: str
+    question: str
+    answer: str | None
+    response: str
+    reward: float
+    advantage: float | None
+    finish_reason: str
+    tokens: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Those chosen, in the file's order, and of how many that match: all in the file if nothing was asked."""
+
+    samples: tuple[ShownSample, ...]
+    matching: int
+    total: int
+
+
+def read_samples(run: Path, step: int | None = None, problem: str | None = None, count: int = 4) -> Selection:
+    """The last `count` responses that match. One at a time: a file may be larger than the memory.
+
+    Args:
+        run: run folder, or a JSONL file of responses such as RUN/eval/step-000020.jsonl.
+        step: of this training step alone.
+        problem: of this problem alone, by its id.
+        count: at most so many.
+
+    Raises:
+        UserError: no such file, a line is not a response, or none match.
+    """
+    path = run if run.is_file() else run / SAMPLES_FILE
+    chosen: deque[ShownSample] = deque(maxlen=count)
+    steps: Counter[int] = Counter()
+    problems: Counter[str] = Counter()
+    matching = total = 0
+    for number, record in _records(path):
+        sample = _sample(record, f"{path}, line {number}")
+        total += 1
+        problems[sample.problem] += 1
+        if sample.step is not None:
+            steps[sample.step] += 1
+        if step in (None, sample.step) and problem in (None, sample.problem):
+            matching += 1
+            chosen.append(sample)
+    if not total:
+        raise UserError(f"{path}: no response is recorded yet")
+    if not matching:
+        raise UserError(f"{path}: {_none_matches(step, problem, steps, problems)}")
+    return Selection(tuple(chosen), matching, total)
+
+
+def _none_matches(step: int | None, problem: str | None, steps: Counter[int], problems: Counter[str]) -> str:
+    if step is not None and step not in steps:
+        return f"no response of step {step}; " + (
+            f"there are steps {min(steps)} to {max(steps)}" if steps else "its lines have no step"
+        )
+    if problem is not None and problem not in problems:
+        return f"no response to problem {problem!r}; there are {', '.join(map(repr, list(problems)[:3]))} and so on"
+    return f"no response to problem {problem!r} in step {step}"
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line number and content; an unfinished last line is left out: the run may be writing it."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, line {number}: not JSON: {line[:60]!r}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; is this a run folder, and was log.samples_per_step above 0?") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _sample(record: Any, where: str) -> ShownSample:
+    try:
+        step, advantage, answer = record.get("step"), record.get("advantage"), record.get("answer")
+        tokens, weights = record.get("tokens"), record.get("weights")
+        # An evaluation's `tokens` is their number.
+        weighted = isinstance(tokens, list) and weights is not None
+        sample = ShownSample(
+            step=None if step is None else int(step),
+            problem=str(record["problem"]),
+            question=str(record.get("question", "")),
+            answer=None if answer is None else str(answer),
+            response=str(record["response"]),
+            reward=float(record["reward"]),
+            advantage=None if advantage is None else float(advantage),
+            finish_reason=str(record.get("finish_reason", "")),
+            tokens=tuple(str(token) for token in tokens) if weighted else (),
+            weights=tuple(float(weight) for weight in weights) if weighted else (),
+        )
+    except KeyError as error:
+        raise UserError(f"{where}: not a sampled response: it has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: not a sampled response: {error}") from error
+    if len(sample.tokens) != len(sample.weights):
+        raise UserError(f"{where}: {len(sample.tokens)} `tokens` but {len(sample.weights)} `weights`")
+    return sample
+
+
+def weight_summary(sample: ShownSample, most: int = 5) -> str:
+    """In words: how many tokens are dropped, the range of the others, and which are pushed hardest."""
+    kept = [(weight, token) for weight, token in zip(sample.weights, sample.tokens, strict=True) if weight]
+    parts = [f"{len(sample.weights) - len(kept)} of {len(sample.weights)} tokens dropped"]
+    finite = [weight for weight, _ in kept if math.isfinite(weight)]
+    if finite:
+        parts.append(
+            f"the others' weights {min(finite):.2f} to {max(finite):.2f}, mean {sum(finite) / len(finite):.2f}"
+        )
+    if len(finite) < len(kept):
+        parts.append(f"{len(kept) - len(finite)} not finite")
+    hardest = sorted((pair for pair in kept if math.isfinite(pair[0]) and pair[0] > 1.1), key=lambda pair: -pair[0])
+    if hardest:
+        parts.append("hardest: " + ", ".join(f"{token!r} {weight:.2f}" for weight, token in hardest[:most]))
+    return "; ".join(parts)

@@ -1,0 +1,163 @@
+"""The figure for a terminal: a line of blocks for every curve, in 80 columns or more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from aspo_megatron.metrics.figures import Table, config_differences, deviation, number
+from aspo_megatron.metrics.page import safe
+from aspo_megatron.metrics.panels import Panel, panels_of
+from aspo_megatron.metrics.plots import COLORS, short
+from aspo_megatron.metrics.series import Curve, FloatArray, Series, curve, final
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = "_.-~=+*#"
+_LONGEST_NAME = 28
+_WIDEST = 140
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A curve with its texts: what it is called, where it begins and ends; `under` is its heading, if any."""
+
+    under: str
+    name: str
+    points: Curve
+    begin: str
+    end: str
+    color: str
+
+
+def print_figure(series: Sequence[Series], console: Console, smooth: int | None = None) -> None:
+    """Print the figure, and the settings in which the runs differ.
+
+    The curves of a panel share a scale, which stands above them, and the steps, so that they can be compared. In
+    front of each is its first value, behind it the final figure. A console that has ASCII alone gets ASCII.
+
+    Raises:
+        UserError: see `config_differences`.
+    """
+    panels, missing = panels_of(series)
+    rows = {panel: _rows(panel, series, smooth) for panel in panels}
+    every = [row for panel in panels for row in rows[panel]]
+    name = max((len(row.name) for row in every), default=0)
+    begin = max((len(row.begin) for row in every), default=0)
+    end = max((len(row.end) for row in every), default=0)
+    width = max(10, min(console.width, _WIDEST) - name - begin - end - 5)
+    levels = _ASCII if console.options.ascii_only else _BLOCKS
+    drawn = [row.points for row in every if len(row.points)]
+    span = (min((p.steps[0] for p in drawn), default=0.0), max((p.steps[-1] for p in drawn), default=0.0))
+    title = Text(f"{safe(short(series[0].name))}  " if len(series) == 1 else "", style="bold")
+    title.append(f"steps {span[0]:.0f} to {span[1]:.0f}; first value, curve, final figure\n", style="dim not bold")
+    _print(console, title)
+    for panel in panels:
+        _print_panel(panel, rows[panel], console, (name, begin, width), span, levels)
+    if missing:
+        _print(console, Text(f"not recorded: {', '.join(missing)}", style="dim"))
+    _print_differences(config_differences(series), console)
+
+
+def _print(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+def _rows(panel: Panel, series: Sequence[Series], smooth: int | None) -> list[_Row]:
+    rows = []
+    for line in panel.lines:
+        for index, (one, metric) in enumerate(zip(series, line.metrics, strict=True)):
+            end = None if metric is None else final(one, metric, last_only=line.sparse)
+            if metric is None or end is None:
+                continue
+            points = curve(one, metric, 1 if line.sparse else smooth)
+            spread = "" if end.spread is None else f" ±{deviation(end.spread, percent=panel.percent)}"
+            rows.append(
+                _Row(
+                    line.label if len(series) > 1 else "",
+                    short(safe(one.name if len(series) > 1 else line.label), _LONGEST_NAME),
+                    points,
+                    number(float(points.mean[0]), percent=panel.percent) if len(points) else "",
+                    number(end.value, percent=panel.percent) + spread,
+                    COLORS[index] if index < len(COLORS) - 1 else "",  # the last one, black, is not for all terminals
+                )
+            )
+    return rows
+
+
+def _print_panel(
+    panel: Panel,
+    rows: Sequence[_Row],
+    console: Console,
+    widths: tuple[int, int, int],
+    span: tuple[float, float],
+    levels: str,
+) -> None:
+    """Print a panel's curves under their common scale. `widths`: columns for names, first values and curves."""
+    name, begin, width = widths
+    drawn = [row.points for row in rows if len(row.points)]
+    heading = Text(panel.title, style="bold")
+    scale = (0.0, 0.0)
+    if drawn:
+        heights = np.concatenate([_heights(points.mean, panel) for points in drawn])
+        scale = (float(heights.min()), float(heights.max()))
+        low, high = (number(10**end if panel.log else end, percent=panel.percent) for end in scale)
+        heading.append(f"  {panel.unit}, {low} to {high}{' (log)' if panel.log else ''}", style="dim not bold")
+    _print(console, heading)
+    under = ""
+    for row in rows:
+        if row.under != under:
+            _print(console, Text(f" {row.under}"))
+            under = row.under
+        line = Text(f"  {row.name:<{name}} {row.begin:>{begin}} ")
+        heights = _heights(row.points.mean, panel)
+        line.append(_blocks(row.points.steps, heights, scale, span, width, levels), style=row.color)
+        line.append(f" {row.end}")
+        _print(console, line)
+    _print(console, Text(""))
+
+
+def _heights(values: FloatArray, panel: Panel) -> FloatArray:
+    """What the height of a block stands for, [points]; on a log scale, zero is as low as 1e-12."""
+    heights: FloatArray = np.log10(np.maximum(values, 1e-12)) if panel.log else values
+    return heights
+
+
+def _blocks(
+    steps: FloatArray,
+    heights: FloatArray,
+    scale: tuple[float, float],
+    span: tuple[float, float],
+    width: int,
+    levels: str,
+) -> str:
+    """`width` characters for the steps of `span`: the mean of the points in each, or what lies between neighbours."""
+    if not len(steps):
+        return f"{'no step that all runs have':<{width}}"[:width]
+    low, high = scale
+    edges = np.linspace(span[0], span[1], width + 1)
+    which = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, width - 1)
+    sums, counts = np.bincount(which, heights, width), np.bincount(which, minlength=width)
+    filled = np.flatnonzero(counts)
+    columns = np.arange(width)
+    means = np.interp(columns, filled, sums[filled] / counts[filled])
+    top = len(levels) - 1
+    ranks = np.clip(np.rint((means - low) / (high - low) * top), 0, top) if high > low else np.zeros(width)
+    inside = (columns >= filled[0]) & (columns <= filled[-1])
+    return "".join(levels[int(rank)] if drawn else " " for rank, drawn in zip(ranks, inside, strict=True))
+
+
+def _print_differences(table: Table, console: Console) -> None:
+    """A setting, and below it the value of each series."""
+    if not table.rows:
+        return
+    _print(console, Text("Settings that differ", style="bold"))
+    names = [short(safe(column), _LONGEST_NAME) for column in table.columns]
+    width = max(map(len, names))
+    for label, cells in table.rows:
+        _print(console, Text(f" {safe(label)}"))
+        for name, cell in zip(names, cells, strict=True):
+            _print(console, Text(f"  {name:<{width}} {safe(cell)}"))

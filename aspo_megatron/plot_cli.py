@@ -1,0 +1,118 @@
+"""`aspo plot` and `aspo samples`: what a run recorded, as pictures and as text."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from aspo_megatron.errors import UserError
+
+
+def plot(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders, or metrics.jsonl files.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN,RUN,...", help="Runs drawn as their mean, e.g. seeds; may be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the picture here: .png, .pdf or .svg.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page here: picture, final figures, settings that differ.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the curves in the terminal.")] = False,
+    smooth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Points in the moving mean, 1 for none; by default a fifteenth of 60 or more."),
+    ] = None,
+) -> None:
+    """Draw runs: accuracy, reward, length, entropy, KL, repetition, clip ratios, mean ratio, gradient norm.
+
+    Several runs share each panel. Without --out, --html and --text, RUN/curves.png and RUN/curves.html are written; of
+    several runs, comparison.png and comparison.html in this folder.
+
+    \b
+      aspo plot runs/quickstart
+      aspo plot runs/aspo runs/grpo --out comparison.png --text
+      aspo plot --group aspo=runs/aspo-1,runs/aspo-2 --group grpo=runs/grpo-1,runs/grpo-2 --html comparison.html
+    """
+    from aspo_megatron.metrics.page import plot_page, write_page
+    from aspo_megatron.metrics.plots import draw_figure, figure_png, write_figure
+    from aspo_megatron.metrics.series import read_series
+    from aspo_megatron.metrics.text_plot import print_figure
+
+    groups = _groups(group or [])
+    series = read_series(runs or [], groups)
+    for one in series:
+        if len(set(one.last_steps)) > 1:
+            ends = ", ".join(map(str, sorted(set(one.last_steps))))
+            typer.echo(f"warning: group {one.name}: its runs end at steps {ends}; drawn as far as all go", err=True)
+    if out is None and html is None and not text:
+        single = len(series) == 1 and len(series[0].folders) == 1
+        stem = series[0].folders[0] / "curves" if single else Path("comparison")
+        out, html = stem.with_suffix(".png"), stem.with_suffix(".html")
+    if text:
+        print_figure(series, _console(), smooth)
+    if out is None and html is None:
+        return
+    figure = draw_figure(series, smooth)
+    if out is not None:
+        write_figure(figure, out)
+        typer.echo(f"picture: {out}")
+    if html is not None:
+        write_page(html, plot_page(series, figure_png(figure)))
+        typer.echo(f"page:    {html}")
+
+
+def _groups(options: Sequence[str]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for option in options:
+        name, equals, members = option.partition("=")
+        if not equals or not name or name in groups:
+            problem = "given twice" if name in groups else "not NAME=RUN,RUN"
+            raise UserError(f"--group {option}: {problem}; e.g. --group aspo=runs/aspo-1,runs/aspo-2")
+        groups[name] = [Path(member) for member in members.split(",") if member]
+    return groups
+
+
+def samples(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder, or a file of responses such as RUN/eval/step-000020.jsonl."),
+    ],
+    step: Annotated[int | None, typer.Option(help="Responses of this step alone.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Responses to this problem alone, by its id.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page here instead of printing.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="At most so many: the last that match.")] = 4,
+) -> None:
+    """Show sampled responses with reward, advantage and finish reason; tokens coloured by their gradient's weight.
+
+    Orange: pushed harder than REINFORCE would; blue: less; struck out: not at all. docs/plots.md tells more.
+
+    \b
+      aspo samples runs/quickstart --step 12
+      aspo samples runs/quickstart --problem chain_sum-0-7 --count 20 --html samples.html
+    """
+    from aspo_megatron.metrics.page import write_page
+    from aspo_megatron.metrics.sample_file import read_samples
+    from aspo_megatron.metrics.sample_view import print_samples, samples_page
+
+    selection = read_samples(run, step, problem, count)
+    if html is None:
+        print_samples(selection, _console())
+    else:
+        write_page(html, samples_page(f"Responses of {run}", selection))
+        typer.echo(f"page: {html}")
+
+
+def _console() -> Console:
+    """Standard output; what its encoding lacks is written as an escape, so that printing never fails."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(file=sys.stdout)

@@ -1,0 +1,101 @@
+"""`aspo plot` and `aspo samples` as a user calls them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from made_runs import make_run, write_run
+from typer.testing import CliRunner, Result
+
+from aspo_megatron import plot_cli
+from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.record import Recorder
+
+app = typer.Typer(rich_markup_mode=None)
+app.command()(plot_cli.plot)
+app.command()(plot_cli.samples)
+
+
+def run_cli(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_a_run_alone_gets_its_picture_and_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", names=("entropy", "grad_norm"))
+    result = run_cli("plot", run)
+    assert result.output.split() == ["picture:", f"{run}/curves.png", "page:", f"{run}/curves.html"]
+    html = (run / "curves.html").read_text()
+    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert base64.b64decode(picture) == (run / "curves.png").read_bytes()
+    assert not re.search(r"https?://|<script|<link|@import", html)
+    assert "<tr><th>Gradient norm</th><td>0." in html
+
+
+def test_several_runs_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, steps in (("a1", 4), ("a2", 3), ("b<i>", 4)):
+        make_run(tmp_path / name, steps, names=("entropy", "grad_norm"))
+        (tmp_path / name / "config.yaml").write_text(f"seed: '{name}'\n")
+    result = run_cli("plot", "b<i>", "--group", "a=a1,a2")
+    assert "picture: comparison.png\n" in result.output
+    assert "warning: group a: its runs end at steps 3, 4; drawn as far as all go" in result.stderr
+    html = (tmp_path / "comparison.html").read_text()
+    assert "<th>b&lt;i&gt;</th><th>a</th>" in html
+    assert "<tr><th>seed</th><td>b&lt;i&gt;</td><td>a1, a2</td></tr>" in html
+    assert "<i>" not in html
+
+
+def test_text_alone_writes_no_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = sorted(run.iterdir())
+    result = run_cli("plot", run, "--text")
+    assert "Held-out accuracy" in result.output
+    assert "picture" not in result.output
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no run given"),
+        (["nowhere"], "nowhere/metrics.jsonl: no such file; is this a run folder?"),
+        (["--group", "a"], "--group a: not NAME=RUN,RUN; e.g. --group"),
+        (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
+        (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),
+        (["--group", "a="], "group a: it has no runs"),
+        (["run", "--out", "x.docx"], "x.docx: Format 'docx' is not supported"),
+        (["run", "--html", "run/metrics.jsonl/x.html"], "x.html: cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", "entropy", {1: 1.0})
+    with pytest.raises(UserError) as caught:
+        run_cli("plot", *options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_smooth_must_be_positive(tmp_path: Path) -> None:
+    assert run_cli("plot", tmp_path, "--smooth", 0).exit_code == 2
+
+
+def test_samples(tmp_path: Path) -> None:
+    record = {"problem": "p", "question": "q", "answer": "a", "response": "1 < 2", "reward": 1.0, "advantage": 0.5}
+    with Recorder(tmp_path, tensorboard=False) as recorder:
+        for step in (1, 2):
+            recorder.log_samples(step, [record | {"finish_reason": "stop"}])
+    result = run_cli("samples", tmp_path, "--step", 2)
+    assert "step 2 | problem p | reward 1 | advantage +0.50 (pushed up) | finish stop" in result.output
+    assert "step 1 " not in result.output
+    result = run_cli("samples", tmp_path, "--problem", "p", "--count", 1, "--html", tmp_path / "pages" / "s.html")
+    assert result.output == f"page: {tmp_path}/pages/s.html\n"
+    assert '<div class="text">1 &lt; 2</div>' in (tmp_path / "pages" / "s.html").read_text()
+    with pytest.raises(UserError, match="no response of step 3; there are steps 1 to 2"):
+        run_cli("samples", tmp_path, "--step", 3)

@@ -1,0 +1,255 @@
+"""Sampled responses for reading: which are chosen, how tokens are coloured, and that their text stays text."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from rich.console import Console
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.page import safe
+from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.metrics.sample_file import read_samples, weight_summary
+from aspo_megatron.metrics.sample_view import print_samples, samples_page, weight_class
+
+HOSTILE = (
+    "</div><script>alert(1)</script><img src=x onerror='x()'>&amp; \"q\" \x1b[2J\x1b]0;t\x07 \u202egnp.exe \ud800 [red]"
+)
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {
+        "problem": "sum-1", "question": "What is 1 + 1?", "answer": "2", "response": "It is 2.", "reward": 1.0,
+        "advantage": 0.75, "finish_reason": "stop",
+    } | changes  # fmt: skip
+
+
+def make_run(folder: Path, steps: dict[int, list[dict[str, Any]]]) -> Path:
+    with Recorder(folder, tensorboard=False) as recorder:
+        for step, records in steps.items():
+            recorder.log_samples(step, records)
+    return folder
+
+
+def weighted(weights: list[float], **changes: Any) -> dict[str, Any]:
+    tokens = [f" t{number}" for number in range(len(weights))]
+    return record(tokens=tokens, weights=weights, response="".join(tokens)) | changes
+
+
+def printed(folder: Path, color: Literal["truecolor", "standard"] | None = None, **choice: Any) -> str:
+    file = io.StringIO()
+    print_samples(
+        read_samples(folder, **choice),
+        Console(file=file, width=80, color_system=color, force_terminal=color is not None, no_color=False),
+    )
+    return file.getvalue()
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def test_the_last_that_match_are_chosen(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path, {step: [record(problem=f"p{i}", response=f"{step}-{i}") for i in range(3)] for step in (1, 2, 3)}
+    )
+    assert [sample.response for sample in read_samples(run, count=2).samples] == ["3-1", "3-2"]
+    assert [sample.response for sample in read_samples(run, step=2).samples] == ["2-0", "2-1", "2-2"]
+    chosen = read_samples(run, problem="p1", count=2)
+    assert [sample.response for sample in chosen.samples] == ["2-1", "3-1"]
+    assert (chosen.matching, chosen.total) == (3, 9)
+    assert [sample.response for sample in read_samples(run, step=1, problem="p0").samples] == ["1-0"]
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {3: [record()], 5: [record(problem="other")]})
+    with pytest.raises(UserError, match="no response of step 4; there are steps 3 to 5"):
+        read_samples(run, step=4)
+    with pytest.raises(UserError, match="no response to problem 'x'; there are 'sum-1', 'other'"):
+        read_samples(run, problem="x")
+    with pytest.raises(UserError, match="no response to problem 'other' in step 3"):
+        read_samples(run, step=3, problem="other")
+    with pytest.raises(UserError, match=r"nowhere/samples\.jsonl: no such file; is this a run folder"):
+        read_samples(tmp_path / "nowhere")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "samples.jsonl").write_text('{"step": 1')
+    with pytest.raises(UserError, match="no response is recorded yet"):
+        read_samples(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: not a sampled response"),
+        ('{"problem": "a", "reward": 1}', "line 2: not a sampled response: it has no 'response'"),
+        ('{"problem": "a", "response": "b", "reward": "much"}', "line 2: not a sampled response: could not convert"),
+        (json.dumps(record(tokens=["a"], weights=[1, 2])), "line 2: 1 `tokens` but 2 `weights`"),
+        (json.dumps(record(tokens=["a"], weights=["x"])), "line 2: not a sampled response"),
+        (json.dumps(record(tokens=["a"], weights=3)), "line 2: not a sampled response"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ("\udcff", "line 2: not JSON"),
+    ],
+)
+def test_lines_that_are_no_responses(tmp_path: Path, line: str, message: str) -> None:
+    content = json.dumps(record()) + "\n" + line + "\n"
+    (tmp_path / "samples.jsonl").write_bytes(content.encode("utf-8", errors="surrogateescape"))
+    with pytest.raises(UserError, match=message) as caught:
+        read_samples(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unfinished_last_line_and_responses_of_an_evaluation(tmp_path: Path) -> None:
+    file = tmp_path / "step-000006.jsonl"
+    evaluated = {
+        "index": 0,
+        "problem": "p",
+        "question": "q",
+        "answer": None,
+        "response": "r",
+        "reward": 0.0,
+        "tokens": 7,
+    }
+    file.write_text(json.dumps(evaluated) + "\n" + '{"problem": "p2", ')
+    (sample,) = read_samples(file).samples
+    assert (sample.step, sample.advantage, sample.answer, sample.tokens) == (None, None, None, ())
+    with pytest.raises(UserError, match="no response of step 6; its lines have no step"):
+        read_samples(file, step=6)
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_weight_classes() -> None:
+    labels = [weight_class(weight).label for weight in (0.0, 0.1, 0.5, 0.7, 0.9, 0.92, 1.0, 1.09, 1.1, 1.4, 2.0, 3.0)]
+    assert labels == [
+        "0 dropped", "<0.5", "0.5-0.71", "0.5-0.71", "0.71-0.91", "0.91-1.1", "0.91-1.1", "0.91-1.1", "1.1-1.4",
+        "1.4-2", ">=2", ">=2",
+    ]  # fmt: skip
+    assert weight_class(float("nan")).label == weight_class(float("inf")).label == "not finite"
+
+
+def test_weight_summary(tmp_path: Path) -> None:
+    make_run(tmp_path, {1: [weighted([0.0, 1.0, 3.0, 0.5, float("nan"), 1.5]), weighted([0.0])]})
+    first, second = read_samples(tmp_path).samples
+    assert weight_summary(first) == (
+        "1 of 6 tokens dropped; the others' weights 0.50 to 3.00, mean 1.50; 1 not finite; "
+        "hardest: ' t2' 3.00, ' t5' 1.50"
+    )
+    assert weight_summary(second) == "1 of 1 tokens dropped"
+
+
+# ---- terminal ----------------------------------------------------------------------------------------------------
+
+
+def test_terminal_without_colours_marks_tokens(tmp_path: Path) -> None:
+    make_run(tmp_path, {4: [weighted([1.0, 3.0, 0.0, 0.5], advantage=-0.5, finish_reason="length", reward=0.0)]})
+    text = printed(tmp_path)
+    assert "step 4 | problem sum-1 | reward 0 | advantage -0.50 (pushed down) | finish length (cut)" in text
+    assert "question: What is 1 + 1?" in text
+    assert " t0[ t1|3][ t2|0][ t3|0.5]" in text
+    assert "unmarked is 0.91-1.1" in text
+    assert "\x1b" not in text
+    assert "1 of 1 responses" in text
+
+
+@pytest.mark.parametrize(
+    ("system", "above", "below"),
+    [("truecolor", "48;2;184;74;0", "48;2;107;181;222"), ("standard", "41m", "46m")],
+)
+def test_terminal_colours(tmp_path: Path, system: Literal["truecolor", "standard"], above: str, below: str) -> None:
+    make_run(tmp_path, {1: [weighted([1.0, 3.0, 0.0, 0.5])]})
+    text = printed(tmp_path, color=system)
+    legend, response = text.split("response:")
+    for codes, token in ((above, "t1"), (below, "t3")):
+        assert re.search(rf"\x1b\[[0-9;]*{codes}[0-9;m]* {token}", response), (codes, response)
+        assert codes in legend
+    assert re.search(r"\x1b\[9;[0-9;]+m t2", response)  # struck out
+    assert re.search(r"(^|m|\n) t0\x1b", response)
+
+
+def test_tokens_without_text_and_newlines_are_seen(tmp_path: Path) -> None:
+    make_run(tmp_path, {1: [record(tokens=["a", "\n", "", ""], weights=[1.0, 2.0, 1.0, 0.0])]})
+    assert "a[\n|2]∅[∅|0]" in printed(tmp_path)
+    html = samples_page("run", read_samples(tmp_path))
+    assert re.findall(r'title="weight [^>]*>([^<]*)<', html) == ["a", "↵\n", "∅", "∅"]
+
+
+def test_terminal_says_when_there_are_no_weights(tmp_path: Path) -> None:
+    make_run(tmp_path, {1: [record(advantage=7e-16), record(advantage=None)]})
+    text = printed(tmp_path)
+    assert "It is 2." in text
+    assert "token weights are not recorded" in text
+    assert "Weight of" not in text
+    assert "| advantage +0.00 | finish stop" in text
+
+
+# ---- what a model wrote stays text -------------------------------------------------------------------------------
+
+
+def test_safe_text() -> None:
+    assert safe("plain é 日本語 🎉\n\tnext") == "plain é 日本語 🎉\n\tnext"
+    assert safe("\x1b[31m\x00\x7f\r") == "␛[31m␀␡␍"
+    assert safe("\u202eabc\u2066\u200b\x9b") == "\\u202eabc\\u2066\\u200b\\u009b"
+    assert safe("\ud800") == "\N{REPLACEMENT CHARACTER}"
+    assert safe("👩\u200d🔬") == "👩\u200d🔬"
+    assert safe(3.5) == "3.5"
+
+
+def hostile_run(folder: Path) -> Path:
+    tokens = {"tokens": [HOSTILE, HOSTILE, HOSTILE], "weights": [1.0, 3.0, 0.0]}
+    fields = ("problem", "question", "answer", "response", "finish_reason")
+    return make_run(folder, {1: [dict.fromkeys(fields, HOSTILE) | {"reward": 0.0, "advantage": -1.0} | tokens]})
+
+
+@pytest.mark.parametrize("color", [None, "truecolor"])
+def test_terminal_is_safe_from_a_response(tmp_path: Path, color: Literal["truecolor"] | None) -> None:
+    text = printed(hostile_run(tmp_path), color=color)
+    assert not set(re.sub(r"\x1b\[[0-9;]*m", "", text)) & {"\x1b", "\x07", "\u202e", "\ud800"}
+    assert "[red]" in text  # no markup of rich's
+    text.encode()
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_escapes_everything(tmp_path: Path) -> None:
+    html = samples_page(f"Responses of {HOSTILE}", read_samples(hostile_run(tmp_path)))
+    html.encode()
+    page = _Page()
+    page.feed(html)
+    assert page.tags == {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "section", "div"}
+    assert page.attributes == {"lang", "charset", "http-equiv", "content", "name", "class", "title"}
+    assert page.text.count("<script>alert(1)</script>") >= 9
+    assert not set(html) & {"\x1b", "\x07", "\u202e", "\ud800"}
+    assert "default-src 'none'" in html
+
+
+def test_page_has_a_class_for_each_token(tmp_path: Path) -> None:
+    make_run(tmp_path, {2: [weighted([1.0, 3.0, 0.0, 0.5])]})
+    html = samples_page("run", read_samples(tmp_path))
+    spans = re.findall(r'<span class="(w\d)" title="weight ([\d.]+)"> (t\d)</span>', html)
+    assert [(weight, token) for _, weight, token in spans] == [("1", "t0"), ("3", "t1"), ("0", "t2"), ("0.5", "t3")]
+    styles = {name: re.search(rf"\.{name} {{ (.*?) }}", html) for name, *_ in spans}
+    assert all(styles.values())
+    assert [styles[name][1] if styles[name] else "" for name, *_ in spans] == [
+        "", "background: #b84a00; color: #ffffff", "color: #767676; text-decoration: line-through",
+        "background: #6bb5de; color: #000000",
+    ]  # fmt: skip
