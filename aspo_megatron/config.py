@@ -32,7 +32,10 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The policy that is trained, and its starting weights."""
 
-    path: Path = Field(description="Hugging Face model folder: config.json, tokenizer, safetensors weights.")
+    path: Path = Field(
+        description="Hugging Face model folder: config.json, tokenizer, safetensors weights; or a megatron checkpoint of "
+        "`aspo convert` or of a run."
+    )
     init: Literal["pretrained", "random"] = Field(
         "pretrained", description="Read the folder's weights, or draw random ones for its config.json."
     )

@@ -32,6 +32,9 @@ _PLAIN_TYPES = {
 
 _HELP_INDENT = 44
 
+OWN_NAME = "<name>"
+"""Stands for a name that the user gives, in the keys of a section that there can be any number of."""
+
 _INTRODUCTION = """\
 # Configuration
 
@@ -121,7 +124,7 @@ def _walk(model: type[BaseModel], default: BaseModel | None, name: str, is_null:
         child = _section_in(field.annotation)
         if child is not None:
             if get_origin(field.annotation) is dict:
-                dotted += ".<name>"
+                dotted += f".{OWN_NAME}"
             child_default = value if isinstance(value, BaseModel) else None
             children += _walk(child, child_default, dotted, value is None and not is_required)
             continue

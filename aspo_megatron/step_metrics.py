@@ -12,6 +12,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, Stat
 from aspo_megatron.losses.weights import gradient_weights
 from aspo_megatron.metrics.dynamics import repetition_rate
+from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.step import UpdateResult
 
@@ -24,11 +25,17 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     def over_samples(values: Sequence[float]) -> Stat:
         return Stat(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)))
 
+    parts = [reward.parts for group in rollout.asked for reward in group.rewards]
+    part_names = sorted({name for names in gather({name for part in parts for name in part}) for name in names})
     agree = [float(group.agrees) for group in rollout.asked]
     statistics = StepStatistics()
     statistics.add(
         {
             "reward/mean": over_samples([sample.reward for sample in samples]),
+            **{
+                f"reward/part/{name}": over_samples([part[name] for part in parts if name in part])
+                for name in part_names
+            },
             "reward/failed": over_samples([float(value) for value in failed]),
             "groups/all_agree": over_samples(agree),
             "response_tokens/mean": over_samples([float(len(sample.response_ids)) for sample in samples]),

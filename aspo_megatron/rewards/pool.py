@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -17,20 +17,25 @@ from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.rewards import scorers, worker
+from aspo_megatron.rewards.mixture import Score
 
 logger = logging.getLogger(__name__)
 
 Item = tuple[Problem, str]
-_Outcome = tuple[float, str | None]
+_Outcome = tuple[Score, str | None]
 _MAX_FRUITLESS_STARTS = 3
 
 
 @dataclass(frozen=True)
 class Reward:
-    """The worth of a response. With an `error` (one line: what kept it from being scored) the value is 0."""
+    """The worth of a response. With an `error` (one line: what kept it from being scored) the value is 0.
+
+    `parts` are the values of a mixture's components that apply to the problem, not yet weighted, by name.
+    """
 
     value: float
     error: str | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class PendingRewards:
@@ -71,6 +76,7 @@ class RewardPool:
         """
         scorers.check(config)
         self._config = config
+        self._config_text = config.model_dump_json()
         self._closed = False
         self._pool = self._start()
 
@@ -97,7 +103,7 @@ class RewardPool:
         pool = ProcessPool(
             self._config.workers,
             initializer=worker.start,
-            initargs=(self._config.kind,),
+            initargs=(self._config_text,),
             context=worker.WorkerContext(),
         )
         if not pool.active:  # Asking is what starts the processes.
@@ -117,7 +123,7 @@ class RewardPool:
             self._stop()
             self._pool = self._start()
         limit = self._config.timeout_seconds
-        arguments = ((self._config.kind, limit, problem, response) for problem, response in items)
+        arguments = ((self._config_text, limit, problem, response) for problem, response in items)
         return _Tasks(self._pool, [self._pool.schedule(worker.score, args=a, timeout=limit) for a in arguments])
 
     def _collect(self, items: Sequence[Item], tasks: _Tasks) -> list[Reward]:
@@ -151,7 +157,8 @@ class RewardPool:
         """What became of a task; None if it was lost."""
         error = future.exception() if future.done() else BrokenProcessPool()
         if error is None:
-            return Reward(*future.result())
+            scored, problem = future.result()
+            return Reward(scored.value, problem, scored.parts)
         if isinstance(error, BrokenProcessPool):
             return None
         if isinstance(error, ProcessExpired) and error.exitcode != -signal.SIGALRM:

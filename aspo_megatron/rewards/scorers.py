@@ -1,85 +1,138 @@
-"""Which function scores a response: `math`, `reasoning_gym`, or a user's own by import path."""
+"""Which function scores a response: a built-in reward, a user's own by import path, or a mixture of these."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import math
 import numbers
 import os
 import sys
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.rewards.mixture import Mixture, Score, applies
 
 if TYPE_CHECKING:
-    from aspo_megatron.config import RewardConfig
+    from aspo_megatron.config import CodeConfig, RewardConfig
 
 Scorer = Callable[[Problem, str], float]
 
-_BUILT_IN = {
-    "math": "aspo_megatron.rewards.math:score",
-    "reasoning_gym": "aspo_megatron.rewards.reasoning_gym:score",
-}
+BUILT_IN = ("math", "code", "reasoning_gym")
+"""The kinds that come with the product, besides `mixture`."""
 
 
 def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
     """Refuse a reward that cannot work, before any process is started.
 
     Args:
-        config: the reward asked for; a user's module is imported.
+        config: the reward asked for; a user's module is imported, and for `code` a program is run.
         problems: those to be scored; each must have what a built-in reward needs.
 
     Raises:
-        ConfigError: `reward.kind` is unknown or cannot be imported, or does not fit a problem.
+        ConfigError: a kind is unknown or cannot be imported, does not fit a problem, or no part of a mixture does;
+            or programs cannot be isolated on this machine.
     """
-    if config.kind not in _BUILT_IN:
-        resolve(config.kind)
+    build(config)
     for problem in problems:
-        if config.kind == "math" and problem.answer is None:
+        if config.kind != "mixture":
+            _check_problem(config.kind, config.code, "reward", problem)
+            continue
+        parts = {name: part for name, part in config.components.items() if applies(part, problem)}
+        if not parts:
             raise ConfigError(
-                f"reward.kind: math needs reference answers, and problem {problem.id} has none; "
-                "set answer_field of its source"
+                f"reward.components: none is for problem {problem.id}; give one whose `when` it meets, or no `when`"
             )
-        if config.kind == "reasoning_gym" and "family" not in problem.metadata:
+        for name, part in parts.items():
+            _check_problem(part.kind, part.code or config.code, f"reward.components.{name}", problem)
+
+
+def _check_problem(kind: str, code: CodeConfig, key: str, problem: Problem) -> None:
+    if kind == "math" and problem.answer is None:
+        raise ConfigError(
+            f"{key}.kind: math needs reference answers, and problem {problem.id} has none; "
+            "set answer_field of its source"
+        )
+    if kind == "reasoning_gym" and "family" not in problem.metadata:
+        raise ConfigError(f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {problem.id} is not")
+    if kind == "code":
+        from aspo_megatron.rewards.code_tests import has_tests
+
+        if not has_tests(problem, code.tests_field):
             raise ConfigError(
-                f"reward.kind: reasoning_gym scores problems of reasoning-gym only, which {problem.id} is not"
+                f"{key}.kind: code needs tests, and problem {problem.id} has none; set {key}.code.tests_field"
             )
 
 
-@cache
-def resolve(kind: str) -> Scorer:
-    """The function that a reward's name stands for.
-
-    A user's module is looked for where Python looks, then in the current directory.
+def build(config: RewardConfig) -> Callable[[Problem, str], Score]:
+    """The function that scores responses as the configuration says; values are finite.
 
     Raises:
-        ConfigError: no such reward, module or function, or it does not take (problem, response).
+        ConfigError: see `check`.
     """
-    module_name, _, name = _BUILT_IN.get(kind, kind).partition(":")
+    if config.kind == "mixture":
+        parts = [
+            (
+                name,
+                part,
+                _finite(part.kind, _scorer(part.kind, part.options, part.code or config.code, config, f".{name}")),
+            )
+            for name, part in config.components.items()
+        ]
+        return Mixture(parts).score
+    scorer = _finite(config.kind, _scorer(config.kind, config.options, config.code, config, ""))
+    return lambda problem, response: Score(scorer(problem, response))
+
+
+def _scorer(kind: str, options: Mapping[str, Any], code: CodeConfig, config: RewardConfig, part: str) -> Scorer:
+    """The function of one kind; `part` is a mixture's part with a dot before it, or nothing."""
+    key = f"reward.components{part}" if part else "reward"
+    if kind not in BUILT_IN:
+        function = _user_function(kind, options, key)
+        return functools.partial(function, **options) if options else function
+    if options:
+        raise ConfigError(f"{key}.options: they go to a function of your own, and {kind} takes none")
+    # Imported here, as each needs libraries that the others do not.
+    if kind == "math":
+        from aspo_megatron.rewards import math as math_reward
+
+        return math_reward.score
+    if kind == "reasoning_gym":
+        from aspo_megatron.rewards import reasoning_gym
+
+        return reasoning_gym.score
+    from aspo_megatron.rewards.code import CodeScorer
+
+    return CodeScorer(code, config.timeout_seconds).score
+
+
+def _user_function(kind: str, options: Mapping[str, Any], key: str) -> Scorer:
+    """A user's function. Its module is looked for where Python looks, then in the current directory."""
+    module_name, _, name = kind.partition(":")
     if not module_name or not name:
-        near = difflib.get_close_matches(kind, _BUILT_IN, n=1)
-        hint = f"did you mean {near[0]!r}? Otherwise give" if near else f"it can be {', '.join(_BUILT_IN)} or"
-        raise ConfigError(f"reward.kind: unknown reward {kind!r}; {hint} package.module:function")
-    module = _import(kind, module_name)
+        near = difflib.get_close_matches(kind, (*BUILT_IN, "mixture"), n=1)
+        kinds = ", ".join((*BUILT_IN, "mixture"))
+        hint = f"did you mean {near[0]!r}? Otherwise give" if near else f"it can be {kinds} or"
+        raise ConfigError(f"{key}.kind: unknown reward {kind!r}; {hint} package.module:function")
+    module = _import(kind, module_name, key)
     # A user's names are not declared anywhere, so they are looked up.
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"reward.kind: {kind!r}: {module.__file__} has no {name!r}{hint}")
+        raise ConfigError(f"{key}.kind: {kind!r}: {module.__file__} has no {name!r}{hint}")
     scorer: Scorer = getattr(module, name)
     if not callable(scorer):
-        raise ConfigError(f"reward.kind: {kind!r} is a {type(scorer).__name__}, not a function")
-    _check_signature(kind, scorer)
+        raise ConfigError(f"{key}.kind: {kind!r} is a {type(scorer).__name__}, not a function")
+    _check_signature(kind, scorer, options, key)
     return scorer
 
 
-def _import(kind: str, module_name: str) -> ModuleType:
+def _import(kind: str, module_name: str, key: str) -> ModuleType:
     # The `aspo` command does not have the current directory on its path. At the end, so that a file of the user's
     # there (say, `random.py`) hides no installed module.
     if os.getcwd() not in sys.path:
@@ -88,31 +141,31 @@ def _import(kind: str, module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except Exception as error:  # Whatever a user's module does wrong as it is imported.
         raise ConfigError(
-            f"reward.kind: {kind!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
+            f"{key}.kind: {kind!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
         ) from error
 
 
-def _check_signature(kind: str, scorer: Scorer) -> None:
+def _check_signature(kind: str, scorer: Scorer, options: Mapping[str, Any], key: str) -> None:
     try:
         signature = inspect.signature(scorer)
     except ValueError:  # C functions may not tell.
         return
     try:
-        signature.bind(None, "")
+        signature.bind(None, "", **options)
     except TypeError as error:
+        called = "".join(f", {name}" for name in options)
         raise ConfigError(
-            f"reward.kind: {kind!r} takes {signature}, but is called with (problem, response): {error}"
+            f"{key}.kind: {kind!r} takes {signature}, but is called with (problem, response{called}): {error}"
         ) from error
 
 
-def evaluate(kind: str, problem: Problem, response: str) -> float:
-    """Score one response.
+def _finite(kind: str, scorer: Scorer) -> Scorer:
+    """The same function, which raises ValueError for what is no finite number."""
 
-    Raises:
-        ValueError: the function gave something else than a finite number.
-        Exception: whatever else the function raises.
-    """
-    value: object = resolve(kind)(problem, response)
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"reward {kind!r} gave {value!r} for problem {problem.id}; it must give a finite number")
-    return float(value)
+    def checked(problem: Problem, response: str) -> float:
+        value: object = scorer(problem, response)
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"reward {kind!r} gave {value!r} for problem {problem.id}; it must give a finite number")
+        return float(value)
+
+    return checked

@@ -10,14 +10,18 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from functools import cache
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import ModuleType
 from typing import Any
 
+from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.scorers import evaluate, resolve
+from aspo_megatron.rewards import scorers
+from aspo_megatron.rewards.mixture import Score
 
 _GRACE_SECONDS = 2.0
 
@@ -45,14 +49,14 @@ class WorkerContext(SpawnContext):
     Process = _WorkerProcess
 
 
-def start(kind: str) -> None:
+def start(config: str) -> None:
     """Run in each worker before its first task: loads the scorer, so that imports count to no one's time limit."""
     # The parent ends a worker with SIGTERM. A Python handler would never run while C code holds the interpreter,
     # as big-integer arithmetic does.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     Thread(target=_end_with_parent, daemon=True).start()
-    resolve(kind)
+    _scorer(config)
 
 
 def _end_with_parent() -> None:
@@ -63,15 +67,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def score(kind: str, timeout_seconds: float, problem: Problem, response: str) -> tuple[float, str | None]:
+@cache
+def _scorer(config: str) -> Callable[[Problem, str], Score]:
+    """The scorer of a `RewardConfig` in JSON, made once."""
+    return scorers.build(RewardConfig.model_validate_json(config))
+
+
+def score(config: str, timeout_seconds: float, problem: Problem, response: str) -> tuple[Score, str | None]:
     """The reward, and what went wrong if something did (the reward is 0 then)."""
     # The parent sees to the time limit. Should it be gone, and C code keep `_end_with_parent` from running, the
     # kernel's alarm ends the process.
     signal.setitimer(signal.ITIMER_REAL, timeout_seconds + _GRACE_SECONDS)
     try:
-        return evaluate(kind, problem, response), None
+        return _scorer(config)(problem, response), None
     except (Exception, SystemExit) as error:
-        return 0.0, _describe(error)
+        return Score(0.0), _describe(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 

@@ -11,12 +11,16 @@ import reasoning_gym
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.scorers import check, evaluate
+from aspo_megatron.rewards.scorers import build, check
 from aspo_megatron.rewards.text import extract_answer
 
 
 def problem(answer: str | None, **metadata) -> Problem:
     return Problem("p-0", "?", (1,), answer, metadata)
+
+
+def evaluate(kind: str, asked: Problem, response: str) -> float:
+    return build(RewardConfig(kind=kind))(asked, response).value
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,10 @@ def test_user_function_in_the_current_directory(user_module):
     ("kind", "message"),
     [
         ("maths", r"reward\.kind: unknown reward 'maths'; did you mean 'math'\?"),
-        ("xyz", r"reward\.kind: unknown reward 'xyz'; it can be math, reasoning_gym or package\.module:function"),
+        (
+            "xyz",
+            r"reward\.kind: unknown reward 'xyz'; it can be math, code, reasoning_gym, mixture or package\.module:func",
+        ),
         ("user_rewards_a:", r"unknown reward"),
         ("no_such_module_b:f", r"reward\.kind: .*cannot import 'no_such_module_b' \(ModuleNotFoundError"),
         ("broken_rewards_a:f", r"cannot import 'broken_rewards_a' .*no_such_module_anywhere"),
@@ -155,9 +162,11 @@ def test_rewards_that_do_not_fit_the_problems():
 def test_workers_do_not_load_torch():
     code = """
 import sys
-import aspo_megatron.rewards.pool
-from aspo_megatron.rewards.scorers import resolve
-resolve("math"), resolve("reasoning_gym")
+import aspo_megatron.rewards.worker
+from aspo_megatron.config import RewardConfig
+from aspo_megatron.rewards.scorers import build
+for kind in ("math", "code", "reasoning_gym"):
+    build(RewardConfig(kind=kind))
 print(sorted({"torch", "transformers", "datasets", "megatron"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,111 @@
+"""The reward `code`: runs the program of a response on the problem's tests, in a sandbox.
+
+Standard input and output, or calls of a function, see `code_tests`. Expected results stay in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+
+from aspo_megatron.config import CodeConfig
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.rewards.code_tests import CodeTest, read_tests
+from aspo_megatron.rewards.compare import same_output, same_value
+from aspo_megatron.rewards.sandbox import Limits, Outcome, Sandbox, find_mode
+from aspo_megatron.rewards.text import after_thinking
+
+_PYTHON = frozenset({"python", "python3", "py"})
+_FENCE = "```"
+_MIB = 1 << 20
+
+
+class CodeScorer:
+    """Scores programs, all in one sandbox, each run in a process of its own."""
+
+    def __init__(self, config: CodeConfig, timeout_seconds: float) -> None:
+        """Find out how to isolate; the sandbox starts with the first program.
+
+        Args:
+            config: limits and options.
+            timeout_seconds: time for one response; a part of it is kept back for what is not the program's.
+
+        Raises:
+            ConfigError: programs cannot be isolated as asked for on this machine.
+        """
+        limits = Limits(
+            seconds=config.seconds_per_test,
+            memory=config.memory_mib * _MIB,
+            output=config.output_mib * _MIB,
+            files=config.files_mib * _MIB,
+            tasks=config.threads,
+        )
+        self._config = config
+        self._seconds = max(timeout_seconds - 2.0, 0.8 * timeout_seconds)
+        self._sandbox = Sandbox(find_mode(config.sandbox), limits, packages=config.packages)
+
+    def score(self, problem: Problem, response: str) -> float:
+        """1 if the program passes all tests, or the share that it passes; 0 without a program.
+
+        A test for which no time is left counts as failed.
+
+        Raises:
+            ValueError: the problem has no tests that can be read.
+        """
+        tests = read_tests(problem, self._config.tests_field)[: self._config.max_tests]
+        source = extract_code(response)
+        if source is None:
+            return 0.0
+        deadline = time.monotonic() + self._seconds
+        passed = 0
+        for test in tests:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            if self._passes(source, test, left):
+                passed += 1
+            elif self._config.score == "all":
+                return 0.0
+        return passed / len(tests) if self._config.score == "fraction" else float(passed == len(tests))
+
+    def close(self) -> None:
+        """End the sandbox."""
+        self._sandbox.close()
+
+    def _passes(self, source: str, test: CodeTest, seconds: float) -> bool:
+        if test.function is None:
+            outcome = self._sandbox.run(source, test.given, seconds)
+        else:
+            outcome = self._sandbox.call(source, test.function, test.given, seconds)
+        return outcome.status == "done" and _is_right(outcome, test, self._config.tolerance)
+
+
+def _is_right(outcome: Outcome, test: CodeTest, tolerance: float) -> bool:
+    text = outcome.output.decode("utf-8", "replace")
+    if isinstance(test.expected, str):
+        return same_output(text, test.expected, tolerance)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # No JSON, or a program's own writing.
+        return False
+    return any(same_value(value, expected, tolerance) for expected in test.expected)
+
+
+def extract_code(response: str) -> str | None:
+    """The last complete fenced block after the thinking, of those marked as Python if there are any; None without."""
+    marked: str | None = None
+    last: str | None = None
+    language, block = "", None
+    for line in after_thinking(response).splitlines():
+        text = line.strip()
+        if block is None:
+            if text.startswith(_FENCE):
+                language, block = text.strip("`").strip().lower(), list[str]()
+        elif text == _FENCE:
+            last = textwrap.dedent("\n".join(block))
+            marked = last if language in _PYTHON else marked
+            block = None
+        else:
+            block.append(line)
+    return last if marked is None else marked

@@ -1,0 +1,135 @@
+"""A problem's tests, in the forms in which LiveCodeBench, APPS, CodeContests and their relatives keep them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from aspo_megatron.data.samples import Problem
+
+FIELDS = ("input_output", "tests", "test_cases", "public_test_cases", "public_tests")
+"""Where tests are looked for, after the answer."""
+
+_MORE_FIELDS = {"public_test_cases": ("private_test_cases",), "public_tests": ("private_tests", "generated_tests")}
+
+_MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
+_MALFORMED += (zlib.error, binascii.Error, pickle.PickleError)
+
+
+@dataclass(frozen=True)
+class CodeTest:
+    """One test. `given` is the standard input, or a function's arguments as a JSON list.
+
+    `expected` is the standard output as text, or the values of which the function may return any.
+    """
+
+    function: str | None
+    given: str
+    expected: str | tuple[Any, ...]
+
+
+def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
+    """The tests of a problem, those that are public first.
+
+    Args:
+        problem: its `answer` or `metadata` holds the tests.
+        field: the field of the metadata that holds them; None: the answer if it is JSON, else the first of `FIELDS`.
+
+    Raises:
+        ValueError: there are none, or they are in no known form.
+    """
+    name, value = _find(problem, field)
+    values = [value] + [problem.metadata[more] for more in _MORE_FIELDS.get(name, ()) if problem.metadata.get(more)]
+    function = _function_name(problem.metadata)
+    try:
+        tests = [test for value in values for test in _read(_decoded(value), function)]
+    except _MALFORMED as error:
+        raise ValueError(f"problem {problem.id}: {name} holds no tests in a known form ({error})") from error
+    if not tests:
+        raise ValueError(f"problem {problem.id}: {name} holds no test")
+    return tests
+
+
+def has_tests(problem: Problem, field: str | None = None) -> bool:
+    """Whether there is something that may be tests, without reading it."""
+    try:
+        _find(problem, field)
+    except ValueError:
+        return False
+    return True
+
+
+def _find(problem: Problem, field: str | None) -> tuple[str, Any]:
+    if field is None and problem.answer is not None and problem.answer.lstrip()[:1] in {"{", "["}:
+        return "the answer", problem.answer
+    for name in FIELDS if field is None else (field,):
+        if problem.metadata.get(name):
+            return name, problem.metadata[name]
+    raise ValueError(f"problem {problem.id} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
+
+
+def _function_name(fields: Mapping[str, Any]) -> str | None:
+    """What LiveCodeBench names beside its tests."""
+    about = fields.get("metadata")
+    if isinstance(about, str) and about.lstrip().startswith("{"):
+        about = json.loads(about)
+    named = [about.get("func_name")] if isinstance(about, Mapping) else []
+    for name in (*named, fields.get("fn_name"), fields.get("func_name")):
+        if isinstance(name, str) and name:
+            return name
+    return None
+
+
+def _decoded(value: Any) -> Any:
+    """Undo JSON, and LiveCodeBench's packing of private tests: JSON, pickled as a text, zlib, base64."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip()[:1] in {"{", "["}:
+        return json.loads(value)
+    packed = zlib.decompress(base64.b64decode(value, validate=True))
+    return json.loads(_TextUnpickler(io.BytesIO(packed)).load())
+
+
+class _TextUnpickler(pickle.Unpickler):
+    """Reads plain values only: a pickle from a dataset could run code."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"packed tests ask for {module}.{name}")
+
+
+def _read(value: Any, function: str | None) -> Iterator[CodeTest]:
+    if isinstance(value, list):
+        for item in value:
+            is_stream = str(item.get("testtype", item.get("type"))).startswith("std")
+            yield _test(item["input"], item["output"], None if is_stream else _function_name(item) or function)
+        return
+    inputs, outputs = (value["inputs"], value["outputs"]) if "inputs" in value else (value["input"], value["output"])
+    own = _function_name(value)
+    for given, expected in zip(inputs, outputs, strict=True):
+        yield _test(given, expected, own)
+
+
+def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
+    if function is None:
+        return CodeTest(None, _text(given), _text(expected))
+    if isinstance(given, str):
+        # LiveCodeBench: an argument a line.
+        arguments = [json.loads(line) for line in given.splitlines() if line.strip()]
+        return CodeTest(function, json.dumps(arguments), (json.loads(expected),))
+    if not isinstance(given, list):
+        raise ValueError(f"arguments must be a list, not {type(given).__name__}")
+    # APPS wraps some results into a list, and nothing tells which.
+    wrapped = tuple(expected[:1]) if isinstance(expected, list) else ()
+    return CodeTest(function, json.dumps(given), (expected, *wrapped))
+
+
+def _text(value: Any) -> str:
+    """A text, or one that is kept as a list of lines."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
