@@ -64,13 +64,13 @@ class UpdateResult:
     stats: dict[str, float]
 
 
-@torch.no_grad()
 def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
     """Log-probs of every response token under `model`: as `token_outputs`, without the entropies."""
     for sample, log_probs, _ in token_outputs(model, groups, limits):
         yield sample, log_probs
 
 
+@torch.no_grad()
 def token_outputs(
     model: PolicyModel, groups: Sequence[Group], limits: PassLimits
 ) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
