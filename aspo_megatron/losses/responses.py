@@ -18,3 +18,13 @@ def response_mean(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
     sums = values.new_zeros(len(cu_seqlens) - 1, 2)
     sums.index_add_(0, response, torch.stack([values.masked_fill(~mask, 0.0), mask.to(values.dtype)], dim=1))
     return (sums[:, 0] / sums[:, 1].clamp(min=1))[response]
+
+
+def shares(mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """1 / (unmasked tokens of its response) at each unmasked token, 0 elsewhere, [tokens], fp32.
+
+    A mean over tokens that is weighted so is the mean over responses of their means.
+    """
+    owner = response_of_token(cu_seqlens, len(mask))
+    counts = torch.zeros(len(cu_seqlens) - 1, device=mask.device).index_add(0, owner, mask.float())
+    return torch.where(mask, 1.0 / counts.clamp(min=1.0)[owner], 0.0)

@@ -14,6 +14,7 @@ from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
 from aspo_megatron.losses.correction import correction_weights
 from aspo_megatron.losses.entropy import low_entropy_mask
+from aspo_megatron.losses.responses import shares
 
 _LOW_ENTROPY_QUANTILE = 0.8
 _DIFFERENCES = (0.001, 0.01, 0.1, 1.0)
@@ -83,6 +84,9 @@ class PolicyObjective:
             per_token = per_token * weights
             stats["rollout_correction/weight"] = Stat(weights, batch.mask)
         stats["loss/policy"] = Stat(per_token, batch.mask)
+        ratio, share = (log_probs - batch.old_log_probs).detach().exp(), shares(batch.mask, batch.cu_seqlens)
+        stats["response_ratio/pos"] = Stat(ratio, share * (batch.advantages > 0))
+        stats["response_ratio/neg"] = Stat(ratio, share * (batch.advantages < 0))
         if self.config.kl_coef:
             mask = batch.mask
             if self._kl_of_low_entropy:

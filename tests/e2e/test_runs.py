@@ -29,6 +29,7 @@ ALWAYS = {
 
 SIGNED = {
     "clip/dual", "clip/neg_high", "clip/neg_low", "clip/pos_high", "clip/pos_low", "ratio/neg", "ratio/pos",
+    "response_ratio/neg", "response_ratio/pos",
     "weight/neg", "weight/pos",
 }  # fmt: skip
 
