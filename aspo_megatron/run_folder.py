@@ -19,6 +19,8 @@ _MAY_CHANGE = (
     "parallel",
     "checkpoint",
     "log",
+    "slurm",
+    "rollout.servers",
     "eval.every",
     "train.steps",
     "train.max_tokens_per_micro_batch",
