@@ -16,7 +16,9 @@ from torch import Tensor
 
 from aspo_megatron import losses
 from aspo_megatron.check_rank import Spec
+from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf import RandomTensors, check_weights, hf_shapes, write_folder
+from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.launch import launch
@@ -166,6 +168,18 @@ def make_built_in(name: str, folder: Path) -> Path:
     model = folder / "model"
     write_folder(model, tensors, BUILT_IN[name], tokenizer_from=folder)
     return model
+
+
+def model_of(path: Path, work: Path) -> Path:
+    """The Hugging Face folder at `path`; that of a megatron checkpoint is made in `work`.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    if model_folder(path) == path:
+        return path
+    megatron_to_hf(path, work / "model", None, lambda count: None)
+    return work / "model"
 
 
 def run_check(

@@ -33,8 +33,8 @@ class ModelConfig(Section):
     """The policy that is trained, and its starting weights."""
 
     path: Path = Field(
-        description="Hugging Face model folder: config.json, tokenizer, safetensors weights; or a megatron checkpoint of "
-        "`aspo convert` or of a run."
+        description="Hugging Face model folder: config.json, tokenizer, safetensors weights; or a megatron checkpoint "
+        "of `aspo convert` or of a run."
     )
     init: Literal["pretrained", "random"] = Field(
         "pretrained", description="Read the folder's weights, or draw random ones for its config.json."
@@ -443,6 +443,38 @@ class CheckpointConfig(Section):
     )
 
 
+class SlurmConfig(Section):
+    """The job that `aspo slurm` makes of a run, see docs/slurm.md. Computes nothing: a run may go on with others."""
+
+    nodes: PositiveInt | None = Field(None, description="Nodes of the job; null: as many as the ranks need.")
+    gpus_per_node: NonNegativeInt = Field(8, description="GPUs of a node, each for a rank; 0: ranks on CPUs.")
+    cpus_per_task: PositiveInt = Field(8, description="CPU cores of each rank.")
+    time: str = Field(
+        "24:00:00",
+        pattern=r"^(\d+-)?\d+(:\d+){0,2}$",
+        description="Time limit, as Slurm writes it: `minutes`, `hours:minutes:seconds`, `days-hours`.",
+    )
+    save_seconds: PositiveInt = Field(300, description="So long before the time limit the run saves its state.")
+    partition: str | None = Field(None, description="Partition; null: the cluster's default.")
+    account: str | None = Field(None, description="Account; null: the user's default.")
+    qos: str | None = Field(None, description="Quality of service; null: the default.")
+    constraint: str | None = Field(None, description="Features that the nodes must have.")
+    directives: tuple[str, ...] = Field((), description="Further options of sbatch, e.g. `--mem=0`, `--exclusive`.")
+    setup: tuple[str, ...] = Field((), description="Shell lines run first, e.g. `module load cuda`.")
+    venv: Path | None = Field(None, description="Virtual environment of the ranks; null: that of `aspo slurm`.")
+    container: str | None = Field(None, description="Image with aspo inside; null: none.")
+    container_runtime: Literal["pyxis", "apptainer"] = Field("pyxis", description="What runs the image.")
+    mounts: tuple[str, ...] = Field((), description="Folders that the container sees, `FROM:TO`.")
+    log_dir: Path = Field(Path("slurm-logs"), validate_default=False, description="Folder of the jobs' logs.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for line in self.directives:
+            if not line.startswith("--"):
+                raise ValueError(f"directives: {line!r} is no option of sbatch; they begin with --")
+        return self
+
+
 class RunConfig(Section):
     """A whole run. `output_dir`, `model.path` and `data.train` have no default."""
 
@@ -463,6 +495,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -43,9 +43,12 @@ def hf_to_megatron(
     \b
       aspo convert hf-to-megatron models/Qwen3-4B checkpoints/Qwen3-4B --tp 2 --pp 2
     """
+    import torch
+
     from aspo_megatron.checkpoint import convert
     from aspo_megatron.models.family import read_family
 
+    torch.set_num_threads(1)  # files are worked on side by side; tensors in parts by threads would only wait
     layers = None if pp_layers is None else _numbers(pp_layers)
     family = read_family(source)
     layout = convert.converter_layout(family, tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, pp_layers=layers)
@@ -69,8 +72,11 @@ def megatron_to_hf(
     \b
       aspo convert megatron-to-hf runs/tiny/checkpoints/step-000020 exported
     """
+    import torch
+
     from aspo_megatron.checkpoint import convert
 
+    torch.set_num_threads(1)
     precision = _precision(dtype)
     with _progress("convert", convert.weight_bytes(source)) as advance:
         convert.megatron_to_hf(source, target, precision, advance)

@@ -6,33 +6,35 @@ SIDE says which problems of the configuration are asked: `train` (all of a probl
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf import hf_shapes
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs import open_weights, read_inputs
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.build import engine_of, own_servers
 
 
 def evaluate_checkpoint(config: RunConfig, side: str, output: Path | None) -> None:
     """Evaluate the model folder `model.path`; the leader prints the scores and writes every response to `output`."""
     inputs = read_inputs(config)
-    with RewardPool(config.reward) as rewards, process_grid(config.parallel, config.platform, config.seed) as topology:
+    with (
+        RewardPool(config.reward) as rewards,
+        process_grid(config.parallel, config.platform, config.seed) as topology,
+        ExitStack() as stack,
+    ):
         from aspo_megatron.evaluate import evaluate
 
         problems = from_leader(inputs.train if side == "train" else inputs.heldout)
-        dtype = getattr(torch, config.model.dtype)
-        engine = EmbeddedEngine(
-            config.model.path, inputs.tokenizer, dtype, topology.platform.device, config.rollout.max_batch_tokens
-        )
-        with SafetensorsFolder(config.model.path) as weights:
-            engine.update_weights(((name, weights.read_whole(name)) for name in weights.names()), version=0)
+        device = topology.platform.device
+        servers = stack.enter_context(own_servers(config, device, print))
+        engine = stack.enter_context(engine_of(config, inputs.family, inputs.tokenizer, device, servers, print))
+        weights = open_weights(config, inputs.family)
+        engine.update_weights(((name, weights.read_whole(name)) for name in hf_shapes(config.model.path)), version=0)
         result = evaluate(
             engine,
             rewards,

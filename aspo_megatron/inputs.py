@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
+from aspo_megatron.checkpoint.integrity import MANIFEST
+from aspo_megatron.checkpoint.sidecar import INDEX, checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
@@ -38,13 +40,16 @@ def read_inputs(config: RunConfig) -> Inputs:
     Raises:
         UserError: whatever cannot be used, named.
     """
+    if (config.model.path / INDEX).is_file():
+        raise CheckpointError(
+            f"model.path: {config.model.path} is a megatron checkpoint, but not one that a run or "
+            f"`aspo convert hf-to-megatron` has made: {MANIFEST} is missing"
+        )
     family = read_family(config.model.path)
     family.check_layout(config.parallel)
     losses.build(config.loss.name, config.loss.hyperparameters)
     if config.model.init == "pretrained":
-        from aspo_megatron.checkpoint.hf import check_weights
-
-        check_weights(config.model.path)
+        _check_weights(config.model.path, family)
     tokenizer = load_tokenizer(config.model.path)
     train, heldout = load_problems(
         config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens
@@ -74,11 +79,45 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from error
 
 
+def _check_weights(folder: Path, family: Family) -> None:
+    """See that all tensors are there, without reading them.
+
+    Raises:
+        CheckpointError: they are not; names the file or the tensor.
+    """
+    from aspo_megatron.checkpoint.hf import check_weights
+    from aspo_megatron.checkpoint.hf_view import HfView
+    from aspo_megatron.checkpoint.integrity import check_model, read_manifest
+    from aspo_megatron.checkpoint.piece_reader import PieceReader
+
+    checkpoint = checkpoint_around(folder)
+    if checkpoint is None:
+        check_weights(folder)
+        return
+    check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
+    with PieceReader(checkpoint) as reader:
+        HfView(reader, family).check()
+
+
 def open_weights(config: RunConfig, family: Family) -> TensorSource:
-    """Where the starting weights come from."""
+    """Where the starting weights come from. A collective: the ranks share the check of a checkpoint's files.
+
+    Raises:
+        CheckpointError: they cannot be read, or a checkpoint is damaged.
+    """
     from aspo_megatron.checkpoint.hf import RandomTensors, SafetensorsFolder, hf_shapes
 
     if config.model.init == "pretrained":
-        return SafetensorsFolder(config.model.path)
+        checkpoint = checkpoint_around(config.model.path)
+        if checkpoint is None:
+            return SafetensorsFolder(config.model.path)
+        from aspo_megatron.checkpoint.hf_view import HfView
+        from aspo_megatron.checkpoint.piece_reader import PieceReader
+        from aspo_megatron.checkpoint.training import refusal
+
+        reason = refusal(checkpoint, family)
+        if reason is not None:
+            raise CheckpointError(f"model.path: {reason}")
+        return HfView(PieceReader(checkpoint), family)
     std = family.hf_config.get("initializer_range", 0.02)
     return RandomTensors(hf_shapes(config.model.path), std, config.seed)

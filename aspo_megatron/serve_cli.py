@@ -45,10 +45,9 @@ def serve(
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: ended.set())
-    model = ServedModel(run.model.path, run.model.dtype, run.model.init == "random")
     log_dir = run.output_dir / "logs"
     device = choose_platform(run.platform.device, local_rank=0, threads=1).device
-    with LocalServers(settings, model, device.type, log_dir, typer.echo) as servers:
+    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, typer.echo) as servers:
         typer.echo(f"starting {settings.count} server(s); output in {log_dir}/server*.log")
         while not servers.ready(_ROUND_SECONDS):
             if ended.is_set():

@@ -4,7 +4,10 @@
 
 Without MODEL a random Llama of about 0.6 GB is made. Every conversion runs in a process of its own. Peak memory is that
 process's anonymous memory (what it has allocated) above what it has after its imports; pages of mapped files, which
-the kernel takes back at will, are not in it. Speeds are those of the best of `--repeat` runs, each followed by fsync.
+the kernel takes back at will, are not in it. Speeds are those of the best of `--repeat` runs, each followed by fsync;
+plain reading and writing takes turns with the conversions. On a slow disk the disk decides; `--work /dev/shm` shows
+what the converters themselves cost. mbridge, where it is installed and runs, loads the model into megatron's layers in
+one process and writes it back, which is compared with the sum of both conversions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +57,7 @@ def main() -> None:
             runs["plain read and write"].append(measure(plain, model, work / "plain"))
             runs["to megatron"].append(measure(to_megatron, model, work / "megatron", layout))
             runs["to Hugging Face"].append(measure(to_hf, work / "megatron", work / "back"))
+        peer = measure_or_reason(with_mbridge, model, work / "mbridge")
         shard = max(path.stat().st_size for path in (work / "megatron").glob("*.distcp"))
     base = min(run.seconds for run in runs["plain read and write"])
     print(
@@ -68,12 +73,17 @@ def main() -> None:
         print(
             f"{name:<22}{size / 2**20 / seconds:>8.0f}{base / seconds:>10.2f}{peak / 2**20:>10.0f}{peak / shard:>10.2f}"
         )
+    both = sum(min(run.seconds for run in runs[name]) for name in ("to megatron", "to Hugging Face"))
+    if isinstance(peer, str):
+        print(f"mbridge: not run: {peer}")
+    else:
+        print(f"mbridge, there and back: {peer.seconds:.1f} s, peak {peer.peak / 2**20:.0f} MiB; here {both:.1f} s")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def make_model(folder: Path) -> Path:
-    """A random Llama in bf16: 24 layers, width 1024, 32,000 words."""
+def make_model(folder: Path, layers: int = 24) -> Path:
+    """A random Llama in bf16: width 1024, 32,000 words."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +91,7 @@ def make_model(folder: Path) -> Path:
         vocab_size=32000,
         hidden_size=1024,
         intermediate_size=2816,
-        num_hidden_layers=24,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=4,
     )
@@ -115,14 +125,39 @@ def to_hf(source: Path, target: Path) -> None:
     megatron_to_hf(source, target, None, lambda count: None)
 
 
+def with_mbridge(source: Path, target: Path) -> None:
+    """Hugging Face to megatron's layers and back, by mbridge."""
+    from aspo_megatron.config import ParallelConfig, PlatformConfig
+    from aspo_megatron.parallel.topology import process_grid
+
+    warnings.simplefilter("ignore")  # megatron's, about what is not installed
+    with process_grid(ParallelConfig(), PlatformConfig(device="cpu"), seed=1):
+        from mbridge import AutoBridge
+
+        bridge = AutoBridge.from_pretrained(str(source))
+        bridge.save_weights(bridge.get_model(weight_path=str(source)), str(target))
+
+
 def measure(function: Callable[..., None], *args: Any) -> Measured:
-    """Run `function` in a new process."""
+    """Run `function` in a new process.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    measured = measure_or_reason(function, *args)
+    if isinstance(measured, str):
+        raise RuntimeError(measured)
+    return measured
+
+
+def measure_or_reason(function: Callable[..., None], *args: Any) -> Measured | str:
+    """`measure`, or in one line why `function` failed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(theirs, function, args))
     process.start()
     theirs.close()
-    measured: Measured = ours.recv()
+    measured: Measured | str = ours.recv()
     process.join()
     return measured
 
@@ -143,11 +178,15 @@ def _child(pipe: Any, function: Callable[..., None], args: tuple[Any, ...]) -> N
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    function(*args)
+    reason = None
+    try:
+        function(*args)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
-    pipe.send(Measured(seconds, max(peak - start, 0)))
+    pipe.send(reason or Measured(seconds, max(peak - start, 0)))
 
 
 def _anonymous() -> int:

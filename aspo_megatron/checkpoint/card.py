@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from aspo_megatron import __version__
+from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 
 _TEXT = """---
@@ -45,10 +46,11 @@ def model_card(
 ) -> str:
     """README.md of the model after `step` steps. Accuracies are from 0 to 1."""
     accuracies = {"held-out accuracy before": heldout_before, "held-out accuracy at the last evaluation": heldout_after}
+    base = (checkpoint_around(config.model.path) or config.model.path).name
     source, parallel = config.data.train, config.parallel
     return _TEXT.format(
-        name=f"{config.model.path.name}, {config.loss.name}, step {step}",
-        base=config.model.path.name,
+        name=f"{base}, {config.loss.name}, step {step}",
+        base=base,
         step=step,
         steps=config.train.steps,
         version=__version__,

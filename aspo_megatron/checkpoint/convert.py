@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,10 +22,12 @@ from aspo_megatron.checkpoint.integrity import (
     model_identity,
     read_manifest,
     sync,
-    verify_files,
+    verified_meanwhile,
     write_manifest,
 )
 from aspo_megatron.checkpoint.names import checkpoint_keys
+from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.places import Place, places_by_rank
 from aspo_megatron.checkpoint.safetensors_file import (
     Entry,
     divide,
@@ -37,11 +38,11 @@ from aspo_megatron.checkpoint.safetensors_file import (
     write_file,
 )
 from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, read_json, sidecar_files
-from aspo_megatron.checkpoint.tensors import Piece, PieceReader, PieceWriter, write_index
+from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family, read_family
-from aspo_megatron.models.mapping import ModelShape, Row, hf_sizes, import_shard
+from aspo_megatron.models.mapping import ModelShape, hf_sizes, import_shard
 
 _WRITERS = 4
 """Ranks' files written at the same time, each with a tensor in memory."""
@@ -52,17 +53,6 @@ _INDEX = "model.safetensors.index.json"
 
 Advance = Callable[[int], None]
 """Hears of bytes that are done."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a rank of the layout writes: the shard `rank` of `ranks` of a row's parameter."""
-
-    row: Row
-    layer: int
-    expert: int
-    ranks: int
-    rank: int
 
 
 def converter_layout(
@@ -120,7 +110,7 @@ def hf_to_megatron(
     """
     family = read_family(source)
     check_weights(source)
-    with _written_beside(target) as partial, SafetensorsFolder(source) as tensors:
+    with _written_beside(target) as partial, SafetensorsFolder(source) as tensors, without_crc():
         copy_sidecar(source, partial)
         if dtype is None:
             _keep_headers(source, partial, tensors, family)
@@ -130,7 +120,7 @@ def hf_to_megatron(
         pieces: list[Piece] = []
         entries: dict[str, FileEntry] = {}
 
-        def write_rank(task: tuple[int, list[_Place]]) -> PieceWriter:
+        def write_rank(task: tuple[int, list[Place]]) -> PieceWriter:
             rank, places = task
             with PieceWriter(partial, rank) as writer:
                 for place in places:
@@ -138,7 +128,7 @@ def hf_to_megatron(
             return writer
 
         with ThreadPoolExecutor(max_workers=min(_WRITERS, os.cpu_count() or 1)) as pool:
-            for writer in pool.map(write_rank, _by_rank(family, parallel)):
+            for writer in pool.map(write_rank, places_by_rank(family, parallel)):
                 pieces += writer.pieces
                 entries[writer.name] = writer.entry
         write_index(partial, pieces)
@@ -161,9 +151,8 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         CheckpointError: the checkpoint is damaged, or the target cannot be written.
     """
     manifest = read_manifest(source)
-    verify_files(source, manifest)
-    family = read_family(source / SIDECAR)
-    with _written_beside(target) as partial, PieceReader(source) as reader:
+    with _written_beside(target) as partial, verified_meanwhile(source, manifest), PieceReader(source) as reader:
+        family = read_family(source / SIDECAR)
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
             shutil.copyfile(path, partial / path.name)
@@ -177,9 +166,9 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
             (partial / _INDEX).write_text(make_index({name: entries_of(head) for name, head in headers.items()}))
         extra = load_file(source / _EXTRA) if (source / _EXTRA).is_file() else {}
 
-        def read(entry: Entry) -> Tensor:
-            tensor = extra[entry.name] if entry.name in extra else view.read_whole(entry.name)
-            return tensor if dtype is None else tensor.to(dtype)
+        def read(entry: Entry) -> list[Tensor]:
+            parts = [extra[entry.name]] if entry.name in extra else view.read_parts(entry.name)
+            return parts if dtype is None else [part.to(dtype) for part in parts]
 
         for name, header in headers.items():
             write_file(partial / name, header, read, advance)
@@ -213,54 +202,28 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _write_place(
-    writer: PieceWriter, place: _Place, source: SafetensorsFolder, shape: ModelShape, dtype: torch.dtype | None,
+    writer: PieceWriter, place: Place, source: SafetensorsFolder, shape: ModelShape, dtype: torch.dtype | None,
     advance: Advance,
 ) -> None:  # fmt: skip
     row = place.row
     names = row.hf_names(place.layer, place.expert)
-    shard = import_shard(row, names, source, shape, place.ranks, place.rank)
-    advance(shard.nbytes)
-    shard = shard if dtype is None else shard.to(dtype)
     keys = checkpoint_keys(row, place.layer, place.expert)
-    parts = shard.chunk(2) if len(keys) == 2 else [shard]
-    for key, part in zip(keys, parts, strict=True):
+    if len(keys) == 1:
+        parts = [import_shard(row, names, source, shape, place.ranks, place.rank)]
+    else:  # gate and up, which are a tensor each here
+        sizes = [size[0] // place.ranks for size in row.sizes(shape)]
+        starts = [size * place.rank for size in sizes]
+        parts = [
+            source.read(name, 0, start, start + size) for name, start, size in zip(names, starts, sizes, strict=True)
+        ]
+    for key, read in zip(keys, parts, strict=True):
+        advance(read.nbytes)
+        part = read if dtype is None else read.to(dtype)
         whole, offset = list(part.shape), [0] * part.dim()
         if row.dim is not None:
             whole[row.dim] *= place.ranks
             offset[row.dim] = part.shape[row.dim] * place.rank
         writer.write(key, part, whole, offset)
-
-
-def _by_rank(family: Family, parallel: ParallelConfig) -> Iterator[tuple[int, list[_Place]]]:
-    """What each rank of the layout writes, ranks counted as megatron does: tp fastest, then dp, then pp."""
-    tp, ep, etp = parallel.tp, parallel.ep, parallel.expert_tp
-    shape = family.shape(tp)
-    each_stage = tp * parallel.dp
-    stages = family.stage_layers(parallel)
-    first_layer = [sum(stages[:number]) for number in range(len(stages))]
-    experts_each = family.num_experts // ep
-    for pp_rank in range(parallel.pp):
-        own = range(pp_rank, len(stages), parallel.pp)
-        layers = [first_layer[stage] + layer for stage in own for layer in range(stages[stage])]
-        for number in range(each_stage):
-            places = []
-            for row in family.rows:
-                if row.copy or not row.only_if(shape):
-                    continue
-                if row.per_expert:
-                    if number >= ep * etp:
-                        continue
-                    held = range(number // etp * experts_each, (number // etp + 1) * experts_each)
-                    ranks, rank = etp, number % etp
-                else:
-                    held, ranks, rank = range(1), tp, number
-                if rank >= ranks or (row.dim is None and rank):
-                    continue  # another rank has the same, and writes it
-                if row.per_layer:
-                    places += [_Place(row, layer, expert, ranks, rank) for layer in layers for expert in held]
-                elif pp_rank == (0 if row.megatron.startswith("embedding") else parallel.pp - 1):
-                    places.append(_Place(row, 0, 0, ranks, rank))
-            yield pp_rank * each_stage + number, sorted(places, key=lambda place: place.layer)
 
 
 def _keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family: Family) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint.names import checkpoint_keys
-from aspo_megatron.checkpoint.tensors import PieceReader
+from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
 
@@ -45,6 +46,23 @@ class HfView:
         # Query, key and value come from one tensor; they are wanted at about the same time.
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
+    def check(self) -> None:
+        """See that every tensor is in the checkpoint, with the model's sizes.
+
+        Raises:
+            CheckpointError: one is missing or of another size; names it.
+        """
+        for name, size in self.sizes.items():
+            place = self._places[name]
+            sizes = place.row.sizes(self._shape)
+            keys = checkpoint_keys(place.row, place.layer, place.expert)
+            there = self._reader.size(keys[place.source if len(keys) > 1 else 0])
+            rows = sum(each[0] for each in sizes) if len(keys) == 1 else size[0]
+            if there[0] < rows or there[1:] != size[1:]:  # a vocabulary may be padded
+                raise CheckpointError(
+                    f"tensor {name}: config.json asks for {list(size)}, the checkpoint has {list(there)} of it"
+                )
+
     def dtype(self, name: str) -> torch.dtype:
         """Precision of a tensor."""
         place = self._places[name]
@@ -55,24 +73,37 @@ class HfView:
         return self.read_whole(name).narrow(dim, start, stop - start)
 
     def read_whole(self, name: str) -> Tensor:
-        """A whole tensor.
+        """A whole tensor. It may be a view of the checkpoint's file.
 
         Raises:
             CheckpointError: it is missing or cannot be read.
         """
+        parts = self.read_parts(name)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def read_parts(self, name: str) -> list[Tensor]:
+        """A whole tensor as the parts that it is the concatenation of along dim 0, see `read_whole`."""
         if name in self._kept:
-            return self._kept.pop(name)
+            return [self._kept.pop(name)]
         place = self._places[name]
         row = place.row
         keys = checkpoint_keys(row, place.layer, place.expert)
-        whole = self._reader.read(keys[place.source if len(keys) > 1 else 0])
+        key = keys[place.source if len(keys) > 1 else 0]
         if len(row.hf) <= 2:  # as it is, but for the padding of a vocabulary
-            return whole[: row.sizes(self._shape)[place.source][0]]
+            return _first_rows(self._reader.read_parts(key), row.sizes(self._shape)[place.source][0])
         names = row.hf_names(place.layer, place.expert)
-        self._keep(zip(names, export_tensors(row, [whole], self._shape), strict=True))
-        return self._kept.pop(name)
+        self._keep(zip(names, export_tensors(row, [self._reader.read(key)], self._shape), strict=True))
+        return [self._kept.pop(name)]
 
     def _keep(self, tensors: zip[tuple[str, Tensor]]) -> None:
         self._kept |= tensors
         while len(self._kept) > 3 and sum(tensor.nbytes for tensor in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
+
+
+def _first_rows(parts: list[Tensor], count: int) -> list[Tensor]:
+    found = []
+    for part in parts:
+        found.append(part[:count])
+        count -= found[-1].shape[0]
+    return found

@@ -89,8 +89,16 @@ def nbytes(entry: Entry) -> int:
     return torch.Size(entry.size).numel() * entry.dtype.itemsize
 
 
-def write_file(path: Path, header: bytes, read: Callable[[Entry], Tensor], done: Callable[[int], None]) -> None:
-    """Write the file that `header` describes; `read` gives its tensors, `done` hears of their bytes.
+def write_file(
+    path: Path, header: bytes, read: Callable[[Entry], Sequence[Tensor]], done: Callable[[int], None]
+) -> None:
+    """Write the file that `header` describes.
+
+    Args:
+        path: the file.
+        header: see `make_header`.
+        read: gives a tensor, as the parts that it is the concatenation of along dim 0.
+        done: hears of the bytes that are written.
 
     Raises:
         CheckpointError: a tensor is of another shape or precision than the header says.
@@ -100,16 +108,23 @@ def write_file(path: Path, header: bytes, read: Callable[[Entry], Tensor], done:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
         for entry in entries_of(header):
-            tensor = read(entry)
-            if tuple(tensor.shape) != entry.size or tensor.dtype != entry.dtype:
-                raise CheckpointError(
-                    f"tensor {entry.name} is {tensor.dtype} {list(tensor.shape)}, {entry.dtype} {list(entry.size)} was "
-                    "there before"
-                )
-            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            parts = read(entry)
+            _check(entry, parts)
+            for part in parts:
+                file.write(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             done(nbytes(entry))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _check(entry: Entry, parts: Sequence[Tensor]) -> None:
+    first = parts[0]
+    size = tuple(first.shape) if len(parts) == 1 else (sum(part.shape[0] for part in parts), *first.shape[1:])
+    dtypes = {part.dtype for part in parts}
+    if size != entry.size or dtypes != {entry.dtype} or len({part.shape[1:] for part in parts}) > 1:
+        raise CheckpointError(
+            f"tensor {entry.name} is {first.dtype} {list(size)}, {entry.dtype} {list(entry.size)} was there before"
+        )
 
 
 def divide(entries: Iterable[Entry], max_bytes: int) -> dict[str, list[Entry]]:

@@ -7,12 +7,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.checkpoint.integrity import MANIFEST
 from aspo_megatron.errors import CheckpointError
 
 SIDECAR = "hf"
+INDEX = ".metadata"
+"""Name of the index of a megatron checkpoint's tensors."""
+
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
-_INDEX = "model.safetensors.index.json"
+_HF_INDEX = "model.safetensors.index.json"
 _LARGEST = 256 << 20
+
+
+def model_folder(path: Path) -> Path:
+    """The Hugging Face folder that `path` stands for: the one inside, if it is a checkpoint; else itself."""
+    return path / SIDECAR if (path / MANIFEST).is_file() else path
+
+
+def checkpoint_around(folder: Path) -> Path | None:
+    """The checkpoint that a Hugging Face folder is inside, whose weights are its weights; None if it has its own."""
+    return folder.parent if folder.name == SIDECAR and (folder.parent / MANIFEST).is_file() else None
 
 
 def sidecar_files(folder: Path) -> list[Path]:
@@ -22,7 +36,7 @@ def sidecar_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_file()
         and path.suffix not in _WEIGHTS
-        and path.name != _INDEX
+        and path.name != _HF_INDEX
         and not path.name.startswith(".")
         and path.stat().st_size <= _LARGEST
     )

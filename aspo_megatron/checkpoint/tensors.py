@@ -1,4 +1,4 @@
-"""Tensors in megatron's `torch_dist` format, written and read one at a time.
+"""Tensors in megatron's `torch_dist` format, written one at a time.
 
 Such a folder holds a `__<rank>_0.distcp` file for each rank that wrote tensors, which are pieces of global tensors, and
 an index of all pieces in `.metadata`. `megatron.core.dist_checkpointing.load` reads it; megatron's own writer, though,
@@ -7,18 +7,18 @@ starts helper processes and wants all tensors in memory. Checksums are made whil
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
+import xxhash
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -31,9 +31,11 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aspo_megatron.checkpoint.integrity import FileEntry
+from aspo_megatron.checkpoint.sidecar import INDEX
 from aspo_megatron.errors import CheckpointError
 
-_INDEX = ".metadata"
+_ALIGNMENT = 64
+"""Of each piece in its file, as that of the elements in a piece: then they can be used where they are."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,9 @@ class PieceWriter:
 
     def write(self, key: str, tensor: Tensor, whole: Sequence[int], offset: Sequence[int]) -> None:
         """Append a piece: the part of global tensor `key`, of size `whole`, that begins at `offset`."""
+        self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
         start = self._file.tell()
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.untyped_storage().size() != tensor.nbytes:
-            tensor = tensor.clone()
+        tensor = _alone(tensor.detach().cpu().contiguous())
         torch.save(tensor, self._file)  # type: ignore[arg-type]
         length = self._file.tell() - start
         self.pieces.append(
@@ -95,13 +96,21 @@ class PieceWriter:
         )
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    """The same memory as a tensor with a storage of its own: torch.save would write all of a shared one."""
+    if tensor.untyped_storage().size() == tensor.nbytes:
+        return tensor
+    own = torch.from_numpy(tensor.reshape(-1).view(torch.uint8).numpy())
+    return own.view(tensor.dtype).view(tensor.shape)
+
+
 class _HashingFile:
-    """A file that is written from its start to its end, with the SHA-256 of it all."""
+    """A file that is written from its start to its end, with the checksum of it all."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=1 << 20)
         self._position = 0
-        self.digest = hashlib.sha256()
+        self.digest = xxhash.xxh3_128()
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
@@ -128,6 +137,17 @@ class _HashingFile:
             os.close(self._file.fileno())
 
 
+@contextmanager
+def without_crc() -> Iterator[None]:
+    """Spare torch.save the CRC of each tensor: nothing reads it, and the manifest has a checksum of all."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
 def write_index(folder: Path, pieces: Iterable[Piece]) -> None:
     """Write what makes the files of all ranks one checkpoint.
 
@@ -150,143 +170,8 @@ def write_index(folder: Path, pieces: Iterable[Piece]) -> None:
         if covered != whole.size.numel():
             raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are there")
     metadata = Metadata(state_dict_metadata=dict(tensors), storage_data=storage, storage_meta=StorageMeta())
-    (folder / _INDEX).write_bytes(pickle.dumps(metadata))
+    (folder / INDEX).write_bytes(pickle.dumps(metadata))
     torch.save({}, folder / "common.pt")
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     common = {"common_backend": "torch", "common_backend_version": 1}
     (folder / "metadata.json").write_text(json.dumps(backend | common))
-
-
-class PieceReader:
-    """The global tensors of a checkpoint, read by name. Use as a context manager."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read the index.
-
-        Raises:
-            CheckpointError: there is none, or it holds anything but the description of tensors.
-        """
-        metadata = read_index(folder)
-        self._folder = folder
-        self._tensors = {
-            key: entry
-            for key, entry in metadata.state_dict_metadata.items()
-            if isinstance(entry, TensorStorageMetadata)
-        }
-        self._storage = metadata.storage_data
-        self._files: dict[str, IO[bytes]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._tensors
-
-    def keys(self) -> list[str]:
-        """Names of all tensors."""
-        return list(self._tensors)
-
-    def dtype(self, key: str) -> torch.dtype:
-        """Precision of a tensor."""
-        return self._entry(key).properties.dtype
-
-    def size(self, key: str) -> tuple[int, ...]:
-        """Size of a whole tensor."""
-        return tuple(self._entry(key).size)
-
-    def read(self, key: str) -> Tensor:
-        """A whole tensor.
-
-        Raises:
-            CheckpointError: it is missing or cannot be read.
-        """
-        entry = self._entry(key)
-        if len(entry.chunks) == 1:
-            return self._piece(key, entry.chunks[0])
-        whole = torch.empty(entry.size, dtype=entry.properties.dtype)
-        for chunk in entry.chunks:
-            place = whole
-            for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
-                place = place.narrow(dim, start, length)
-            place.copy_(self._piece(key, chunk))
-        return whole
-
-    def _entry(self, key: str) -> TensorStorageMetadata:
-        if key not in self._tensors:
-            raise CheckpointError(f"{self._folder}: tensor {key} is missing from the checkpoint")
-        return self._tensors[key]
-
-    def _piece(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
-        place = self._storage[MetadataIndex(key, chunk.offsets)]
-        try:
-            if place.relative_path not in self._files:
-                self._files[place.relative_path] = (self._folder / place.relative_path).open("rb")
-            file = self._files[place.relative_path]
-            file.seek(place.offset)
-            tensor: Tensor = torch.load(io.BytesIO(file.read(place.length)), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self._folder / place.relative_path}: tensor {key}: {error}") from error
-        return tensor
-
-
-_HARMLESS = {
-    "collections": {"OrderedDict"},
-    "copyreg": {"_reconstructor"},
-    "builtins": {"object", "set", "frozenset"},
-    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
-    "torch": {"Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
-    "torch.serialization": {"_get_layout"},
-    "torch._utils": {"_rebuild_tensor_v2"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.planner": {"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"},
-}  # fmt: skip
-"""What an index may be made of: descriptions of tensors, nothing that acts."""
-
-
-class _IndexReader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _HARMLESS.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which describes no tensor")
-        return super().find_class(module, name)
-
-
-def read_index(folder: Path) -> Metadata:
-    """The index of a checkpoint, read without running anything that it might hold.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it holds anything but the description of tensors.
-    """
-    path = folder / _INDEX
-    try:
-        with path.open("rb") as file:
-            metadata = _IndexReader(file).load()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing, so this is not a megatron distributed checkpoint") from error
-    except Exception as error:  # a damaged pickle may raise nearly anything
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(metadata, Metadata):
-        raise CheckpointError(f"{path}: is not the index of a distributed checkpoint")
-    return metadata
-
-
-def check_common(folder: Path) -> None:
-    """See that the part of a checkpoint that megatron reads besides tensors holds nothing that acts.
-
-    Raises:
-        CheckpointError: it does, or it cannot be read.
-    """
-    path = folder / "common.pt"
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error

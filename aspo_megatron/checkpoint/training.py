@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from aspo_megatron.checkpoint import randomness
 from aspo_megatron.checkpoint.integrity import Manifest, check_model, read_manifest, sync, verify_files
+from aspo_megatron.checkpoint.piece_reader import check_common, read_index
 from aspo_megatron.checkpoint.sidecar import read_json
 from aspo_megatron.checkpoint.state import Shard, load_model, load_optimizer, model_shards, optimizer_shards
-from aspo_megatron.checkpoint.tensors import check_common, read_index
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.samples import Problem
@@ -79,7 +79,6 @@ class StateSaver:
         self._about = About(family, config.model.path, config.parallel)
         self._leads = dist.get_rank() == 0
         self._pending: CheckpointWriter | None = None
-        self._last: int | None = None
 
     @property
     def writing(self) -> bool:
@@ -92,9 +91,15 @@ class StateSaver:
         return self._pending is not None
 
     def save(self, state: TrainerState) -> None:
-        """Begin to save, after the save before is complete. Without `checkpoint.async_save` it is complete at once."""
+        """Begin to save, after the save before is complete. Without `checkpoint.async_save` it is complete at once.
+
+        A state of this step that is there, such as the one that the run has gone on from, is not written again.
+        """
         self.finish()
-        if self._last == state.step:
+        folder = step_folder(self._config.output_dir, state.step)
+        if from_leader(folder.exists()):
+            if self._leads:  # a run may have been killed before it could point at its newest state
+                self._tell(folder, self._publish(folder))
             return
         background = self._config.checkpoint.async_save
         shards: Iterator[Shard] = chain(
@@ -107,9 +112,8 @@ class StateSaver:
             "config.yaml": (self._config.output_dir / "config.yaml").read_bytes() if self._leads else b"",
         }
         own = {randomness.random_file(dist.get_rank()): randomness.capture()}
-        self._pending = CheckpointWriter(step_folder(self._config.output_dir, state.step), self._about)
+        self._pending = CheckpointWriter(folder, self._about)
         self._pending.begin(shards, shared, own, background=background)
-        self._last = state.step
         if not background:
             self.finish()
 
@@ -122,8 +126,10 @@ class StateSaver:
         self._pending = None
         if error is None and self._leads:
             error = self._publish(folder)
+        self._tell(folder, error)
+
+    def _tell(self, folder: Path, error: str | None) -> None:
         if error is not None:
-            self._last = None
             self._warn(f"warning: {folder} was not saved ({error}); the run goes on, older states are kept")
 
     def _publish(self, folder: Path) -> str | None:
@@ -167,7 +173,7 @@ def save_start(config: RunConfig, family: Family, model: PolicyModel) -> None:
 def load_start(config: RunConfig, family: Family, model: PolicyModel) -> bool:
     """Read the weights that the run has started with; whether they are there and whole. A collective."""
     folder = config.output_dir / "checkpoints" / START
-    if not from_leader(folder.exists()) or _refusal(folder, family) is not None:
+    if not from_leader(folder.exists()) or refusal(folder, family) is not None:
         return False
     load_model(model, folder)
     return True
@@ -194,7 +200,7 @@ def find_state(config: RunConfig, family: Family, warn: Callable[[str], None]) -
     refused: list[str] = []
     for step in from_leader(saved_steps(config.output_dir)):
         folder = step_folder(config.output_dir, step)
-        reason = _refusal(folder, family)
+        reason = refusal(folder, family)
         if reason is None:
             if refused:
                 warn(f"warning: {refused[-1]}; going on from {folder.name} instead")
@@ -237,8 +243,8 @@ def load_state(folder: Path, model: PolicyModel, optimizer: Optimizer, parallel:
     return read_state(folder)
 
 
-def _refusal(folder: Path, family: Family) -> str | None:
-    """Why a checkpoint cannot be used, the same on all ranks."""
+def refusal(folder: Path, family: Family) -> str | None:
+    """Why a checkpoint cannot be used, the same on all ranks, which share the reading. A collective."""
     found: tuple[Manifest | None, str | None] = (None, None)
     if dist.get_rank() == 0:
         try:

@@ -198,7 +198,7 @@ def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: Mo
         if not parts:  # a rank that holds padding alone still has to know width and dtype
             parts.append(source.read(names[0], row.dim, 0, 0))
         parts.append(parts[0].new_zeros((padding, *parts[0].shape[1:])))
-    return torch.cat(parts, dim=row.dim)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=row.dim)
 
 
 def export_tensors(row: Row, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[Tensor]:
@@ -206,7 +206,7 @@ def export_tensors(row: Row, shards: Sequence[Tensor], shape: ModelShape) -> Ite
     if row.dim is None:
         yield shards[0]
         return
-    whole = torch.cat(list(shards), dim=row.dim)
+    whole = shards[0] if len(shards) == 1 else torch.cat(list(shards), dim=row.dim)
     pieces = row.layout(shape, len(shards))
     cut = whole.split([piece.size for piece in pieces], dim=row.dim)
     for source in range(len(row.hf)):

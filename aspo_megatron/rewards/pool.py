@@ -161,6 +161,8 @@ class RewardPool:
             return Reward(scored.value, problem, scored.parts)
         if isinstance(error, BrokenProcessPool):
             return None
+        if isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGTERM:
+            return None  # not the scorer's doing: Slurm may send the wish to stop to all processes of a rank
         if isinstance(error, ProcessExpired) and error.exitcode != -signal.SIGALRM:
             return Reward(0.0, f"the scorer {_describe_exit(error.exitcode)}")
         if isinstance(error, TimeoutError | ProcessExpired):

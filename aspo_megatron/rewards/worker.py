@@ -55,6 +55,8 @@ def start(config: str) -> None:
     # as big-integer arithmetic does.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # Slurm may send the signal by which a run is to stop to all processes of a rank.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     _scorer(config)
 

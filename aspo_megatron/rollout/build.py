@@ -38,9 +38,10 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
     if config.rollout.engine == "embedded" or servers.addresses or rank() > 0:
         yield None
         return
-    model = ServedModel(config.model.path, config.model.dtype, config.model.init == "random")
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    with LocalServers(servers, model, device.type, config.output_dir / "logs", tell, ranks_here) as local:
+    with LocalServers(
+        servers, ServedModel.of(config.model), device.type, config.output_dir / "logs", tell, ranks_here
+    ) as local:
         yield local
 
 

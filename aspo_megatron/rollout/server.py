@@ -20,7 +20,7 @@ from typing import Self
 
 import torch
 
-from aspo_megatron.config import ServersConfig
+from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
 
 _POLL_SECONDS = 0.5
@@ -31,11 +31,17 @@ _LOOPBACK = ("127.", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What the servers serve. `random`: the folder has no weights yet, they come by a sync."""
+    """What the servers serve. `random`: the folder has no weights, they come by a sync."""
 
     folder: Path
     dtype: str
     random: bool
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> ServedModel:
+        """The model of a run, whose path may also be the Hugging Face side of a megatron checkpoint."""
+        without = model.init == "random" or not any(model.path.glob("*.safetensors"))
+        return cls(model.path, model.dtype, without)
 
 
 @dataclass

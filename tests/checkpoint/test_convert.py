@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.tensors import PieceReader
+from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
 from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
@@ -159,7 +159,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda folder: (folder / "__0_0.distcp").unlink(), r"__0_0\.distcp: missing"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json is missing"),
     "manifest cut": (lambda folder: (folder / "manifest.json").write_text('{"version'), r"manifest\.json: damaged"),
-    "version": (other_version, r"format version 99; this installation reads 1"),
+    "version": (other_version, r"format version 99; this installation reads 2"),
     "config": (lambda folder: flip(folder / "hf" / "config.json"), r"config\.json: damaged"),
 }
 

@@ -61,6 +61,36 @@ def test_a_full_disk_costs_the_save_alone(ranks: Ranks, settings: list[str], tmp
     assert names(tmp_path) == ["latest", "step-000002", "step-000005"]
 
 
+def test_a_state_that_is_there_is_pointed_at_and_not_written_again(
+    ranks: Ranks, settings: list[str], tmp_path: Path
+) -> None:
+    """A run that is stopped before its first step has nothing new; one that was killed may have lost the pointer."""
+    states = tmp_path / "run" / "checkpoints"
+    ranks.run(2, save_five, settings, None)
+    written = {path: path.stat().st_mtime_ns for path in (states / "step-000005").iterdir()}
+    (states / "latest").write_text("step-000004\n")
+    assert ranks.run(2, save_again, settings) == [[], []]
+    assert (states / "latest").read_text() == "step-000005\n"
+    assert {path: path.stat().st_mtime_ns for path in (states / "step-000005").iterdir()} == written
+    assert names(tmp_path) == ["latest", "step-000004", "step-000005"]
+
+
+def save_again(settings: list[str]) -> list[str]:
+    """Saves step 5 as soon as the run goes on from it."""
+    config = load_config(None, settings)
+    said: list[str] = []
+    with process_grid(config.parallel, config.platform, seed=1) as topology:
+        from aspo_megatron.checkpoint.training import StateSaver, find_state, load_state
+
+        model, optimizer = build(config, topology)
+        saver = StateSaver(config, model.family, model, optimizer, said.append)
+        folder = find_state(config, model.family, said.append)
+        assert folder is not None
+        saver.save(load_state(folder, model, optimizer, config.parallel))
+        saver.finish()
+    return said
+
+
 def names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
 
