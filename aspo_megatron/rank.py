@@ -48,29 +48,43 @@ def running_under_launcher(env: Mapping[str, str]) -> bool:
 def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Torchrun's variables for a task of srun; nothing where they are there already.
 
-    Rank 0 runs on the first node of the step. Its port follows from the job and step, so that jobs which share a node
-    do not meet.
+    MASTER_ADDR and MASTER_PORT are left as the job's script has set them (slurm/train.sbatch looks for a free port).
+    Otherwise rank 0 is on the first node of the step, and its port follows from the job and step, so that jobs which
+    share a node do not meet.
 
     Raises:
         UserError: several nodes, and `scontrol` cannot name the first.
     """
     if "RANK" in env or "SLURM_PROCID" not in env:
         return {}
-    address = "127.0.0.1"
-    if int(env.get("SLURM_STEP_NUM_NODES", "1")) > 1:
-        command = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
-        try:
-            address = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-        except (OSError, subprocess.CalledProcessError, IndexError) as error:
-            raise UserError(f"{' '.join(command)} failed ({error}): the address of rank 0 is not known") from error
     job, step = int(env["SLURM_JOB_ID"]), int(env["SLURM_STEP_ID"])
     return {
         "RANK": env["SLURM_PROCID"],
         "LOCAL_RANK": env["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(_tasks_on_this_node(env)),
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(10000 + (job * 7 + step) % 20000),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or _first_node(env),
+        "MASTER_PORT": env.get("MASTER_PORT") or str(10000 + (job * 7 + step) % 20000),
     }
+
+
+def _first_node(env: Mapping[str, str]) -> str:
+    if int(env.get("SLURM_STEP_NUM_NODES", "1")) == 1:
+        return "127.0.0.1"
+    command = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(f"{' '.join(command)} failed ({error}): the address of rank 0 is not known") from error
+
+
+def _tasks_on_this_node(env: Mapping[str, str]) -> int:
+    """From Slurm's `8(x3),4`: three nodes with 8 tasks and one with 4."""
+    counts: list[int] = []
+    for part in env.get("SLURM_STEP_TASKS_PER_NODE", env["SLURM_STEP_NUM_TASKS"]).split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1)
+    return counts[int(env.get("SLURM_NODEID", "0"))]
 
 
 def rank_main(main: Callable[[], int]) -> NoReturn:
