@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import convert_cli, plot_cli, rank, run_folder, serve_cli
+from aspo_megatron import convert_cli, plot_cli, rank, run_folder, serve_cli, slurm_cli
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.config_reference import help_text
@@ -201,6 +201,7 @@ def check(
 
 
 app.command()(serve_cli.serve)
+app.command()(slurm_cli.slurm)
 app.command()(plot_cli.plot)
 app.command()(plot_cli.samples)
 

@@ -39,6 +39,11 @@ def act(problem, response):
         return 1.0 + (7 ** 7 ** 11 > 0)
     if response == "exit":
         os._exit(9)
+    if response.startswith("/"):
+        if not os.path.exists(response):
+            open(response, "w").close()
+            os.kill(os.getpid(), 15)
+        return 5.0
     if response == "segfault":
         os.kill(os.getpid(), 11)
     if response == "raise":
@@ -128,6 +133,12 @@ def test_a_worker_that_dies_idle_is_replaced(kind):
         psutil.Process(int(first.value)).kill()
         time.sleep(0.5)
         assert pool.score([(PROBLEM, "1"), (PROBLEM, "2")]) == [Reward(1.0), Reward(2.0)]
+
+
+def test_what_a_terminated_worker_was_at_is_scored_again(kind, tmp_path):
+    with RewardPool(RewardConfig(kind=kind, workers=2)) as pool:
+        rewards = pool.score([(PROBLEM, "1"), (PROBLEM, str(tmp_path / "was_here")), (PROBLEM, "2")])
+    assert rewards == [Reward(1.0), Reward(5.0), Reward(2.0)]
 
 
 def test_workers_that_cannot_start_are_an_error(kind, monkeypatch):

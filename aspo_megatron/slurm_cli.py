@@ -1,0 +1,50 @@
+"""`aspo slurm`: a run as a Slurm job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def slurm(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="slurm.nodes")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="slurm.gpus_per_node; 0: on CPUs.")] = None,
+    time: Annotated[str | None, typer.Option(help="slurm.time, e.g. 12:00:00")] = None,
+    chain: Annotated[int, typer.Option(min=1, help="So many jobs, one after the other, each going on.")] = 1,
+    array: Annotated[
+        Path | None, typer.Option(help="A sweep: each line of this file has KEY=VALUE words, output_dir among them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the script to this file.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit it.")] = False,
+) -> None:
+    """Make a Slurm batch script of a run: print it, write it to a file, or submit it.
+
+    The job saves before its time limit or when it is pre-empted, requeues itself and goes on. See docs/slurm.md.
+
+    \b
+      aspo slurm run.yaml --nodes 4 --time 12:00:00 --submit
+      aspo slurm run.yaml slurm.partition=h100 --chain 5 --submit
+      aspo slurm run.yaml --array sweep.txt --out sweep.sbatch
+    """
+    from aspo_megatron import slurm as jobs
+
+    given = {"nodes": nodes, "gpus_per_node": gpus_per_node, "time": None if time is None else f'"{time}"'}
+    options = [f"slurm.{key}={value}" for key, value in given.items() if value is not None]
+    job = jobs.make_job(config, overrides or [], options, array, chain)
+    script = jobs.render(job, jobs.read_template())
+    if out is not None:
+        out.write_text(script, encoding="utf-8")
+    if submit:
+        ids = jobs.submit(job, script)
+        log = job.run.slurm.log_dir / f"{job.name}-{'<job>' if job.sweep else ids[0]}.log"
+        typer.echo(f"submitted: job {', then '.join(ids)}; log: {log}")
+    elif out is None:
+        typer.echo(script, nl=False)
+    else:
+        typer.echo(f"{out}: written; it wants the folder {job.run.slurm.log_dir} to be there: sbatch {out}")

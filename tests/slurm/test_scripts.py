@@ -1,0 +1,140 @@
+"""What `aspo slurm` writes, and what Slurm says to it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from e2e.command import SETTINGS
+
+from aspo_megatron import slurm
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.rank import slurm_environment
+
+from .cluster import Cluster
+
+GPUS = ["parallel={tp: 2, dp: 16}", "slurm.cpus_per_task=8"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.yaml"
+    path.write_text(SETTINGS + "output_dir: runs/first\n")
+    return path
+
+
+def script_of(config: Path, *overrides: str, sweep: Path | None = None, chain: int = 1) -> str:
+    job = slurm.make_job(config, list(overrides), [], sweep, chain)
+    return slurm.render(job, slurm.read_template())
+
+
+def directives(script: str) -> dict[str, str]:
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH ")]
+    return dict(line.split("#")[0].strip().partition("=")[::2] for line in lines)
+
+
+def test_every_script_is_valid_bash(config: Path) -> None:
+    folder = slurm.TEMPLATE.parent
+    scripts = [path.read_text() for path in sorted(folder.glob("*.sbatch"))] + [script_of(config, *GPUS)]
+    assert len(scripts) == 5
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_layout_gives_nodes_and_tasks(config: Path) -> None:
+    found = directives(script_of(config, *GPUS))
+    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"]) == ("4", "8", "8")
+    on_cpus = directives(script_of(config, "parallel={tp: 2, dp: 2}", "slurm={nodes: 2, gpus_per_node: 0}"))
+    assert (on_cpus["nodes"], on_cpus["ntasks-per-node"]) == ("2", "2")
+    assert "gpus-per-node" not in on_cpus
+
+
+def test_layout_that_does_not_fit(config: Path) -> None:
+    with pytest.raises(ConfigError, match="3 nodes with 8 GPUs are 24 ranks, but tp x cp x dp x pp = 48"):
+        script_of(config, "parallel.dp=48", "slurm.nodes=3")
+    with pytest.raises(ConfigError, match=r"slurm.nodes=3: .* = 32 ranks do not divide"):
+        script_of(config, *GPUS, "slurm.nodes=3")
+    with pytest.raises(ConfigError, match=r"slurm: directives: 'mem=0' is no option of sbatch"):
+        script_of(config, *GPUS, "slurm.directives=[mem=0]")
+    with pytest.raises(ConfigError, match=r"rollout\.servers\.addresses"):
+        script_of(config, *GPUS, "rollout.engine=sglang")
+
+
+def test_settings_reach_the_script(config: Path) -> None:
+    own = ["slurm.partition=h100", "slurm.save_seconds=120", "slurm.directives=[--mem=0]", "slurm.time=1-00:00:00"]
+    found = directives(script_of(config, *GPUS, *own))
+    assert found["partition"] == "h100"
+    assert found["signal"] == "B:USR1@120"
+    assert found["mem"] == "0"
+    assert found["time"] == "1-00:00:00"
+    script = script_of(config, *GPUS, "data.template={prompt} it's =", 'slurm.setup=["module load cuda/12"]')
+    assert "\nmodule load cuda/12\n" in script
+    [line] = [line for line in script.splitlines() if line.startswith("RUN=")]
+    shown = f'{line}; printf "%s\\n" "${{RUN[@]}}"'
+    words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "data.template={prompt} it's =" in words
+
+
+def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
+    chained = script_of(config, *GPUS, chain=3)
+    assert directives(chained)["dependency"] == "singleton"
+    assert "\nAT_LIMIT=end\n" in chained
+    sweep = tmp_path / "sweep.txt"
+    sweep.write_text("# two\noptimizer.lr=1e-6 output_dir=a\noptimizer.lr=2e-6 'output_dir=b c'\n")
+    script = script_of(config, *GPUS, sweep=sweep)
+    assert directives(script)["array"] == "0-1"
+    lines = [line for line in script.splitlines() if line.startswith(("RUN=", "SWEEP=", '[ -z "${SLURM_ARRAY'))]
+    shown = "\n".join(["SLURM_ARRAY_TASK_ID=1", *lines, 'printf "%s\\n" "${RUN[@]: -2}"'])
+    words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words == ["optimizer.lr=2e-6", "output_dir=b c"]
+    sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
+    with pytest.raises(ConfigError, match="each line needs an output_dir"):
+        script_of(config, *GPUS, sweep=sweep)
+
+
+def test_containers(config: Path) -> None:
+    box = ["slurm.container=/images/a b.sqsh", "slurm.mounts=[/data:/data,/home:/home]"]
+    pyxis = script_of(config, *GPUS, *box)
+    assert """CONTAINER=('--container-image=/images/a b.sqsh' --container-mounts=/data:/data,/home:/home""" in pyxis
+    assert "\nVENV=\n" in pyxis
+    apptainer = script_of(config, *GPUS, *box, "slurm.container_runtime=apptainer")
+    assert "INSIDE=(apptainer exec --nv --bind /data:/data --bind /home:/home" in apptainer
+    assert "\nCONTAINER=()\n" in apptainer
+
+
+def test_template_that_lacks_a_setting(config: Path) -> None:
+    job = slurm.make_job(config, GPUS, [], None, 1)
+    with pytest.raises(UserError, match="has 0 lines VENV"):
+        slurm.render(job, slurm.read_template().replace("VENV=", "ENV=").replace("$VENV", "$ENV"))
+
+
+def test_ranks_take_the_rendezvous_of_the_script() -> None:
+    task = {
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "2",
+        "SLURM_STEP_NUM_TASKS": "7",
+        "SLURM_STEP_NUM_NODES": "3",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2),3",
+        "SLURM_JOB_ID": "71",
+        "SLURM_STEP_ID": "0",
+        "MASTER_ADDR": "node1",
+        "MASTER_PORT": "12345",
+    }
+    found = slurm_environment(task)
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("node1", "12345")
+    assert found["LOCAL_WORLD_SIZE"] == "3"
+    assert slurm_environment(task | {"SLURM_NODEID": "1"})["LOCAL_WORLD_SIZE"] == "2"
+
+
+@pytest.mark.slurm
+def test_slurm_accepts_production_size(cluster: Cluster, config: Path, tmp_path: Path) -> None:
+    """Four nodes with eight GPUs each; and the other scripts as they are shipped."""
+    (tmp_path / "train.sbatch").write_text(script_of(config, *GPUS))
+    (tmp_path / "chain.sbatch").write_text(script_of(config, *GPUS, chain=3))
+    folder = slurm.TEMPLATE.parent
+    by_hand = [[str(path)] for path in sorted(folder.glob("*.sbatch"))] + [["--nodes=4", str(slurm.TEMPLATE)]]
+    for argv in [["train.sbatch"], ["chain.sbatch"], *by_hand]:
+        cluster.run("sbatch", "--test-only", *argv, "run.yaml", folder=tmp_path)
