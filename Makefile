@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint types docs tiny sglang-cpu
+.PHONY: quickstart test test-sglang lint types docs tiny sglang-cpu
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -20,6 +20,9 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 
 .venv-sglang/.installed: tools/sglang_cpu/install.sh tools/sglang_cpu/requirements.txt
 	tools/sglang_cpu/install.sh .venv-sglang $(PYTHON)
+
+test-sglang: .venv/.installed .venv-sglang/.installed  ## The tests with real SGLang servers
+	$(BIN)/python -m pytest -q -m sglang
 
 lint: .venv/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

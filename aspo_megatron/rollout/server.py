@@ -154,6 +154,8 @@ class LocalServers:
         try:
             for server in self._servers:
                 self._start(server)
+        except OSError as error:
+            self._failure = f"the SGLang servers cannot be started: {error}"
         finally:
             self._started.set()
         while not self._closing.wait(_POLL_SECONDS):
