@@ -66,7 +66,7 @@ class Policy:
         return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
-def make_embedded(policy: Policy, max_batch_tokens: int, request: pytest.FixtureRequest) -> RolloutEngine:
+def make_embedded(policy: Policy, max_batch_tokens: int, request: pytest.FixtureRequest | None = None) -> RolloutEngine:
     return EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), max_batch_tokens)
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from aspo_megatron.config import SamplingConfig
 from models import llama_folder
 
-from .conftest import ENGINES, Policy, ask, make_tokenizer
+from .conftest import Policy, ask, make_embedded, make_tokenizer
 
 
 def write_json(path: Path, **fields: object) -> None:
@@ -22,10 +22,9 @@ def write_json(path: Path, **fields: object) -> None:
 
 def make_policy(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Policy:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return Policy(folder, model.eval(), tokenizer)
+    return Policy("llama", folder, model.eval(), tokenizer)
 
 
-@pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize(
     ("in_config", "in_generation_config", "in_tokenizer", "ends"),
     [
@@ -38,7 +37,6 @@ def make_policy(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Policy:
 )  # fmt: skip
 def test_end_tokens(
     tmp_path: Path,
-    engine_name: str,
     in_config: int | list[int] | None,
     in_generation_config: int | list[int] | None,
     in_tokenizer: str | None,
@@ -52,7 +50,7 @@ def test_end_tokens(
     tokenizer = make_tokenizer(12)
     tokenizer.eos_token = in_tokenizer
     policy = make_policy(folder, tokenizer)
-    engine = ENGINES[engine_name](policy, 65536)
+    engine = make_embedded(policy, 65536)
     engine.update_weights(policy.weights.items(), version=0)
     (group,) = engine.generate(ask([[3, 4]], [200]), SamplingConfig(max_response_tokens=12))
     assert {int(s.response_ids[-1]) for s in group if s.finish_reason == "stop"} == ends
