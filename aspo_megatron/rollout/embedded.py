@@ -17,10 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
-from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
-from aspo_megatron.rollout.engine import Request
+from aspo_megatron.rollout.engine import Request, checked
 
 
 class EmbeddedEngine:
@@ -48,18 +47,9 @@ class EmbeddedEngine:
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> dict[str, float]:
         """See `RolloutEngine`."""
         parameters = dict(by_checkpoint_name(self._model.state_dict().items()))
-        missing = set(parameters) - self._tied
-        for name, tensor in tensors:
-            if name not in parameters:
-                raise CheckpointError(f"weight update: the model has no tensor {name}")
-            if parameters[name].shape != tensor.shape:
-                raise CheckpointError(
-                    f"weight update: {name} has shape {list(tensor.shape)}, not {list(parameters[name].shape)}"
-                )
+        sizes = {name: parameter.shape for name, parameter in parameters.items()}
+        for name, tensor in checked(tensors, sizes, optional=self._tied):
             parameters[name].copy_(tensor)
-            missing.discard(name)
-        if missing:
-            raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")
         self._version = version
         return {}
 

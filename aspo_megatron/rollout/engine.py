@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import CheckpointError, UserError
 
 
 class ServersLostError(UserError):
@@ -75,3 +75,23 @@ class RolloutEngine(ResponseSource, Protocol):
     def close(self) -> None:
         """Free what the engine holds."""
         ...
+
+
+def checked(
+    tensors: Iterable[tuple[str, Tensor]], sizes: Mapping[str, Sequence[int]], optional: Collection[str] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a weight update, each checked before it is used; the names of `optional` need not come.
+
+    Raises:
+        CheckpointError: a name is unknown, a tensor has another shape, or one did not come.
+    """
+    missing = set(sizes) - set(optional)
+    for name, tensor in tensors:
+        if name not in sizes:
+            raise CheckpointError(f"weight update: the model has no tensor {name}")
+        if tuple(tensor.shape) != tuple(sizes[name]):
+            raise CheckpointError(f"weight update: {name} has shape {list(tensor.shape)}, not {list(sizes[name])}")
+        missing.discard(name)
+        yield name, tensor
+    if missing:
+        raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")

@@ -18,11 +18,11 @@ from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.ends import EndRule
-from aspo_megatron.rollout.engine import Request, ServersLostError
+from aspo_megatron.rollout.engine import Request, ServersLostError, checked
 from aspo_megatron.rollout.fleet import Fleet, NoServerError
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import Completion, ServerClient, ServerError
-from aspo_megatron.rollout.weight_sync import SyncResult, Transport, checked, sync_weights
+from aspo_megatron.rollout.weight_sync import SyncResult, Transport, sync_weights
 
 logger = logging.getLogger(__name__)
 

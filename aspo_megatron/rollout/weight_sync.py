@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from aspo_megatron.errors import CheckpointError
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 
@@ -118,26 +117,6 @@ def buckets(tensors: Iterable[tuple[str, Tensor]], limit_bytes: int) -> Iterator
         size += tensor.nbytes
     if bucket:
         yield bucket
-
-
-def checked(
-    tensors: Iterable[tuple[str, Tensor]], sizes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors; servers accept any names without a word, so that they are checked here.
-
-    Raises:
-        CheckpointError: a name is unknown, a tensor has another shape, or one did not come.
-    """
-    missing = set(sizes)
-    for name, tensor in tensors:
-        if name not in sizes:
-            raise CheckpointError(f"weight update: the model has no tensor {name}")
-        if tuple(tensor.shape) != tuple(sizes[name]):
-            raise CheckpointError(f"weight update: {name} has shape {list(tensor.shape)}, not {list(sizes[name])}")
-        missing.discard(name)
-        yield name, tensor
-    if missing:
-        raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")
 
 
 class _Counted:
