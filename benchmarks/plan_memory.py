@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.plan.memory import Setting, passing, resident
 from aspo_megatron.plan.workload import Group, local_batch
+from aspo_megatron.rollout.addresses import free_ports
 from benchmarks.measure import peak_bytes
 
 PeakOf = Callable[[Callable[[], object]], int]
@@ -276,9 +276,7 @@ def _run(folder: Path, number: int) -> list[Row]:
     """Measure a case in ranks forked from a process that has imported torch."""
     case = CASES[number]
     world = case.layout.world_size
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1, "127.0.0.1")
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     context = multiprocessing.get_context("forkserver")
     ranks = [

@@ -5,7 +5,7 @@
     python -m benchmarks.step --trl .venv-trl/bin/python --workload short --rounds 1
     python -m benchmarks.step                                             # this project alone
 
-Both sides have the same model, prompts, batch, lengths and dtype (fp32), and take turns. See docs/performance.md.
+Both sides have the same model, prompts, batch, lengths and dtype (fp32), and take turns. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _trl(python: Path, folder: Path, number: int) -> Measured:
     command = [str(python), "-W", "ignore", str(script), str(folder / "task.json"), str(result)]
     env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONPATH")}
     peak = peak_of(command, result.with_suffix(".log"), env | {"HF_HUB_OFFLINE": "1"})
-    return Measured(json.loads(result.read_text())["steps"], peak)
+    return Measured(json.loads(result.read_text()), peak)
 
 
 def report(results: dict[str, dict[str, list[Measured]]]) -> str:

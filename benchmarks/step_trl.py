@@ -1,12 +1,11 @@
 """TRL's side of `step.py`: `python step_trl.py TASK.json RESULT.json`, by a Python that has TRL.
 
-It needs nothing of this project, and writes seconds of each step by phase, tokens, and its peak memory.
+It needs nothing of this project, and writes the tokens of each step and its seconds by phase.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -115,8 +114,7 @@ def main(task_path: str, result_path: str) -> None:
                 "update": both["step"] - both["generate_and_score"],
             }
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    Path(result_path).write_text(json.dumps({"steps": steps, "peak": peak}))
+    Path(result_path).write_text(json.dumps(steps))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ import gc
 import multiprocessing
 import os
 import pickle
-import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +22,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import psutil
+
+from aspo_megatron.rollout.addresses import free_ports
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,7 +99,7 @@ class Ranks:
             self._ranks.append(self._start())
         task = pickle.dumps((sys.path, function, args, kwargs))
         try:
-            port = _free_port()
+            (port,) = free_ports(1, "127.0.0.1")
             for number, rank in enumerate(self._ranks[:world_size]):
                 rank.pipe.send(_environment(number, world_size, port))
                 rank.pipe.send_bytes(task)
@@ -111,21 +112,20 @@ class Ranks:
 
     def kill(self) -> None:
         """End all ranks at once, whatever they do."""
-        for rank in self._ranks:
-            rank.process.kill()
-        for rank in self._ranks:
-            rank.process.join()
-            rank.pipe.close()
-        self._ranks.clear()
+        self._end(self._ranks)
 
-    def _end_crowded(self) -> None:
-        """End ranks that have kept process groups of earlier calls: their threads wake up all the time."""
-        crowded = [rank for rank in self._ranks if psutil.Process(rank.process.pid).num_threads() > _MOST_THREADS]
-        for rank in crowded:
+    def _end(self, ranks: Iterable[_Rank]) -> None:
+        ended = list(ranks)
+        for rank in ended:
             rank.process.kill()
+        for rank in ended:
             rank.process.join()
             rank.pipe.close()
             self._ranks.remove(rank)
+
+    def _end_crowded(self) -> None:
+        """End ranks that have kept process groups of earlier calls: their threads wake up all the time."""
+        self._end(r for r in self._ranks if psutil.Process(r.process.pid).num_threads() > _MOST_THREADS)
 
     def _start(self) -> _Rank:
         here, there = self._context.Pipe()
@@ -201,10 +201,3 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

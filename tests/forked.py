@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from distributed import _environment, _free_port
+from aspo_megatron.rollout.addresses import free_ports
+from distributed import _environment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +52,7 @@ class Server:
 
 def fork_ranks(world_size: int, main: Callable[..., object], *args: Any) -> list[BaseProcess]:
     """Start `main(*args)` in each of `world_size` ranks. Joining and killing them is the caller's."""
-    port = _free_port()
+    (port,) = free_ports(1, "127.0.0.1")
     context = multiprocessing.get_context("fork")
     ranks: list[BaseProcess] = [
         context.Process(target=_rank, args=(_environment(number, world_size, port), main, args))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from aspo_megatron.parallel.context import Chunk, ContextSlice
+from aspo_megatron.parallel.context import ContextSlice, runs_of
 from aspo_megatron.parallel.platform import attend, attend_backward
 
 
@@ -57,7 +56,7 @@ def plan_blocks(own: ContextSlice, device: torch.device) -> SpanAttentionParams:
     for chunk in own.chunks:
         queries = torch.arange(chunk.local, chunk.local + chunk.stop - chunk.start)
         shapes[len(queries), len(queries), True].append((queries, own.where[chunk.start : chunk.stop]))
-    for chunks in _runs(own.chunks):
+    for chunks in runs_of(own.chunks):
         first, last = chunks[0], chunks[-1]
         span = first.span
         before = [own.where[span.prefix_start : span.prefix_stop], own.where[span.start : first.start]]
@@ -71,24 +70,6 @@ def plan_blocks(own: ContextSlice, device: torch.device) -> SpanAttentionParams:
         for (_, _, causal), runs in sorted(shapes.items(), key=lambda entry: (not entry[0][2], entry[0]))
     ]
     return SpanAttentionParams(blocks=blocks)
-
-
-def _runs(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-    """Chunks grouped so that those of a group attend wholly to the same keys: responses side by side to one prompt."""
-    runs: list[list[Chunk]] = []
-    for chunk in chunks:
-        previous = runs[-1][-1] if runs else None
-        if (
-            previous is not None
-            and previous.span.start == previous.start
-            and chunk.span.start == chunk.start
-            and (previous.span.prefix_start, previous.span.prefix_stop)
-            == (chunk.span.prefix_start, chunk.span.prefix_stop)
-        ):
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
-    return runs
 
 
 class SpanAttention(MegatronModule):

@@ -81,6 +81,24 @@ def _chunks_of(spans: Sequence[Span], cp: int, rank: int) -> list[Chunk]:
     return chunks
 
 
+def runs_of(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Chunks grouped so that those of a group attend wholly to the same keys: responses side by side to one prompt."""
+    found: list[list[Chunk]] = []
+    for chunk in chunks:
+        previous = found[-1][-1] if found else None
+        if (
+            previous is not None
+            and previous.span.start == previous.start
+            and chunk.span.start == chunk.start
+            and (previous.span.prefix_start, previous.span.prefix_stop)
+            == (chunk.span.prefix_start, chunk.span.prefix_stop)
+        ):
+            found[-1].append(chunk)
+        else:
+            found.append([chunk])
+    return found
+
+
 def spread(values: Tensor, positions: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
     """[n, size] on every rank of `group`, from each rank's columns `values` [n, own] at `positions`.
 

@@ -34,6 +34,7 @@ from aspo_megatron.parallel.vocabulary import (
     accumulation_dtype,
     chunk_logits,
     chunk_softmax,
+    even_chunk,
 )
 
 Derivative = Callable[[slice, Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -154,7 +155,7 @@ def _objective_chunks(
     grad_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropy; fills `grad_hidden` and adds to `grad_weight`, where they are given."""
-    size = _even_chunk(len(targets), chunk)
+    size = even_chunk(len(targets), chunk)
     space = Workspace(shard, size)
     log_probs, entropy = _per_token(hidden, 2)
     for part in _chunks(len(targets), size):
@@ -229,7 +230,7 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """`shard_of`: what `VocabularyShard.of` takes beside the weight."""
         shard = VocabularyShard.of(weight, *shard_of)
-        size = _even_chunk(len(targets), chunk)
+        size = even_chunk(len(targets), chunk)
         space = Workspace(shard, size)
         log_probs, entropy, peak, log_sum = _per_token(hidden, 4)
         last = None
@@ -290,11 +291,6 @@ def _check_targets(targets: Tensor, vocab_size: int) -> None:
 def _per_token(hidden: Tensor, count: int) -> list[Tensor]:
     """`count` uninitialised tensors, [R]."""
     return [hidden.new_empty(len(hidden), dtype=accumulation_dtype(hidden)) for _ in range(count)]
-
-
-def _even_chunk(length: int, chunk: int) -> int:
-    """The size of equal chunks, as few as chunks of at most `chunk` would be: a small rest would be slow."""
-    return -(-length // max(-(-length // chunk), 1))
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

@@ -156,6 +156,11 @@ def chunk_for(weight: Tensor, budget_bytes: int | None = None) -> int:
     return max(budget // (len(weight) * per_logit), 1)
 
 
+def even_chunk(length: int, chunk: int) -> int:
+    """The size of equal chunks, as few as chunks of at most `chunk` would be: a small rest would be slow."""
+    return -(-length // max(-(-length // chunk), 1))
+
+
 def chunk_logits(hidden: Tensor, shard: VocabularyShard, space: Workspace) -> Tensor:
     """The logits of a chunk's hidden states, [chunk, rows] in `space.logits`: of 16-bit inputs in fp32 all the same."""
     logits = space.logits[: len(hidden)]

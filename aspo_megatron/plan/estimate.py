@@ -8,7 +8,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import Engine, generation_seconds, mean_lengths
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.parameters import active_elements
+from aspo_megatron.plan.parameters import active_elements, weight_bytes
 from aspo_megatron.plan.traffic import Passes, Traffic, traffic_of
 
 
@@ -57,7 +57,7 @@ def step_time(
     config: RunConfig, family: Family, parallel: ParallelConfig, engine: Engine, gpu: Gpu, assume: Assumptions
 ) -> StepTime:
     """The parts of a step on `gpu`, under the assumptions."""
-    size = 4 if config.model.dtype == "float32" else 2
+    size = weight_bytes(config.model.dtype)
     passes, uneven = passes_of(config, parallel, assume)
     ranks = parallel.tp * parallel.cp * parallel.pp
     forward = _forward_operations(config, family, passes, assume) / ranks

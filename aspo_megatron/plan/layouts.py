@@ -15,8 +15,8 @@ from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Assumptions, Gpu
 from aspo_megatron.plan.memory import Passing, Resident, Setting, passing, resident
-from aspo_megatron.plan.parameters import row_elements
-from aspo_megatron.plan.workload import local_batch, worst_groups
+from aspo_megatron.plan.parameters import row_elements, weight_bytes
+from aspo_megatron.plan.workload import worst_batch
 
 Recompute = Literal["none", "selective", "full"]
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -93,9 +93,7 @@ def stage_memory(
     setting: Setting,
 ) -> StageMemory:
     """A rank of one stage of a layout, on `gpu`."""
-    batch = local_batch(
-        worst_groups(config, family.context_length), parallel.cp, parallel.tp if parallel.sequence_parallel else 1
-    )
+    batch = worst_batch(config, family, parallel)
     held = resident(family, parallel, setting, stage)
     most = passing(family, parallel, setting, batch, stage)
     engine = engine_of(config, family, gpu, assume, setting.bytes)
@@ -147,7 +145,7 @@ def best_layouts(
             if parallel in best and best[parallel].fits:
                 continue
             changed = config.model_copy(update={"model": model, "parallel": parallel})
-            engine = engine_of(changed, family, gpu, assume, 4 if model.dtype == "float32" else 2)
+            engine = engine_of(changed, family, gpu, assume, weight_bytes(model.dtype))
             best[parallel] = rate(changed, family, parallel, engine, gpu, assume)
     found = list(best.values())
     fitting = sorted((each for each in found if each.fits), key=lambda each: (each.time.trainer, each.memory))

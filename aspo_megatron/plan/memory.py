@@ -9,9 +9,9 @@ import torch
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.vocabulary import DeviceTraits, chunk_for
+from aspo_megatron.parallel.vocabulary import DeviceTraits, chunk_for, even_chunk, needs_short_copy
 from aspo_megatron.plan import activations as kept
-from aspo_megatron.plan.parameters import Parameters, rank_parameters, stage_chunks
+from aspo_megatron.plan.parameters import Parameters, rank_parameters, stage_chunks, weight_bytes
 from aspo_megatron.plan.workload import LocalBatch
 
 _GRADIENT = 4
@@ -44,7 +44,7 @@ class Setting:
     @property
     def bytes(self) -> int:
         """Of a weight."""
-        return 4 if self.dtype == "float32" else 2
+        return weight_bytes(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def log_prob_buffers(family: Family, parallel: ParallelConfig, setting: Setting,
     weight = torch.empty(rows, 0, dtype=getattr(torch, setting.dtype), device=device)
     traits = DeviceTraits.of(weight)
     chunk = min(setting.log_prob_chunk or chunk_for(weight), max(scored, 1))
-    chunk = -(-scored // max(-(-scored // chunk), 1))  # of equal size
-    short = setting.bytes if traits.wide_products and setting.dtype != "float32" else 0
+    chunk = even_chunk(scored, chunk)
+    short = setting.bytes if needs_short_copy(weight) else 0
     buffer = chunk * rows * (_FP32 + short)
     tile = min(max(traits.tile_bytes // (rows * _FP32), 1), chunk) * rows * _FP32
     hidden = family.hidden_size

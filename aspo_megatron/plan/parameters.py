@@ -26,6 +26,11 @@ class Parameters:
         return self.dense + self.expert
 
 
+def weight_bytes(dtype: str) -> int:
+    """Of an element of `model.dtype`."""
+    return 4 if dtype == "float32" else 2
+
+
 def stage_chunks(family: Family, parallel: ParallelConfig, pp_rank: int) -> tuple[int, ...]:
     """Layers of each virtual stage of a pipeline rank."""
     return family.stage_layers(parallel)[pp_rank :: parallel.pp]

@@ -13,7 +13,7 @@ from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS, Assumptions, Gpu
 from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, setting_of, stage_memory
 from aspo_megatron.plan.parameters import active_elements, model_elements
-from aspo_megatron.plan.workload import local_batch, worst_groups
+from aspo_megatron.plan.workload import worst_batch
 
 _GB = 10**9
 
@@ -158,9 +158,7 @@ def layout_words(parallel: ParallelConfig) -> str:
 def _head(plan: Plan) -> list[str]:
     config, family = plan.config, plan.family
     parallel = config.parallel
-    batch = local_batch(
-        worst_groups(config, family.context_length), parallel.cp, parallel.tp if parallel.sequence_parallel else 1
-    )
+    batch = worst_batch(config, family, parallel)
     active = f", {_count(active_elements(family))} of them for a token" if family.num_experts else ""
     return [
         f"model        {family.name}, {_count(model_elements(family))} parameters{active}; {config.model.dtype}",

@@ -8,7 +8,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
 from aspo_megatron.plan.memory import optimizer_shards
-from aspo_megatron.plan.parameters import model_elements, rank_parameters
+from aspo_megatron.plan.parameters import model_elements, rank_parameters, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Traffic:
 
 def traffic_of(config: RunConfig, family: Family, parallel: ParallelConfig, passes: Passes) -> tuple[Traffic, ...]:
     """One entry for each axis above 1, and one for the weight sync."""
-    size = 4 if config.model.dtype == "float32" else 2
+    size = weight_bytes(config.model.dtype)
     again = 1 if config.model.recompute == "full" else 0
     layers = max(family.stage_layers(parallel)) * parallel.vpp
     tokens = passes.tokens / parallel.cp

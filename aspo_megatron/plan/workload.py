@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.packing import Span
-from aspo_megatron.parallel.context import Chunk, ContextSlice, context_slice
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.context import ContextSlice, context_slice, runs_of
 
 Group = tuple[int, tuple[int, ...]]
 """Tokens of a prompt, and of each response to it."""
@@ -68,6 +68,12 @@ def worst_groups(config: RunConfig, context_length: int) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def worst_batch(config: RunConfig, family: Family, parallel: ParallelConfig) -> LocalBatch:
+    """What a rank of a layout has of `worst_groups`."""
+    groups = worst_groups(config, family.context_length)
+    return local_batch(groups, parallel.cp, parallel.tp if parallel.sequence_parallel else 1)
+
+
 @lru_cache(maxsize=256)
 def local_batch(groups: tuple[Group, ...], cp: int, multiple_of: int) -> LocalBatch:
     """The share of the first cp rank; `multiple_of`: tp under sequence parallelism, else 1."""
@@ -96,7 +102,7 @@ def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:
     """The shapes of `parallel.attention.plan_blocks`, without its indices."""
     causal = Counter(chunk.stop - chunk.start for chunk in own.chunks)
     whole: Counter[tuple[int, int]] = Counter()
-    for chunks in _runs(own.chunks):
+    for chunks in runs_of(own.chunks):
         first = chunks[0]
         keys = first.span.prefix_stop - first.span.prefix_start + first.start - first.span.start
         if keys:
@@ -105,21 +111,3 @@ def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:
         *(Blocks(count, size, size) for size, count in causal.items()),
         *(Blocks(count, queries, keys) for (queries, keys), count in whole.items()),
     )
-
-
-def _runs(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-    """Chunks that attend wholly to the same keys: responses side by side to one prompt."""
-    runs: list[list[Chunk]] = []
-    for chunk in chunks:
-        previous = runs[-1][-1] if runs else None
-        if (
-            previous is not None
-            and previous.span.start == previous.start
-            and chunk.span.start == chunk.start
-            and (previous.span.prefix_start, previous.span.prefix_stop)
-            == (chunk.span.prefix_start, chunk.span.prefix_stop)
-        ):
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
-    return runs

@@ -12,7 +12,7 @@ _LOOPBACK = ("127.", "localhost", "::1")
 def is_loopback(address: str) -> bool:
     """Whether a host, or the host of a URL, is this machine and cannot be reached from others."""
     host = urlsplit(address).hostname if "://" in address else address
-    return (host or "").startswith(_LOOPBACK)
+    return (host or "").removeprefix("[").startswith(_LOOPBACK)
 
 
 def address_towards(url: str) -> str:

@@ -31,6 +31,8 @@ from aspo_megatron.rollout.transports import DistributedTransport
 from aspo_megatron.rollout.weight_sync import Transport
 from models import llama_folder, qwen2_folder, qwen3_moe_folder
 
+from .proxy import Proxy
+
 END, OTHER_END = 2, 5
 """The models end a response with either: generation_config.json names both."""
 
@@ -121,6 +123,16 @@ def sglang_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         yield running
 
 
+@pytest.fixture
+def proxies(sglang_servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
+    """One before each of the two servers."""
+    with ExitStack() as stack:
+        made = [Proxy(url) for url in sglang_servers["llama"].urls]
+        for proxy in made:
+            stack.callback(proxy.close)
+        yield made
+
+
 @pytest.fixture(params=["embedded", pytest.param("sglang", marks=pytest.mark.sglang)])
 def make_engine(request: pytest.FixtureRequest, policy: Policy) -> Iterator[EngineMaker]:
     """Makes an engine that serves the policy's weights as version 7."""
@@ -170,5 +182,17 @@ def ask(prompts: Sequence[Sequence[int]], counts: Sequence[int], seed: int = 0) 
     ]
 
 
+COUNTS = [3, 1, 2, 4, 2]
+
 RAGGED = [[11, 45, 8], [60], [7, 7, 7, 96, 33, 20, 14, 3, 90, 41, 52, 64, 75], [20, 31], [88, 3, 17, 29, 40, 51, 66]]
 """Prompts of very different lengths, in no order."""
+
+
+def assert_complete(groups: list[list[Sample]], policy: Policy, version: int) -> None:
+    """The answer to `ask(RAGGED, COUNTS)`, by the present weights: each log-prob is the policy's own."""
+    assert [len(group) for group in groups] == COUNTS
+    for group, prompt, number in zip(groups, RAGGED, range(10, 15), strict=True):
+        for sample in group:
+            assert (sample.prompt_ids.tolist(), sample.group, sample.weight_version) == (prompt, number, version)
+            expected = policy.log_probs(sample, 1.0).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(sample.rollout_log_probs), expected, rtol=0, atol=1e-5)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -34,15 +33,6 @@ pytestmark = [
 SAMPLING = SamplingConfig(max_response_tokens=200)
 MANY = ask(RAGGED * 6, [8] * 30)
 """About ten thousand tokens, which take two servers some seconds."""
-
-
-@pytest.fixture
-def proxies(sglang_servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
-    with ExitStack() as stack:
-        made = [Proxy(url) for url in sglang_servers["llama"].urls]
-        for proxy in made:
-            stack.callback(proxy.close)
-        yield made
 
 
 @pytest.fixture

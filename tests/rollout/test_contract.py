@@ -20,9 +20,8 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.rollout.engine import Request, RolloutEngine
 from aspo_megatron.rollout.sglang import SGLangEngine
 
-from .conftest import END, OTHER_END, RAGGED, EngineMaker, Policy, ask
+from .conftest import COUNTS, END, OTHER_END, RAGGED, EngineMaker, Policy, ask
 
-COUNTS = [3, 1, 2, 4, 2]
 LENGTH = 24
 
 

@@ -13,17 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
-import torch
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.rollout.addresses import free_ports
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
 
-from .conftest import RAGGED, SGLANG_PYTHON, Policy, ask, sglang_engine
+from .conftest import COUNTS, RAGGED, SGLANG_PYTHON, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy
 
 pytestmark = [
@@ -32,7 +30,6 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
-COUNTS = [3, 1, 2, 4, 2]
 SAMPLING = SamplingConfig(max_response_tokens=12)
 
 
@@ -76,16 +73,6 @@ def router(sglang_servers: dict[str, LocalServers]) -> Iterator[Router]:
 
 
 @pytest.fixture
-def proxies(sglang_servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
-    """What is asked of the servers past the router goes by these."""
-    with ExitStack() as stack:
-        made = [Proxy(url) for url in sglang_servers["llama"].urls]
-        for proxy in made:
-            stack.callback(proxy.close)
-        yield made
-
-
-@pytest.fixture
 def engine(policy: Policy, proxies: list[Proxy], router: Router) -> Iterator[SGLangEngine]:
     """With the policy's weights as version 7."""
     urls = tuple(proxy.url for proxy in proxies)
@@ -97,16 +84,6 @@ def engine(policy: Policy, proxies: list[Proxy], router: Router) -> Iterator[SGL
         made.close()
 
 
-def assert_complete(engine: SGLangEngine, policy: Policy, version: int) -> None:
-    groups = engine.generate(ask(RAGGED, COUNTS), SAMPLING)
-    assert [len(group) for group in groups] == COUNTS
-    for group, prompt, number in zip(groups, RAGGED, range(10, 15), strict=True):
-        for sample in group:
-            assert (sample.prompt_ids.tolist(), sample.group, sample.weight_version) == (prompt, number, version)
-            expected = policy.log_probs(sample, 1.0).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(sample.rollout_log_probs), expected, rtol=0, atol=1e-5)
-
-
 def test_an_answer_by_other_weights_is_not_used(
     engine: SGLangEngine, policy: Policy, proxies: list[Proxy], sglang_servers: dict[str, LocalServers]
 ) -> None:
@@ -115,7 +92,7 @@ def test_an_answer_by_other_weights_is_not_used(
     url = f"{sglang_servers['llama'].urls[0]}/update_weight_version"
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     assert urllib.request.urlopen(request, timeout=30).status == 200
-    assert_complete(engine, policy, version=7)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=7)
     assert proxies[1].answered  # asked in the router's place
 
 
@@ -124,24 +101,24 @@ def test_the_router_is_not_asked_while_a_server_lacks_the_weights(
 ) -> None:
     proxies[0].fault, proxies[0].at = "500", "/begin_weight_update"
     assert engine.update_weights(policy.weights.items(), version=8)["sync/servers"] == 1
-    assert_complete(engine, policy, version=8)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=8)
     assert (len(proxies[0].answered), len(proxies[1].answered)) == (0, sum(COUNTS))
     proxies[0].fault = ""
     assert engine.update_weights(policy.weights.items(), version=9)["sync/servers"] == 2
-    assert_complete(engine, policy, version=9)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=9)
     assert len(proxies[1].answered) == sum(COUNTS)
 
 
 def test_generation_goes_through_the_router_and_outlives_it(
     engine: SGLangEngine, policy: Policy, proxies: list[Proxy], router: Router
 ) -> None:
-    assert_complete(engine, policy, version=7)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=7)
     assert [proxy.answered for proxy in proxies] == [[], []]
     assert len(engine.prompt_log_probs(RAGGED[4])) == 2
     assert all(len(proxy.answered) == 1 for proxy in proxies)  # a probe of each
     engine.update_weights(policy.weights.items(), version=8)
-    assert_complete(engine, policy, version=8)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=8)
     assert all(len(proxy.answered) == 1 for proxy in proxies)
     router.close()
-    assert_complete(engine, policy, version=8)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=8)
     assert sum(len(proxy.answered) for proxy in proxies) == 2 + sum(COUNTS)

@@ -12,21 +12,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import psutil
 import pytest
-import torch
 
 from aspo_megatron.config import SamplingConfig
-from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.engine import Request, ServersLostError
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
 from aspo_megatron.rollout.transports import DistributedTransport, TensorTransport
 
-from .conftest import RAGGED, Policy, ask, sglang_engine
+from .conftest import COUNTS, RAGGED, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy
 
 pytestmark = [
@@ -35,18 +33,7 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
-COUNTS = [3, 1, 2, 4, 2]
 SAMPLING = SamplingConfig(max_response_tokens=12)
-
-
-@pytest.fixture
-def proxies(sglang_servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
-    """One before each of the two servers."""
-    with ExitStack() as stack:
-        made = [Proxy(url) for url in sglang_servers["llama"].urls]
-        for proxy in made:
-            stack.callback(proxy.close)
-        yield made
 
 
 @pytest.fixture
@@ -70,15 +57,6 @@ def engine_over(policy: Policy, proxies: Sequence[Proxy]) -> SGLangEngine:
     )
     engine.update_weights(policy.weights.items(), version=7)
     return engine
-
-
-def assert_complete(groups: list[list[Sample]], policy: Policy, version: int) -> None:
-    assert [len(group) for group in groups] == COUNTS
-    for group, prompt, number in zip(groups, RAGGED, range(10, 15), strict=True):
-        for sample in group:
-            assert (sample.prompt_ids.tolist(), sample.group, sample.weight_version) == (prompt, number, version)
-            expected = policy.log_probs(sample, 1.0).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(sample.rollout_log_probs), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
