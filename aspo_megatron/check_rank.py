@@ -115,7 +115,7 @@ def check_layout(spec: Spec) -> None:
         shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
         # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
         adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
-        optimizer = Optimizer(model, adam, 2, distributed_optimizer=parallel.distributed_optimizer)
+        optimizer = Optimizer(model, adam, 2, parallel)
         objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
         weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
         own = groups[topology.dp_rank :: topology.dp]

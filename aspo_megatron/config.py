@@ -29,6 +29,38 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class KernelsConfig(Section):
+    """What the model computes with, see docs/gpu.md. The defaults take what is installed; null leaves the choice."""
+
+    layers: Literal["auto", "transformer_engine", "local"] = Field(
+        "auto", description="Whose layers: Transformer Engine's (`auto`: on a GPU that has it), or megatron's own."
+    )
+    fusion: bool | None = Field(
+        None,
+        description="Activation, and residual after dropout, as one kernel each of torch.compile; rotary positions by "
+        "Transformer Engine. null: on a GPU.",
+    )
+    gradient_fusion: bool | None = Field(
+        None,
+        description="Layers add a weight's gradient to megatron's buffer themselves: needs Transformer Engine or "
+        "NVIDIA Apex. null: where these are.",
+    )
+    grouped_gemm: bool | None = Field(
+        None, description="A rank's experts as one grouped product (Transformer Engine). null: where it is."
+    )
+    fp8: Literal["none", "e4m3", "hybrid"] = Field(
+        "none", description="Products of the layers in FP8; `hybrid`: gradients in e5m2. The log-prob stays as it is."
+    )
+    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = Field(
+        "delayed", description="How FP8 is scaled; `blockwise` needs Hopper, `mxfp8` Blackwell."
+    )
+    log_prob: Literal["auto", "eager", "compiled"] = Field(
+        "auto",
+        description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "
+        "compiled on a GPU with Triton, else eager, which is faster on a CPU.",
+    )
+
+
 class ModelConfig(Section):
     """The policy that is trained, and its starting weights."""
 
@@ -47,11 +79,7 @@ class ModelConfig(Section):
         description="What backward computes again to save memory: nothing; attention and feed-forward of each layer; "
         "or all of each layer.",
     )
-    log_prob_kernels: Literal["auto", "eager", "compiled"] = Field(
-        "auto",
-        description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "
-        "compiled on a GPU with Triton, else eager, which is faster on a CPU.",
-    )
+    kernels: KernelsConfig = KernelsConfig()
 
 
 class PlatformConfig(Section):
@@ -86,6 +114,9 @@ class ParallelConfig(Section):
     )
     sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
     distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
+    overlap_grad_reduce: bool = Field(
+        False, description="Sum gradients over the dp ranks while backward of the last micro-batch goes on."
+    )
 
     @property
     def world_size(self) -> int:
@@ -421,6 +452,9 @@ class OptimizerConfig(Section):
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Decay of the second moment.")
     eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
     clip_grad: NonNegativeFloat = Field(1.0, description="Limit of the global gradient norm; 0 switches it off.")
+    offload: bool = Field(
+        False, description="Keep Adam's moments in the host's memory except while an update is made (on a GPU)."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -31,7 +31,13 @@ _MAY_CHANGE = (
     "reward.timeout_seconds",
     "model.path",  # the folder may have moved; a checkpoint of another model is refused when it is read
     "model.recompute",
-    "model.log_prob_kernels",
+    "model.kernels.layers",
+    "model.kernels.fusion",
+    "model.kernels.gradient_fusion",
+    "model.kernels.grouped_gemm",
+    "model.kernels.log_prob",
+    "parallel.overlap_grad_reduce",
+    "optimizer.offload",
 )
 """Keys (and sections) that a run may go on with other values of: none of them changes what is computed."""
 

@@ -70,7 +70,7 @@ class Trainer:
             model,
             config.optimizer,
             train.steps * self._updates_per_step,
-            distributed_optimizer=config.parallel.distributed_optimizer,
+            config.parallel,
         )
         self._objective = PolicyObjective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
         self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)

@@ -31,7 +31,7 @@ def warm_up(
         model,
         config.optimizer.model_copy(update={"lr": config.warmup.lr, "schedule": "constant", "warmup_updates": 0}),
         config.warmup.updates,
-        distributed_optimizer=config.parallel.distributed_optimizer,
+        config.parallel,
     )
     limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, temperature=1.0)
     stream = ProblemStream([problem for problem in problems if problem.answer is not None], config.seed)

@@ -173,7 +173,7 @@ def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
         path = folder / case.model
         settings = ModelConfig(path=path, recompute=case.recompute)
         model = build_model(read_family(path), topology, settings, RandomTensors(hf_shapes(path), 0.05, 1))
-        optimizer = Optimizer(model, OptimizerConfig(), 10, distributed_optimizer=case.layout.distributed_optimizer)
+        optimizer = Optimizer(model, OptimizerConfig(), 10, case.layout)
         objective = _objective(case)
         # Adam's state is made at the first update. It is a small one: experts keep tensors of their last pass until
         # the next, which must not count as having been there before.
@@ -199,6 +199,7 @@ def planned(folder: Path, case: Case) -> list[tuple[int, int]]:
         reference=False,
         log_prob_chunk=_CHUNK,
         micro_batches=case.micro_batches,
+        offload=False,
         cpu=True,
     )
     batch = local_batch((case.group,), parallel.cp, parallel.tp if parallel.sequence_parallel else 1)

@@ -84,9 +84,14 @@ class Row:
         """Whether each expert of a layer has this parameter."""
         return "{expert}" in self.megatron
 
-    def megatron_name(self, layer: int, expert: int, transformer_engine: bool) -> str:
-        """The parameter's name in the model; `layer` and `expert` count what this rank holds."""
+    def megatron_name(self, layer: int, expert: int, transformer_engine: bool, grouped: bool) -> str:
+        """The parameter's name in the model; `layer` and `expert` count what this rank holds.
+
+        `grouped`: the experts of a layer are the numbered weights of one module (grouped GEMM).
+        """
         name = self.te_name if transformer_engine and self.te_name else self.megatron
+        if grouped and self.per_expert:
+            name = name.replace("local_experts.{expert}.", "") + "{expert}"
         return name.format(layer=layer, expert=expert)
 
     def hf_names(self, layer: int, expert: int) -> tuple[str, ...]:

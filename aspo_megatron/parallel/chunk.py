@@ -18,6 +18,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row
 from aspo_megatron.parallel.attention import plan_blocks
 from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
+from aspo_megatron.parallel.kernels import Kernels
 from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
 from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
 from aspo_megatron.parallel.topology import Topology
@@ -42,18 +43,17 @@ class ModelChunk(GPTModel):
     """The layers of one (virtual) pipeline stage, tokens embedded before the first, log-probs after the last."""
 
     def __init__(
-        self, family: Family, topology: Topology, config: TransformerConfig, virtual_stage: int, compiled: bool
+        self, family: Family, topology: Topology, config: TransformerConfig, virtual_stage: int, kernels: Kernels
     ) -> None:
-        """`compiled`: whether log-probs are computed by compiled kernels."""
         self.family = family
-        self._compiled = compiled
+        self._kernels = kernels
         self.topology = topology
         self.shape = family.shape(topology.tp)
         self.is_first = topology.pp_rank == 0 and virtual_stage == 0
         self.is_last = topology.pp_rank == topology.pp - 1 and virtual_stage == topology.vpp - 1
         super().__init__(
             config=config,
-            transformer_layer_spec=layer_spec(family, topology),
+            transformer_layer_spec=layer_spec(family, kernels),
             vocab_size=self.shape.padded_vocab_size,
             max_sequence_length=family.context_length,
             pre_process=self.is_first,
@@ -81,7 +81,7 @@ class ModelChunk(GPTModel):
         gradient. From any chunk but the last: the hidden states for the next one.
         """
         topology = self.topology
-        multiple = topology.tp if topology.sequence_parallel else 1
+        multiple = self._kernels.token_multiple * (topology.tp if topology.sequence_parallel else 1)
         own = context_slice(batch.spans, topology.cp, topology.cp_rank, multiple)
         hidden = self.hidden_states(batch, own)
         if not self.is_last:
@@ -97,7 +97,7 @@ class ModelChunk(GPTModel):
             "vocab_size": self.shape.vocab_size,
             "tp_group": topology.tp_group,
             "chunk": chunk or chunk_for(weight),
-            "compiled": self._compiled,
+            "compiled": self._kernels.compiled_log_prob,
         }
         if derivative is None:
             result = torch.stack(token_log_probs(hidden[local, 0], weight, batch.targets[mine], **options))
@@ -148,20 +148,20 @@ class ModelChunk(GPTModel):
             CheckpointError: if the table has no row for a parameter.
         """
         topology = self.topology
-        engine = topology.platform.transformer_engine
+        engine, grouped = self._kernels.transformer_engine, self._kernels.grouped_gemm
         parameters = dict(self.named_parameters())
         experts = self.shape.num_experts // topology.ep
         for row in self.family.rows:
             if not row.only_if(self.shape):
                 continue
             if not row.per_layer:
-                name = row.megatron_name(0, 0, engine)
+                name = row.megatron_name(0, 0, engine, grouped)
                 if name in parameters:
                     yield Held(parameters.pop(name), row, 0, 0)
                 continue
             for index, layer in enumerate(self.decoder.layers):
                 for expert in range(experts if row.per_expert else 1):
-                    parameter = parameters.pop(row.megatron_name(index, expert, engine))
+                    parameter = parameters.pop(row.megatron_name(index, expert, engine, grouped))
                     yield Held(parameter, row, layer.layer_number - 1, topology.ep_rank * experts + expert)
         if parameters:
             raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")

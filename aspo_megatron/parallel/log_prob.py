@@ -139,8 +139,9 @@ def token_objective(
             grad_weight,
         )
         returned = None if grad_weight is None or weight_grad is not None else grad_weight.to(weight.dtype)
+    # A weight whose gradient is made is kept out of the graph: there, None for it would pass as announcing it.
     anchor: Tensor = _Anchor.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, grad_hidden, returned, weight_grad is not None
+        hidden, weight if weight_grad is None else weight.detach(), grad_hidden, returned, weight_grad is not None
     )
     return anchor, log_probs, entropy
 

@@ -14,6 +14,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource, import_shard
 from aspo_megatron.parallel.chunk import ModelChunk
 from aspo_megatron.parallel.export import BUCKET_BYTES, Exporter, split_over
+from aspo_megatron.parallel.kernels import choose_kernels
 from aspo_megatron.parallel.spec import transformer_config
 from aspo_megatron.parallel.topology import Topology
 
@@ -26,11 +27,11 @@ class PolicyModel(torch.nn.Module):
         self.family = family
         self.topology = topology
         self.settings = settings
-        self.config = transformer_config(family, topology, settings)
+        self.kernels = choose_kernels(settings.kernels, topology.platform.machine, experts=family.num_experts > 0)
+        self.config = transformer_config(family, topology, settings, self.kernels)
         self.shape = family.shape(topology.tp)
-        compiled = topology.platform.compiles(settings.log_prob_kernels)
         self._chunks = torch.nn.ModuleList(
-            ModelChunk(family, topology, self.config, stage, compiled) for stage in range(topology.vpp)
+            ModelChunk(family, topology, self.config, stage, self.kernels) for stage in range(topology.vpp)
         )
 
     @property

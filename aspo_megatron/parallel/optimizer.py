@@ -17,7 +17,7 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
-from aspo_megatron.config import OptimizerConfig
+from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.parallel.model import PolicyModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -43,21 +43,24 @@ class _Slot:
 class Optimizer:
     """The model's chunks inside megatron's gradient buffers (`chunks`), and what updates them."""
 
-    def __init__(
-        self, model: PolicyModel, config: OptimizerConfig, updates: int, *, distributed_optimizer: bool
-    ) -> None:
+    def __init__(self, model: PolicyModel, config: OptimizerConfig, updates: int, parallel: ParallelConfig) -> None:
         """`updates`: how many there will be, the length of a decaying schedule."""
-        self._distributed = distributed_optimizer
+        self._distributed = parallel.distributed_optimizer
+        self._offload = config.offload
+        self._device = model.topology.platform.device
         self._updates = 0
-        # Gradients are summed in fp32, and at once after backward: overlapping the sum with it, or the gather of
-        # parameters with the next forward, would leave weights stale that are exported in between.
+        # Gradients are summed in fp32. Overlapping the gather of parameters with the next forward would leave weights
+        # stale that are exported in between.
         buffers = DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=distributed_optimizer,
-            overlap_grad_reduce=False,
+            use_distributed_optimizer=self._distributed,
+            overlap_grad_reduce=parallel.overlap_grad_reduce,
             overlap_param_gather=False,
         )
         self.chunks = [DistributedDataParallel(model.config, buffers, chunk) for chunk in model.chunks]
+        if parallel.overlap_grad_reduce:  # summed once, after the last micro-batch
+            no_sync = [chunk.no_sync for chunk in self.chunks]
+            model.config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
         dtype = model.config.params_dtype
         self._adam = get_megatron_optimizer(
             MegatronOptimizerConfig(
@@ -71,7 +74,7 @@ class Optimizer:
                 clip_grad=config.clip_grad or math.inf,  # no limit, and the norm is still measured
                 params_dtype=dtype,
                 bf16=dtype == torch.bfloat16,
-                use_distributed_optimizer=distributed_optimizer,
+                use_distributed_optimizer=self._distributed,
             ),
             self.chunks,
         )
@@ -120,10 +123,20 @@ class Optimizer:
     def step(self) -> tuple[float, float]:
         """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""
         lr = float(self._adam.param_groups[0]["lr"])
+        self._move_moments(self._device)
         done, norm, _ = self._adam.step()
+        self._move_moments(torch.device("cpu"))
         self._updates += int(done)
         self._schedule.step(increment=1)
         return float(norm), lr
+
+    def _move_moments(self, device: torch.device) -> None:
+        if not self._offload:
+            return
+        for slot in self._slots():
+            if slot.main is not None and slot.main in slot.adam.state:
+                state = slot.adam.state[slot.main]
+                state.update({name: state[name].to(device) for name in MOMENTS if name in state})
 
     # ---- its state, for checkpoints --------------------------------------------------------------------------
 
@@ -183,6 +196,7 @@ class Optimizer:
             else:  # Transformer Engine's and Apex's count for a group of parameters
                 for group in slot.adam.param_groups:
                     group["step"] = updates
+        self._move_moments(torch.device("cpu"))
         self._schedule.num_steps = 0
         self._schedule.step(increment=counters["scheduled"])
 

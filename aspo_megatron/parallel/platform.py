@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -21,6 +20,8 @@ from torch import compile as torch_compile  # the real one, whatever stands in f
 from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.kernels import Machine
+from aspo_megatron.parallel.packages import find_packages
 
 _INHERITED = object()
 """Marks an attribute that its owner had from a base class, so that undoing is deleting."""
@@ -31,13 +32,8 @@ class Platform(ABC):
 
     device: torch.device
     backend: str
-    transformer_engine: bool
-    """Whether layers are Transformer Engine's; megatron's local ones otherwise."""
-    compiler: str
-    """What torch.compile needs here."""
-    compiler_found: bool
-    faster_compiled: bool
-    """Whether compiled kernels are the better ones here."""
+    machine: Machine
+    """What the choice of kernels depends on."""
 
     def __init__(self) -> None:
         self._originals: list[tuple[Any, str, Any]] = []
@@ -54,16 +50,6 @@ class Platform(ABC):
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
-
-    def compiles(self, kernels: str) -> bool:
-        """Whether `model.log_prob_kernels` (`auto`, `eager` or `compiled`) means compiled ones here.
-
-        Raises:
-            ConfigError: they are asked for, and there is no compiler.
-        """
-        if kernels == "compiled" and not self.compiler_found:
-            raise ConfigError(f"model.log_prob_kernels=compiled: needs {self.compiler}, which is not installed")
-        return kernels == "compiled" or (kernels == "auto" and self.faster_compiled and self.compiler_found)
 
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         self._originals.append((owner, name, owner.__dict__.get(name, _INHERITED)))
@@ -105,20 +91,17 @@ class CudaPlatform(Platform):
     """One GPU per rank, NCCL, Transformer Engine if it is installed."""
 
     backend = "nccl"
-    compiler = "Triton"
-    faster_compiled = True
 
     def __init__(self, local_rank: int) -> None:
         super().__init__()
         self.device = torch.device("cuda", local_rank)
-        self.transformer_engine = importlib.util.find_spec("transformer_engine") is not None
-        self.compiler_found = importlib.util.find_spec("triton") is not None
+        packages = find_packages()
+        self.machine = Machine(packages, torch.cuda.get_device_capability(self.device), "Triton", packages.triton)
 
     def install(self) -> None:
         """See `Platform`."""
         torch.cuda.set_device(self.device)
-        if not self.transformer_engine:
-            self._complete_local_layers()
+        self._complete_local_layers()
 
 
 class CpuPlatform(Platform):
@@ -126,13 +109,10 @@ class CpuPlatform(Platform):
 
     backend = "gloo"
     device = torch.device("cpu")
-    transformer_engine = False
-    compiler = "g++"
-    faster_compiled = False
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__()
-        self.compiler_found = shutil.which(self.compiler) is not None
+        self.machine = Machine(find_packages(), None, "g++", shutil.which("g++") is not None)
         self._threads = threads
 
     def install(self) -> None:
@@ -155,7 +135,7 @@ class CpuPlatform(Platform):
         # models/common/embeddings/rope_utils.py, tensor_parallel/data.py.
         self._replace(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)
         # megatron decorates its fused kernels with torch.compile as it is imported. That loads the whole compiler, some
-        # seconds at the start of every rank, for kernels that stay unused (parallel/model.py turns fusion off).
+        # seconds at the start of every rank, for kernels that are as fast without it here.
         self._replace(torch, "compile", _not_compiled)
         # `with torch.device(...)` (transformers builds models under it) looks a factory up in a set that torch fills
         # once, from torch's attributes: it must hold the real factories, not the stand-ins.
@@ -326,6 +306,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, dropout_p=0.0, is_causal=causal, scale=scale
         )
+    elif _flash_takes(q):
+        # A causal block is square, so it does not matter from which corner a kernel counts.
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
     else:
         out, lse = attend_plainly(q, k, v, causal, scale)
     return out.transpose(1, 2), lse.transpose(1, 2)
@@ -343,10 +326,20 @@ def attend_backward(
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, causal, scale=scale
         )
+    elif _flash_takes(q):
+        unused = torch.empty((), dtype=torch.int64, device=q.device)  # random state of a dropout that there is none of
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, lse, None, None, q.size(2), k.size(2), 0.0, causal, unused, unused, scale=scale
+        )
     else:
         grads = attend_plainly_backward(grad, q, k, v, out, lse, causal, scale)
     dq, dk, dv = (tensor.transpose(1, 2) for tensor in grads)
     return dq, dk, dv
+
+
+def _flash_takes(q: Tensor) -> bool:
+    """Whether the GPU's flash attention does: 16 bits, heads of up to 256 in steps of 8."""
+    return q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) <= 256 and q.size(-1) % 8 == 0
 
 
 _QUERY_CHUNK = 512

@@ -19,18 +19,19 @@ from aspo_megatron.config import ModelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.attention import SpanAttention
+from aspo_megatron.parallel.kernels import Kernels
 from aspo_megatron.parallel.router import BalancedRouter
 from aspo_megatron.parallel.topology import Topology
 
 
-def layer_spec(family: Family, topology: Topology) -> ModuleSpec:
-    """Transformer Engine's layers where it is installed, megatron's own otherwise; our core attention in both."""
+def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
+    """Transformer Engine's layers, or megatron's own; our core attention in both."""
     options: dict[str, Any] = {
         "num_experts": family.num_experts or None,
-        "moe_grouped_gemm": False,
+        "moe_grouped_gemm": kernels.grouped_gemm,
         "qk_layernorm": family.qk_norm,
     }
-    if topology.platform.transformer_engine:
+    if kernels.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec(**options)
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
@@ -42,12 +43,14 @@ def layer_spec(family: Family, topology: Topology) -> ModuleSpec:
     return spec
 
 
-def transformer_config(family: Family, topology: Topology, settings: ModelConfig) -> TransformerConfig:
+def transformer_config(
+    family: Family, topology: Topology, settings: ModelConfig, kernels: Kernels
+) -> TransformerConfig:
     """The sizes of `family` on the grid of `topology`.
 
     Options of megatron-core that give wrong results silently, or need more than is here, cannot be reached from our
     configuration; they are set here: point-to-point communication under virtual stages (`batch_p2p_comm` with
-    pp=2 mixes up the stages' tensors), dropping of experts' tokens, fused kernels.
+    pp=2 mixes up the stages' tensors), dropping of experts' tokens.
     """
     dtype = getattr(torch, settings.dtype)
     return TransformerConfig(
@@ -79,7 +82,7 @@ def transformer_config(family: Family, topology: Topology, settings: ModelConfig
         # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
         variable_seq_lengths=topology.pp > 1,
         moe_token_dispatcher_type="alltoall",
-        **(_expert_options(family, topology) if family.num_experts else {}),
+        **(_expert_options(family, topology, kernels) if family.num_experts else {}),
         **_RECOMPUTE[settings.recompute](family),
         sequence_parallel=topology.sequence_parallel,
         # Weights are loaded, not drawn.
@@ -87,11 +90,13 @@ def transformer_config(family: Family, topology: Topology, settings: ModelConfig
         use_cpu_initialization=True,
         # The loss carries the step's denominator, see parallel/step.py.
         calculate_per_token_loss=True,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
+        bias_activation_fusion=kernels.fusion,
+        bias_dropout_fusion=kernels.fusion,
+        masked_softmax_fusion=False,  # attention is ours
+        apply_rope_fusion=kernels.rope_fusion,
+        gradient_accumulation_fusion=kernels.gradient_fusion,
+        fp8=kernels.fp8,
+        fp8_recipe=kernels.fp8_recipe,
     )
 
 
@@ -109,7 +114,7 @@ _RECOMPUTE: dict[str, Callable[[Family], dict[str, Any]]] = {
 }
 
 
-def _expert_options(family: Family, topology: Topology) -> dict[str, Any]:
+def _expert_options(family: Family, topology: Topology, kernels: Kernels) -> dict[str, Any]:
     return {
         "num_moe_experts": family.num_experts,
         "moe_ffn_hidden_size": family.expert_ffn_size,
@@ -120,7 +125,8 @@ def _expert_options(family: Family, topology: Topology) -> dict[str, Any]:
         # Its coefficient is set for each update, see parallel/step.py.
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": 0.0,
-        "moe_grouped_gemm": False,
+        "moe_grouped_gemm": kernels.grouped_gemm,
+        "moe_router_padding_for_quantization": kernels.fp8 is not None,
         "expert_model_parallel_size": topology.ep,
         "expert_tensor_parallel_size": topology.etp,
     }

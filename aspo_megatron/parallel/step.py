@@ -233,4 +233,18 @@ def _from_last_stage(values: Tensor, topology: Topology) -> Tensor:
 
 def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **groups: Any) -> None:
     """Megatron's reduction of gradients, without its division by a number of tokens."""
+    for chunk in model:
+        if chunk.ddp_config.overlap_grad_reduce:
+            _announce_rest(chunk)
     finalize_model_grads(model, None, **groups)
+
+
+def _announce_rest(chunk: Any) -> None:
+    """Tell megatron of gradients that no backward pass announced: the log-prob adds its weight's to the buffer itself.
+
+    A bucket is summed over replicas when all of its parameters are announced.
+    """
+    for group in (*chunk.bucket_groups, *chunk.expert_parallel_bucket_groups):
+        for parameter in group.params:
+            if parameter not in group.per_param_grad_ready_counts:
+                group.register_grad_ready(parameter)

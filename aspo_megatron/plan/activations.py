@@ -178,17 +178,17 @@ def feed_forward_backward(w: Widths, *, again: bool) -> int:
 def attention_backward(w: Widths, batch: LocalBatch) -> int:
     """Beside what is saved: gradients of output, queries, keys and values, and the copies that a batch of blocks takes.
 
-    On a GPU also the scores of 512 queries.
+    On a GPU in fp32 also the scores of 512 queries; flash attention holds none.
     """
     largest = max(batch.blocks, key=lambda block: block.count * (block.queries + block.keys), default=None)
     total = w.bytes * w.stream * w.hidden + w.bytes * w.queries * (2 * w.tokens + 2 * w.all_tokens)
     if largest is not None:
         total += w.bytes * w.queries * largest.count * (4 * largest.queries + 4 * largest.keys)
-    return total + (0 if w.cpu else score_buffers(w, batch))
+    return total + (0 if w.cpu or w.bytes == 2 else score_buffers(w, batch))
 
 
 def score_buffers(w: Widths, batch: LocalBatch) -> int:
-    """What the plain attention kernel of a GPU holds of scores and probabilities, in fp32 and in the model's dtype."""
+    """What the plain attention kernel of a GPU holds of scores and probabilities."""
     scores = max(
         (w.heads * block.count * min(block.queries, _GPU_QUERY_CHUNK) * block.keys for block in batch.blocks), default=0
     )

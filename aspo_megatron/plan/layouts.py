@@ -79,6 +79,7 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         reference=bool(config.loss.kl_coef),
         log_prob_chunk=config.train.log_prob_chunk,
         micro_batches=-(-tokens // config.train.max_tokens_per_micro_batch),
+        offload=config.optimizer.offload,
         cpu=config.platform.device == "cpu",
     )
 

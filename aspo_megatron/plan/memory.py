@@ -30,6 +30,7 @@ class Setting:
         reference: there is a reference model.
         log_prob_chunk: `train.log_prob_chunk`.
         micro_batches: of an update on one replica.
+        offload: Adam's moments are on the GPU only during the optimizer's step (`optimizer.offload`).
         cpu: the ranks are on CPUs.
     """
 
@@ -39,6 +40,7 @@ class Setting:
     reference: bool
     log_prob_chunk: int | None
     micro_batches: int
+    offload: bool
     cpu: bool
 
     @property
@@ -96,7 +98,8 @@ class Passing:
 def resident(family: Family, parallel: ParallelConfig, setting: Setting, pp_rank: int) -> Resident:
     """What `PolicyModel`, megatron's gradient buffers and Adam hold on a rank of a pipeline stage."""
     held = rank_parameters(family, parallel, pp_rank)
-    state = _MOMENTS + (0 if setting.dtype == "float32" else _FP32)  # beside bf16 weights, fp32 ones
+    # Beside bf16 weights, fp32 ones.
+    state = (0 if _offloads(setting) else _MOMENTS) + (0 if setting.dtype == "float32" else _FP32)
     dense, expert = optimizer_shards(parallel)
     return Resident(
         weights=setting.bytes * held.total,
@@ -209,9 +212,17 @@ def _log_probs(w: kept.Widths, family: Family, parallel: ParallelConfig, setting
 
 
 def _optimizer_step(held: Parameters, family: Family, parallel: ParallelConfig, setting: Setting) -> int:
-    """Torch's Adam: on CPU one parameter at a time; on a GPU a further fp32 number for each element of the state."""
+    """Torch's Adam: on CPU one parameter at a time; on a GPU a further fp32 number for each element of the state.
+
+    And the moments, if they come for the step alone.
+    """
     if setting.cpu:
         shape = family.shape(parallel.tp)
         return 2 * _FP32 * shape.padded_vocab_size // parallel.tp * family.hidden_size
     dense, expert = optimizer_shards(parallel)
-    return _FP32 * (held.dense // dense + held.expert // expert)
+    each = _FP32 + (_MOMENTS if _offloads(setting) else 0)
+    return each * (held.dense // dense + held.expert // expert)
+
+
+def _offloads(setting: Setting) -> bool:
+    return setting.offload and not setting.cpu  # on a CPU there is nowhere else to keep them

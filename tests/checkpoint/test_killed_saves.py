@@ -99,7 +99,7 @@ def save_on(settings: list[str], said: Path) -> None:
         family = read_family(config.model.path)
         with SafetensorsFolder(config.model.path) as tensors:
             model = build_model(family, topology, config.model, tensors)
-        optimizer = Optimizer(model, config.optimizer, 20, distributed_optimizer=True)
+        optimizer = Optimizer(model, config.optimizer, 20, config.parallel)
         if topology.is_leader:
             tidy(config.output_dir)
         warnings: list[str] = []

@@ -132,7 +132,7 @@ def build(config: RunConfig, topology: Any) -> Any:
     family = read_family(config.model.path)
     with SafetensorsFolder(config.model.path) as tensors:
         model = build_model(family, topology, config.model, tensors)
-    return model, Optimizer(model, config.optimizer, 20, distributed_optimizer=True)
+    return model, Optimizer(model, config.optimizer, 20, config.parallel)
 
 
 @contextmanager

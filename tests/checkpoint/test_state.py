@@ -121,7 +121,7 @@ def build(settings: ModelConfig, parallel: ParallelConfig, topology: Any) -> Any
     with SafetensorsFolder(settings.path) as tensors:
         model = build_model(family, topology, settings, tensors)
     config = OptimizerConfig(lr=0.01, schedule="linear", warmup_updates=1, clip_grad=0.0)
-    return model, Optimizer(model, config, 20, distributed_optimizer=parallel.distributed_optimizer)
+    return model, Optimizer(model, config, 20, parallel)
 
 
 def update(model: Any, optimizer: Any, seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
-from aspo_megatron.config import ModelConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.parallel.model import PolicyModel, build_model
@@ -28,6 +28,7 @@ class Layout:
     model: Literal["llama-tied", "qwen3-moe"] = "llama-tied"
     recompute: Literal["none", "selective", "full"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    fusion: bool = False
 
     @property
     def single(self) -> str:
@@ -42,9 +43,10 @@ def layout(
     model: Literal["llama-tied", "qwen3-moe"] = "llama-tied",
     recompute: Literal["none", "selective", "full"] = "none",
     dtype: Literal["float32", "bfloat16"] = "float32",
+    fusion: bool = False,
     **parallel: Any,
 ) -> Layout:
-    return Layout(ParallelConfig(**parallel), model, recompute, dtype)
+    return Layout(ParallelConfig(**parallel), model, recompute, dtype, fusion)
 
 
 LAYOUTS = {
@@ -67,6 +69,11 @@ LAYOUTS = {
     "dp2-tp2": layout(dp=2, tp=2),
     "dp2-tp2-sp-distopt": layout(dp=2, tp=2, sequence_parallel=True, distributed_optimizer=True),
     "dp2-cp2-distopt": layout(dp=2, cp=2, distributed_optimizer=True),
+    "dp2-overlap": layout(dp=2, overlap_grad_reduce=True),
+    "dp2-tp2-distopt-overlap": layout(dp=2, tp=2, distributed_optimizer=True, overlap_grad_reduce=True),
+    "dp2-pp2-overlap": layout(dp=2, pp=2, overlap_grad_reduce=True),
+    "dp2-pp2-vpp2-distopt-overlap": layout(dp=2, pp=2, vpp=2, distributed_optimizer=True, overlap_grad_reduce=True),
+    "fusion": layout(fusion=True),
     "dp2-pp2-distopt": layout(dp=2, pp=2, distributed_optimizer=True),
     "dp2-pp2-vpp2-distopt": layout(dp=2, pp=2, vpp=2, distributed_optimizer=True),
     "recompute-full": layout(recompute="full"),
@@ -82,6 +89,8 @@ LAYOUTS = {
     "moe-dp2-ep2-distopt": layout(model="qwen3-moe", dp=2, ep=2, distributed_optimizer=True),
     "moe-dp2-ep2-recompute-full": layout(model="qwen3-moe", dp=2, ep=2, recompute="full"),
     "moe-dp2-ep2-recompute-selective": layout(model="qwen3-moe", dp=2, ep=2, recompute="selective"),
+    "moe-dp2-ep2-overlap": layout(model="qwen3-moe", dp=2, ep=2, overlap_grad_reduce=True),
+    "moe-fusion": layout(model="qwen3-moe", fusion=True),
     "moe-cp2-ep2": layout(model="qwen3-moe", cp=2, ep=2),
     "moe-dp2-tp2-sp-ep2": layout(model="qwen3-moe", dp=2, tp=2, ep=2, sequence_parallel=True),
     "moe-pp2-vpp2-dp2-ep2": layout(model="qwen3-moe", pp=2, vpp=2, dp=2, ep=2),
@@ -102,7 +111,9 @@ def load(
     """This rank's part of the model in `folder`; its tensors may be read through another `source`."""
     family = read_family(folder)
     row = row or Layout()
-    settings = ModelConfig(path=folder, dtype=row.dtype, recompute=row.recompute)
+    settings = ModelConfig(
+        path=folder, dtype=row.dtype, recompute=row.recompute, kernels=KernelsConfig(fusion=row.fusion)
+    )
     if source is not None:
         return build_model(family, topology, settings, source)
     with SafetensorsFolder(folder) as tensors:

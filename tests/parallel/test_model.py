@@ -109,7 +109,7 @@ def run_rank(layout: Layout, folder: Path) -> Run:
         groups = make_samples()
         for sample, log_probs in score(model, groups, LIMITS):
             run.log_probs[int(sample.advantage)] = torch.from_numpy(log_probs)
-        optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, distributed_optimizer=False)
+        optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, ParallelConfig())
         plain = PlainObjective(objective, token_wise=False)
         update(model, optimizer, groups, plain, lambda sample: (1.0, 6.0 if sample.advantage == 0 else 0.0), LIMITS)
         run.gradients = hf_gradients(model, optimizer)

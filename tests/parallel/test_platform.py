@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform, choose_platform, installed
+from aspo_megatron.parallel.platform import CpuPlatform, choose_platform, installed
 from aspo_megatron.parallel.topology import process_grid
 
 from .layouts import PLATFORM
@@ -173,19 +173,3 @@ def test_choice() -> None:
 def test_cuda_without_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"platform\.device=cuda: local rank 3 has no GPU \(0 found\)"):
         choose_platform("cuda", 3, 1)
-
-
-def test_which_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not CpuPlatform().compiles("auto")
-    assert not CpuPlatform().compiles("eager")
-    for found in (True, False):
-        monkeypatch.setattr("shutil.which", lambda name, found=found: name if found else None)
-        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found or None)
-        assert CudaPlatform(0).compiles("auto") is found
-        assert not CudaPlatform(0).compiles("eager")
-        for platform, compiler in ((CpuPlatform(), r"g\+\+"), (CudaPlatform(0), "Triton")):
-            if found:
-                assert platform.compiles("compiled")
-                continue
-            with pytest.raises(ConfigError, match=f"log_prob_kernels=compiled: needs {compiler}"):
-                platform.compiles("compiled")

@@ -216,7 +216,7 @@ def run_rank(
         for setup_name in setups_of(name):
             setup = SETUPS[setup_name]
             model = load(folder, topology, row=row)
-            optimizer = Optimizer(model, OPTIMIZER, 3, distributed_optimizer=row.parallel.distributed_optimizer)
+            optimizer = Optimizer(model, OPTIMIZER, 3, row.parallel)
             groups = batches[setup.batch]
             if setup.backwards:
                 groups = [group[::-1] for group in groups[::-1]]
@@ -505,7 +505,7 @@ def updates_in_a_row(folder: Path, batches: Sequence[list[list[Sample]]]) -> dic
     with process_grid(ParallelConfig(), PLATFORM, seed=1) as topology:
         model = load(folder, topology)
         warming_up = OPTIMIZER.model_copy(update={"warmup_updates": 3})
-        optimizer = Optimizer(model, warming_up, 10, distributed_optimizer=False)
+        optimizer = Optimizer(model, warming_up, 10, ParallelConfig())
         for groups in batches:
             update(
                 model,

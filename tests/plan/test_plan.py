@@ -90,6 +90,7 @@ def test_recomputation_and_more_ranks_take_less() -> None:
     none, selective, full = (memory(f"model.recompute={mode}") for mode in ("none", "selective", "full"))
     assert none > selective > full
     assert memory("parallel.tp=4") < none
+    assert memory("optimizer.offload=true") < none
     assert memory("loss.kl_coef=0") == pytest.approx(none - 8.19e9, rel=0.01)  # half of it, in two bytes each
 
 
