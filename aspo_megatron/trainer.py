@@ -6,6 +6,7 @@ then trains on its share of the samples.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.errors import CheckpointError
+from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.metrics.progress import ProgressDisplay
@@ -141,7 +142,7 @@ class Trainer:
         self._score(batches)
         if self._config.shaping.kl_coef:
             metrics |= charge_kl(batches, self._config, self._topology)
-        metrics |= self._update(batches)
+        metrics |= self._update(step, batches)
         self._record_samples(step, batches)
         lost, after = None, self._at.heldout_after
         try:
@@ -188,8 +189,12 @@ class Trainer:
                 for sample, log_probs in score(self._reference, groups, self._limits):
                     sample.ref_log_probs = log_probs
 
-    def _update(self, batches: Sequence[Groups]) -> dict[str, float]:
-        """All optimizer updates of a step; their figures, averaged over the updates."""
+    def _update(self, step: int, batches: Sequence[Groups]) -> dict[str, float]:
+        """All optimizer updates of a step; their figures, averaged over the updates.
+
+        Raises:
+            UserError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
+        """
         results: list[UpdateResult] = []
         with self._phase("update"):
             for _ in range(self._config.train.epochs):
@@ -205,6 +210,7 @@ class Trainer:
                             self._config.loss.router_aux_coef,
                         )
                     )
+                    _check_finite(step, len(results), results[-1])
         return update_metrics(results)
 
     def _sync(self, version: int) -> dict[str, float]:
@@ -345,3 +351,12 @@ class Trainer:
         if self._recorder:
             write_summary(self._config.output_dir, summary)
         return summary
+
+
+def _check_finite(step: int, number: int, result: UpdateResult) -> None:
+    for what, value in (("loss", result.loss), ("gradient norm", result.grad_norm)):
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}, update {number}: the {what} is {value}, and the weights are lost with it. The states "
+                "saved before are as they were; see NaN and collapse in docs/troubleshooting.md"
+            )

@@ -111,6 +111,13 @@ def stop_a_rank(work: Path, name: str) -> None:
     wait_for(ranks)
 
 
+def diverge(work: Path, name: str) -> None:
+    """Train at a rate that no weight survives."""
+    for process in go_on(work, name, "optimizer.lr=1e30", "checkpoint.every=1"):
+        process.join(120)
+        assert process.exitcode
+
+
 # ---- the tests -------------------------------------------------------------------------------------------------
 
 
@@ -252,3 +259,11 @@ def test_what_is_said_of_a_used_folder(work: Path, whole: RunFolder) -> None:
     assert done.code == 2
     assert "whole holds another run, which differs in loss.eps_low, train.epochs" in done.stderr
     assert json.loads((work / "whole" / "summary.json").read_text()) == whole.summary()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(server: Server, work: Path) -> None:
+    server.run(diverge, work, "diverged")
+    log = (work / "diverged.log").read_text()
+    assert "is nan, and the weights are lost with it" in log or "is inf, and the weights are lost with it" in log
+    assert len(RunFolder(work / "diverged").metrics()) == 1  # the evaluation before the first step
+    assert not list((work / "diverged").glob("checkpoints/step-*"))

@@ -1,0 +1,169 @@
+"""The documentation's links lead somewhere; the commands, options and settings that it quotes exist."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from aspo_megatron import losses
+from aspo_megatron.cli import app
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_reference import key_names
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+INDEX = ROOT / "docs" / "index.md"
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_WITH_SETTINGS = ("train", "eval", "serve", "slurm", "plan")
+_SETTING = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
+
+
+def prose(page: Path) -> str:
+    """The text without fenced blocks."""
+    return _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", _LINK.sub("", heading).lower()).strip().replace(" ", "-")
+        number = 0
+        while (name := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+def spans(page: Path) -> list[str]:
+    """Code inside lines of text."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `aspo` command that the page quotes."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [body for language, body in _FENCED.findall(text) if language in ("", "bash", "sh")]
+    indented = "\n".join(line[4:] for line in prose(page).splitlines() if line.startswith("    "))
+    for block in [*blocks, indented]:
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("aspo "):
+                yield shlex.split(line, comments=True)
+    for span in spans(page):
+        if span.startswith("aspo "):
+            yield shlex.split(span)
+
+
+@functools.cache
+def all_settings() -> frozenset[str]:
+    return frozenset(key_names())
+
+
+def is_setting(key: str, loss: str | None) -> bool:
+    """Whether the configuration has the key, or the section of it; `loss` may be one of the page's own."""
+    if key in all_settings() or key.startswith("reward.components"):
+        return True
+    section, _, name = key.partition(".")
+    known = loss is None or loss in losses.names()
+    return section == "loss" and (not known or any(name in losses.get(one).model_fields for one in losses.names()))
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`]*`", "", prose(page))
+    for link in _LINK.findall(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), f"{link}: no such file"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_the_index_has_every_page() -> None:
+    linked = {link.partition("#")[0] for link in _LINK.findall(INDEX.read_text(encoding="utf-8"))}
+    missing = {page.name for page in PAGES if page.parent == INDEX.parent} - {INDEX.name} - linked
+    assert not missing, "add a line for each to docs/index.md"
+
+
+@every_page
+def test_commands_exist(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for words in commands(page):
+        command, rest = group, words[1:]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+        for word in rest:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options, f"{word}: {' '.join(words)}"
+        if command.name not in _WITH_SETTINGS:
+            continue
+        loss = next((word.partition("=")[2] for word in rest if word.startswith("loss.name=")), None)
+        for word in rest:
+            setting = _SETTING.match(word)
+            assert setting is None or is_setting(setting[1], loss), f"{word}: no such setting"
+
+
+@every_page
+def test_settings_exist(page: Path) -> None:
+    """Those named in full inside text, such as `loss.kl_coef` or `loss.kl_coef=0`."""
+    files = (".py", ".md", ".json", ".yaml", ".jsonl", ".safetensors")
+    for span in spans(page):
+        found = re.match(r"([a-z]+(?:\.[a-z_0-9]+)+)(?=$|[=: ])", span)
+        if not found or found[1].endswith(files) or ": unknown key;" in span:
+            continue
+        if found[1].partition(".")[0] in RunConfig.model_fields:
+            assert is_setting(found[1], None), f"`{span}`: no such setting"
+
+
+@every_page
+def test_yaml_is_yaml(page: Path) -> None:
+    for language, body in _FENCED.findall(page.read_text(encoding="utf-8")):
+        if language == "yaml":
+            assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
+
+
+def test_the_plan_that_the_guide_quotes_is_the_recipes() -> None:
+    guide = (ROOT / "docs" / "from_laptop_to_cluster.md").read_text(encoding="utf-8")
+    recipe = (ROOT / "examples" / "qwen3_30b_a3b" / "README.md").read_text(encoding="utf-8")
+    (table,) = (body for _, body in _FENCED.findall(guide) if "memory of a rank" in body)
+    for line in table.splitlines():
+        assert line[:42].rstrip() in recipe.splitlines()
+
+
+def runs_of_words(text: str, size: int = 3) -> set[tuple[str, ...]]:
+    """Every `size` words in a row, numbers and `...` left out."""
+    words = [word for word in re.findall(r"[\w.,()]+", text) if re.fullmatch(r"[^\d]*[a-z][^\d]*", word)]
+    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
+    """Of each line in the tables of lines, three words in a row are in a text of the package, values left out."""
+    said: set[tuple[str, ...]] = set()
+    for path in (ROOT / "aspo_megatron").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else " \x00 " for part in parts]
+            said |= runs_of_words("".join(text for text in texts if isinstance(text, str)))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| line.*\n\| ---.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    quoted = [line for table in tables for line in re.findall(r"^\| `([^`]+)` ", table, flags=re.MULTILINE)]
+    assert len(quoted) > 20
+    for line in quoted:
+        if len(line.split()) > 5 and ": unknown key;" not in line:
+            assert runs_of_words(line) & said, line
