@@ -14,7 +14,18 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import convert_cli, eval_cli, plan_cli, plot_cli, rank, run_folder, serve_cli, slurm_cli, table_cli
+from aspo_megatron import (
+    convert_cli,
+    eval_cli,
+    plan_cli,
+    plot_cli,
+    quantize_cli,
+    rank,
+    run_folder,
+    serve_cli,
+    slurm_cli,
+    table_cli,
+)
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.config_reference import help_text
@@ -59,16 +70,20 @@ def train(
     tiny: Annotated[
         bool, typer.Option("--tiny", help="A recipe on a CPU, its model scaled down; docs/planning.md.")
     ] = False,
+    profile: Annotated[
+        int | None, typer.Option(min=1, help="Step to profile: trace, summary and memory in RUN/profile/.")
+    ] = None,
 ) -> None:
     """Check everything that can be checked, then train."""
     from aspo_megatron.launch import launch
 
+    words = [*(overrides or []), *([] if profile is None else [f"log.profile_step={profile}"])]
     if tiny:
         from aspo_megatron.tiny import tiny_form
 
-        run = tiny_form(config, overrides or [])
+        run = tiny_form(config, words)
     else:
-        run = load_config(config, overrides or [])
+        run = load_config(config, words)
     if rank.running_under_launcher(os.environ):
         os.environ.update(rank.slurm_environment(os.environ))
         rank.rank_main(lambda: _train_as_rank(run))
@@ -166,6 +181,7 @@ def check(
 app.command()(serve_cli.serve)
 app.command()(slurm_cli.slurm)
 app.command()(plan_cli.plan)
+app.command()(quantize_cli.quantize)
 app.command()(plot_cli.plot)
 app.command()(plot_cli.samples)
 

@@ -26,7 +26,7 @@ Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum",
 class Section(BaseModel):
     """A part of the configuration: immutable, and strict about its keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class KernelsConfig(Section):
@@ -520,6 +520,9 @@ class LogConfig(Section):
     )
     wandb_project: str = Field("aspo-megatron", description="Project there.")
     samples_per_step: NonNegativeInt = Field(4, description="Responses of each step kept in RUN/samples.jsonl.")
+    profile_step: NonNegativeInt = Field(
+        0, description="Step whose time and memory are written to RUN/profile/ (`--profile`); 0: none."
+    )
 
 
 class CheckpointConfig(Section):
@@ -540,6 +543,17 @@ class SlurmConfig(Section):
 
     nodes: PositiveInt | None = Field(None, description="Nodes of the job; null: as many as the ranks need.")
     gpus_per_node: NonNegativeInt = Field(8, description="GPUs of a node, each for a rank; 0: ranks on CPUs.")
+    server_nodes: NonNegativeInt = Field(
+        0, description="Further nodes of the job: each has rollout.servers.count SGLang servers, which the run uses."
+    )
+    server_directives: tuple[str, ...] = Field(
+        (),
+        description="Options of sbatch for the server nodes alone, e.g. `--partition=inference`, `--gpus-per-node=4`: "
+        "the job is then a heterogeneous one.",
+    )
+    servers_of: Path | None = Field(
+        None, description="Folder of a job of slurm/serve.sbatch: the run waits for its servers and uses them."
+    )
     cpus_per_task: PositiveInt = Field(8, description="CPU cores of each rank.")
     time: str = Field(
         "24:00:00",
@@ -561,9 +575,14 @@ class SlurmConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for line in self.directives:
-            if not line.startswith("--"):
-                raise ValueError(f"directives: {line!r} is no option of sbatch; they begin with --")
+        for key in ("directives", "server_directives"):
+            for line in self.model_dump()[key]:
+                if not line.startswith("--"):
+                    raise ValueError(f"{key}: {line!r} is no option of sbatch; they begin with --")
+        if self.server_directives and not self.server_nodes:
+            raise ValueError("server_directives: are for server_nodes, of which there are none")
+        if self.server_nodes and self.servers_of:
+            raise ValueError("server_nodes, servers_of: the servers are on nodes of this job or of another, not both")
         return self
 
 

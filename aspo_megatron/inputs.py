@@ -92,6 +92,8 @@ def _check_weights(folder: Path, family: Family) -> None:
     from aspo_megatron.checkpoint.integrity import check_model, read_manifest
     from aspo_megatron.checkpoint.piece_reader import PieceReader
 
+    if "quantization_config" in family.hf_config:
+        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
     checkpoint = checkpoint_around(folder)
     if checkpoint is None:
         check_weights(folder)

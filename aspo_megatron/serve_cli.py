@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +26,14 @@ def serve(
     addresses: Annotated[
         Path | None, typer.Option(help="Write the addresses here, a line each, once all servers answer.")
     ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve with the machines that are given the same folder: it has their common key in `key`, and gets "
+            "their addresses in `addresses`, and their logs."
+        ),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines that serve together (--shared).")] = 1,
 ) -> None:
     """Start the SGLang servers of a run on this machine: rollout.servers.count of them, each with tp GPUs.
 
@@ -32,12 +43,19 @@ def serve(
     \b
       aspo serve run.yaml rollout.servers.count=8
       aspo train run.yaml rollout.engine=sglang rollout.servers.addresses=[http://127.0.0.1:30000,...]
+      srun aspo serve run.yaml --shared FOLDER --nodes 2
     """
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.platform import choose_platform
     from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key
 
-    run = load_config(config, overrides or [])
+    words = list(overrides or [])
+    if shared is not None:
+        node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        words += [f"rollout.servers.host={node}", f"rollout.servers.api_key_file={shared / 'key'}"]
+        words += [f"output_dir={shared / node}"]
+        addresses = shared / f"addresses-{node}"
+    run = load_config(config, words)
     read_family(run.model.path)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
     for host in exposed_without_key(settings):
@@ -53,10 +71,23 @@ def serve(
             if ended.is_set():
                 return
         if addresses is not None:
-            partial = addresses.with_name(addresses.name + ".partial")
-            partial.write_text("".join(f"{url}\n" for url in servers.urls))
-            partial.replace(addresses)
+            _write_lines(addresses, servers.urls)
+        if shared is not None:
+            _gather(shared, nodes)
         typer.echo(f"ready: {' '.join(servers.urls)}")
         while not ended.wait(_ROUND_SECONDS):
             if servers.failure:
                 raise UserError(servers.failure)
+
+
+def _gather(shared: Path, nodes: int) -> None:
+    """The last of the machines to be ready brings all addresses together; two that think so write the same."""
+    files = [path for path in sorted(shared.glob("addresses-*")) if path.suffix != ".partial"]
+    if len(files) == nodes:
+        _write_lines(shared / "addresses", [line for path in files for line in path.read_text().splitlines()])
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.replace(path)

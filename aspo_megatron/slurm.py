@@ -85,10 +85,13 @@ def render(job: Job, template: str) -> str:
         "CONTAINER": _pyxis(slurm),
         "INSIDE": _apptainer(slurm),
         "AT_LIMIT": "end" if job.chain > 1 else "requeue",
+        "SERVER_NODES": str(slurm.server_nodes),
+        "SERVERS": shlex.quote(str(slurm.servers_of)) if slurm.servers_of else "",
     }
+    split = bool(slurm.server_nodes) and not slurm.server_directives
     directives = {
         "job-name": job.name,
-        "nodes": nodes,
+        "nodes": nodes + (slurm.server_nodes if split else 0),
         "ntasks-per-node": ranks,
         "gpus-per-node": slurm.gpus_per_node or None,
         "cpus-per-task": slurm.cpus_per_task,
@@ -103,6 +106,8 @@ def render(job: Job, template: str) -> str:
         "dependency": "singleton" if job.chain > 1 else None,
     }
     text = _with_directives(template, directives, slurm.directives)
+    if slurm.server_directives:
+        text = _with_second_component(text, slurm)
     for name, value in values.items():
         found = re.findall(rf"^{name}=.*$", text, flags=re.M)
         if len(found) != 1:
@@ -162,11 +167,15 @@ def read_template() -> str:
 
 def _check(run: RunConfig) -> None:
     shape(run)
-    if run.rollout.engine == "sglang" and not run.rollout.servers.addresses and shape(run)[0] > 1:
+    slurm, servers = run.slurm, run.rollout.servers
+    elsewhere = bool(slurm.server_nodes or slurm.servers_of)
+    if run.rollout.engine == "sglang" and not (servers.addresses or elsewhere) and shape(run)[0] > 1:
         raise ConfigError(
-            "rollout.engine=sglang on several nodes: start the servers by slurm/serve.sbatch and name them in "
-            "rollout.servers.addresses"
+            "rollout.engine=sglang on several nodes: set slurm.server_nodes for servers in the same job, or start them "
+            "by slurm/serve.sbatch and set slurm.servers_of"
         )
+    if elsewhere and servers.addresses:
+        raise ConfigError("rollout.servers.addresses: leave it empty with slurm.server_nodes or slurm.servers_of")
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:
@@ -196,6 +205,15 @@ def _with_directives(text: str, directives: Mapping[str, object], more: Sequence
             kept += [f"#SBATCH --{name}={value}" for name, value in left.items() if value is not None]
             kept += [f"#SBATCH {line}" for line in more]
     return "\n".join(kept) + "\n"
+
+
+def _with_second_component(text: str, slurm: SlurmConfig) -> str:
+    """A heterogeneous job: the directives of the server nodes follow those of the ranks."""
+    lines = text.splitlines()
+    last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH "))
+    own = ["hetjob", f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1", f"--time={slurm.time}"]
+    lines[last + 1 : last + 1] = [f"#SBATCH {line}" for line in (*own, *slurm.server_directives)]
+    return "\n".join(lines) + "\n"
 
 
 def _array(words: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, token_outputs, update
+from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
@@ -90,6 +91,8 @@ class Trainer:
         self._saver = StateSaver(config, inputs.family, model, self._optimizer, progress.message)
         self._stop = stop
         self._seconds: dict[str, float] = {}
+        self._profile: StepProfile | None = None
+        self._work: dict[str, Work] = {}
         self._started = time.perf_counter()
         self._at = TrainerState(0, 0, 0, 0.0, None, None, "")
 
@@ -115,7 +118,8 @@ class Trainer:
             if self._must_stop():
                 return None
             try:
-                self._step(step)
+                with self._profiled(step):
+                    self._step(step)
             except ServersLostError:
                 self._save()
                 self._saver.finish()
@@ -144,6 +148,9 @@ class Trainer:
             metrics |= charge_kl(batches, self._config, self._topology)
         metrics |= self._update(step, batches)
         self._record_samples(step, batches)
+        if self._profile:
+            groups = [group for batch in batches for group in batch]
+            self._work = whole_work(work_of(self._config, self._inputs.family, groups), self._topology)
         lost, after = None, self._at.heldout_after
         try:
             metrics |= self._sync(version=step)
@@ -316,9 +323,31 @@ class Trainer:
     def _phase(self, label: str) -> Iterator[None]:
         self._progress.phase(label)
         began = time.perf_counter()
-        yield
+        with self._profile.phase(label) if self._profile else nullcontext():
+            yield
         name = f"seconds/{label.replace(' ', '_').replace('-', '_')}"
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def _profiled(self, step: int) -> Iterator[None]:
+        """Profile the step that the configuration names."""
+        if step != self._config.log.profile_step:
+            yield
+            return
+        topology = self._topology
+        with StepProfile(topology.platform.device) as self._profile:
+            yield
+        profile, self._profile = self._profile, None
+        folder = self._config.output_dir / "profile"
+        profile.write(folder, topology.rank)
+        rate = product_rate(self._model.config.params_dtype, topology.platform.device)
+        if topology.is_leader:
+            title = f"step {step} of {self._config.output_dir}, rank 0 of {topology.world_size}"
+            (folder / "summary.txt").write_text(profile.summary(title, self._work, rate, topology.world_size))
+            profile.draw_memory(folder / "memory.png")
+            self._progress.message(
+                f"profile of step {step}: {folder}/summary.txt; traces for ui.perfetto.dev beside it"
+            )
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         if self._recorder:

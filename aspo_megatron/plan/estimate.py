@@ -86,10 +86,15 @@ def _forward_operations(config: RunConfig, family: Family, passes: Passes, assum
     count = config.rollout.responses_per_prompt
     groups = passes.scored / (count * response)
     pairs = groups * (prompt**2 + count * response * (response + prompt))
+    return forward_operations(family, passes.tokens, passes.scored, pairs)
+
+
+def forward_operations(family: Family, tokens: float, scored: float, pairs: float) -> float:
+    """Floating-point operations of a forward pass: products with weights, and attention over `pairs` of tokens."""
     attention = 4 * family.num_layers * family.num_heads * family.head_dim * pairs
     head = family.vocab_size * family.hidden_size
     layers = active_elements(family) - head
-    return 2 * (layers * passes.tokens + head * passes.scored) + attention
+    return 2 * (layers * tokens + head * scored) + attention
 
 
 def _recomputed_share(family: Family) -> float:

@@ -44,7 +44,7 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
         cached = rollout.max_batch_tokens
         return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached)
     servers = rollout.servers
-    count = len(servers.addresses) or servers.count
+    count = len(servers.addresses) or servers.count * max(config.slurm.server_nodes, 1)
     fraction = servers.memory_fraction or assume.server_fraction
     weights = whole // servers.tp
     cache = int(fraction * gpu.memory) - weights

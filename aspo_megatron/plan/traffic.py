@@ -101,5 +101,6 @@ def _sync(config: RunConfig, family: Family, size: int) -> Traffic:
     weights = model_elements(family) * size
     if config.rollout.engine == "embedded":
         return Traffic("sync", 0.0 if config.parallel.world_size == 1 else weights, config.parallel.world_size <= 8)
-    servers = config.rollout.servers
-    return Traffic("sync", float(weights * (len(servers.addresses) or servers.count)), not servers.addresses)
+    servers, nodes = config.rollout.servers, config.slurm.server_nodes
+    count = len(servers.addresses) or servers.count * max(nodes, 1)
+    return Traffic("sync", float(weights * count), not (servers.addresses or nodes))

@@ -72,6 +72,7 @@ class SGLangEngine:
         # What the servers call their weights, and the version that these are, in order; the last may be on its way.
         self._eras: list[tuple[str, int]] = [("-1", -1)]
         self._era = 0
+        self._run = ""  # in the names of versions: another run on these servers calls its weights otherwise
         self._in_flight: list[InFlight] = []
         self._memory = ServerMemory(self._loop)
 
@@ -88,12 +89,14 @@ class SGLangEngine:
         Responses in flight go on: what comes of them from now on is made by the new weights. Those of a server that
         does not take these are asked for elsewhere.
         """
-        self._eras.append((str(version), version))
+        self._run = self._run or from_leader(uuid.uuid4().hex[:8])
+        name = f"{self._run}-{version}"
+        self._eras.append((name, version))
         result = SyncResult((), 0)
         drawn = checked(tensors, self._sizes)
         if rank() == 0:
             bucket_bytes = self._config.bucket_mib << 20
-            result = sync_weights(self._loop, self._fleet.clients, self._transport, drawn, version, bucket_bytes)
+            result = sync_weights(self._loop, self._fleet.clients, self._transport, drawn, name, bucket_bytes)
         else:
             for _ in drawn:
                 pass

@@ -77,7 +77,7 @@ def sync_weights(
     clients: Sequence[ServerClient],
     transport: Transport,
     tensors: Iterable[tuple[str, Tensor]],
-    version: int,
+    version: str,
     bucket_bytes: int,
 ) -> SyncResult:
     """Stream `tensors` to all servers; while a bucket is on its way the next is made.
@@ -103,7 +103,7 @@ def sync_weights(
         if pending is not None:
             pending.result()
         loop.run(session.leave_all())
-    loop.run(session.each(session.closer(str(version))))
+    loop.run(session.each(session.closer(version)))
     return SyncResult(tuple(client.url for client in session.alive), sent)
 
 

@@ -55,7 +55,7 @@ def tp1(train: Train, first: RunFolder) -> RunFolder:
 @pytest.fixture(scope="session")
 def tp2(train: Train, first: RunFolder) -> RunFolder:
     """The same in two tensor-parallel ranks, with sequence parallelism; sampled evaluation."""
-    return train("tp2", *PRETRAINED, "parallel={tp: 2, sequence_parallel: true}")
+    return train("tp2", *PRETRAINED, "parallel={tp: 2, sequence_parallel: true}", "log.profile_step=2")
 
 
 @pytest.fixture(scope="session")

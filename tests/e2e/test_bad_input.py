@@ -49,6 +49,14 @@ def missing_tensor(folder: Path, model_folder: Path) -> list[str]:
     return ["model.path=model", "model.init=pretrained"]
 
 
+def quantised(folder: Path, model_folder: Path) -> list[str]:
+    config = json.loads((model_folder / "config.json").read_text())
+    shutil.copytree(model_folder, folder / "model")
+    settings = {"quant_method": "compressed-tensors"}
+    (folder / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    return ["model.path=model", "model.init=pretrained"]
+
+
 def no_answer(folder: Path, model_folder: Path) -> list[str]:
     return [jsonl(folder / "data.jsonl", {"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "solution": "2"})]
 
@@ -91,6 +99,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "no weights": (only("model.init=pretrained"), [str(TINY_MODEL), "model.safetensors is missing"]),
     "truncated weights": (truncated_weights, ["model/model.safetensors", "truncated"]),
     "tensor missing": (missing_tensor, ["model.layers.", "missing"]),
+    "quantised weights": (quantised, ["model", "its weights are quantised"]),
     "tokenizer damaged": (bad_tokenizer, ["model", "tokenizer"]),
     "tp does not divide the heads": (only("parallel.tp=3"), ["parallel.tp=3", "attention heads (4)", "1, 2, 4"]),
     "no data file": (only("data.train={kind: jsonl, path: none.jsonl}"), ["data.train.path", "none.jsonl"]),

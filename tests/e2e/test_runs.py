@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_accuracy_is_that_of_the_responses_kept(run: RunFolder) -> None:
         (metric,) = [value for key, value in run.step(step).items() if key.startswith("eval/avg@")]
         assert summary[name] == metric == right
     assert {record["index"] for record in run.evaluation(last)} == set(range(summary["heldout_problems"]))
+
+
+def test_the_profile_of_a_step(tp2: RunFolder) -> None:
+    folder = tp2.path / "profile"
+    assert {path.name for path in folder.iterdir()} == {"summary.txt", "memory.png", "rank-0.json.gz", "rank-1.json.gz"}
+    lines = (folder / "summary.txt").read_text().splitlines()
+    phases = {line.split("  ")[0]: line for line in lines[3:12] if line}
+    for phase in ("generate", "reward", "old log-probs", "reference log-probs", "update", "sync", "step"):
+        assert float(phases[phase].removeprefix(phase).split()[0]) > 0
+    assert any(line.startswith("collectives") for line in lines)
+    with gzip.open(folder / "rank-1.json.gz") as trace:
+        events = json.load(trace)["traceEvents"]
+    assert {"generate", "update"} <= {event.get("name") for event in events}
+    assert any(event.get("name") == "[memory]" for event in events)
 
 
 def test_heldout_problems_are_never_trained_on(tp2: RunFolder) -> None:

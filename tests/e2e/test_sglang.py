@@ -53,7 +53,7 @@ class Serve:
     def server(self, number: int) -> psutil.Process:
         """The process of a server."""
         port = self.urls[number].rpartition(":")[2]
-        mine = psutil.Process(self.process.pid).children()
+        mine = [child for child in psutil.Process(self.process.pid).children() if child.status() != "zombie"]
         (found,) = [process for process in mine if f"--port {port} " in " ".join(process.cmdline())]
         return found
 

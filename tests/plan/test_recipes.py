@@ -50,7 +50,7 @@ def test_large_recipe_fills_its_nodes() -> None:
     assert shape(run) == (2, 8)
     plan = make_plan(run, read_family(EXAMPLES / "qwen3_30b_a3b" / "model"), count=1)
     servers = run.rollout.servers
-    assert run.parallel.world_size + 2 * servers.count * servers.tp == 32
+    assert run.parallel.world_size + run.slurm.server_nodes * servers.count * servers.tp == 32
     assert plan.on[0].memory == max(stage.total for stage in plan.on[0].stages)
 
 

@@ -90,7 +90,8 @@ def _broken(reply: Any, fault: str) -> Any:
         meta["weight_version"] = "6"
         meta["weight_versions"] = [{"version": "6", "start": 0, "end": len(reply["output_ids"])}]
     elif fault == "mixed":
-        meta["weight_versions"] = [{"version": "6", "start": 0, "end": 1}, {"version": "7", "start": 1, "end": 2}]
+        own = {"version": meta["weight_version"], "start": 1, "end": 2}
+        meta["weight_versions"] = [{"version": "6", "start": 0, "end": 1}, own]
     elif fault == "empty":
         return {}
     elif fault == "list":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,7 @@ def engine(policy: Policy, served: list[str]) -> Iterator[SGLangEngine]:
 
 
 def test_servers_answer_with_the_weights_that_they_have(policy: Policy, engine: SGLangEngine) -> None:
-    assert engine.adopt() == "41"
+    assert re.fullmatch("[0-9a-f]{8}-41", engine.adopt())
     embedded = make_embedded(policy, 65536)
     embedded.update_weights(policy.weights.items(), version=0)
     requests = ask(RAGGED, [1] * len(RAGGED))
@@ -61,14 +62,26 @@ def test_weights_that_change_meanwhile_end_it(policy: Policy, served: list[str],
     with pytest.raises(ServersLostError):
         engine.generate(ask(RAGGED[:2], [1, 1]), GREEDY)
     trainer.close()
-    assert engine.adopt() == "42"
+    assert engine.adopt().endswith("-42")
+
+
+def test_runs_do_not_take_each_others_weights_for_theirs(policy: Policy, served: list[str]) -> None:
+    """Both are at the same step."""
+    one, other = (sglang_engine(policy, served, attempts=2, max_failures=1) for _ in range(2))
+    for run in (one, other):
+        run.update_weights(policy.weights.items(), version=5)
+    with pytest.raises(ServersLostError):
+        one.generate(ask(RAGGED[:2], [1, 1]), GREEDY)
+    assert other.generate(ask(RAGGED[:1], [1]), GREEDY)[0][0].weight_version == 5
+    one.close()
+    other.close()
 
 
 def test_servers_of_different_versions_are_refused(policy: Policy, served: list[str], engine: SGLangEngine) -> None:
     one = sglang_engine(policy, served[:1])
     one.update_weights(policy.weights.items(), version=43)
     one.close()
-    with pytest.raises(UserError, match=f"different versions: {served[0]} 43, {served[1]} 41"):
+    with pytest.raises(UserError, match=f"different versions: {served[0]} [0-9a-f]+-43, {served[1]} [0-9a-f]+-41"):
         engine.adopt()
 
 
@@ -99,7 +112,7 @@ def test_aspo_eval_of_servers_as_they_are(policy: Policy, served: list[str], tmp
     assert "words: 4 problems, 3 responses each" in done.stdout
     content = read_scores(tmp_path / "out.scores.json")
     assert (content["complete"], content["model"]) == (True, "live")
-    assert content["identity"]["model"] == "served as version 41"
+    assert re.fullmatch("served as version [0-9a-f]{8}-41", content["identity"]["model"])
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [record["index"] for record in records] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert all(record["reward"] == len(record["response"]) % 2 for record in records)

@@ -28,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     lab = tmp_path_factory.mktemp("lab")
     for folder in (lab, lab.parent, lab.parent.parent):  # munge wants its socket's folder to be readable for all
         folder.chmod(0o755)
-    sizes = {"SLURM_LAB_CPUS": "96", "SLURM_LAB_MEM": "64000", "SLURM_LAB_GPUS": "8", "SLURM_LAB_NODES": "4"}
+    sizes = {"SLURM_LAB_CPUS": "96", "SLURM_LAB_MEM": "64000", "SLURM_LAB_GPUS": "8", "SLURM_LAB_NODES": "5"}
     env = {**os.environ, "SLURM_LAB": str(lab), "SLURM_LAB_NET": "netns", **sizes}
     try:
         # Into a file: the daemons keep a pipe open.

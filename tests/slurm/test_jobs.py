@@ -24,11 +24,12 @@ CHAIN_STEPS = 60
 
 @dataclass(frozen=True)
 class Jobs:
-    """All that was submitted, ended: a run, one that was pre-empted meanwhile on the same nodes, and a chain."""
+    """All that was submitted, ended: a run; those that were pre-empted and lost a node meanwhile; and a chain."""
 
     work: Path
     undisturbed: str
     preempted: str
+    lost: str
     chain: list[str]
 
     def log(self, name: str, job: str) -> str:
@@ -56,19 +57,23 @@ def jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     cluster.wait("first steps", lambda: steps_done(work / "preempted") >= 3)
     wants_its_cpus = ["--nodes=2", "--nodelist=node[1-2]", "--ntasks-per-node=20", "--output=urgent.log"]
     cluster.run("sbatch", *wants_its_cpus, "--wrap", "true", folder=work)
-    chain = submit("chain", "parallel={tp: 1, dp: 2}", f"train.steps={CHAIN_STEPS}", "--chain", "3")
+    elsewhere = 'slurm.directives=["--exclude=node[1-2]"]'
+    [lost] = submit("lost", steps, elsewhere, "checkpoint.every=5", "checkpoint.async_save=false")
+    cluster.wait("saved steps of the run that loses a node", lambda: steps_done(work / "lost") >= 7)
+    cluster.lose("node4", work)
+    chain = submit("chain", nodes, "parallel={tp: 1, dp: 2}", f"train.steps={CHAIN_STEPS}", "--chain", "3")
     cluster.wait("first steps of the chain", lambda: steps_done(work / "chain") >= 3)
     # What `--signal=B:USR1@300` makes Slurm do before the time limit, which it keeps to the minute only.
     cluster.run("scancel", "--batch", "--signal=USR1", chain[0], folder=work)
-    for job in (undisturbed, preempted, *chain):
+    for job in (undisturbed, preempted, lost, *chain):
         cluster.wait(f"end of job {job}", lambda job=job: cluster.ended(job))
-    return Jobs(work, undisturbed, preempted, chain)
+    return Jobs(work, undisturbed, preempted, lost, chain)
 
 
 def test_two_nodes_train_to_the_end(jobs: Jobs, cluster: Cluster) -> None:
     log = jobs.log("undisturbed", jobs.undisturbed)
     assert cluster.state(jobs.undisturbed)["ExitCode"] == "0:0", log
-    assert "4 ranks on node[1-2] meet at node1:" in log
+    assert "4 ranks on 2 nodes meet at node1:" in log
     assert "trained model:     undisturbed/hf" in log
     assert log.splitlines()[-1].endswith(": finished")
     assert RunFolder(jobs.work / "undisturbed").summary()["steps"] == STEPS
@@ -84,6 +89,18 @@ def test_pre_empted_run_goes_on_as_if_nothing_had_happened(jobs: Jobs, cluster: 
     assert log.splitlines()[-1].endswith(": finished")
     one, other = RunFolder(jobs.work / "undisturbed"), RunFolder(jobs.work / "preempted")
     assert any(one.step(step)["reward/mean"] > 0 for step in range(1, STEPS + 1))
+    for step in range(STEPS + 1):
+        assert other.step(step) == one.step(step), step
+
+
+def test_run_that_loses_a_node_goes_on_on_others(jobs: Jobs, cluster: Cluster) -> None:
+    """The node's power is cut: nothing is saved, and Slurm requeues the job."""
+    log = jobs.log("lost", jobs.lost)
+    assert cluster.state(jobs.lost)["Restarts"] == "1", log
+    assert log.count("ranks on 2 nodes meet at node3:") == 2
+    assert "going on after step" in log
+    assert log.splitlines()[-1].endswith(": finished")
+    one, other = RunFolder(jobs.work / "undisturbed"), RunFolder(jobs.work / "lost")
     for step in range(STEPS + 1):
         assert other.step(step) == one.step(step), step
 

@@ -58,8 +58,25 @@ def test_layout_that_does_not_fit(config: Path) -> None:
         script_of(config, *GPUS, "slurm.nodes=3")
     with pytest.raises(ConfigError, match=r"slurm: directives: 'mem=0' is no option of sbatch"):
         script_of(config, *GPUS, "slurm.directives=[mem=0]")
-    with pytest.raises(ConfigError, match=r"rollout\.servers\.addresses"):
+    with pytest.raises(ConfigError, match=r"set slurm\.server_nodes for servers in the same job"):
         script_of(config, *GPUS, "rollout.engine=sglang")
+    with pytest.raises(ConfigError, match=r"rollout\.servers\.addresses: leave it empty with slurm\.server_nodes"):
+        script_of(config, *GPUS, "slurm.server_nodes=1", "rollout.servers.addresses=[http://a:1]")
+    with pytest.raises(ConfigError, match="server_directives: are for server_nodes"):
+        script_of(config, *GPUS, "slurm.server_directives=[--partition=spare]")
+
+
+def test_nodes_for_servers(config: Path) -> None:
+    split = script_of(config, *GPUS, "slurm.server_nodes=2")
+    assert directives(split)["nodes"] == "6"
+    assert "\nSERVER_NODES=2\n" in split
+    apart = script_of(config, *GPUS, "slurm.server_nodes=2", "slurm.server_directives=[--partition=spare]")
+    ranks, servers = apart.split("#SBATCH hetjob\n")
+    assert directives(ranks)["nodes"] == "4"
+    found = directives(servers)
+    assert (found["nodes"], found["ntasks-per-node"], found["partition"]) == ("2", "1", "spare")
+    other = script_of(config, *GPUS, "slurm.servers_of=aspo-serve-7")
+    assert "\nSERVERS=aspo-serve-7\n" in other
 
 
 def test_settings_reach_the_script(config: Path) -> None:
@@ -134,7 +151,8 @@ def test_slurm_accepts_production_size(cluster: Cluster, config: Path, tmp_path:
     """Four nodes with eight GPUs each; and the other scripts as they are shipped."""
     (tmp_path / "train.sbatch").write_text(script_of(config, *GPUS))
     (tmp_path / "chain.sbatch").write_text(script_of(config, *GPUS, chain=3))
+    (tmp_path / "split.sbatch").write_text(script_of(config, "parallel.dp=24", "slurm.server_nodes=1"))
     folder = slurm.TEMPLATE.parent
     by_hand = [[str(path)] for path in sorted(folder.glob("*.sbatch"))] + [["--nodes=4", str(slurm.TEMPLATE)]]
-    for argv in [["train.sbatch"], ["chain.sbatch"], *by_hand]:
+    for argv in [["train.sbatch"], ["chain.sbatch"], ["split.sbatch"], *by_hand]:
         cluster.run("sbatch", "--test-only", *argv, "run.yaml", folder=tmp_path)

@@ -1,0 +1,239 @@
+"""Where one training step spends its time and memory: `aspo train --profile STEP`.
+
+Every rank writes a trace with the phases and each allocation (Chrome's format, which ui.perfetto.dev opens), and the
+leader a page of text and a picture of its memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import profile as torch_profile
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.data.packing import packed_length
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.plan.estimate import forward_operations
+
+_SAMPLE_SECONDS = 0.02
+_PRODUCT_SIZE = 1536
+_OPERATIONS_SHOWN = 15
+_COLLECTIVES = ("c10d::", "gloo:", "nccl:", "record_param_comms")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one phase, over all ranks: tokens that go through the model, and floating-point operations."""
+
+    tokens: int
+    operations: float
+
+
+@dataclass
+class _Phase:
+    label: str
+    start: float
+    stop: float
+
+
+@dataclass
+class _Memory:
+    """Bytes of this process at times; on a GPU those that torch has allocated there."""
+
+    times: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+class StepProfile:
+    """Profiles what happens inside `with`; then `write` it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        self._profiler = torch_profile(activities=activities, profile_memory=True)
+        self._phases: list[_Phase] = []
+        self._memory = _Memory()
+        self._done = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._began = self._ended = 0.0
+
+    def __enter__(self) -> Self:
+        self._profiler.__enter__()
+        self._began = time.perf_counter()
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = time.perf_counter()
+        self._done.set()
+        self._sampler.join()
+        self._profiler.__exit__(kind, error, trace)
+
+    @contextmanager
+    def phase(self, label: str) -> Iterator[None]:
+        """A span of the trace, and a line of the summary."""
+        began = time.perf_counter()
+        with record_function(label):
+            yield
+        self._phases.append(_Phase(label, began, time.perf_counter()))
+
+    def write(self, folder: Path, rank: int) -> None:
+        """This rank's trace."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._profiler.export_chrome_trace(str(folder / f"rank-{rank}.json.gz"))
+
+    def summary(self, title: str, work: dict[str, Work], rate: float, ranks: int) -> str:
+        """One page: phases, collectives, operations, memory.
+
+        Args:
+            title: its first line.
+            work: of phases, over all ranks.
+            rate: operations a second of a plain matrix product on each rank (`product_rate`).
+            ranks: how many share the work.
+        """
+        whole = self._ended - self._began
+        lines = [
+            title,
+            "",
+            f"{'phase':<22}{'seconds':>9}{'share':>8}{'tokens/s':>11}{'GFLOP/s':>10}{'of a product':>14}",
+        ]
+        for label, seconds in self._seconds().items():
+            lines.append(_line(label, seconds, whole, work.get(label), rate * ranks))
+        total = Work(sum(each.tokens for each in work.values()), sum(each.operations for each in work.values()))
+        lines.append(_line("step", whole, whole, total, rate * ranks))
+        lines += [
+            "",
+            f"A plain matrix product: {rate / 1e9:.1f} GFLOP/s on each of {ranks} rank(s), measured after the step.",
+            "",
+        ]
+        return "\n".join([*lines, *self._operations(whole), "", *self._peaks()]) + "\n"
+
+    def draw_memory(self, path: Path) -> None:
+        """Memory over the step, phases shaded."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([at - self._began for at in self._memory.times], [size / _GIB for size in self._memory.sizes])
+        labels = list(self._seconds())
+        for phase in self._phases:
+            color = f"C{labels.index(phase.label) + 1}"
+            axes.axvspan(phase.start - self._began, phase.stop - self._began, color=color, alpha=0.15, linewidth=0)
+        for number, label in enumerate(labels):
+            axes.fill_between([], [], color=f"C{number + 1}", alpha=0.3, label=label)
+        axes.set(xlabel="seconds", ylabel="GiB", ylim=(0, None))
+        figure.legend(loc="outside lower center", fontsize="small", ncols=4)
+        figure.savefig(path, dpi=120)
+
+    def _seconds(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for phase in self._phases:
+            found[phase.label] = found.get(phase.label, 0.0) + phase.stop - phase.start
+        return found
+
+    def _operations(self, whole: float) -> list[str]:
+        labels = {phase.label for phase in self._phases}
+        gpu = self._device.type == "cuda"
+
+        def seconds(event: torch.autograd.profiler_util.FunctionEventAvg) -> float:
+            return float(event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
+
+        events = [event for event in self._profiler.key_averages() if event.key not in labels]
+        collectives = sum(seconds(event) for event in events if event.key.startswith(_COLLECTIVES))
+        lines = [f"collectives            {collectives:9.3f}{collectives / whole:8.1%}", ""]
+        lines.append(f"{'operation':<46}{'calls':>8}{'seconds':>9}{'share':>8}")
+        for event in sorted(events, key=seconds, reverse=True)[:_OPERATIONS_SHOWN]:
+            lines.append(f"{event.key[:45]:<46}{event.count:>8}{seconds(event):9.3f}{seconds(event) / whole:8.1%}")
+        return lines
+
+    def _peaks(self) -> list[str]:
+        lines = [f"{'memory':<22}{'peak, GiB':>10}"]
+        for label in self._seconds():
+            spans = [(phase.start, phase.stop) for phase in self._phases if phase.label == label]
+            inside = [
+                size
+                for at, size in zip(self._memory.times, self._memory.sizes, strict=True)
+                if any(start <= at <= stop for start, stop in spans)
+            ]
+            if inside:
+                lines.append(f"{label:<22}{max(inside) / _GIB:10.2f}")
+        return lines
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while True:
+            size = torch.cuda.memory_allocated() if self._device.type == "cuda" else process.memory_info().rss
+            self._memory.times.append(time.perf_counter())
+            self._memory.sizes.append(size)
+            if self._done.wait(_SAMPLE_SECONDS):
+                return
+
+
+def work_of(config: RunConfig, family: Family, groups: Sequence[Sequence[Sample]]) -> dict[str, Work]:
+    """What the phases of a step do with these samples (groups that share a prompt); recomputation does not count."""
+    tokens = sum(packed_length(group) for group in groups)
+    scored = sum(len(sample.response_ids) for group in groups for sample in group)
+    pairs = 0
+    for group in groups:
+        prompt = len(group[0].prompt_ids)
+        lengths = [len(sample.response_ids) for sample in group]
+        pairs += prompt**2 + sum(length * (length + prompt) for length in lengths)
+    forward = forward_operations(family, tokens, scored, pairs)
+    found = {
+        "generate": Work(scored, forward),
+        "update": Work(scored * config.train.epochs, 3 * forward * config.train.epochs),
+    }
+    if config.train.old_log_probs == "recompute":
+        found["old log-probs"] = Work(scored, forward)
+    if config.loss.kl_coef or config.shaping.kl_coef:
+        found["reference log-probs"] = Work(scored, forward)
+    return found
+
+
+def whole_work(own: dict[str, Work], topology: Topology) -> dict[str, Work]:
+    """The sum over replicas of each one's own work. A collective."""
+    names = list(own)
+    totals = torch.tensor(
+        [[own[name].tokens, own[name].operations] for name in names],
+        dtype=torch.float64,
+        device=topology.platform.device,
+    )
+    dist.all_reduce(totals, group=topology.dp_group)
+    return {
+        name: Work(int(tokens), operations) for name, (tokens, operations) in zip(names, totals.tolist(), strict=True)
+    }
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a plain square matrix product, the best of five."""
+    a = torch.randn(_PRODUCT_SIZE, _PRODUCT_SIZE, device=device).to(dtype)
+    best = 0.0
+    for _ in range(6):
+        began = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = max(best, 2 * _PRODUCT_SIZE**3 / (time.perf_counter() - began))
+    return best
+
+
+def _line(label: str, seconds: float, whole: float, work: Work | None, rate: float) -> str:
+    line = f"{label:<22}{seconds:9.3f}{seconds / whole:8.1%}"
+    if work is None or not seconds:
+        return line
+    speed = work.operations / seconds
+    return line + f"{work.tokens / seconds:11.0f}{speed / 1e9:10.1f}{speed / rate:14.1%}"

@@ -1,0 +1,77 @@
+"""What a model is calibrated on: the run's own prompts, with the responses that the run has recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.metrics.record import SAMPLES_FILE
+from aspo_megatron.metrics.sample_file import read_samples
+
+_LONGEST = 4096
+_TOKENS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """Token sequences; the first `responses` of them are prompts with a response, the others prompts alone."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    responses: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(map(len, self.sequences))
+
+    def run(self, model: nn.Module) -> None:
+        """Compute the model on all of them. Those of one length go together, so that no padding is calibrated on."""
+        device = next(model.parameters()).device
+        by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+        for sequence in self.sequences:
+            by_length[len(sequence)].append(sequence)
+        with torch.no_grad():
+            for length, rows in sorted(by_length.items()):
+                count = max(1, _TOKENS_AT_ONCE // length)
+                for start in range(0, len(rows), count):
+                    ids = torch.tensor(rows[start : start + count], device=device)
+                    model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+
+def calibration_texts(
+    run: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, count: int
+) -> CalibrationTexts:
+    """The last recorded responses with their prompts, then further prompts, evenly from all; `count` in all.
+
+    Args:
+        run: the run folder; it may have recorded nothing.
+        problems: those that the run trains on.
+        tokenizer: of the model.
+        count: how many sequences at most. Longer ones than 4096 tokens are cut.
+    """
+    texts = [ids[:_LONGEST] for ids in _recorded(run, problems, tokenizer, count)]
+    left = min(count - len(texts), len(problems))
+    prompts = [problems[index * len(problems) // left].prompt_ids[:_LONGEST] for index in range(left)]
+    return CalibrationTexts((*texts, *prompts), len(texts))
+
+
+def _recorded(
+    run: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[tuple[int, ...]]:
+    if not (run / SAMPLES_FILE).is_file() or not (run / SAMPLES_FILE).stat().st_size:
+        return []
+    prompts = {(problem.id, problem.question): problem.prompt_ids for problem in problems}
+    texts = []
+    for sample in read_samples(run, count=count).samples:
+        prompt = prompts.get((sample.problem, sample.question))
+        if prompt is not None:  # the run may have been given other problems since
+            response = tokenizer(sample.response, add_special_tokens=False)["input_ids"]
+            texts.append((*prompt, *response))
+    return texts
