@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import torch
@@ -31,7 +31,8 @@ from aspo_megatron.plan.estimate import forward_operations
 _SAMPLE_SECONDS = 0.02
 _PRODUCT_SIZE = 1536
 _OPERATIONS_SHOWN = 15
-_COLLECTIVES = ("c10d::", "gloo:", "nccl:", "record_param_comms")
+_WAITING = "wait for a collective"
+_COLLECTIVES = ("c10d::", "gloo:", "nccl", "record_param_comms", _WAITING)
 _GIB = 2**30
 
 
@@ -67,12 +68,14 @@ class StepProfile:
         self._profiler = torch_profile(activities=activities, profile_memory=True)
         self._phases: list[_Phase] = []
         self._memory = _Memory()
+        self._waits = ExitStack()
         self._done = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._began = self._ended = 0.0
 
     def __enter__(self) -> Self:
         self._profiler.__enter__()
+        self._waits.enter_context(_waits_recorded())
         self._began = time.perf_counter()
         self._sampler.start()
         return self
@@ -83,6 +86,7 @@ class StepProfile:
         self._ended = time.perf_counter()
         self._done.set()
         self._sampler.join()
+        self._waits.close()
         self._profiler.__exit__(kind, error, trace)
 
     @contextmanager
@@ -147,19 +151,27 @@ class StepProfile:
             found[phase.label] = found.get(phase.label, 0.0) + phase.stop - phase.start
         return found
 
-    def _operations(self, whole: float) -> list[str]:
+    def operations(self) -> dict[str, tuple[int, float]]:
+        """Calls and own seconds of each operation, the most expensive first."""
         labels = {phase.label for phase in self._phases}
-        gpu = self._device.type == "cuda"
+        found = {}
+        for event in self._profiler.key_averages():
+            own = event.self_device_time_total if self._device.type == "cuda" else event.self_cpu_time_total
+            if event.key not in labels:
+                found[event.key] = (int(event.count), float(own) / 1e6)
+        return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
 
-        def seconds(event: torch.autograd.profiler_util.FunctionEventAvg) -> float:
-            return float(event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
+    def share_of_collectives(self) -> float:
+        """Of the time that was profiled: making collectives, and waiting for them, and so for slower ranks."""
+        spent = sum(seconds for name, (_, seconds) in self.operations().items() if name.startswith(_COLLECTIVES))
+        return spent / (self._ended - self._began)
 
-        events = [event for event in self._profiler.key_averages() if event.key not in labels]
-        collectives = sum(seconds(event) for event in events if event.key.startswith(_COLLECTIVES))
-        lines = [f"collectives            {collectives:9.3f}{collectives / whole:8.1%}", ""]
+    def _operations(self, whole: float) -> list[str]:
+        share = self.share_of_collectives()
+        lines = [f"collectives           {share * whole:9.3f}{share:8.1%}", ""]
         lines.append(f"{'operation':<46}{'calls':>8}{'seconds':>9}{'share':>8}")
-        for event in sorted(events, key=seconds, reverse=True)[:_OPERATIONS_SHOWN]:
-            lines.append(f"{event.key[:45]:<46}{event.count:>8}{seconds(event):9.3f}{seconds(event) / whole:8.1%}")
+        for name, (calls, seconds) in list(self.operations().items())[:_OPERATIONS_SHOWN]:
+            lines.append(f"{name[:45]:<46}{calls:>8}{seconds:9.3f}{seconds / whole:8.1%}")
         return lines
 
     def _peaks(self) -> list[str]:
@@ -183,6 +195,22 @@ class StepProfile:
             self._memory.sizes.append(size)
             if self._done.wait(_SAMPLE_SECONDS):
                 return
+
+
+@contextmanager
+def _waits_recorded() -> Iterator[None]:
+    """While it lasts, waiting for a collective is an operation of its own: on a CPU nothing else tells of it."""
+    wait = dist.Work.wait
+
+    def recorded(work: dist.Work, *args: Any, **kwargs: Any) -> Any:
+        with record_function(_WAITING):
+            return wait(work, *args, **kwargs)
+
+    dist.Work.wait = recorded  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        dist.Work.wait = wait  # type: ignore[method-assign]
 
 
 def work_of(config: RunConfig, family: Family, groups: Sequence[Sequence[Sample]]) -> dict[str, Work]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import sys
@@ -18,18 +17,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
-from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.plan.memory import Setting, passing, resident
 from aspo_megatron.plan.workload import Group, local_batch
-from aspo_megatron.rollout.addresses import free_ports
 from benchmarks.measure import peak_bytes
+from benchmarks.random_samples import random_group
+from benchmarks.ranks import Result, in_ranks, prepare
 
 PeakOf = Callable[[Callable[[], object]], int]
 """Runs a function and says how many bytes it took at its peak, beyond what was there."""
@@ -181,7 +179,10 @@ def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
         limits = PassLimits(_tokens(case), _CHUNK, 1.0)
 
         def step(of: Case) -> object:
-            groups = [_samples(of, number, topology.dp_rank) for number in range(case.micro_batches)]
+            groups = [
+                random_group((number, topology.dp_rank), _SIZES["vocab_size"], of.prompt, of.response, of.responses)
+                for number in range(case.micro_batches)
+            ]
             weighting = aggregation_of(objective.config, case.response)
             return update(model, optimizer, groups, objective, weighting, replace(limits, max_tokens=_tokens(of)))
 
@@ -229,27 +230,6 @@ def _objective(case: Case) -> PolicyObjective:
     return PolicyObjective(losses.build(case.loss, hyperparameters), LossConfig(name=case.loss, kl_coef=0.0))
 
 
-def _samples(case: Case, number: int, replica: int) -> list[Sample]:
-    generator = np.random.default_rng((number, replica))
-    vocab = _SIZES["vocab_size"]
-    prompt = generator.integers(0, vocab, case.prompt)
-    return [
-        Sample(
-            problem_id=str(number),
-            group=number,
-            prompt_ids=prompt,
-            response_ids=generator.integers(0, vocab, case.response),
-            response_mask=np.ones(case.response, dtype=np.bool_),
-            rollout_log_probs=np.zeros(case.response, dtype=np.float32),
-            weight_version=0,
-            finish_reason="stop",
-            advantage=(-1.0) ** index,
-            old_log_probs=np.full(case.response, -9.0, dtype=np.float32),
-        )
-        for index in range(case.responses)
-    ]
-
-
 def _resident_bytes(model: Any, optimizer: Any) -> int:
     """Bytes of the storages of weights, gradient buffers and Adam's state, each once."""
     tensors = list(model.parameters()) + [parameter.main_grad for parameter in model.parameters()]
@@ -265,33 +245,14 @@ def _peak_of_process(function: Callable[[], object]) -> int:
     return peak_bytes(function, torch.device("cpu"))
 
 
-def _as_rank(folder: Path, number: int, environment: dict[str, str]) -> None:
-    """What a started rank does: measure, and write it down."""
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    found = measure_rank(folder, CASES[number], _peak_of_process)
-    (folder / f"rank{environment['RANK']}.json").write_text(json.dumps(asdict(found)))
+def _as_rank(folder: Path, number: int) -> Result:
+    return asdict(measure_rank(folder, CASES[number], _peak_of_process))
 
 
 def _run(folder: Path, number: int) -> list[Row]:
-    """Measure a case in ranks forked from a process that has imported torch."""
     case = CASES[number]
-    world = case.layout.world_size
-    (port,) = free_ports(1, "127.0.0.1")
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    context = multiprocessing.get_context("forkserver")
-    ranks = [
-        context.Process(target=_as_rank, args=(folder, number, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    if any(process.exitcode for process in ranks):
-        raise SystemExit(f"{case}: a rank has failed")
-    found = [Measured(**json.loads((folder / f"rank{rank}.json").read_text())) for rank in range(world)]
-    return compare(folder, case, found)
+    found = in_ranks(case.layout.world_size, _as_rank, folder, number)
+    return compare(folder, case, [Measured(**rank) for rank in found])
 
 
 def main() -> None:
@@ -301,7 +262,7 @@ def main() -> None:
     options = parser.parse_args()
     # Freed blocks go back to Linux at once, so that the resident memory is that of the tensors.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.plan_memory", "transformers"])
+    prepare("benchmarks.plan_memory")
     print("MiB; planned / measured")
     print(f"{'case':<62}{'stage':>6}{'resident':>18}{'update':>18}{'ratio':>8}")
     with tempfile.TemporaryDirectory(prefix="aspo-plan-") as name:

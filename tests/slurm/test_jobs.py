@@ -122,6 +122,19 @@ def test_chain_finishes_one_run(jobs: Jobs, cluster: Cluster) -> None:
     assert {cluster.state(job)["ExitCode"] for job in jobs.chain} == {"0:0"}
 
 
+def test_array_has_a_run_for_each_line(jobs: Jobs, cluster: Cluster) -> None:
+    lines = [f"seed={seed} output_dir=seed-{seed}" for seed in (3, 4)]
+    (jobs.work / "sweep.txt").write_text("\n".join(lines))
+    short = ["parallel={dp: 1}", "slurm.nodes=1", "train.steps=1", "warmup.updates=1", "--array", "sweep.txt"]
+    [job] = cluster.aspo_slurm("small.yaml", *short, folder=jobs.work)
+    cluster.wait("end of the array", lambda: all(cluster.ended(f"{job}_{task}") for task in (0, 1)))
+    for task, seed in ((0, 3), (1, 4)):
+        assert cluster.state(f"{job}_{task}")["ExitCode"] == "0:0"
+        assert RunFolder(jobs.work / f"seed-{seed}").summary()["steps"] == 1
+    first, second = (RunFolder(jobs.work / f"seed-{seed}").metrics()[-1]["entropy"] for seed in (3, 4))
+    assert first != second
+
+
 def test_bad_configuration_fails_with_its_reason(jobs: Jobs, cluster: Cluster) -> None:
     # Not by `aspo slurm`, which would refuse it.
     script = cluster.run(*COMMAND, "small.yaml", "output_dir=bad", folder=jobs.work)
