@@ -81,7 +81,8 @@ def _broken(reply: Any, fault: str) -> Any:
     if fault == "short":  # tokens are missing, or their log-probs
         reply["output_ids"] = reply["output_ids"][:-1]
     elif fault == "reordered":
-        meta["output_token_logprobs"] = meta["output_token_logprobs"][1:] + meta["output_token_logprobs"][:1]
+        first, *others = meta["output_token_logprobs"]
+        meta["output_token_logprobs"] = [*others, first] if others else []  # one token has no other order
     elif fault == "foreign":
         meta["id"] = "0" * 32
     elif fault == "aborted":

@@ -122,6 +122,16 @@ def test_chain_finishes_one_run(jobs: Jobs, cluster: Cluster) -> None:
     assert {cluster.state(job)["ExitCode"] for job in jobs.chain} == {"0:0"}
 
 
+def test_time_limit_of_a_job_that_waits_for_its_servers(jobs: Jobs, cluster: Cluster) -> None:
+    [job] = cluster.aspo_slurm("small.yaml", "output_dir=waits", "slurm.servers_of=nobody-7", folder=jobs.work)
+    log = jobs.work / "slurm-logs" / f"aspo-waits-{job}.log"
+    cluster.wait("the job's start", lambda: log.exists() and "waiting for the servers" in log.read_text())
+    cluster.run("scancel", "--batch", "--signal=USR1", job, folder=jobs.work)
+    cluster.wait("the requeued job", lambda: cluster.state(job)["Restarts"] == "1")
+    cluster.run("scancel", job, folder=jobs.work)
+    assert "stopped; requeued, to go on" in log.read_text()
+
+
 def test_array_has_a_run_for_each_line(jobs: Jobs, cluster: Cluster) -> None:
     lines = [f"seed={seed} output_dir=seed-{seed}" for seed in (3, 4)]
     (jobs.work / "sweep.txt").write_text("\n".join(lines))

@@ -1,0 +1,55 @@
+"""Problems, and how they become prompts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    model_validator,
+)
+
+from aspo_megatron.config.base import Section
+
+
+class SourceConfig(Section):
+    """Problems to train or evaluate on."""
+
+    kind: Literal["jsonl", "huggingface", "reasoning_gym"] = Field(description="Where problems come from.")
+    path: str | None = Field(None, description="JSONL file, or a Hugging Face dataset's name or folder.")
+    split: str = Field("train", description="Split of a Hugging Face dataset.")
+    subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
+    prompt_field: str = Field(
+        "prompt",
+        description="Field that holds the problem's text. For reasoning-gym: leave it for the `question`, or name "
+        "a field of its metadata, e.g. `expression`.",
+    )
+    answer_field: str | None = Field("answer", description="Field with the reference answer; null if there is none.")
+    family: str | None = Field(None, description="Task family of reasoning-gym, e.g. `chain_sum`.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the reasoning-gym family.")
+    size: PositiveInt = Field(1000, description="Problems drawn from a reasoning-gym family (before duplicates go).")
+    seed: int = Field(0, description="Seed of the reasoning-gym family.")
+    limit: PositiveInt | None = Field(None, description="Take only the first so many problems.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "reasoning_gym" and not self.family:
+            raise ValueError("kind reasoning_gym needs `family`")
+        if self.kind != "reasoning_gym" and not self.path:
+            raise ValueError(f"kind {self.kind} needs `path`")
+        return self
+
+
+class DataConfig(Section):
+    """Problems, and how one becomes a prompt."""
+
+    train: SourceConfig = Field(description="Problems to train on. Repeated prompts are dropped.")
+    heldout: SourceConfig | None = Field(None, description="Problems to evaluate on; or use heldout_fraction.")
+    heldout_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the training problems kept apart, chosen by a hash of the prompt."
+    )
+    format: Literal["raw", "chat"] = Field("chat", description="Plain completion, or the tokenizer's chat template.")
+    template: str = Field("{prompt}", description="Text around a problem; `{prompt}` is replaced by it.")
+    system: str | None = Field(None, description="System message (format chat).")
+    max_prompt_tokens: PositiveInt = Field(2048, description="A longer prompt is an error that names the problem.")

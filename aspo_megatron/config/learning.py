@@ -1,0 +1,103 @@
+"""The loss, and how it is minimised."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from aspo_megatron.config.base import Section
+
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+class LossConfig(BaseModel):
+    """The policy loss. Further keys are hyperparameters of the loss named, see `aspo losses`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field("aspo", description="Name of the loss; `aspo losses` lists them.")
+    aggregation: Aggregation = Field("token-mean", description="How per-token losses become one number.")
+    kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")
+    kl_tokens: Literal["all", "low-entropy"] = Field(
+        "all",
+        description="Where that KL counts; `low-entropy`: at tokens at or below the 0.8-quantile of their response's "
+        "entropies, as ASPO's released code has it.",
+    )
+    entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
+    rollout_correction: Literal["none", "tis", "icepop"] = Field(
+        "none",
+        description="Weight of a token for what the engine's probability p differs from the trainer's pi_old, "
+        "k = pi_old / p: none, min(k, max), or k inside min..max and 0 outside.",
+    )
+    rollout_ratio_min: NonNegativeFloat = Field(0.5, description="The min of `icepop`.")
+    rollout_ratio_max: PositiveFloat = Field(2.0, description="The max of `tis` and `icepop`.")
+    router_aux_coef: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of the load-balancing loss of a mixture of experts; it is computed in each micro-batch.",
+    )
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keys beyond the ones above; the loss checks them."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerConfig(Section):
+    """Adam of megatron-core."""
+
+    lr: PositiveFloat = Field(1e-6, description="Learning rate after the warm-up.")
+    min_lr: NonNegativeFloat = Field(0.0, description="Learning rate at the end of a decaying schedule.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course after the warm-up.")
+    warmup_updates: NonNegativeInt = Field(0, description="Optimizer updates over which lr rises from 0.")
+    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay of the first moment.")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Decay of the second moment.")
+    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    clip_grad: NonNegativeFloat = Field(1.0, description="Limit of the global gradient norm; 0 switches it off.")
+    offload: bool = Field(
+        False, description="Keep Adam's moments in the host's memory except while an update is made (on a GPU)."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}")
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    steps: PositiveInt = Field(100, description="Rollouts. Each is followed by epochs x mini-batches updates.")
+    prompts_per_update: PositiveInt = Field(16, description="Prompts in one optimizer update (the mini-batch).")
+    epochs: PositiveInt = Field(1, description="Passes over each rollout.")
+    max_tokens_per_micro_batch: PositiveInt = Field(16384, description="Token budget of a packed micro-batch.")
+    log_prob_chunk: PositiveInt | None = Field(
+        None,
+        description="Response tokens whose logits exist at the same time; null: what fits in 256 MiB (1 GiB on a GPU).",
+    )
+    old_log_probs: Literal["recompute", "rollout"] = Field(
+        "recompute", description="Take pi_old from a trainer pass, or from the engine that generated."
+    )
+
+
+class WarmupConfig(Section):
+    """Supervised training on the reference answers before RL, for models that start from nothing."""
+
+    updates: NonNegativeInt = Field(0, description="Supervised updates; 0 for none.")
+    batch_size: PositiveInt = Field(64, description="Problems in one supervised update.")
+    lr: PositiveFloat = Field(1e-3, description="Learning rate of the supervised updates.")
+    response: str = Field(
+        "{answer}", description="Text to imitate; `{answer}` is replaced by the reference answer, the end is added."
+    )

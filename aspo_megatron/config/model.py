@@ -1,0 +1,129 @@
+"""The policy, and the ranks that it is split over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from aspo_megatron.config.base import Section
+
+
+class KernelsConfig(Section):
+    """What the model computes with, see docs/gpu.md. The defaults take what is installed; null leaves the choice."""
+
+    layers: Literal["auto", "transformer_engine", "local"] = Field(
+        "auto", description="Whose layers: Transformer Engine's (`auto`: on a GPU that has it), or megatron's own."
+    )
+    fusion: bool | None = Field(
+        None,
+        description="Activation, and residual after dropout, as one kernel each of torch.compile; rotary positions by "
+        "Transformer Engine. null: on a GPU.",
+    )
+    gradient_fusion: bool | None = Field(
+        None,
+        description="Layers add a weight's gradient to megatron's buffer themselves: needs Transformer Engine or "
+        "NVIDIA Apex. null: where these are.",
+    )
+    grouped_gemm: bool | None = Field(
+        None, description="A rank's experts as one grouped product (Transformer Engine). null: where it is."
+    )
+    fp8: Literal["none", "e4m3", "hybrid"] = Field(
+        "none", description="Products of the layers in FP8; `hybrid`: gradients in e5m2. The log-prob stays as it is."
+    )
+    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = Field(
+        "delayed", description="How FP8 is scaled; `blockwise` needs Hopper, `mxfp8` Blackwell."
+    )
+    log_prob: Literal["auto", "eager", "compiled"] = Field(
+        "auto",
+        description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "
+        "compiled on a GPU with Triton, else eager, which is faster on a CPU.",
+    )
+
+
+class ModelConfig(Section):
+    """The policy that is trained, and its starting weights."""
+
+    path: Path = Field(
+        description="Hugging Face model folder: config.json, tokenizer, safetensors weights; or a megatron checkpoint "
+        "of `aspo convert` or of a run."
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="Read the folder's weights, or draw random ones for its config.json."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the weights in forward and backward; the optimizer is fp32 always."
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="What backward computes again to save memory: nothing; attention and feed-forward of each layer; "
+        "or all of each layer.",
+    )
+    kernels: KernelsConfig = KernelsConfig()
+
+
+class PlatformConfig(Section):
+    """Where the ranks run."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes CUDA if there is a GPU.")
+    threads_per_rank: PositiveInt = Field(
+        1, description="CPU threads of each rank; 2 ranks x 2 threads stall on 2 cores."
+    )
+    timeout_minutes: PositiveFloat = Field(
+        10.0, description="A collective that waits longer ends the run; more for long rollouts."
+    )
+
+
+class ParallelConfig(Section):
+    """How the model and the batch are split. Ranks needed: tp x cp x dp x pp."""
+
+    tp: PositiveInt = Field(1, description="Tensor parallelism: ranks that share each layer; must divide the heads.")
+    pp: PositiveInt = Field(1, description="Pipeline parallelism: ranks that hold different layers.")
+    vpp: PositiveInt = Field(1, description="Virtual stages: runs of layers that each pipeline rank holds (pp > 1).")
+    pp_layers: tuple[PositiveInt, ...] | None = Field(
+        None, description="Layers of each of the pp x vpp stages, in the model's order; null: as even as it goes."
+    )
+    cp: PositiveInt = Field(1, description="Context parallelism: ranks that share the tokens of each micro-batch.")
+    dp: PositiveInt = Field(1, description="Data parallelism: replicas of the model.")
+    ep: PositiveInt = Field(
+        1,
+        description="Expert parallelism: ranks that hold different experts, out of a stage's tp x cp x dp ranks.",
+    )
+    etp: PositiveInt | None = Field(
+        None, description="Tensor parallelism inside each expert; null: tp. ep x etp must divide tp x cp x dp."
+    )
+    sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
+    distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
+    overlap_grad_reduce: bool = Field(
+        False, description="Sum gradients over the dp ranks while backward of the last micro-batch goes on."
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that share each expert."""
+        return self.etp or self.tp
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sequence_parallel and self.tp == 1:
+            raise ValueError("sequence_parallel needs tp > 1")
+        if self.vpp > 1 and self.pp == 1:
+            raise ValueError("vpp > 1 needs pp > 1")
+        if self.pp_layers is not None and len(self.pp_layers) != self.pp * self.vpp:
+            raise ValueError(f"pp_layers has {len(self.pp_layers)} numbers for pp x vpp = {self.pp * self.vpp} stages")
+        if (self.ep > 1 or self.etp is not None) and self.tp * self.cp * self.dp % (self.ep * self.expert_tp):
+            raise ValueError(
+                f"ep x etp = {self.ep * self.expert_tp} does not divide tp x cp x dp = {self.tp * self.cp * self.dp}"
+            )
+        return self
