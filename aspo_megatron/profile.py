@@ -1,11 +1,12 @@
 """Where one training step spends its time and memory: `aspo train --profile STEP`.
 
-Every rank writes a trace with the phases and each allocation (Chrome's format, which ui.perfetto.dev opens), and the
-leader a page of text and a picture of its memory.
+Every rank writes a trace with the phases (Chrome's format, which ui.perfetto.dev opens; on a GPU with each allocation),
+and the leader a page of text and a picture of its memory.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -64,8 +65,10 @@ class StepProfile:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-        self._profiler = torch_profile(activities=activities, profile_memory=True)
+        on_gpu = device.type == "cuda"
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+        # On a CPU it would warn of every block from before; `draw_memory` shows the process's.
+        self._profiler = torch_profile(activities=activities, profile_memory=on_gpu)
         self._phases: list[_Phase] = []
         self._memory = _Memory()
         self._waits = ExitStack()
@@ -74,7 +77,8 @@ class StepProfile:
         self._began = self._ended = 0.0
 
     def __enter__(self) -> Self:
-        self._profiler.__enter__()
+        with _native_output_muted():
+            self._profiler.__enter__()
         self._waits.enter_context(_waits_recorded())
         self._began = time.perf_counter()
         self._sampler.start()
@@ -87,7 +91,8 @@ class StepProfile:
         self._done.set()
         self._sampler.join()
         self._waits.close()
-        self._profiler.__exit__(kind, error, trace)
+        with _native_output_muted():
+            self._profiler.__exit__(kind, error, trace)
 
     @contextmanager
     def phase(self, label: str) -> Iterator[None]:
@@ -195,6 +200,19 @@ class StepProfile:
             self._memory.sizes.append(size)
             if self._done.wait(_SAMPLE_SECONDS):
                 return
+
+
+@contextmanager
+def _native_output_muted() -> Iterator[None]:
+    """The profiler's library says on stderr that it starts and stops."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @contextmanager
