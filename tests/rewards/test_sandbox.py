@@ -189,7 +189,8 @@ def test_what_a_program_has(mode):
         assert sandbox.call("def f(a, b): return (a, {1: b})", "f", '[1, "x"]').output == b'[1, {"1": "x"}]'
         if mode == "namespaces":
             writes = "with open('a', 'w') as f:\n    f.write('x')\nprint(open('/tmp/a').read())"
-            assert sandbox.run(writes, "").output == b"x\n"
+            written = sandbox.run(writes, "")
+            assert written.output == b"x\n", written
             assert sandbox.run("import os; print(os.listdir('.'))", "").output == b"[]\n"
 
 
