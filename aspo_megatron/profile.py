@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -156,6 +157,7 @@ class StepProfile:
             found[phase.label] = found.get(phase.label, 0.0) + phase.stop - phase.start
         return found
 
+    @cached_property
     def operations(self) -> dict[str, tuple[int, float]]:
         """Calls and own seconds of each operation, the most expensive first."""
         labels = {phase.label for phase in self._phases}
@@ -168,14 +170,14 @@ class StepProfile:
 
     def share_of_collectives(self) -> float:
         """Of the time that was profiled: making collectives, and waiting for them, and so for slower ranks."""
-        spent = sum(seconds for name, (_, seconds) in self.operations().items() if name.startswith(_COLLECTIVES))
+        spent = sum(seconds for name, (_, seconds) in self.operations.items() if name.startswith(_COLLECTIVES))
         return spent / (self._ended - self._began)
 
     def _operations(self, whole: float) -> list[str]:
         share = self.share_of_collectives()
         lines = [f"collectives           {share * whole:9.3f}{share:8.1%}", ""]
         lines.append(f"{'operation':<46}{'calls':>8}{'seconds':>9}{'share':>8}")
-        for name, (calls, seconds) in list(self.operations().items())[:_OPERATIONS_SHOWN]:
+        for name, (calls, seconds) in list(self.operations.items())[:_OPERATIONS_SHOWN]:
             lines.append(f"{name[:45]:<46}{calls:>8}{seconds:9.3f}{seconds / whole:8.1%}")
         return lines
 
@@ -267,7 +269,7 @@ def whole_work(own: dict[str, Work], topology: Topology) -> dict[str, Work]:
 
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a plain square matrix product, the best of five."""
+    """Operations a second of a plain square matrix product, the best of six."""
     a = torch.randn(_PRODUCT_SIZE, _PRODUCT_SIZE, device=device).to(dtype)
     best = 0.0
     for _ in range(6):

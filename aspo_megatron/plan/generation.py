@@ -35,6 +35,12 @@ def cache_bytes(family: Family, dtype_bytes: int) -> int:
     return 2 * family.num_layers * family.num_kv_heads * family.head_dim * dtype_bytes
 
 
+def server_count(config: RunConfig) -> int:
+    """Servers of a run with rollout.engine=sglang, over all of its nodes."""
+    servers = config.rollout.servers
+    return len(servers.addresses) or servers.count * max(config.slurm.server_nodes, 1)
+
+
 def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, dtype_bytes: int) -> Engine:
     """What generates, and its memory on `gpu`. A `cache` of 0 or less: the weights alone do not fit."""
     rollout = config.rollout
@@ -44,13 +50,12 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
         cached = rollout.max_batch_tokens
         return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached)
     servers = rollout.servers
-    count = len(servers.addresses) or servers.count * max(config.slurm.server_nodes, 1)
     fraction = servers.memory_fraction or assume.server_fraction
     weights = whole // servers.tp
     cache = int(fraction * gpu.memory) - weights
     # Fewer key-value heads than GPUs are repeated.
     per_gpu = token * max(family.num_kv_heads // servers.tp, 1) // family.num_kv_heads
-    return Engine("sglang", count, servers.tp, weights, cache, max(cache, 0) // per_gpu)
+    return Engine("sglang", server_count(config), servers.tp, weights, cache, max(cache, 0) // per_gpu)
 
 
 def generation_seconds(

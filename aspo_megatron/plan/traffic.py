@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
+from aspo_megatron.plan.generation import server_count
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
 from aspo_megatron.plan.memory import optimizer_shards
 from aspo_megatron.plan.parameters import model_elements, rank_parameters, weight_bytes
@@ -101,6 +102,5 @@ def _sync(config: RunConfig, family: Family, size: int) -> Traffic:
     weights = model_elements(family) * size
     if config.rollout.engine == "embedded":
         return Traffic("sync", 0.0 if config.parallel.world_size == 1 else weights, config.parallel.world_size <= 8)
-    servers, nodes = config.rollout.servers, config.slurm.server_nodes
-    count = len(servers.addresses) or servers.count * max(nodes, 1)
-    return Traffic("sync", float(weights * count), not (servers.addresses or nodes))
+    elsewhere = config.rollout.servers.addresses or config.slurm.server_nodes
+    return Traffic("sync", float(weights * server_count(config)), not elsewhere)

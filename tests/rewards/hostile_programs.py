@@ -104,7 +104,7 @@ STOPPED: dict[str, str] = {
     "read the parent's memory": ("checked(libc.process_vm_readv(PARENT, 0, 0, 0, 0, 0)); win()"),
     "read the parent's memory by /proc": "open(f'/proc/{PARENT}/mem', 'rb').read(1); win()",
     "read the parent's environment": "open(f'/proc/{PARENT}/environ').read(); win()",
-    "leave by /proc": "os.listdir('/proc/1/root/var'); win()",
+    "leave by /proc": "os.listdir(os.path.join('/proc/1/root', 'var')); win()",
     "write to /proc": "open('/proc/self/oom_score_adj', 'w').write('-1000'); win()",
     "trigger the kernel": "open('/proc/sysrq-trigger', 'w').write('b'); win()",
     "secrets of the environment": "os.environ['ASPO_TEST_SECRET']; win()",
