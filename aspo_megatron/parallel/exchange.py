@@ -18,13 +18,25 @@ T = TypeVar("T")
 
 
 def balance(sizes: Sequence[int], bins: int) -> list[int]:
-    """A bin for each item, so that sums are about equal: each item, largest first, to the lightest bin."""
-    heap = [(0, index) for index in range(bins)]
+    """A bin for each item, so that sums are about equal: the largest differencing method (Karmarkar and Karp, 1982).
+
+    Each item begins as a partition of its own, all bins but one empty. The two partitions whose sums differ most are
+    merged, large bins with small ones, until one is left.
+    """
+    partitions: list[tuple[int, int, list[tuple[int, list[int]]]]] = [
+        (-size, index, [(size, [index]), *[(0, [])] * (bins - 1)]) for index, size in enumerate(sizes)
+    ]
+    heapq.heapify(partitions)
+    for number in range(len(sizes), 2 * len(sizes) - 1):  # breaks ties, so that all ranks do the same
+        (_, _, first), (_, _, second) = heapq.heappop(partitions), heapq.heappop(partitions)
+        merged = [(a + b, [*own, *others]) for (a, own), (b, others) in zip(first, reversed(second), strict=True)]
+        merged.sort(key=lambda part: -part[0])
+        heapq.heappush(partitions, (merged[-1][0] - merged[0][0], number, merged))
     result = [0] * len(sizes)
-    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        load, index = heapq.heappop(heap)
-        result[item] = index
-        heapq.heappush(heap, (load + sizes[item], index))
+    for _, _, parts in partitions:
+        for place, (_, items) in enumerate(parts):
+            for item in items:
+                result[item] = place
     return result
 
 

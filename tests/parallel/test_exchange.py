@@ -153,6 +153,13 @@ def test_balance(bins: int) -> None:
         assert max(loads) - min(loads) <= max(sizes)
 
 
+def test_replicas_with_eight_groups_each_are_within_two_percent() -> None:
+    for seed in range(20):
+        sizes = np.random.default_rng(seed).lognormal(9.0, 0.5, 64).astype(int)
+        loads = np.bincount(balance(sizes.tolist(), 8), weights=sizes)
+        assert loads.max() <= 1.02 * loads.mean()
+
+
 def test_balance_of_little() -> None:
     assert balance([], 3) == []
     assert sorted(balance([5, 5, 5], 3)) == [0, 1, 2]
