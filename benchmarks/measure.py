@@ -48,7 +48,8 @@ def interleaved(
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     """Bytes that one call takes at its peak beyond what was there before.
 
-    On a GPU from PyTorch's allocator; on CPU the peak resident memory of this process, which Linux counts.
+    On a GPU from PyTorch's allocator; on CPU the peak resident memory of this process, which Linux counts. Where malloc
+    is told to keep freed memory, as in training, that is more than what was in use at a time.
     """
     gc.collect()
     if device.type == "cuda":

@@ -128,14 +128,16 @@ class _BlockAttention(torch.autograd.Function):
         out = torch.zeros_like(q)
         lse = q.new_full(q.shape[:2], -math.inf, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
         for block in blocks:
-            part, part_lse = attend(q[block.queries], k[block.keys], v[block.keys], block.causal, scale)
+            part, part_lse = attend(
+                _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys), block.causal, scale
+            )
             if block.causal:
                 out[block.queries], lse[block.queries] = part.to(out.dtype), part_lse
                 continue
-            old_lse = lse[block.queries]
+            old_lse = _rows(lse, block.queries)
             new_lse = torch.logaddexp(old_lse, part_lse)
             kept, added = torch.exp(old_lse - new_lse)[..., None], torch.exp(part_lse - new_lse)[..., None]
-            out[block.queries] = (out[block.queries] * kept + part * added).to(out.dtype)
+            out[block.queries] = (_rows(out, block.queries) * kept + part * added).to(out.dtype)
             lse[block.queries] = new_lse
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.blocks, ctx.scale = blocks, scale
@@ -147,7 +149,22 @@ class _BlockAttention(torch.autograd.Function):
         grads: list[Tensor] = [torch.zeros_like(tensor) for tensor in (q, k, v)]
         for block in ctx.blocks:
             qi, ki = block.queries, block.keys
-            parts = attend_backward(grad_out[qi], q[qi], k[ki], v[ki], out[qi], lse[qi], block.causal, ctx.scale)
+            parts = attend_backward(  # without names, which would keep a block's rows while the next ones are made
+                _rows(grad_out, qi),
+                _rows(q, qi),
+                _rows(k, ki),
+                _rows(v, ki),
+                _rows(out, qi),
+                _rows(lse, qi),
+                block.causal,
+                ctx.scale,
+            )
             for grad, part, index in zip(grads, parts, (qi, ki, ki), strict=True):
                 grad.index_put_((index,), part.to(grad.dtype), accumulate=True)
         return *grads, None, None
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """`tensor[index]` along the first dim; several times as fast on a CPU."""
+    rows: Tensor = tensor.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows

@@ -8,10 +8,13 @@ the originals back. Nothing is patched by importing this module.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from platform import libc_ver
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from torch.utils._device import _device_constructors
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import find_packages
+from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
 
 _INHERITED = object()
 """Marks an attribute that its owner had from a base class, so that undoing is deleting."""
@@ -118,6 +122,7 @@ class CpuPlatform(Platform):
     def install(self) -> None:
         """See `Platform`."""
         torch.set_num_threads(self._threads)
+        _keep_freed_memory()
         self._replace_torch_calls()
         self._replace_rng_tracker()
         self._replace_expert_streams()
@@ -196,6 +201,24 @@ def installed(platform: Platform) -> Iterator[Platform]:
 def compiled(function: Callable[..., None]) -> Callable[..., Any]:
     """`function`, compiled as it is first called, for tensors of any size."""
     return torch_compile(function, dynamic=True, fullgraph=True)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3), from glibc's malloc.h."""
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep the memory of freed tensors for the next ones.
+
+    glibc gives blocks of megabytes back to the kernel as they are freed, and each new one costs a page fault for every
+    4 KiB. 32 MiB is the most that it lets grow in its own heap; larger tensors are mapped still. It holds until the
+    process ends, as glibc cannot tell what was set before. Where glibc's own variables say otherwise, they hold.
+    """
+    set_by_user = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys()
+    if libc_ver()[0] == "glibc" and not set_by_user:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _not_compiled(model: Callable[..., Any] | None = None, **_: Any) -> Any:
@@ -340,42 +363,3 @@ def attend_backward(
 def _flash_takes(q: Tensor) -> bool:
     """Whether the GPU's flash attention does: 16 bits, heads of up to 256 in steps of 8."""
     return q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) <= 256 and q.size(-1) % 8 == 0
-
-
-_QUERY_CHUNK = 512
-
-
-def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """`attend` in plain PyTorch for any device and dtype; heads before tokens. Scores exist for 512 queries."""
-    outs, lses = [], []
-    for start in range(0, q.size(2), _QUERY_CHUNK):
-        scores = _scores(q, k, start, causal, scale)
-        lse = torch.logsumexp(scores, dim=-1)
-        outs.append(torch.exp(scores - lse[..., None]).to(v.dtype) @ v)
-        lses.append(lse)
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
-
-
-def attend_plainly_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` in plain PyTorch; heads before tokens."""
-    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for start in range(0, q.size(2), _QUERY_CHUNK):
-        part = slice(start, start + _QUERY_CHUNK)
-        probs = torch.exp(_scores(q, k, start, causal, scale) - lse[:, :, part, None])
-        delta = (grad[:, :, part] * out[:, :, part]).sum(dim=-1, dtype=lse.dtype, keepdim=True)
-        dscores = (probs * ((grad[:, :, part] @ v.transpose(-1, -2)).to(lse.dtype) - delta) * scale).to(q.dtype)
-        dv += probs.to(grad.dtype).transpose(-1, -2) @ grad[:, :, part]
-        dq[:, :, part] = dscores @ k
-        dk += dscores.transpose(-1, -2) @ q[:, :, part]
-    return dq, dk, dv
-
-
-def _scores(q: Tensor, k: Tensor, start: int, causal: bool, scale: float) -> Tensor:
-    scores = q[:, :, start : start + _QUERY_CHUNK] @ k.transpose(-1, -2)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
-    if causal:
-        query = torch.arange(start, start + scores.size(2), device=q.device)
-        scores.masked_fill_(torch.arange(k.size(2), device=q.device) > query[:, None], -torch.inf)
-    return scores

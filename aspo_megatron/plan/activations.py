@@ -15,7 +15,7 @@ from aspo_megatron.plan.workload import LocalBatch
 _STATISTICS = 4
 """Bytes of a row's log-sum-exp or reciprocal deviation: fp32 always."""
 _GPU_QUERY_CHUNK = 512
-"""Queries whose scores exist at a time on a GPU, as in `parallel/platform.py: attend_plainly`."""
+"""Queries whose scores exist at a time on a GPU, as in `parallel/plain_attention.py`."""
 
 
 @dataclass(frozen=True)

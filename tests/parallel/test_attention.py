@@ -19,7 +19,8 @@ from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.parallel.attention import SpanAttention, plan_blocks
 from aspo_megatron.parallel.context import context_slice
-from aspo_megatron.parallel.platform import attend, attend_backward, attend_plainly, attend_plainly_backward
+from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
+from aspo_megatron.parallel.platform import attend, attend_backward
 from aspo_megatron.parallel.topology import process_grid
 
 from .samples import make_groups
