@@ -20,8 +20,8 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.engine import Request
-from aspo_megatron.scoring import Asked, score_groups
+from aspo_megatron.rollout.engine import Request, WhenComplete
+from aspo_megatron.scoring import Asked, Scoring
 from aspo_megatron.worth import set_advantages
 
 _ROLLOUT_STREAM = 0
@@ -32,7 +32,11 @@ class Starter(Protocol):
     """Generates beside other things: see `SyncedEngine.start`."""
 
     def start(
-        self, requests: Sequence[Request], sampling: SamplingConfig, enough: int | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
     ) -> Callable[[], list[list[Sample]]]:
         """Begin; what is returned is a collective that waits for the responses."""
         ...
@@ -52,10 +56,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class _Round:
-    """What this rank asks at a time, how many of it the step trains on, and what waits for the responses."""
+    """What this rank asks at a time, how many of it the step trains on, and what scores and awaits the responses."""
 
     questions: list[Question]
     enough: int
+    scoring: Scoring
     finish: Callable[[], list[list[Sample]]]
 
 
@@ -91,7 +96,7 @@ class Collector:
         self._asking.carry(left, gather([question.position for question in left]))
         if not refills:
             self._begin_after(step)  # servers are at it while these are scored
-        asked = self._scored(step, groups)
+        asked = self._scored(step, groups, begun.scoring)
         if refills:
             asked += self._refill(step, asked)
             self._asking.carry([], gather([]))
@@ -123,8 +128,9 @@ class Collector:
             missing = rollout.prompts_per_step - sum(gather(sum(not group.agrees for group in [*asked, *found])))
             if not missing:
                 break
-            groups, _ = self._finish(self._start(step, *self._asking.more(first, missing)))
-            found += self._scored(step, groups)
+            begun = self._start(step, *self._asking.more(first, missing))
+            groups, _ = self._finish(begun)
+            found += self._scored(step, groups, begun.scoring)
             first += missing
         return found
 
@@ -140,7 +146,11 @@ class Collector:
             )
             for question in questions
         ]
-        return _Round(questions, enough, self._engine.start(requests, config.rollout.sampling, enough))
+        scoring = Scoring(self._rewards, self._tokenizer)
+        finish = self._engine.start(
+            requests, config.rollout.sampling, enough, lambda request, group: scoring.begin(request.problem, group)
+        )
+        return _Round(questions, enough, scoring, finish)
 
     def _finish(self, begun: _Round) -> tuple[list[tuple[Question, list[Sample]]], list[Question]]:
         """The groups that a step trains on, and those that are left to the next one."""
@@ -153,14 +163,14 @@ class Collector:
         left = [replace(q, begun=tuple(group)) for q, group in both if q.number not in taken]
         return chosen, left
 
-    def _scored(self, step: int, groups: Sequence[tuple[Question, list[Sample]]]) -> list[Asked]:
+    def _scored(self, step: int, groups: Sequence[tuple[Question, list[Sample]]], scoring: Scoring) -> list[Asked]:
         """Groups with their rewards.
 
         Raises:
             UserError: no response of any rank could be scored.
         """
         with self._phase("reward"):
-            asked = score_groups([(q.problem, group) for q, group in groups], self._rewards, self._tokenizer)
+            asked = scoring.results([(q.problem, group) for q, group in groups])
         scored = [reward for group in asked for reward in group.rewards]
         failed = [reward.error for reward in scored if reward.error is not None]
         responses, failures = (sum(counts) for counts in zip(*gather((len(scored), len(failed))), strict=True))

@@ -233,8 +233,29 @@ def _waits_recorded() -> Iterator[None]:
         dist.Work.wait = wait  # type: ignore[method-assign]
 
 
-def work_of(config: RunConfig, family: Family, groups: Sequence[Sequence[Sample]]) -> dict[str, Work]:
-    """What the phases of a step do with these samples (groups that share a prompt); recomputation does not count."""
+def work_of(
+    config: RunConfig, family: Family, groups: Sequence[Sequence[Sample]], scored: Sequence[Sequence[Sample]]
+) -> dict[str, Work]:
+    """What the phases of a step do with these samples (groups that share a prompt); recomputation does not count.
+
+    Args:
+        config: of the run.
+        family: of the model.
+        groups: all samples of the step.
+        scored: those whose old log-probs a pass of their own computes.
+    """
+    whole = forward_work(family, groups)
+    epochs = config.train.epochs
+    found = {"generate": whole, "update": Work(whole.tokens * epochs, 3 * whole.operations * epochs)}
+    if not config.takes_log_probs_of_engine:
+        found["old log-probs"] = forward_work(family, scored)
+    if config.loss.kl_coef or config.shaping.kl_coef:
+        found["reference log-probs"] = whole
+    return found
+
+
+def forward_work(family: Family, groups: Sequence[Sequence[Sample]]) -> Work:
+    """Of a forward pass over packed samples (groups that share a prompt)."""
     tokens = sum(packed_length(group) for group in groups)
     scored = sum(len(sample.response_ids) for group in groups for sample in group)
     pairs = 0
@@ -242,16 +263,7 @@ def work_of(config: RunConfig, family: Family, groups: Sequence[Sequence[Sample]
         prompt = len(group[0].prompt_ids)
         lengths = [len(sample.response_ids) for sample in group]
         pairs += prompt**2 + sum(length * (length + prompt) for length in lengths)
-    forward = forward_operations(family, tokens, scored, pairs)
-    found = {
-        "generate": Work(scored, forward),
-        "update": Work(scored * config.train.epochs, 3 * forward * config.train.epochs),
-    }
-    if config.train.old_log_probs == "recompute":
-        found["old log-probs"] = Work(scored, forward)
-    if config.loss.kl_coef or config.shaping.kl_coef:
-        found["reference log-probs"] = Work(scored, forward)
-    return found
+    return Work(scored, forward_operations(family, tokens, scored, pairs))
 
 
 def whole_work(own: dict[str, Work], topology: Topology) -> dict[str, Work]:

@@ -95,11 +95,7 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
     because destructors of a process group whose peers are gone can hang. For the same reason `main` must not leave
     the process group while an exception is on its way: the others would fail before this rank's error is recorded.
     """
-    # megatron-core warns, in every rank and ten times over, that Transformer Engine and Apex are not installed and
-    # about what that means for CUDA, and makes torch warn of names that it still uses. The user can do nothing about
-    # it (which layers are used is up to `Platform`), and it would bury what is shown.
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+    ignore_warnings_of_libraries()
     try:
         code = main()
     except UserError as error:
@@ -110,6 +106,16 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
         _end_rank(1, traceback.format_exc())
     gc.freeze()  # spares Python the seconds that it would look for garbage among all its modules at the end
     sys.exit(code)
+
+
+def ignore_warnings_of_libraries() -> None:
+    """Keep what nobody can do anything about from burying what is shown.
+
+    megatron-core warns, in every rank and ten times over, that Transformer Engine and Apex are not installed and about
+    what that means for CUDA (which layers are used is up to `Platform`), and makes torch warn of names that it uses.
+    """
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
 
 
 def die_with_parent(parent: int | None = None) -> None:

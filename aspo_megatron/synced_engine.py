@@ -14,7 +14,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.step import PassLimits, score
-from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError
+from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError, WhenComplete
 
 T = TypeVar("T")
 
@@ -71,20 +71,24 @@ class SyncedEngine:
         return self.start(requests, sampling)()
 
     def start(
-        self, requests: Sequence[Request], sampling: SamplingConfig, enough: int | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
     ) -> Callable[[], list[list[Sample]]]:
         """Begin to generate, see `RolloutEngine`. What is returned is a collective that waits for the responses.
 
         If servers are lost meanwhile, all of them are asked for again, as by `generate`.
         """
-        begun: Generation | None = self._engine.start(requests, sampling, enough)
+        begun: Generation | None = self._engine.start(requests, sampling, enough, when_complete)
         self._started = begun
 
         def ask() -> list[list[Sample]]:
             nonlocal begun
             if begun is None:  # servers were lost, and some are back
                 self._give()
-                begun = self._engine.start(requests, sampling, enough)
+                begun = self._engine.start(requests, sampling, enough, when_complete)
             waited_for, begun = begun, None
             return waited_for.finish()
 

@@ -150,7 +150,8 @@ class Trainer:
         self._record_samples(step, batches)
         if self._profile:
             groups = [group for batch in batches for group in batch]
-            self._work = whole_work(work_of(self._config, self._inputs.family, groups), self._topology)
+            work = work_of(self._config, self._inputs.family, groups, self._to_score(batches))
+            self._work = whole_work(work, self._topology)
         lost, after = None, self._at.heldout_after
         try:
             metrics |= self._sync(version=step)
@@ -181,20 +182,25 @@ class Trainer:
     # ---- one method an arrow ---------------------------------------------------------------------------------
 
     def _score(self, batches: Sequence[Groups]) -> None:
-        """Old and reference log-probs of every sample."""
+        """Old and reference log-probs of every sample; but see `RunConfig.first_update_is_on_policy`."""
         groups = [group for batch in batches for group in batch]
         with self._phase("old log-probs"):
-            if self._config.train.old_log_probs == "recompute":
-                for sample, log_probs in score(self._model, groups, self._limits):
-                    sample.old_log_probs = log_probs
-            else:
+            if self._config.takes_log_probs_of_engine:
                 for group in groups:
                     for sample in group:
                         sample.old_log_probs = sample.rollout_log_probs
+            else:
+                for sample, log_probs in score(self._model, self._to_score(batches), self._limits):
+                    sample.old_log_probs = log_probs
         if self._reference is not None:
             with self._phase("reference log-probs"):
                 for sample, log_probs in score(self._reference, groups, self._limits):
                     sample.ref_log_probs = log_probs
+
+    def _to_score(self, batches: Sequence[Groups]) -> Groups:
+        """The groups whose old log-probs no update gives: also those that samples.jsonl shows."""
+        known = batches[:1] if self._config.first_update_is_on_policy else []
+        return [*self._shown(known), *(group for batch in batches[len(known) :] for group in batch)]
 
     def _update(self, step: int, batches: Sequence[Groups]) -> dict[str, float]:
         """All optimizer updates of a step; their figures, averaged over the updates.
@@ -203,6 +209,7 @@ class Trainer:
             UserError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
         """
         results: list[UpdateResult] = []
+        on_policy = replace(self._objective, on_policy=self._config.first_update_is_on_policy)
         with self._phase("update"):
             for _ in range(self._config.train.epochs):
                 for batch in batches:
@@ -211,7 +218,7 @@ class Trainer:
                             self._model,
                             self._optimizer,
                             batch,
-                            self._objective,
+                            self._objective if results else on_policy,
                             self._weighting,
                             self._limits,
                             self._config.loss.router_aux_coef,
@@ -361,12 +368,14 @@ class Trainer:
 
     def _record_samples(self, step: int, batches: Sequence[Groups]) -> None:
         """Some responses of the step, and how hard its last update pushed each of their tokens. A collective."""
-        shown = first_samples((group for batch in batches for group in batch), self._config.log.samples_per_step)
         with self._phase("samples"):
-            outputs = list(token_outputs(self._model, shown, self._limits))
+            outputs = list(token_outputs(self._model, self._shown(batches), self._limits))
         if self._recorder:
             records = sample_records(outputs, self._problems, self._inputs.tokenizer, self._objective.loss)
             self._recorder.log_samples(step, records)
+
+    def _shown(self, batches: Sequence[Groups]) -> Groups:
+        return first_samples((group for batch in batches for group in batch), self._config.log.samples_per_step)
 
     def _summarize(self) -> dict[str, Any]:
         summary = {

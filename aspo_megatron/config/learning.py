@@ -87,8 +87,10 @@ class TrainConfig(Section):
         None,
         description="Response tokens whose logits exist at the same time; null: what fits in 256 MiB (1 GiB on a GPU).",
     )
-    old_log_probs: Literal["recompute", "rollout"] = Field(
-        "recompute", description="Take pi_old from a trainer pass, or from the engine that generated."
+    old_log_probs: Literal["auto", "recompute", "rollout"] = Field(
+        "auto",
+        description="Take pi_old from a pass of the trainer, or from the engine that generated. `auto`: from the "
+        "`embedded` engine in float32, which differs by rounding alone; otherwise from a pass.",
     )
 
 

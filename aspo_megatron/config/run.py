@@ -138,6 +138,31 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     slurm: SlurmConfig = SlurmConfig()
 
+    @property
+    def first_update_is_on_policy(self) -> bool:
+        """Whether a step's first update gives its mini-batch's old log-probs itself, so that no other pass is needed.
+
+        Not where they are wanted before it (a KL in the reward) or after it (a further epoch), nor where the engine's
+        are taken because the user says so.
+        """
+        return self.train.old_log_probs != "rollout" and self.train.epochs == 1 and not self.shaping.kl_coef
+
+    @property
+    def takes_log_probs_of_engine(self) -> bool:
+        """Whether the engine's log-probs are the old ones, so that no pass computes them."""
+        if self.train.old_log_probs != "auto":
+            return self.train.old_log_probs == "rollout"
+        same = self.rollout.engine == "embedded" and self.model.dtype == "float32"
+        return same and self.loss.rollout_correction == "none"
+
+    @property
+    def share_scored(self) -> float:
+        """Of a step's samples: those whose old log-probs a forward pass computes."""
+        if self.takes_log_probs_of_engine:
+            return 0.0
+        first = self.train.prompts_per_update / self.rollout.prompts_per_step
+        return 1.0 - first if self.first_update_is_on_policy else 1.0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.rollout.prompts_per_step % self.train.prompts_per_update:
@@ -148,7 +173,7 @@ class RunConfig(Section):
         if self.loss.rollout_correction != "none" and self.train.old_log_probs == "rollout":
             raise ValueError(
                 f"loss.rollout_correction={self.loss.rollout_correction} compares the trainer's log-probs with the "
-                "engine's: train.old_log_probs must be recompute"
+                "engine's: train.old_log_probs must not be rollout"
             )
         if self.rollout.sampling.temperature == 0:
             raise ValueError("rollout.sampling.temperature=0: greedy responses of a group are all the same")

@@ -36,10 +36,15 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """A policy loss, a KL to the reference and an entropy bonus."""
+    """A policy loss, a KL to the reference and an entropy bonus.
+
+    `on_policy`: no update has been made since the old policy, so the log-probs of the pass itself are the old ones, and
+    those of the batch are not looked at.
+    """
 
     loss: Loss
     config: LossConfig
+    on_policy: bool = False
 
     @property
     def token_wise(self) -> bool:
@@ -52,9 +57,10 @@ class PolicyObjective:
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
+        old_log_probs = log_probs.detach() if self.on_policy else batch.old_log_probs
         output = self.loss(
             log_probs,
-            batch.old_log_probs,
+            old_log_probs,
             batch.advantages,
             batch.mask,
             entropy=entropy.detach(),
@@ -75,7 +81,7 @@ class PolicyObjective:
         if self.config.rollout_correction != "none":
             weights = correction_weights(
                 self.config.rollout_correction,
-                batch.old_log_probs,
+                old_log_probs,
                 batch.rollout_log_probs,
                 self.config.rollout_ratio_min,
                 self.config.rollout_ratio_max,
@@ -84,7 +90,7 @@ class PolicyObjective:
             per_token = per_token * weights
             stats["rollout_correction/weight"] = Stat(weights, batch.mask)
         stats["loss/policy"] = Stat(per_token, batch.mask)
-        ratio, share = (log_probs - batch.old_log_probs).detach().exp(), shares(batch.mask, batch.cu_seqlens)
+        ratio, share = (log_probs - old_log_probs).detach().exp(), shares(batch.mask, batch.cu_seqlens)
         stats["response_ratio/pos"] = Stat(ratio, share * (batch.advantages > 0))
         stats["response_ratio/neg"] = Stat(ratio, share * (batch.advantages < 0))
         if self.config.kl_coef:

@@ -17,12 +17,13 @@ class Passes:
     """How often a step's tokens go through the model on one replica.
 
     tokens: packed tokens of the replica in one pass. scored: response tokens among them. forward: passes without
-    gradient. training: passes with one (the epochs). updates: optimizer updates. micro_batches: of an update.
+    gradient, of which one may be over a part of the samples. training: passes with one (the epochs). updates: optimizer
+    updates. micro_batches: of an update.
     """
 
     tokens: float
     scored: float
-    forward: int
+    forward: float
     training: int
     updates: int
     micro_batches: float

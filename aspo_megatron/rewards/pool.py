@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -56,12 +57,11 @@ class PendingRewards:
         """
         if self._rewards is None:
             self._rewards = self._pool._collect(self._items, self._tasks)
-            _log_errors(self._rewards)
         return self._rewards
 
 
 class RewardPool:
-    """Worker processes that score responses, each with a time limit. For use by one thread.
+    """Worker processes that score responses, each with a time limit. `submit` may be called in any thread.
 
     The workers start at once, to load the scorer while the caller does other things, and end with `close`, with
     the context manager, or when this process dies. A response whose scorer takes too long, crashes or raises gets
@@ -78,6 +78,7 @@ class RewardPool:
         self._config = config
         self._config_text = config.model_dump_json()
         self._closed = False
+        self._starting = threading.Lock()
         self._pool = self._start()
 
     def submit(self, items: Iterable[Item]) -> PendingRewards:
@@ -85,8 +86,10 @@ class RewardPool:
         return PendingRewards(self, list(items))
 
     def score(self, items: Iterable[Item]) -> list[Reward]:
-        """Score (problem, response) pairs; as `submit(items).result()`."""
-        return self.submit(items).result()
+        """Score (problem, response) pairs, and log how many could not be."""
+        rewards = self.submit(items).result()
+        log_errors(rewards)
+        return rewards
 
     def close(self) -> None:
         """End the workers, whatever they are at. A second call does nothing."""
@@ -116,15 +119,16 @@ class RewardPool:
 
     def _schedule(self, items: Iterable[Item]) -> _Tasks:
         """Hand items to the workers; to new ones if these are gone."""
-        if self._closed:
-            raise RuntimeError("the reward pool is closed")
-        if not self._pool.active:
-            logger.warning("the reward workers ended unexpectedly; starting new ones")
-            self._stop()
-            self._pool = self._start()
-        limit = self._config.timeout_seconds
-        arguments = ((self._config_text, limit, problem, response) for problem, response in items)
-        return _Tasks(self._pool, [self._pool.schedule(worker.score, args=a, timeout=limit) for a in arguments])
+        with self._starting:
+            if self._closed:
+                raise RuntimeError("the reward pool is closed")
+            if not self._pool.active:
+                logger.warning("the reward workers ended unexpectedly; starting new ones")
+                self._stop()
+                self._pool = self._start()
+            limit = self._config.timeout_seconds
+            arguments = ((self._config_text, limit, problem, response) for problem, response in items)
+            return _Tasks(self._pool, [self._pool.schedule(worker.score, args=a, timeout=limit) for a in arguments])
 
     def _collect(self, items: Sequence[Item], tasks: _Tasks) -> list[Reward]:
         """Wait for all items, and have those scored again that were lost when the workers ended unexpectedly.
@@ -189,7 +193,8 @@ def _describe_exit(code: int) -> str:
     return f"crashed ({signal.Signals(-code).name})"
 
 
-def _log_errors(rewards: Sequence[Reward]) -> None:
+def log_errors(rewards: Sequence[Reward]) -> None:
+    """One line on the responses that could not be scored, if there are any."""
     errors = [reward.error for reward in rewards if reward.error is not None]
     if errors:
         logger.warning(

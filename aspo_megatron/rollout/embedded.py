@@ -19,8 +19,9 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.decode_cache import decode_cache
+from aspo_megatron.rollout.decode_linear import turn_products
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
-from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, checked
+from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete, checked
 
 
 class EmbeddedEngine:
@@ -37,6 +38,8 @@ class EmbeddedEngine:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
         config = AutoConfig.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
+        if device.type == "cpu":
+            turn_products(self._model)
         self._tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         self._tokenizer = tokenizer
         self._device = device
@@ -61,9 +64,15 @@ class EmbeddedEngine:
         log_probs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
         return {"embedded": log_probs.gather(1, ids[0, 1:, None])[:, 0].tolist()}
 
-    def start(self, requests: Sequence[Request], sampling: SamplingConfig, enough: int | None = None) -> Generation:
+    def start(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
+    ) -> Generation:
         """Generates when it is asked for: there is nobody else to do it, and it completes all."""
-        return Deferred(lambda: self.generate(requests, sampling))
+        return Deferred(lambda: self._generate(requests, sampling, when_complete))
 
     def release_memory(self) -> None:
         """The memory is the ranks' own."""
@@ -78,9 +87,14 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Nothing to do."""
 
-    @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
         """See `RolloutEngine`."""
+        return self._generate(requests, sampling, None)
+
+    @torch.no_grad()
+    def _generate(
+        self, requests: Sequence[Request], sampling: SamplingConfig, when_complete: WhenComplete | None
+    ) -> list[list[Sample]]:
         results: dict[int, list[Sample]] = {}
         rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling.max_response_tokens):
@@ -88,6 +102,8 @@ class EmbeddedEngine:
             rows.run()
             for index, samples in zip(batch, rows.samples(self._version), strict=True):
                 results[index] = samples
+                if when_complete is not None:
+                    when_complete(requests[index], samples)
         return [results[index] for index in range(len(requests))]
 
     def _batches(self, requests: Sequence[Request], max_response_tokens: int) -> Iterator[list[int]]:

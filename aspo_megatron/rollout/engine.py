@@ -35,6 +35,10 @@ class Request:
     begun: tuple[Sample, ...] = ()
 
 
+WhenComplete = Callable[[Request, list[Sample]], None]
+"""Told of a request whose responses are all complete. The list is the one that `Generation.finish` gives later."""
+
+
 class Generation(Protocol):
     """Responses that an engine is at, since `RolloutEngine.start`. Both methods are collectives."""
 
@@ -83,7 +87,13 @@ class ResponseSource(Protocol):
 class RolloutEngine(ResponseSource, Protocol):
     """A `ResponseSource` that is given its weights."""
 
-    def start(self, requests: Sequence[Request], sampling: SamplingConfig, enough: int | None = None) -> Generation:
+    def start(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
+    ) -> Generation:
         """Begin with the responses to `requests`, if the engine can do so beside other things. No collective.
 
         Args:
@@ -91,6 +101,7 @@ class RolloutEngine(ResponseSource, Protocol):
             sampling: the same.
             enough: once the responses to so many of the requests are complete, and to all those that had been begun
                 before, the others need not be: they may end with `finish_reason` `abort`. None: all are completed.
+            when_complete: called, perhaps in another thread, as soon as a request's responses are complete.
         """
         ...
 

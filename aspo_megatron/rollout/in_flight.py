@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.rollout.engine import Request
+from aspo_megatron.rollout.engine import Request, WhenComplete
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import ServerClient
 
@@ -64,12 +64,15 @@ class InFlight:
         responses: Sequence[Sequence[Response]],
         generate: Callable[[Response], Coroutine[Any, Any, Sample]],
         enough: int | None,
+        when_complete: WhenComplete | None = None,
     ) -> None:
         """`responses`: of each request; those whose `so_far` is not of `finish_reason` `abort` are complete already.
 
         `generate` makes a response whole, or raises `CutOffError`, or gives a part of it if it was cut.
+        `when_complete` is called in the loop's thread.
         """
         self._loop, self._responses, self._generate = loop, responses, generate
+        self._when_complete = when_complete
         self._enough = len(responses) if enough is None else min(enough, len(responses))
         self._begun = {index for index, row in enumerate(responses) if row and row[0].request.begun}
         self._waited_for = asyncio.Event()
@@ -126,7 +129,10 @@ class InFlight:
     async def _group(self, row: Sequence[Response]) -> list[Sample]:
         for response in row:
             response.task = asyncio.ensure_future(self._response(response))
-        return list(await asyncio.gather(*(response.task for response in row if response.task is not None)))
+        samples = list(await asyncio.gather(*(response.task for response in row if response.task is not None)))
+        if row and self._when_complete is not None and all(sample.finish_reason != "abort" for sample in samples):
+            self._when_complete(row[0].request, samples)
+        return samples
 
     async def _response(self, response: Response) -> Sample:
         if response.so_far.finish_reason != "abort":

@@ -19,7 +19,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.checksums import disagreement
 from aspo_megatron.rollout.ends import EndRule
-from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, checked
+from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked
 from aspo_megatron.rollout.fleet import Fleet, NoServerError
 from aspo_megatron.rollout.growing import extended, untouched
 from aspo_megatron.rollout.in_flight import InFlight, Response
@@ -149,7 +149,11 @@ class SGLangEngine:
         return self.start(requests, sampling).finish()
 
     def start(
-        self, requests: Sequence[Request], sampling: SamplingConfig, enough: int | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
     ) -> SGLangGeneration:
         """See `RolloutEngine`."""
         for request in requests:
@@ -165,7 +169,8 @@ class SGLangEngine:
             for home, request in enumerate(requests, start=rank())
         ]
         self._in_flight = [generation for generation in self._in_flight if not generation.done]
-        generation = InFlight(self._loop, responses, partial(self._one, sampling=sampling, rule=rule), enough)
+        generate = partial(self._one, sampling=sampling, rule=rule)
+        generation = InFlight(self._loop, responses, generate, enough, when_complete)
         self._in_flight.append(generation)
         return SGLangGeneration(generation, self._config.attempts, self._names())
 

@@ -54,8 +54,14 @@ def tp1(train: Train, first: RunFolder) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def tp2(train: Train, first: RunFolder) -> RunFolder:
-    """The same in two tensor-parallel ranks, with sequence parallelism; sampled evaluation."""
-    return train("tp2", *PRETRAINED, "parallel={tp: 2, sequence_parallel: true}", "log.profile_step=2")
+    """The same in two tensor-parallel ranks with sequence parallelism, old log-probs computed; sampled evaluation."""
+    return train(
+        "tp2",
+        *PRETRAINED,
+        "parallel={tp: 2, sequence_parallel: true}",
+        "log.profile_step=2",
+        "train.old_log_probs=recompute",
+    )
 
 
 @pytest.fixture(scope="session")

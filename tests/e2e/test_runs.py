@@ -99,7 +99,8 @@ def test_the_profile_of_a_step(tp2: RunFolder) -> None:
     assert {path.name for path in folder.iterdir()} == {"summary.txt", "memory.png", "rank-0.json.gz", "rank-1.json.gz"}
     lines = (folder / "summary.txt").read_text().splitlines()
     phases = {line.split("  ")[0]: line for line in lines[3:12] if line}
-    for phase in ("generate", "reward", "old log-probs", "reference log-probs", "update", "sync", "step"):
+    assert "reward" in phases  # scored by the time that generation ends, it may take no time
+    for phase in ("generate", "old log-probs", "reference log-probs", "update", "sync", "step"):
         assert float(phases[phase].removeprefix(phase).split()[0]) > 0
     assert any(line.startswith("collectives") for line in lines)
     with gzip.open(folder / "rank-1.json.gz") as trace:

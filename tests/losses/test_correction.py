@@ -37,5 +37,5 @@ def test_a_correction_needs_log_probs_of_the_trainer() -> None:
         "loss": {"rollout_correction": "tis"},
     }
     RunConfig.model_validate(settings)
-    with pytest.raises(ValueError, match="old_log_probs must be recompute"):
+    with pytest.raises(ValueError, match="old_log_probs must not be rollout"):
         RunConfig.model_validate(settings | {"train": {"old_log_probs": "rollout"}})

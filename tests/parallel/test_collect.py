@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.rewards.pool import Reward
-from aspo_megatron.rollout.engine import Request
+from aspo_megatron.rollout.engine import Request, WhenComplete
 from distributed import Ranks
 
 from .layouts import PLATFORM
@@ -32,14 +32,26 @@ Found = list[tuple[int, str, float, list[bool], float]]
 
 
 class Drawing:
-    """Responses of one to six tokens that a request's seed fixes; a third of the prompts has equal first tokens."""
+    """Responses of one to six tokens that a request's seed fixes; a third of the prompts has equal first tokens.
+
+    It tells of some of its groups as soon as they are complete.
+    """
 
     def start(
-        self, requests: list[Request], sampling: SamplingConfig, enough: int | None = None
+        self,
+        requests: list[Request],
+        sampling: SamplingConfig,
+        enough: int | None = None,
+        when_complete: WhenComplete | None = None,
     ) -> Callable[[], list[list[Sample]]]:
+        assert when_complete is not None
         fresh = [request.group for request in requests if not request.begun]
         cut = fresh[: 0 if enough is None else len(requests) - enough]
-        return lambda: [self.group(request, request.group in cut) for request in requests]
+        groups = [self.group(request, request.group in cut) for request in requests]
+        for request, group in zip(requests, groups, strict=True):
+            if request.group not in cut and request.group % 2:
+                when_complete(request, group)
+        return lambda: groups
 
     def group(self, request: Request, cut: bool) -> list[Sample]:
         """The last response of a group that is cut has its first token only; the others are not drawn again."""
@@ -68,11 +80,21 @@ class Drawing:
         )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Rewards that are there."""
+
+    rewards: list[Reward]
+
+    def result(self) -> list[Reward]:
+        return self.rewards
+
+
 class FirstToken:
     """Rewards: 1 for a response that begins with token 1. It is its own tokenizer: a text is the numbers."""
 
-    def score(self, items: Iterable[tuple[Problem, str]]) -> list[Reward]:
-        return [Reward(float(text.split()[0] == "1")) for _, text in items]
+    def submit(self, items: Iterable[tuple[Problem, str]]) -> Scored:
+        return Scored([Reward(float(text.split()[0] == "1")) for _, text in items])
 
     def decode(self, ids: np.ndarray, skip_special_tokens: bool) -> str:
         return " ".join(map(str, ids.tolist()))

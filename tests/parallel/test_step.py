@@ -79,6 +79,7 @@ class Setup:
     router_aux_coef: float = 0.0
     kl_tokens: Literal["all", "low-entropy"] = "all"
     rollout_correction: Literal["none", "tis", "icepop"] = "none"
+    on_policy: bool = False
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -103,6 +104,7 @@ SETUPS = {
     **{f"{loss}, {mode}": Setup(loss, mode) for loss in LOSSES for mode in AGGREGATIONS},
     **{f"{loss}, token-mean": Setup(loss) for loss in RIVALS},
     "low-entropy KL, truncated importance sampling": Setup(kl_tokens="low-entropy", rollout_correction="tis"),
+    "on-policy": Setup("aspo-released", rollout_correction="tis", on_policy=True),
     "one micro-batch": Setup(max_tokens=10_000),
     "one sample at a time": Setup(max_tokens=1),
     "backwards": Setup(max_tokens=40, backwards=True),
@@ -227,7 +229,7 @@ def run_rank(
                         model,
                         optimizer,
                         groups[topology.dp_rank :: topology.dp],
-                        PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config),
+                        PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config, setup.on_policy),
                         aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
                         PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
                         setup.router_aux_coef,
@@ -419,9 +421,10 @@ def test_against_hugging_face(
     values, masks = [], []
     for sample, log_probs, entropy in hf_outputs(folder, batch, model):
         mask = torch.from_numpy(sample.response_mask)
+        old_log_probs = log_probs.detach() if setup.on_policy else torch.tensor(sample.old_log_probs)
         output = loss(
             log_probs,
-            torch.tensor(sample.old_log_probs),
+            old_log_probs,
             torch.full_like(log_probs, sample.advantage),
             mask,
             entropy=entropy.detach(),
@@ -432,7 +435,7 @@ def test_against_hugging_face(
             divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
         weights = torch.ones(len(log_probs))
         if setup.rollout_correction == "tis":
-            weights = torch.tensor(np.exp(sample.old_log_probs - sample.rollout_log_probs)).clamp(max=1.2)
+            weights = (old_log_probs - torch.tensor(sample.rollout_log_probs)).exp().clamp(max=1.2)
         values.append(weights * output.per_token + 0.05 * divergence - 0.01 * entropy)
         masks.append(mask)
     total = aggregate(values, masks, setup.aggregation)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -88,6 +89,13 @@ def test_built_in_rewards_in_order():
         assert pool.score([(PROBLEM, "7")]) == [Reward(1.0)]
         assert [reward.value for reward in pending.result()] == [1.0, 0.0, 1.0, 0.0, 1.0]
         assert pending.result() is pending.result()
+
+
+def test_threads_may_submit_at_once():
+    with RewardPool(RewardConfig(kind="math", workers=2)) as pool, ThreadPoolExecutor(4) as threads:
+        pending = threads.map(lambda text: pool.submit([(PROBLEM, text)] * 20), ["7", "8"] * 10)
+        values = [{reward.value for reward in each.result()} for each in pending]
+    assert values == [{1.0}, {0.0}] * 10
 
 
 def test_a_formula_too_big_to_compute_times_out():

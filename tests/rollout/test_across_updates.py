@@ -120,9 +120,11 @@ def test_a_server_that_misses_an_update_loses_what_it_is_at(
 
 def test_what_is_cut_off_goes_on_later(engine: SGLangEngine, proxies: list[Proxy], policy: Policy) -> None:
     weights = {7: policy.weights, 8: other_weights(policy, 8)}
-    groups = engine.start(MANY, SAMPLING, enough=20).finish()
+    told: list[int] = []
+    groups = engine.start(MANY, SAMPLING, 20, lambda request, group: told.append(id(group))).finish()
     complete = [all(sample.finish_reason != "abort" for sample in group) for group in groups]
     assert 20 <= sum(complete) < 30
+    assert sorted(told) == sorted(id(group) for group, whole in zip(groups, complete, strict=True) if whole)
     assert_tokens_are_of_their_versions(policy, [s for s in flat(groups) if len(s.response_ids)], weights)
     parts = [sample for sample in flat(groups) if sample.finish_reason == "abort"]
     assert sum(len(part.response_ids) > 0 for part in parts) > len(parts) / 2

@@ -5,6 +5,7 @@
 3. A response depends on its request's seed and on nothing that is generated beside it.
 4. It ends with an end token or a stop text, which it includes (`stop`), or at the limit (`length`).
 5. Weights are replaced as a whole, or the update is refused.
+6. Who wants to know is told of each request as it is complete.
 """
 
 from __future__ import annotations
@@ -118,6 +119,20 @@ def test_groups_come_in_the_order_of_requests_and_bear_their_numbers(engine: Rol
             assert 1 <= size <= LENGTH
             assert len(sample.rollout_log_probs) == size
             assert sample.response_mask.tolist() == [True] * size
+
+
+def test_each_request_is_told_of_once_with_the_list_that_is_given_later(engine: RolloutEngine) -> None:
+    told: dict[int, list[Sample]] = {}
+
+    def tell(request: Request, samples: list[Sample]) -> None:
+        assert request.group not in told
+        told[request.group] = samples
+
+    requests = ask(RAGGED, COUNTS)
+    sampling = SamplingConfig(max_response_tokens=LENGTH)
+    groups = engine.start(requests, sampling, when_complete=tell).finish()
+    for request, group in zip(requests, groups, strict=True):
+        assert told[request.group] is group
 
 
 def test_no_request_gives_no_group(engine: RolloutEngine) -> None:

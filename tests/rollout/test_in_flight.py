@@ -6,6 +6,7 @@ No server: a response here is a coroutine that waits to be told to go on.
 from __future__ import annotations
 
 import asyncio
+import queue
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.rollout.ends import EndRule
-from aspo_megatron.rollout.engine import Request
+from aspo_megatron.rollout.engine import Request, WhenComplete
 from aspo_megatron.rollout.growing import extended, untouched
 from aspo_megatron.rollout.in_flight import InFlight, Response
 from aspo_megatron.rollout.loop_thread import LoopThread
@@ -65,9 +66,11 @@ def request(number: int, *begun: Sample) -> Request:
     return Request(Problem(f"p{number}", "", (3, 4)), max(1, len(begun)), (0,), number, begun)
 
 
-def in_flight(loop: LoopThread, writer: Writer, requests: list[Request], enough: int | None) -> InFlight:
+def in_flight(
+    loop: LoopThread, writer: Writer, requests: list[Request], enough: int | None, tell: WhenComplete | None = None
+) -> InFlight:
     rows = [[Response(asked, 0, so_far) for so_far in asked.begun or [untouched(asked)]] for asked in requests]
-    generation = InFlight(loop, rows, writer.write, enough)
+    generation = InFlight(loop, rows, writer.write, enough, tell)
     deadline = time.monotonic() + 10
     while len(writer.done) < sum(row[-1].so_far.finish_reason == "abort" for row in rows):
         assert time.monotonic() < deadline
@@ -89,6 +92,21 @@ def test_all_are_waited_for(loop: LoopThread) -> None:
     assert generation.wait(10)
     assert finishes(generation.result()) == [["stop"]] * 4
     assert writer.aborted == []
+
+
+def test_a_request_is_told_of_while_others_are_in_flight(loop: LoopThread) -> None:
+    writer, told = Writer(), queue.SimpleQueue[tuple[int, list[Sample]]]()
+    requests = [request(number) for number in range(4)]
+    generation = in_flight(loop, writer, requests, 2, lambda asked, samples: told.put((asked.group, samples)))
+    loop.call(writer.done[2].set)
+    number, samples = told.get(timeout=10)
+    assert number == 2
+    assert not generation.done
+    loop.call(writer.done[1].set)
+    assert generation.wait(10)
+    assert generation.result()[2] is samples
+    assert told.get(timeout=10)[0] == 1
+    assert told.empty()  # what was cut is not complete
 
 
 def test_nothing_is_cut_before_somebody_waits(loop: LoopThread) -> None:
