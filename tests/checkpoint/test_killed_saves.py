@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from models import llama_folder
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
 
 MOMENTS = 20
+TIMED = 3
 
 
 def test_killed_at_many_moments(tmp_path: Path) -> None:
@@ -49,20 +49,26 @@ def test_killed_at_many_moments(tmp_path: Path) -> None:
     assert steps == sorted(steps)
     # Moments that all lie between saves, or all in the first, would show nothing.
     assert sum("partial" in names or "removed" in names for _, names in left) >= MOMENTS // 4
-    assert len(set(steps)) >= MOMENTS // 4
+    assert len(set(steps)) >= MOMENTS // 2
 
 
 def kill_again_and_again(settings: list[str], work: Path) -> list[tuple[int, str]]:
-    """The newest complete step after each kill, and the endings of what was half done."""
+    """The newest complete step after each kill, and the endings of what was half done.
+
+    A kill comes during the first save or the second of its ranks. The moment in that save is a part of what a save
+    takes on this machine, which the first ranks show.
+    """
     chance = random.Random(11)
     run = load_config(None, settings).output_dir
     left: list[tuple[int, str]] = []
+    save_takes = 0.0
     for number in range(MOMENTS):
         said = work / f"said-{number}"
         background = number % 2 == 0
         ranks = fork_ranks(2, save_on, [*settings, f"checkpoint.async_save={str(background).lower()}"], said)
-        wait_until(lambda said=said: said.exists(), ranks)  # type: ignore[misc]
-        time.sleep(chance.uniform(0.0, 0.7))
+        save_takes = save_takes or timed_saves(said, ranks)
+        wait_for_saves(said, ranks, number // 2 % 2)
+        time.sleep(chance.uniform(0.0, save_takes))
         kill(chance.choice([ranks, ranks[:1], ranks[1:]]))
         time.sleep(chance.uniform(0.0, 0.1))  # in which a rank that is left runs on, waits or fails
         kill(ranks)
@@ -137,7 +143,16 @@ def fill(model: Any, optimizer: Any, step: int) -> None:
     optimizer.load_counters({"updates": step, "scheduled": step})
 
 
-def wait_until(condition: Callable[[], bool], ranks: list[BaseProcess]) -> None:
-    while not condition():
+def timed_saves(said: Path, ranks: list[BaseProcess]) -> float:
+    """Seconds that a save takes, over a few of them."""
+    wait_for_saves(said, ranks, 1)
+    start = time.monotonic()
+    wait_for_saves(said, ranks, 1 + TIMED)
+    return (time.monotonic() - start) / TIMED
+
+
+def wait_for_saves(said: Path, ranks: list[BaseProcess], number: int) -> None:
+    """Until the ranks have begun, and then saved `number` times."""
+    while not said.exists() or said.read_text().count("\n") < number:
         assert all(rank.is_alive() for rank in ranks), [rank.exitcode for rank in ranks]
         time.sleep(0.005)

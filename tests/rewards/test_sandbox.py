@@ -20,6 +20,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards import compare
 from aspo_megatron.rewards.code import CodeScorer
+from aspo_megatron.rewards.interpreter import package_folders, readable_paths
 from aspo_megatron.rewards.sandbox import Limits, Sandbox, find_mode
 
 pytestmark = pytest.mark.timeout(240)
@@ -188,8 +189,10 @@ def test_what_a_program_has(mode):
         assert sandbox.run("print(1); exit(1)", "").output == b"1\n"
         assert sandbox.call("def f(a, b): return (a, {1: b})", "f", '[1, "x"]').output == b'[1, {"1": "x"}]'
         if mode == "namespaces":
-            writes = "with open('a', 'w') as f:\n    f.write('x')\nprint(open('/tmp/a').read())"
-            written = sandbox.run(writes, "")
+            # Where the environment itself lies below /tmp, as it may on a build machine, that is no other name for it.
+            below_tmp = any(path.startswith("/tmp/") for path in readable_paths(package_folders()))
+            place = "a" if below_tmp else "/tmp/a"
+            written = sandbox.run(f"with open('a', 'w') as f:\n    f.write('x')\nprint(open('{place}').read())", "")
             assert written.output == b"x\n", written
             assert sandbox.run("import os; print(os.listdir('.'))", "").output == b"[]\n"
 
