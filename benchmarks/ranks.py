@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from aspo_megatron.rank import ignore_warnings_of_libraries
 from aspo_megatron.rollout.addresses import free_ports
 
 Result = dict[str, Any]
@@ -49,5 +50,6 @@ def in_ranks(world: int, function: Callable[..., Result], *args: Any) -> list[Re
 
 def _as_rank(path: Path, environment: dict[str, str], function: Callable[..., Result], args: Sequence[Any]) -> None:
     os.environ.update(environment)
+    ignore_warnings_of_libraries()
     torch.set_num_threads(1)
     path.write_text(json.dumps(function(*args)))

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -31,12 +31,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """A Llama, and an update: `groups` of `responses` to one prompt. `budget`: tokens of a micro-batch."""
+    """A Llama, and an update: `groups` of `responses` to one prompt. `budget`: a rank's tokens of a micro-batch."""
 
     parallel: dict[str, Any] = field(default_factory=dict)
     hidden: int = 768
-    layers: int = 8
-    vocab: int = 32000
+    layers: int = 4
+    vocab: int = 8000
     groups: int = 8
     responses: int = 4
     prompt: int = 64
@@ -66,8 +66,11 @@ GROWTH = {
 }
 
 
-def measure(case: Case, repeats: int, profile: bool) -> Result:
-    """What a rank does: updates after a first one; their seconds, peak bytes, and the share of collectives."""
+def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> Result:
+    """What a rank does: updates after a first one; their seconds, and of one more its peak bytes or collectives.
+
+    A process that is alone also says how fast it does the model's operations, as a share of a plain product's rate.
+    """
     from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
     from aspo_megatron.parallel.topology import process_grid
 
@@ -77,8 +80,8 @@ def measure(case: Case, repeats: int, profile: bool) -> Result:
     ):
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.parallel.optimizer import Optimizer
-        from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
-        from aspo_megatron.profile import StepProfile
+        from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+        from aspo_megatron.profile import StepProfile, forward_work, product_rate
 
         path = _model_folder(case, Path(name))
         model = build_model(
@@ -90,19 +93,27 @@ def measure(case: Case, repeats: int, profile: bool) -> Result:
             random_group(number, case.vocab, case.prompt, case.response, case.responses)
             for number in range(topology.dp_rank, case.groups, topology.dp)
         ]
-        weighting, limits = aggregation_of(objective.config, case.response), PassLimits(case.budget, None, 1.0)
+        weighting = aggregation_of(objective.config, case.response)
+        limits = PassLimits(case.budget * topology.cp, None, 1.0)
 
         def step() -> object:
             torch.distributed.barrier()
             return update(model, optimizer, groups, objective, weighting, limits)
 
         step()
-        result: Result = {"seconds": [seconds(step, _CPU) for _ in range(repeats)], "bytes": peak_bytes(step, _CPU)}
-        if profile:
-            with StepProfile(_CPU) as found:
-                step()
-            result["collectives"] = found.share_of_collectives()
-        return result
+        times = [seconds(step, _CPU) for _ in range(repeats)]
+        if also == "bytes":
+            return {"seconds": times, "bytes": peak_bytes(step, _CPU)}
+        with StepProfile(_CPU) as found:
+            step()
+        torch.distributed.barrier()
+        product = product_rate(torch.float32, _CPU)
+        result: Result = {"seconds": times, "collectives": found.share_of_collectives(), "product": product, "rate": {}}
+        if topology.world_size > 1:
+            return result
+        forward = forward_work(read_family(path), groups).operations / product
+        scoring = min(seconds(lambda: list(score(model, groups, limits)), _CPU) for _ in range(repeats))
+        return result | {"rate": {"update": 3 * forward / min(times), "old log-probs": forward / scoring}}
 
 
 def main(
@@ -118,46 +129,77 @@ def main(
     text.append(efficiency_table(base, _efficiency(base, 1 if quick else rounds)))
     if growth:
         series = {name: [(case, *_alone(case)) for case in _small(cases, quick)] for name, cases in GROWTH.items()}
-        text.append(growth_table(series))
-        _draw(series, out / "images" / "scaling.png")
-        text.append("![growth](images/scaling.png)\n")
+        text += [growth_table(series), "![growth](images/scaling.png)\n"]
     print("\n".join(text))
     out.mkdir(parents=True, exist_ok=True)
     (out / "scaling_benchmark.md").write_text("\n".join(text))
+    if growth:
+        draw(series, out / "images" / "scaling.png")
 
 
-Measured = dict[str, tuple[float, float]]
-"""Of each layout: seconds of an update, and the share of collectives in it."""
+@dataclass(frozen=True)
+class Measured:
+    """Of a layout: seconds of an update, the share of collectives in it, and the rates that `measure` gives.
+
+    `product`: operations a second of a plain product, on each of its ranks at once.
+    """
+
+    seconds: float
+    collectives: float
+    product: float
+    rate: dict[str, float]
 
 
-def _efficiency(base: Case, rounds: int) -> Measured:
+def _efficiency(base: Case, rounds: int) -> dict[str, Measured]:
     times: dict[str, list[float]] = {name: [] for name in LAYOUTS}
     shares: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    products: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    rates: dict[str, list[dict[str, float]]] = {name: [] for name in LAYOUTS}
     for number in range(rounds):
         for name, parallel in LAYOUTS.items():
             case = replace(base, parallel=parallel)
-            ranks = in_ranks(ParallelConfig(**parallel).world_size, measure, case, 2, True)
+            ranks = in_ranks(ParallelConfig(**parallel).world_size, measure, case, 2, "collectives")
             times[name].append(max(statistics.median(rank["seconds"]) for rank in ranks))
             shares[name].append(statistics.mean(rank["collectives"] for rank in ranks))
+            products[name].append(statistics.mean(rank["product"] for rank in ranks))
+            rates[name].append(ranks[0]["rate"])
         print(
             f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in times.items())
         )
-    return {name: (statistics.median(times[name]), statistics.median(shares[name])) for name in LAYOUTS}
+    return {
+        name: Measured(
+            statistics.median(times[name]),
+            statistics.median(shares[name]),
+            statistics.median(products[name]),
+            {phase: statistics.median(rate[phase] for rate in rates[name]) for phase in rates[name][0]},
+        )
+        for name in LAYOUTS
+    }
 
 
-def efficiency_table(case: Case, found: Measured) -> str:
-    """Of two processes against one."""
-    alone = found["one process"][0]
-    rows = [
-        f"| {name} | {alone / seconds:.2f}x | {alone / seconds / 2:.0%} | {share:.0%} |"
-        for name, (seconds, share) in found.items()
-        if name != "one process"
-    ]
+def efficiency_table(case: Case, found: dict[str, Measured]) -> str:
+    """Of two processes against one; and how fast one is."""
+    alone = found["one process"]
+    rows = []
+    for name, one in found.items():
+        speed = alone.seconds / one.seconds
+        if name != "one process":
+            rows.append(f"| {name} | {speed:.2f}x | {speed / 2:.0%} | {one.collectives:.0%} |")
+    rates = ", ".join(f"{rate:.0%} ({phase})" for phase, rate in alone.rate.items())
+    rate = f"One process does the model's operations at this share of a plain fp32 matrix product's rate: {rates}."
     about = (
         f"An update of {case.tokens} tokens, hidden size {case.hidden}, {case.layers} layers, vocabulary {case.vocab}; "
-        "two processes of one thread against one. Collectives: making them and waiting for them, so for the other rank."
+        "two processes of one thread against one, "
+        f"{case.budget} tokens of a micro-batch on a rank. "
+        "Collectives: making them and waiting for them, so for the other rank."
     )
-    return "\n".join([about, "", "| | speed | efficiency | in collectives |", "| --- | --: | --: | --: |", *rows, ""])
+    head = ["| | speed | efficiency | in collectives |", "| --- | --: | --: | --: |"]
+    both = statistics.median(one.product for name, one in found.items() if name != "one process")
+    limit = (
+        f"Plain matrix products in both processes at once run at {both / alone.product:.0%} of the rate of one alone: "
+        "that is what this machine leaves of two cores before anything is exchanged."
+    )
+    return "\n".join([about, "", *head, *rows, "", limit, "", rate, ""])
 
 
 Series = dict[str, list[tuple[Case, float, int]]]
@@ -187,7 +229,7 @@ def _sizes(name: str, points: list[tuple[Case, float, int]]) -> list[float]:
 
 
 def _alone(case: Case) -> tuple[float, int]:
-    (rank,) = in_ranks(1, measure, case, 3, False)
+    (rank,) = in_ranks(1, measure, case, 2, "bytes")
     return min(rank["seconds"]), int(rank["bytes"])
 
 
@@ -195,17 +237,21 @@ def _small(cases: list[Case], quick: bool) -> list[Case]:
     return [replace(case, hidden=64, layers=min(case.layers, 4), vocab=500) for case in cases[:2]] if quick else cases
 
 
-def _draw(series: Series, path: Path) -> None:
+def draw(series: Series, path: Path) -> None:
+    """Time and memory over size, both logarithmic; beside a dotted line that is linear."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     time, memory = figure.subplots(1, 2)
     for name, points in series.items():
         sizes = np.array(_sizes(name, points)) / _sizes(name, points)[0]
-        time.loglog(sizes, [point[1] / points[0][1] for point in points], "o-", label=name)
-        memory.loglog(sizes, [point[2] / points[0][2] for point in points], "o-", label=name)
+        time.plot(sizes, [point[1] / points[0][1] for point in points], "o-", label=name)
+        memory.plot(sizes, [point[2] / points[0][2] for point in points], "o-", label=name)
     for axes, title in ((time, "time of an update"), (memory, "its memory")):
-        axes.axline((1, 1), slope=1, color="gray", linestyle=":")
+        for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+            scale("log", base=2)
+            axis.set_major_formatter("{x:g}")
+        axes.axline((1, 1), (2, 2), color="gray", linestyle=":")  # linear
         axes.set(title=title, xlabel="size, as a multiple of the first")
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

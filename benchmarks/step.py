@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 import yaml
 
+from benchmarks.measure import machine
 from benchmarks.process_memory import CommandFailedError, peak_of
 from benchmarks.step_workloads import WORKLOADS, Task, Workload, prepare
 
@@ -46,8 +48,8 @@ def main(
     workload: Annotated[
         list[str] | None, typer.Option(help=f"One of {', '.join(WORKLOADS)}; repeatable. All by default.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Runs of each side.")] = 2,
-    steps: Annotated[int, typer.Option(help="Steps of a run, of which the first is shown apart.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Runs of each side.")] = 1,
+    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 2,
     ranks: Annotated[int, typer.Option(help="Data-parallel ranks of ours; they share the threads.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of a side.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder for step_benchmark.md.")] = Path("docs"),
@@ -99,7 +101,7 @@ def _ours(task: Task, run: Path, ranks: int) -> Measured:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [
         {
-            "tokens": line["tokens"],
+            "tokens": line["response_tokens/mean"] * task.prompts * task.responses,
             "step": line["seconds/step"],
             "generate": line["seconds/generate"] + line["seconds/sync"],
             "score": line["seconds/reward"] + line["seconds/old_log_probs"] + line["seconds/reference_log_probs"],
@@ -147,23 +149,22 @@ def report(results: dict[str, dict[str, list[Measured]]]) -> str:
     """Tables of medians over the runs: speeds and memory as ratios, seconds by phase."""
     header = [
         "workload",
-        "tokens/s as a multiple of TRL's, first step",
-        "later steps",
+        "tokens/s as a multiple of TRL's",
         "peak memory / TRL's",
         *(f"{phase}: {side}, s" for phase in PHASES for side in (OURS, TRL)),
     ]
     rows = []
     for name, sides in results.items():
         if TRL in sides:
-            first, later = (_speed(sides[OURS], part) / _speed(sides[TRL], part) for part in _PARTS)
+            speed = _speed(sides[OURS]) / _speed(sides[TRL])
             memory = statistics.median(run.peak for run in sides[OURS]) / statistics.median(
                 run.peak for run in sides[TRL]
             )
-            ratios = [f"{first:.2f}", f"{later:.2f}", f"{memory:.2f}"]
+            ratios = [f"{speed:.2f}", f"{memory:.2f}"]
         else:
-            ratios = ["-"] * 3
+            ratios = ["-"] * 2
         phases = [
-            f"{statistics.median(step[phase] for run in sides[side] for step in run.steps[1:] or run.steps):.2f}"
+            f"{statistics.median(step[phase] for run in sides[side] for step in run.steps):.1f}"
             if side in sides
             else "-"
             for phase in PHASES
@@ -173,21 +174,16 @@ def report(results: dict[str, dict[str, list[Measured]]]) -> str:
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        "# Benchmark of a whole step\n\nWritten by `python -m benchmarks.step`. Medians; seconds are those of later "
-        "steps, and mean something beside each other only. `generate` holds the weight sync, `score` rewards, old and "
-        f"reference log-probs.\n\n{table}\n"
+        f"# Benchmark of a whole step\n\nWritten by `python -m benchmarks.step`, on {machine(torch.device('cpu'))}. "
+        "Medians over steps and rounds; seconds mean something beside each other only. `generate` holds the weight "
+        f"sync, `score` rewards, old and reference log-probs.\n\n{table}\n"
     )
 
 
-_PARTS: Sequence[slice] = (slice(0, 1), slice(1, None))
-
-
-def _speed(runs: Sequence[Measured], part: slice) -> float:
-    """Response tokens a second, in the median run, over some of its steps."""
+def _speed(runs: Sequence[Measured]) -> float:
+    """Response tokens a second, in the median run."""
     return statistics.median(
-        sum(step["tokens"] for step in steps) / sum(step["step"] for step in steps)
-        for run in runs
-        if (steps := run.steps[part])
+        sum(step["tokens"] for step in run.steps) / sum(step["step"] for step in run.steps) for run in runs
     )
 
 

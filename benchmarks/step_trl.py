@@ -107,7 +107,7 @@ def main(task_path: str, result_path: str) -> None:
         both = {name: first[name] + second[name] for name in first}
         steps.append(
             {
-                "tokens": round(samples * (lengths[2 * number] + lengths[2 * number + 1]) / 2),
+                "tokens": round(samples * lengths[number]),  # logged once a generation, of all its samples
                 "step": both["step"],
                 "generate": both["generate"],
                 "score": both["generate_and_score"] - both["generate"],
