@@ -37,6 +37,7 @@ class SyncedEngine:
         self._model, self._engine, self._tell = model, engine, tell
         self._servers, self._waits = config.rollout.servers, config.rollout.overlap != "continue"
         self._started: Generation | None = None
+        self._takes_turns = config.rollout.engine == "embedded" or self._servers.colocate
         self._proves = config.rollout.engine == "sglang" and self._servers.probe_every > 0
         self._tolerance = self._servers.probe_tolerance or _PROBE_TOLERANCE[config.model.dtype]
         self._limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, 1.0)
@@ -95,8 +96,8 @@ class SyncedEngine:
         return lambda: self._until_it_works(ask)
 
     def release_memory(self) -> None:
-        """With `rollout.servers.colocate`: the servers have no memory from now to the next `sync`."""
-        if self._servers.colocate:
+        """An engine that shares the trainer's memory has none of it from now to the next `sync`."""
+        if self._takes_turns:
             self._engine.release_memory()
 
     def _until_it_works(self, action: Callable[[], T]) -> T:
@@ -116,12 +117,12 @@ class SyncedEngine:
                 waited += time.monotonic() - began
 
     def _give(self) -> dict[str, float]:
-        if self._servers.colocate:
+        if self._takes_turns:
             torch.cuda.empty_cache()  # what the trainer has let go of goes back to the GPU; nothing without one
             self._engine.resume_memory("weights")
         tensors = self._model.hf_tensors(bucket_bytes=self._servers.bucket_mib << 20)
         metrics = self._engine.update_weights(tensors, self._version)
-        if self._servers.colocate:
+        if self._takes_turns:
             self._engine.resume_memory("kv_cache")
         if self._proves and self._syncs % self._servers.probe_every == 0:
             metrics |= {"sync/probe_difference": self._prove()}

@@ -29,16 +29,14 @@ class StageMemory:
     Attributes:
         resident: always there.
         passing: an update's, at its most.
-        engine: an embedded engine's weights; its cache is `generation`.
-        generation: beside `resident`, while responses are generated.
-        sync: beside `resident`, while weights are gathered and sent.
+        generation: beside `resident`, while responses are generated; of an embedded engine its weights too.
+        sync: the same, while weights are gathered and sent.
         reserved: context, communication, fragments.
     """
 
     stage: int
     resident: Resident
     passing: Passing
-    engine: int
     generation: int
     sync: int
     reserved: int
@@ -47,7 +45,7 @@ class StageMemory:
     def total(self) -> int:
         """At the worst moment."""
         moment = max(self.passing.peak, self.generation, self.sync)
-        return self.resident.total + self.engine + moment + self.reserved
+        return self.resident.total + moment + self.reserved
 
 
 @dataclass(frozen=True)
@@ -102,17 +100,16 @@ def stage_memory(
     servers = config.rollout.servers
     generation = 0
     if embedded:
-        generation = engine.cache
+        generation = engine.bytes
     elif servers.colocate:
         generation = int((servers.memory_fraction or assume.server_fraction) * gpu.memory)
     largest = max(row_elements(row, family.shape(1)) for row in family.rows) * setting.bytes
     # A tensor from the shards of all ranks; two buckets, of which one is on its way.
-    sync = 2 * largest + (0 if embedded else 2 * max(servers.bucket_mib << 20, largest))
+    sync = 2 * largest + (engine.weights if embedded else 2 * max(servers.bucket_mib << 20, largest))
     return StageMemory(
         stage=stage,
         resident=held,
         passing=most,
-        engine=engine.weights if embedded else 0,
         generation=generation,
         sync=sync,
         reserved=0 if setting.cpu else assume.reserved + int(assume.fragments * most.peak),

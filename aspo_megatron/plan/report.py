@@ -177,7 +177,6 @@ def _memory(plan: Plan) -> list[str]:
         ("gradients", [stage.resident.gradients for stage in stages]),
         ("optimizer", [stage.resident.optimizer for stage in stages]),
         ("reference model", [stage.resident.reference for stage in stages]),
-        ("embedded engine", [stage.engine for stage in stages]),
         ("an update: activations", [stage.passing.activations for stage in stages]),
         ("  with log-probs", [stage.passing.log_probs for stage in stages]),
         ("  in backward", [stage.passing.backward for stage in stages]),

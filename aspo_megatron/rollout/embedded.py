@@ -17,11 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
-from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.decode_cache import decode_cache
-from aspo_megatron.rollout.decode_linear import turn_products
+from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
-from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete, checked
+from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
 
 
 class EmbeddedEngine:
@@ -38,28 +37,23 @@ class EmbeddedEngine:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
         config = AutoConfig.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
-        if device.type == "cpu":
-            turn_products(self._model)
-        self._tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+        self._weights = EmbeddedWeights(self._model)
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens
         self._end_ids = end_of_sequence_ids(folder, tokenizer)
         self._version = -1
 
-    @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> dict[str, float]:
         """See `RolloutEngine`."""
-        parameters = dict(by_checkpoint_name(self._model.state_dict().items()))
-        sizes = {name: parameter.shape for name, parameter in parameters.items()}
-        for name, tensor in checked(tensors, sizes, optional=self._tied):
-            parameters[name].copy_(tensor)
+        self._weights.load(tensors)
         self._version = version
         return {}
 
     @torch.no_grad()
     def prompt_log_probs(self, token_ids: Sequence[int]) -> dict[str, list[float]]:
         """See `RolloutEngine`."""
+        self._check_weights()
         ids = torch.tensor([token_ids], device=self._device)
         log_probs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0, :-1].float(), dim=-1)
         return {"embedded": log_probs.gather(1, ids[0, 1:, None])[:, 0].tolist()}
@@ -75,10 +69,11 @@ class EmbeddedEngine:
         return Deferred(lambda: self._generate(requests, sampling, when_complete))
 
     def release_memory(self) -> None:
-        """The memory is the ranks' own."""
+        """See `RolloutEngine`."""
+        self._weights.release()
 
     def resume_memory(self, what: MemoryTag) -> None:
-        """Nothing was given up."""
+        """Memory is taken as weights come, and for the cache as responses grow."""
 
     def await_servers(self, seconds: float) -> bool:
         """There are none to wait for."""
@@ -95,6 +90,7 @@ class EmbeddedEngine:
     def _generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, when_complete: WhenComplete | None
     ) -> list[list[Sample]]:
+        self._check_weights()
         results: dict[int, list[Sample]] = {}
         rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling.max_response_tokens):
@@ -105,6 +101,10 @@ class EmbeddedEngine:
                 if when_complete is not None:
                     when_complete(requests[index], samples)
         return [results[index] for index in range(len(requests))]
+
+    def _check_weights(self) -> None:
+        if not self._weights.present:
+            raise RuntimeError("the engine has no weights: none were given since it was made, or gave up its memory")
 
     def _batches(self, requests: Sequence[Request], max_response_tokens: int) -> Iterator[list[int]]:
         """Indices of requests that are generated together: of similar length, to waste little on padding."""

@@ -1,0 +1,142 @@
+"""The embedded engine's weights: packed for the CPU, gone while the trainer trains. That they are all taken and used is
+`test_contract.py`'s."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from aspo_megatron.config import RunConfig, SamplingConfig
+from aspo_megatron.rollout import embedded_weights
+from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
+from aspo_megatron.rollout.packed_linear import PackedLinear, pack_layers, packable
+from aspo_megatron.synced_engine import SyncedEngine
+
+from .conftest import COUNTS, RAGGED, Policy, ask
+
+needs_packing = pytest.mark.skipif(not packable(torch.float32), reason="this CPU has no packed products")
+
+
+@needs_packing
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float32, 1e-5),
+        pytest.param(
+            torch.bfloat16, 2e-2, marks=pytest.mark.skipif(not packable(torch.bfloat16), reason="no bf16 products")
+        ),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(96, 64), (5, 7), (61, 24)])
+def test_products_are_those_of_linear(dtype: torch.dtype, tolerance: float, bias: bool, sizes: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    out, features = sizes
+    layers = nn.Sequential(nn.Linear(features, out, bias=bias, dtype=dtype)).requires_grad_(False)
+    weight = layers[0].weight.clone()
+    inputs = [torch.randn(*shape, features).to(dtype) for shape in ((1, 1), (4, 1), (16, 1), (3, 50), (7,))]
+    inputs.append(torch.randn(3, 9, features).to(dtype)[:, -1:])  # the last tokens of a prompt
+    expected = [layers(one) for one in inputs]
+    packed = pack_layers(layers)
+    assert list(packed) == ["0.weight"]
+    assert isinstance(layers[0], PackedLinear)
+    packed["0.weight"].pack(weight)
+    weight.zero_()
+    layers[0].weight.zero_()
+    for one, wanted in zip(inputs, expected, strict=True):
+        found = layers(one)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("packs", [pytest.param(True, marks=needs_packing), False])
+def test_loaded_again_after_release(tied: bool, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_weights, "packable", lambda dtype: packs)
+    reference, model = small_model(tied, seed=1), small_model(tied, seed=2)
+    tokens = torch.arange(8).view(2, 4)
+    weights = EmbeddedWeights(model)
+    for seed in (3, 4):
+        assert not weights.present
+        assert bytes_of(model) == 0
+        reference = small_model(tied, seed)
+        weights.load((name, tensor) for name, tensor in named(reference, tied))
+        assert weights.present
+        assert any(isinstance(module, PackedLinear) for module in model.modules()) == packs
+        torch.testing.assert_close(model(tokens).logits, reference(tokens).logits, rtol=0, atol=1e-6)
+        plain = [one for name, one in named(reference, tied) if not packs or "norm" in name or "embed" in name]
+        assert bytes_of(model) == sum(one.nbytes for one in plain)
+        weights.release()
+
+
+def test_an_engine_without_weights_says_so(policy: Policy) -> None:
+    engine = EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), 1000)
+    requests, sampling = ask(RAGGED, COUNTS), SamplingConfig(max_response_tokens=3)
+    engine.update_weights(policy.weights.items(), version=1)
+    engine.generate(requests, sampling)
+    engine.release_memory()
+    for use in (lambda: engine.generate(requests, sampling), lambda: engine.prompt_log_probs(RAGGED[0])):
+        with pytest.raises(RuntimeError, match="no weights"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("rollout", "shares"),
+    [
+        ({"engine": "embedded"}, True),
+        ({"engine": "sglang", "servers": {"probe_every": 0}}, False),
+        ({"engine": "sglang", "servers": {"probe_every": 0, "colocate": True}}, True),
+    ],
+)
+def test_an_engine_that_shares_the_trainers_memory_takes_turns(rollout: dict[str, Any], shares: bool) -> None:
+    calls: list[str] = []
+    engine: Any = SimpleNamespace(
+        release_memory=lambda: calls.append("release"),
+        resume_memory=lambda what: calls.append(f"resume {what}"),
+        update_weights=lambda tensors, version: calls.append("update") or {},
+    )
+    model: Any = SimpleNamespace(shape=SimpleNamespace(vocab_size=9), hf_tensors=lambda bucket_bytes: [])
+    config = RunConfig.model_validate(
+        {
+            "output_dir": "run",
+            "model": {"path": "."},
+            "data": {"train": {"kind": "jsonl", "path": "p"}},
+            "rollout": rollout,
+        }
+    )
+    synced = SyncedEngine(config, model, engine, print)
+    synced.release_memory()
+    synced.sync(version=1)
+    wanted = ["release", "resume weights", "update", "resume kv_cache"] if shares else ["update"]
+    assert calls == wanted
+
+
+def small_model(tied: bool, seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=61,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    return model
+
+
+def named(model: PreTrainedModel, tied: bool) -> list[tuple[str, torch.Tensor]]:
+    return [(name, tensor) for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")]
+
+
+def bytes_of(model: PreTrainedModel) -> int:
+    return sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
