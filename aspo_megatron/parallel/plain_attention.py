@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_QUERY_CHUNK = 512
+QUERY_CHUNK = 512
 """Queries whose scores exist at a time."""
 
 
@@ -16,7 +16,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) 
     in fp32 (fp64 for fp64).
     """
     outs, lses = [], []
-    for start in range(0, q.size(2), _QUERY_CHUNK):
+    for start in range(0, q.size(2), QUERY_CHUNK):
         scores = _scores(q, k, start, causal, scale)
         lse = torch.logsumexp(scores, dim=-1)
         outs.append(torch.exp(scores - lse[..., None]).to(v.dtype) @ v)
@@ -29,8 +29,8 @@ def attend_plainly_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v in their shapes, as `platform.attend_backward` with heads before tokens."""
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for start in range(0, q.size(2), _QUERY_CHUNK):
-        part = slice(start, start + _QUERY_CHUNK)
+    for start in range(0, q.size(2), QUERY_CHUNK):
+        part = slice(start, start + QUERY_CHUNK)
         probs = torch.exp(_scores(q, k, start, causal, scale) - lse[:, :, part, None])
         delta = (grad[:, :, part] * out[:, :, part]).sum(dim=-1, dtype=lse.dtype, keepdim=True)
         dscores = (probs * ((grad[:, :, part] @ v.transpose(-1, -2)).to(lse.dtype) - delta) * scale).to(q.dtype)
@@ -41,7 +41,7 @@ def attend_plainly_backward(
 
 
 def _scores(q: Tensor, k: Tensor, start: int, causal: bool, scale: float) -> Tensor:
-    scores = q[:, :, start : start + _QUERY_CHUNK] @ k.transpose(-1, -2)
+    scores = q[:, :, start : start + QUERY_CHUNK] @ k.transpose(-1, -2)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
     if causal:
         query = torch.arange(start, start + scores.size(2), device=q.device)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.plain_attention import QUERY_CHUNK
 from aspo_megatron.plan.workload import LocalBatch
 
 _STATISTICS = 4
 """Bytes of a row's log-sum-exp or reciprocal deviation: fp32 always."""
-_GPU_QUERY_CHUNK = 512
-"""Queries whose scores exist at a time on a GPU, as in `parallel/plain_attention.py`."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +189,6 @@ def attention_backward(w: Widths, batch: LocalBatch) -> int:
 def score_buffers(w: Widths, batch: LocalBatch) -> int:
     """What the plain attention kernel of a GPU holds of scores and probabilities."""
     scores = max(
-        (w.heads * block.count * min(block.queries, _GPU_QUERY_CHUNK) * block.keys for block in batch.blocks), default=0
+        (w.heads * block.count * min(block.queries, QUERY_CHUNK) * block.keys for block in batch.blocks), default=0
     )
     return scores * (4 * _STATISTICS + w.bytes)

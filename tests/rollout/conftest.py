@@ -36,6 +36,16 @@ from .proxy import Proxy
 END, OTHER_END = 2, 5
 """The models end a response with either: generation_config.json names both."""
 
+TINY_LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""The sizes of a model that transformers makes by itself."""
+
 
 @dataclass
 class Policy:

@@ -9,15 +9,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from aspo_megatron.rollout import decode_cache as module
 from aspo_megatron.rollout.decode_cache import decode_cache
 
-CONFIG = AutoConfig.for_model(
-    "llama",
-    vocab_size=61,
-    hidden_size=24,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
+from .conftest import TINY_LLAMA
+
+CONFIG = AutoConfig.for_model("llama", **TINY_LLAMA)
 
 
 @torch.no_grad()

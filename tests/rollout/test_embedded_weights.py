@@ -18,7 +18,7 @@ from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.packed_linear import PackedLinear, pack_layers, packable
 from aspo_megatron.synced_engine import SyncedEngine
 
-from .conftest import COUNTS, RAGGED, Policy, ask
+from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
 
 needs_packing = pytest.mark.skipif(not packable(torch.float32), reason="this CPU has no packed products")
 
@@ -60,7 +60,7 @@ def test_products_are_those_of_linear(dtype: torch.dtype, tolerance: float, bias
 @pytest.mark.parametrize("packs", [pytest.param(True, marks=needs_packing), False])
 def test_loaded_again_after_release(tied: bool, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_weights, "packable", lambda dtype: packs)
-    reference, model = small_model(tied, seed=1), small_model(tied, seed=2)
+    model = small_model(tied, seed=2)
     tokens = torch.arange(8).view(2, 4)
     weights = EmbeddedWeights(model)
     for seed in (3, 4):
@@ -120,16 +120,7 @@ def test_an_engine_that_shares_the_trainers_memory_takes_turns(rollout: dict[str
 
 def small_model(tied: bool, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=61,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
+    config = AutoConfig.for_model("llama", **TINY_LLAMA, tie_word_embeddings=tied)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     return model
 
