@@ -85,14 +85,21 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         platform_config.device, int(os.environ.get("LOCAL_RANK", "0")), platform_config.threads_per_rank
     )
     platform.install()
-    from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
-
     timeout = timedelta(minutes=platform_config.timeout_minutes)
     if world_size == 1:
         dist.init_process_group(platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(platform.backend, timeout=timeout)
+    yield build_grid(parallel, platform, platform_config.timeout_minutes, seed)
+    # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
+    leave_grid(platform)
+
+
+def build_grid(parallel: ParallelConfig, platform: Platform, timeout_minutes: float, seed: int) -> Topology:
+    """Build megatron's groups among the ranks of the process group that this process has joined."""
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp,
         context_parallel_size=parallel.cp,
@@ -100,13 +107,13 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
         expert_model_parallel_size=parallel.ep,
         expert_tensor_parallel_size=parallel.expert_tp,
-        distributed_timeout_minutes=int(platform_config.timeout_minutes) or 1,
+        distributed_timeout_minutes=int(timeout_minutes) or 1,
     )
     model_parallel_cuda_manual_seed(seed)
-    yield Topology(
+    return Topology(
         platform=platform,
         rank=dist.get_rank(),
-        world_size=world_size,
+        world_size=dist.get_world_size(),
         tp=parallel.tp,
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         tp_group=parallel_state.get_tensor_model_parallel_group(),
@@ -129,7 +136,12 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         sequence_parallel=parallel.sequence_parallel,
         parallel=parallel,
     )
-    # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
+
+
+def leave_grid(platform: Platform) -> None:
+    """Undo `build_grid`, leave the process group, uninstall the platform."""
+    from megatron.core import parallel_state
+
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
     platform.uninstall()
