@@ -30,12 +30,16 @@ _SHARDING = {"singleton_local_shards": True, "non_homogeneous_layers": True}
 
 @dataclass(frozen=True)
 class Shard:
-    """A tensor that this rank has to write: the part of global tensor `key`, of size `whole`, at `offset`."""
+    """A tensor that this rank has to write: the part of global tensor `key`, of size `whole`, at `offset`.
+
+    `lasts`: model or optimizer hold its memory; else it was made for this.
+    """
 
     key: str
     tensor: Tensor
     whole: tuple[int, ...]
     offset: tuple[int, ...]
+    lasts: bool = True
 
 
 def model_shards(model: PolicyModel) -> Iterator[Shard]:
@@ -46,15 +50,19 @@ def model_shards(model: PolicyModel) -> Iterator[Shard]:
 
 
 def optimizer_shards(model: PolicyModel, optimizer: Optimizer) -> Iterator[Shard]:
-    """The optimizer state that this rank writes. A collective: all ranks must draw the whole iterator."""
+    """The optimizer state that this rank writes. A collective: all ranks must draw the whole iterator.
+
+    Where the ranks split the state, a tensor is gathered as it is drawn: let go of it before the next.
+    """
     sharded_of = {id(parameter): sharded for parameter, sharded in _sharded_parameters(model)}
-    for parameter, values in optimizer.states():
+    for parameter, name, value in optimizer.states():
         sharded = sharded_of[id(parameter)]
         *place, replica = sharded.replica_id
-        if values is None or any(place) or (replica and not optimizer.splits_state):
-            continue
-        for name, value in values.items():
-            yield from _parts(make_sharded_optimizer_tensor(sharded, value, f"optimizer.state.{name}"))
+        if not (value is None or any(place) or (replica and not optimizer.splits_state)):
+            described = make_sharded_optimizer_tensor(sharded, value, f"optimizer.state.{name}")
+            yield from _parts(described, lasts=not optimizer.splits_state)
+            del described
+        del value  # the next one is made before this name is given to it
 
 
 def load_model(model: PolicyModel, folder: Path) -> None:
@@ -76,7 +84,7 @@ def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str,
         wholes: dict[Tensor, Tensor] = {}
         wanted = {}
         for number, (parameter, sharded) in enumerate(_sharded_parameters(model)):
-            wholes[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+            wholes[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
             wanted[str(number)] = make_sharded_optimizer_tensor(sharded, wholes[parameter], f"optimizer.state.{name}")
         _load(wanted, folder)
         optimizer.load_states(name, wholes)
@@ -108,6 +116,6 @@ def _sharded_parameters_of(chunk: ModelChunk) -> Iterator[tuple[Tensor, Any]]:
         yield parameter, replace(described[name], key=key)
 
 
-def _parts(sharded: ShardedTensor | ShardedTensorFactory) -> Iterator[Shard]:
+def _parts(sharded: ShardedTensor | ShardedTensorFactory, *, lasts: bool = True) -> Iterator[Shard]:
     for part in sharded.build() if isinstance(sharded, ShardedTensorFactory) else [sharded]:
-        yield Shard(part.key, part.data.detach(), tuple(part.global_shape), tuple(part.global_offset))
+        yield Shard(part.key, part.data.detach(), tuple(part.global_shape), tuple(part.global_offset), lasts)

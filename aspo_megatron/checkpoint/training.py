@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,14 @@ from aspo_megatron.checkpoint import randomness
 from aspo_megatron.checkpoint.integrity import Manifest, check_model, read_manifest, sync, verify_files
 from aspo_megatron.checkpoint.piece_reader import check_common, read_index
 from aspo_megatron.checkpoint.sidecar import read_json
-from aspo_megatron.checkpoint.state import Shard, load_model, load_optimizer, model_shards, optimizer_shards
+from aspo_megatron.checkpoint.state import load_model, load_optimizer, model_shards, optimizer_shards
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
+from aspo_megatron.parallel.host_copies import HostCopies
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.optimizer import Optimizer
 
@@ -80,6 +81,7 @@ class StateSaver:
         self._config, self._model, self._optimizer, self._warn = config, model, optimizer, warn
         self._about = About(family, config.model.path, config.parallel)
         self._leads = dist.get_rank() == 0
+        self._copies = HostCopies(model.topology.platform.device) if config.checkpoint.async_save else None
         self._pending: CheckpointWriter | None = None
 
     @property
@@ -103,20 +105,19 @@ class StateSaver:
             if self._leads:  # a run may have been killed before it could point at its newest state
                 self._tell(folder, self._publish(folder))
             return
-        background = self._config.checkpoint.async_save
-        shards: Iterator[Shard] = chain(
-            _copied(model_shards(self._model), background),
-            _copied(optimizer_shards(self._model, self._optimizer), background and not self._optimizer.splits_state),
-        )
         content = asdict(state) | {"optimizer": self._optimizer.counters(), "ranks": dist.get_world_size()}
         shared = {
             STATE_FILE: json.dumps(content, indent=1).encode(),
             "config.yaml": (self._config.output_dir / "config.yaml").read_bytes() if self._leads else b"",
         }
         own = {randomness.random_file(dist.get_rank()): randomness.capture()}
+        shards = chain(model_shards(self._model), optimizer_shards(self._model, self._optimizer))
         self._pending = CheckpointWriter(folder, self._about)
-        self._pending.begin(shards, shared, own, background=background)
-        if not background:
+        if self._copies is not None:
+            self._copies.restart()
+            self._optimizer.update_after(self._copies.fence)
+        self._pending.begin(shards, shared, own, self._copies)
+        if self._copies is None:
             self.finish()
 
     def finish(self) -> None:
@@ -151,11 +152,6 @@ class StateSaver:
         return None
 
 
-def _copied(shards: Iterator[Shard], wanted: bool) -> Iterator[Shard]:
-    for shard in shards:
-        yield Shard(shard.key, shard.tensor.to("cpu", copy=True), shard.whole, shard.offset) if wanted else shard
-
-
 def save_start(config: RunConfig, family: Family, model: PolicyModel) -> None:
     """Keep the weights that a run starts with, if they are not there; a collective.
 
@@ -166,7 +162,7 @@ def save_start(config: RunConfig, family: Family, model: PolicyModel) -> None:
     if from_leader(folder.exists()):
         return
     writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
-    writer.begin(model_shards(model), {}, {}, background=False)
+    writer.begin(model_shards(model), {}, {})
     error = writer.complete()
     if error is not None:
         raise CheckpointError(f"{folder}: the starting weights cannot be kept ({error})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
+from aspo_megatron.parallel.host_copies import HostCopies
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class CheckpointWriter:
         self._entries: dict[str, FileEntry] = {}
 
     def begin(
-        self, shards: Iterable[Shard], shared: Mapping[str, bytes], own: Mapping[str, bytes], *, background: bool
+        self,
+        shards: Iterable[Shard],
+        shared: Mapping[str, bytes],
+        own: Mapping[str, bytes],
+        copies: HostCopies | None = None,
     ) -> None:
         """Write this rank's part. Nothing is raised: `complete` tells what went wrong.
 
@@ -53,17 +58,19 @@ class CheckpointWriter:
             shards: this rank's tensors; drawn to the end whatever happens, since that may be a collective.
             shared: small files by name, which the leader writes.
             own: small files of this rank.
-            background: let the tensors be written by a thread; they must be copies then.
+            copies: copy the tensors as they are drawn, and have a thread write the copies.
         """
         if self._leads:
             self._error = self._prepare(shared)
         self._error = from_leader(self._error)
-        if background:
-            shards = list(shards)
-            self._thread = threading.Thread(target=self._write, args=(shards, own), name="checkpoint", daemon=True)
-            self._thread.start()
-        else:
+        if copies is None:
             self._write(shards, own)
+            return
+        copied = self._copy(shards, copies)
+        self._thread = threading.Thread(
+            target=self._write_copied, args=(copied, own, copies), name="checkpoint", daemon=True
+        )
+        self._thread.start()
 
     def is_written(self) -> bool:
         """Whether this rank has nothing left to write."""
@@ -95,6 +102,25 @@ class CheckpointWriter:
             return _reason(error)
         return None
 
+    def _copy(self, shards: Iterable[Shard], copies: HostCopies) -> list[Shard]:
+        """The shards on the host; fewer where there was no memory for them."""
+        copied: list[Shard] = []
+        for shard in shards:
+            try:
+                if self._error is None:
+                    copied.append(replace(shard, tensor=copies.take(shard.tensor, lasts=shard.lasts)))
+            except RuntimeError as error:
+                self._error = _reason(error)
+            del shard  # the next tensor is made before this name is given to it
+        return copied
+
+    def _write_copied(self, copied: list[Shard], own: Mapping[str, bytes], copies: HostCopies) -> None:
+        try:
+            copies.wait()
+        except RuntimeError as error:
+            self._error = self._error or _reason(error)
+        self._write(copied, own)
+
     def _write(self, shards: Iterable[Shard], own: Mapping[str, bytes]) -> None:
         remaining = iter(shards)
         try:
@@ -104,6 +130,7 @@ class CheckpointWriter:
                 with PieceWriter(self._partial, dist.get_rank()) as writer:
                     for shard in remaining:
                         writer.write(shard.key, shard.tensor, shard.whole, shard.offset)
+                        del shard  # the next tensor is made before this name is given to it
                 self._pieces, self._entries = writer.pieces, {writer.name: writer.entry}
         except (OSError, RuntimeError) as error:
             self._error = _reason(error)

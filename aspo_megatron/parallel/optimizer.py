@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.moments import MOMENTS, HostMoments
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 MAIN_WEIGHT = "fp32_param"
 
 
@@ -46,8 +46,9 @@ class Optimizer:
     def __init__(self, model: PolicyModel, config: OptimizerConfig, updates: int, parallel: ParallelConfig) -> None:
         """`updates`: how many there will be, the length of a decaying schedule."""
         self._distributed = parallel.distributed_optimizer
-        self._offload = config.offload
-        self._device = model.topology.platform.device
+        device = model.topology.platform.device
+        self._away = HostMoments(device) if config.offload and device.type != "cpu" else None
+        self._fence: Callable[[], None] | None = None
         self._updates = 0
         # Gradients are summed in fp32. Overlapping the gather of parameters with the next forward would leave weights
         # stale that are exported in between.
@@ -123,20 +124,27 @@ class Optimizer:
     def step(self) -> tuple[float, float]:
         """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""
         lr = float(self._adam.param_groups[0]["lr"])
-        self._move_moments(self._device)
+        if self._fence is not None:
+            self._fence()
+            self._fence = None
+        if self._away is not None:
+            self._away.bring(self._adam_states())
         done, norm, _ = self._adam.step()
-        self._move_moments(torch.device("cpu"))
+        if self._away is not None:
+            self._away.leave(self._adam_states())
         self._updates += int(done)
         self._schedule.step(increment=1)
         return float(norm), lr
 
-    def _move_moments(self, device: torch.device) -> None:
-        if not self._offload:
-            return
+    def update_after(self, fence: Callable[[], None]) -> None:
+        """Call `fence` before the next update changes anything: somebody still reads weights and state."""
+        self._fence = fence
+
+    def _adam_states(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """What Adam updates here, with its state; nothing before the first update."""
         for slot in self._slots():
             if slot.main is not None and slot.main in slot.adam.state:
-                state = slot.adam.state[slot.main]
-                state.update({name: state[name].to(device) for name in MOMENTS if name in state})
+                yield slot.main, slot.adam.state[slot.main]
 
     # ---- its state, for checkpoints --------------------------------------------------------------------------
 
@@ -155,33 +163,47 @@ class Optimizer:
         return {"updates": self._updates, "scheduled": int(self._schedule.num_steps)}
 
     @torch.no_grad()
-    def states(self) -> Iterator[tuple[Tensor, dict[str, Tensor] | None]]:
-        """Each parameter of this rank, and what `state_names` names of it, fp32, in its shape; none before an update.
+    def states(self) -> Iterator[tuple[Tensor, str, Tensor | None]]:
+        """Each parameter of this rank, with each of `state_names`, fp32, in its shape; nothing before an update.
 
         With a distributed optimizer this is a collective over the replicas, which must draw the whole iterator: the
-        parts are brought together on one replica, another for each parameter; the others get None.
+        parts are brought together on one replica, another for each parameter; the others get None. Such a tensor is
+        made as it is drawn, and nobody else holds it.
         """
         if not self._updates:
             return
+        if self._away is not None:
+            self._away.wait()
+        names = self.state_names()
         for number, slot in enumerate(self._slots()):
-            values = {name: _value(slot, name) for name in self.state_names()}
-            if slot.group is None:
-                yield slot.parameter, {name: value for name, value in values.items() if value is not None}
-                continue
-            whole = {name: _from_parts(slot, value) for name, value in values.items()}
-            yield slot.parameter, whole if number % slot.group.size() == slot.group.rank() else None
+            for name in names:
+                if slot.group is None:
+                    yield slot.parameter, name, _value(slot, name)
+                elif number % slot.group.size() == slot.group.rank():
+                    yield slot.parameter, name, _from_parts(slot, _value(slot, name))
+                else:
+                    _from_parts(slot, _value(slot, name))
+                    yield slot.parameter, name, None
 
     @torch.no_grad()
     def load_states(self, name: str, wholes: dict[Tensor, Tensor]) -> None:
-        """Take over one of `state_names` for all parameters, from fp32 tensors in their shapes, which are used up."""
+        """Take over one of `state_names` for all parameters, from fp32 tensors in their shapes, which are used up.
+
+        They are on the parameters' device or on the host.
+        """
+        if self._away is not None:
+            self._away.wait()
         for slot in self._slots():
             if slot.main is None:
                 continue
             part = wholes[slot.parameter].view(-1)[slot.start : slot.stop].view(slot.main.shape)
             if name == MAIN_WEIGHT:
                 slot.main.copy_(part)
+            elif self._away is not None:
+                slot.adam.state[slot.main][name] = self._away.place(slot.main, name, part).copy_(part)
             else:
-                slot.adam.state[slot.main][name] = part if slot.group is None else part.clone()
+                own = part if slot.group is None else part.clone()
+                slot.adam.state[slot.main][name] = own.to(slot.main.device)
 
     @torch.no_grad()
     def load_counters(self, counters: dict[str, int]) -> None:
@@ -196,7 +218,6 @@ class Optimizer:
             else:  # Transformer Engine's and Apex's count for a group of parameters
                 for group in slot.adam.param_groups:
                     group["step"] = updates
-        self._move_moments(torch.device("cpu"))
         self._schedule.num_steps = 0
         self._schedule.step(increment=counters["scheduled"])
 
@@ -242,6 +263,7 @@ def _from_parts(slot: _Slot, part: Tensor | None) -> Tensor:
     whole = torch.zeros(slot.parameter.shape, dtype=torch.float32, device=slot.parameter.device)
     bits = whole.view(-1).view(torch.int32)
     if part is not None:
-        bits[slot.start : slot.stop] = part.reshape(-1).view(torch.int32)
+        # Moments may be in page-locked memory of the host, which nothing writes before the next update.
+        bits[slot.start : slot.stop].copy_(part.reshape(-1).view(torch.int32), non_blocking=True)
     dist.all_reduce(bits, group=slot.group)
     return whole

@@ -114,7 +114,7 @@ def save_on(settings: list[str], said: Path) -> None:
         if folder is not None:
             step = load_state(folder, model, optimizer, config.parallel).step
             assert all((parameter == step).all() for parameter in model.parameters())
-            held = [value for _, values in optimizer.states() if values for value in values.values()]
+            held = [value for _, _, value in optimizer.states() if value is not None]
             assert held
             assert all((value == step).all() for value in held)
         assert not warnings

@@ -90,7 +90,7 @@ def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
         before = weights(model)
         writer = CheckpointWriter(folder, About(model.family, settings.path, parallel))
         shards = [*model_shards(model), *optimizer_shards(model, optimizer)]
-        writer.begin(shards, {}, {}, background=False)
+        writer.begin(shards, {}, {})
         assert writer.complete() is None
         assert optimizer.counters() == {"updates": 2, "scheduled": 3}
         update(model, optimizer, 2)
