@@ -188,6 +188,9 @@ def methods(device: torch.device, compiled: bool) -> tuple[dict[str, Method], di
         PRODUCTS: products,
     }
     missing = {}
+    if not hasattr(nn.functional, "linear_cross_entropy"):
+        del found["linear_cross_entropy"]
+        missing["linear_cross_entropy"] = "PyTorch has it from 2.13 on"
     for name, (package, method) in _GPU_ONLY.items():
         if device.type != "cuda":
             missing[name] = "runs on GPUs only"

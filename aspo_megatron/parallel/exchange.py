@@ -87,18 +87,20 @@ def to_replicas(
     for group in groups:
         for rank in topology.ranks_of_replica(replica_of[group[0].group]):
             outgoing[rank].append(group)
-    received = sorted(_all_to_all(outgoing, topology), key=lambda group: group[0].group)
+    received = sorted(_all_to_all(outgoing), key=lambda group: group[0].group)
     return [[list(group) for group in received if group[0].group // groups_per_batch == batch] for batch in batches]
 
 
-def _all_to_all(outgoing: Sequence[Sequence[T]], topology: Topology) -> list[T]:
-    """Send `outgoing[rank]` to each rank; what all ranks sent to this one, by sender."""
-    device = topology.platform.device
+def _all_to_all(outgoing: Sequence[Sequence[T]]) -> list[T]:
+    """Send `outgoing[rank]` to each rank; what all ranks sent to this one, by sender.
+
+    In the machine's memory, where samples are made and read: a GPU has nothing to do with them.
+    """
     parts = [torch.frombuffer(bytearray(pickle.dumps(list(items))), dtype=torch.uint8) for items in outgoing]
-    sent = torch.tensor([part.numel() for part in parts], device=device)
+    sent = torch.tensor([part.numel() for part in parts])
     expected = torch.empty_like(sent)
     dist.all_to_all_single(expected, sent)
-    received = torch.empty(int(expected.sum()), dtype=torch.uint8, device=device)
-    dist.all_to_all_single(received, torch.cat(parts).to(device), expected.tolist(), sent.tolist())
-    chunks = received.cpu().split(expected.tolist())
+    received = torch.empty(int(expected.sum()), dtype=torch.uint8)
+    dist.all_to_all_single(received, torch.cat(parts), expected.tolist(), sent.tolist())
+    chunks = received.split(expected.tolist())
     return [item for chunk in chunks for item in pickle.loads(chunk.numpy().tobytes())]

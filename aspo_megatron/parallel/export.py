@@ -22,6 +22,9 @@ BUCKET_BYTES = 256 << 20
 
 Take = Callable[[Tensor], Tensor]
 
+_all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The same collective: PyTorch 2.13 has given it another name."""
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -134,7 +137,7 @@ class Exporter:
         if ranks == 1:
             return tensor
         every = self._room(axis, ranks * tensor.numel(), tensor.dtype).view(-1, tensor.shape[1])
-        dist.all_gather_single(every, tensor, group=group)
+        _all_gather_flat(every, tensor, group=group)
         return every
 
     def _room(self, use: str, size: int, dtype: torch.dtype) -> Tensor:

@@ -94,7 +94,7 @@ class Platform(ABC):
 class CudaPlatform(Platform):
     """One GPU per rank, NCCL, Transformer Engine if it is installed."""
 
-    backend = "nccl"
+    backend = "cpu:gloo,cuda:nccl"  # what is not on the GPU, such as messages between ranks, must not wait for it
 
     def __init__(self, local_rank: int) -> None:
         super().__init__()

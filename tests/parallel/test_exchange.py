@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig
@@ -14,6 +15,7 @@ from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.exchange import balance, from_leader, gather, to_replicas
+from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 
@@ -88,6 +90,27 @@ def numbers_of(batches: list[list[list[Sample]]]) -> list[list[int]]:
 @pytest.mark.timeout(120)
 def test_no_groups_at_all(ranks: Ranks) -> None:
     assert ranks.run(2, exchange, GRIDS["dp2"], [[], []]) == [(0, []), (1, [])]
+
+
+def beside_the_gpu(layout: ParallelConfig) -> tuple[list[int], str, str, list[int]]:
+    """Messages and samples between ranks whose GPUs never answer, on the process groups that GPUs have."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The fake backend takes collectives and moves nothing.
+        patch.setattr(CpuPlatform, "backend", CudaPlatform.backend.replace("nccl", "fake"))
+        patch.setattr(CpuPlatform, "device", torch.device("meta"))
+        with process_grid(layout, PLATFORM, seed=1) as topology:
+            told = [f"from {topology.rank}"]
+            dist.broadcast_object_list(told, src=topology.stage_rank(0), group=topology.pp_group)
+            replicas = to_replicas([make(topology.rank)], BATCH, topology)
+            arrived = [number for batch in numbers_of(replicas) for number in batch]
+            return gather(topology.rank), from_leader(f"from {topology.rank}"), told[0], arrived
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_messages_and_samples_do_not_go_by_way_of_the_gpu(ranks: Ranks) -> None:
+    for number, found in enumerate(ranks.run(4, beside_the_gpu, ParallelConfig(tp=2, pp=2))):
+        assert found == ([0, 1, 2, 3], "from 0", f"from {number % 2}", [0, 1, 2, 3])
 
 
 AXES = ("tp", "cp", "pp", "dp")

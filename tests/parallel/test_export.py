@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.parallel import export
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 
@@ -80,6 +84,25 @@ def test_bit_for_bit_with_one_collective_for_a_bucket_and_an_axis(
         one_by_one, some, few = (count for _, count in found)
         assert few == {name: count + (lists if name == "broadcast_" else 0) for name, count in collectives.items()}
         assert sum(few.values()) < sum(some.values()) < sum(one_by_one.values())
+
+
+def exported_by_older_torch(row: Layout, folder: Path) -> dict[str, torch.Tensor]:
+    with process_grid(row.parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
+        patch.delattr(dist, "all_gather_single", raising=False)  # PyTorch has it from 2.13 on
+        spec = importlib.util.spec_from_file_location("export_of_older_torch", export.__file__)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        patch.setattr("aspo_megatron.parallel.model.Exporter", module.Exporter)
+        return {name: tensor.clone() for name, tensor in load(folder, topology, row=row).hf_tensors()}
+
+
+def test_torch_2_11_and_2_12_gather_them_too(ranks: Ranks, folders: dict[str, Path]) -> None:
+    want = load_file(folders["llama-tied"] / "model.safetensors")
+    for weights in ranks.run(2, exported_by_older_torch, LAYOUTS["tp2-sp"], folders["llama-tied"]):
+        assert all(torch.equal(weights[name], want[name]) for name in want)
 
 
 def memory(parallel: ParallelConfig, folder: Path, bucket_bytes: int) -> tuple[int, int]:
