@@ -104,11 +104,10 @@ class SpanAttention(MegatronModule):
         assert packed_seq_params is not None
         if self.cp_group.size() > 1:  # forward all-gathers, backward reduce-scatters
             key, value = (gather_from_sequence_parallel_region(tensor, group=self.cp_group) for tensor in (key, value))
-        repeat = query.size(2) // key.size(2)
-        if repeat > 1:
-            key, value = (tensor.repeat_interleave(repeat, dim=2) for tensor in (key, value))
+        # megatron gives a view of queries, keys and values together: saved for backward, it would keep all three.
+        query, key, value = (tensor.squeeze(1).contiguous() for tensor in (query, key, value))
         out: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-            query.squeeze(1), key.squeeze(1), value.squeeze(1), packed_seq_params.blocks, self.scale
+            query, key, value, packed_seq_params.blocks, self.scale
         )
         return out.reshape(query.size(0), 1, -1)
 
@@ -118,27 +117,26 @@ class SpanAttention(MegatronModule):
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Saves queries, keys, values and output [T, heads, d] and the log-sum-exp [T, heads]; no scores.
+    """Saves queries and output [T, heads, d], keys and values [T, kv heads, d], log-sum-exp [T, heads]; no scores.
 
     A token without a block (padding) gets zeros, and gives no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], scale: float) -> Tensor:
-        out = torch.zeros_like(q)
+        out = q.new_zeros(q.shape)
         lse = q.new_full(q.shape[:2], -math.inf, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
         for block in blocks:
             part, part_lse = attend(
                 _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys), block.causal, scale
             )
-            if block.causal:
-                out[block.queries], lse[block.queries] = part.to(out.dtype), part_lse
-                continue
-            old_lse = _rows(lse, block.queries)
-            new_lse = torch.logaddexp(old_lse, part_lse)
-            kept, added = torch.exp(old_lse - new_lse)[..., None], torch.exp(part_lse - new_lse)[..., None]
-            out[block.queries] = (_rows(out, block.queries) * kept + part * added).to(out.dtype)
-            lse[block.queries] = new_lse
+            if not block.causal:
+                old_lse = _rows(lse, block.queries)
+                new_lse = torch.logaddexp(old_lse, part_lse)
+                kept, added = (torch.exp(old - new_lse).unsqueeze(-1) for old in (old_lse, part_lse))
+                part, part_lse = _rows(out, block.queries) * kept + part * added, new_lse
+            _put_rows(out, block.queries, part)
+            _put_rows(lse, block.queries, part_lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.blocks, ctx.scale = blocks, scale
         return out
@@ -146,7 +144,7 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
-        grads: list[Tensor] = [torch.zeros_like(tensor) for tensor in (q, k, v)]
+        grads: list[Tensor] = [tensor.new_zeros(tensor.shape) for tensor in (q, k, v)]
         for block in ctx.blocks:
             qi, ki = block.queries, block.keys
             parts = attend_backward(  # without names, which would keep a block's rows while the next ones are made
@@ -160,7 +158,8 @@ class _BlockAttention(torch.autograd.Function):
                 ctx.scale,
             )
             for grad, part, index in zip(grads, parts, (qi, ki, ki), strict=True):
-                grad.index_put_((index,), part.to(grad.dtype), accumulate=True)
+                # Not index_put_, which sorts the indices on a GPU first.
+                grad.flatten(1).index_add_(0, index.flatten(), part.reshape(index.numel(), -1))
         return *grads, None, None
 
 
@@ -168,3 +167,8 @@ def _rows(tensor: Tensor, index: Tensor) -> Tensor:
     """`tensor[index]` along the first dim; several times as fast on a CPU."""
     rows: Tensor = tensor.index_select(0, index.flatten()).unflatten(0, index.shape)
     return rows
+
+
+def _put_rows(tensor: Tensor, index: Tensor, rows: Tensor) -> None:
+    """`tensor[index] = rows` along the first dim, where no index is there twice; several times as fast on a CPU."""
+    tensor.flatten(1).index_copy_(0, index.flatten(), rows.reshape(index.numel(), -1).to(tensor.dtype))
