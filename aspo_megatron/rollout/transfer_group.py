@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -14,25 +16,52 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
 from torch.distributed.rendezvous import rendezvous
 
+_BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
+_FORMING = threading.Lock()
+"""Of this process's list of groups, and of its environment."""
+
 
 class TransferGroup:
     """This process is rank 0 and sends; the ranks of a server receive."""
 
     def __init__(
-        self, address: str, port: int, name: str, server_ranks: int, backend: str, timeout_seconds: float
+        self,
+        address: str,
+        port: int,
+        name: str,
+        server_ranks: int,
+        backend: str,
+        join_seconds: float,
+        send_seconds: float,
     ) -> None:
         """Form the group; returns when the server has joined.
 
+        Args:
+            address: of this process, as the server sees it.
+            port: that it listens on.
+            name: of the group.
+            server_ranks: of the server.
+            backend: `nccl` or `gloo`.
+            join_seconds: how long the server may take to join.
+            send_seconds: how long it may take to receive a tensor.
+
         Raises:
-            RuntimeError: it did not within `timeout_seconds`.
+            RuntimeError: it did not join in time.
         """
-        timeout = timedelta(seconds=timeout_seconds)
         size = 1 + server_ranks
+        timeout = timedelta(seconds=join_seconds)
         store, _, _ = next(rendezvous(f"tcp://{address}:{port}", 0, size, timeout=timeout))
         store.set_timeout(timeout)
-        self._group, _ = _new_process_group_helper(
-            size, 0, [], Backend(backend), PrefixStore(name, store), group_name=GroupName(name), timeout=timeout
-        )
+        with _without_watchdog():
+            self._group, _ = _new_process_group_helper(
+                size,
+                0,
+                [],
+                Backend(backend),
+                PrefixStore(name, store),
+                group_name=GroupName(name),
+                timeout=timedelta(seconds=send_seconds),
+            )
         _world.pg_group_ranks[self._group] = {number: number for number in range(size)}
         self._cuda = torch.device("cuda") if backend == "nccl" else None
         # Of its own: a broadcast that hangs, as the server is gone, must not hold up what the trainer does.
@@ -46,19 +75,45 @@ class TransferGroup:
             RuntimeError: the server is gone, or does not receive in time.
         """
         with self._busy, torch.cuda.stream(self._stream):
-            if self._stream is not None:
-                self._stream.wait_stream(torch.cuda.default_stream())
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0, group=self._group)
-            if self._stream is not None:
-                self._stream.synchronize()
+            if self._stream is None:
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0, group=self._group)
+                return
+            self._stream.wait_stream(torch.cuda.default_stream())
+            for work in [dist.broadcast(tensor, src=0, group=self._group, async_op=True) for tensor in tensors]:
+                work.wait()
+            self._stream.synchronize()
 
     def abandon(self) -> None:
-        """The server does not receive: end what NCCL is at. Gloo ends by itself, with the connection or in time."""
+        """The server does not receive: end what NCCL is at, which may take long itself.
+
+        Gloo ends by itself, with the connection or in time.
+        """
         if self._cuda is not None:
-            self._group._get_backend(self._cuda).abort()
+            with contextlib.suppress(RuntimeError):  # it may have ended by itself
+                self._group._get_backend(self._cuda).abort()
 
     def close(self) -> None:
         """Leave the group, once nothing is being sent."""
         with self._busy, contextlib.suppress(RuntimeError):  # the server may be gone
             dist.destroy_process_group(self._group)
+
+
+@contextlib.contextmanager
+def _without_watchdog() -> Iterator[None]:
+    """NCCL groups that are formed within have no watchdog, and their `wait` waits and raises.
+
+    A watchdog ends the process when a broadcast fails or takes too long; here that is a server's failure, which the
+    run outlives. No option of a group says so: its constructor reads an environment variable. (Without the watchdog's
+    error handling alone it would still ask for a dump of all groups, and end the process after it.)
+    """
+    with _FORMING:
+        before = os.environ.get(_BLOCKING_WAIT)
+        os.environ[_BLOCKING_WAIT] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_BLOCKING_WAIT]
+            else:
+                os.environ[_BLOCKING_WAIT] = before

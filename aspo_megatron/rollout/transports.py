@@ -29,6 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _JOIN_SECONDS = 60.0
 _LEAVE_SECONDS = 10.0
+_SPARE_SECONDS = 60.0
+"""By how much NCCL is more patient than the request: it is the request that finds out what is wrong, and says it."""
 
 
 class TensorTransport:
@@ -147,7 +149,8 @@ class DistributedTransport:
             "backend": self._backend,
         }
         patience = min(self._timeout, _JOIN_SECONDS)
-        forming = _beside(TransferGroup, address, port, name, self._server_tp, self._backend, patience)
+        longest = self._timeout + (_SPARE_SECONDS if self._backend == "nccl" else 0.0)
+        forming = _beside(TransferGroup, address, port, name, self._server_tp, self._backend, patience, longest)
         group = await _both(client, "/init_weights_update_group", json.dumps(body).encode(), patience, forming)
         self._groups[client.url] = name, group
 
@@ -156,10 +159,15 @@ class DistributedTransport:
         if client.url not in self._groups:
             return
         name, group = self._groups.pop(client.url)
-        with contextlib.suppress(ServerError):
-            await client.post("/destroy_weights_update_group", {"group_name": name}, _LEAVE_SECONDS)
-        # One whose server has failed may not be done with what it sends.
-        await asyncio.wait([_beside(group.close)], timeout=_LEAVE_SECONDS)
+        # At once: the ranks of a machine wait for each other in NCCL. A group whose server has failed may not be done
+        # with what it sends.
+        request = asyncio.ensure_future(
+            client.post("/destroy_weights_update_group", {"group_name": name}, _LEAVE_SECONDS)
+        )
+        await asyncio.wait([request, _beside(group.close)], timeout=_LEAVE_SECONDS)
+        request.cancel()
+        with contextlib.suppress(ServerError, asyncio.CancelledError):
+            await request
 
     def prepare(self, bucket: Iterable[tuple[str, Tensor]]) -> Prepared:
         """Names, dtypes and shapes; the tensors beside."""
@@ -181,7 +189,7 @@ class DistributedTransport:
         try:
             await _both(client, "/update_weights_from_distributed", body, self._timeout, sending)
         except ServerError:
-            group.abandon()
+            _beside(group.abandon)  # not waited for: other servers are at their buckets
             raise
 
 
