@@ -66,29 +66,38 @@ class TiledKernels:
 
 
 class CompiledKernels:
-    """All rows at once, compiled at their first use in a process; sizes may differ later."""
+    """All rows at once, compiled at their first use in a process; sizes may differ later.
+
+    What is compiled sees neither that a tensor is a part of another, nor where it begins there: each would be a reason
+    to compile again.
+    """
 
     def softmax_sums(self, logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
         """See `Kernels`."""
-        compiled(_softmax_sums)(logits, peak, total, weighted)
+        for out, values in zip((peak, total, weighted), compiled(_softmax_sums)(_alone(logits)), strict=True):
+            out.copy_(values)
 
     def exponentials(self, logits: Tensor, peak: Tensor) -> None:
         """See `Kernels`."""
-        compiled(_exponentials)(logits, peak)
+        compiled(_exponentials)(_alone(logits), peak.clone())
 
     def entropy_gradient(self, exponentials: Tensor, alone: Tensor, with_log: Tensor) -> None:
         """See `Kernels`."""
-        compiled(_entropy_gradient)(exponentials, alone, with_log)
+        compiled(_entropy_gradient)(_alone(exponentials), alone.clone(), with_log.clone())
 
 
-def _softmax_sums(logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
+def _alone(rows: Tensor) -> Tensor:
+    """The first rows of a buffer, in the same memory, as a tensor that is no part of the buffer for autograd."""
+    return rows.data
+
+
+def _softmax_sums(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest = logits.amax(dim=1)
     relative = logits - largest[:, None]
     values = relative.exp()
-    peak.copy_(largest)
-    total.copy_(values.sum(dim=1))
-    weighted.copy_((values * relative).sum(dim=1))
+    sums = values.sum(dim=1), (values * relative).sum(dim=1)
     logits.copy_(values)
+    return largest, *sums
 
 
 def _exponentials(logits: Tensor, peak: Tensor) -> None:

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aspo_megatron.parallel.log_prob_checks import expect_targets_within, expect_unscaled
 from aspo_megatron.parallel.logit_gradient import Upstream, add_gradients
 from aspo_megatron.parallel.vocabulary import (
     VocabularyShard,
@@ -69,9 +70,10 @@ def token_log_probs(
         log-probs and entropy, each [R], fp32 (fp64 for fp64 inputs). Both carry gradients.
 
     Raises:
-        ValueError: if a target is not in the vocabulary; names its position and id.
+        ValueError: if a target is not in the vocabulary; names its position and id. Targets on a GPU are checked there,
+            and a bad one ends the process: `check_targets` on the CPU says which one it is.
     """
-    _check_targets(targets, vocab_size)
+    expect_targets_within(targets, vocab_size)
     keep = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     log_probs, entropy = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, (vocab_size, tp_group, temperature, compiled), chunk, keep
@@ -117,10 +119,11 @@ def token_objective(
         log-probs and entropy: [R], fp32 (fp64 for fp64 inputs), without gradient.
 
     Raises:
-        ValueError: if a target is not in the vocabulary; names its position and id.
-        RuntimeError: from backward, if it is repeated or, with `weight_grad`, its gradient is not 1.
+        ValueError: if a target is not in the vocabulary, as in `token_log_probs`.
+        RuntimeError: from backward, if it is repeated or, with `weight_grad`, its gradient is not 1 (on a GPU, that is
+            checked there and ends the process).
     """
-    _check_targets(targets, vocab_size)
+    expect_targets_within(targets, vocab_size)
     recording = torch.is_grad_enabled()
     grad_hidden = torch.empty_like(hidden) if recording and hidden.requires_grad else None
     grad_weight = weight_grad
@@ -201,11 +204,8 @@ class _Anchor(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("token_objective: its gradients have been handed on already, backward works once")
-        if ctx.accumulated and float(grad) != 1.0:
-            raise RuntimeError(
-                f"token_objective: the gradient of the anchor is {float(grad)}, not 1, but that of the weight is in "
-                "weight_grad already; scale the derivative instead"
-            )
+        if ctx.accumulated:
+            expect_unscaled(grad)
         gradients, ctx.gradients = ctx.gradients, None
         if not ctx.accumulated:
             gradients = tuple(None if gradient is None else gradient.mul_(grad) for gradient in gradients)
@@ -230,6 +230,7 @@ class _TokenLogProbs(torch.autograd.Function):
         keep: bool,
     ) -> tuple[Tensor, Tensor]:
         """`shard_of`: what `VocabularyShard.of` takes beside the weight."""
+        ctx.set_materialize_grads(False)  # an output that the loss does not use is told by its gradient, None
         shard = VocabularyShard.of(weight, *shard_of)
         size = even_chunk(len(targets), chunk)
         space = Workspace(shard, size)
@@ -246,7 +247,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return log_probs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, peak, log_sum, entropy = ctx.saved_tensors
         shard = VocabularyShard.of(weight, *ctx.shard_of)
         kept, ctx.kept = ctx.kept, None  # it is overwritten: a second backward computes it again
@@ -256,7 +257,8 @@ class _TokenLogProbs(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             # Added up in fp32 even for bf16 weights: a sum of many small terms.
             grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight))
-        with_entropy = bool(grad_entropy.count_nonzero())
+        if grad_log_probs is None:
+            grad_log_probs = torch.zeros_like(entropy)
         for part in reversed(list(_chunks(len(targets), ctx.size))):
             if kept is not None:
                 _, values, log_scale = kept
@@ -268,7 +270,7 @@ class _TokenLogProbs(torch.autograd.Function):
             add_gradients(
                 values,
                 log_scale,
-                Upstream(grad_log_probs[part], grad_entropy[part] if with_entropy else None, entropy[part]),
+                Upstream(grad_log_probs[part], None if grad_entropy is None else grad_entropy[part], entropy[part]),
                 hidden[part],
                 targets[part],
                 shard,
@@ -280,13 +282,6 @@ class _TokenLogProbs(torch.autograd.Function):
             dist.all_reduce(grad_hidden, group=shard.group)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None
-
-
-def _check_targets(targets: Tensor, vocab_size: int) -> None:
-    bad = (targets < 0) | (targets >= vocab_size)
-    if bool(bad.any()):
-        position = int(bad.nonzero()[0])
-        raise ValueError(f"target {int(targets[position])} at position {position} is not in 0..{vocab_size - 1}")
 
 
 def _per_token(hidden: Tensor, count: int) -> list[Tensor]:

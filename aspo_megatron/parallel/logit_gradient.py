@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.vocabulary import VocabularyShard, Workspace, blocks
+from aspo_megatron.parallel.vocabulary import VocabularyShard, Workspace, accumulation_dtype, blocks
 
 _LEAST_SCALE = 1e-20
 """Probabilities below it are as good as 0 beside the 1 of the target, in fp32 and in fp64."""
@@ -93,9 +93,13 @@ def _add_entropy_gradient(
 
 
 def _weight_product(gradient: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Gradient of logits times `weight` into `out`."""
-    if weight.dtype == gradient.dtype:
+    """Gradient of logits times `weight` into `out`: a sum over the vocabulary, in fp32 (fp64) and rounded once."""
+    if weight.dtype == gradient.dtype == accumulation_dtype(weight):
         torch.mm(gradient, weight, out=out)
+        return
+    if weight.dtype == gradient.dtype:
+        # Not into `out`: cuBLAS may split a sum of so many terms, and then adds the parts in the dtype of the output.
+        out.copy_(torch.mm(gradient, weight, out_dtype=accumulation_dtype(weight)))
         return
     total = gradient.new_zeros(out.shape)
     for block in blocks(weight):

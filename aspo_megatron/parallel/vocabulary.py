@@ -28,12 +28,16 @@ class DeviceTraits:
             CPU.
         block_rows: vocabulary rows at a time, where 16-bit weights take a detour through fp32.
         wide_products: products of 16-bit matrices can be had in fp32.
+        compiled_tokens: tokens that a chunk has at least where compiled kernels work on it. They are made for the sizes
+            of their first call. On a GPU, for fewer tokens than twice its multiprocessors (Hopper 132, Blackwell 148),
+            Inductor splits a token's sum over several of them, and would do so ever after.
     """
 
     chunk_bytes: int
     tile_bytes: int
     block_rows: int
     wide_products: bool
+    compiled_tokens: int
 
     @classmethod
     def of(cls, tensor: Tensor) -> DeviceTraits:
@@ -41,8 +45,12 @@ class DeviceTraits:
         return _CPU if tensor.device.type == "cpu" else _GPU
 
 
-_CPU = DeviceTraits(chunk_bytes=256 << 20, tile_bytes=2 << 20, block_rows=2 << 10, wide_products=False)
-_GPU = DeviceTraits(chunk_bytes=1 << 30, tile_bytes=32 << 20, block_rows=16 << 10, wide_products=True)
+_CPU = DeviceTraits(
+    chunk_bytes=256 << 20, tile_bytes=2 << 20, block_rows=2 << 10, wide_products=False, compiled_tokens=2
+)
+_GPU = DeviceTraits(
+    chunk_bytes=1 << 30, tile_bytes=32 << 20, block_rows=16 << 10, wide_products=True, compiled_tokens=512
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +112,11 @@ class Workspace:
         rows = max(shard.rows, 1)
         self.logits = weight.new_empty((chunk, shard.rows), dtype=dtype)
         self.short = weight.new_empty((chunk, shard.rows)) if needs_short_copy(weight) else None
-        if shard.compiled:
+        traits = DeviceTraits.of(weight)
+        if shard.compiled and chunk >= traits.compiled_tokens:
             self.kernels: Kernels = CompiledKernels()
             return
-        size = DeviceTraits.of(weight).tile_bytes * (torch.get_num_threads() if weight.device.type == "cpu" else 1)
+        size = traits.tile_bytes * (torch.get_num_threads() if weight.device.type == "cpu" else 1)
         tile = min(max(size // (rows * dtype.itemsize), 1), max(chunk, 1))
         self.kernels = TiledKernels(weight.new_empty((tile, shard.rows), dtype=dtype))
 
@@ -194,7 +203,7 @@ def chunk_softmax(logits: Tensor, targets: Tensor, shard: VocabularyShard, space
     shards = stats[None]
     if shard.parallel:
         shards = stats.new_empty(dist.get_world_size(shard.group), *stats.shape)
-        dist.all_gather(list(shards.unbind(0)), stats, group=shard.group)
+        dist.all_gather_into_tensor(shards.flatten(0, 1), stats, group=shard.group)
     peaks, sums, weighted, relative = shards.unbind(1)
     peak = peaks.amax(dim=0)
     below = peaks - peak

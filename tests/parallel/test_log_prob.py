@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.parallel import chunk_kernels
+from aspo_megatron.parallel.chunk_kernels import TiledKernels
 from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
 from aspo_megatron.parallel.logit_gradient import Upstream, add_gradients
 from aspo_megatron.parallel.topology import Topology, process_grid
@@ -461,6 +464,106 @@ def test_shapes_and_dtypes_on_a_gpu(topology: Topology) -> None:
     assert space.short.dtype == torch.bfloat16
 
 
+class Operations(TorchDispatchMode):
+    """Notes every operation: its name, its arguments, what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[tuple[str, tuple[Any, ...], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.made.append((str(func), args, result))
+        return result
+
+
+def on_a_gpu(way: Way, topology: Topology, with_entropy: bool, compiled: bool = False, tokens: int = 9) -> Operations:
+    """Forward and backward of meta tensors, which have no values to wait for."""
+    hidden, weight = (
+        torch.empty(rows, HIDDEN, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        for rows in (tokens, VOCAB + PADDING)
+    )
+    targets = torch.zeros(tokens, dtype=torch.int64, device="meta")
+    options: dict[str, Any] = {"temperature": 0.7, "vocab_size": VOCAB, "tp_group": topology.tp_group, "chunk": 4}
+    options["compiled"] = compiled
+    with Operations() as operations:
+        if way == "whole":
+            log_probs, entropy = token_log_probs(hidden, weight, targets, **options)
+            (log_probs + entropy if with_entropy else log_probs).sum().backward()
+        else:
+            anchor, _, _ = token_objective(
+                hidden,
+                weight,
+                targets,
+                lambda part, log_p, entropy: (log_p, entropy if with_entropy else None),
+                weight_grad=torch.empty_like(weight, dtype=torch.float32),
+                **options,
+            )
+            anchor.backward()
+    return operations
+
+
+@both_ways
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_nothing_waits_for_a_gpu(topology: Topology, way: Way, with_entropy: bool) -> None:
+    """A value that the host asks for is an error here. So is what only values tell: whether the entropy counts."""
+    operations = on_a_gpu(way, topology, with_entropy)
+    names = {name for name, _, _ in operations.made}
+    assert ("aten.special_entr.out" in names) == with_entropy
+    assert "aten._assert_async.msg" in names
+
+
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_sums_over_the_vocabulary_are_not_rounded_on_the_way(topology: Topology, with_entropy: bool) -> None:
+    """cuBLAS adds the parts of a long sum in the dtype of the product's output, which must not be bf16 then."""
+    hidden, weight = (torch.empty(rows, HIDDEN, dtype=torch.bfloat16, device="meta") for rows in (6, VOCAB))
+    shard = VocabularyShard.of(weight, VOCAB, topology.tp_group, 0.5, compiled=False)
+    space = Workspace(shard, 6)
+    values, targets = torch.empty(6, device="meta"), torch.zeros(6, dtype=torch.int64, device="meta")
+    upstream = Upstream(values, values if with_entropy else None, values)
+    grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32)
+    with Operations() as operations:
+        add_gradients(space.logits, values, upstream, hidden, targets, shard, space, grad_hidden, grad_weight)
+    products = [(args[0], result) for name, args, result in operations.made if ".mm" in name]
+    assert [result.dtype for left, result in products if left.size(1) == VOCAB] == [torch.float32]
+    assert grad_hidden.dtype == torch.bfloat16
+
+
+def test_compiled_kernels_are_never_made_for_few_tokens(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the kernels would be those for few rows for as long as the process lives."""
+    rows: list[int] = []
+
+    def compiled(function: Any) -> Any:
+        def noted(values: Tensor, *rest: Tensor) -> Any:
+            rows.append(len(values))
+            return function(values, *rest)
+
+        return noted
+
+    monkeypatch.setattr(chunk_kernels, "compiled", compiled)
+    monkeypatch.setattr(TiledKernels, "softmax_sums", lambda *_: None)
+    shard = VocabularyShard.of(
+        torch.empty(VOCAB, HIDDEN, dtype=torch.bfloat16, device="meta"), VOCAB, topology.tp_group, 1.0, compiled=True
+    )
+    for tokens in (63, 511, 512, 4096):
+        logits = torch.empty(tokens, VOCAB, device="meta")
+        sums = torch.empty(3, tokens, device="meta")
+        Workspace(shard, tokens).kernels.softmax_sums(logits, sums[0], sums[1], sums[2])
+    assert rows == [512, 4096]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a compiler: g++")
+@pytest.mark.timeout(300)
+def test_kernels_are_compiled_once_for_all_sizes(topology: Topology) -> None:
+    """Twelve numbers of tokens, in chunks that fill their buffer and that do not, with and without a gradient."""
+    counters.clear()
+    torch.compiler.reset()
+    for tokens in (23, 7, 12, 2, 40, 41, 63, 64, 90, 128, 16, 5):
+        problem = make_problem(tokens).to(torch.float32)
+        computed(problem, 0.8, 20, topology.tp_group, "whole", compiled=True)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
 def shard_answers(tp: int, problems: list[Problem], temperature: float, chunk: int) -> list[Answer]:
     """One rank's log-probs and entropy, whole gradient of hidden states, and its shard's gradient; both ways each."""
     with process_grid(ParallelConfig(tp=tp), PlatformConfig(device="cpu"), seed=1) as topology:
@@ -493,6 +596,23 @@ def test_split_vocabulary(ranks: Ranks, tp: int, dtype: torch.dtype, tolerance: 
             assert_equal(got, reference, tolerance)
             assert torch.equal(answer.log_probs, answers[0].log_probs)
             assert torch.equal(answer.grad_hidden, answers[0].grad_hidden)
+
+
+def collectives_of_a_chunk(problem: Problem) -> list[str]:
+    with process_grid(ParallelConfig(tp=2), PlatformConfig(device="cpu"), seed=1) as topology:
+        rows = -(-VOCAB // 2)
+        own = replace(problem, weight=problem.weight[topology.tp_rank * rows : (topology.tp_rank + 1) * rows])
+        with Operations() as operations:
+            computed(own, 1.0, TOKENS, topology.tp_group, "token-wise")
+        return [name for name, _, _ in operations.made if name.startswith("c10d")]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_shards_are_gathered_in_one_piece(ranks: Ranks) -> None:
+    """Into the memory that they are read from: a list of tensors would be gathered elsewhere and copied."""
+    for names in ranks.run(2, collectives_of_a_chunk, make_problem()):
+        assert names == ["c10d._allgather_base_.default", "c10d.allreduce_.default"]
 
 
 @pytest.mark.distributed
