@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, USER_ERROR_CODE
+from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, USER_ERROR_CODE, rank_settings
 
 _POLL_SECONDS = 0.02
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -153,6 +153,7 @@ def _reserved_port() -> Iterator[int]:
 def _rank_environment(number: int, processes: int, port: int, threads: int, log_dir: Path) -> dict[str, str]:
     return {
         **os.environ,
+        **rank_settings(os.environ),
         "RANK": str(number),
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(processes),

@@ -68,6 +68,18 @@ def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def rank_settings(env: Mapping[str, str]) -> dict[str, str]:
+    """What a rank sets for CUDA and PyTorch, before either looks; what the user has set stays.
+
+    Tensor parallelism wants communication to start before the computation that is queued after it, hence one queue.
+    Micro-batches differ in length, so that memory in pieces of fixed sizes would be left over between them.
+    """
+    settings = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    if "PYTORCH_CUDA_ALLOC_CONF" not in env:  # the older name
+        settings["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return {name: value for name, value in settings.items() if name not in env}
+
+
 def _first_node(env: Mapping[str, str]) -> str:
     if int(env.get("SLURM_STEP_NUM_NODES", "1")) == 1:
         return "127.0.0.1"
@@ -96,6 +108,7 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
     the process group while an exception is on its way: the others would fail before this rank's error is recorded.
     """
     ignore_warnings_of_libraries()
+    os.environ.update(rank_settings(os.environ))
     try:
         code = main()
     except UserError as error:

@@ -208,10 +208,13 @@ def _with_directives(text: str, directives: Mapping[str, object], more: Sequence
 
 
 def _with_second_component(text: str, slurm: SlurmConfig) -> str:
-    """A heterogeneous job: the directives of the server nodes follow those of the ranks."""
+    """A heterogeneous job: the directives of the server nodes follow those of the ranks, of which they inherit none."""
     lines = text.splitlines()
     last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH "))
     own = ["hetjob", f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1", f"--time={slurm.time}"]
+    says_gpus = any(re.match(r"--(gpus|gres\b|tres-per-)|-G", line) for line in slurm.server_directives)
+    if slurm.gpus_per_node and not says_gpus:
+        own.append(f"--gpus-per-node={slurm.gpus_per_node}")
     lines[last + 1 : last + 1] = [f"#SBATCH {line}" for line in (*own, *slurm.server_directives)]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ import functools
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from platform import libc_ver
 from typing import Any
 
@@ -179,12 +179,25 @@ def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
         ConfigError: if `cuda` is asked for and there is no GPU for this rank.
     """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if (device == "cuda" or gpus) and local_rank >= gpus:
+    number = 0 if gpus == 1 and _sees_its_own_gpu(os.environ) else local_rank
+    if (device == "cuda" or gpus) and number >= gpus:
         raise ConfigError(
             f"platform.device={device}: local rank {local_rank} has no GPU ({gpus} found); "
             "use fewer ranks or device=cpu"
         )
-    return CudaPlatform(local_rank) if gpus else CpuPlatform(threads)
+    return CudaPlatform(number) if gpus else CpuPlatform(threads)
+
+
+def _sees_its_own_gpu(env: Mapping[str, str]) -> bool:
+    """Whether Slurm, which can hide the others from each task, has a GPU for each of the node's tasks.
+
+    Ranks of `aspo train` or torchrun, inside a job too, share the GPUs that their parent sees: of them Slurm knows
+    only the parent, whose number on the node is not theirs.
+    """
+    if "SLURM_LOCALID" not in env or env["SLURM_LOCALID"] != env.get("LOCAL_RANK"):
+        return False
+    on_node, tasks = env.get("SLURM_GPUS_ON_NODE", ""), env.get("LOCAL_WORLD_SIZE", "")
+    return "SLURM_GPUS_PER_TASK" in env or (on_node.isdecimal() and tasks.isdecimal() and int(on_node) >= int(tasks))
 
 
 @contextlib.contextmanager

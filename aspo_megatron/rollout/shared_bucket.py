@@ -6,9 +6,11 @@ with a list of what is in it (`load_format: flattened_bucket`), as a pickle made
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,10 +75,29 @@ class _Call:
 
 def _shared_bytes(size: int, device: torch.device) -> Tensor:
     if device.type == "cuda":
-        return torch.empty(size, dtype=torch.uint8, device=device)
+        with _plain_segments():
+            return torch.empty(size, dtype=torch.uint8, device=device)
     # What torch.multiprocessing does with the sharing strategy `file_system`, without setting it for the whole process.
     storage = torch.UntypedStorage._new_using_filename_cpu(size)
     return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+@contextlib.contextmanager
+def _plain_segments() -> Iterator[None]:
+    """Memory of the GPU that is allocated within is not in an expandable segment.
+
+    Who opens such a segment takes a file descriptor from this process (pidfd_getfd), which kernels often forbid.
+    """
+    settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+    plain = settings.replace("expandable_segments:True", "expandable_segments:False")
+    if plain == settings:
+        yield
+        return
+    torch._C._accelerator_setAllocatorSettings(plain)
+    try:
+        yield
+    finally:
+        torch._C._accelerator_setAllocatorSettings(settings)
 
 
 def _open_cpu(flat: Tensor) -> _Call:

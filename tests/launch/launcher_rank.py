@@ -73,9 +73,10 @@ def main() -> int:
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     print(f"stdout of {rank}")
     print(f"stderr of {rank}", file=sys.stderr)
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    names = [*("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")]
+    names += ["CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF"]
     partial = folder / f"{rank}.partial"
-    partial.write_text(json.dumps({"pid": os.getpid(), **{name: os.environ[name] for name in names}}))
+    partial.write_text(json.dumps({"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}))
     partial.rename(folder / f"{rank}.json")
     return behave(sys.argv[2 + rank], folder, rank)
 

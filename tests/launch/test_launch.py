@@ -89,6 +89,8 @@ def test_ranks_get_what_torchrun_gives_and_the_launcher_their_success(tmp_path: 
         assert one["WORLD_SIZE"] == one["LOCAL_WORLD_SIZE"] == "2"
         assert one["MASTER_ADDR"] == "127.0.0.1"
         assert one["OMP_NUM_THREADS"] == "3"
+        assert one["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+        assert one["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert given[0]["MASTER_PORT"] == given[1]["MASTER_PORT"]
     assert run.log(0) == "stderr of 0\n"
     assert sorted(run.log(1).splitlines()) == ["stderr of 1", "stdout of 1"]

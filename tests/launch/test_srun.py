@@ -3,7 +3,7 @@
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import running_under_launcher, slurm_environment
+from aspo_megatron.rank import rank_settings, running_under_launcher, slurm_environment
 
 TASK = {
     "SLURM_PROCID": "3",
@@ -33,3 +33,11 @@ def test_several_nodes_without_scontrol(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="scontrol show hostnames"):
         slurm_environment(TASK | {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "node[1-2]"})
+
+
+def test_what_the_user_has_set_for_cuda_stays():
+    both = {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert rank_settings({}) == both
+    assert rank_settings({"CUDA_DEVICE_MAX_CONNECTIONS": "8", "PYTORCH_ALLOC_CONF": "backend:native"}) == {}
+    older = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
+    assert rank_settings(older) == {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}

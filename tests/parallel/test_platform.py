@@ -169,6 +169,41 @@ def test_choice() -> None:
         assert isinstance(choose_platform("auto", 0, 1), CpuPlatform)
 
 
+TASK_2_OF_4 = {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4", "SLURM_LOCALID": "2"}
+
+
+def gpu_of(monkeypatch: pytest.MonkeyPatch, seen: int, env: dict[str, str]) -> torch.device:
+    """The GPU of a rank that sees `seen` of them and has this environment."""
+    for name in ("SLURM_LOCALID", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_TASK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return choose_platform("auto", int(env["LOCAL_RANK"]), 1).device
+
+
+@pytest.mark.parametrize("shown", [{"SLURM_GPUS_ON_NODE": "4"}, {"SLURM_GPUS_PER_TASK": "1"}])
+def test_a_task_that_is_shown_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch, shown: dict[str, str]) -> None:
+    assert gpu_of(monkeypatch, 1, TASK_2_OF_4 | shown) == torch.device("cuda", 0)
+    assert gpu_of(monkeypatch, 4, TASK_2_OF_4 | shown) == torch.device("cuda", 2)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"},  # of `aspo train`, or torchrun
+        # the same inside a job, in whose first task they run
+        {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4", "SLURM_LOCALID": "0", "SLURM_GPUS_ON_NODE": "4"},
+        TASK_2_OF_4 | {"SLURM_GPUS_ON_NODE": "1"},
+        TASK_2_OF_4,
+    ],
+)
+def test_ranks_that_see_the_same_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"local rank 2 has no GPU \(1 found\)"):
+        gpu_of(monkeypatch, 1, env)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"platform\.device=cuda: local rank 3 has no GPU \(0 found\)"):

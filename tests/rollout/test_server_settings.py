@@ -80,6 +80,24 @@ def test_a_server_is_not_told_that_its_parent_is_a_rank(monkeypatch: pytest.Monk
     assert (env["KEPT"], env["OMP_NUM_THREADS"], env["SGLANG_USE_CPU_ENGINE"]) == ("yes", "1", "1")
 
 
+def test_a_server_has_its_own_settings_of_cuda() -> None:
+    env = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUDA_DEVICE_MAX_CONNECTIONS": "1", "CUDA_HOME": "/cuda"}
+    found = server_environment(ServersConfig(), "cuda", 0, env)
+    assert not {"PYTORCH_ALLOC_CONF", "CUDA_DEVICE_MAX_CONNECTIONS"} & set(found)
+    assert found["CUDA_HOME"] == "/cuda"
+    of_user = {"PYTORCH_CUDA_ALLOC_CONF": "garbage_collection_threshold:0.8"}
+    assert server_environment(ServersConfig(), "cuda", 0, of_user).items() >= of_user.items()
+
+
+def test_trainer_and_servers_have_the_same_settings_of_nccl() -> None:
+    """SGLang turns off what is not set; between two GPUs of a machine NCCL wants both sides to have the same."""
+    untouched = server_environment(ServersConfig(sync="distributed"), "cuda", 0, {})
+    assert (untouched["NCCL_CUMEM_ENABLE"], untouched["NCCL_NVLS_ENABLE"]) == ("-2", "2")  # NCCL's own defaults
+    of_user = server_environment(ServersConfig(sync="distributed"), "cuda", 0, {"NCCL_CUMEM_ENABLE": "0"})
+    assert of_user["NCCL_CUMEM_ENABLE"] == "0"
+    assert "NCCL_CUMEM_ENABLE" not in server_environment(ServersConfig(sync="tensor"), "cuda", 0, {})
+
+
 @pytest.mark.parametrize(
     ("settings", "exposed"),
     [

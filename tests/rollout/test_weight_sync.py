@@ -16,6 +16,7 @@ from torch import Tensor
 from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
+from aspo_megatron.rollout import shared_bucket
 from aspo_megatron.rollout.checksums import weight_checksums
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
@@ -118,6 +119,25 @@ def test_a_server_with_other_weights_than_the_rest_is_found_out(
 def test_memory_is_shared_only_where_there_is_room() -> None:
     assert has_room([("small", torch.zeros(10))])
     assert not has_room([("vast", torch.zeros(1).expand(1 << 42))])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512,expandable_segments:True"),
+    ],
+)
+def test_memory_of_a_gpu_that_is_shared_is_in_no_expandable_segment(
+    monkeypatch: pytest.MonkeyPatch, name: str, settings: str
+) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv(name, settings)
+    order: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", order.append)
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: order.append(f"allocate on {options['device']}"))
+    shared_bucket._shared_bytes(8, torch.device("cuda"))
+    assert order == [settings.replace("True", "False"), "allocate on cuda", settings]
 
 
 def test_a_shared_bucket_is_read_where_it_lies_and_goes_with_its_last_user() -> None:

@@ -75,6 +75,9 @@ def test_nodes_for_servers(config: Path) -> None:
     assert directives(ranks)["nodes"] == "4"
     found = directives(servers)
     assert (found["nodes"], found["ntasks-per-node"], found["partition"]) == ("2", "1", "spare")
+    assert found["gpus-per-node"] == "8"  # a component inherits nothing of the other
+    fewer = script_of(config, *GPUS, "slurm.server_nodes=2", "slurm.server_directives=[--gres=gpu:h200:4]")
+    assert "gpus-per-node" not in directives(fewer.split("#SBATCH hetjob\n")[1])
     other = script_of(config, *GPUS, "slurm.servers_of=aspo-serve-7")
     assert "\nSERVERS=aspo-serve-7\n" in other
 
