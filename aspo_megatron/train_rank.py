@@ -16,6 +16,7 @@ from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.parallel.exchange import from_leader
+from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers
@@ -51,6 +52,8 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         again = (config.output_dir / "metrics.jsonl").exists()
         if topology.is_leader:
             tidy(config.output_dir)
+        for line in advice(config.model, topology.platform.machine):
+            progress.message(line)
         device = topology.platform.device
         servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)

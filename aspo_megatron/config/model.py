@@ -34,11 +34,18 @@ class KernelsConfig(Section):
     grouped_gemm: bool | None = Field(
         None, description="A rank's experts as one grouped product (Transformer Engine). null: where it is."
     )
+    expert_fusion: bool | None = Field(
+        None,
+        description="Routing, and the order of tokens by expert, as kernels of Transformer Engine. null: where it has "
+        "them.",
+    )
     fp8: Literal["none", "e4m3", "hybrid"] = Field(
         "none", description="Products of the layers in FP8; `hybrid`: gradients in e5m2. The log-prob stays as it is."
     )
-    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = Field(
-        "delayed", description="How FP8 is scaled; `blockwise` needs Hopper, `mxfp8` Blackwell."
+    fp8_recipe: Literal["auto", "delayed", "tensorwise", "blockwise", "mxfp8"] = Field(
+        "auto",
+        description="How FP8 is scaled; `blockwise` needs Hopper, `mxfp8` Blackwell. `auto`: as the GPU does it best, "
+        "see docs/gpu.md.",
     )
     log_prob: Literal["auto", "eager", "compiled"] = Field(
         "auto",

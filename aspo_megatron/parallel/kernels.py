@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aspo_megatron.config import KernelsConfig
+from packaging.version import Version
+
+from aspo_megatron.config import KernelsConfig, ModelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.packages import Packages
 
-_PLAIN_FP8_TOKENS, _BLOCK_FP8_TOKENS = 16, 32
-"""Products in FP8 want their number of tokens to be a multiple of these, `mxfp8` of the second."""
+_FP8_TOKENS = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
+"""A rank's number of tokens is a multiple of these. Transformer Engine's products want 16; and it gathers the tokens of
+sequence parallelism only in whole blocks of a scale (`assert_dim_for_all_gather`)."""
+_FP8_CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
+_BLOCKWISE_CUDA = Version("12.9")
+_EXPERT_FUSION_ENGINE = Version("2.10")
+"""The kernels are older, but do not compile before with Triton 3.5, which is older than any torch that runs here."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Kernels:
     rope_fusion: bool = False
     gradient_fusion: bool = False
     grouped_gemm: bool = False
+    expert_fusion: bool = False
     fp8: str | None = None
     fp8_recipe: str = "delayed"
     compiled_log_prob: bool = False
@@ -44,53 +52,85 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool) 
     Raises:
         ConfigError: if something is asked for that needs a package or a GPU that is not here; names both.
     """
-    gpu, packages = machine.capability is not None, machine.packages
-    engine = _transformer_engine(settings, machine)
+    gpu, engine = machine.capability is not None, _transformer_engine(settings, machine)
     fp8 = None if settings.fp8 == "none" else settings.fp8
-    if fp8:
-        _check_fp8(settings, machine, engine)
+    recipe = _fp8_recipe(settings, machine, engine) if fp8 else "delayed"
     return Kernels(
         transformer_engine=engine,
         fusion=gpu if settings.fusion is None else settings.fusion,
         rope_fusion=engine and settings.fusion is not False,
         gradient_fusion=_gradient_fusion(settings, machine, engine),
-        grouped_gemm=experts and _grouped_gemm(settings, packages, engine),
+        grouped_gemm=experts and _grouped_gemm(settings, engine),
+        expert_fusion=experts and _expert_fusion(settings, machine, engine),
         fp8=fp8,
-        fp8_recipe=settings.fp8_recipe,
+        fp8_recipe=recipe,
         compiled_log_prob=_compiled_log_prob(settings, machine),
-        token_multiple=1 if not fp8 else _BLOCK_FP8_TOKENS if settings.fp8_recipe == "mxfp8" else _PLAIN_FP8_TOKENS,
+        token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
     )
+
+
+def advice(settings: ModelConfig, machine: Machine) -> list[str]:
+    """What the user of a GPU should know about settings that work, but hardly as meant."""
+    lines: list[str] = []
+    if machine.capability is None:
+        return lines
+    if settings.dtype == "float32":
+        lines.append(
+            "model.dtype=float32 on a GPU: no flash attention, which takes 16 bits only; products without tensor cores "
+            "(TF32 is off); twice the memory of activations. Set model.dtype=bfloat16 (the optimizer stays in fp32), "
+            "unless fp32 is what you want."
+        )
+    packages = machine.packages
+    if settings.kernels.layers == "auto" and packages.transformer_engine is not None and packages.engine_lack:
+        lines.append(
+            f"model.kernels.layers=auto: {packages.engine_lack}. The layers are megatron-core's own, which are slower; "
+            "layers=local says that this is meant."
+        )
+    return lines
 
 
 def _transformer_engine(settings: KernelsConfig, machine: Machine) -> bool:
     if settings.layers == "local":
         return False
-    found = machine.packages.transformer_engine is not None
+    lack = machine.packages.engine_lack
     if settings.layers == "auto":
-        return found and machine.capability is not None
+        return lack is None and machine.capability is not None
     if machine.capability is None:
         raise ConfigError("model.kernels.layers=transformer_engine: needs a GPU; use auto or local without one")
-    if not found:
-        raise ConfigError(
-            "model.kernels.layers=transformer_engine: Transformer Engine is not installed "
-            "(pip install --no-build-isolation 'transformer_engine[pytorch]')"
-        )
+    if lack:
+        raise ConfigError(f"model.kernels.layers=transformer_engine: {lack}")
     return True
 
 
-def _check_fp8(settings: KernelsConfig, machine: Machine, engine: bool) -> None:
+def _fp8_recipe(settings: KernelsConfig, machine: Machine, engine: bool) -> str:
+    """How FP8 is scaled on this GPU: as asked, or in the finest blocks that it has products for."""
     asked = f"model.kernels.fp8={settings.fp8}"
     if machine.capability is None:
         raise ConfigError(f"{asked}: needs a GPU; fp8=none trains without one")
     if not engine:
-        why = "model.kernels.layers=local" if settings.layers == "local" else "it is not installed"
+        why = "model.kernels.layers=local" if settings.layers == "local" else machine.packages.engine_lack
         raise ConfigError(f"{asked}: needs the layers of Transformer Engine, but {why}")
-    least = (10, 0) if settings.fp8_recipe == "mxfp8" else (9, 0) if settings.fp8_recipe == "blockwise" else (8, 9)
-    if machine.capability < least:
-        raise ConfigError(
-            f"{asked} with fp8_recipe={settings.fp8_recipe}: needs a GPU of compute capability "
-            f"{least[0]}.{least[1]}, this one has {machine.capability[0]}.{machine.capability[1]}"
-        )
+    if settings.fp8_recipe == "auto":
+        possible = (recipe for recipe in ("mxfp8", "blockwise") if _recipe_lack(recipe, machine) is None)
+        recipe = "tensorwise" if machine.capability >= (12, 0) else next(possible, "tensorwise")
+    else:
+        recipe = settings.fp8_recipe
+    lack = _recipe_lack(recipe, machine)
+    if lack:
+        raise ConfigError(f"{asked} with fp8_recipe={recipe}: {lack}")
+    return recipe
+
+
+def _recipe_lack(recipe: str, machine: Machine) -> str | None:
+    """What `recipe` needs and this machine lacks, as in Transformer Engine's `check_recipe_support`."""
+    least, has, cuda = _FP8_CAPABILITY[recipe], machine.capability or (0, 0), machine.packages.cuda
+    if has < least:
+        return f"needs a GPU of compute capability {least[0]}.{least[1]}, this one has {has[0]}.{has[1]}"
+    if recipe == "mxfp8" and has >= (12, 0):
+        return f"Transformer Engine has it for compute capability 10 and 11, this GPU has {has[0]}.{has[1]}"
+    if recipe == "blockwise" and cuda is not None and cuda < _BLOCKWISE_CUDA:
+        return f"needs CUDA {_BLOCKWISE_CUDA}, this torch is built for {cuda}"
+    return None
 
 
 def _gradient_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> bool:
@@ -108,12 +148,24 @@ def _gradient_fusion(settings: KernelsConfig, machine: Machine, engine: bool) ->
     return True
 
 
-def _grouped_gemm(settings: KernelsConfig, packages: Packages, engine: bool) -> bool:
+def _grouped_gemm(settings: KernelsConfig, engine: bool) -> bool:
     """Whether a rank's experts are one grouped product each for both layers, instead of one after another."""
-    possible = engine and (packages.transformer_engine or ()) >= (1, 11)
-    if settings.grouped_gemm and not possible:
-        raise ConfigError("model.kernels.grouped_gemm=true: needs a GPU and Transformer Engine 1.11 or newer")
-    return possible if settings.grouped_gemm is None else settings.grouped_gemm
+    if settings.grouped_gemm and not engine:
+        raise ConfigError("model.kernels.grouped_gemm=true: needs a GPU and the layers of Transformer Engine")
+    return engine if settings.grouped_gemm is None else settings.grouped_gemm
+
+
+def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> bool:
+    """Whether tokens are routed, and brought into the order of their experts, by Transformer Engine."""
+    version = machine.packages.transformer_engine
+    possible = engine and version is not None and version >= _EXPERT_FUSION_ENGINE
+    if settings.expert_fusion and not possible:
+        has = f", this one has {version}" if engine else ""
+        raise ConfigError(
+            "model.kernels.expert_fusion=true: needs a GPU and the layers of Transformer Engine "
+            f"{_EXPERT_FUSION_ENGINE} or newer{has}"
+        )
+    return possible if settings.expert_fusion is None else settings.expert_fusion
 
 
 def _compiled_log_prob(settings: KernelsConfig, machine: Machine) -> bool:

@@ -5,20 +5,48 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+_NO_OLDER = SpecifierSet(">=2.9")
+"""Transformer Engine's versions for a megatron-core that names none (0.17 and newer)."""
 
 
 @dataclass(frozen=True)
 class Packages:
     """What is installed. `apex` is NVIDIA's; `other_apex` is the web toolkit that PyPI has under the same name."""
 
-    transformer_engine: tuple[int, ...] | None
-    """Its version, e.g. (2, 9)."""
+    transformer_engine: Version | None
+    """None without its part for PyTorch, which `pip install transformer_engine` alone leaves out."""
     apex: bool
     other_apex: bool
     apex_gradient_kernels: bool
     """Apex was built with its kernels that add a weight's gradient to a buffer (`--cuda_ext`)."""
     triton: bool
+    engine_window: SpecifierSet = _NO_OLDER
+    """Versions of Transformer Engine that the installed megatron-core wants."""
+    cuda: Version | None = None
+    """That torch was built for."""
+
+    @property
+    def engine_lack(self) -> str | None:
+        """Why Transformer Engine cannot be used, and what to do; None if it can."""
+        cure = f"pip install --no-build-isolation 'transformer_engine[pytorch]{self.engine_window}'"
+        if self.transformer_engine is None:
+            return f"Transformer Engine is not installed ({cure})"
+        if self.engine_window.contains(self.transformer_engine, prereleases=True):
+            return None
+        return (
+            f"Transformer Engine {self.transformer_engine} is installed, and this megatron-core is made for "
+            f"{self.engine_window} ({cure})"
+        )
 
     @property
     def fused_adam(self) -> str:
@@ -38,17 +66,36 @@ def find_packages() -> Packages:
         other_apex=apex and not nvidia_apex,
         apex_gradient_kernels=_is_there("fused_weight_gradient_mlp_cuda"),
         triton=_is_there("triton"),
+        engine_window=engine_window(importlib.metadata.requires("megatron-core") or ()),
+        cuda=Version(torch.version.cuda) if torch.version.cuda else None,
     )
 
 
-def _transformer_engine() -> tuple[int, ...] | None:
-    if not _is_there("transformer_engine"):
+def engine_window(requirements: Iterable[str]) -> SpecifierSet:
+    """The versions of Transformer Engine among megatron-core's `requirements`, as its metadata lists them."""
+    for text in requirements:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == "transformer-engine" and requirement.specifier:
+            return requirement.specifier
+    return _NO_OLDER
+
+
+def _transformer_engine() -> Version | None:
+    found = importlib.util.find_spec("transformer_engine")
+    if found is None or not _has_torch_part([Path(folder) for folder in found.submodule_search_locations or ()]):
         return None
     try:
-        version = importlib.metadata.version("transformer_engine")
-    except importlib.metadata.PackageNotFoundError:  # built from source without metadata: as new as it must be
-        return (2,)
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        return Version(importlib.metadata.version("transformer_engine"))
+    except importlib.metadata.PackageNotFoundError:  # it refuses to be imported then
+        return None
+
+
+def _has_torch_part(folders: list[Path]) -> bool:
+    """Whether its compiled part is where it looks for it: beside its folder, in it, or in that of PyPI's wheels."""
+    places = [place for folder in folders for place in (folder.parent, folder, folder / "wheel_lib")]
+    return _is_there("transformer_engine_torch") or any(
+        next(place.glob("transformer_engine_torch*.so"), None) for place in places
+    )
 
 
 def _is_there(module: str) -> bool:

@@ -11,6 +11,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -24,6 +25,20 @@ from aspo_megatron.parallel.router import BalancedRouter
 from aspo_megatron.parallel.topology import Topology
 
 
+class GradientFusingLayer(TransformerLayer):
+    """A layer whose modules of Transformer Engine add their weights' gradients to megatron's buffer themselves.
+
+    megatron tells them by `gradient_accumulation_fusion`, but so it tells its own linear layers too, which refuse it
+    without Apex, and one of them is the output layer of every model (it holds the weight here, and never computes).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "fuse_wgrad_accumulation"):
+                module.fuse_wgrad_accumulation = True
+
+
 def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
     """Transformer Engine's layers, or megatron's own; our core attention in both."""
     options: dict[str, Any] = {
@@ -33,6 +48,8 @@ def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
     }
     if kernels.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec(**options)
+        if kernels.gradient_fusion:
+            spec.module = GradientFusingLayer
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
@@ -94,9 +111,12 @@ def transformer_config(
         bias_dropout_fusion=kernels.fusion,
         masked_softmax_fusion=False,  # attention is ours
         apply_rope_fusion=kernels.rope_fusion,
-        gradient_accumulation_fusion=kernels.gradient_fusion,
+        gradient_accumulation_fusion=kernels.gradient_fusion and not kernels.transformer_engine,
         fp8=kernels.fp8,
         fp8_recipe=kernels.fp8_recipe,
+        # The recipe `delayed` takes maxima over ranks in each pass: over those of a replica (tp x cp), for the number
+        # of passes differs between replicas.
+        tp_only_amax_red=True,
     )
 
 
@@ -126,6 +146,8 @@ def _expert_options(family: Family, topology: Topology, kernels: Kernels) -> dic
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": 0.0,
         "moe_grouped_gemm": kernels.grouped_gemm,
+        "moe_permute_fusion": kernels.expert_fusion,
+        "moe_router_fusion": kernels.expert_fusion,
         "moe_router_padding_for_quantization": kernels.fp8 is not None,
         "expert_model_parallel_size": topology.ep,
         "expert_tensor_parallel_size": topology.etp,

@@ -5,28 +5,39 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aspo_megatron.config import KernelsConfig
+from aspo_megatron import train_rank
+from aspo_megatron.config import KernelsConfig, ModelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.inputs import Inputs
 from aspo_megatron.models.qwen3_moe import ROWS
 from aspo_megatron.parallel.context import context_slice
-from aspo_megatron.parallel.kernels import Kernels, Machine, choose_kernels
-from aspo_megatron.parallel.packages import Packages, find_packages
+from aspo_megatron.parallel.kernels import Kernels, Machine, advice, choose_kernels
+from aspo_megatron.parallel.packages import Packages, engine_window, find_packages
 from aspo_megatron.parallel.platform import CpuPlatform, attend, attend_backward
 
 NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
-ENGINE = replace(NOTHING, transformer_engine=(2, 9), triton=True)
+WINDOW = SpecifierSet("<2.12.0,>=2.9.0a0")
+ENGINE = replace(NOTHING, transformer_engine=Version("2.11.0+abc"), triton=True, engine_window=WINDOW)
 APEX = replace(NOTHING, apex=True, apex_gradient_kernels=True, triton=True)
 CPU = Machine(NOTHING, None, "g++", compiler_found=True)
 AMPERE = Machine(ENGINE, (8, 0), "Triton", compiler_found=True)
 HOPPER = replace(AMPERE, capability=(9, 0))
+ADA, BLACKWELL, GEFORCE_BLACKWELL = (replace(AMPERE, capability=number) for number in ((8, 9), (10, 0), (12, 0)))
 BARE_GPU = Machine(NOTHING, (9, 0), "Triton", compiler_found=False)
+
+
+def with_engine(version: str, machine: Machine = HOPPER) -> Machine:
+    return replace(machine, packages=replace(machine.packages, transformer_engine=Version(version)))
 
 
 def choose(machine: Machine, *, experts: bool = False, **settings: Any) -> Kernels:
@@ -42,9 +53,14 @@ def test_defaults_take_what_there_is() -> None:
         transformer_engine=True, fusion=True, rope_fusion=True, gradient_fusion=True, compiled_log_prob=True
     )
     assert choose(HOPPER) == engine
-    assert choose(HOPPER, experts=True) == replace(engine, grouped_gemm=True)
-    old = replace(HOPPER, packages=replace(ENGINE, transformer_engine=(1, 10)))
-    assert choose(old, experts=True) == engine
+    assert choose(HOPPER, experts=True) == replace(engine, grouped_gemm=True, expert_fusion=True)
+
+
+def test_kernels_for_experts_that_do_not_compile_are_not_taken() -> None:
+    """Those of Transformer Engine 2.9 do not with the Triton of a torch that runs here."""
+    assert choose(with_engine("2.9.0"), experts=True).grouped_gemm
+    assert not choose(with_engine("2.9.0"), experts=True).expert_fusion
+    assert choose(with_engine("2.10.0"), experts=True).expert_fusion
 
 
 def test_all_can_be_switched_off() -> None:
@@ -53,17 +69,32 @@ def test_all_can_be_switched_off() -> None:
         "fusion": False,
         "gradient_fusion": False,
         "grouped_gemm": False,
+        "expert_fusion": False,
         "log_prob": "eager",
     }
     assert choose(HOPPER, experts=True, **settings) == Kernels()
 
 
-@pytest.mark.parametrize("recipe", ["delayed", "blockwise", "tensorwise"])
-def test_fp8(recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "tokens"), [("delayed", 16), ("blockwise", 128), ("tensorwise", 16)])
+def test_fp8(recipe: str, tokens: int) -> None:
     chosen = choose(HOPPER, fp8="hybrid", fp8_recipe=recipe)
-    assert (chosen.fp8, chosen.fp8_recipe, chosen.token_multiple) == ("hybrid", recipe, 16)
-    blackwell = replace(HOPPER, capability=(10, 0))
-    assert choose(blackwell, fp8="e4m3", fp8_recipe="mxfp8").token_multiple == 32
+    assert (chosen.fp8, chosen.fp8_recipe, chosen.token_multiple) == ("hybrid", recipe, tokens)
+    assert choose(BLACKWELL, fp8="e4m3", fp8_recipe="mxfp8").token_multiple == 32
+
+
+@pytest.mark.parametrize(
+    ("machine", "cuda", "recipe"),
+    [
+        (ADA, "13.0", "tensorwise"),
+        (HOPPER, "13.0", "blockwise"),
+        (HOPPER, "12.8", "tensorwise"),
+        (BLACKWELL, "13.0", "mxfp8"),
+        (GEFORCE_BLACKWELL, "13.0", "tensorwise"),
+    ],
+)
+def test_the_recipe_of_fp8_is_that_of_the_gpu(machine: Machine, cuda: str, recipe: str) -> None:
+    machine = replace(machine, packages=replace(ENGINE, cuda=Version(cuda)))
+    assert choose(machine, fp8="hybrid").fp8_recipe == recipe
 
 
 @pytest.mark.parametrize(
@@ -72,13 +103,37 @@ def test_fp8(recipe: str) -> None:
         (CPU, {"layers": "transformer_engine"}, "layers=transformer_engine: needs a GPU"),
         (BARE_GPU, {"layers": "transformer_engine"}, "Transformer Engine is not installed"),
         (CPU, {"fp8": "hybrid"}, r"model\.kernels\.fp8=hybrid: needs a GPU"),
-        (BARE_GPU, {"fp8": "hybrid"}, "needs the layers of Transformer Engine, but it is not installed"),
+        (
+            BARE_GPU,
+            {"fp8": "hybrid"},
+            "needs the layers of Transformer Engine, but Transformer Engine is not installed",
+        ),
         (
             HOPPER,
             {"fp8": "e4m3", "layers": "local"},
             "needs the layers of Transformer Engine, but model.kernels",
         ),
-        (AMPERE, {"fp8": "e4m3"}, r"fp8_recipe=delayed: needs a GPU of compute capability 8\.9, this one has 8\.0"),
+        (AMPERE, {"fp8": "e4m3"}, r"fp8_recipe=tensorwise: needs a GPU of compute capability 8\.9, this one has 8\.0"),
+        (ADA, {"fp8": "e4m3", "fp8_recipe": "blockwise"}, r"blockwise: needs a GPU of compute capability 9\.0"),
+        (
+            replace(HOPPER, packages=replace(ENGINE, cuda=Version("12.8"))),
+            {"fp8": "e4m3", "fp8_recipe": "blockwise"},
+            r"fp8_recipe=blockwise: needs CUDA 12\.9, this torch is built for 12\.8",
+        ),
+        (
+            GEFORCE_BLACKWELL,
+            {"fp8": "e4m3", "fp8_recipe": "mxfp8"},
+            r"mxfp8: Transformer Engine has it for compute capability 10 and 11, this GPU has 12\.0",
+        ),
+        (
+            with_engine("2.12.0"),
+            {"layers": "transformer_engine"},
+            r"Transformer Engine 2\.12\.0 is installed, and this megatron-core is made for <2\.12\.0,>=2\.9\.0a0 "
+            r"\(pip install --no-build-isolation 'transformer_engine\[pytorch\]<2\.12\.0,>=2\.9\.0a0'\)",
+        ),
+        (with_engine("2.8.0"), {"fp8": "e4m3"}, r"Transformer Engine, but Transformer Engine 2\.8\.0 is installed"),
+        (with_engine("2.9.0"), {"expert_fusion": True}, r"Transformer Engine 2\.10 or newer, this one has 2\.9\.0"),
+        (BARE_GPU, {"expert_fusion": True}, "expert_fusion=true: needs a GPU and the layers of Transformer Engine"),
         (HOPPER, {"fp8": "e4m3", "fp8_recipe": "mxfp8"}, r"mxfp8: needs a GPU of compute capability 10\.0"),
         (CPU, {"gradient_fusion": True}, "NVIDIA Apex built with its CUDA extensions"),
         (
@@ -86,7 +141,7 @@ def test_fp8(recipe: str) -> None:
             {"gradient_fusion": True},
             "the package `apex` that is installed is an unrelated web toolkit",
         ),
-        (BARE_GPU, {"grouped_gemm": True}, r"grouped_gemm=true: needs a GPU and Transformer Engine 1\.11"),
+        (BARE_GPU, {"grouped_gemm": True}, "grouped_gemm=true: needs a GPU and the layers of Transformer Engine"),
         (BARE_GPU, {"log_prob": "compiled"}, "log_prob=compiled: needs Triton, which is not installed"),
     ],
 )
@@ -95,8 +150,41 @@ def test_what_is_missing_is_named(machine: Machine, settings: dict[str, Any], me
         choose(machine, experts=True, **settings)
 
 
-def test_grouped_gemm_is_no_matter_without_experts() -> None:
-    assert not choose(BARE_GPU, grouped_gemm=True).grouped_gemm
+def test_kernels_for_experts_are_no_matter_without_experts() -> None:
+    chosen = choose(BARE_GPU, grouped_gemm=True, expert_fusion=True)
+    assert not chosen.grouped_gemm
+    assert not chosen.expert_fusion
+
+
+@pytest.mark.parametrize("version", ["2.8.0", "2.12.0", "2.13.0.dev0+1a2b3c"])
+def test_transformer_engine_that_megatron_is_not_made_for_is_left_alone(version: str) -> None:
+    assert not choose(with_engine(version)).transformer_engine
+    (line,) = advice(ModelConfig(path=Path("m"), dtype="bfloat16"), with_engine(version))
+    assert f"model.kernels.layers=auto: Transformer Engine {version} is installed" in line
+    local = ModelConfig(path=Path("m"), dtype="bfloat16", kernels=KernelsConfig(layers="local"))
+    assert advice(local, with_engine(version)) == []
+
+
+@pytest.mark.parametrize("version", ["2.9.0a0", "2.9.0+70f5366", "2.11.0"])
+def test_transformer_engine_that_megatron_is_made_for_is_taken(version: str) -> None:
+    assert choose(with_engine(version), layers="transformer_engine").transformer_engine
+    assert advice(ModelConfig(path=Path("m"), dtype="bfloat16"), with_engine(version)) == []
+
+
+def test_the_window_of_transformer_engine_is_that_of_megatrons_metadata() -> None:
+    bound = 'transformer-engine[core_cu13,pytorch]<2.12.0,>=2.9.0a0; extra == "dev"'
+    assert engine_window(["torch>=2.6.0", bound]) == WINDOW
+    assert find_packages().engine_window == WINDOW
+    unbound = 'transformer-engine[core_cu13,pytorch]; extra == "dev"'
+    assert engine_window(["torch>=2.6.0", unbound]).contains("2.17.1")
+    assert not engine_window([unbound]).contains("2.8.0")
+
+
+def test_fp32_on_a_gpu_is_told() -> None:
+    (line,) = advice(ModelConfig(path=Path("m")), HOPPER)
+    assert "Set model.dtype=bfloat16" in line
+    assert advice(ModelConfig(path=Path("m"), dtype="bfloat16"), HOPPER) == []
+    assert advice(ModelConfig(path=Path("m")), CPU) == []
 
 
 def test_this_process_has_no_gpu_platform_on_a_cpu() -> None:
@@ -120,6 +208,26 @@ def test_apex_is_told_from_its_namesake(tmp_path: Path, monkeypatch: pytest.Monk
     assert (found.apex, found.other_apex, found.fused_adam) == (True, False, "Apex")
 
 
+@pytest.mark.parametrize("place", [".", "transformer_engine", "transformer_engine/wheel_lib"])
+def test_transformer_engine_is_found_with_its_part_for_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Without `[pytorch]` pip installs a package that cannot be imported for torch."""
+    for folder in (tmp_path / "transformer_engine", tmp_path / "transformer_engine-2.9.0a0+1a2b3c.dist-info"):
+        folder.mkdir()
+    (tmp_path / "transformer_engine" / "__init__.py").write_text("raise ImportError('it must not be imported')")
+    metadata = "Metadata-Version: 2.1\nName: transformer_engine\nVersion: 2.9.0a0+1a2b3c\n"
+    (tmp_path / "transformer_engine-2.9.0a0+1a2b3c.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_packages().transformer_engine is None
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "transformer_engine_torch.cpython-311-x86_64-linux-gnu.so").touch()
+    found = find_packages()
+    assert found.transformer_engine == Version("2.9.0a0+1a2b3c")
+    assert found.engine_lack is None
+    assert found.fused_adam == "Transformer Engine"
+
+
 def test_names_of_grouped_experts() -> None:
     names = {row.megatron_name(1, 3, True, True) for row in ROWS if row.per_expert}
     assert names == {f"decoder.layers.1.mlp.experts.linear_fc{part}.weight3" for part in (1, 2)}
@@ -129,7 +237,7 @@ def test_names_of_grouped_experts() -> None:
 
 def test_tokens_are_padded_for_fp8() -> None:
     spans = (Span(0, 19), Span(19, 30, 0, 19))
-    own = context_slice(spans, 1, 0, choose(HOPPER, fp8="hybrid").token_multiple)
+    own = context_slice(spans, 1, 0, choose(HOPPER, fp8="hybrid", fp8_recipe="tensorwise").token_multiple)
     assert own.tokens.tolist() == [*range(30), -1, -1]
 
 
@@ -144,3 +252,33 @@ def test_flash_attention_is_called_as_torch_wants_it(causal: bool) -> None:
         gradients = attend_backward(grad, q, k, v, out, lse, causal, 0.1)
     assert (out.shape, out.dtype, lse.shape, lse.dtype) == (q.shape, q.dtype, (3, 130, 4), torch.float32)
     assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, v.shape]
+
+
+@pytest.mark.parametrize("leader", [True, False])
+def test_a_run_tells_once_what_it_should(
+    leader: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The leader does, before the model is loaded."""
+
+    class ModelIsNextError(Exception):
+        pass
+
+    def next_is_the_model(*_: Any) -> None:
+        raise ModelIsNextError
+
+    monkeypatch.setattr(train_rank, "from_leader", lambda value: value)
+    monkeypatch.setattr(train_rank, "own_servers", next_is_the_model)
+    problems = {"kind": "reasoning_gym", "family": "spell_backward", "size": 1}
+    config = RunConfig.model_validate(
+        {
+            "output_dir": tmp_path,
+            "model": {"path": "m"},
+            "data": {"train": problems},
+            "reward": {"kind": "reasoning_gym"},
+        }
+    )
+    topology: Any = SimpleNamespace(is_leader=leader, platform=SimpleNamespace(machine=HOPPER, device="cuda"))
+    inputs: Any = Inputs(*[None] * 4)
+    with pytest.raises(ModelIsNextError):
+        train_rank._train(config, inputs, topology, rewards=SimpleNamespace())
+    assert capsys.readouterr().out.count("model.dtype=float32 on a GPU") == leader
