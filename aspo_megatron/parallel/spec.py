@@ -68,7 +68,12 @@ def transformer_config(
     Options of megatron-core that give wrong results silently, or need more than is here, cannot be reached from our
     configuration; they are set here: point-to-point communication under virtual stages (`batch_p2p_comm` with
     pp=2 mixes up the stages' tensors), dropping of experts' tokens.
+
+    Raises:
+        ConfigError: for a size that has no products in the FP8 of `kernels`.
     """
+    if kernels.fp8:
+        _check_fp8_sizes(family, topology, kernels.fp8_recipe)
     dtype = getattr(torch, settings.dtype)
     return TransformerConfig(
         num_layers=family.num_layers,
@@ -118,6 +123,29 @@ def transformer_config(
         # of passes differs between replicas.
         tp_only_amax_red=True,
     )
+
+
+def _check_fp8_sizes(family: Family, topology: Topology, recipe: str) -> None:
+    """What Transformer Engine asserts: 16 numbers (`mxfp8`: 32) at a time; whole blocks where it gathers tokens."""
+    multiple = 32 if recipe == "mxfp8" else 16
+    gathered = 128 if recipe == "blockwise" and topology.sequence_parallel else multiple
+    heads = family.num_heads + 2 * family.num_kv_heads
+    tp, etp = topology.tp, topology.etp
+    sizes = [
+        ("hidden_size", family.hidden_size, gathered),
+        (f"the heads' width over tp={tp}", family.num_heads * family.head_dim // tp, multiple),
+        (f"the width of queries, keys and values over tp={tp}", heads * family.head_dim // tp, multiple),
+    ]
+    if family.num_experts:
+        sizes.append((f"moe_intermediate_size over etp={etp}", family.expert_ffn_size // etp, multiple))
+    else:
+        sizes.append((f"intermediate_size over tp={tp}", family.ffn_hidden_size // tp, multiple))
+    for name, size, wanted in sizes:
+        if size % wanted:
+            raise ConfigError(
+                f"model.kernels.fp8_recipe={recipe}: {name} is {size}, not a multiple of {wanted}; take another recipe "
+                "or layout, or fp8=none"
+            )
 
 
 _RECOMPUTE: dict[str, Callable[[Family], dict[str, Any]]] = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,6 +22,7 @@ from aspo_megatron import losses
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.kernels import Kernels, Machine
 from aspo_megatron.parallel.model import build_model
@@ -125,6 +128,35 @@ def test_replicas_with_other_numbers_of_micro_batches_need_not_meet_for_fp8(
 ) -> None:
     for maxima, replica in ranks.run(parallel.world_size, maxima_groups, parallel, folders["llama"]):
         assert sorted(maxima) == replica
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parallel", "sizes", "message"),
+    [
+        ("blockwise", ParallelConfig(tp=2), {}, None),
+        ("blockwise", ParallelConfig(tp=2, sequence_parallel=True), {}, "hidden_size is 576, not a multiple of 128"),
+        ("tensorwise", ParallelConfig(tp=2, sequence_parallel=True), {}, None),
+        (
+            "mxfp8",
+            ParallelConfig(tp=2),
+            {"ffn_hidden_size": 96},
+            "intermediate_size over tp=2 is 48, not a multiple of 32",
+        ),
+        ("delayed", ParallelConfig(tp=2), {"num_heads": 3, "head_dim": 16}, "heads' width over tp=2 is 24"),
+        ("delayed", ParallelConfig(), {"num_experts": 4, "expert_ffn_size": 24}, "moe_intermediate_size over etp=1"),
+    ],
+)
+def test_sizes_that_fp8_has_no_products_for_are_refused(
+    folders: dict[str, Path], recipe: str, parallel: ParallelConfig, sizes: dict[str, int], message: str | None
+) -> None:
+    wide = {"hidden_size": 576, "num_heads": 16, "num_kv_heads": 8, "head_dim": 64, "ffn_hidden_size": 1536}
+    family = replace(read_family(folders["llama"]), **(wide | sizes))
+    topology: Any = SimpleNamespace(
+        tp=parallel.tp, cp=1, pp=1, vpp=1, ep=1, etp=1, sequence_parallel=parallel.sequence_parallel
+    )
+    kernels = Kernels(fp8="hybrid", fp8_recipe=recipe)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        transformer_config(family, topology, ModelConfig(path=folders["llama"]), kernels)
 
 
 def routed(folder: Path, fused: bool) -> tuple[Tensor, Tensor]:
