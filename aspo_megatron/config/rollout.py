@@ -62,10 +62,11 @@ class ServersConfig(Section):
     recovery_minutes: NonNegativeFloat = Field(
         10.0, description="How long a run without any server waits, its state saved, for one to come back."
     )
-    sync: Literal["distributed", "tensor", "disk"] = Field(
-        "distributed",
+    sync: Literal["auto", "distributed", "tensor", "disk"] = Field(
+        "auto",
         description="How weights get there: by a broadcast (NCCL or gloo); in requests, and by memory that is shared "
-        "with servers on this machine (CUDA IPC on a GPU); or by a folder that all machines see (RUN/sync).",
+        "with servers on this machine (CUDA IPC on a GPU); or by a folder that all machines see (RUN/sync). auto: "
+        "`distributed`, but `tensor` for the run's own servers where NCCL cannot connect them with it.",
     )
     bucket_mib: PositiveInt = Field(256, description="Weights are gathered and sent in pieces of about this size.")
     sync_timeout_seconds: PositiveFloat = Field(300.0, description="A server that takes a piece longer is left out.")
@@ -79,7 +80,9 @@ class ServersConfig(Section):
         description="Syncs between proofs that servers compute as the trainer does, from the first on; 0: none.",
     )
     probe_tolerance: PositiveFloat | None = Field(
-        None, description="Largest mean difference of a probe's log-probs; null: 1e-4 in float32, 0.05 in bfloat16."
+        None,
+        description="By how much 90 % of a probe's log-probs may differ; null: 1e-4 in float32; in bfloat16 0.2, and "
+        "0.5 of a model with experts.",
     )
 
     @model_validator(mode="after")

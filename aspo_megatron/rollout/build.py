@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.config import RunConfig
-from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.exchange import from_leader, rank
@@ -22,6 +21,7 @@ from aspo_megatron.rollout.ends import end_of_sequence_ids
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key, read_api_key
 from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sync_way import Way, way_to_servers
 from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
 from aspo_megatron.rollout.weight_sync import Transport
 
@@ -33,13 +33,14 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
     """The servers that the run starts itself, on the leader: being started, and ended with the context.
 
     Raises:
-        UserError: they cannot be started.
+        UserError: they cannot be started, or not be given weights as `sync` says.
     """
     servers = config.rollout.servers
     if config.rollout.engine == "embedded" or servers.addresses or rank() > 0:
         yield None
         return
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    servers = servers.model_copy(update={"sync": way_to_servers(servers, device.type, True, tell)})
     with LocalServers(
         servers, ServedModel.of(config.model), device.type, config.output_dir / "logs", tell, ranks_here
     ) as local:
@@ -72,10 +73,12 @@ def engine_of(
     # In rounds, as the other ranks' patience with a collective has an end.
     while not from_leader(local is None or local.ready(_ROUND_SECONDS)):
         pass
+    started = from_leader(None if local is None else (local.urls, local.way))
+    urls, way = started or (servers.addresses, way_to_servers(servers, device.type, False, tell))
     engine = SGLangEngine(
         servers,
-        from_leader(local.urls if local is not None else servers.addresses),
-        _transport(config, family, device, local is not None),
+        urls,
+        _transport(config, family, device, way, local is not None),
         hf_sizes(family.rows, family.shape(tp=1)),
         family.shape(tp=1).vocab_size,
         end_of_sequence_ids(config.model.path, tokenizer),
@@ -86,18 +89,13 @@ def engine_of(
         yield engine
 
 
-def _transport(config: RunConfig, family: Family, device: torch.device, own: bool) -> Transport:
+def _transport(config: RunConfig, family: Family, device: torch.device, way: Way, own: bool) -> Transport:
     """`own`: the run has started the servers itself."""
     servers = config.rollout.servers
-    if servers.sync == "tensor":
+    if way == "tensor":
         # Those started elsewhere may not see this GPU; they are given the weights in the machine's memory.
         return TensorTransport(servers.tp, servers.sync_timeout_seconds, own)
-    if servers.sync == "distributed":
-        if servers.colocate and device.type == "cuda":
-            raise UserError(
-                "rollout.servers.sync=distributed: NCCL does not connect two processes of one GPU, which "
-                "rollout.servers.colocate makes of trainer and server; set rollout.servers.sync=tensor"
-            )
+    if way == "distributed":
         backend = "nccl" if device.type == "cuda" else "gloo"
         return DistributedTransport(backend, servers.tp, servers.sync_timeout_seconds)
 

@@ -25,16 +25,12 @@ import torch
 from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.addresses import free_ports, is_loopback
+from aspo_megatron.rollout.server_environment import server_environment
+from aspo_megatron.rollout.sync_way import Way
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
 _TAIL_LINES = 15
-_FOR_RANKS = {
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("OMP_NUM_THREADS", "CUDA_DEVICE_MAX_CONNECTIONS"),
-}
-_NCCL = {"NCCL_CUMEM_ENABLE": "-2", "NCCL_NVLS_ENABLE": "2"}
-"""NCCL's own defaults. SGLang would turn both off, and NCCL connects GPUs of a machine only where both sides agree."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +117,11 @@ class LocalServers:
     def urls(self) -> tuple[str, ...]:
         """The servers' addresses."""
         return tuple(server.url for server in self._servers)
+
+    @property
+    def way(self) -> Way:
+        """How they are made ready to be given weights."""
+        return "distributed" if self._config.sync == "auto" else self._config.sync
 
     @property
     def failure(self) -> str | None:
@@ -220,6 +221,8 @@ def server_command(
         command += ["--load-format", "dummy"]
     if config.colocate and device == "cuda":
         command += ["--enable-memory-saver"]
+    if model.dtype == "bfloat16" and device == "cuda":
+        command += ["--enable-fp32-lm-head"]  # the trainer's logits are fp32; rounded ones are off by hundredths
     if config.memory_fraction is not None:
         command += ["--mem-fraction-static", str(config.memory_fraction)]
     if settings is not None:
@@ -230,30 +233,6 @@ def server_command(
         if config.memory_fraction is None:
             command += ["--mem-fraction-static", "0.1"]
     return [*command, *config.extra_args]
-
-
-def server_environment(config: ServersConfig, device: str, number: int, env: os._Environ[str]) -> dict[str, str]:
-    """A server's environment: without what tells this process that it is a rank, with GPUs counted from the last."""
-    kept = {name: value for name, value in env.items() if not _is_for_ranks(name, value)}
-    if device == "cpu":
-        return kept | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
-    if config.sync != "tensor":
-        kept = _NCCL | kept
-    visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if visible == [""]:
-        visible = [str(index) for index in range(torch.cuda.device_count())]
-    first = len(visible) - (number + 1) * config.tp
-    own = visible[first : first + config.tp]
-    if config.sync == "tensor" and visible[0] not in own:
-        own.append(visible[0])  # the trainer's leader is there; only a GPU that is seen can have its memory opened
-    return kept | {"CUDA_VISIBLE_DEVICES": ",".join(own)}
-
-
-def _is_for_ranks(name: str, value: str) -> bool:
-    """Whether an environment variable is for a rank, and not for what it starts."""
-    # SGLang's memory saver has segments of its own, and cannot do with these.
-    allocator = name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") and "expandable_segments" in value
-    return allocator or name in _FOR_RANKS or name.startswith("ASPO_")
 
 
 def _settings_file(config: ServersConfig) -> Path | None:

@@ -17,9 +17,11 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 
+from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.addresses import address_towards, free_ports, is_loopback
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 from aspo_megatron.rollout.shared_bucket import SharedBucket, has_room
+from aspo_megatron.rollout.sync_way import refuse_other_nccl
 from aspo_megatron.rollout.transfer_group import TransferGroup
 from aspo_megatron.rollout.weight_sync import Prepared
 
@@ -29,6 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _JOIN_SECONDS = 60.0
 _LEAVE_SECONDS = 10.0
+_REASON_SECONDS = 3.0
 _SPARE_SECONDS = 60.0
 """By how much NCCL is more patient than the request: it is the request that finds out what is wrong, and says it."""
 
@@ -188,7 +191,7 @@ class DistributedTransport:
         sending = _beside(group.send, prepared.tensors)
         try:
             await _both(client, "/update_weights_from_distributed", body, self._timeout, sending)
-        except ServerError:
+        except (ServerError, UserError):
             _beside(group.abandon)  # not waited for: other servers are at their buckets
             raise
 
@@ -213,6 +216,7 @@ async def _both(client: ServerClient, path: str, body: bytes, timeout_seconds: f
 
     Raises:
         ServerError: either failed.
+        UserError: because their versions of NCCL differ.
     """
     request = asyncio.ensure_future(client.post(path, body, timeout_seconds))
     try:
@@ -220,7 +224,13 @@ async def _both(client: ServerClient, path: str, body: bytes, timeout_seconds: f
         if request.done():
             request.result()
         return ours.result() if ours.done() else await ours
+    except ServerError as fault:
+        if "NCCL" in str(fault):
+            await asyncio.wait((ours,), timeout=_REASON_SECONDS)  # for what NCCL says here, which is more
+            refuse_other_nccl(client.url, str(ours.exception()) if ours.done() else str(fault))
+        raise
     except RuntimeError as error:
+        refuse_other_nccl(client.url, str(error))
         raise ServerError(client.url, f"{path}: {str(error).splitlines()[0]}") from error
     finally:
         request.cancel()

@@ -102,7 +102,7 @@ def test_an_engine_that_shares_the_trainers_memory_takes_turns(rollout: dict[str
         resume_memory=lambda what: calls.append(f"resume {what}"),
         update_weights=lambda tensors, version: calls.append("update") or {},
     )
-    model: Any = SimpleNamespace(shape=SimpleNamespace(vocab_size=9), hf_tensors=lambda bucket_bytes: [])
+    model: Any = SimpleNamespace(shape=SimpleNamespace(vocab_size=9, num_experts=0), hf_tensors=lambda bucket_bytes: [])
     config = RunConfig.model_validate(
         {
             "output_dir": "run",

@@ -21,8 +21,8 @@ from aspo_megatron.rollout.server import (
     exposed_without_key,
     read_api_key,
     server_command,
-    server_environment,
 )
+from aspo_megatron.rollout.server_environment import server_environment
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 
@@ -41,6 +41,13 @@ def test_a_server_on_gpus() -> None:
     assert (found["--host"], found["--port"], found["--mem-fraction-static"]) == ("127.0.0.1", "30001", "0.7")
     assert command[-1] == "--enable-metrics"
     assert not {"--device", "--attention-backend", "--load-format", "--max-total-tokens", "--api-key"} & set(found)
+
+
+def test_logits_are_fp32_as_the_trainers() -> None:
+    flag = "--enable-fp32-lm-head"
+    assert flag in server_command(ServersConfig(), MODEL, "cuda", 30000)
+    assert flag not in server_command(ServersConfig(), ServedModel(Path("m"), "float32", False), "cuda", 30000)
+    assert flag not in server_command(ServersConfig(), MODEL, "cpu", 30000)  # there it multiplies in fp32, slowly
 
 
 def test_a_server_on_cpu_of_a_model_without_weights() -> None:
