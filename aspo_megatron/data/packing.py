@@ -8,7 +8,7 @@ last token of a response, which predicts nothing, is not computed at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,17 +56,13 @@ class PackedBatch:
         """T, the tokens that go through the model."""
         return int(self.input_ids.numel())
 
-    def scored(self, tokens: Tensor) -> PackedBatch:
+    def of_tokens(self, tokens: Tensor | slice) -> PackedBatch:
         """The batch of these of the R scored tokens alone, for what looks at each token by itself."""
         names = ("targets", "mask", "weights", "advantages", "old_log_probs", "ref_log_probs", "rollout_log_probs")
         chosen: dict[str, Any] = {name: getattr(self, name)[tokens] for name in names}
-        return replace(self, **chosen, cu_seqlens=torch.tensor([0, len(tokens)], device=tokens.device))
-
-    def to(self, device: torch.device) -> PackedBatch:
-        """The same batch with its tensors on `device`."""
-        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return PackedBatch(**moved)
+        count = len(chosen["targets"])
+        # Not a tensor of two given numbers, which a GPU would have to wait for.
+        return replace(self, **chosen, cu_seqlens=torch.arange(2, device=self.cu_seqlens.device) * count)
 
 
 def packed_length(samples: Sequence[Sample]) -> int:

@@ -47,8 +47,8 @@ class SpanAttentionParams(PackedSeqParams):
     blocks: list[Block] = field(default_factory=list)
 
 
-def plan_blocks(own: ContextSlice, device: torch.device) -> SpanAttentionParams:
-    """The blocks of this rank's queries; made once for a micro-batch, used by every layer.
+def plan_blocks(own: ContextSlice) -> SpanAttentionParams:
+    """The blocks of this rank's queries, on the CPU; made once for a micro-batch, used by every layer.
 
     Queries are numbered among the local tokens, keys among the tokens of all context-parallel ranks.
     """
@@ -65,7 +65,7 @@ def plan_blocks(own: ContextSlice, device: torch.device) -> SpanAttentionParams:
             queries = torch.arange(first.local, last.local + last.stop - last.start)
             shapes[len(queries), len(keys), False].append((queries, keys))
     blocks = [
-        Block(torch.stack([q for q, _ in runs]).to(device), torch.stack([k for _, k in runs]).to(device), causal)
+        Block(torch.stack([q for q, _ in runs]), torch.stack([k for _, k in runs]), causal)
         # Causal blocks first: each query has exactly one, which starts its sums.
         for (_, _, causal), runs in sorted(shapes.items(), key=lambda entry: (not entry[0][2], entry[0]))
     ]

@@ -16,11 +16,12 @@ from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row
-from aspo_megatron.parallel.attention import plan_blocks
-from aspo_megatron.parallel.context import ContextSlice, context_slice, spread
+from aspo_megatron.parallel.context import spread
 from aspo_megatron.parallel.kernels import Kernels
 from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
+from aspo_megatron.parallel.micro_batch import MicroBatch
 from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
+from aspo_megatron.parallel.token_rows import take
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.parallel.vocabulary import chunk_for
 
@@ -72,24 +73,23 @@ class ModelChunk(GPTModel):
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 
     def forward(
-        self, batch: PackedBatch, temperature: float, chunk: int | None, derivative: BatchDerivative | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-probs and entropy of the batch's R response tokens, [2, R], fp32, the same on all tp and cp ranks.
+        self, micro_batch: MicroBatch, temperature: float, chunk: int | None, derivative: BatchDerivative | None = None
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Log-probs and entropy of the batch's R response tokens, [R] each, fp32, the same on all tp and cp ranks.
 
         See `token_log_probs`. With the `derivative` of a token-wise loss: a scalar 0 whose backward gives its gradient
         (the weight's is added to `main_grad` at once, see `token_objective`), and the log-probs and entropy without
         gradient. From any chunk but the last: the hidden states for the next one.
         """
         topology = self.topology
-        multiple = self._kernels.token_multiple * (topology.tp if topology.sequence_parallel else 1)
-        own = context_slice(batch.spans, topology.cp, topology.cp_rank, multiple)
-        hidden = self.hidden_states(batch, own)
+        hidden = self.hidden_states(micro_batch)
         if not self.is_last:
             return hidden
         if topology.sequence_parallel:
             # Every rank goes on with all tokens and the log-prob sums its gradient over tp, so split it here.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
-        mine, local = (index.to(hidden.device) for index in own.locate(batch.predictors.cpu()))
+        hidden = take(hidden.squeeze(1), micro_batch.predictors)
+        own = micro_batch.scored
         tied = self.shape.tied_embeddings
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
         options: dict[str, Any] = {
@@ -100,46 +100,35 @@ class ModelChunk(GPTModel):
             "compiled": self._kernels.compiled_log_prob,
         }
         if derivative is None:
-            result = torch.stack(token_log_probs(hidden[local, 0], weight, batch.targets[mine], **options))
-            return self._on_all_cp_ranks(result, mine, batch)
+            return self._on_all_cp_ranks(token_log_probs(hidden, weight, own.targets, **options), micro_batch)
 
         def of_chunk(tokens: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor | None]:
-            return derivative(batch.scored(mine[tokens]), log_probs, entropy)
+            return derivative(own.of_tokens(tokens), log_probs, entropy)
 
         anchor, *values = token_objective(
-            hidden[local, 0], weight, batch.targets[mine], of_chunk, weight_grad=weight.main_grad, **options
+            hidden, weight, own.targets, of_chunk, weight_grad=weight.main_grad, **options
         )
-        return anchor, self._on_all_cp_ranks(torch.stack(values), mine, batch)
+        return anchor, self._on_all_cp_ranks((values[0], values[1]), micro_batch)
 
-    def _on_all_cp_ranks(self, values: Tensor, mine: Tensor, batch: PackedBatch) -> Tensor:
+    def _on_all_cp_ranks(self, values: tuple[Tensor, Tensor], micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Losses may need whole responses: all cp ranks go on with all tokens."""
         if self.topology.cp == 1:
             return values
-        return spread(values, mine, len(batch.targets), self.topology.cp_group)
+        size = len(micro_batch.batch.targets)
+        log_probs, entropy = spread(values, micro_batch.mine, size, self.topology.cp_group)
+        return log_probs, entropy
 
-    def hidden_states(self, batch: PackedBatch, own: ContextSlice) -> Tensor:
+    def hidden_states(self, micro_batch: MicroBatch) -> Tensor:
         """What this chunk makes of the batch: [local tokens (over tp under sequence parallelism), 1, size]."""
-        tokens = own.tokens.clamp(min=0).to(batch.input_ids.device)  # padding may be any token: nothing attends to it
-        ids, positions = (
-            values[tokens] if batch.num_tokens else torch.zeros_like(tokens)
-            for values in (batch.input_ids, batch.positions)
-        )
+        ids = micro_batch.input_ids[None]
         hidden: Tensor = self.decoder(
-            hidden_states=self.embedding(input_ids=ids[None], position_ids=None) if self.pre_process else None,
+            hidden_states=self.embedding(input_ids=ids, position_ids=None) if self.pre_process else None,
             attention_mask=None,
-            rotary_pos_emb=self._rotary(positions),
-            packed_seq_params=plan_blocks(own, ids.device),
-            padding_mask=self._padding(own).to(ids.device),
+            rotary_pos_emb=self._rotary(micro_batch.positions),
+            packed_seq_params=micro_batch.attention,
+            padding_mask=micro_batch.padding,
         )
         return hidden
-
-    def _padding(self, own: ContextSlice) -> Tensor:
-        """[1, tokens of this rank]: True where there is none, which experts' load then leaves out."""
-        padding = own.tokens < 0
-        topology = self.topology
-        if topology.sequence_parallel:
-            padding = padding.chunk(topology.tp)[topology.tp_rank]
-        return padding[None]
 
     def held(self) -> Iterator[Held]:
         """Every parameter of this chunk with its row.

@@ -99,27 +99,30 @@ def runs_of(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     return found
 
 
-def spread(values: Tensor, positions: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
-    """[n, size] on every rank of `group`, from each rank's columns `values` [n, own] at `positions`.
+def spread(values: Sequence[Tensor], positions: Tensor, size: int, group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+    """Tensors [size] on every rank of `group`, from each rank's `values` [own] at `positions`. One collective for all.
 
-    For what all ranks of the group go on with in the same way: backward hands each rank the gradient of its columns.
+    For what all ranks of the group go on with in the same way: backward hands each rank the gradient of its values.
     """
-    spread_out: Tensor = _Spread.apply(values, positions, size, group)  # type: ignore[no-untyped-call]
-    return spread_out
+    whole: tuple[Tensor, ...] = _Spread.apply(positions, size, group, *values)  # type: ignore[no-untyped-call]
+    return whole
 
 
 class _Spread(torch.autograd.Function):
     """Saves the positions."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, positions: Tensor, size: int, group: dist.ProcessGroup) -> Tensor:
+    def forward(
+        ctx: Any, positions: Tensor, size: int, group: dist.ProcessGroup, *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # what the loss does not use gets no gradient, not zeros
         ctx.save_for_backward(positions)
-        whole = values.new_zeros(values.size(0), size)
-        whole[:, positions] = values
+        whole = values[0].new_zeros(len(values), size)
+        whole.index_copy_(1, positions, torch.stack(values))
         dist.all_reduce(whole, group=group)
-        return whole
+        return tuple(row.clone() for row in whole)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (positions,) = ctx.saved_tensors
-        return grad[:, positions], None, None, None
+        return None, None, None, *(None if grad is None else grad.index_select(0, positions) for grad in grads)

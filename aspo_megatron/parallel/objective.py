@@ -33,6 +33,20 @@ class Objective(Protocol):
         """Loss at each token, [R], and what to log."""
         ...
 
+    def per_token(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> Tensor:
+        """The loss at each token, [R], alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The parts of a policy objective: `policy` is the loss's value times the `weights` of the rollout correction."""
+
+    loss: LossOutput
+    policy: Tensor
+    weights: Tensor | None
+    divergence: Stat | None
+
 
 @dataclass(frozen=True)
 class PolicyObjective:
@@ -57,27 +71,48 @@ class PolicyObjective:
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
-        old_log_probs = log_probs.detach() if self.on_policy else batch.old_log_probs
-        output = self.loss(
+        terms = self._terms(batch, log_probs, entropy)
+        mask, old_log_probs = batch.mask, self._old_log_probs(batch, log_probs)
+        difference = (log_probs - batch.rollout_log_probs).detach()
+        stats = {
+            **terms.loss.stats,
+            "entropy": Stat(entropy, mask),
+            "engine_log_prob_diff/mean": Stat(difference.abs(), mask),
+            "engine_log_prob_diff/k3": Stat(kl.k3(difference), mask),
+            **{
+                f"engine_log_prob_diff/above_{bound:g}": Stat((difference.abs() > bound).float(), mask)
+                for bound in _DIFFERENCES
+            },
+            "loss/policy": Stat(terms.policy, mask),
+        }
+        if terms.weights is not None:
+            stats["rollout_correction/weight"] = Stat(terms.weights, mask)
+        ratio, share = (log_probs - old_log_probs).detach().exp(), shares(mask, batch.cu_seqlens)
+        stats["response_ratio/pos"] = Stat(ratio, share * (batch.advantages > 0))
+        stats["response_ratio/neg"] = Stat(ratio, share * (batch.advantages < 0))
+        if terms.divergence is not None:
+            stats["kl_ref"] = terms.divergence
+        per_token = self._sum(terms, entropy)
+        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": stats["engine_log_prob_diff/mean"]})
+
+    def per_token(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> Tensor:
+        """The loss at each token, [R], alone."""
+        return self._sum(self._terms(batch, log_probs, entropy), entropy)
+
+    def _old_log_probs(self, batch: PackedBatch, log_probs: Tensor) -> Tensor:
+        return log_probs.detach() if self.on_policy else batch.old_log_probs
+
+    def _terms(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> _Terms:
+        mask, old_log_probs = batch.mask, self._old_log_probs(batch, log_probs)
+        loss = self.loss(
             log_probs,
             old_log_probs,
             batch.advantages,
-            batch.mask,
+            mask,
             entropy=entropy.detach(),
             cu_seqlens=batch.cu_seqlens,
         )
-        difference = (log_probs - batch.rollout_log_probs).detach()
-        stats = {
-            **output.stats,
-            "entropy": Stat(entropy, batch.mask),
-            "engine_log_prob_diff/mean": Stat(difference.abs(), batch.mask),
-            "engine_log_prob_diff/k3": Stat(kl.k3(difference), batch.mask),
-            **{
-                f"engine_log_prob_diff/above_{bound:g}": Stat((difference.abs() > bound).float(), batch.mask)
-                for bound in _DIFFERENCES
-            },
-        }
-        per_token = output.per_token
+        policy, weights, divergence = loss.per_token, None, None
         if self.config.rollout_correction != "none":
             weights = correction_weights(
                 self.config.rollout_correction,
@@ -86,23 +121,21 @@ class PolicyObjective:
                 self.config.rollout_ratio_min,
                 self.config.rollout_ratio_max,
             )
-            weights = torch.where(batch.mask, weights, 1.0)  # not finite, perhaps, where nothing counts
-            per_token = per_token * weights
-            stats["rollout_correction/weight"] = Stat(weights, batch.mask)
-        stats["loss/policy"] = Stat(per_token, batch.mask)
-        ratio, share = (log_probs - old_log_probs).detach().exp(), shares(batch.mask, batch.cu_seqlens)
-        stats["response_ratio/pos"] = Stat(ratio, share * (batch.advantages > 0))
-        stats["response_ratio/neg"] = Stat(ratio, share * (batch.advantages < 0))
+            weights = torch.where(mask, weights, 1.0)  # not finite, perhaps, where nothing counts
+            policy = policy * weights
         if self.config.kl_coef:
-            mask = batch.mask
             if self._kl_of_low_entropy:
                 mask = low_entropy_mask(entropy, mask, batch.cu_seqlens, _LOW_ENTROPY_QUANTILE)
-            divergence = kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=mask)
-            per_token = per_token + self.config.kl_coef * divergence
-            stats["kl_ref"] = Stat(divergence, mask)
+            divergence = Stat(kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=mask), mask)
+        return _Terms(loss, policy, weights, divergence)
+
+    def _sum(self, terms: _Terms, entropy: Tensor) -> Tensor:
+        per_token = terms.policy
+        if terms.divergence is not None:
+            per_token = per_token + self.config.kl_coef * terms.divergence.values
         if self.config.entropy_coef:
             per_token = per_token - self.config.entropy_coef * entropy
-        return LossOutput(per_token, stats, peaks={"engine_log_prob_diff/max": stats["engine_log_prob_diff/mean"]})
+        return per_token
 
 
 @dataclass(frozen=True)
@@ -116,10 +149,18 @@ class PlainObjective:
         """See `Objective`."""
         return self.function(batch, log_probs, entropy)
 
+    def per_token(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> Tensor:
+        """See `Objective`."""
+        return self.function(batch, log_probs, entropy).per_token
+
 
 def weighted_sum(output: LossOutput, batch: PackedBatch) -> Tensor:
     """What the batch adds to the update's loss. Through `where`, a token that does not count has no gradient."""
-    return torch.where(batch.mask, output.per_token * batch.weights, 0.0).sum()
+    return _weighted_sum(output.per_token, batch)
+
+
+def _weighted_sum(per_token: Tensor, batch: PackedBatch) -> Tensor:
+    return torch.where(batch.mask, per_token * batch.weights, 0.0).sum()
 
 
 def gradient_at_tokens(
@@ -128,6 +169,6 @@ def gradient_at_tokens(
     """Of a token-wise objective, at each token: d loss / d log-prob, and d loss / d entropy or None if not used."""
     with torch.enable_grad():
         log_probs, entropy = (values.detach().requires_grad_() for values in (log_probs, entropy))
-        loss = weighted_sum(objective(tokens, log_probs, entropy), tokens)
+        loss = _weighted_sum(objective.per_token(tokens, log_probs, entropy), tokens)
         by_log_prob, by_entropy = torch.autograd.grad(loss, (log_probs, entropy), allow_unused=True)
     return torch.zeros_like(log_probs) if by_log_prob is None else by_log_prob, by_entropy

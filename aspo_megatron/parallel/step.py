@@ -30,15 +30,20 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig
-from aspo_megatron.data.packing import PackedBatch, pack, packed_length, split_by_budget
+from aspo_megatron.data.packing import pack, packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
 from aspo_megatron.parallel.chunk import ModelChunk
+from aspo_megatron.parallel.log_prob_checks import check_targets
+from aspo_megatron.parallel.micro_batch import MicroBatch
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.topology import Topology
+
+_LOSS = "loss"
+"""The update's loss among its figures."""
 
 Group = Sequence[Sample]
 """Samples that share a prompt."""
@@ -81,9 +86,10 @@ def token_outputs(
     micro_batches = _micro_batches(groups, limits.max_tokens, model.topology)
     batches = [_pack(model, groups, [[0.0] * len(group) for group in groups]) for groups in micro_batches]
 
-    def forward(batches: Iterator[PackedBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
+    def forward(batches: Iterator[MicroBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
         output = model(next(batches), limits.temperature, limits.log_prob_chunk)
-        return output, lambda result, non_loss_data: result
+        both = torch.stack(output) if model.is_last else output
+        return both, lambda result, non_loss_data: result
 
     results = get_forward_backward_func()(
         forward_step_func=forward,
@@ -95,14 +101,16 @@ def token_outputs(
         forward_only=True,
         collect_non_loss_data=True,
     )
-    for index, (micro_batch, batch) in enumerate(zip(micro_batches, batches, strict=True)):
-        last = model.topology.is_last_stage
-        both = results[index] if last else torch.empty_like(batch.old_log_probs).repeat(2, 1)
-        log_probs, entropy = _from_last_stage(both, model.topology).cpu().numpy()
-        samples = [sample for group in micro_batch for sample in group]
-        for sample, start in zip(samples, batch.cu_seqlens[:-1].tolist(), strict=True):
-            own = slice(start, start + len(sample.response_ids))
-            yield sample, log_probs[own], entropy[own]
+    samples = [sample for micro_batch in micro_batches for group in micro_batch for sample in group]
+    # All micro-batches at once: each would be a time at which the GPU has nothing to do.
+    size = sum(len(sample.response_ids) for sample in samples)
+    last = model.topology.is_last_stage
+    both = torch.cat(results, dim=1) if last else torch.empty(2, size, device=model.topology.platform.device)
+    log_probs, entropy = _from_last_stage(both, model.topology).cpu().numpy()
+    start = 0
+    for sample in samples:
+        own = slice(start, start := start + len(sample.response_ids))
+        yield sample, log_probs[own], entropy[own]
 
 
 def update(
@@ -130,7 +138,7 @@ def update(
     micro_batches = _micro_batches(groups, limits.max_tokens, topology)
     shares = sum(weighting(sample)[1] for group in groups for sample in group)
     tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
-    totals = torch.tensor([shares, tokens], dtype=torch.float64, device=topology.platform.device)
+    totals = torch.tensor([shares, tokens], dtype=torch.float64)  # on the CPU, as the numbers are wanted there
     dist.all_reduce(totals, group=topology.dp_group)
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
@@ -153,12 +161,14 @@ def update(
         forward_only=False,
     )
     grad_norm, lr = optimizer.step()
-    loss = torch.stack(losses).sum() if topology.is_last_stage else torch.zeros((), device=topology.platform.device)
-    dist.all_reduce(loss, group=topology.dp_group)
-    stats = [statistics.reduce(topology.dp_group)]
+    figures: list[dict[str, float]] = [{}]
+    if topology.is_last_stage:
+        statistics.add_total(_LOSS, torch.stack(losses).sum())
+        figures = [statistics.reduce(topology.dp_group)]
     if topology.pp > 1:
-        dist.broadcast_object_list(stats, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
-    return UpdateResult(float(_from_last_stage(loss, topology)), grad_norm, lr, skipped=False, stats=stats[0])
+        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+    loss = figures[0].pop(_LOSS)
+    return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures[0])
 
 
 def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sample], tuple[float, float]]:
@@ -181,7 +191,7 @@ def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology)
     replicas as many as any other replica has.
     """
     micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
-    count = torch.tensor(max(len(micro_batches), 1), device=topology.platform.device)
+    count = torch.tensor(max(len(micro_batches), 1))
     if topology.ep > 1:
         dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp_group)
     multiple = topology.pp if topology.vpp > 1 else 1
@@ -189,21 +199,25 @@ def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology)
     return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
 
 
-def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> PackedBatch:
-    return pack(groups, weights).to(model.topology.platform.device)
+def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> MicroBatch:
+    """A micro-batch on the model's device; the host does not wait for it to be there."""
+    batch = pack(groups, weights)
+    check_targets(batch.targets, model.shape.vocab_size)
+    return MicroBatch.of(batch, model.topology, model.kernels.token_multiple).to(model.topology.platform.device)
 
 
 def _forward_step(
-    batches: Iterator[PackedBatch],
+    batches: Iterator[MicroBatch],
     model: torch.nn.Module,
     objective: Objective,
     limits: PassLimits,
     statistics: StepStatistics,
-) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+) -> tuple[Any, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """What megatron's schedule calls for a micro-batch: its loss, already scaled, and how to report it."""
-    batch = next(batches)
+    micro_batch = next(batches)
+    batch = micro_batch.batch
     derivative = partial(gradient_at_tokens, objective) if objective.token_wise else None
-    result = model(batch, limits.temperature, limits.log_prob_chunk, derivative)
+    result = model(micro_batch, limits.temperature, limits.log_prob_chunk, derivative)
 
     def report(scaled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         no_tokens = torch.zeros((), dtype=torch.int, device=scaled.device)

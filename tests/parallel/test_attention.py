@@ -72,7 +72,7 @@ def attention(inputs: Sequence[Tensor], shapes: Shapes, cp: int = 1, multiple_of
     size = len(slices[0].tokens)
     outs = [
         span_attention(k.size(2))(
-            q[own.rank * size : (own.rank + 1) * size], k, v, None, packed_seq_params=plan_blocks(own, q.device)
+            q[own.rank * size : (own.rank + 1) * size], k, v, None, packed_seq_params=plan_blocks(own)
         )
         for own in slices
     ]
@@ -138,7 +138,7 @@ def test_no_sample() -> None:
     """A rank without samples attends with padding alone: zeros, and no gradient."""
     own = context_slice(pack_shapes([]).spans, 1, 0, multiple_of=4)
     inputs = [tensor.requires_grad_() for tensor in random_qkv(4)]
-    out = span_attention()(*inputs, None, packed_seq_params=plan_blocks(own, torch.device("cpu")))
+    out = span_attention()(*inputs, None, packed_seq_params=plan_blocks(own))
     assert out.shape == (4, 1, HEADS * HEAD_DIM)
     assert not out.any()
     assert not any(grad.any() for grad in torch.autograd.grad(out.sum(), inputs))

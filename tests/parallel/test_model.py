@@ -21,6 +21,7 @@ from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import LossOutput
 from aspo_megatron.models.hf_names import by_checkpoint_name
+from aspo_megatron.parallel.micro_batch import MicroBatch
 from aspo_megatron.parallel.objective import PlainObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.step import PassLimits, score, update
@@ -240,7 +241,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
         model = load(folder, topology)
         batch = pack(make_groups([(11, (30, 50, 40))]), [[1.0] * 3])
         with Allocations() as allocations:
-            log_probs, entropy = model.chunks[0](batch, 1.0, 16)
+            log_probs, entropy = model.chunks[0](MicroBatch.of(batch, topology, 1), 1.0, 16)
             (log_probs.sum() + entropy.sum()).backward()
         shard = model.shape.padded_vocab_size // tp
         vocab = model.shape.vocab_size
