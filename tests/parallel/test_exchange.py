@@ -108,9 +108,12 @@ def beside_the_gpu(layout: ParallelConfig) -> tuple[list[int], str, str, list[in
 
 @pytest.mark.distributed
 @pytest.mark.timeout(120)
-def test_messages_and_samples_do_not_go_by_way_of_the_gpu(ranks: Ranks) -> None:
-    for number, found in enumerate(ranks.run(4, beside_the_gpu, ParallelConfig(tp=2, pp=2))):
-        assert found == ([0, 1, 2, 3], "from 0", f"from {number % 2}", [0, 1, 2, 3])
+@pytest.mark.parametrize("layout", ["single", "pp2-tp2-sp"])
+def test_messages_and_samples_do_not_go_by_way_of_the_gpu(ranks: Ranks, layout: str) -> None:
+    config = GRIDS[layout]
+    everyone = list(range(config.world_size))
+    for number, found in enumerate(ranks.run(config.world_size, beside_the_gpu, config)):
+        assert found == (everyone, "from 0", f"from {number % config.tp}", everyone)
 
 
 AXES = ("tp", "cp", "pp", "dp")
