@@ -32,6 +32,7 @@ from aspo_megatron.parallel.exchange import to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.reference import Reference
 from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, token_outputs, update
 from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
 from aspo_megatron.rewards.pool import RewardPool
@@ -65,7 +66,7 @@ class Trainer:
         self._rewards, self._recorder, self._progress = rewards, recorder, progress
         self._topology = model.topology
         refers = bool(config.loss.kl_coef or config.shaping.kl_coef)
-        self._reference = model.copy().requires_grad_(False) if refers else None
+        self._reference = Reference(model, config.model.reference) if refers else None
         rollout, train = config.rollout, config.train
         self._updates_per_step = rollout.prompts_per_step // train.prompts_per_update * train.epochs
         self._optimizer = Optimizer(
@@ -193,8 +194,8 @@ class Trainer:
                 for sample, log_probs in score(self._model, self._to_score(batches), self._limits):
                     sample.old_log_probs = log_probs
         if self._reference is not None:
-            with self._phase("reference log-probs"):
-                for sample, log_probs in score(self._reference, groups, self._limits):
+            with self._phase("reference log-probs"), self._reference.ready() as reference:
+                for sample, log_probs in score(reference, groups, self._limits):
                     sample.ref_log_probs = log_probs
 
     def _to_score(self, batches: Sequence[Groups]) -> Groups:

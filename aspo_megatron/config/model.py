@@ -72,6 +72,11 @@ class ModelConfig(Section):
         description="What backward computes again to save memory: nothing; attention and feed-forward of each layer; "
         "or all of each layer.",
     )
+    reference: Literal["device", "host"] = Field(
+        "host",
+        description="Where the model that the KL refers to has its weights while it does not compute: on the GPU too, "
+        "or in the host's memory. On a CPU there is no difference.",
+    )
     kernels: KernelsConfig = KernelsConfig()
 
 

@@ -127,7 +127,11 @@ class RolloutConfig(Section):
         "others until the batch is full (DAPO).",
     )
     max_asks: PositiveInt = Field(10, description="Rounds of asking in a step with `refill`.")
-    max_batch_tokens: PositiveInt = Field(65536, description="Tokens (prompt and response) the engine holds at once.")
+    max_batch_tokens: PositiveInt | None = Field(
+        None,
+        description="Tokens (prompt and response) the embedded engine holds at once. null: 65,536 on a CPU, on a GPU "
+        "those whose keys and values fill half of the memory that is free then.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -162,13 +162,12 @@ class Optimizer:
         """Updates made, and where the schedule stands."""
         return {"updates": self._updates, "scheduled": int(self._schedule.num_steps)}
 
-    @torch.no_grad()
     def states(self) -> Iterator[tuple[Tensor, str, Tensor | None]]:
         """Each parameter of this rank, with each of `state_names`, fp32, in its shape; nothing before an update.
 
         With a distributed optimizer this is a collective over the replicas, which must draw the whole iterator: the
         parts are brought together on one replica, another for each parameter; the others get None. Such a tensor is
-        made as it is drawn, and nobody else holds it.
+        made as it is drawn, and nobody else holds it. (`torch.no_grad` around a generator would, until the next.)
         """
         if not self._updates:
             return
@@ -258,6 +257,7 @@ def _value(slot: _Slot, name: str) -> Tensor | None:
     return value
 
 
+@torch.no_grad()
 def _from_parts(slot: _Slot, part: Tensor | None) -> Tensor:
     """The whole of which each rank of the group holds a part. Added up as bits, so that not even a sign is lost."""
     whole = torch.zeros(slot.parameter.shape, dtype=torch.float32, device=slot.parameter.device)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from aspo_megatron.config import RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
+from aspo_megatron.plan.memory import resident
 from aspo_megatron.plan.parameters import active_elements, model_elements
+from aspo_megatron.plan.setting import setting_of
+from aspo_megatron.rollout.batch_tokens import ON_CPU, tokens_in
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
     whole = model_elements(family) * dtype_bytes
     token = cache_bytes(family, dtype_bytes)
     if rollout.engine == "embedded":
-        cached = rollout.max_batch_tokens
+        cached = rollout.max_batch_tokens or _embedded_tokens(config, family, gpu, assume, whole, token)
         return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached)
     servers = rollout.servers
     fraction = servers.memory_fraction or assume.server_fraction
@@ -56,6 +59,16 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
     # Fewer key-value heads than GPUs are repeated.
     per_gpu = token * max(family.num_kv_heads // servers.tp, 1) // family.num_kv_heads
     return Engine("sglang", server_count(config), servers.tp, weights, cache, max(cache, 0) // per_gpu)
+
+
+def _embedded_tokens(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, weights: int, token: int) -> int:
+    """What the embedded engine holds by itself, beside what is always there on the fullest stage; 0 for no room."""
+    parallel, setting = config.parallel, setting_of(config, config.parallel)
+    if setting.cpu:
+        return ON_CPU
+    held = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
+    free = gpu.memory - assume.reserved - held - weights
+    return tokens_in(free, token) if free > 0 else 0
 
 
 def generation_seconds(

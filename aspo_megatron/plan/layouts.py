@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Assumptions, Gpu
 from aspo_megatron.plan.memory import Passing, Resident, Setting, passing, resident
 from aspo_megatron.plan.parameters import row_elements, weight_bytes
+from aspo_megatron.plan.setting import setting_of
 from aspo_megatron.plan.workload import worst_batch
 
 Recompute = Literal["none", "selective", "full"]
@@ -58,28 +57,6 @@ class Rated:
     fits: bool
     time: StepTime
     reasons: tuple[str, ...]
-
-
-def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
-    """What memory depends on beside model and layout.
-
-    Raises:
-        ConfigError: there is no such loss, or not with these hyperparameters.
-    """
-    loss = losses.build(config.loss.name, config.loss.hyperparameters)
-    groups = -(-config.train.prompts_per_update // parallel.dp)
-    response = config.rollout.sampling.max_response_tokens
-    tokens = groups * (config.data.max_prompt_tokens + config.rollout.responses_per_prompt * response)
-    return Setting(
-        dtype=config.model.dtype,
-        recompute=config.model.recompute,
-        token_wise=PolicyObjective(loss, config.loss).token_wise,
-        reference=bool(config.loss.kl_coef),
-        log_prob_chunk=config.train.log_prob_chunk,
-        micro_batches=-(-tokens // config.train.max_tokens_per_micro_batch),
-        offload=config.optimizer.offload,
-        cpu=config.platform.device == "cpu",
-    )
 
 
 def stage_memory(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,6 +32,7 @@ class Setting:
         micro_batches: of an update on one replica.
         offload: Adam's moments are on the GPU only during the optimizer's step (`optimizer.offload`).
         cpu: the ranks are on CPUs.
+        reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
     """
 
     dtype: Literal["float32", "bfloat16"]
@@ -42,6 +43,7 @@ class Setting:
     micro_batches: int
     offload: bool
     cpu: bool
+    reference_on_host: bool = False
 
     @property
     def bytes(self) -> int:
@@ -74,6 +76,7 @@ class Passing:
         backward: those and a layer's gradients, or a layer computed again.
         embedding: in-flight micro-batches and the gradient of the whole embedding; 0 beyond the first stage.
         optimizer: what the optimizer's step takes.
+        reference: a pass of the reference model with its weights, where they come for that alone; else 0.
     """
 
     activations: int
@@ -81,17 +84,18 @@ class Passing:
     backward: int
     embedding: int
     optimizer: int
+    reference: int
 
     @property
     def peak(self) -> int:
         """The largest."""
-        return max(self.log_probs, self.backward, self.embedding, self.optimizer)
+        return max(self.log_probs, self.backward, self.embedding, self.optimizer, self.reference)
 
     @property
     def when(self) -> str:
         """Which of them it is."""
         names = {"log-probs": self.log_probs, "backward": self.backward, "embedding": self.embedding}
-        names["optimizer"] = self.optimizer
+        names |= {"optimizer": self.optimizer, "reference": self.reference}
         return max(names, key=lambda name: names[name])
 
 
@@ -105,7 +109,7 @@ def resident(family: Family, parallel: ParallelConfig, setting: Setting, pp_rank
         weights=setting.bytes * held.total,
         gradients=_GRADIENT * held.total,
         optimizer=state * (-(-held.dense // dense) + -(-held.expert // expert)),
-        reference=setting.bytes * held.total if setting.reference else 0,
+        reference=setting.bytes * held.total if setting.reference and not _visits(setting) else 0,
     )
 
 
@@ -141,6 +145,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
         backward=backward,
         embedding=before + 2 * stream + w.bytes * table if pp_rank == 0 else 0,
         optimizer=_optimizer_step(dense, family, parallel, setting),
+        reference=_reference_pass(w, family, parallel, setting, batch, dense, last=last) if _visits(setting) else 0,
     )
 
 
@@ -209,6 +214,26 @@ def _log_probs(w: kept.Widths, family: Family, parallel: ParallelConfig, setting
         final += w.bytes * w.tokens * w.hidden
     scored = w.bytes * batch.scored * w.hidden
     return final + scored + log_prob_buffers(family, parallel, setting, batch.scored)
+
+
+def _reference_pass(
+    w: kept.Widths,
+    family: Family,
+    parallel: ParallelConfig,
+    setting: Setting,
+    batch: LocalBatch,
+    held: Parameters,
+    *,
+    last: bool,
+) -> int:
+    """Its weights, and a forward pass without gradients: of the layers there is one at a time."""
+    layer = kept.saved_whole(w, gathered=parallel.cp > 1)
+    scoring = _log_probs(w, family, parallel, replace(setting, token_wise=True), batch) if last else 0
+    return setting.bytes * held.total + w.bytes * w.stream * w.hidden + max(layer, scoring)
+
+
+def _visits(setting: Setting) -> bool:
+    return setting.reference and setting.reference_on_host and not setting.cpu
 
 
 def _optimizer_step(held: Parameters, family: Family, parallel: ParallelConfig, setting: Setting) -> int:

@@ -11,8 +11,9 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS, Assumptions, Gpu
-from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, setting_of, stage_memory
+from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, stage_memory
 from aspo_megatron.plan.parameters import active_elements, model_elements
+from aspo_megatron.plan.setting import setting_of
 from aspo_megatron.plan.workload import worst_batch
 
 _GB = 10**9
@@ -182,6 +183,7 @@ def _memory(plan: Plan) -> list[str]:
         ("  in backward", [stage.passing.backward for stage in stages]),
         ("  gradient of embedding", [stage.passing.embedding for stage in stages]),
         ("  optimizer's step", [stage.passing.optimizer for stage in stages]),
+        ("  reference's pass", [stage.passing.reference for stage in stages]),
         ("generation", [stage.generation for stage in stages]),
         ("weight sync", [stage.sync for stage in stages]),
         ("reserved", [stage.reserved for stage in stages]),

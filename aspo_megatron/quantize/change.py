@@ -110,7 +110,7 @@ def compare_accuracy(before: Sequence[float], after: Sequence[float]) -> Accurac
     return AccuracyChange(len(before), mean_estimate(before), mean_estimate(after), difference_estimate(after, before))
 
 
-def open_engine(folder: Path, inputs: Inputs, device: torch.device, max_batch_tokens: int) -> OpenEngine:
+def open_engine(folder: Path, inputs: Inputs, device: torch.device, max_batch_tokens: int | None) -> OpenEngine:
     """An engine without weights yet: fp32 on a CPU, bfloat16 on a GPU."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     return OpenEngine(folder, inputs.tokenizer, dtype, device, max_batch_tokens)

@@ -20,6 +20,12 @@ def decode_cache(config: PretrainedConfig) -> DynamicCache:
     return cache
 
 
+def takes_masks(config: PretrainedConfig) -> bool:
+    """Whether a model's attention takes a ready mask [rows, 1, queries, tokens], the same for all of its layers."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return config._attn_implementation == "sdpa" and kinds == {"full_attention"}
+
+
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """A layer whose keys and values are the begin of larger buffers; a `DynamicLayer` concatenates for each token.
 

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerBase
+from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
-from aspo_megatron.rollout.decode_cache import decode_cache
+from aspo_megatron.parallel.host_memory import to_device
+from aspo_megatron.rollout.batch_tokens import ON_CPU, bytes_of_token, free_bytes, tokens_in
+from aspo_megatron.rollout.decode_cache import decode_cache, takes_masks
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
+from aspo_megatron.rollout.empty_model import empty_model
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
 
@@ -32,11 +35,13 @@ class EmbeddedEngine:
         tokenizer: PreTrainedTokenizerBase,
         dtype: torch.dtype,
         device: torch.device,
-        max_batch_tokens: int,
+        max_batch_tokens: int | None,
     ) -> None:
-        """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used."""
-        config = AutoConfig.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval().requires_grad_(False)
+        """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used.
+
+        `max_batch_tokens`: prompts and responses that are held at once; None: see `batch_tokens.py`.
+        """
+        self._model = empty_model(AutoConfig.from_pretrained(folder), dtype, device)
         self._weights = EmbeddedWeights(self._model)
         self._tokenizer = tokenizer
         self._device = device
@@ -108,12 +113,13 @@ class EmbeddedEngine:
 
     def _batches(self, requests: Sequence[Request], max_response_tokens: int) -> Iterator[list[int]]:
         """Indices of requests that are generated together: of similar length, to waste little on padding."""
+        most = self._most_tokens()
         batch: list[int] = []
         rows = 0
         for index in sorted(range(len(requests)), key=lambda i: len(requests[i].problem.prompt_ids)):
             request = requests[index]
             tokens = (rows + request.count) * (len(request.problem.prompt_ids) + max_response_tokens)
-            if batch and tokens > self._max_batch_tokens:
+            if batch and tokens > most:
                 yield batch
                 batch, rows = [], 0
             batch.append(index)
@@ -121,24 +127,30 @@ class EmbeddedEngine:
         if batch:
             yield batch
 
+    def _most_tokens(self) -> int:
+        if self._max_batch_tokens is not None:
+            return self._max_batch_tokens
+        if self._device.type == "cpu":
+            return ON_CPU
+        return tokens_in(free_bytes(self._device), bytes_of_token(self._model.config, self._model.dtype))
+
 
 @dataclass
 class _Row:
     """A response as it grows."""
 
     request: Request
-    uniforms: np.ndarray
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     finish: FinishReason | None = None
 
 
 class _Rows:
-    """One batch of generation."""
+    """One batch of generation. The host waits for a GPU once for each token of the batch."""
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: PreTrainedModel,
         device: torch.device,
         end_rule: EndRule,
         sampling: SamplingConfig,
@@ -146,38 +158,38 @@ class _Rows:
     ) -> None:
         self._model, self._device, self._end_rule, self._sampling = model, device, end_rule, sampling
         self._requests = requests
-        # One uniform number per token decides it, from a stream of the response's own: what is generated beside it
-        # does not matter.
-        self._rows = [
-            _Row(request, np.random.default_rng([*request.seed, i]).random(sampling.max_response_tokens))
-            for request in requests
-            for i in range(request.count)
-        ]
+        self._rows = [_Row(request) for request in requests for _ in range(request.count)]
+        self._longest = max(len(request.problem.prompt_ids) for request in requests)
+        self._takes_masks = takes_masks(model.config)
 
     def run(self) -> None:
         """Generate until every row is finished."""
         logits, cache, mask = self._prefill()
+        positions = mask.sum(dim=1)
+        uniforms, places = self._uniforms(), None
         alive = self._rows
         for position in range(self._sampling.max_response_tokens):
-            uniforms = torch.tensor([row.uniforms[position] for row in alive], device=self._device)
-            tokens, log_probs = sample_tokens(logits, uniforms, self._sampling)
+            chosen = uniforms[position] if places is None else uniforms[position][places]
+            tokens, log_probs = sample_tokens(logits, chosen, self._sampling)
             self._append(alive, tokens, log_probs)
             keep = [index for index, row in enumerate(alive) if row.finish is None]
             if not keep:
                 return
             if len(keep) < len(alive):
-                index = torch.tensor(keep, device=self._device)
+                index = to_device(torch.tensor(keep), self._device)
                 cache.batch_select_indices(index)
-                tokens, mask = tokens[index], mask[index]
+                tokens, mask, positions = tokens[index], mask[index], positions[index]
+                places = index if places is None else places[index]
                 alive = [alive[i] for i in keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             output = self._model(
                 input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=mask.sum(dim=1, keepdim=True) - 1,
+                attention_mask=self._attention_mask(mask, alive),
+                position_ids=positions[:, None],
                 past_key_values=cache,
                 use_cache=True,
             )
+            positions = positions + 1
             logits = output.logits[:, -1]
 
     def samples(self, version: int) -> list[list[Sample]]:
@@ -187,32 +199,52 @@ class _Rows:
             [self._sample(request, next(rows), version) for _ in range(request.count)] for request in self._requests
         ]
 
+    def _uniforms(self) -> Tensor:
+        """A number for each token that decides it, [tokens, rows], float64.
+
+        They come from a stream of the response's own: what is generated beside it does not matter.
+        """
+        drawn = [
+            np.random.default_rng([*request.seed, i]).random(self._sampling.max_response_tokens)
+            for request in self._requests
+            for i in range(request.count)
+        ]
+        return to_device(torch.from_numpy(np.stack(drawn, axis=1)), self._device)
+
     def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor]:
         """Next-token logits, cache and attention mask of every row, each prompt computed once."""
         prompts = [request.problem.prompt_ids for request in self._requests]
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=self._device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        mask = (torch.arange(longest, device=self._device) >= (longest - lengths)[:, None]).long()
+        ids = torch.tensor([[0] * (self._longest - len(prompt)) + list(prompt) for prompt in prompts])
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        mask = to_device((torch.arange(self._longest) >= (self._longest - lengths)[:, None]).long(), self._device)
         cache = decode_cache(self._model.config)
         output = self._model(
-            input_ids=ids,
+            input_ids=to_device(ids, self._device),
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        repeats = torch.repeat_interleave(
-            torch.arange(len(prompts), device=self._device),
-            torch.tensor([request.count for request in self._requests], device=self._device),
-        )
+        counts = torch.tensor([request.count for request in self._requests])
+        repeats = to_device(torch.arange(len(prompts)).repeat_interleave(counts), self._device)
         cache.batch_select_indices(repeats)
         return output.logits[:, -1][repeats], cache, mask[repeats]
 
+    def _attention_mask(self, mask: Tensor, alive: Sequence[_Row]) -> Tensor | None:
+        """What one token of each row attends to, out of `mask` [rows, tokens].
+
+        transformers would look into the mask for padding at every token, for which the host waits.
+        """
+        if not self._takes_masks:
+            return mask
+        padded = any(len(row.request.problem.prompt_ids) < self._longest for row in alive)
+        return mask.bool()[:, None, None, :] if padded else None
+
     def _append(self, rows: Sequence[_Row], tokens: Tensor, log_probs: Tensor) -> None:
-        for row, token, log_prob in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True):
-            row.tokens.append(token)
+        both = torch.stack([tokens.double(), log_probs.double()])  # exact, and fetched at once
+        for row, token, log_prob in zip(rows, *both.cpu().tolist(), strict=True):
+            row.tokens.append(int(token))
             row.log_probs.append(log_prob)
             if self._end_rule.ends(row.tokens):
                 row.finish = "stop"

@@ -17,7 +17,7 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.plan.hardware import H100, H200, Assumptions
-from aspo_megatron.plan.layouts import best_layouts, candidates
+from aspo_megatron.plan.layouts import StageMemory, best_layouts, candidates
 from aspo_megatron.plan.memory import in_flight, optimizer_shards
 from aspo_megatron.plan.parameters import model_elements, rank_parameters
 from aspo_megatron.plan.report import make_plan
@@ -91,7 +91,33 @@ def test_recomputation_and_more_ranks_take_less() -> None:
     assert none > selective > full
     assert memory("parallel.tp=4") < none
     assert memory("optimizer.offload=true") < none
-    assert memory("loss.kl_coef=0") == pytest.approx(none - 8.19e9, rel=0.01)  # half of it, in two bytes each
+    there = memory("model.reference=device")
+    assert memory("loss.kl_coef=0") == pytest.approx(there - 8.19e9, rel=0.01)  # half of it, in two bytes each
+    assert memory("loss.kl_coef=0", "shaping.kl_coef=0.1", "model.reference=device") == there
+    assert none == memory("loss.kl_coef=0")  # the reference comes when there is nothing of an update
+
+
+def test_reference_takes_memory_when_it_computes() -> None:
+    def stage_of(where: str) -> StageMemory:
+        run = run_of("qwen3_8b", f"model.reference={where}")
+        (stage,) = make_plan(run, read_family(run.model.path), count=1).on[0].stages
+        return stage
+
+    stage = stage_of("host")
+    assert stage.resident.reference == 0
+    assert stage.passing.reference > stage.resident.weights  # its own, and a pass
+    stage = stage_of("device")
+    assert stage.resident.reference == stage.resident.weights
+    assert stage.passing.reference == 0
+
+
+def test_embedded_engine_takes_half_of_what_is_free() -> None:
+    run = run_of("qwen3_4b", "rollout.engine=embedded", "parallel={tp: 2, dp: 2, sequence_parallel: true}")
+    on = make_plan(run, read_family(run.model.path), count=1).on[0]
+    free = H100.memory - Assumptions().reserved - on.stages[0].resident.total - on.engine.weights
+    assert on.engine.cache == pytest.approx(free / 2, rel=1e-3)
+    run = run_of("qwen3_4b", "rollout.engine=embedded", "rollout.max_batch_tokens=1000")
+    assert make_plan(run, read_family(run.model.path), count=1).on[0].engine.cached_tokens == 1000
 
 
 def test_servers_and_cache() -> None:
