@@ -67,6 +67,12 @@ class Platform(ABC):
 
         if not hasattr(moe_utils, "te_general_gemm"):
             self._replace(moe_utils, "te_general_gemm", None)
+        # optimizer/clip_grads.py has it of Transformer Engine or Apex, else it waits for the norm of each parameter.
+        from megatron.core.optimizer import clip_grads
+        from megatron.core.utils import local_multi_tensor_l2_norm
+
+        if clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
+            self._replace(clip_grads, "l2_norm_impl", _norm_of_all)
 
     def _complete_local_norms(self) -> None:
         """Make megatron's norm for local layers fit for sequence parallelism and bf16."""
@@ -263,6 +269,14 @@ def _cuda_type_names(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return cuda_type_name
+
+
+def _norm_of_all(
+    chunk_size: int, overflow: Tensor, tensors: list[list[Tensor]], per_tensor: bool
+) -> tuple[Tensor, None]:
+    """The norm of all tensors as one vector, [1] in fp32 and where they are; for `amp_C.multi_tensor_l2norm`."""
+    norms = torch.stack(torch._foreach_norm([tensor for part in tensors for tensor in part]))
+    return torch.linalg.vector_norm(norms.float()).reshape(1), None
 
 
 def _sizes_as_numbers(dispatcher: Any, point: str, tokens_per_expert: Tensor | None = None) -> Tensor | None:

@@ -66,7 +66,7 @@ class StepStatistics:
             if values:
                 parts.append(torch.stack(values))
                 dist.all_reduce(parts[-1], op=operation, group=group)
-        numbers = iter(torch.cat(parts).tolist() if parts else [])
+        numbers = iter(torch.cat(parts).cpu().tolist() if parts else [])
         pairs = [(name, next(numbers), next(numbers)) for name in self._names]
         result = {name: total / weight for name, total, weight in pairs if weight}
         result |= {name: next(numbers) for name in self._totals}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.optimizer import clip_grads
 from megatron.core.tensor_parallel import random as megatron_random
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from transformers import AutoModelForCausalLM
@@ -161,6 +162,17 @@ def test_random_states_of_tensor_parallel_regions() -> None:
             assert torch.equal(torch.rand(6), inside)
         with pytest.raises(ValueError, match="was added before"):
             tracker.add("model-parallel-rng", 1)
+
+
+def test_gradient_norm_without_apex_asks_for_no_number() -> None:
+    """megatron's own waits for the norm of each parameter; meta tensors have none to give."""
+    shapes = [(3, 4), (7,), (2, 5, 2)]
+    values = [torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))) for shape in shapes]
+    with installed(CpuPlatform()):
+        norm, _ = clip_grads.l2_norm_impl(2048, torch.zeros(1), [[tensor.to("meta") for tensor in values]], False)
+        assert (norm.shape, norm.dtype, norm.device.type) == ((1,), torch.float32, "meta")
+        norm, _ = clip_grads.l2_norm_impl(2048, torch.zeros(1), [values], False)
+    assert float(norm) == pytest.approx(float(torch.cat([tensor.flatten() for tensor in values]).norm()), rel=1e-6)
 
 
 def test_choice() -> None:
