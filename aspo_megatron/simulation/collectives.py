@@ -1,0 +1,103 @@
+"""Collectives of a rank that is alone: the others are taken to hold what this rank holds.
+
+A gather gives this rank's part once for each rank; a reduction and a broadcast leave a tensor as it is. Values follow
+where they are known (`known_values.py`), so that the sizes that ranks tell each other are those of equal shares.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FakeProcessGroup, FakeWork
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils import _pytree as pytree
+
+from aspo_megatron.simulation.devices import on_gpu
+
+if TYPE_CHECKING:
+    from aspo_megatron.simulation.device import StandIn
+
+_BACKEND = "stand_in"
+_SENDS_SECOND = {
+    "allgather_",
+    "_allgather_base_",
+    "allgather_into_tensor_coalesced_",
+    "reduce_scatter_",
+    "_reduce_scatter_base_",
+    "reduce_scatter_tensor_coalesced_",
+    "alltoall_",
+    "alltoall_base_",
+}
+"""Collectives whose arguments are outputs, then inputs."""
+
+
+def join(rank: int, world_size: int) -> None:
+    """Be `rank` of `world_size` ranks, of which there is no other."""
+    if _BACKEND not in dist.Backend.backend_list:
+        dist.Backend.register_backend(_BACKEND, _group, extended_api=True, devices=["cpu", "gpu"])
+    dist.init_process_group(_BACKEND, store=FakeStore(), rank=rank, world_size=world_size)
+
+
+def _group(common: Any, options: Any) -> FakeProcessGroup:
+    return FakeProcessGroup._create_internal(common.group_rank, common.group_size, options)  # type: ignore[call-arg]
+
+
+def gather_object(objects: list[Any], value: Any, group: Any = None) -> None:
+    """In place of `dist.all_gather_object`."""
+    objects[:] = [value] * len(objects)
+
+
+def broadcast_objects(objects: list[Any], *_: Any, **__: Any) -> None:
+    """In place of `dist.broadcast_object_list`: what the others would send is what is there."""
+
+
+def run_collective(stand_in: StandIn, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do an operation of `c10d` and count what this rank sends."""
+    name = func._schema.name.partition("::")[2]
+    first = _tensors(args[0])
+    outputs, inputs = (first, _tensors(args[1])) if name in _SENDS_SECOND else (first, first)
+    if any(map(on_gpu, inputs + outputs)):
+        for tensor in (*inputs, *outputs):
+            if name != "barrier" and not on_gpu(tensor):
+                raise RuntimeError(f"{name}: takes tensors of the CPU and of the GPU at once")
+            if not tensor.is_contiguous():
+                raise RuntimeError(f"{name}: NCCL reads a tensor by its pointer; this one is not contiguous")
+        stand_in.ledger.calls[str(func)] += 1
+        if _ranks(args) > 1:
+            stand_in.ledger.traffic[name] += sum(tensor.nbytes for tensor in inputs)
+    if name == "barrier":
+        stand_in.ledger.wait("barrier")
+    if outputs is not inputs or name.startswith("recv"):
+        for number, output in enumerate(outputs):
+            _fill(stand_in, output, inputs[min(number, len(inputs) - 1)] if outputs is not inputs else None)
+    work = FakeWork()
+    work.seq_id = 0
+    return (args[0], work.boxed()) if len(func._schema.returns) > 1 else work.boxed()
+
+
+def _fill(stand_in: StandIn, output: Tensor, source: Tensor | None) -> None:
+    """Give `output` the values of `source`, repeated or cut to its size; unknown ones if those are not known."""
+    values = None if source is None else stand_in.known.of(source) if on_gpu(source) else source
+    if values is not None and output.numel() and values.numel():
+        times = -(-output.numel() // values.numel())
+        values = values.reshape(-1).repeat(times)[: output.numel()].view(output.shape)
+    target = stand_in.known.of(output) if on_gpu(output) else output
+    if values is None:
+        if on_gpu(output):
+            stand_in.known.forget(output)
+    elif target is not None:
+        target.copy_(values)
+    else:
+        stand_in.known.keep(output, values)
+
+
+def _ranks(args: Any) -> int:
+    group = next(arg for arg in args if isinstance(arg, torch.ScriptObject))
+    return int(dist.ProcessGroup.unbox(group).size())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

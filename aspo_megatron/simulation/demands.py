@@ -1,0 +1,101 @@
+"""What kernels that read memory by its address demand of their tensors, and do not look at themselves.
+
+An operation written in PyTorch honours strides; a kernel that is handed a pointer reads what its source assumes. Each
+rule names the source that it was read from (PyTorch 2.13 and 2.11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+_SHORT = (torch.bfloat16, torch.float16)
+_MOST_HEAD_DIM = 256
+
+
+class DemandError(Exception):
+    """A kernel would read something else than what is meant."""
+
+
+def check_demands(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Hold an operation's arguments against its kernel's demands.
+
+    Raises:
+        DemandError: names the operation, the argument and the demand.
+    """
+    rule = _RULES.get(func)
+    if rule is not None:
+        arguments = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        rule(str(func), arguments)
+
+
+def _flash_forward(name: str, arguments: dict[str, Any]) -> None:
+    """aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd."""
+    q, k, v = (arguments[key] for key in ("query", "key", "value"))
+    for key in ("query", "key", "value"):
+        _flash_tensor(name, key, arguments[key])
+    if not q.dtype == k.dtype == v.dtype:
+        raise DemandError(f"{name}: query, key and value must have one dtype")
+    if q.size(1) % k.size(1) or k.size(1) != v.size(1):
+        raise DemandError(f"{name}: {k.size(1)} key heads do not divide {q.size(1)} query heads")
+
+
+def _flash_backward(name: str, arguments: dict[str, Any]) -> None:
+    """flash_api.cpp, mha_bwd; attention_backward.cu, _flash_attention_backward, makes grad_out and out contiguous.
+
+    flash_bwd_kernel.h reads the log-sum-exp as [batch, heads, queries] without strides.
+    """
+    _flash_forward(name, arguments)
+    lse, q = arguments["logsumexp"], arguments["query"]
+    if lse.dtype != torch.float32 or not lse.is_contiguous() or lse.shape != q.shape[:3]:
+        raise DemandError(
+            f"{name}: logsumexp must be fp32, contiguous and {list(q.shape[:3])}; it is {lse.dtype}, {list(lse.shape)} "
+            f"with strides {list(lse.stride())}"
+        )
+    for key in ("grad_out", "out"):
+        if arguments[key].dtype != q.dtype:
+            raise DemandError(f"{name}: {key} must have query's dtype")
+
+
+def _flash_tensor(name: str, key: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _SHORT:
+        raise DemandError(f"{name}: {key} is {tensor.dtype}; the kernel computes in 16 bits")
+    if tensor.stride(-1) != 1:
+        raise DemandError(f"{name}: {key} must be contiguous in its last dimension, not of stride {tensor.stride(-1)}")
+    if tensor.size(-1) > _MOST_HEAD_DIM or tensor.size(-1) % 8:
+        raise DemandError(f"{name}: heads of {tensor.size(-1)} are not a multiple of 8 up to {_MOST_HEAD_DIM}")
+
+
+def _product_out(name: str, arguments: dict[str, Any]) -> None:
+    """aten/src/ATen/native/cuda/Blas.cpp: a result of another layout is a copy made behind the caller's back."""
+    out = arguments["out"]
+    if out.dim() == 2 and not (out.is_contiguous() or out.t().is_contiguous()):
+        rows = out.stride(1) == 1 and out.stride(0) >= out.size(1)
+        if not rows:
+            raise DemandError(f"{name}: out has strides {list(out.stride())}, which no product can write to")
+
+
+def _wide_product(name: str, arguments: dict[str, Any]) -> None:
+    """Blas.cpp, _mm_dtype_out_cuda: 16-bit factors of one dtype, a result of the dtype asked for."""
+    one, other, wanted = arguments["self"], arguments["mat2"], arguments["out_dtype"]
+    if one.dtype != other.dtype or one.dtype not in _SHORT or wanted not in (torch.float32, one.dtype):
+        raise DemandError(f"{name}: takes 16-bit factors of one dtype, not {one.dtype} and {other.dtype} for {wanted}")
+    out = arguments.get("out")
+    if out is not None:
+        _product_out(name, arguments)
+        if out.dtype != wanted:
+            raise DemandError(f"{name}: out is {out.dtype}, not {wanted}")
+
+
+_RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
+    aten._scaled_dot_product_flash_attention.default: _flash_forward,
+    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten.mm.out: _product_out,
+    aten.addmm.out: _product_out,
+    aten.mm.dtype: _wide_product,
+    aten.mm.dtype_out: _wide_product,
+}

@@ -1,0 +1,106 @@
+"""What Python asks of tensors before any operation is run: where `cuda` is meant, numbers, pinned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from aspo_megatron.simulation.devices import gpu, means_gpu, on_gpu
+
+if TYPE_CHECKING:
+    from aspo_megatron.simulation.device import StandIn
+
+_NUMBERS: dict[Any, Callable[[Any], Any]] = {
+    Tensor.item: lambda value: value,
+    Tensor.__int__: int,
+    Tensor.__index__: int,
+    Tensor.__float__: float,
+    Tensor.__bool__: bool,
+}
+
+
+class PythonCalls(TorchFunctionMode):
+    """Answers for a build of PyTorch that knows no GPU what one that does would answer."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        super().__init__()
+        self._stand_in = stand_in
+        self._handlers: dict[Any, Callable[..., Any]] = {
+            torch.tensor: self._tensor,
+            Tensor.cuda: lambda tensor, *_, **options: self._moved(tensor, **options),
+            Tensor.to: self._to,
+            Tensor.backward: self._backward,
+            torch.autograd.backward: lambda roots, grad_tensors=None, *args, **options: self._backward(
+                roots, grad_tensors, *args, **options
+            ),
+            Tensor.tolist: self._tolist,
+            Tensor.type: self._type,
+            Tensor.is_cuda.__get__: on_gpu,  # type: ignore[attr-defined]
+            Tensor.pin_memory: lambda tensor, *_: self._stand_in.pinned.pin(tensor.clone()),
+            Tensor.is_pinned: lambda tensor, *_: self._stand_in.pinned.has(tensor),
+            Tensor.data.__set__: self._set_data,  # type: ignore[attr-defined]
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One call. See `TorchFunctionMode`."""
+        kwargs = kwargs or {}
+        if func in _NUMBERS and on_gpu(args[0]):
+            return _NUMBERS[func](self._stand_in.number(args[0], func.__name__.strip("_")))
+        if func in self._handlers:
+            return self._handlers[func](*args, **kwargs)
+        if means_gpu(kwargs.get("device")):
+            kwargs = {**kwargs, "device": gpu()}
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+            return self._stand_in.pinned.pin(func(*args, **kwargs))
+        return func(*args, **kwargs)
+
+    def _tensor(self, data: Any, **options: Any) -> Tensor:
+        device = options.pop("device", None)
+        numbers = [leaf for leaf in pytree.tree_leaves(data) if on_gpu(leaf)]
+        if numbers:
+            data = pytree.tree_map(lambda leaf: self._stand_in.number(leaf) if on_gpu(leaf) else leaf, data)
+        made = torch.tensor(data, **options)
+        return self._moved(made) if means_gpu(device) else made.to(device or "cpu")
+
+    def _moved(self, tensor: Tensor, non_blocking: bool = False, **_: Any) -> Tensor:
+        return tensor if on_gpu(tensor) else tensor.to(gpu(), non_blocking=non_blocking)
+
+    def _to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`Tensor.to` with `cuda` turned into the device."""
+        places: list[Any] = [gpu() if isinstance(arg, str | torch.device) and means_gpu(arg) else arg for arg in args]
+        if means_gpu(kwargs.get("device")):
+            kwargs = {**kwargs, "device": gpu()}
+        return tensor.to(*places, **kwargs)
+
+    def _set_data(self, tensor: Tensor, value: Tensor) -> None:
+        """A tensor on the CPU stays there: of another kind it cannot become, and the module that has it moves later."""
+        if on_gpu(tensor) or not on_gpu(value):
+            tensor.data = value
+
+    def _backward(self, roots: Any, gradients: Any = None, retain_graph: bool | None = None, **options: Any) -> None:
+        """Of a tensor or several. While a call is answered this mode is off, but what backward calls needs it."""
+        roots = (roots,) if isinstance(roots, Tensor) else tuple(roots)
+        given = (gradients,) if gradients is None or isinstance(gradients, Tensor) else tuple(gradients)
+        given = given if given != (None,) else (None,) * len(roots)
+        made = tuple(torch.ones_like(root) if grad is None else grad for root, grad in zip(roots, given, strict=True))
+        with self:
+            _engine_run_backward(
+                roots, made, bool(retain_graph), False, (), allow_unreachable=True, accumulate_grad=True
+            )
+
+    def _tolist(self, tensor: Tensor) -> Any:
+        if not on_gpu(tensor):
+            return tensor.tolist()
+        self._stand_in.ledger.wait("tolist")
+        return self._stand_in.values(tensor).tolist()
+
+    def _type(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = tensor.type(*args, **kwargs)
+        return found.replace("torch.gpu.", "torch.cuda.") if isinstance(found, str) else found

@@ -1,0 +1,51 @@
+"""One rank of a layout on the stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from aspo_megatron.config import ParallelConfig
+from aspo_megatron.parallel.packages import Packages
+from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
+from aspo_megatron.simulation.collectives import join
+from aspo_megatron.simulation.device import StandIn
+from aspo_megatron.simulation.ledger import Ledger
+from aspo_megatron.simulation.platform import StandInPlatform
+from aspo_megatron.simulation.python_calls import PythonCalls
+
+BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
+"""A GPU's environment without Transformer Engine, Apex and Triton, which cannot be imported without a GPU."""
+
+
+@dataclass(frozen=True)
+class SimulatedRank:
+    """`topology`: where the rank stands. `ledger`: what happened on its device."""
+
+    topology: Topology
+    ledger: Ledger
+    stand_in: StandIn
+    platform: StandInPlatform
+
+    def receives(self, tokens: int, hidden_size: int) -> None:
+        """Say how many (local) tokens other pipeline stages send of a micro-batch: the same of each."""
+        self.platform.received_shape = (tokens, 1, hidden_size)
+
+
+@contextmanager
+def simulated_rank(parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE) -> Iterator[SimulatedRank]:
+    """Be one rank of a layout in the block. For a process of its own: PyTorch keeps the device and megatron its groups.
+
+    Args:
+        parallel: the layout.
+        rank: which of its ranks.
+        packages: what the environment of the GPU is to have.
+    """
+    stand_in = StandIn()
+    platform = StandInPlatform(stand_in, packages)
+    platform.install()
+    join(rank, parallel.world_size)
+    with PythonCalls(stand_in), stand_in:
+        yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger, stand_in, platform)
+    leave_grid(platform)

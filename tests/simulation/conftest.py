@@ -1,0 +1,33 @@
+"""Processes with the stand-in for a GPU, and model folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .processes import Processes
+
+
+@pytest.fixture(scope="session")
+def simulated() -> Iterator[Callable[..., Any]]:
+    """Calls a function in a process of its own that has the stand-in."""
+    with Processes() as processes:
+        yield processes.run
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random models, by name: one of each family, with heads that flash attention takes."""
+    from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
+
+    root = tmp_path_factory.mktemp("models")
+    return {
+        "llama-tied": llama_folder(root / "llama-tied", tied=True, hidden_size=96, num_hidden_layers=4),
+        "llama": llama_folder(root / "llama", tied=False, hidden_size=96),
+        "qwen2": qwen2_folder(root / "qwen2", tied=False, hidden_size=96),
+        "qwen3": qwen3_folder(root / "qwen3", tied=True),
+        "qwen3-moe": qwen3_moe_folder(root / "qwen3-moe", num_hidden_layers=4),
+    }

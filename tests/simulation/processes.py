@@ -1,0 +1,98 @@
+"""Runs functions in processes of their own that have the stand-in: PyTorch cannot be told to forget its device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+_SMALLEST = {
+    "hidden_size": 8,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 1,
+    "vocab_size": 8,
+}
+    "hidden_size": 8,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 1,
+    "vocab_size": 8,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Processes:
+    """A process that has imported everything, and forks another for each call. Use as a context manager."""
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("forkserver")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,))
+        self._process.start()
+        theirs.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function`, defined in a module, in a process of its own; what it returned.
+
+        Raises:
+            RuntimeError: it failed; the message holds the traceback.
+        """
+        self._pipe.send((function, args, kwargs))
+        succeeded, result = self._pipe.recv()
+        if not succeeded:
+            raise RuntimeError(result)
+        returned: R = result
+        return returned
+
+
+def _serve(pipe: Connection) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from aspo_megatron.parallel.platform import installed
+    from aspo_megatron.simulation.device import StandIn
+    from aspo_megatron.simulation.platform import StandInPlatform
+    from aspo_megatron.simulation.rank import BARE
+
+    torch.set_num_threads(1)
+    with installed(StandInPlatform(StandIn(), BARE)):  # megatron-core asks for a GPU as it is imported
+        from aspo_megatron.rollout.embedded import EmbeddedEngine  # noqa: F401
+    for family in ("llama", "qwen2", "qwen3", "qwen3_moe"):  # transformers imports them when it is first asked
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **_SMALLEST))
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        here, there = multiprocessing.get_context("fork").Pipe()
+        child = multiprocessing.get_context("fork").Process(target=_call, args=(there, task))
+        child.start()
+        there.close()
+        try:
+            pipe.send(here.recv())
+        except EOFError:
+            child.join()
+            pipe.send((False, f"the process died: {child.exitcode}"))
+        child.join()
+        here.close()
+
+
+def _call(pipe: Connection, task: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> None:
+    function, args, kwargs = task
+    try:
+        pipe.send((True, function(*args, **kwargs)))
+    except BaseException:
+        pipe.send((False, traceback.format_exc()))

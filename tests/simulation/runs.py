@@ -1,0 +1,126 @@
+"""What a simulated rank does in these tests; each function runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aspo_megatron import losses
+from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig
+from aspo_megatron.data.packing import pack, packed_length
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.simulation.ledger import Ledger
+from aspo_megatron.simulation.rank import SimulatedRank, simulated_rank
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A layout and one of its ranks, and what a micro-batch holds: prompts, and the lengths of their responses."""
+
+    folder: Path
+    parallel: ParallelConfig
+    rank: int = 0
+    recompute: str = "none"
+    prompts: int = 2
+    prompt: int = 20
+    responses: tuple[int, ...] = (30, 40, 50)
+    loss: str = "aspo"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        return read_family(self.folder)
+
+    @property
+    def model(self) -> ModelConfig:
+        return ModelConfig(path=self.folder, dtype="bfloat16", recompute=self.recompute, **self.settings)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a ledger counted of one stretch of work."""
+
+    waits: Counter[str]
+    copies: Counter[str]
+    calls: Counter[str]
+    traffic: Counter[str]
+    held_bytes: int
+    peak_bytes: int
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Figures:
+        counters = (Counter(c) for c in (ledger.waits, ledger.copies, ledger.calls, ledger.traffic))
+        return cls(*counters, ledger.held_bytes, ledger.peak_bytes)
+
+
+def groups_of(setup: Setup) -> list[list[Sample]]:
+    """One group for each prompt; each is a micro-batch."""
+    generator = np.random.default_rng(0)
+    vocabulary = setup.family.shape(tp=1).vocab_size
+
+    def sample(group: int, length: int) -> Sample:
+        return Sample(
+            problem_id=str(group),
+            group=group,
+            prompt_ids=generator.integers(0, vocabulary, setup.prompt),
+            response_ids=generator.integers(0, vocabulary, length),
+            response_mask=np.ones(length, dtype=np.bool_),
+            rollout_log_probs=np.zeros(length, dtype=np.float32),
+            weight_version=0,
+            finish_reason="stop",
+            advantage=1.0,
+            old_log_probs=np.zeros(length, dtype=np.float32),
+            ref_log_probs=np.zeros(length, dtype=np.float32),
+        )
+
+    return [[sample(group, length) for length in setup.responses] for group in range(setup.prompts)]
+
+
+def budget(groups: Sequence[Sequence[Sample]]) -> int:
+    """Tokens of a micro-batch that holds one group."""
+    return packed_length(groups[0])
+
+
+def tell_received_shape(simulated: SimulatedRank, setup: Setup, groups: Sequence[Sequence[Sample]]) -> None:
+    """Other stages send hidden states of the same micro-batches."""
+    from aspo_megatron.parallel.context import context_slice
+
+    topology = simulated.topology
+    multiple = topology.tp if topology.sequence_parallel else 1
+    spans = pack(groups[:1], [[1.0] * len(groups[0])]).spans
+    tokens = context_slice(spans, topology.cp, topology.cp_rank, multiple).tokens.numel()
+    simulated.receives(tokens // multiple, setup.family.hidden_size)
+
+
+def updates(setup: Setup, count: int = 2) -> dict[str, Figures]:
+    """Some updates and a no-grad pass; the figures of building, of the last update and of the pass."""
+    from aspo_megatron.parallel.model import PolicyModel
+    from aspo_megatron.parallel.objective import PolicyObjective
+    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+
+    groups = groups_of(setup)
+    limits = PassLimits(budget(groups), None, 1.0)
+    config = LossConfig(name=setup.loss, kl_coef=0.01)
+    objective = PolicyObjective(losses.build(config.name, {}), config)
+    with simulated_rank(setup.parallel, setup.rank) as simulated:
+        ledger, topology = simulated.ledger, simulated.topology
+        tell_received_shape(simulated, setup, groups)
+        model = PolicyModel(setup.family, topology, setup.model).to(topology.platform.device)
+        optimizer = Optimizer(model, OptimizerConfig(), 10, setup.parallel)
+        figures = {"built": Figures.of(ledger)}
+        for _ in range(count):
+            ledger.clear()
+            update(model, optimizer, groups, objective, aggregation_of(config, 64), limits)
+            figures["update"] = Figures.of(ledger)
+        ledger.clear()
+        scored = list(score(model, groups, limits))
+        assert [sample for sample, _ in scored] == [sample for group in groups for sample in group]
+        figures["pass"] = Figures.of(ledger)
+    return figures
