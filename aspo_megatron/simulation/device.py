@@ -63,6 +63,11 @@ class StandIn(TorchDispatchMode):
         self.ledger.wait(what)
         return self.values(tensor).item()
 
+    def numbers(self, tensor: Tensor) -> Any:
+        """All values of a tensor as a list, for which the host waits once."""
+        self.ledger.wait("tolist")
+        return self.values(tensor).tolist()
+
     def values(self, tensor: Tensor) -> Tensor:
         """On the CPU: the values of a tensor where they are known, else ones (of a bool: False)."""
         known = self.known.of(tensor)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import Packages
@@ -74,6 +75,8 @@ class StandInPlatform(Platform):
 
     def _replace_torch(self) -> None:
         self._replace(torch.nn.Module, "_apply", _apply)
+        # Its own asks for one number after the other.
+        self._replace(FakeTensor, "tolist", lambda tensor: self._stand_in.numbers(tensor))
         self._replace(Tensor, "record_stream", lambda tensor, stream: None)
         resize = torch.UntypedStorage.resize_
 

@@ -39,7 +39,6 @@ class PythonCalls(TorchFunctionMode):
             torch.autograd.backward: lambda roots, grad_tensors=None, *args, **options: self._backward(
                 roots, grad_tensors, *args, **options
             ),
-            Tensor.tolist: self._tolist,
             Tensor.type: self._type,
             Tensor.is_cuda.__get__: on_gpu,  # type: ignore[attr-defined]
             Tensor.pin_memory: lambda tensor, *_: self._stand_in.pinned.pin(tensor.clone()),
@@ -94,12 +93,6 @@ class PythonCalls(TorchFunctionMode):
             _engine_run_backward(
                 roots, made, bool(retain_graph), False, (), allow_unreachable=True, accumulate_grad=True
             )
-
-    def _tolist(self, tensor: Tensor) -> Any:
-        if not on_gpu(tensor):
-            return tensor.tolist()
-        self._stand_in.ledger.wait("tolist")
-        return self._stand_in.values(tensor).tolist()
 
     def _type(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         found = tensor.type(*args, **kwargs)

@@ -16,12 +16,6 @@ _SMALLEST = {
     "num_hidden_layers": 1,
     "vocab_size": 8,
 }
-    "hidden_size": 8,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "num_hidden_layers": 1,
-    "vocab_size": 8,
-}
 
 P = ParamSpec("P")
 R = TypeVar("R")
