@@ -22,8 +22,8 @@ def decode_cache(config: PretrainedConfig) -> DynamicCache:
 
 def takes_masks(config: PretrainedConfig) -> bool:
     """Whether a model's attention takes a ready mask [rows, 1, queries, tokens], the same for all of its layers."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config._attn_implementation == "sdpa" and kinds == {"full_attention"}
+    keeps_every_token = all(isinstance(layer, _RoomyLayer) for layer in decode_cache(config).layers)
+    return keeps_every_token and config._attn_implementation == "sdpa"
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed

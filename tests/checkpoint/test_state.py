@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,3 +181,52 @@ def plain_load(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
             chunk.load_state_dict(dist_checkpointing.load(described, str(folder)), strict=False)
         got = weights(model)
         assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("layout", [{}, {"dp": 2, **DIST}], ids=["whole", "split"])
+def test_moments_that_wait_in_host_memory_change_no_number(
+    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    """On a CPU, where they would stay: updates, what is saved, and an update after it is loaded."""
+    parallel = ParallelConfig(**layout)
+    settings = ModelConfig(path=folders[False], dtype="bfloat16")
+    for same in ranks.run(parallel.world_size, compare_with_offloaded, settings, parallel, tmp_path / "state"):
+        assert same == {"weights": True, "states": True, "loaded": True, "places": True}
+
+
+def compare_with_offloaded(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, bool]:
+    """What is the same with moments that wait in host memory; `places`: they stay where they were first."""
+    with process_grid(parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
+        from aspo_megatron.checkpoint.state import load_model, load_optimizer, model_shards, optimizer_shards
+        from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+        from aspo_megatron.parallel.moments import HostMoments
+
+        patch.setattr(
+            torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
+        )
+        pairs = [build(settings, parallel, topology) for _ in range(3)]
+        for _, optimizer in pairs[1:]:
+            optimizer._away = HostMoments(torch.device("cpu"))
+        (plain, plain_optimizer), (moved, moved_optimizer), (loaded, loaded_optimizer) = pairs
+        places = []
+        for number in range(2):
+            update(plain, plain_optimizer, number)
+            update(moved, moved_optimizer, number)
+            places.append([state["exp_avg"].data_ptr() for _, state in moved_optimizer._adam_states()])
+        same = {"weights": equal(weights(plain), weights(moved)), "places": bool(places[0]) and places[0] == places[1]}
+        states = zip(plain_optimizer.states(), moved_optimizer.states(), strict=True)
+        found = [one if one is None else torch.equal(one, other) for (*_, one), (*_, other) in states]
+        same["states"] = any(found) and False not in found
+        writer = CheckpointWriter(folder, About(moved.family, settings.path, parallel))
+        writer.begin([*model_shards(moved), *optimizer_shards(moved, moved_optimizer)], {}, {})
+        assert writer.complete() is None
+        load_model(loaded, folder)
+        load_optimizer(loaded, loaded_optimizer, moved_optimizer.counters(), folder)
+        for model, optimizer in ((plain, plain_optimizer), (loaded, loaded_optimizer)):
+            update(model, optimizer, 2)
+        same["loaded"] = equal(weights(plain), weights(loaded))
+        return same
+
+
+def equal(one: Tensors, other: Tensors) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

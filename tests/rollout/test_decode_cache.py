@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from aspo_megatron.config import SamplingConfig
 from aspo_megatron.rollout import decode_cache as module
-from aspo_megatron.rollout.decode_cache import decode_cache
+from aspo_megatron.rollout.decode_cache import decode_cache, takes_masks
+from aspo_megatron.rollout.embedded import EmbeddedEngine
 
-from .conftest import TINY_LLAMA
+from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
 
 CONFIG = AutoConfig.for_model("llama", **TINY_LLAMA)
 
@@ -57,3 +64,45 @@ def test_sliding_windows_keep_their_layers() -> None:
         "mistral", hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=4
     )
     assert all(type(layer) is DynamicSlidingWindowLayer for layer in decode_cache(config).layers)
+    config._attn_implementation = "sdpa"
+    assert not takes_masks(config)
+
+
+@pytest.mark.parametrize("prompts", [RAGGED, [[11, 45, 8], [60, 7, 9]]], ids=["padded", "even"])
+def test_numbers_are_taken_from_tensors_once_for_each_token(
+    policy: Policy, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time the host would wait for a GPU. The same responses come of transformers' own masks."""
+
+    def generate(tokens: int) -> tuple[int, list[tuple[list[int], list[float]]]]:
+        engine = EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), 65536)
+        engine.update_weights(policy.weights.items(), version=1)
+        requests = ask(prompts, COUNTS[: len(prompts)])
+        with Numbers() as numbers:
+            groups = engine.generate(requests, SamplingConfig(max_response_tokens=tokens))
+        found = [
+            (sample.response_ids.tolist(), sample.rollout_log_probs.tolist()) for group in groups for sample in group
+        ]
+        assert max(len(ids) for ids, _ in found) == tokens
+        return numbers.taken, found
+
+    (few, _), (more, found) = generate(4), generate(9)
+    assert more - few == 9 - 4
+    monkeypatch.setattr("aspo_megatron.rollout.embedded.takes_masks", lambda config: False)
+    waits, same = generate(9)
+    assert waits > more
+    assert same == found
+
+
+class Numbers(TorchFunctionMode):
+    """Counts what makes a number of Python, or a list of them, out of a tensor."""
+
+    TAKE = (Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__index__, Tensor.__float__)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.taken += func in self.TAKE
+        return func(*args, **(kwargs or {}))

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.rollout import embedded_weights
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
+from aspo_megatron.rollout.empty_model import empty_model
 from aspo_megatron.rollout.packed_linear import PackedLinear, pack_layers, packable
 from aspo_megatron.synced_engine import SyncedEngine
 
 from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
+
+QWEN3_8B = Path(__file__).parents[2] / "examples" / "qwen3_8b" / "model"
 
 needs_packing = pytest.mark.skipif(not packable(torch.float32), reason="this CPU has no packed products")
 
@@ -74,6 +79,68 @@ def test_loaded_again_after_release(tied: bool, packs: bool, monkeypatch: pytest
         plain = [one for name, one in named(reference, tied) if not packs or "norm" in name or "embed" in name]
         assert bytes_of(model) == sum(one.nbytes for one in plain)
         weights.release()
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {"rope_type": "default", "rope_theta": 1e4},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "qwen3_moe"])
+def test_an_empty_model_is_the_model_but_for_its_weights(kind: str, rope: str, tied: bool, dtype: torch.dtype) -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16} if kind == "qwen3_moe" else {}
+    sizes = {**TINY_LLAMA, **experts, "tie_word_embeddings": tied, "max_position_embeddings": 256}
+
+    def config() -> PretrainedConfig:
+        return AutoConfig.for_model(kind, **sizes, rope_parameters=dict(ROPES[rope]))
+
+    reference = AutoModelForCausalLM.from_config(config(), dtype=dtype).eval()
+    before = torch.random.get_rng_state()
+    model = empty_model(config(), dtype, torch.device("cpu"))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert bytes_of(model) == 0
+    shapes = [(name, one.shape, one.stride(), one.dtype) for name, one in reference.named_parameters()]
+    assert [(name, one.shape, one.stride(), one.dtype) for name, one in model.named_parameters()] == shapes
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    buffers = dict(model.named_buffers())
+    assert buffers.keys() == dict(reference.named_buffers()).keys()
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in reference.named_buffers())
+    for parameter in model.parameters():
+        parameter.untyped_storage().resize_(parameter.nbytes)
+    model.load_state_dict(reference.state_dict())
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(model(tokens).logits, reference(tokens).logits)
+
+
+def test_a_model_of_eight_billion_parameters_is_made_without_drawing_or_holding_them() -> None:
+    class NothingLarge(TorchDispatchMode):
+        """Raises as something is drawn, or written, that a weight could be."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and not result.is_meta and result.numel() > 1 << 20:
+                assert func.overloadpacket is torch.ops.aten.empty, f"{func} of {list(result.shape)}"
+            return result
+
+    tokenizer: Any = SimpleNamespace(eos_token_id=0)
+    with NothingLarge():
+        engine = EmbeddedEngine(QWEN3_8B, tokenizer, torch.bfloat16, torch.device("cpu"), None)
+    assert sum(parameter.numel() for parameter in engine._model.parameters()) > 8e9
+    assert bytes_of(engine._model) == 0
+    assert engine._most_tokens() == 65536
 
 
 def test_an_engine_without_weights_says_so(policy: Policy) -> None:

@@ -1,0 +1,279 @@
+"""Memory of the GPU that is needed for a moment only: what is saved, Adam's moments, the reference, generation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from aspo_megatron.config import OptimizerConfig, ParallelConfig, RunConfig, SamplingConfig
+from aspo_megatron.config_io import save_config
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.models.family import read_family
+from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.rollout.engine import Request
+from aspo_megatron.simulation.rank import simulated_rank
+
+from .runs import Figures, Setup, budget, groups_of
+
+Simulated = Callable[..., Any]
+SPLIT = ParallelConfig(dp=2, distributed_optimizer=True)
+SINGLE = ParallelConfig(tp=2)
+
+
+@dataclass
+class Save:
+    """What a save handed to the writer: device, address and thread of each tensor; and what it cost."""
+
+    written: list[tuple[str, int, str]] = field(default_factory=list)
+    figures: Figures | None = None
+
+
+@pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
+def test_a_save_is_copied_to_the_same_host_memory_and_holds_nothing_on_the_gpu(
+    simulated: Simulated, folders: dict[str, Path], tmp_path: Path, parallel: ParallelConfig
+) -> None:
+    setup = Setup(folders["llama-tied"], parallel)
+    saves, held, largest = simulated(save_twice, setup, tmp_path / "run", True)
+    first, second = saves
+    assert {device for save in saves for device, _, _ in save.written} == {"cpu"}
+    assert {thread for save in saves for _, _, thread in save.written} == {"checkpoint"}
+    assert [address for _, address, _ in first.written] == [address for _, address, _ in second.written]
+    for save in saves:
+        assert not save.figures.copies
+        assert sum(save.figures.waits.values()) == 1  # the thread's
+        more = save.figures.peak_bytes - held
+        assert more <= (4 * largest + 1024 if parallel.distributed_optimizer else 0)
+
+
+def test_a_save_without_a_thread_copies_each_tensor_once(
+    simulated: Simulated, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (save, _), held, largest = simulated(save_twice, Setup(folders["llama-tied"], SPLIT), tmp_path / "run", False)
+    assert {thread for _, _, thread in save.written} == {"MainThread"}
+    assert sum(save.figures.waits.values()) == len(save.written)
+    assert save.figures.peak_bytes - held <= 4 * largest + 1024
+
+
+def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], int, int]:
+    """What two saves did, each after an update; what was held before; elements of the largest parameter."""
+    config = run_config(setup, run, checkpoint={"async_save": background})
+    run.mkdir()
+    save_config(config, run / "config.yaml")
+    with simulated_rank(setup.parallel) as rank:
+        from aspo_megatron.checkpoint.tensors import PieceWriter
+        from aspo_megatron.checkpoint.training import StateSaver, TrainerState
+
+        model, optimizer = build(setup, rank, OptimizerConfig())
+        saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
+        saves: list[Save] = []
+        write = PieceWriter.write
+
+        def noted(writer: PieceWriter, key: str, tensor: torch.Tensor, *place: Any) -> None:
+            entry = tensor.device.type, tensor.data_ptr(), threading.current_thread().name
+            saves[-1].written.append(entry)
+            write(writer, key, tensor, *place)
+
+        PieceWriter.write = noted  # type: ignore[method-assign]
+        for step in (1, 2):
+            empty_update(optimizer)
+            held = rank.ledger.held_bytes
+            rank.ledger.clear()
+            saves.append(Save())
+            saver.save(TrainerState(step, 0, 0, 0.0, None, None, ""))
+            saver.finish()
+            saves[-1].figures = Figures.of(rank.ledger)
+        return saves, held, max(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_update_after_a_save_waits_for_its_copies(
+    simulated: Simulated, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    assert simulated(order_of_a_save, Setup(folders["llama-tied"], SINGLE), tmp_path / "run") == [
+        "copy",
+        "fence",
+        "update",
+        "update",
+    ]
+
+
+def order_of_a_save(setup: Setup, run: Path) -> list[str]:
+    """What happened in a save and the two updates after it."""
+    config = run_config(setup, run)
+    run.mkdir()
+    save_config(config, run / "config.yaml")
+    seen: list[str] = []
+    with simulated_rank(setup.parallel) as rank:
+        from aspo_megatron.checkpoint.training import StateSaver, TrainerState
+        from aspo_megatron.parallel.host_copies import HostCopies
+
+        model, optimizer = build(setup, rank, OptimizerConfig())
+        empty_update(optimizer)
+        saver = StateSaver(config, model.family, model, optimizer, lambda said: None)
+        take, fence, step = HostCopies.take, HostCopies.fence, optimizer._adam.step
+
+        def taken(copies: HostCopies, tensor: torch.Tensor, *, lasts: bool) -> torch.Tensor:
+            seen.append("copy")
+            return take(copies, tensor, lasts=lasts)
+
+        def fenced(copies: HostCopies) -> None:
+            seen.append("fence")
+            fence(copies)
+
+        def stepped() -> Any:
+            seen.append("update")
+            return step()
+
+        HostCopies.take, HostCopies.fence = taken, fenced  # type: ignore[assignment,method-assign]
+        optimizer._adam.step = stepped
+        saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))
+        for _ in range(2):
+            empty_update(optimizer)
+        saver.finish()
+    return [what for number, what in enumerate(seen) if what != "copy" or not number]
+
+
+@pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
+def test_moments_that_are_offloaded_are_on_the_gpu_in_a_step_alone(
+    simulated: Simulated, folders: dict[str, Path], parallel: ParallelConfig
+) -> None:
+    setup = Setup(folders["llama-tied"], parallel)
+    here, moments = simulated(steps, setup, False)
+    away, _ = simulated(steps, setup, True)
+    assert here.held_bytes - away.held_bytes == moments
+    assert away.peak_bytes == here.peak_bytes
+    assert away.copies == here.copies  # nothing of pageable memory
+    assert sum(away.waits.values()) == sum(here.waits.values())
+
+
+def steps(setup: Setup, offload: bool) -> tuple[Figures, int]:
+    """An optimizer's third step; bytes of its moments."""
+    with simulated_rank(setup.parallel) as rank:
+        _, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
+        for _ in range(3):
+            optimizer.zero_grad()
+            rank.ledger.clear()
+            optimizer.step()
+        figures = Figures.of(rank.ledger)
+        parts = getattr(optimizer._adam, "chained_optimizers", [optimizer._adam])
+        states = [state for part in parts for state in part.optimizer.state.values()]
+        return figures, sum(_held(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_the_reference_is_on_the_gpu_while_it_computes_alone(simulated: Simulated, folders: dict[str, Path]) -> None:
+    setup = Setup(folders["llama-tied"], ParallelConfig())
+    without, _, _, _ = simulated(scored_by_reference, setup, 0.0, None)
+    held, weights, passing, figures = simulated(scored_by_reference, setup, 0.01, None)
+    assert held - without <= 512  # rotary frequencies
+    assert figures.held_bytes == held
+    assert not [place for place in figures.copies if "reference" in place]
+    there, _, staying, _ = simulated(scored_by_reference, setup, 0.01, "device")
+    assert there == held + weights
+    assert staying == passing  # the most that a pass holds
+
+
+def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tuple[int, int, int, Figures]:
+    """What a trainer holds; its weights' bytes; the most in the reference's pass beside it, and what that did."""
+    settings = {} if where is None else {"reference": where}
+    config = run_config(setup, Path("run"), loss={"kl_coef": kl_coef}, model_settings=settings)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"old_log_probs": "rollout"})})
+    with simulated_rank(setup.parallel) as rank:
+        from aspo_megatron.trainer import Trainer
+
+        groups = groups_of(setup)
+        model = build_policy(setup, rank)
+        problems = [Problem(str(number), "", (1, 2)) for number in range(4)]
+        inputs: Any = SimpleNamespace(train=problems, heldout=[], tokenizer=None, family=setup.family)
+        outside: Any = SimpleNamespace(message=print, phase=lambda label: None)
+        trainer = Trainer(config, inputs, model, outside, outside, None, outside, outside)
+        trainer._limits = type(trainer._limits)(budget(groups), None, 1.0)
+        held = rank.ledger.held_bytes
+        rank.ledger.clear()
+        trainer._score([groups])
+        weights = sum(map(_held, model.parameters()))
+        return held, weights, rank.ledger.peak_bytes, Figures.of(rank.ledger)
+
+
+def test_the_host_waits_once_for_each_token(simulated: Simulated, folders: dict[str, Path]) -> None:
+    for tokens in (3, 9):
+        figures, lengths = simulated(generated, folders["qwen3"], tokens, (5, 9))
+        assert lengths == [tokens] * 6
+        assert sum(figures.waits.values()) - tokens <= 2  # transformers looks at the prompts' padding
+        assert not figures.copies
+
+
+def generated(folder: Path, tokens: int, prompts: tuple[int, ...]) -> tuple[Figures, list[int]]:
+    """What generating three responses to each prompt did; their lengths."""
+    family = read_family(folder)
+    with simulated_rank(ParallelConfig()) as rank:
+        from aspo_megatron.rollout.embedded import EmbeddedEngine
+
+        device = rank.topology.platform.device
+        tokenizer: Any = SimpleNamespace(eos_token_id=9)
+        engine = EmbeddedEngine(folder, tokenizer, torch.bfloat16, device, 4096)
+        sizes = hf_sizes(family.rows, family.shape(tp=1))
+        weights = [(name, torch.empty(size, dtype=torch.bfloat16, device=device)) for name, size in sizes.items()]
+        engine.update_weights(weights, version=1)
+        del weights
+        requests = [
+            Request(Problem("a", "", tuple(range(20, 20 + length))), 3, (1, number), group=number)
+            for number, length in enumerate(prompts)
+        ]
+        rank.ledger.clear()
+        answers = engine.generate(requests, SamplingConfig(max_response_tokens=tokens))
+        return Figures.of(rank.ledger), [len(sample.response_ids) for group in answers for sample in group]
+
+
+def test_tokens_at_once_follow_from_free_memory(simulated: Simulated, folders: dict[str, Path]) -> None:
+    free, of_a_token, most = simulated(room, folders["llama"])
+    assert most == int(free / 2) // of_a_token
+
+
+def room(folder: Path) -> tuple[int, int, int]:
+    """Free bytes, those of a token's keys and values, and the tokens that an engine holds at once."""
+    family = read_family(folder)
+    with simulated_rank(ParallelConfig()) as rank:
+        from aspo_megatron.rollout.embedded import EmbeddedEngine
+
+        tokenizer: Any = SimpleNamespace(eos_token_id=9)
+        engine = EmbeddedEngine(folder, tokenizer, torch.bfloat16, rank.topology.platform.device, None)
+        free, _ = torch.cuda.mem_get_info(rank.topology.platform.device)
+        of_a_token = 2 * family.num_layers * family.num_kv_heads * family.head_dim * 2
+        return free, of_a_token, engine._most_tokens()
+
+
+def _held(tensor: torch.Tensor) -> int:
+    return -(-tensor.nbytes // 512) * 512  # as PyTorch gives a GPU's memory out
+
+
+def run_config(setup: Setup, run: Path, model_settings: Any = None, **sections: Any) -> RunConfig:
+    model = {"path": str(setup.folder), "dtype": "bfloat16", **(model_settings or {})}
+    data = {"train": {"kind": "jsonl", "path": "none.jsonl"}}
+    rollout = {"prompts_per_step": 2, "responses_per_prompt": 3}
+    train = {"prompts_per_update": 2}
+    given = {"output_dir": str(run), "model": model, "data": data, "rollout": rollout, "train": train, **sections}
+    return RunConfig.model_validate(given).model_copy(update={"parallel": setup.parallel})
+
+
+def build_policy(setup: Setup, rank: Any) -> Any:
+    from aspo_megatron.parallel.model import PolicyModel
+
+    return PolicyModel(setup.family, rank.topology, setup.model).to(rank.topology.platform.device)
+
+
+def build(setup: Setup, rank: Any, config: OptimizerConfig) -> Any:
+    from aspo_megatron.parallel.optimizer import Optimizer
+
+    model = build_policy(setup, rank)
+    return model, Optimizer(model, config, 10, setup.parallel)
+
+
+def empty_update(optimizer: Any) -> None:
+    optimizer.zero_grad()
+    optimizer.step()
