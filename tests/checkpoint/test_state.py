@@ -183,18 +183,41 @@ def plain_load(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
         assert all(torch.equal(got[name], want[name]) for name in want)
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["torch", "counts-in-groups"])
 @pytest.mark.parametrize("layout", [{}, {"dp": 2, **DIST}], ids=["whole", "split"])
 def test_moments_that_wait_in_host_memory_change_no_number(
-    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, layout: dict[str, Any]
+    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, layout: dict[str, Any], fused: bool
 ) -> None:
     """On a CPU, where they would stay: updates, what is saved, and an update after it is loaded."""
     parallel = ParallelConfig(**layout)
     settings = ModelConfig(path=folders[False], dtype="bfloat16")
-    for same in ranks.run(parallel.world_size, compare_with_offloaded, settings, parallel, tmp_path / "state"):
+    for same in ranks.run(parallel.world_size, compare_with_offloaded, settings, parallel, tmp_path / "state", fused):
         assert same == {"weights": True, "states": True, "loaded": True, "places": True}
 
 
-def compare_with_offloaded(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, bool]:
+class CountingInGroups(torch.optim.Optimizer):
+    """Adam whose step is a number of a group of parameters, as Transformer Engine's and Apex's is."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            for parameter in (one for one in group["params"] if one.grad is not None):
+                state = self.state[parameter]
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(name, torch.zeros_like(parameter))
+                state["exp_avg"].lerp_(parameter.grad, 0.1)
+                state["exp_avg_sq"].lerp_(parameter.grad**2, 0.01)
+                mean, square = state["exp_avg"] / (1 - 0.9 ** group["step"]), state["exp_avg_sq"]
+                parameter.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))
+
+
+def compare_with_offloaded(
+    settings: ModelConfig, parallel: ParallelConfig, folder: Path, fused: bool
+) -> dict[str, bool]:
     """What is the same with moments that wait in host memory; `places`: they stay where they were first."""
     with process_grid(parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
         from aspo_megatron.checkpoint.state import load_model, load_optimizer, model_shards, optimizer_shards
@@ -205,6 +228,8 @@ def compare_with_offloaded(settings: ModelConfig, parallel: ParallelConfig, fold
             torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
         )
         pairs = [build(settings, parallel, topology) for _ in range(3)]
+        for part in (part for _, optimizer in pairs for part in optimizer._parts() if fused):
+            part.optimizer = CountingInGroups(part.optimizer.param_groups)
         for _, optimizer in pairs[1:]:
             optimizer._away = HostMoments(torch.device("cpu"))
         (plain, plain_optimizer), (moved, moved_optimizer), (loaded, loaded_optimizer) = pairs
