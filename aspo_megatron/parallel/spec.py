@@ -101,6 +101,8 @@ def transformer_config(
         pipeline_model_parallel_layout=_pipeline_layout(family, topology) if topology.pp > 1 else None,
         overlap_p2p_comm=topology.vpp > 1,
         batch_p2p_comm=topology.vpp == 1,
+        # megatron would wait for the whole GPU after each message, for a fault that PyTorch once had.
+        batch_p2p_sync=False,
         # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
         variable_seq_lengths=topology.pp > 1,
         moe_token_dispatcher_type="alltoall",

@@ -39,6 +39,7 @@ from aspo_megatron.parallel.micro_batch import MicroBatch
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.stages import stage_messages
 from aspo_megatron.parallel.statistics import StepStatistics
 from aspo_megatron.parallel.topology import Topology
 
@@ -100,6 +101,7 @@ def token_outputs(
         micro_batch_size=1,
         forward_only=True,
         collect_non_loss_data=True,
+        **stage_messages(model.topology, model.config, batches),
     )
     samples = [sample for micro_batch in micro_batches for group in micro_batch for sample in group]
     # All micro-batches at once: each would be a time at which the GPU has nothing to do.
@@ -159,9 +161,10 @@ def update(
         seq_length=limits.max_tokens,
         micro_batch_size=1,
         forward_only=False,
+        **stage_messages(topology, model.config, batches),
     )
     grad_norm, lr = optimizer.step()
-    figures: list[dict[str, float]] = [{}]
+    figures = [{_LOSS: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
         figures = [statistics.reduce(topology.dp_group)]

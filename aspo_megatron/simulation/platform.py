@@ -34,8 +34,6 @@ class StandInPlatform(Platform):
         self.device = gpu()
         self.machine = Machine(packages, _CAPABILITY, "Triton", packages.triton)
         self._stand_in = stand_in
-        self.received_shape: tuple[int, ...] | None = None
-        """Of the hidden states that other pipeline stages send."""
 
     def install(self) -> None:
         """See `Platform`."""
@@ -43,7 +41,6 @@ class StandInPlatform(Platform):
         self._replace_torch()
         self._replace(torch, "compile", _not_compiled)
         self._replace_rng_tracker()
-        self._replace_stages()
         self._complete_local_layers()
 
     def _replace_cuda(self) -> None:
@@ -75,10 +72,13 @@ class StandInPlatform(Platform):
 
     def _replace_torch(self) -> None:
         self._replace(torch.nn.Module, "_apply", _apply)
-        # Its own asks for one number after the other.
-        self._replace(FakeTensor, "tolist", lambda tensor: self._stand_in.numbers(tensor))
         self._replace(Tensor, "record_stream", lambda tensor, stream: None)
         resize = torch.UntypedStorage.resize_
+
+        def tolist(tensor: Tensor) -> Any:  # FakeTensor's own asks for one number after the other
+            return self._stand_in.numbers(tensor)
+
+        self._replace(FakeTensor, "tolist", tolist)
 
         @functools.wraps(resize)
         def resized(storage: torch.UntypedStorage, size: int) -> Any:
@@ -103,18 +103,6 @@ class StandInPlatform(Platform):
         self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
         self._replace(megatron_random, "_set_cuda_rng_state", lambda *_, **__: None)
-
-    def _replace_stages(self) -> None:
-        """Other stages send what this one works on: hidden states of one shape."""
-        from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
-
-        def shapes(_: Any, __: Any, ___: Any, recv_prev: bool, recv_next: bool) -> tuple[Any, Any]:
-            waits = bool(recv_prev) + bool(recv_next)
-            for _number in range(waits):
-                self._stand_in.ledger.wait("shape of another stage")
-            return (self.received_shape if recv_prev else None), (self.received_shape if recv_next else None)
-
-        self._replace(P2PCommunicator, "_communicate_shapes", shapes)
 
 
 def _apply(module: torch.nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:

@@ -25,12 +25,6 @@ class SimulatedRank:
 
     topology: Topology
     ledger: Ledger
-    stand_in: StandIn
-    platform: StandInPlatform
-
-    def receives(self, tokens: int, hidden_size: int) -> None:
-        """Say how many (local) tokens other pipeline stages send of a micro-batch: the same of each."""
-        self.platform.received_shape = (tokens, 1, hidden_size)
 
 
 @contextmanager
@@ -47,5 +41,5 @@ def simulated_rank(parallel: ParallelConfig, rank: int = 0, packages: Packages =
     platform.install()
     join(rank, parallel.world_size)
     with PythonCalls(stand_in), stand_in:
-        yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger, stand_in, platform)
+        yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger)
     leave_grid(platform)

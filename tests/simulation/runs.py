@@ -12,11 +12,11 @@ import numpy as np
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig
-from aspo_megatron.data.packing import pack, packed_length
+from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.simulation.ledger import Ledger
-from aspo_megatron.simulation.rank import SimulatedRank, simulated_rank
+from aspo_megatron.simulation.rank import simulated_rank
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,6 @@ def budget(groups: Sequence[Sequence[Sample]]) -> int:
     return packed_length(groups[0])
 
 
-def tell_received_shape(simulated: SimulatedRank, setup: Setup, groups: Sequence[Sequence[Sample]]) -> None:
-    """Other stages send hidden states of the same micro-batches."""
-    from aspo_megatron.parallel.context import context_slice
-
-    topology = simulated.topology
-    multiple = topology.tp if topology.sequence_parallel else 1
-    spans = pack(groups[:1], [[1.0] * len(groups[0])]).spans
-    tokens = context_slice(spans, topology.cp, topology.cp_rank, multiple).tokens.numel()
-    simulated.receives(tokens // multiple, setup.family.hidden_size)
-
-
 def updates(setup: Setup, count: int = 2) -> dict[str, Figures]:
     """Some updates and a no-grad pass; the figures of building, of the last update and of the pass."""
     from aspo_megatron.parallel.model import PolicyModel
@@ -111,7 +100,6 @@ def updates(setup: Setup, count: int = 2) -> dict[str, Figures]:
     objective = PolicyObjective(losses.build(config.name, {}), config)
     with simulated_rank(setup.parallel, setup.rank) as simulated:
         ledger, topology = simulated.ledger, simulated.topology
-        tell_received_shape(simulated, setup, groups)
         model = PolicyModel(setup.family, topology, setup.model).to(topology.platform.device)
         optimizer = Optimizer(model, OptimizerConfig(), 10, setup.parallel)
         figures = {"built": Figures.of(ledger)}
