@@ -21,7 +21,7 @@ def server_environment(config: ServersConfig, device: str, number: int, env: Map
     kept = {name: value for name, value in env.items() if not _is_for_ranks(name, value)}
     if device == "cpu":
         return kept | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
-    if config.sync != "tensor":
+    if config.sync in ("auto", "distributed"):
         kept = _NCCL | kept
     visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if visible == [""]:

@@ -102,8 +102,9 @@ def test_trainer_and_servers_have_the_same_settings_of_nccl() -> None:
     assert (untouched["NCCL_CUMEM_ENABLE"], untouched["NCCL_NVLS_ENABLE"]) == ("-2", "2")  # NCCL's own defaults
     of_user = server_environment(ServersConfig(sync="distributed"), "cuda", 0, {"NCCL_CUMEM_ENABLE": "0"})
     assert of_user["NCCL_CUMEM_ENABLE"] == "0"
-    by_memory = server_environment(ServersConfig(sync="tensor"), "cuda", 0, {"CUDA_VISIBLE_DEVICES": "0,1"})
-    assert "NCCL_CUMEM_ENABLE" not in by_memory
+    for way in ("tensor", "disk"):  # without NCCL between the two
+        found = server_environment(ServersConfig(sync=way), "cuda", 0, {"CUDA_VISIBLE_DEVICES": "0,1"})
+        assert "NCCL_CUMEM_ENABLE" not in found
 
 
 @pytest.mark.parametrize(
