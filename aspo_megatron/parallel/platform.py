@@ -23,6 +23,7 @@ from torch import compile as torch_compile  # the real one, whatever stands in f
 from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.expert_tokens import permute_by_known_count
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import find_packages
 from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
@@ -73,6 +74,9 @@ class Platform(ABC):
 
         if clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
             self._replace(clip_grads, "l2_norm_impl", _norm_of_all)
+        from megatron.core.transformer.moe import token_dispatcher
+
+        self._replace(token_dispatcher, "permute", permute_by_known_count(token_dispatcher.permute))
 
     def _complete_local_norms(self) -> None:
         """Make megatron's norm for local layers fit for sequence parallelism and bf16."""

@@ -1,0 +1,58 @@
+"""Tokens in the order of their experts: as megatron-core does it, without asking how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from megatron.core.transformer.moe import token_dispatcher
+from megatron.core.transformer.moe.moe_utils import permute
+from torch import Tensor
+
+from aspo_megatron.parallel.platform import CpuPlatform, installed
+
+EXPERTS, CHOSEN, SIZE = 6, 2, 5
+
+
+@pytest.fixture(autouse=True)
+def platform() -> Iterator[None]:
+    with installed(CpuPlatform()):
+        yield
+
+
+def routing(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, probabilities of all experts, and which of them each token goes to."""
+    generator = torch.Generator().manual_seed(tokens)
+    probs = torch.rand(tokens, EXPERTS, generator=generator)
+    probs[:, 3] = 0.0  # an expert without tokens
+    chosen = torch.zeros(tokens, EXPERTS, dtype=torch.bool).scatter(1, probs.topk(CHOSEN).indices, True)
+    return torch.randn(tokens, SIZE, generator=generator), probs, chosen
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 40])
+def test_values_and_gradients(tokens: int) -> None:
+    results = []
+    for way in (permute, token_dispatcher.permute):
+        hidden, probs, chosen = routing(tokens)
+        hidden.requires_grad_(), probs.requires_grad_()
+        moved, weights, source = way(hidden, chosen, probs=probs, num_out_tokens=tokens * CHOSEN)
+        (moved * weights[:, None] * torch.arange(len(moved))[:, None]).sum().backward()
+        results.append((moved.detach(), weights.detach(), source, hidden.grad, probs.grad))
+    for want, got in zip(*results, strict=True):
+        assert torch.equal(want, got)
+
+
+def test_no_number_is_asked_for() -> None:
+    """Meta tensors have none to give, as a GPU has not without a wait."""
+    hidden, probs, chosen = (tensor.to("meta") for tensor in routing(40))
+    moved, weights, source = token_dispatcher.permute(hidden, chosen, probs=probs, num_out_tokens=40 * CHOSEN)
+    assert (moved.shape, weights.shape, source.shape) == ((80, SIZE), (80,), (80,))
+
+
+def test_without_probabilities_and_without_a_count() -> None:
+    hidden, probs, chosen = routing(12)
+    for options in ({"num_out_tokens": 24}, {"probs": probs}):
+        wanted, given = (way(hidden, chosen, **options) for way in (permute, token_dispatcher.permute))
+        for want, got in zip(wanted, given, strict=True):
+            assert (want is None and got is None) or torch.equal(want, got)
