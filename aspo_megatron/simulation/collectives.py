@@ -45,13 +45,28 @@ def _group(common: Any, options: Any) -> FakeProcessGroup:
     return FakeProcessGroup._create_internal(common.group_rank, common.group_size, options)  # type: ignore[call-arg]
 
 
-def gather_object(objects: list[Any], value: Any, group: Any = None) -> None:
+def gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
     """In place of `dist.all_gather_object`."""
-    objects[:] = [value] * len(objects)
+    object_list[:] = [obj] * len(object_list)
 
 
 def broadcast_objects(objects: list[Any], *_: Any, **__: Any) -> None:
     """In place of `dist.broadcast_object_list`: what the others would send is what is there."""
+
+
+def gather_object_to_one(obj: Any, object_gather_list: list[Any] | None = None, **_: Any) -> None:
+    """In place of `dist.gather_object`."""
+    if object_gather_list is not None:
+        object_gather_list[:] = [obj] * len(object_gather_list)
+
+
+def scatter_objects(
+    scatter_object_output_list: list[Any], scatter_object_input_list: list[Any] | None = None, **_: Any
+) -> None:
+    """In place of `dist.scatter_object_list`; only the rank that sends knows what it is."""
+    if scatter_object_input_list is None:
+        raise RuntimeError("scatter_object_list: what another rank would send is not known")
+    scatter_object_output_list[0] = scatter_object_input_list[dist.get_rank()]
 
 
 def run_collective(stand_in: StandIn, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -84,12 +99,11 @@ def _fill(stand_in: StandIn, output: Tensor, source: Tensor | None) -> None:
     if values is not None and output.numel() and values.numel():
         times = -(-output.numel() // values.numel())
         values = values.reshape(-1).repeat(times)[: output.numel()].view(output.shape)
-    target = stand_in.known.of(output) if on_gpu(output) else output
-    if values is None:
-        if on_gpu(output):
-            stand_in.known.forget(output)
-    elif target is not None:
-        target.copy_(values)
+    if not on_gpu(output):
+        if values is not None:
+            output.copy_(values)
+    elif values is None or output.untyped_storage().nbytes() != output.nbytes:
+        stand_in.known.forget(output)
     else:
         stand_in.known.keep(output, values)
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aspo_megatron.simulation.collectives import run_collective
 from aspo_megatron.simulation.demands import check_demands
 from aspo_megatron.simulation.devices import PinnedMemory, gpu, means_gpu, on_gpu
-from aspo_megatron.simulation.known_values import KnownValues, large
+from aspo_megatron.simulation.known_values import KnownValues
 from aspo_megatron.simulation.ledger import Ledger
 
 aten = torch.ops.aten
@@ -27,7 +27,6 @@ _SIZED_BY_VALUES = {
     aten.masked_select.default,
     aten._unique2.default,
     aten.unique_dim.default,
-    aten.repeat_interleave.Tensor,
 }
 """The host waits for the size of what they give."""
 
@@ -98,20 +97,15 @@ class StandIn(TorchDispatchMode):
         self._note_copies(func, args, kwargs)
         check_demands(func, args, kwargs)
         self.ledger.calls[str(func)] += 1
-        if func in _SIZED_BY_VALUES or (func is aten.index.Tensor and _has_mask(args[1])):
+        if _is_sized_by_values(func, args, kwargs):
             return self._of_size(func, args, kwargs)
         fake_args, fake_kwargs = pytree.tree_map(self._lift, (args, kwargs))
         with self._fake:
             result = func(*fake_args, **fake_kwargs)
-        leaves = pytree.tree_leaves(result)
-        values = None if large(result) else self.known.compute(func, args, kwargs)
-        if func is aten.topk.default and values is None:
-            values = [None, _even_choice(*args[:2])]
-        for leaf, value in zip(leaves, values or [None] * len(leaves), strict=True):
+        for leaf in pytree.tree_leaves(result):
             if on_gpu(leaf):
                 self.ledger.hold(leaf)
-                if isinstance(value, Tensor) and self.known.of(leaf) is None and not _comes_from_host(func, args, leaf):
-                    self.known.keep(leaf, value)
+        self.known.follow(func, args, kwargs, result)
         return result
 
     def _note_copies(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -158,16 +152,9 @@ class StandIn(TorchDispatchMode):
         return torch.ones((), dtype=leaf.dtype).expand(leaf.shape) if known is None else known
 
 
-def _comes_from_host(func: Any, args: Any, made: Tensor) -> bool:
-    """Whether it is a copy of the host's numbers: weights, which no size depends on, would be computed with here."""
-    return func is aten._to_copy.default and not on_gpu(args[0]) and made.dtype.is_floating_point
-
-
-def _has_mask(indices: Any) -> bool:
-    return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
-
-
-def _even_choice(scores: Tensor, count: int) -> Tensor:
-    """Places that `topk` may choose: each of a row's as often as any other, so that experts get equal shares."""
-    rows = scores.numel() // scores.shape[-1]
-    return (torch.arange(rows * count) % scores.shape[-1]).view(*scores.shape[:-1], count)
+def _is_sized_by_values(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    if func is aten.index.Tensor:
+        return any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
+    if func is aten.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
+    return func in _SIZED_BY_VALUES

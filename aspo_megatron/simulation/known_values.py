@@ -8,6 +8,7 @@ the shadows too; one that writes something unknown into a storage takes its shad
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,88 +22,120 @@ _MOST_ELEMENTS = 1 << 22
 """Of a shadow: enough for a micro-batch's tokens times its experts, too few for a layer's activations."""
 
 aten = torch.ops.aten
-_OF_ANY_VALUES = {
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
+_FILLS: dict[Any, Callable[..., Any]] = {
+    aten.zeros.default: lambda *_: 0,
+    aten.zeros_like.default: lambda *_: 0,
+    aten.new_zeros.default: lambda *_: 0,
+    aten.ones.default: lambda *_: 1,
+    aten.ones_like.default: lambda *_: 1,
+    aten.new_ones.default: lambda *_: 1,
+    aten.full.default: lambda size, value: value,
+    aten.full_like.default: lambda like, value: value,
+    aten.new_full.default: lambda like, size, value: value,
 }
-"""Operations that look at their tensor's shape alone."""
+"""Operations that give one number everywhere, and which."""
 
 
 class KnownValues:
-    """The shadows of one device."""
+    """The shadows of one device. That of a storage with one number everywhere is the number alone, however large."""
 
     def __init__(self) -> None:
-        self._shadows: dict[int, torch.UntypedStorage] = {}
+        self._shadows: dict[int, torch.UntypedStorage | Tensor] = {}
 
     def of(self, tensor: Tensor) -> Tensor | None:
-        """A CPU tensor with the values of one on the device, which shares memory as that does; None: not known."""
+        """A CPU tensor with the values of one on the device, not to be written to; None: not known."""
         shadow = self._shadows.get(tensor.untyped_storage()._cdata)
-        if shadow is None:
-            return None
-        empty = torch.empty(0, dtype=tensor.dtype)
-        viewed: Tensor = empty.set_(shadow, tensor.storage_offset(), tensor.size(), tensor.stride())
-        return viewed
+        if isinstance(shadow, Tensor):
+            return shadow.expand(tensor.size()) if shadow.dtype == tensor.dtype else None
+        return None if shadow is None else _viewed(shadow, tensor)
 
     def keep(self, tensor: Tensor, values: Tensor) -> None:
         """Note the `values` (on the CPU) of a tensor that is the first of its storage."""
-        storage = tensor.untyped_storage()
-        if storage.nbytes() > _MOST_ELEMENTS * 8:
-            return
-        if storage._cdata not in self._shadows:
-            weakref.finalize(storage, self._shadows.pop, storage._cdata, None)
-        self._shadows[storage._cdata] = torch.UntypedStorage(storage.nbytes())
-        shadow = self.of(tensor)
-        assert shadow is not None
-        shadow.copy_(values)
+        if tensor.untyped_storage().nbytes() <= _MOST_ELEMENTS * 8:
+            shadow = torch.UntypedStorage(tensor.untyped_storage().nbytes())
+            _viewed(shadow, tensor).copy_(values)
+            self._set(tensor, shadow)
 
     def forget(self, tensor: Tensor) -> None:
         """The values are not known any more."""
         self._shadows.pop(tensor.untyped_storage()._cdata, None)
 
-    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any] | None:
+    def follow(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Note what follows for the `result` of an operation, and for what it has written into its arguments."""
+        leaves = pytree.tree_leaves(result)
+        if func in _FILLS:
+            number = torch.tensor(_FILLS[func](*args), dtype=leaves[0].dtype)
+            self._set(leaves[0], number)
+            return
+        values = self.compute(func, args, kwargs, too_large=_large(leaves))
+        if func is aten.topk.default and values is None:
+            values = [None, _even_choice(*args[:2])]
+        for leaf, value in zip(leaves, values or (), strict=values is not None):
+            if on_gpu(leaf) and isinstance(value, Tensor) and self.of(leaf) is None:
+                self.keep(leaf, value)
+
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any], too_large: bool = False) -> list[Any] | None:
         """The leaves of what an operation gives for known values; None if some are not known.
 
         What it writes into its arguments is written into their shadows; of what is not known, those are gone.
         """
-        try:
-            if func is aten.copy_.default and not on_gpu(args[1]) and args[0].dtype.is_floating_point:
-                raise _UnknownError  # weights, which no size depends on, would be computed with here
-            if not _draws(func):
-                real_args, real_kwargs = pytree.tree_map(self._real(func), (args, kwargs))
-                return pytree.tree_leaves(func(*real_args, **real_kwargs))
-        except _UnknownError:
-            pass
-        for tensor in written(func, args, kwargs):
-            if on_gpu(tensor):
+        there = [leaf for leaf in pytree.arg_tree_leaves(*args, **kwargs) if on_gpu(leaf)]
+        if too_large or _is_unknown(func, args) or any(self.of(leaf) is None for leaf in there):
+            for tensor in filter(on_gpu, written(func, args, kwargs)):
                 self.forget(tensor)
-        return None
+            return None
+        for tensor in written(func, args, kwargs):
+            self._spread_out(tensor)
+        real_args, real_kwargs = pytree.tree_map(self._real, (args, kwargs))
+        return pytree.tree_leaves(func(*real_args, **real_kwargs))
 
-    def _real(self, func: Any) -> Any:
-        def of_leaf(leaf: Any) -> Any:
-            if not on_gpu(leaf):
-                return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
-            if func in _OF_ANY_VALUES:
-                return torch.empty(leaf.shape, dtype=leaf.dtype)
-            known = self.of(leaf)
-            if known is None:
-                raise _UnknownError
-            return known
+    def _real(self, leaf: Any) -> Any:
+        if on_gpu(leaf):
+            return self.of(leaf)
+        return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
-        return of_leaf
+    def _spread_out(self, tensor: Tensor) -> None:
+        """Give a storage that has one number everywhere room for several."""
+        if not on_gpu(tensor):
+            return
+        storage = tensor.untyped_storage()
+        number = self._shadows[storage._cdata]
+        if isinstance(number, Tensor):
+            shadow = torch.UntypedStorage(storage.nbytes())
+            torch.empty(0, dtype=number.dtype).set_(shadow).fill_(number)
+            self._shadows[storage._cdata] = shadow
+
+    def _set(self, tensor: Tensor, shadow: torch.UntypedStorage | Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._shadows:
+            weakref.finalize(storage, self._shadows.pop, storage._cdata, None)
+        self._shadows[storage._cdata] = shadow
 
 
-class _UnknownError(Exception):
-    """A value is not known."""
+def _viewed(shadow: torch.UntypedStorage, tensor: Tensor) -> Tensor:
+    viewed: Tensor = torch.empty(0, dtype=tensor.dtype).set_(
+        shadow, tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
+    return viewed
 
 
-def large(result: Any) -> bool:
-    """Whether an operation's result is too large for its values to be kept."""
-    leaves = pytree.tree_leaves(result)
+def _is_unknown(func: Any, args: Any) -> bool:
+    """Whether an operation's result is not to be known though its arguments are."""
+    if func is aten._to_copy.default or func is aten.copy_.default:
+        source = args[func is aten.copy_.default]
+        # Weights, which no size depends on, would be computed with here.
+        return not on_gpu(source) and source.dtype.is_floating_point
+    return _draws(func)
+
+
+def _large(leaves: list[Any]) -> bool:
     return any(leaf.numel() > _MOST_ELEMENTS for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _even_choice(scores: Tensor, count: int) -> Tensor:
+    """Places that `topk` may choose: each of a row's as often as any other, so that experts get equal shares."""
+    rows = scores.numel() // scores.shape[-1]
+    return (torch.arange(rows * count) % scores.shape[-1]).view(*scores.shape[:-1], count)
 
 
 def written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:

@@ -15,7 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import Packages
 from aspo_megatron.parallel.platform import Platform, _cpu_rng_tracker, _not_compiled
-from aspo_megatron.simulation.collectives import broadcast_objects, gather_object
+from aspo_megatron.simulation.collectives import (
+    broadcast_objects,
+    gather_object,
+    gather_object_to_one,
+    scatter_objects,
+)
 from aspo_megatron.simulation.device import StandIn
 from aspo_megatron.simulation.devices import gpu
 from aspo_megatron.simulation.streams import on_stream, stream_classes
@@ -96,6 +101,8 @@ class StandInPlatform(Platform):
         self._replace(dist, "new_group", of_the_same_backend)  # megatron asks for gloo by name for some
         self._replace(dist, "all_gather_object", gather_object)
         self._replace(dist, "broadcast_object_list", broadcast_objects)
+        self._replace(dist, "gather_object", gather_object_to_one)
+        self._replace(dist, "scatter_object_list", scatter_objects)
 
     def _replace_rng_tracker(self) -> None:
         from megatron.core.tensor_parallel import random as megatron_random

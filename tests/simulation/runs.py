@@ -87,28 +87,42 @@ def budget(groups: Sequence[Sequence[Sample]]) -> int:
     return packed_length(groups[0])
 
 
-def updates(setup: Setup, count: int = 2) -> dict[str, Figures]:
-    """Some updates and a no-grad pass; the figures of building, of the last update and of the pass."""
+def updates(setup: Setup) -> dict[str, Figures]:
+    """An update and a no-grad pass: the figures of each.
+
+    `update: micro-batches` and `pass: micro-batches` are those of all forward and backward passes, without what comes
+    before the first and after the last.
+    """
+    from aspo_megatron.parallel import step
     from aspo_megatron.parallel.model import PolicyModel
     from aspo_megatron.parallel.objective import PolicyObjective
     from aspo_megatron.parallel.optimizer import Optimizer
-    from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
 
     groups = groups_of(setup)
-    limits = PassLimits(budget(groups), None, 1.0)
+    limits = step.PassLimits(budget(groups), None, 1.0)
     config = LossConfig(name=setup.loss, kl_coef=0.01)
     objective = PolicyObjective(losses.build(config.name, {}), config)
+    figures: dict[str, Figures] = {}
     with simulated_rank(setup.parallel, setup.rank) as simulated:
         ledger, topology = simulated.ledger, simulated.topology
         model = PolicyModel(setup.family, topology, setup.model).to(topology.platform.device)
         optimizer = Optimizer(model, OptimizerConfig(), 10, setup.parallel)
-        figures = {"built": Figures.of(ledger)}
-        for _ in range(count):
-            ledger.clear()
-            update(model, optimizer, groups, objective, aggregation_of(config, 64), limits)
-            figures["update"] = Figures.of(ledger)
+        optimizer.zero_grad()
+        optimizer.step()  # makes Adam's moments
+        inside: list[Ledger] = []
+        schedule = step.get_forward_backward_func()
+
+        def watched(**arguments: Any) -> Any:
+            with ledger.only() as part:
+                inside.append(part)
+                return schedule(**arguments)
+
+        step.get_forward_backward_func = lambda: watched
         ledger.clear()
-        scored = list(score(model, groups, limits))
+        step.update(model, optimizer, groups, objective, step.aggregation_of(config, 64), limits)
+        figures["update"], figures["update: micro-batches"] = Figures.of(ledger), Figures.of(inside[-1])
+        ledger.clear()
+        scored = list(step.score(model, groups, limits))
         assert [sample for sample, _ in scored] == [sample for group in groups for sample in group]
-        figures["pass"] = Figures.of(ledger)
+        figures["pass"], figures["pass: micro-batches"] = Figures.of(ledger), Figures.of(inside[-1])
     return figures

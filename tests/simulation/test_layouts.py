@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from parallel.layouts import LAYOUTS, Layout
 
 from aspo_megatron.config import ParallelConfig
 
-from .runs import Setup, updates
+from .runs import Figures, Setup, updates
 
 FP32_ROWS = {name: row for name, row in LAYOUTS.items() if row.dtype == "float32"}
 MORE_ROWS = {"pp4": Layout(ParallelConfig(pp=4))}  # has middle stages
@@ -26,18 +27,49 @@ def ranks_of(parallel: ParallelConfig) -> list[int]:
 
 CASES = [(name, rank) for name, row in ROWS.items() for rank in ranks_of(row.parallel)]
 
+MOST_WAITS_OF_AN_UPDATE = 3
+WAITS_OF_AN_EXPERT_LAYER = 1
+EXPERTS = "moe/token_dispatcher.py"
+"""Where megatron-core waits to learn how many tokens an expert gets."""
+
+
+def expected_waits(figures: Figures) -> Counter[str]:
+    """Waits but for those of experts."""
+    return Counter({place: n for place, n in figures.waits.items() if EXPERTS not in place})
+
+
+def check_budgets(figures: dict[str, Figures]) -> None:
+    """No wait and no pageable copy inside micro-batches, and few waits in an update."""
+    for stretch in ("update: micro-batches", "pass: micro-batches"):
+        assert expected_waits(figures[stretch]) == Counter()
+        assert figures[stretch].copies == Counter()
+    assert expected_waits(figures["update"]).total() <= MOST_WAITS_OF_AN_UPDATE, figures["update"].waits
+    assert figures["update"].copies == Counter()
+    assert figures["pass"].copies == Counter()
+
 
 @pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
 def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     row = ROWS[name]
     settings = {"kernels": {"fusion": row.fusion}}
-    figures = simulated(updates, Setup(folders[row.model], row.parallel, rank, row.recompute, settings=settings), 1)
+    figures = simulated(updates, Setup(folders[row.model], row.parallel, rank, row.recompute, settings=settings))
     last = rank >= row.parallel.world_size // row.parallel.pp * (row.parallel.pp - 1)
     assert ("aten.mm.dtype_out" in figures["update"].calls) == last  # the log-prob's products
+    check_budgets(figures)
 
 
+@pytest.mark.parametrize("loss", ["gspo", "grpo"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_family(family: str, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
+def test_family(family: str, loss: str, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
+    """gspo looks at whole responses, so that its log-probs have a backward of their own."""
     parallel = ParallelConfig(tp=2, sequence_parallel=True, cp=2)
-    figures = simulated(updates, Setup(folders[family], parallel, 3), 1)
+    figures = simulated(updates, Setup(folders[family], parallel, 3, loss=loss))
     assert figures["update"].calls["aten._scaled_dot_product_flash_attention_backward.default"]
+    check_budgets(figures)
+
+
+def test_experts_wait_a_known_number_of_times(simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
+    setup = Setup(folders["qwen3-moe"], ParallelConfig(dp=2, ep=2))
+    waits = simulated(updates, setup)["update: micro-batches"].waits
+    layers, micro_batches = 4, setup.prompts
+    assert waits.total() == WAITS_OF_AN_EXPERT_LAYER * layers * micro_batches

@@ -65,6 +65,7 @@ WAITS: dict[str, tuple[Callable[[torch.Tensor], Any], int]] = {
     "mask": (lambda t: t[t > 0], 1),
     "where": (lambda t: torch.where(t > 0, t, 0.0), 0),
     "repeats without a size": (lambda t: t.repeat_interleave(t.long()), 1),
+    "repeats with a size": (lambda t: t.repeat_interleave(t.long(), output_size=9), 0),
     "numbers of a list": (lambda t: torch.tensor([t[0], t[1]]), 2),
     "synchronize": (lambda t: torch.cuda.synchronize(), 1),
     "stream": (lambda t: torch.cuda.Stream().synchronize(), 1),

@@ -1,0 +1,129 @@
+"""Mistakes of each kind that a CPU would not show, put into the program: the stand-in's tests fail of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aspo_megatron.config import ParallelConfig
+
+from .runs import Figures, Setup, updates
+from .test_layouts import check_budgets
+from .test_work import all_work, saved
+
+Simulated = Callable[..., Any]
+ALONE = ParallelConfig()
+
+
+def with_indices_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel.micro_batch import MicroBatch
+
+    move = MicroBatch.to
+    MicroBatch.to = lambda batch, device: replace(move(batch, device), attention=batch.attention)  # type: ignore[method-assign]
+    return updates(setup)
+
+
+def with_targets_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel.micro_batch import MicroBatch
+
+    move = MicroBatch.to
+
+    def to(batch: MicroBatch, device: torch.device) -> MicroBatch:
+        moved = move(batch, device)
+        return replace(moved, scored=replace(moved.scored, targets=batch.scored.targets))
+
+    MicroBatch.to = to  # type: ignore[method-assign]
+    return updates(setup)
+
+
+def with_a_strided_log_sum_exp(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel import attention
+
+    attend = attention.attend_backward
+    contiguous = torch.Tensor.contiguous
+
+    def strided(*args: Any) -> Any:
+        torch.Tensor.contiguous = lambda tensor: tensor  # type: ignore[method-assign,assignment]
+        try:
+            return attend(*args)
+        finally:
+            torch.Tensor.contiguous = contiguous  # type: ignore[method-assign]
+
+    attention.attend_backward = strided
+    return updates(setup)
+
+
+def with_a_number_read_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel.chunk import ModelChunk
+
+    hidden_states = ModelChunk.hidden_states
+
+    def read(chunk: ModelChunk, *args: Any) -> Any:
+        hidden = hidden_states(chunk, *args)
+        assert hidden.float().norm().item() > 0
+        return hidden
+
+    ModelChunk.hidden_states = read  # type: ignore[method-assign]
+    return updates(setup)
+
+
+def with_a_list_made_a_tensor_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel.chunk import ModelChunk
+
+    hidden_states = ModelChunk.hidden_states
+
+    def scaled(chunk: ModelChunk, *args: Any) -> Any:
+        hidden = hidden_states(chunk, *args)
+        return hidden * torch.tensor([1.0], device=hidden.device, dtype=hidden.dtype)
+
+    ModelChunk.hidden_states = scaled  # type: ignore[method-assign]
+    return updates(setup)
+
+
+def with_gpu_tensors_for_the_writer(setup: Setup, state: Path, run: Path) -> Any:
+    from aspo_megatron.parallel.host_copies import HostCopies
+
+    HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
+    return all_work(setup, state, run)
+
+
+def test_without_a_mistake_nothing_fails(simulated: Simulated, folders: dict[str, Path]) -> None:
+    check_budgets(simulated(updates, Setup(folders["qwen3"], ALONE)))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (with_indices_left_on_the_cpu, "device"),
+        (with_targets_left_on_the_cpu, "device"),
+        (with_a_strided_log_sum_exp, "logsumexp must be fp32, contiguous"),
+    ],
+)
+def test_what_would_be_wrong_is_an_error(
+    mistake: Callable[..., Any], message: str, simulated: Simulated, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        simulated(mistake, Setup(folders["qwen3"], ALONE))
+
+
+@pytest.mark.parametrize(
+    "mistake", [with_a_number_read_in_the_forward_pass, with_a_list_made_a_tensor_in_the_forward_pass]
+)
+def test_what_would_be_slow_breaks_the_budget(
+    mistake: Callable[..., Any], simulated: Simulated, folders: dict[str, Path]
+) -> None:
+    figures = simulated(mistake, Setup(folders["qwen3"], ALONE))
+    with pytest.raises(AssertionError):
+        check_budgets(figures)
+
+
+def test_what_the_writer_may_not_have_is_seen(simulated: Simulated, folders: dict[str, Path], tmp_path: Path) -> None:
+    setup = Setup(folders["qwen3"], ALONE)
+    state = simulated(saved, setup, tmp_path / "before")
+    _, devices, _ = simulated(with_gpu_tensors_for_the_writer, setup, state, tmp_path / "run")
+    assert devices == {"gpu"}
