@@ -80,7 +80,7 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
     from megatron.core import dist_checkpointing
 
     from aspo_megatron.checkpoint.tensors import PieceWriter
-    from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state
+    from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, step_folder
     from aspo_megatron.rollout.transports import DistributedTransport
     from aspo_megatron.rollout.weight_sync import buckets
 
@@ -98,8 +98,10 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
 
     with simulated_rank(setup.parallel, setup.rank) as rank:
         model, optimizer = build(setup, rank, OptimizerConfig())
-        if setup.rank:  # megatron's reading is led by rank 0
+        if setup.rank:  # rank 0 leads megatron's reading, and makes the folder that is written to
             empty_update(optimizer)
+            folder = step_folder(run, 1)
+            folder.with_name(f"{folder.name}.partial").mkdir(parents=True)
         else:
             # The other ranks are taken to say what this one says, which megatron would take for a mistake.
             dist_checkpointing.load = partial(dist_checkpointing.load, validate_access_integrity=False)
