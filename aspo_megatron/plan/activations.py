@@ -79,8 +79,13 @@ class Widths:
         return (self.heads + 2 * self.kv_heads) * self.head
 
     @property
-    def repeats(self) -> bool:
-        """Whether keys and values are repeated for the queries that share them."""
+    def keys(self) -> int:
+        """Elements of a token's keys."""
+        return self.kv_heads * self.head
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether several heads have the same keys."""
         return self.heads > self.kv_heads
 
     def norm(self, size: int, rows: int) -> int:
@@ -93,23 +98,16 @@ def layer_input(w: Widths) -> int:
     return w.bytes * w.stream * w.hidden
 
 
-def saved_whole(w: Widths, *, gathered: bool) -> int:
-    """All that a layer keeps without recomputation, its input included. `gathered`: keys come over cp."""
-    return (
-        layer_input(w)
-        + _block_inputs(w)
-        + _attention_inputs(w, gathered=gathered)
-        + core_inner(w, gathered=gathered)
-        + feed_forward_inner(w)
-    )
+def saved_whole(w: Widths) -> int:
+    """All that a layer keeps without recomputation, its input included."""
+    return layer_input(w) + _block_inputs(w) + _attention_inputs(w) + core_inner(w) + feed_forward_inner(w)
 
 
 def saved_selective(w: Widths) -> int:
     """What a layer keeps if core attention and feed-forward are computed again."""
     own = layer_input(w) + _block_inputs(w) + _projections(w)
     # The inputs of core attention: queries and keys after rotation, values as part of the projection; and its output.
-    keys = w.kv_heads * w.head
-    own += w.bytes * w.tokens * (w.queries + keys + w.mixed * (not w.qk_norm) + w.queries)
+    own += w.bytes * w.tokens * (w.queries + w.keys + w.mixed * (not w.qk_norm) + w.queries)
     return own
 
 
@@ -123,25 +121,18 @@ def _projections(w: Widths) -> int:
     """Between the projection and core attention: norms of heads, and cosines and sines of both rotations."""
     kept = 4 * w.bytes * w.tokens * w.head
     if w.qk_norm:
-        keys = w.kv_heads * w.head
-        kept += w.norm(w.tokens * w.queries, w.tokens * w.heads) + w.norm(w.tokens * keys, w.tokens * w.kv_heads)
+        kept += w.norm(w.tokens * w.queries, w.tokens * w.heads) + w.norm(w.tokens * w.keys, w.tokens * w.kv_heads)
         # Queries as a copy where heads share keys; keys as a view, which holds all of the projection's output.
-        kept += w.bytes * w.tokens * (w.mixed + (w.queries if w.repeats else 0))
+        kept += w.bytes * w.tokens * (w.mixed + (w.queries if w.shares_keys else 0))
     return kept
 
 
-def _attention_inputs(w: Widths, *, gathered: bool) -> int:
+def _attention_inputs(w: Widths) -> int:
     """Queries, keys and values of core attention, and what comes before."""
-    kept = _projections(w) + w.bytes * w.tokens * w.queries
-    if w.repeats:
-        return kept + 2 * w.bytes * w.all_tokens * w.queries
-    keys = w.kv_heads * w.head
-    if gathered:
-        return kept + 2 * w.bytes * w.all_tokens * keys
-    return kept + w.bytes * w.tokens * (keys + (0 if w.qk_norm else w.mixed))
+    return _projections(w) + w.bytes * (w.tokens * w.queries + 2 * w.all_tokens * w.keys)
 
 
-def core_inner(w: Widths, *, gathered: bool) -> int:
+def core_inner(w: Widths) -> int:
     """The output of core attention and the log-sum-exp of each query."""
     return w.bytes * w.tokens * w.queries + _STATISTICS * w.tokens * w.heads
 
@@ -180,9 +171,9 @@ def attention_backward(w: Widths, batch: LocalBatch) -> int:
     On a GPU in fp32 also the scores of 512 queries; flash attention holds none.
     """
     largest = max(batch.blocks, key=lambda block: block.count * (block.queries + block.keys), default=None)
-    total = w.bytes * w.stream * w.hidden + w.bytes * w.queries * (2 * w.tokens + 2 * w.all_tokens)
+    total = w.bytes * (w.stream * w.hidden + 2 * w.tokens * w.queries + 2 * w.all_tokens * w.keys)
     if largest is not None:
-        total += w.bytes * w.queries * largest.count * (4 * largest.queries + 4 * largest.keys)
+        total += 4 * w.bytes * largest.count * (w.queries * largest.queries + w.keys * largest.keys)
     return total + (0 if w.cpu or w.bytes == 2 else score_buffers(w, batch))
 
 

@@ -184,11 +184,10 @@ def log_prob_buffers(family: Family, parallel: ParallelConfig, setting: Setting,
 
 def _layer(w: kept.Widths, parallel: ParallelConfig, setting: Setting) -> tuple[int, int]:
     """What a layer keeps for backward, and what comes back when it is computed again."""
-    gathered = parallel.cp > 1
     if setting.recompute == "none":
-        return kept.saved_whole(w, gathered=gathered), 0
+        return kept.saved_whole(w), 0
     if setting.recompute == "full":
-        return kept.layer_input(w), kept.saved_whole(w, gathered=gathered) - kept.layer_input(w)
+        return kept.layer_input(w), kept.saved_whole(w) - kept.layer_input(w)
     return kept.saved_selective(w), kept.feed_forward_inner(w)
 
 
@@ -199,10 +198,8 @@ def _backward(w: kept.Widths, batch: LocalBatch, setting: Setting, parallel: Par
     inner = kept.feed_forward_inner(w)
     if setting.recompute == "selective":
         # Core attention is computed again when the feed-forward is done with.
-        again = kept.core_inner(w, gathered=parallel.cp > 1)
-        if w.repeats:
-            again += 2 * w.bytes * w.all_tokens * w.queries
-        attention += again
+        attention += kept.core_inner(w)
+        attention += w.bytes * w.tokens * w.keys  # values apart from the projection that they are a part of
     return max(feed_forward, attention - inner)
 
 
@@ -227,7 +224,7 @@ def _reference_pass(
     last: bool,
 ) -> int:
     """Its weights, and a forward pass without gradients: of the layers there is one at a time."""
-    layer = kept.saved_whole(w, gathered=parallel.cp > 1)
+    layer = kept.saved_whole(w)
     scoring = _log_probs(w, family, parallel, replace(setting, token_wise=True), batch) if last else 0
     return setting.bytes * held.total + w.bytes * w.stream * w.hidden + max(layer, scoring)
 
