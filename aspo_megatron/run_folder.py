@@ -31,10 +31,12 @@ _MAY_CHANGE = (
     "reward.timeout_seconds",
     "model.path",  # the folder may have moved; a checkpoint of another model is refused when it is read
     "model.recompute",
+    "model.reference",
     "model.kernels.layers",
     "model.kernels.fusion",
     "model.kernels.gradient_fusion",
     "model.kernels.grouped_gemm",
+    "model.kernels.expert_fusion",
     "model.kernels.log_prob",
     "parallel.overlap_grad_reduce",
     "optimizer.offload",
@@ -59,7 +61,9 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     if not (folder / _CONFIG).is_file():
         raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
     saved = load_config(folder / _CONFIG)
-    differing = [key for key in _differing(saved.model_dump(mode="json"), run.model_dump(mode="json")) if _fixed(key)]
+    free = _MAY_CHANGE if run.model.kernels.fp8 != "none" else (*_MAY_CHANGE, "model.kernels.fp8_recipe")
+    found = _differing(saved.model_dump(mode="json"), run.model_dump(mode="json"))
+    differing = [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
     if differing:
         raise ConfigError(
             f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
@@ -103,10 +107,6 @@ def claimed(run: RunConfig) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _fixed(key: str) -> bool:
-    return not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
 
 
 def _differing(one: Any, other: Any, name: str = "") -> Iterator[str]:

@@ -8,13 +8,11 @@ the originals back. Nothing is patched by importing this module.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from platform import libc_ver
 from typing import Any
 
 import torch
@@ -23,6 +21,16 @@ from torch import compile as torch_compile  # the real one, whatever stands in f
 from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.cpu_calls import (
+    cpu_rng_tracker,
+    cuda_type_names,
+    gather_uneven,
+    keep_freed_memory,
+    not_compiled,
+    on_cpu,
+    scatter_uneven,
+    sizes_as_numbers,
+)
 from aspo_megatron.parallel.expert_tokens import permute_by_known_count
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import find_packages
@@ -132,7 +140,7 @@ class CpuPlatform(Platform):
     def install(self) -> None:
         """See `Platform`."""
         torch.set_num_threads(self._threads)
-        _keep_freed_memory()
+        keep_freed_memory()
         self._replace_torch_calls()
         self._replace_rng_tracker()
         self._replace_expert_streams()
@@ -151,20 +159,20 @@ class CpuPlatform(Platform):
         self._replace(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)
         # megatron decorates its fused kernels with torch.compile as it is imported. That loads the whole compiler, some
         # seconds at the start of every rank, for kernels that are as fast without it here.
-        self._replace(torch, "compile", _not_compiled)
+        self._replace(torch, "compile", not_compiled)
         # `with torch.device(...)` (transformers builds models under it) looks a factory up in a set that torch fills
         # once, from torch's attributes: it must hold the real factories, not the stand-ins.
         _device_constructors()
         # device="cuda" literals in optimizer/optimizer.py, optimizer/clip_grads.py, pipeline_parallel/schedules.py.
         for name in ("tensor", "zeros", "ones", "empty", "full", "arange"):
-            self._replace(torch, name, _on_cpu(getattr(torch, name)))
+            self._replace(torch, name, on_cpu(getattr(torch, name)))
         # optimizer/clip_grads.py and distrib_optimizer.py compare Tensor.type() with 'torch.cuda.FloatTensor'.
-        self._replace(torch.Tensor, "type", _cuda_type_names(torch.Tensor.type))
+        self._replace(torch.Tensor, "type", cuda_type_names(torch.Tensor.type))
 
     def _replace_rng_tracker(self) -> None:
         from megatron.core.tensor_parallel import random as megatron_random
 
-        self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
+        self._replace(megatron_random, "CudaRNGStatesTracker", cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
         self._replace(megatron_random, "_set_cuda_rng_state", lambda state, *_, **__: torch.set_rng_state(state))
 
@@ -173,13 +181,13 @@ class CpuPlatform(Platform):
         from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 
         self._replace(MoEAlltoAllTokenDispatcher, "cuda_dtoh_stream", "no stream")
-        self._replace(MoEAlltoAllTokenDispatcher, "_maybe_dtoh_and_synchronize", _sizes_as_numbers)
+        self._replace(MoEAlltoAllTokenDispatcher, "_maybe_dtoh_and_synchronize", sizes_as_numbers)
         # Experts that are split over etp exchange parts of different sizes, for which gloo has no collective.
         from megatron.core.tensor_parallel import mappings
 
-        self._replace(mappings, "_gather_along_first_dim", _gather_uneven(mappings._gather_along_first_dim))
+        self._replace(mappings, "_gather_along_first_dim", gather_uneven(mappings._gather_along_first_dim))
         scatter = mappings._reduce_scatter_along_first_dim
-        self._replace(mappings, "_reduce_scatter_along_first_dim", _scatter_uneven(scatter))
+        self._replace(mappings, "_reduce_scatter_along_first_dim", scatter_uneven(scatter))
 
 
 def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
@@ -226,127 +234,12 @@ def compiled(function: Callable[..., None]) -> Callable[..., Any]:
     return torch_compile(function, dynamic=True, fullgraph=True)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3), from glibc's malloc.h."""
-
-
-def _keep_freed_memory() -> None:
-    """Have malloc keep the memory of freed tensors for the next ones.
-
-    glibc gives blocks of megabytes back to the kernel as they are freed, and each new one costs a page fault for every
-    4 KiB. 32 MiB is the most that it lets grow in its own heap; larger tensors are mapped still. It holds until the
-    process ends, as glibc cannot tell what was set before. Where glibc's own variables say otherwise, they hold.
-    """
-    set_by_user = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys()
-    if libc_ver()[0] == "glibc" and not set_by_user:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _not_compiled(model: Callable[..., Any] | None = None, **_: Any) -> Any:
-    """A stand-in for torch.compile, which is called as a decorator with and without options."""
-    return model if model is not None else lambda function: function
-
-
-def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`factory` with a CUDA device and pinned memory turned into plain CPU memory."""
-
-    @functools.wraps(factory)
-    def on_cpu(*args: Any, **kwargs: Any) -> torch.Tensor:
-        device = kwargs.get("device")
-        if device is not None and torch.device(device).type == "cuda":
-            kwargs["device"] = CpuPlatform.device
-        if kwargs.get("pin_memory"):
-            kwargs["pin_memory"] = False
-        return factory(*args, **kwargs)
-
-    return on_cpu
-
-
-def _cuda_type_names(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def cuda_type_name(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = original(tensor, *args, **kwargs)
-        if isinstance(result, str) and not result.startswith("torch.cuda."):
-            return result.replace("torch.", "torch.cuda.", 1)
-        return result
-
-    return cuda_type_name
-
-
 def _norm_of_all(
     chunk_size: int, overflow: Tensor, tensors: list[list[Tensor]], per_tensor: bool
 ) -> tuple[Tensor, None]:
     """The norm of all tensors as one vector, [1] in fp32 and where they are; for `amp_C.multi_tensor_l2norm`."""
     norms = torch.stack(torch._foreach_norm([tensor for part in tensors for tensor in part]))
     return torch.linalg.vector_norm(norms.float()).reshape(1), None
-
-
-def _sizes_as_numbers(dispatcher: Any, point: str, tokens_per_expert: Tensor | None = None) -> Tensor | None:
-    """Gives collectives the numbers that they want in place of tensors."""
-    if point == dispatcher.cuda_dtoh_point:
-        for name in ("input_splits", "output_splits", "output_splits_tp"):
-            sizes = getattr(dispatcher, name)
-            setattr(dispatcher, name, sizes.numpy() if isinstance(sizes, Tensor) else sizes)
-    return tokens_per_expert
-
-
-def _gather_uneven(equal: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(equal)
-    def gather(own: Tensor, group: Any, output_split_sizes: Any = None, use_global_buffer: bool = False) -> Tensor:
-        if output_split_sizes is None or group.size() == 1:
-            return equal(own, group, None, use_global_buffer)
-        sizes = [int(size) for size in output_split_sizes]
-        padded = own.new_zeros(max(sizes), *own.shape[1:])
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in sizes]
-        torch.distributed.all_gather(parts, padded, group=group)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    return gather
-
-
-def _scatter_uneven(equal: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(equal)
-    def scatter(whole: Tensor, group: Any, input_split_sizes: Any = None, use_global_buffer: bool = False) -> Tensor:
-        if input_split_sizes is None or group.size() == 1:
-            return equal(whole, group, None, use_global_buffer)
-        total = whole.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=group)
-        parts: tuple[Tensor, ...] = total.split([int(size) for size in input_split_sizes])
-        own: Tensor = parts[group.rank()]
-        return own.contiguous()
-
-    return scatter
-
-
-def _cpu_rng_tracker(tracker: type) -> type:
-    """A subclass of megatron's random-state tracker that keeps states of the CPU generator."""
-
-    class CpuRNGStatesTracker(tracker):
-        """Same interface; states are those of torch's CPU generator."""
-
-        def add(self, name: str, seed: int) -> None:
-            """Start a state `name` from `seed`."""
-            if name in self.states_ or seed in self.seeds_:
-                raise ValueError(f"random state {name!r} or seed {seed} was added before")
-            self._is_initialized = True
-            self.seeds_.add(seed)
-            self.states_[name] = torch.Generator().manual_seed(seed).get_state()
-
-        @contextlib.contextmanager
-        def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
-            """Draw from the state `name` within the block."""
-            outside = torch.get_rng_state()
-            torch.set_rng_state(self.states_[name])
-            try:
-                yield
-            finally:
-                self.states_[name] = torch.get_rng_state()
-                torch.set_rng_state(outside)
-
-    return CpuRNGStatesTracker
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:

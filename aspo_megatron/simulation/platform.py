@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from aspo_megatron.parallel.cpu_calls import cpu_rng_tracker, not_compiled
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import Packages
-from aspo_megatron.parallel.platform import Platform, _cpu_rng_tracker, _not_compiled
+from aspo_megatron.parallel.platform import Platform
 from aspo_megatron.simulation.collectives import (
     broadcast_objects,
     gather_object,
@@ -44,7 +45,7 @@ class StandInPlatform(Platform):
         """See `Platform`."""
         self._replace_cuda()
         self._replace_torch()
-        self._replace(torch, "compile", _not_compiled)
+        self._replace(torch, "compile", not_compiled)
         self._replace_rng_tracker()
         self._complete_local_layers()
 
@@ -107,7 +108,7 @@ class StandInPlatform(Platform):
     def _replace_rng_tracker(self) -> None:
         from megatron.core.tensor_parallel import random as megatron_random
 
-        self._replace(megatron_random, "CudaRNGStatesTracker", _cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
+        self._replace(megatron_random, "CudaRNGStatesTracker", cpu_rng_tracker(megatron_random.CudaRNGStatesTracker))
         self._replace(megatron_random, "_get_cuda_rng_state", lambda *_, **__: torch.get_rng_state())
         self._replace(megatron_random, "_set_cuda_rng_state", lambda *_, **__: None)
 
