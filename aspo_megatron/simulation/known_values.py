@@ -7,6 +7,7 @@ the shadows too; one that writes something unknown into a storage takes its shad
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -80,14 +81,15 @@ class KnownValues:
         What it writes into its arguments is written into their shadows; of what is not known, those are gone.
         """
         there = [leaf for leaf in pytree.arg_tree_leaves(*args, **kwargs) if on_gpu(leaf)]
-        if too_large or _is_unknown(func, args) or any(self.of(leaf) is None for leaf in there):
-            for tensor in filter(on_gpu, written(func, args, kwargs)):
-                self.forget(tensor)
-            return None
-        for tensor in written(func, args, kwargs):
-            self._spread_out(tensor)
-        real_args, real_kwargs = pytree.tree_map(self._real, (args, kwargs))
-        return pytree.tree_leaves(func(*real_args, **real_kwargs))
+        if not too_large and not _is_unknown(func, args) and all(self.of(leaf) is not None for leaf in there):
+            for tensor in written(func, args, kwargs):
+                self._spread_out(tensor)
+            real_args, real_kwargs = pytree.tree_map(self._real, (args, kwargs))
+            with contextlib.suppress(NotImplementedError):  # what a GPU computes for more types than a CPU
+                return pytree.tree_leaves(func(*real_args, **real_kwargs))
+        for tensor in filter(on_gpu, written(func, args, kwargs)):
+            self.forget(tensor)
+        return None
 
     def _real(self, leaf: Any) -> Any:
         if on_gpu(leaf):

@@ -20,7 +20,7 @@ def simulated() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny random models, by name: one of each family, with heads that flash attention takes."""
+    """Tiny random models, by name: one of each family, of sizes that kernels of a GPU take."""
     from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
 
     root = tmp_path_factory.mktemp("models")
@@ -29,5 +29,5 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "llama": llama_folder(root / "llama", tied=False, hidden_size=96),
         "qwen2": qwen2_folder(root / "qwen2", tied=False, hidden_size=96),
         "qwen3": qwen3_folder(root / "qwen3", tied=True),
-        "qwen3-moe": qwen3_moe_folder(root / "qwen3-moe", num_hidden_layers=4),
+        "qwen3-moe": qwen3_moe_folder(root / "qwen3-moe", num_hidden_layers=4, moe_intermediate_size=16),
     }

@@ -1,38 +1,53 @@
-"""The rest of a rank's work in every layout: export in buckets, saving beside training, loading."""
+"""The rest of a rank's work in every layout: export in buckets, generation, saving beside training, loading."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from parallel.layouts import Layout
 
-from aspo_megatron.config import OptimizerConfig, ParallelConfig
+from aspo_megatron.config import OptimizerConfig, ParallelConfig, SamplingConfig
 from aspo_megatron.config_io import save_config
+from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.rollout.engine import Request
+from aspo_megatron.simulation.ledger import Ledger
 from aspo_megatron.simulation.rank import simulated_rank
 
 from .runs import Figures, Setup
 from .test_host_memory import build, empty_update, run_config
-from .test_layouts import CASES as STAGES
-from .test_layouts import ROWS
+from .test_layouts import CASES, ROWS
 
 BUCKET_BYTES = 1 << 14
+BF16_BYTES = 2
+EVERY_FAMILY = Layout(ParallelConfig(tp=2, sequence_parallel=True, dp=2, distributed_optimizer=True))
+WORK = {
+    **{f"{name}-rank0": (row, 0) for name, row in ROWS.items()},
+    **{
+        f"{name}-rank{rank}": (ROWS[name], rank)
+        for name, rank in CASES
+        if ROWS[name].parallel.pp > 1 or ROWS[name].parallel.distributed_optimizer
+    },
+    **{f"{name}-rank{r}": (replace(EVERY_FAMILY, model=name), r) for name in ("qwen2", "qwen3") for r in (0, 3)},
+}
 
 
 @pytest.fixture(scope="module")
 def states(
     simulated: Callable[..., Any], folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """A saved state of one rank for each model of the matrix, which any layout can load."""
+    """A saved state of one rank for each model, which any layout can load."""
     root = tmp_path_factory.mktemp("states")
-    return {
-        name: simulated(saved, Setup(folders[name], ParallelConfig()), root / name)
-        for name in ("llama-tied", "qwen3-moe")
-    }
+    names = {row.model for row, _ in WORK.values()}
+    return {name: simulated(saved, Setup(folders[name], ParallelConfig()), root / name) for name in names}
 
 
 def saved(setup: Setup, run: Path) -> Path:
@@ -51,28 +66,42 @@ def saved(setup: Setup, run: Path) -> Path:
     return step_folder(run, 1)
 
 
-CASES = sorted({*STAGES, *((name, 0) for name in ROWS)})
-
-
-@pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
-def test_export_save_and_load(
-    name: str,
-    rank: int,
-    simulated: Callable[..., Any],
-    folders: dict[str, Path],
-    states: dict[str, Path],
-    tmp_path: Path,
+@pytest.mark.parametrize("work", WORK)
+def test_export_generate_save_and_load(
+    work: str, simulated: Callable[..., Any], folders: dict[str, Path], states: dict[str, Path], tmp_path: Path
 ) -> None:
-    row = ROWS[name]
+    row, rank = WORK[work]
     setup = Setup(folders[row.model], row.parallel, rank, row.recompute)
     exported, devices, figures = simulated(all_work, setup, states[row.model], tmp_path / "run")
     sizes = {name: tuple(size) for name, size in hf_sizes(setup.family.rows, setup.family.shape(tp=1)).items()}
+    assert exported.items() <= sizes.items()
     if row.parallel.pp == 1:  # what other stages hold, the stand-in does not know
         assert exported == sizes
-    assert exported.items() <= sizes.items()
+        before, engine, after = (figures[when] for when in ("before engine", "engine", "after engine"))
+        assert engine.peak_bytes - before.held_bytes > BF16_BYTES * sum(map(math.prod, sizes.values()))
+        assert after.held_bytes == before.held_bytes
+        assert not engine.copies
     assert devices == {"cpu"} or (devices == set() and rank)  # others may write all that a rank holds
     assert not figures["save"].copies
     assert figures["save"].waits.total() == len(devices)  # the writing thread's, if it has anything to write
+
+
+def generation(setup: Setup, model: Any, ledger: Ledger) -> dict[str, Figures]:
+    """The embedded engine takes its weights, generates two tokens and gives its memory back."""
+    from aspo_megatron.rollout.embedded import EmbeddedEngine
+
+    tokenizer: Any = SimpleNamespace(eos_token_id=9)
+    engine = EmbeddedEngine(setup.folder, tokenizer, torch.bfloat16, model.topology.platform.device, None)
+    ledger.clear()
+    figures = {"before engine": Figures.of(ledger)}
+    engine.update_weights(model.hf_tensors(bucket_bytes=BUCKET_BYTES), version=1)
+    request = Request(Problem("a", "", (3, 4, 5)), 2, (1, 0), group=0)
+    (samples,) = engine.generate([request], SamplingConfig(max_response_tokens=2))
+    assert [len(sample.response_ids) for sample in samples] == [2, 2]
+    figures["engine"] = Figures.of(ledger)
+    del samples
+    engine.release_memory()
+    return figures | {"after engine": Figures.of(ledger)}
 
 
 def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int, ...]], set[str], dict[str, Figures]]:
@@ -113,6 +142,8 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
                 assert tensor.is_cuda
             exported |= {name: tuple(tensor.shape) for name, tensor in bucket}
         figures["export"] = Figures.of(rank.ledger)
+        if setup.parallel.pp == 1:
+            figures |= generation(setup, model, rank.ledger)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
         PieceWriter.write = noted  # type: ignore[method-assign]
         rank.ledger.clear()
