@@ -10,7 +10,8 @@ from aspo_megatron.config import ServersConfig
 
 _FOR_RANKS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("OMP_NUM_THREADS", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"),
+    *("OMP_NUM_THREADS", "CUDA_DEVICE_MAX_CONNECTIONS", "TORCH_NCCL_BLOCKING_WAIT"),
 }
 _NCCL = {"NCCL_CUMEM_ENABLE": "-2", "NCCL_NVLS_ENABLE": "2"}
 """NCCL's own defaults. SGLang would turn both off, and NCCL connects GPUs of a machine only where both sides agree."""
@@ -37,4 +38,4 @@ def _is_for_ranks(name: str, value: str) -> bool:
     """Whether an environment variable is for a rank, and not for what it starts."""
     # SGLang's memory saver has segments of its own, and cannot do with these.
     allocator = name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") and "expandable_segments" in value
-    return allocator or name in _FOR_RANKS or name.startswith("ASPO_")
+    return allocator or name in _FOR_RANKS or name.startswith(("ASPO_", "TORCHELASTIC_"))

@@ -11,14 +11,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 # PyTorch has no public way to form a group with processes outside of the world; SGLang joins by the same function.
 from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
-from torch.distributed.rendezvous import rendezvous
 
 _BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
 _FORMING = threading.Lock()
-"""Of this process's list of groups, and of its environment."""
+"""Of this process's environment, while a group of NCCL is made, which takes no time: it connects as it first sends."""
 
 
 class TransferGroup:
@@ -49,10 +49,10 @@ class TransferGroup:
             RuntimeError: it did not join in time.
         """
         size = 1 + server_ranks
-        timeout = timedelta(seconds=join_seconds)
-        store, _, _ = next(rendezvous(f"tcp://{address}:{port}", 0, size, timeout=timeout))
-        store.set_timeout(timeout)
-        with _without_watchdog():
+        joining, sending = timedelta(seconds=join_seconds), timedelta(seconds=send_seconds)
+        # Not `rendezvous`, by which the server joins: a process that torchrun has started would host no store by it.
+        store = TCPStore(address, port, size, is_master=True, timeout=joining, multi_tenant=True)
+        with _without_watchdog() if backend == "nccl" else contextlib.nullcontext():
             self._group, _ = _new_process_group_helper(
                 size,
                 0,
@@ -60,8 +60,10 @@ class TransferGroup:
                 Backend(backend),
                 PrefixStore(name, store),
                 group_name=GroupName(name),
-                timeout=timedelta(seconds=send_seconds),
+                timeout=sending if backend == "nccl" else min(joining, sending),  # gloo connects here
             )
+        if backend == "gloo":
+            self._group.set_timeout(sending)
         _world.pg_group_ranks[self._group] = {number: number for number in range(size)}
         self._cuda = torch.device("cuda") if backend == "nccl" else None
         # Of its own: a broadcast that hangs, as the server is gone, must not hold up what the trainer does.

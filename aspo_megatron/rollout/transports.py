@@ -153,8 +153,13 @@ class DistributedTransport:
         }
         patience = min(self._timeout, _JOIN_SECONDS)
         longest = self._timeout + (_SPARE_SECONDS if self._backend == "nccl" else 0.0)
-        forming = _beside(TransferGroup, address, port, name, self._server_tp, self._backend, patience, longest)
-        group = await _both(client, "/init_weights_update_group", json.dumps(body).encode(), patience, forming)
+        forming = _in_thread(TransferGroup, address, port, name, self._server_tp, self._backend, patience, longest)
+        ours = asyncio.wrap_future(forming)
+        try:
+            group = await _both(client, "/init_weights_update_group", json.dumps(body).encode(), patience, ours)
+        except BaseException:
+            forming.add_done_callback(_close)  # it may form all the same, or have done so
+            raise
         self._groups[client.url] = name, group
 
     async def leave(self, client: ServerClient) -> None:
@@ -196,7 +201,18 @@ class DistributedTransport:
             raise
 
 
+def _close(forming: Future[TransferGroup]) -> None:
+    """Leave a group that nobody uses, if there is one."""
+    if forming.exception() is None:
+        _in_thread(forming.result().close)
+
+
 def _beside(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> asyncio.Future[T]:
+    """As `_in_thread`, for a coroutine to await."""
+    return asyncio.wrap_future(_in_thread(function, *arguments, **named))
+
+
+def _in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Future[T]:
     """What a function gives that runs in a thread of its own; the process does not wait for it to end."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
@@ -208,7 +224,7 @@ def _beside(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
             future.set_exception(error)
 
     threading.Thread(target=run, name="weight transfer", daemon=True).start()
-    return asyncio.wrap_future(future)
+    return future
 
 
 async def _both(client: ServerClient, path: str, body: bytes, timeout_seconds: float, ours: asyncio.Future[T]) -> T:
@@ -234,4 +250,5 @@ async def _both(client: ServerClient, path: str, body: bytes, timeout_seconds: f
         raise ServerError(client.url, f"{path}: {str(error).splitlines()[0]}") from error
     finally:
         request.cancel()
-        ours.cancel()
+        if not ours.cancel() and not ours.cancelled():
+            ours.exception()  # asyncio tells of one that nobody has asked for

@@ -84,6 +84,9 @@ def test_a_server_is_not_told_that_its_parent_is_a_rank(monkeypatch: pytest.Monk
     monkeypatch.setenv("KEPT", "yes")
     env = server_environment(ServersConfig(), "cpu", 0, os.environ)
     assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "ASPO_RANK_REPORT"} & set(env)
+    of_torchrun = {"GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"}
+    of_torchrun |= {"TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID", "TORCH_NCCL_BLOCKING_WAIT"}
+    assert not of_torchrun & set(server_environment(ServersConfig(), "cpu", 0, dict.fromkeys(of_torchrun, "True")))
     assert (env["KEPT"], env["OMP_NUM_THREADS"], env["SGLANG_USE_CPU_ENGINE"]) == ("yes", "1", "1")
 
 

@@ -7,16 +7,21 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from aspo_megatron.rollout import transfer_group, transports
+from aspo_megatron.rollout.addresses import free_ports
 from aspo_megatron.rollout.server_client import ServerError
+from aspo_megatron.rollout.transfer_group import TransferGroup
 from aspo_megatron.rollout.transports import DistributedTransport
 
 JOIN, SEND, LEAVE = "/init_weights_update_group", "/update_weights_from_distributed", "/destroy_weights_update_group"
@@ -116,6 +121,24 @@ def test_ending_a_broadcast_does_not_hold_up_what_the_other_servers_are_asked(mo
         group.let_go.set()
 
 
+@pytest.mark.parametrize("first", ["the server's refusal", "the group"])
+def test_a_group_that_forms_after_the_server_has_refused_is_left(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    server = Server(failing=JOIN)
+    server.leaving.set()
+    group, refused = Group(server), threading.Event()
+
+    def form(*arguments: Any) -> Group:
+        assert first == "the group" or refused.wait(10.0)
+        return group
+
+    monkeypatch.setattr(transports, "TransferGroup", form)
+    transport = DistributedTransport("gloo", 1, 5.0)
+    with pytest.raises(ServerError, match=JOIN):
+        asyncio.run(transport.join(server))
+    refused.set()
+    assert group.closing.wait(10.0)
+
+
 @pytest.mark.parametrize("set_by_user", [None, "0"])
 def test_no_watchdog_ends_the_process_for_a_server(monkeypatch: pytest.MonkeyPatch, set_by_user: str | None) -> None:
     """PyTorch's group of NCCL reads the variable as it is made: with it there is no watchdog, and `wait` raises."""
@@ -130,7 +153,7 @@ def test_no_watchdog_ends_the_process_for_a_server(monkeypatch: pytest.MonkeyPat
         return MagicMock(), None
 
     monkeypatch.setattr(transfer_group, "_new_process_group_helper", form)
-    monkeypatch.setattr(transfer_group, "rendezvous", lambda *arguments, **named: iter([(MagicMock(), 0, 2)]))
+    monkeypatch.setattr(transfer_group, "TCPStore", MagicMock())
     monkeypatch.setattr(transfer_group, "PrefixStore", MagicMock())
     monkeypatch.setattr(transfer_group, "_world", MagicMock())
     monkeypatch.setattr(torch.cuda, "Stream", MagicMock())
@@ -156,8 +179,77 @@ def test_all_of_a_bucket_is_on_its_way_before_any_of_it_is_waited_for(monkeypatc
     monkeypatch.setattr(transfer_group.dist, "broadcast", broadcast)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "default_stream", MagicMock())
-    group = transfer_group.TransferGroup.__new__(transfer_group.TransferGroup)
+    group = TransferGroup.__new__(TransferGroup)
     group._group, group._stream, group._busy = MagicMock(), MagicMock(), threading.Lock()
     group.send([torch.zeros(1), torch.zeros(1)])
     assert order == ["broadcast", "broadcast", "wait", "wait"]
     group._stream.synchronize.assert_called_once()
+
+
+class Peer:
+    """Joins a group as a server's rank: meets at the store, connects if it is well, and receives a tensor of ones."""
+
+    def __init__(self, port: int, name: str, well: bool = True, rests: float = 0.0) -> None:
+        self.met, self.received = threading.Event(), torch.zeros(1 << 24)  # more than a socket takes unread
+        self._port, self._name, self._well, self._rests = port, name, well, rests
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        patience = timedelta(seconds=20)
+        store, _, _ = next(rendezvous(f"tcp://127.0.0.1:{self._port}", 1, 2, timeout=patience))
+        self.met.set()
+        if not self._well:
+            return
+        # As `_new_process_group_helper` does; of a name it makes one group in a process.
+        prefixed = PrefixStore("cpu/", PrefixStore(f"{self._name}/", PrefixStore(self._name, store)))
+        group = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
+        time.sleep(self._rests)
+        with suppress(RuntimeError):  # the other side may leave without a word
+            group.broadcast([self.received], dist.BroadcastOptions()).wait()
+
+
+def test_a_group_forms_in_a_process_of_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose `rendezvous` takes it that torchrun hosts the store, at every address."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    (port,) = free_ports(1)
+    peer = Peer(port, "of torchrun")
+    group = TransferGroup("127.0.0.1", port, "of torchrun", 1, "gloo", 5.0, 20.0)
+    group.send([torch.ones(1 << 24)])
+    peer.thread.join(20.0)
+    group.close()
+    assert torch.equal(peer.received, torch.ones(1 << 24))
+
+
+def test_a_server_that_does_not_connect_holds_up_no_other() -> None:
+    ports = free_ports(2)
+    sick = Peer(ports[0], "sick", well=False)
+    failed: list[float] = []
+    begin = time.monotonic()
+
+    def form() -> None:
+        with pytest.raises(RuntimeError):
+            TransferGroup("127.0.0.1", ports[0], "sick", 1, "gloo", 4.0, 60.0)
+        failed.append(time.monotonic() - begin)
+
+    forming = threading.Thread(target=form, daemon=True)
+    forming.start()
+    assert sick.met.wait(10.0)
+    time.sleep(0.5)  # it connects by now, or tries to
+    Peer(ports[1], "well")
+    group = TransferGroup("127.0.0.1", ports[1], "well", 1, "gloo", 4.0, 60.0)
+    assert not failed
+    group.close()
+    forming.join(20.0)
+    assert failed
+    assert failed[0] < 15.0  # the patience of joining, and not of sending
+
+
+def test_receiving_may_take_longer_than_joining() -> None:
+    (port,) = free_ports(1)
+    peer = Peer(port, "slow", rests=2.0)
+    group = TransferGroup("127.0.0.1", port, "slow", 1, "gloo", 1.0, 20.0)
+    group.send([torch.ones(1 << 24)])
+    peer.thread.join(20.0)
+    group.close()
+    assert torch.equal(peer.received, torch.ones(1 << 24))
