@@ -6,6 +6,7 @@ computed once for all its responses, and a response that is finished leaves the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTo
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.parallel.host_memory import to_device
-from aspo_megatron.rollout.batch_tokens import ON_CPU, bytes_of_token, free_bytes, tokens_in
+from aspo_megatron.rollout.batch_tokens import most_rows, most_tokens
 from aspo_megatron.rollout.decode_cache import decode_cache, takes_masks
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.empty_model import empty_model
@@ -98,7 +99,7 @@ class EmbeddedEngine:
         self._check_weights()
         results: dict[int, list[Sample]] = {}
         rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
-        for batch in self._batches(requests, sampling.max_response_tokens):
+        for batch in self._batches(requests, sampling):
             rows = _Rows(self._model, self._device, rule, sampling, [requests[i] for i in batch])
             rows.run()
             for index, samples in zip(batch, rows.samples(self._version), strict=True):
@@ -111,15 +112,15 @@ class EmbeddedEngine:
         if not self._weights.present:
             raise RuntimeError("the engine has no weights: none were given since it was made, or gave up its memory")
 
-    def _batches(self, requests: Sequence[Request], max_response_tokens: int) -> Iterator[list[int]]:
+    def _batches(self, requests: Sequence[Request], sampling: SamplingConfig) -> Iterator[list[int]]:
         """Indices of requests that are generated together: of similar length, to waste little on padding."""
-        most = self._most_tokens()
+        most, rows_at_most = self._most_tokens(), self._most_rows(sampling)
         batch: list[int] = []
         rows = 0
         for index in sorted(range(len(requests)), key=lambda i: len(requests[i].problem.prompt_ids)):
             request = requests[index]
-            tokens = (rows + request.count) * (len(request.problem.prompt_ids) + max_response_tokens)
-            if batch and tokens > most:
+            tokens = (rows + request.count) * (len(request.problem.prompt_ids) + sampling.max_response_tokens)
+            if batch and (tokens > most or rows + request.count > rows_at_most):
                 yield batch
                 batch, rows = [], 0
             batch.append(index)
@@ -128,11 +129,10 @@ class EmbeddedEngine:
             yield batch
 
     def _most_tokens(self) -> int:
-        if self._max_batch_tokens is not None:
-            return self._max_batch_tokens
-        if self._device.type == "cpu":
-            return ON_CPU
-        return tokens_in(free_bytes(self._device), bytes_of_token(self._model.config, self._model.dtype))
+        return self._max_batch_tokens or most_tokens(self._model, self._device)
+
+    def _most_rows(self, sampling: SamplingConfig) -> int:
+        return sys.maxsize if self._max_batch_tokens else most_rows(self._model, self._device, sampling)
 
 
 @dataclass
