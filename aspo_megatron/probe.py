@@ -23,13 +23,27 @@ def tolerance_of(config: RunConfig, num_experts: int) -> float:
     """By how much 90 % of a probe's log-probs may differ.
 
     In bfloat16 kernels that round in another order are off by hundredths, and a router that chooses other experts for a
-    token by more.
+    token by more. So is one of two sides that has quantised its weights.
     """
     if config.rollout.servers.probe_tolerance is not None:
         return config.rollout.servers.probe_tolerance
-    if config.model.dtype == "float32":
-        return _FP32
-    return _BF16_EXPERTS if num_experts else _BF16
+    if (num_experts and config.model.dtype != "float32") or _one_side_quantises(config):
+        return _BF16_EXPERTS
+    return _FP32 if config.model.dtype == "float32" else _BF16
+
+
+def ends_runs(config: RunConfig) -> bool:
+    """Whether a server beyond the tolerance ends a run.
+
+    Where one side quantises, nobody but the user knows how far apart they may be.
+    """
+    return config.rollout.servers.probe_tolerance is not None or not _one_side_quantises(config)
+
+
+def _one_side_quantises(config: RunConfig) -> bool:
+    """Whether the trainer multiplies in FP8, or the servers are started with quantised weights."""
+    options = (argument.partition("=")[0] for argument in config.rollout.servers.extra_args)
+    return config.model.kernels.fp8 != "none" or "--quantization" in options
 
 
 def random_probe(vocab_size: int, seed: int) -> Sample:

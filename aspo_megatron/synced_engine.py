@@ -14,7 +14,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.step import PassLimits, score
-from aspo_megatron.probe import BEYOND_DOUBT, difference, probe_of, random_probe, tolerance_of
+from aspo_megatron.probe import BEYOND_DOUBT, difference, ends_runs, probe_of, random_probe, tolerance_of
 from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError, WhenComplete
 
 T = TypeVar("T")
@@ -39,10 +39,11 @@ class SyncedEngine:
         self._takes_turns = config.rollout.engine == "embedded" or self._servers.colocate
         self._proves = config.rollout.engine == "sglang" and self._servers.probe_every > 0
         self._tolerance = tolerance_of(config, model.shape.num_experts)
+        self._ends_runs = ends_runs(config)
         self._limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, 1.0)
         self._probe = random_probe(model.shape.vocab_size, config.seed)
         self._response: Sample | None = None  # of this rank, for the next probe
-        self._doubted = False
+        self._doubted: set[str] = set()  # servers that were warned about at the last proof
         self._syncs = 0
         self._version = -1
 
@@ -136,7 +137,7 @@ class SyncedEngine:
     def _prove(self) -> float:
         """The largest of the servers' differences in log-prob from the trainer.
 
-        One beyond the tolerance is told, and ends the run if the next sync does not cure it.
+        One beyond the tolerance is told, and ends the run if the next sync does not cure it; see `ends_runs`.
         """
         self._probe = from_leader(self._response) or self._probe
         ((_, expected),) = list(score(self._model, [[self._probe]], self._limits))
@@ -150,8 +151,11 @@ class SyncedEngine:
                 f"tokens differ by {by:.2g} or more, which is beyond {self._tolerance:g} "
                 "(rollout.servers.probe_tolerance)"
             )
-            if self._doubted or not by <= BEYOND_DOUBT * self._tolerance:
+            if not self._ends_runs:
+                self._tell(f"warning: {said}; as one side quantises, the run ends for it only if you set that")
+                continue
+            if name in self._doubted or not by <= BEYOND_DOUBT * self._tolerance:
                 raise UserError(f"{said}; is it a server of another model or precision?")
             self._tell(f"warning: {said}; the run ends if the next sync finds it so again")
-        self._doubted = bool(doubted)
+        self._doubted = set(doubted) if self._ends_runs else set()
         return max(apart.values())

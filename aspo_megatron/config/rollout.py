@@ -82,7 +82,7 @@ class ServersConfig(Section):
     probe_tolerance: PositiveFloat | None = Field(
         None,
         description="By how much 90 % of a probe's log-probs may differ; null: 1e-4 in float32; in bfloat16 0.2, and "
-        "0.5 of a model with experts.",
+        "0.5 of a model with experts, or where trainer or servers alone quantise; there the run only warns.",
     )
 
     @model_validator(mode="after")
@@ -130,7 +130,8 @@ class RolloutConfig(Section):
     max_batch_tokens: PositiveInt | None = Field(
         None,
         description="Tokens (prompt and response) the embedded engine holds at once. null: 65,536 on a CPU, on a GPU "
-        "those whose keys and values fill half of the memory that is free then.",
+        "those whose keys and values fill half of the memory that is free then, and no more responses than a quarter of "
+        "it is enough to draw tokens for.",
     )
 
     @model_validator(mode="after")

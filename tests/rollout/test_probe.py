@@ -22,9 +22,16 @@ class Trainer:
     """Servers and a trainer, by whose log-probs they differ; what the servers were asked for, and what was told."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, dtype: str, experts: int = 0, tolerance: float | None = None
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        dtype: str,
+        experts: int = 0,
+        tolerance: float | None = None,
+        fp8: str = "none",
+        server_arguments: tuple[str, ...] = (),
     ) -> None:
         self.noise: Sequence[float] = (0.0,)
+        self.noise_of_another: Sequence[float] | None = None  # of a second server, if there is one
         self.asked: list[list[int]] = []
         self.told: list[str] = []
         self.groups: list[list[Sample]] = []
@@ -37,11 +44,12 @@ class Trainer:
         )
         shape = SimpleNamespace(vocab_size=VOCABULARY, num_experts=experts)
         model: Any = SimpleNamespace(shape=shape, hf_tensors=lambda bucket_bytes: [])
+        servers = {"probe_every": 10, "probe_tolerance": tolerance, "extra_args": server_arguments}
         settings = {
             "output_dir": "run",
-            "model": {"path": ".", "dtype": dtype},
+            "model": {"path": ".", "dtype": dtype, "kernels": {"fp8": fp8}},
             "data": {"train": {"kind": "jsonl", "path": "p"}},
-            "rollout": {"engine": "sglang", "servers": {"probe_every": 10, "probe_tolerance": tolerance}},
+            "rollout": {"engine": "sglang", "servers": servers},
         }
         self.engine = SyncedEngine(RunConfig.model_validate(settings), model, engine, self.told.append)
 
@@ -53,9 +61,13 @@ class Trainer:
 
     def _prompt_log_probs(self, tokens: list[int]) -> dict[str, list[float]]:
         self.asked.append(tokens)
-        noise = np.resize(self.noise, len(self._expected))
-        of_prompt = len(tokens) - 1 - len(self._expected)
-        return {"http://a:1": [-50.0] * of_prompt + (self._expected + noise).tolist()}
+        of_prompt = [-50.0] * (len(tokens) - 1 - len(self._expected))
+        by = {"http://a:1": self.noise, "http://b:1": self.noise_of_another}
+        return {
+            name: of_prompt + (self._expected + np.resize(noise, len(self._expected))).tolist()
+            for name, noise in by.items()
+            if noise is not None
+        }
 
 
 def sample(prompt: Sequence[int], response: Sequence[int]) -> Sample:
@@ -111,6 +123,39 @@ def test_a_doubt_that_is_cured_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     trainer.noise = (0.2,)
     trainer.engine.sync(10)
     assert len(trainer.told) == 2
+
+
+def test_a_server_is_doubted_for_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(monkeypatch, "bfloat16")
+    trainer.noise, trainer.noise_of_another = (0.3,), (0.0,)
+    trainer.engine.sync(0)
+    trainer.noise, trainer.noise_of_another = (0.0,), (0.3,)
+    trainer.engine.sync(1)
+    assert ["http://a:1" in trainer.told[0], "http://b:1" in trainer.told[1]] == [True, True]
+    with pytest.raises(UserError, match="http://b:1 computes other log-probs"):
+        trainer.engine.sync(2)
+
+
+@pytest.mark.parametrize(
+    "quantised",
+    [{"fp8": "hybrid"}, {"server_arguments": ("--quantization", "fp8")}, {"server_arguments": ("--quantization=fp8",)}],
+)
+def test_where_one_side_quantises_a_difference_ends_the_run_only_if_the_user_has_set_it(
+    monkeypatch: pytest.MonkeyPatch, quantised: dict[str, Any]
+) -> None:
+    trainer = Trainer(monkeypatch, "bfloat16", **quantised)
+    trainer.noise = (0.4,)
+    trainer.engine.sync(0)
+    assert not trainer.told
+    trainer.noise = (4.0,)
+    for version in range(1, 21):
+        trainer.engine.sync(version)
+    assert [told.startswith("warning: http://a:1 computes other log-probs") for told in trainer.told] == [True, True]
+    strict = Trainer(monkeypatch, "bfloat16", tolerance=0.3, **quantised)
+    strict.noise = (0.4,)
+    strict.engine.sync(0)
+    with pytest.raises(UserError, match=r"beyond 0\.3"):
+        strict.engine.sync(1)
 
 
 @pytest.mark.parametrize(("dtype", "noise"), [("float32", 0.01), ("bfloat16", 1.5), ("bfloat16", float("nan"))])
