@@ -73,7 +73,10 @@ def saved_steps(run: Path) -> list[int]:
 
 
 class StateSaver:
-    """Saves the state of a run. All methods are collectives. A save that fails costs a warning, not the run."""
+    """Saves the state of a run. All methods are collectives. A save that fails costs a warning, not the run.
+
+    Only a GPU without room for the largest tensor in fp32, as the optimizer's parts are put together, ends it.
+    """
 
     def __init__(
         self, config: RunConfig, family: Family, model: PolicyModel, optimizer: Optimizer, warn: Callable[[str], None]

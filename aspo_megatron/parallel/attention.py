@@ -158,7 +158,8 @@ class _BlockAttention(torch.autograd.Function):
                 ctx.scale,
             )
             for grad, part, index in zip(grads, parts, (qi, ki, ki), strict=True):
-                # Not index_put_, which sorts the indices on a GPU first.
+                # Not index_put_, which sorts the indices on a GPU first. With context parallelism a prompt's keys may
+                # be several times in a block: their sum is right, and on a GPU not always added in the same order.
                 grad.flatten(1).index_add_(0, index.flatten(), part.reshape(index.numel(), -1))
         return *grads, None, None
 

@@ -36,7 +36,7 @@ class HostArena:
         size = math.prod(shape) * dtype.itemsize
         number, start = self._place(size)
         self._used[number] = start + size
-        return self._blocks[number][start : start + size].view(dtype).view(*shape)
+        return self._blocks[number][start : start + size].view(dtype).view(tuple(shape))
 
     def clear(self) -> None:
         """All that was given out is used no longer: the same requests get the same memory again."""
