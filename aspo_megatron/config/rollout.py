@@ -130,8 +130,8 @@ class RolloutConfig(Section):
     max_batch_tokens: PositiveInt | None = Field(
         None,
         description="Tokens (prompt and response) the embedded engine holds at once. null: 65,536 on a CPU, on a GPU "
-        "those whose keys and values fill half of the memory that is free then, and no more responses than a quarter of "
-        "it is enough to draw tokens for.",
+        "those whose keys and values fill half of the memory that is free then, and no more responses than a quarter "
+        "of it is enough to draw tokens for.",
     )
 
     @model_validator(mode="after")
