@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aspo_megatron.simulation.devices import on_gpu
+
 aten = torch.ops.aten
+_TAKES_BOTH = {
+    aten._to_copy.default,
+    aten.copy_.default,
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+}
+"""Operations that may have tensors of the CPU, which they copy, beside those of the device."""
 _SHORT = (torch.bfloat16, torch.float16)
 _MOST_HEAD_DIM = 256
 
@@ -21,16 +31,40 @@ class DemandError(Exception):
     """A kernel would read something else than what is meant."""
 
 
-def check_demands(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    """Hold an operation's arguments against its kernel's demands.
+def check_demands(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor], writes: list[Tensor]) -> None:
+    """Hold an operation's arguments, its `tensors` among them, against its kernel's demands.
 
     Raises:
         DemandError: names the operation, the argument and the demand.
     """
+    if func not in _TAKES_BOTH and any(tensor.dim() and not on_gpu(tensor) for tensor in tensors):
+        raise DemandError(f"{func}: takes tensors of one device, and one of them is on the CPU")
+    if any(_overlaps(tensor) for tensor in writes):
+        raise DemandError(f"{func}: writes several elements to one place")
     rule = _RULES.get(func)
     if rule is not None:
         arguments = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
         rule(str(func), arguments)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _product(name: str, arguments: dict[str, Any]) -> None:
+    """Blas.cpp: factors of one floating dtype."""
+    factors = [value for key, value in arguments.items() if isinstance(value, Tensor) and key != "out"]
+    if len({factor.dtype for factor in factors}) > 1 or not factors[0].dtype.is_floating_point:
+        raise DemandError(f"{name}: takes factors of one floating dtype, not {[factor.dtype for factor in factors]}")
+    if "out" in arguments:
+        _product_out(name, arguments)
+
+
+def _indexed(name: str, arguments: dict[str, Any]) -> None:
+    """Indexing.cu, IndexKernel.cu: what is written has the dtype of what it is written to."""
+    source = arguments.get("source", arguments.get("values"))
+    if isinstance(source, Tensor) and source.dtype != arguments["self"].dtype:
+        raise DemandError(f"{name}: writes {source.dtype} to {arguments['self'].dtype}")
 
 
 def _flash_forward(name: str, arguments: dict[str, Any]) -> None:
@@ -94,8 +128,19 @@ def _wide_product(name: str, arguments: dict[str, Any]) -> None:
 _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten._scaled_dot_product_flash_attention.default: _flash_forward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
-    aten.mm.out: _product_out,
-    aten.addmm.out: _product_out,
+    aten.mm.default: _product,
+    aten.mm.out: _product,
+    aten.addmm.default: _product,
+    aten.addmm.out: _product,
+    aten.addmm_.default: _product,
+    aten.bmm.default: _product,
+    aten.baddbmm.default: _product,
+    aten.index_add_.default: _indexed,
+    aten.index_add.default: _indexed,
+    aten.index_copy_.default: _indexed,
+    aten.index_copy.default: _indexed,
+    aten.index_put_.default: _indexed,
+    aten.index_put.default: _indexed,
     aten.mm.dtype: _wide_product,
     aten.mm.dtype_out: _wide_product,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from aspo_megatron.simulation.storages import Storages, key_of
 
 _NAME = "gpu"
 
@@ -33,19 +34,19 @@ def on_gpu(value: Any) -> TypeGuard[FakeTensor]:
 
 
 class PinnedMemory:
-    """Which tensors on the CPU are in pinned memory."""
+    """Which tensors on the CPU are in page-locked memory."""
 
-    def __init__(self) -> None:
-        self._storages: set[int] = set()
+    def __init__(self, storages: Storages) -> None:
+        self._storages = storages
+        self._locked: set[int] = set()
+        storages.tell(self._locked.discard)
 
     def pin(self, tensor: Tensor) -> Tensor:
-        """Note that a tensor's memory is pinned."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._storages:
-            self._storages.add(storage._cdata)
-            weakref.finalize(storage, self._storages.discard, storage._cdata)
+        """Note that a tensor's memory is page-locked."""
+        self._storages.follow(tensor.untyped_storage())
+        self._locked.add(key_of(tensor))
         return tensor
 
     def has(self, tensor: Tensor) -> bool:
-        """Whether it is."""
-        return tensor.untyped_storage()._cdata in self._storages
+        """Whether it is, and in one piece: PyTorch copies any other by way of pageable memory."""
+        return key_of(tensor) in self._locked and tensor.is_contiguous()

@@ -8,7 +8,6 @@ the shadows too; one that writes something unknown into a storage takes its shad
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from aspo_megatron.simulation.devices import on_gpu
+from aspo_megatron.simulation.storages import Storages, key_of
 
 _MOST_ELEMENTS = 1 << 22
 """Of a shadow: enough for a micro-batch's tokens times its experts, too few for a layer's activations."""
@@ -40,12 +40,13 @@ _FILLS: dict[Any, Callable[..., Any]] = {
 class KnownValues:
     """The shadows of one device. That of a storage with one number everywhere is the number alone, however large."""
 
-    def __init__(self) -> None:
+    def __init__(self, storages: Storages) -> None:
         self._shadows: dict[int, torch.UntypedStorage | Tensor] = {}
+        storages.tell(self._gone)
 
     def of(self, tensor: Tensor) -> Tensor | None:
         """A CPU tensor with the values of one on the device, not to be written to; None: not known."""
-        shadow = self._shadows.get(tensor.untyped_storage()._cdata)
+        shadow = self._shadows.get(key_of(tensor))
         if isinstance(shadow, Tensor):
             return shadow.expand(tensor.size()) if shadow.dtype == tensor.dtype else None
         return None if shadow is None else _viewed(shadow, tensor)
@@ -55,18 +56,21 @@ class KnownValues:
         if tensor.untyped_storage().nbytes() <= _MOST_ELEMENTS * 8:
             shadow = torch.UntypedStorage(tensor.untyped_storage().nbytes())
             _viewed(shadow, tensor).copy_(values)
-            self._set(tensor, shadow)
+            self._shadows[key_of(tensor)] = shadow
 
-    def forget(self, tensor: Tensor) -> None:
+    def _gone(self, key: int) -> None:
+        self._shadows.pop(key, None)
+
+    def forget(self, memory: Tensor | torch.UntypedStorage) -> None:
         """The values are not known any more."""
-        self._shadows.pop(tensor.untyped_storage()._cdata, None)
+        self._shadows.pop(key_of(memory) if isinstance(memory, Tensor) else memory._cdata, None)
 
     def follow(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         """Note what follows for the `result` of an operation, and for what it has written into its arguments."""
         leaves = pytree.tree_leaves(result)
         if func in _FILLS:
             number = torch.tensor(_FILLS[func](*args), dtype=leaves[0].dtype)
-            self._set(leaves[0], number)
+            self._shadows[key_of(leaves[0])] = number
             return
         values = self.compute(func, args, kwargs, too_large=_large(leaves))
         if func is aten.topk.default and values is None:
@@ -80,10 +84,12 @@ class KnownValues:
 
         What it writes into its arguments is written into their shadows; of what is not known, those are gone.
         """
+        if func.is_view:
+            return None  # the result has its argument's storage, and so its shadow
         there = [leaf for leaf in pytree.arg_tree_leaves(*args, **kwargs) if on_gpu(leaf)]
+        for tensor in filter(on_gpu, written(func, args, kwargs)):
+            self._spread_out(tensor)
         if not too_large and not _is_unknown(func, args) and all(self.of(leaf) is not None for leaf in there):
-            for tensor in written(func, args, kwargs):
-                self._spread_out(tensor)
             real_args, real_kwargs = pytree.tree_map(self._real, (args, kwargs))
             with contextlib.suppress(NotImplementedError):  # what a GPU computes for more types than a CPU
                 return pytree.tree_leaves(func(*real_args, **real_kwargs))
@@ -97,21 +103,15 @@ class KnownValues:
         return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
     def _spread_out(self, tensor: Tensor) -> None:
-        """Give a storage that has one number everywhere room for several."""
-        if not on_gpu(tensor):
-            return
-        storage = tensor.untyped_storage()
-        number = self._shadows[storage._cdata]
+        """Give a storage that has one number everywhere room for several, if it is not too large."""
+        number = self._shadows.get(key_of(tensor))
         if isinstance(number, Tensor):
-            shadow = torch.UntypedStorage(storage.nbytes())
-            torch.empty(0, dtype=number.dtype).set_(shadow).fill_(number)
-            self._shadows[storage._cdata] = shadow
-
-    def _set(self, tensor: Tensor, shadow: torch.UntypedStorage | Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._shadows:
-            weakref.finalize(storage, self._shadows.pop, storage._cdata, None)
-        self._shadows[storage._cdata] = shadow
+            size = tensor.untyped_storage().nbytes()
+            self.forget(tensor)
+            if size <= _MOST_ELEMENTS * 8:
+                shadow = torch.UntypedStorage(size)
+                torch.empty(0, dtype=number.dtype).set_(shadow).fill_(number)
+                self._shadows[key_of(tensor)] = shadow
 
 
 def _viewed(shadow: torch.UntypedStorage, tensor: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
-import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from torch import Tensor, UntypedStorage
+from torch import UntypedStorage
+
+from aspo_megatron.simulation.storages import Storages
 
 _GRANULE = 512
 """PyTorch's CUDA allocator hands out multiples of it."""
@@ -19,15 +19,15 @@ _PLACES = 3
 
 
 @dataclass
-class Ledger:
-    """Counts since it was made or cleared.
+class Figures:
+    """Counts of a stretch of work.
 
     Attributes:
         waits: places where the host waited for the device, and how often.
         copies: places where pageable memory was copied to the device, which the host waits for too.
         calls: operations by name.
         traffic: bytes that this rank put into collectives, by name.
-        held_bytes: memory of the tensors that exist.
+        held_bytes: memory of the tensors that existed at its end.
         peak_bytes: the most that it was.
     """
 
@@ -37,28 +37,57 @@ class Ledger:
     traffic: Counter[str] = field(default_factory=Counter)
     held_bytes: int = 0
     peak_bytes: int = 0
-    _sizes: dict[int, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Ledger:
+    """What has happened since it was made or cleared: as `Figures`."""
+
+    def __init__(self, storages: Storages) -> None:
+        self._storages = storages
+        self._sizes: dict[int, int] = {}
+        self._held = self._peak = 0
+        self.waits: Counter[str] = Counter()
+        self.copies: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.traffic: Counter[str] = Counter()
+        storages.tell(self._gone)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the tensors that exist."""
+        self._storages.settle()
+        return self._held
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it was."""
+        return self._peak
 
     def clear(self) -> None:
         """Begin to count anew; what is held stays held."""
-        for counter in (self.waits, self.copies, self.calls, self.traffic):
+        for counter in self._counters():
             counter.clear()
-        self.peak_bytes = self.held_bytes
+        self._peak = self.held_bytes
+
+    def figures(self) -> Figures:
+        """A copy of what it has now."""
+        waits, copies, calls, traffic = (Counter(counter) for counter in self._counters())
+        return Figures(waits, copies, calls, traffic, self.held_bytes, self.peak_bytes)
 
     @contextmanager
-    def only(self) -> Iterator[Ledger]:
-        """A ledger that has, when the block ends, the counts of the block; this one goes on with them too."""
+    def only(self) -> Iterator[Figures]:
+        """Figures that, when the block ends, are those of the block; this ledger goes on with them too."""
         before = [Counter(counter) for counter in self._counters()]
-        peak, self.peak_bytes = self.peak_bytes, self.held_bytes
-        part = Ledger()
+        peak, self._peak = self._peak, self.held_bytes
+        part = Figures()
         try:
             yield part
         finally:
-            for own, since, old in zip(part._counters(), self._counters(), before, strict=True):
-                own.update(since - old)
+            part.waits, part.copies, part.calls, part.traffic = (
+                since - old for since, old in zip(self._counters(), before, strict=True)
+            )
             part.held_bytes, part.peak_bytes = self.held_bytes, self.peak_bytes
-            self.peak_bytes = max(peak, self.peak_bytes)
+            self._peak = max(peak, self._peak)
 
     def wait(self, what: str) -> None:
         """The host waits for the device."""
@@ -68,26 +97,16 @@ class Ledger:
         """Pageable memory goes to the device."""
         self.copies[f"{what} {place()}"] += 1
 
-    def hold(self, tensor: Tensor) -> None:
-        """A tensor on the device exists, until its storage is gone."""
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._sizes:
-            weakref.finalize(storage, self._change, key, None)
-            self._change(key, storage.nbytes())
+    def hold(self, storage: UntypedStorage) -> None:
+        """A storage on the device is there, and as large as it is: an operation may have made it larger."""
+        self._storages.follow(storage)
+        size = -(-storage.nbytes() // _GRANULE) * _GRANULE
+        self._held += size - self._sizes.get(storage._cdata, 0)
+        self._sizes[storage._cdata] = size
+        self._peak = max(self._peak, self._held)
 
-    def resized(self, storage: UntypedStorage) -> None:
-        """A storage of the device has another size now."""
-        if storage._cdata in self._sizes:
-            self._change(storage._cdata, storage.nbytes())
-
-    def _change(self, key: int, nbytes: int | None) -> None:
-        rounded = -(-(nbytes or 0) // _GRANULE) * _GRANULE
-        with self._lock:
-            self.held_bytes += rounded - self._sizes.pop(key, 0)
-            if nbytes is not None:
-                self._sizes[key] = rounded
-            self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+    def _gone(self, key: int) -> None:
+        self._held -= self._sizes.pop(key, 0)
 
     def _counters(self) -> tuple[Counter[str], ...]:
         return self.waits, self.copies, self.calls, self.traffic

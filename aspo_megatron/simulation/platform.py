@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,8 +25,9 @@ from aspo_megatron.simulation.collectives import (
     scatter_objects,
 )
 from aspo_megatron.simulation.device import StandIn
-from aspo_megatron.simulation.devices import gpu
-from aspo_megatron.simulation.streams import on_stream, stream_classes
+from aspo_megatron.simulation.devices import gpu, on_gpu
+from aspo_megatron.simulation.python_calls import PythonCalls
+from aspo_megatron.simulation.streams import on_stream_of, stream_classes
 
 _CAPABILITY = (9, 0)
 _MEMORY = 80 << 30
@@ -51,18 +54,18 @@ class StandInPlatform(Platform):
 
     def _replace_cuda(self) -> None:
         ledger = self._stand_in.ledger
-        event, stream = stream_classes(ledger)
-        one = stream()
+        timeline = self._stand_in.timeline
+        event, stream = stream_classes(self._stand_in)
         answers: dict[str, Any] = {
             "current_device": lambda: self.device,
             "set_device": lambda *_: None,
             "device_count": lambda: 1,
-            "synchronize": lambda *_, **__: ledger.wait("synchronize"),
+            "synchronize": lambda *_, **__: self._stand_in.wait("synchronize"),
             "Event": event,
             "Stream": stream,
-            "current_stream": lambda *_, **__: one,
-            "default_stream": lambda *_, **__: one,
-            "stream": on_stream,
+            "current_stream": lambda *_, **__: stream(clock=timeline.current),
+            "default_stream": lambda *_, **__: stream(clock=timeline.main),
+            "stream": on_stream_of(self._stand_in),
             "manual_seed": torch.manual_seed,
             "empty_cache": lambda: None,
             "get_device_capability": lambda *_: _CAPABILITY,
@@ -77,22 +80,18 @@ class StandInPlatform(Platform):
             self._replace(torch.cuda, name, answer)
 
     def _replace_torch(self) -> None:
-        self._replace(torch.nn.Module, "_apply", _apply)
-        self._replace(Tensor, "record_stream", lambda tensor, stream: None)
-        resize = torch.UntypedStorage.resize_
+        self._replace(torch.nn.Module, "_apply", _apply_with_marks(torch.nn.Module._apply))
+        self._replace(
+            Tensor, "record_stream", lambda tensor, stream: self._stand_in.timeline.keep(tensor, stream.clock)
+        )
+        self._replace_storages()
+        self._replace_threads()
 
         def tolist(tensor: Tensor) -> Any:  # FakeTensor's own asks for one number after the other
             return self._stand_in.numbers(tensor)
 
         self._replace(FakeTensor, "tolist", tolist)
 
-        @functools.wraps(resize)
-        def resized(storage: torch.UntypedStorage, size: int) -> Any:
-            result = resize(storage, size)
-            self._stand_in.ledger.resized(storage)
-            return result
-
-        self._replace(torch.UntypedStorage, "resize_", resized)
         new_group = dist.new_group
 
         @functools.wraps(new_group)
@@ -105,6 +104,29 @@ class StandInPlatform(Platform):
         self._replace(dist, "gather_object", gather_object_to_one)
         self._replace(dist, "scatter_object_list", scatter_objects)
 
+    def _replace_storages(self) -> None:
+        resize = torch.UntypedStorage.resize_
+
+        @functools.wraps(resize)
+        def resized(storage: torch.UntypedStorage, size: int) -> Any:
+            result = resize(storage, size)
+            if storage.device.type == "meta":
+                self._stand_in.resized(storage)
+            return result
+
+        self._replace(torch.UntypedStorage, "resize_", resized)
+
+    def _replace_threads(self) -> None:
+        """Threads of the program compute with the same device; modes are each thread's own."""
+        run = threading.Thread.run
+
+        @functools.wraps(run)
+        def with_device(thread: threading.Thread) -> None:
+            with PythonCalls(self._stand_in), self._stand_in:
+                run(thread)
+
+        self._replace(threading.Thread, "run", with_device)
+
     def _replace_rng_tracker(self) -> None:
         from megatron.core.tensor_parallel import random as megatron_random
 
@@ -113,19 +135,28 @@ class StandInPlatform(Platform):
         self._replace(megatron_random, "_set_cuda_rng_state", lambda *_, **__: None)
 
 
-def _apply(module: torch.nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:
-    """In place of `torch.nn.Module._apply`, which cannot make another kind of tensor of a parameter."""
-    for part in module.modules() if recurse else [module]:
-        for name, parameter in part._parameters.items():
-            if parameter is None:
-                continue
-            with torch.no_grad():
-                changed = change(parameter)
-            if changed is not parameter:
-                moved = torch.nn.Parameter(changed, parameter.requires_grad)
-                moved.__dict__.update(parameter.__dict__)
-                part._parameters[name] = moved
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = change(buffer)
-    return module
+def _apply_with_marks(apply: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
+    """`torch.nn.Module._apply` that can make another kind of tensor of a parameter, which keeps its marks and ties."""
+
+    def replaced(module: torch.nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:
+        first = next(chain(module.parameters(recurse), module.buffers(recurse)), None)
+        if first is None or on_gpu(first) or not on_gpu(change(first.detach())):
+            return apply(module, change, recurse)
+        moved: dict[int, Any] = {}
+        for part in module.modules() if recurse else [module]:
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    part._parameters[name] = moved.setdefault(id(parameter), _moved(parameter, change))
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = moved.setdefault(id(buffer), change(buffer))
+        return module
+
+    return replaced
+
+
+def _moved(parameter: torch.nn.Parameter, change: Callable[[Tensor], Tensor]) -> torch.nn.Parameter:
+    with torch.no_grad():
+        moved = torch.nn.Parameter(change(parameter), parameter.requires_grad)
+    moved.__dict__.update(parameter.__dict__)
+    return moved

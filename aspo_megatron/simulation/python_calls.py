@@ -35,10 +35,11 @@ class PythonCalls(TorchFunctionMode):
             torch.tensor: self._tensor,
             Tensor.cuda: lambda tensor, *_, **options: self._moved(tensor, **options),
             Tensor.to: self._to,
+            Tensor.__setitem__: self._set_item,
             Tensor.backward: self._backward,
-            torch.autograd.backward: lambda roots, grad_tensors=None, *args, **options: self._backward(
-                roots, grad_tensors, *args, **options
-            ),
+            torch.autograd.backward: self._backward_of_all,
+            torch.autograd.grad: self._grad,
+            torch.as_tensor: self._as_tensor,
             Tensor.type: self._type,
             Tensor.is_cuda.__get__: on_gpu,  # type: ignore[attr-defined]
             Tensor.pin_memory: lambda tensor, *_: self._stand_in.pinned.pin(tensor.clone()),
@@ -68,6 +69,11 @@ class PythonCalls(TorchFunctionMode):
         made = torch.tensor(data, **options)
         return self._moved(made) if means_gpu(device) else made.to(device or "cpu")
 
+    def _as_tensor(self, data: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        if isinstance(data, Tensor):
+            return self._to(data, device=device or data.device, dtype=dtype or data.dtype)
+        return self._tensor(data, dtype=dtype, device=device)
+
     def _moved(self, tensor: Tensor, non_blocking: bool = False, **_: Any) -> Tensor:
         return tensor if on_gpu(tensor) else tensor.to(gpu(), non_blocking=non_blocking)
 
@@ -83,15 +89,64 @@ class PythonCalls(TorchFunctionMode):
         if on_gpu(tensor) or not on_gpu(value):
             tensor.data = value
 
-    def _backward(self, roots: Any, gradients: Any = None, retain_graph: bool | None = None, **options: Any) -> None:
-        """Of a tensor or several. While a call is answered this mode is off, but what backward calls needs it."""
-        roots = (roots,) if isinstance(roots, Tensor) else tuple(roots)
+    def _set_item(self, tensor: Tensor, index: Any, value: Any) -> None:
+        """`tensor[index] = number`: a CUDA build leaves the number on the CPU, so that a mask is not counted."""
+        if on_gpu(tensor) and isinstance(value, int | float):
+            value = torch.tensor(value, dtype=tensor.dtype)
+        tensor[index] = value
+
+    def _backward(
+        self,
+        root: Tensor,
+        gradient: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """`Tensor.backward`."""
+        self._backward_of_all(root, gradient, retain_graph, create_graph, inputs=inputs)
+
+    def _backward_of_all(
+        self,
+        roots: Any,
+        grad_tensors: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        grad_variables: Any = None,
+        inputs: Any = None,
+    ) -> None:
+        """`torch.autograd.backward`."""
+        self._run(roots, grad_tensors, retain_graph, create_graph, inputs or (), accumulate_grad=True)
+
+    def _grad(
+        self,
+        roots: Any,
+        inputs: Any,
+        grad_outputs: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        allow_unused: bool | None = None,
+        **_: Any,
+    ) -> Any:
+        """`torch.autograd.grad`."""
+        return self._run(roots, grad_outputs, retain_graph, create_graph, inputs, allow_unreachable=bool(allow_unused))
+
+    def _run(
+        self, roots: Any, gradients: Any, retain_graph: bool | None, create_graph: bool, inputs: Any, **options: bool
+    ) -> Any:
+        """Run autograd. While a call is answered this mode is off, but what backward calls needs it."""
+        roots, inputs = ((x,) if isinstance(x, Tensor) else tuple(x) for x in (roots, inputs))
         given = (gradients,) if gradients is None or isinstance(gradients, Tensor) else tuple(gradients)
         given = given if given != (None,) else (None,) * len(roots)
-        made = tuple(torch.ones_like(root) if grad is None else grad for root, grad in zip(roots, given, strict=True))
+        made = []
+        for root, gradient in zip(roots, given, strict=True):
+            if gradient is None and root.numel() != 1:
+                raise RuntimeError("grad can be implicitly created only for scalar outputs")
+            made.append(torch.ones_like(root) if gradient is None else gradient)
+        keep = create_graph if retain_graph is None else retain_graph
         with self:
-            _engine_run_backward(
-                roots, made, bool(retain_graph), False, (), allow_unreachable=True, accumulate_grad=True
+            return _engine_run_backward(
+                roots, tuple(made), keep, create_graph, inputs, **{"allow_unreachable": True, **options}
             )
 
     def _type(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -39,7 +39,9 @@ def simulated_rank(parallel: ParallelConfig, rank: int = 0, packages: Packages =
     stand_in = StandIn()
     platform = StandInPlatform(stand_in, packages)
     platform.install()
-    join(rank, parallel.world_size)
-    with PythonCalls(stand_in), stand_in:
-        yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger)
-    leave_grid(platform)
+    try:
+        join(rank, parallel.world_size)
+        with PythonCalls(stand_in), stand_in:
+            yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger)
+    finally:
+        leave_grid(platform)

@@ -1,4 +1,4 @@
-"""Streams and events of the stand-in: nothing runs, so nothing has to be waited for; that the host does is noted."""
+"""Streams and events of the stand-in: which work comes after which (`timeline.py`), and what the host waits for."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aspo_megatron.simulation.timeline import Clock
+
 if TYPE_CHECKING:
-    from aspo_megatron.simulation.ledger import Ledger
+    from aspo_megatron.simulation.device import StandIn
 
 
 class Event:
     """In place of `torch.cuda.Event`."""
 
-    ledger: ClassVar[Ledger]
+    stand_in: ClassVar[StandIn]
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._at = Clock()
 
-    def record(self, stream: Any = None) -> None:
-        """Nothing to mark."""
+    def record(self, stream: Stream | None = None) -> None:
+        """Mark what the stream has been given to do so far."""
+        self._at = (self.stand_in.timeline.current if stream is None else stream.clock).copy()
 
-    def wait(self, stream: Any = None) -> None:
-        """A stream waits, the host does not."""
+    def wait(self, stream: Stream | None = None) -> None:
+        """What the stream does next comes after the event; the host does not wait."""
+        (self.stand_in.timeline.current if stream is None else stream.clock).merge(self._at)
 
     def query(self) -> bool:
-        """All is done at once."""
+        """Nothing takes time, but nobody knows before a wait."""
         return True
 
     def synchronize(self) -> None:
         """The host waits."""
-        self.ledger.wait("event")
+        self.stand_in.ledger.wait("event")
+        self.stand_in.timeline.host.merge(self._at)
 
     def elapsed_time(self, end: Event) -> float:
         """Nothing takes time."""
@@ -37,40 +43,57 @@ class Event:
 
 
 class Stream:
-    """In place of `torch.cuda.Stream`."""
+    """In place of `torch.cuda.Stream`. `clock`: that of the main stream for the one that is there from the start."""
 
-    ledger: ClassVar[Ledger]
+    stand_in: ClassVar[StandIn]
     event: ClassVar[type[Event]]
     cuda_stream = 0
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: Any, clock: Clock | None = None, **__: Any) -> None:
+        self.clock = clock or Clock()
 
-    def wait_stream(self, stream: Any) -> None:
-        """A stream waits, the host does not."""
+    def wait_stream(self, stream: Stream) -> None:
+        """What this stream does next comes after all that the other was given; the host does not wait."""
+        self.clock.merge(stream.clock)
 
-    def wait_event(self, event: Any) -> None:
-        """A stream waits, the host does not."""
+    def wait_event(self, event: Event) -> None:
+        """What this stream does next comes after the event; the host does not wait."""
+        event.wait(self)
 
     def record_event(self, event: Event | None = None) -> Event:
         """An event of this stream."""
-        return event or self.event()
+        event = event or self.event()
+        event.record(self)
+        return event
 
     def query(self) -> bool:
-        """All is done at once."""
+        """Nothing takes time, but nobody knows before a wait."""
         return True
 
     def synchronize(self) -> None:
         """The host waits."""
-        self.ledger.wait("stream")
+        self.stand_in.ledger.wait("stream")
+        self.stand_in.timeline.host.merge(self.clock)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.clock is self.clock
+
+    def __hash__(self) -> int:
+        return id(self.clock)
 
 
-def stream_classes(ledger: Ledger) -> tuple[type[Event], type[Stream]]:
-    """`Event` and `Stream` that note in `ledger` what the host waits for."""
-    event = type("Event", (Event,), {"ledger": ledger})
-    return event, type("Stream", (Stream,), {"ledger": ledger, "event": event})
+def stream_classes(stand_in: StandIn) -> tuple[type[Event], type[Stream]]:
+    """`Event` and `Stream` of a stand-in."""
+    event = type("Event", (Event,), {"stand_in": stand_in})
+    return event, type("Stream", (Stream,), {"stand_in": stand_in, "event": event})
 
 
-@contextmanager
-def on_stream(stream: Any) -> Iterator[None]:
+def on_stream_of(stand_in: StandIn) -> Any:
     """In place of `torch.cuda.stream`."""
-    yield
+
+    @contextmanager
+    def on_stream(stream: Stream | None) -> Iterator[None]:
+        with stand_in.timeline.on(stand_in.timeline.current if stream is None else stream.clock):
+            yield
+
+    return on_stream

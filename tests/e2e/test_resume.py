@@ -249,7 +249,8 @@ def assert_stopped_well(run: RunFolder, said: str) -> None:
     stopped = run.metrics()[-1]["step"]
     assert said.endswith(f"stopped as asked; to go on: aspo train {run.path.name}/config.yaml\n")
     assert (run.path / "checkpoints" / "latest").read_text() == f"step-{stopped:06d}\n"
-    assert "held-out accuracy" in (run.path / "exports" / f"step-{stopped:06d}" / "README.md").read_text()
+    if stopped:  # a slow rank may note the signal before its first step, after which there is nothing to export
+        assert "held-out accuracy" in (run.path / "exports" / f"step-{stopped:06d}" / "README.md").read_text()
 
 
 def test_what_is_said_of_a_used_folder(work: Path, whole: RunFolder) -> None:

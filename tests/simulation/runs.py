@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, Paral
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
-from aspo_megatron.simulation.ledger import Ledger
+from aspo_megatron.simulation.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
 
 
@@ -40,23 +39,6 @@ class Setup:
     @property
     def model(self) -> ModelConfig:
         return ModelConfig(path=self.folder, dtype="bfloat16", recompute=self.recompute, **self.settings)
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a ledger counted of one stretch of work."""
-
-    waits: Counter[str]
-    copies: Counter[str]
-    calls: Counter[str]
-    traffic: Counter[str]
-    held_bytes: int
-    peak_bytes: int
-
-    @classmethod
-    def of(cls, ledger: Ledger) -> Figures:
-        counters = (Counter(c) for c in (ledger.waits, ledger.copies, ledger.calls, ledger.traffic))
-        return cls(*counters, ledger.held_bytes, ledger.peak_bytes)
 
 
 def groups_of(setup: Setup) -> list[list[Sample]]:
@@ -109,7 +91,7 @@ def updates(setup: Setup) -> dict[str, Figures]:
         optimizer = Optimizer(model, OptimizerConfig(), 10, setup.parallel)
         optimizer.zero_grad()
         optimizer.step()  # makes Adam's moments
-        inside: list[Ledger] = []
+        inside: list[Figures] = []
         schedule = step.get_forward_backward_func()
 
         def watched(**arguments: Any) -> Any:
@@ -120,9 +102,9 @@ def updates(setup: Setup) -> dict[str, Figures]:
         step.get_forward_backward_func = lambda: watched
         ledger.clear()
         step.update(model, optimizer, groups, objective, step.aggregation_of(config, 64), limits)
-        figures["update"], figures["update: micro-batches"] = Figures.of(ledger), Figures.of(inside[-1])
+        figures["update"], (figures["update: micro-batches"],) = ledger.figures(), inside
         ledger.clear()
         scored = list(step.score(model, groups, limits))
         assert [sample for sample, _ in scored] == [sample for group in groups for sample in group]
-        figures["pass"], figures["pass: micro-batches"] = Figures.of(ledger), Figures.of(inside[-1])
+        figures["pass"], (_, figures["pass: micro-batches"]) = ledger.figures(), inside
     return figures

@@ -18,9 +18,10 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.engine import Request
+from aspo_megatron.simulation.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
 
-from .runs import Figures, Setup, budget, groups_of
+from .runs import Setup, budget, groups_of
 
 Simulated = Callable[..., Any]
 SPLIT = ParallelConfig(dp=2, distributed_optimizer=True)
@@ -88,55 +89,33 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
             saves.append(Save())
             saver.save(TrainerState(step, 0, 0, 0.0, None, None, ""))
             saver.finish()
-            saves[-1].figures = Figures.of(rank.ledger)
+            saves[-1].figures = rank.ledger.figures()
         return saves, held, max(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_update_after_a_save_waits_for_its_copies(
-    simulated: Simulated, folders: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
+def test_updates_overwrite_nothing_that_a_save_still_copies(
+    simulated: Simulated, folders: dict[str, Path], tmp_path: Path, parallel: ParallelConfig
 ) -> None:
-    assert simulated(order_of_a_save, Setup(folders["llama-tied"], SINGLE), tmp_path / "run") == [
-        "copy",
-        "fence",
-        "update",
-        "update",
-    ]
+    """The stand-in refuses what is not in order: tests/simulation/test_mistakes.py leaves the fence out, and more."""
+    simulated(updates_beside_a_save, Setup(folders["llama-tied"], parallel), tmp_path / "run")
 
 
-def order_of_a_save(setup: Setup, run: Path) -> list[str]:
-    """What happened in a save and the two updates after it."""
+def updates_beside_a_save(setup: Setup, run: Path) -> None:
+    """A save, two updates, its end."""
     config = run_config(setup, run)
     run.mkdir()
     save_config(config, run / "config.yaml")
-    seen: list[str] = []
     with simulated_rank(setup.parallel) as rank:
         from aspo_megatron.checkpoint.training import StateSaver, TrainerState
-        from aspo_megatron.parallel.host_copies import HostCopies
 
         model, optimizer = build(setup, rank, OptimizerConfig())
         empty_update(optimizer)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)
-        take, fence, step = HostCopies.take, HostCopies.fence, optimizer._adam.step
-
-        def taken(copies: HostCopies, tensor: torch.Tensor, *, lasts: bool) -> torch.Tensor:
-            seen.append("copy")
-            return take(copies, tensor, lasts=lasts)
-
-        def fenced(copies: HostCopies) -> None:
-            seen.append("fence")
-            fence(copies)
-
-        def stepped() -> Any:
-            seen.append("update")
-            return step()
-
-        HostCopies.take, HostCopies.fence = taken, fenced  # type: ignore[assignment,method-assign]
-        optimizer._adam.step = stepped
         saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))
-        for _ in range(2):
-            empty_update(optimizer)
+        empty_update(optimizer)
+        empty_update(optimizer)
         saver.finish()
-    return [what for number, what in enumerate(seen) if what != "copy" or not number]
 
 
 @pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
@@ -160,7 +139,7 @@ def steps(setup: Setup, offload: bool) -> tuple[Figures, int]:
             optimizer.zero_grad()
             rank.ledger.clear()
             optimizer.step()
-        figures = Figures.of(rank.ledger)
+        figures = rank.ledger.figures()
         parts = getattr(optimizer._adam, "chained_optimizers", [optimizer._adam])
         states = [state for part in parts for state in part.optimizer.state.values()]
         return figures, sum(_held(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq"))
@@ -197,14 +176,14 @@ def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tupl
         rank.ledger.clear()
         trainer._score([groups])
         weights = sum(map(_held, model.parameters()))
-        return held, weights, rank.ledger.peak_bytes, Figures.of(rank.ledger)
+        return held, weights, rank.ledger.peak_bytes, rank.ledger.figures()
 
 
 def test_the_host_waits_once_for_each_token(simulated: Simulated, folders: dict[str, Path]) -> None:
     for tokens in (3, 9):
         figures, lengths = simulated(generated, folders["qwen3"], tokens, (5, 9))
         assert lengths == [tokens] * 6
-        assert sum(figures.waits.values()) - tokens <= 2  # transformers looks at the prompts' padding
+        assert 0 <= sum(figures.waits.values()) - tokens <= 2  # transformers looks at the prompts' padding
         assert not figures.copies
 
 
@@ -227,7 +206,7 @@ def generated(folder: Path, tokens: int, prompts: tuple[int, ...]) -> tuple[Figu
         ]
         rank.ledger.clear()
         answers = engine.generate(requests, SamplingConfig(max_response_tokens=tokens))
-        return Figures.of(rank.ledger), [len(sample.response_ids) for group in answers for sample in group]
+        return rank.ledger.figures(), [len(sample.response_ids) for group in answers for sample in group]
 
 
 def test_tokens_at_once_follow_from_free_memory(simulated: Simulated, folders: dict[str, Path]) -> None:

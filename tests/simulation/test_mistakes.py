@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.simulation.ledger import Figures
 
-from .runs import Figures, Setup, updates
+from .runs import Setup, updates
+from .test_host_memory import scored_by_reference, updates_beside_a_save
 from .test_layouts import check_budgets
 from .test_work import all_work, saved
 
@@ -90,6 +92,87 @@ def with_gpu_tensors_for_the_writer(setup: Setup, state: Path, run: Path) -> Any
 
     HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
     return all_work(setup, state, run)
+
+
+def without_a_fence(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.host_copies import HostCopies
+
+    HostCopies.fence = lambda copies: None  # type: ignore[method-assign]
+    updates_beside_a_save(setup, run)
+
+
+def without_waiting_for_what_is_copied(setup: Setup, run: Path) -> None:
+    from aspo_megatron.simulation.streams import Stream
+
+    Stream.wait_stream = lambda stream, other: None  # type: ignore[method-assign]
+    updates_beside_a_save(setup, run)
+
+
+def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.host_copies import HostCopies
+
+    take = HostCopies.take
+
+    def read_at_once(copies: HostCopies, tensor: torch.Tensor, *, lasts: bool) -> torch.Tensor:
+        return take(copies, tensor, lasts=lasts) + 0
+
+    HostCopies.take = read_at_once  # type: ignore[method-assign]
+    updates_beside_a_save(setup, run)
+
+
+def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.simulation.timeline import Timeline
+
+    take = HostCopies.take
+    HostCopies.take = lambda copies, tensor, *, lasts: take(copies, tensor, lasts=True)  # type: ignore[method-assign]
+    Timeline.keep = lambda *_: None  # type: ignore[method-assign]
+    updates_beside_a_save(setup, run)
+
+
+def with_a_reference_of_garbage(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.reference import HostWeights
+
+    def bring(weights: HostWeights) -> None:
+        for parameter, _ in weights._places:
+            parameter.untyped_storage().resize_(parameter.nbytes)
+
+    HostWeights.bring = bring  # type: ignore[method-assign]
+    scored_by_reference(setup, 0.01, None)
+
+
+def with_a_reference_that_is_away(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.reference import HostWeights
+
+    HostWeights.bring = lambda weights: None  # type: ignore[method-assign]
+    scored_by_reference(setup, 0.01, None)
+
+
+WHOLE, SPLIT = ParallelConfig(tp=2), ParallelConfig(dp=2, distributed_optimizer=True)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "parallel", "message"),
+    [
+        (without_a_fence, WHOLE, "overwrites what another stream may still copy"),
+        (without_waiting_for_what_is_copied, WHOLE, "another stream may not have made its input yet"),
+        (without_waiting_for_the_copies, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
+        (with_memory_freed_while_it_is_copied, SPLIT, "memory was freed from which another stream may still copy"),
+        (with_a_reference_of_garbage, WHOLE, "reads memory that was taken again and not written to since"),
+        (with_a_reference_that_is_away, WHOLE, "computes with memory that was given back"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_would_be_garbage_at_times_is_an_error(
+    mistake: Callable[..., Any],
+    parallel: ParallelConfig,
+    message: str,
+    simulated: Simulated,
+    folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        simulated(mistake, Setup(folders["llama-tied"], parallel), tmp_path / "run")
 
 
 def test_without_a_mistake_nothing_fails(simulated: Simulated, folders: dict[str, Path]) -> None:

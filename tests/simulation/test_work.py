@@ -19,10 +19,10 @@ from aspo_megatron.config_io import save_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.simulation.ledger import Ledger
+from aspo_megatron.simulation.ledger import Figures, Ledger
 from aspo_megatron.simulation.rank import simulated_rank
 
-from .runs import Figures, Setup
+from .runs import Setup
 from .test_host_memory import build, empty_update, run_config
 from .test_layouts import CASES, ROWS
 
@@ -74,7 +74,10 @@ def test_export_generate_save_and_load(
     setup = Setup(folders[row.model], row.parallel, rank, row.recompute)
     exported, devices, figures = simulated(all_work, setup, states[row.model], tmp_path / "run")
     sizes = {name: tuple(size) for name, size in hf_sizes(setup.family.rows, setup.family.shape(tp=1)).items()}
+    assert exported
     assert exported.items() <= sizes.items()
+    assert not figures["export"].waits
+    assert not figures["export"].copies
     if row.parallel.pp == 1:  # what other stages hold, the stand-in does not know
         assert exported == sizes
         before, engine, after = (figures[when] for when in ("before engine", "engine", "after engine"))
@@ -93,15 +96,15 @@ def generation(setup: Setup, model: Any, ledger: Ledger) -> dict[str, Figures]:
     tokenizer: Any = SimpleNamespace(eos_token_id=9)
     engine = EmbeddedEngine(setup.folder, tokenizer, torch.bfloat16, model.topology.platform.device, None)
     ledger.clear()
-    figures = {"before engine": Figures.of(ledger)}
+    figures = {"before engine": ledger.figures()}
     engine.update_weights(model.hf_tensors(bucket_bytes=BUCKET_BYTES), version=1)
     request = Request(Problem("a", "", (3, 4, 5)), 2, (1, 0), group=0)
     (samples,) = engine.generate([request], SamplingConfig(max_response_tokens=2))
     assert [len(sample.response_ids) for sample in samples] == [2, 2]
-    figures["engine"] = Figures.of(ledger)
+    figures["engine"] = ledger.figures()
     del samples
     engine.release_memory()
-    return figures | {"after engine": Figures.of(ledger)}
+    return figures | {"after engine": ledger.figures()}
 
 
 def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int, ...]], set[str], dict[str, Figures]]:
@@ -141,7 +144,7 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
             for tensor in transport.prepare(bucket).tensors:
                 assert tensor.is_cuda
             exported |= {name: tuple(tensor.shape) for name, tensor in bucket}
-        figures["export"] = Figures.of(rank.ledger)
+        figures["export"] = rank.ledger.figures()
         if setup.parallel.pp == 1:
             figures |= generation(setup, model, rank.ledger)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
@@ -149,5 +152,5 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
         rank.ledger.clear()
         saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))
         saver.finish()
-        figures["save"] = Figures.of(rank.ledger)
+        figures["save"] = rank.ledger.figures()
     return exported, devices, figures

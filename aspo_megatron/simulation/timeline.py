@@ -1,0 +1,121 @@
+"""Which work on the device comes after which: streams run beside each other unless one waits for the other.
+
+A stream counts its work, and knows how far it has waited for the others. So it shows whether an operation may find what
+another stream has not made yet, or overwrites what another stream still copies, and whether the host looks at a copy
+that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from aspo_megatron.simulation.devices import on_gpu
+from aspo_megatron.simulation.storages import Storages, key_of
+
+
+class OrderError(Exception):
+    """Something is used, overwritten or freed before other work with it is done."""
+
+
+@dataclass(eq=False)
+class Clock:
+    """A stream's count of its work, and of others' work that comes before; or what the host has waited for."""
+
+    count: int = 0
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def merge(self, other: Clock) -> None:
+        """All that `other` has done and seen comes before what this does next."""
+        for key, count in {**other.seen, id(other): other.count}.items():
+            self.seen[key] = max(self.seen.get(key, 0), count)
+
+    def follows(self, work: tuple[Clock, int]) -> bool:
+        """Whether that work is done before what this does next."""
+        clock, count = work
+        return clock is self or self.seen.get(id(clock), 0) >= count
+
+    def copy(self) -> Clock:
+        """As it is now, for an event."""
+        copied = Clock(self.count, dict(self.seen))
+        copied.seen[id(self)] = self.count
+        return copied
+
+
+class Timeline:
+    """The order of work on one device. Storages are named by their address."""
+
+    def __init__(self, storages: Storages) -> None:
+        storages.tell(self._gone)
+        self.main, self.host = Clock(), Clock()
+        self.current = self.main
+        self._made: dict[int, tuple[Clock, int]] = {}
+        self._read: dict[int, tuple[Clock, int]] = {}
+        self._kept: set[tuple[int, int]] = set()
+        self._of_host: set[int] = set()
+        """Page-locked memory that the device has copied from or to."""
+
+    @contextmanager
+    def on(self, clock: Clock) -> Iterator[None]:
+        """Work of the block belongs to this stream."""
+        before, self.current = self.current, clock
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def work(self, name: str, reads: list[Tensor], writes: list[Tensor], *, copies: bool) -> None:
+        """An operation of the current stream. `copies`: between host and device, which the host does not wait for.
+
+        Raises:
+            OrderError: it may run before what it needs, or while another stream copies what it overwrites.
+        """
+        self.current.count += 1
+        for tensor in (*reads, *writes):
+            if not on_gpu(tensor):
+                self._of_host.add(key_of(tensor))
+            made = self._made.get(key_of(tensor))
+            if made is not None and not self.current.follows(made):
+                raise OrderError(f"{name}: another stream may not have made its input yet; wait_stream or wait_event")
+        for tensor in writes:
+            read = self._read.get(key_of(tensor))
+            if read is not None and not self.current.follows(read):
+                raise OrderError(f"{name}: overwrites what another stream may still copy; wait_stream or wait_event")
+            self._made[key_of(tensor)] = self.current, self.current.count
+        if copies:
+            for tensor in reads:
+                self._read[key_of(tensor)] = self.current, self.current.count
+
+    def touch(self, name: str, reads: list[Tensor], writes: list[Tensor]) -> None:
+        """An operation of the host.
+
+        Raises:
+            OrderError: it looks at a copy that may not be there yet, or overwrites one that is still read.
+        """
+        if not self._of_host:
+            return
+        for tensor in (*reads, *writes):
+            made = self._made.get(key_of(tensor))
+            if made is not None and not self.host.follows(made):
+                raise OrderError(f"{name}: looks at memory that a copy from the device may not have filled yet")
+        for tensor in writes:
+            read = self._read.get(key_of(tensor))
+            if read is not None and not self.host.follows(read):
+                raise OrderError(f"{name}: overwrites memory from which a copy to the device may still be read")
+
+    def keep(self, tensor: Tensor, clock: Clock) -> None:
+        """`Tensor.record_stream`: its memory is not given to anybody before the stream is done with it."""
+        self._kept.add((key_of(tensor), id(clock)))
+
+    def _gone(self, key: int) -> None:
+        read = self._read.pop(key, None)
+        self._made.pop(key, None)
+        kept = {entry for entry in self._kept if entry[0] == key}
+        self._kept -= kept
+        if key in self._of_host:  # PyTorch keeps page-locked memory until copies from and to it are done
+            self._of_host.discard(key)
+        elif read is not None and not self.main.follows(read) and (key, id(read[0])) not in kept:
+            raise OrderError("memory was freed from which another stream may still copy; wait_event or record_stream")
