@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aspo_megatron.simulation.ledger import Figures
+
 from .processes import Processes
+from .runs import recipe, updates
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +20,19 @@ def simulated() -> Iterator[Callable[..., Any]]:
     """Calls a function in a process of its own that has the stand-in."""
     with Processes() as processes:
         yield processes.run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[dict[str, Figures]]]]:
+    """What ranks of the recipes do, by name and rank: the longest work here, done beside the other tests."""
+    tests = [item for item in request.session.items if getattr(item, "originalname", "") == "test_recipe"]
+    wanted = [(test.callspec.params["name"], test.callspec.params["rank"]) for test in tests]
+    if not wanted:
+        yield {}
+        return
+    with Processes() as processes, ThreadPoolExecutor(1) as pool:
+        yield {case: pool.submit(processes.run, updates, recipe(*case)) for case in wanted}
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import numpy as np
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig
+from aspo_megatron.config_io import load_config
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
@@ -39,6 +40,27 @@ class Setup:
     @property
     def model(self) -> ModelConfig:
         return ModelConfig(path=self.folder, dtype="bfloat16", recompute=self.recompute, **self.settings)
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+_RESPONSES = 4
+
+
+def recipe(name: str, rank: int) -> Setup:
+    """A rank of a recipe, with micro-batches that are full: as many as it has pipeline stages."""
+    folder = EXAMPLES / name / "model"
+    run = load_config(EXAMPLES / name / "run.yaml", [f"model.path={folder}"])
+    length = (run.train.max_tokens_per_micro_batch - run.data.max_prompt_tokens) // _RESPONSES
+    return Setup(
+        folder,
+        run.parallel,
+        rank,
+        run.model.recompute,
+        prompts=run.parallel.pp,
+        prompt=run.data.max_prompt_tokens,
+        responses=(length,) * _RESPONSES,
+        loss=run.loss.name,
+    )
 
 
 def groups_of(setup: Setup) -> list[list[Sample]]:
