@@ -22,10 +22,14 @@ R = TypeVar("R")
 class Server:
     """A process that has megatron-core, and whose functions may call `fork_ranks`. Use as a context manager."""
 
+    def __init__(self, serve: Callable[[Connection], None] | None = None) -> None:
+        """`serve`: what else the process does with the calls that come to it."""
+        self._serve = serve or _serve
+
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("forkserver")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,))
+        self._process = context.Process(target=self._serve, args=(theirs,))
         self._process.start()
         theirs.close()
         return self

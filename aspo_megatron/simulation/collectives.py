@@ -1,6 +1,6 @@
 """Collectives of a rank that is alone: the others are taken to hold what this rank holds.
 
-A gather gives this rank's part once for each rank; a reduction and a broadcast leave a tensor as it is. Values follow
+A gather gives this rank's part once for each rank; a reduction and a broadcast leave numbers as they are. Values follow
 where they are known (`known_values.py`), so that the sizes that ranks tell each other are those of equal shares.
 """
 
@@ -30,8 +30,21 @@ _SENDS_SECOND = {
     "reduce_scatter_tensor_coalesced_",
     "alltoall_",
     "alltoall_base_",
+    "gather_",
+    "scatter_",
 }
 """Collectives whose arguments are outputs, then inputs."""
+_NCCL_TYPES = {
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+}
 
 
 def join(rank: int, world_size: int) -> None:
@@ -70,27 +83,56 @@ def scatter_objects(
 
 
 def run_collective(stand_in: StandIn, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Do an operation of `c10d` and count what this rank sends."""
-    name = func._schema.name.partition("::")[2]
+    """Do an operation of `c10d` and count what this rank sends.
+
+    Raises:
+        RuntimeError: NCCL would refuse it, or read something else.
+    """
+    name, group = func._schema.name.partition("::")[2], _group_of(args)
     first = _tensors(args[0])
     outputs, inputs = (first, _tensors(args[1])) if name in _SENDS_SECOND else (first, first)
-    if any(map(on_gpu, inputs + outputs)):
-        for tensor in (*inputs, *outputs):
-            if name != "barrier" and not on_gpu(tensor):
-                raise RuntimeError(f"{name}: takes tensors of the CPU and of the GPU at once")
-            if not tensor.is_contiguous():
-                raise RuntimeError(f"{name}: NCCL reads a tensor by its pointer; this one is not contiguous")
-        stand_in.ledger.calls[str(func)] += 1
-        if _ranks(args) > 1:
-            stand_in.ledger.traffic[name] += sum(tensor.nbytes for tensor in inputs)
     if name == "barrier":
-        stand_in.ledger.wait("barrier")
-    if outputs is not inputs or name.startswith("recv"):
+        stand_in.wait("barrier")
+    elif any(map(on_gpu, inputs + outputs)):
+        _check(name, outputs, inputs, group.size())
+        stand_in.ledger.calls[str(func)] += 1
+        if group.size() > 1:
+            stand_in.ledger.traffic[name] += sum(tensor.nbytes for tensor in inputs)
+    if name.startswith("recv"):
+        for output in filter(on_gpu, outputs):
+            stand_in.known.forget(output)
+    elif outputs is not inputs:
         for number, output in enumerate(outputs):
-            _fill(stand_in, output, inputs[min(number, len(inputs) - 1)] if outputs is not inputs else None)
+            source = _sent(name, inputs[min(number, len(inputs) - 1)], group, args) if inputs else None
+            _fill(stand_in, output, source)
     work = FakeWork()
     work.seq_id = 0
     return (args[0], work.boxed()) if len(func._schema.returns) > 1 else work.boxed()
+
+
+def _check(name: str, outputs: list[Tensor], inputs: list[Tensor], ranks: int) -> None:
+    for tensor in (*inputs, *outputs):
+        if not on_gpu(tensor):
+            raise RuntimeError(f"{name}: takes tensors of the CPU and of the GPU at once")
+        if not tensor.is_contiguous():
+            raise RuntimeError(f"{name}: NCCL reads a tensor by its pointer; this one is not contiguous")
+        if tensor.dtype not in _NCCL_TYPES:
+            raise RuntimeError(f"{name}: NCCL has no {tensor.dtype}")
+    if len({tensor.dtype for tensor in (*inputs, *outputs)}) > 1 and "coalesced" not in name:
+        raise RuntimeError(f"{name}: takes tensors of one dtype")
+    whole, part = (outputs, inputs) if name == "_allgather_base_" else (inputs, outputs)
+    if name in ("_allgather_base_", "_reduce_scatter_base_") and whole[0].numel() != ranks * part[0].numel():
+        raise RuntimeError(f"{name}: {whole[0].numel()} elements are not {ranks} times {part[0].numel()}")
+
+
+def _sent(name: str, source: Tensor, group: dist.ProcessGroup, args: Any) -> Tensor:
+    """What of an input comes to this rank, from each rank: the views of the others' are those of its own."""
+    if name in ("_reduce_scatter_base_", "reduce_scatter_tensor_coalesced_") and source.numel() >= group.size():
+        return source.chunk(group.size())[group.rank()]
+    if name == "alltoall_base_" and source.numel():
+        parts: tuple[Tensor, ...] = source.split(list(args[4]) or len(source) // group.size())
+        return parts[group.rank()]
+    return source
 
 
 def _fill(stand_in: StandIn, output: Tensor, source: Tensor | None) -> None:
@@ -100,17 +142,16 @@ def _fill(stand_in: StandIn, output: Tensor, source: Tensor | None) -> None:
         times = -(-output.numel() // values.numel())
         values = values.reshape(-1).repeat(times)[: output.numel()].view(output.shape)
     if not on_gpu(output):
-        if values is not None:
+        if values is not None and values.shape == output.shape:
             output.copy_(values)
-    elif values is None or output.untyped_storage().nbytes() != output.nbytes:
+    elif values is None or values.shape != output.shape or output.untyped_storage().nbytes() != output.nbytes:
         stand_in.known.forget(output)
     else:
         stand_in.known.keep(output, values)
 
 
-def _ranks(args: Any) -> int:
-    group = next(arg for arg in args if isinstance(arg, torch.ScriptObject))
-    return int(dist.ProcessGroup.unbox(group).size())
+def _group_of(args: Any) -> dist.ProcessGroup:
+    return dist.ProcessGroup.unbox(next(arg for arg in args if isinstance(arg, torch.ScriptObject)))
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -74,6 +74,11 @@ class StandIn(TorchDispatchMode):
         self.ledger.wait(what)
         self.timeline.host.merge(self.timeline.current)
 
+    def synchronize(self) -> None:
+        """The host waits for all streams."""
+        self.ledger.wait("synchronize")
+        self.timeline.synchronize()
+
     def number(self, tensor: Tensor, what: str = "number") -> Any:
         """The value of a tensor of one element, for which the host waits: a plausible one where it is not known."""
         self.wait(what)

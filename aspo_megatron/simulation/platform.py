@@ -60,7 +60,7 @@ class StandInPlatform(Platform):
             "current_device": lambda: self.device,
             "set_device": lambda *_: None,
             "device_count": lambda: 1,
-            "synchronize": lambda *_, **__: self._stand_in.wait("synchronize"),
+            "synchronize": lambda *_, **__: self._stand_in.synchronize(),
             "Event": event,
             "Stream": stream,
             "current_stream": lambda *_, **__: stream(clock=timeline.current),

@@ -50,7 +50,7 @@ class Stream:
     cuda_stream = 0
 
     def __init__(self, *_: Any, clock: Clock | None = None, **__: Any) -> None:
-        self.clock = clock or Clock()
+        self.clock = clock or self.stand_in.timeline.stream()
 
     def wait_stream(self, stream: Stream) -> None:
         """What this stream does next comes after all that the other was given; the host does not wait."""

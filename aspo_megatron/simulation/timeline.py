@@ -50,13 +50,24 @@ class Timeline:
 
     def __init__(self, storages: Storages) -> None:
         storages.tell(self._gone)
-        self.main, self.host = Clock(), Clock()
+        self._clocks: list[Clock] = []
+        self.main, self.host = self.stream(), Clock()
         self.current = self.main
         self._made: dict[int, tuple[Clock, int]] = {}
         self._read: dict[int, tuple[Clock, int]] = {}
         self._kept: set[tuple[int, int]] = set()
         self._of_host: set[int] = set()
         """Page-locked memory that the device has copied from or to."""
+
+    def stream(self) -> Clock:
+        """The clock of a new stream."""
+        self._clocks.append(Clock())
+        return self._clocks[-1]
+
+    def synchronize(self) -> None:
+        """The host has waited for all streams."""
+        for clock in self._clocks:
+            self.host.merge(clock)
 
     @contextmanager
     def on(self, clock: Clock) -> Iterator[None]:

@@ -11,15 +11,15 @@ import pytest
 
 from aspo_megatron.simulation.ledger import Figures
 
-from .processes import Processes
+from .processes import processes
 from .runs import recipe, updates
 
 
 @pytest.fixture(scope="session")
 def simulated() -> Iterator[Callable[..., Any]]:
     """Calls a function in a process of its own that has the stand-in."""
-    with Processes() as processes:
-        yield processes.run
+    with processes() as server:
+        yield server.run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,8 +30,8 @@ def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Fu
     if not wanted:
         yield {}
         return
-    with Processes() as processes, ThreadPoolExecutor(1) as pool:
-        yield {case: pool.submit(processes.run, updates, recipe(*case)) for case in wanted}
+    with processes() as server, ThreadPoolExecutor(1) as pool:
+        yield {case: pool.submit(server.run, updates, recipe(*case)) for case in wanted}
         pool.shutdown(cancel_futures=True)
 
 

@@ -6,8 +6,9 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any
+
+from forked import Server
 
 _SMALLEST = {
     "hidden_size": 8,
@@ -17,39 +18,10 @@ _SMALLEST = {
     "vocab_size": 8,
 }
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class Processes:
-    """A process that has imported everything, and forks another for each call. Use as a context manager."""
-
-    def __enter__(self) -> Self:
-        context = multiprocessing.get_context("forkserver")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,))
-        self._process.start()
-        theirs.close()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._pipe.close()
-        self._process.join()
-
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function`, defined in a module, in a process of its own; what it returned.
-
-        Raises:
-            RuntimeError: it failed; the message holds the traceback.
-        """
-        self._pipe.send((function, args, kwargs))
-        succeeded, result = self._pipe.recv()
-        if not succeeded:
-            raise RuntimeError(result)
-        returned: R = result
-        return returned
+def processes() -> Server:
+    """A process that has imported everything, and forks another for each call."""
+    return Server(_serve)
 
 
 def _serve(pipe: Connection) -> None:
@@ -63,7 +35,8 @@ def _serve(pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     with installed(StandInPlatform(StandIn(), BARE)):  # megatron-core asks for a GPU as it is imported
-        from aspo_megatron.rollout.embedded import EmbeddedEngine  # noqa: F401
+        import aspo_megatron.rollout.embedded
+        import aspo_megatron.trainer  # noqa: F401
     for family in ("llama", "qwen2", "qwen3", "qwen3_moe"):  # transformers imports them when it is first asked
         AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **_SMALLEST))
     while True:

@@ -67,11 +67,18 @@ def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: di
     check_budgets(figures, layers * setup.prompts * again)
 
 
+FAMILY_ROWS = {
+    "tp2-sp-cp2": (ParallelConfig(tp=2, sequence_parallel=True, cp=2), 3),
+    "pp2-distopt": (ParallelConfig(pp=2, dp=2, distributed_optimizer=True), 3),
+}
+
+
 @pytest.mark.parametrize("loss", ["gspo", "grpo"])
+@pytest.mark.parametrize("row", FAMILY_ROWS)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_family(family: str, loss: str, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
+def test_family(family: str, row: str, loss: str, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     """gspo looks at whole responses, so that its log-probs have a backward of their own."""
-    parallel = ParallelConfig(tp=2, sequence_parallel=True, cp=2)
-    figures = simulated(updates, Setup(folders[family], parallel, 3, loss=loss))
+    parallel, rank = FAMILY_ROWS[row]
+    figures = simulated(updates, Setup(folders[family], parallel, rank, loss=loss))
     assert figures["update"].calls["aten._scaled_dot_product_flash_attention_backward.default"]
     check_budgets(figures)

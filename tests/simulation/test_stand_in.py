@@ -185,6 +185,10 @@ def collectives() -> dict[str, Any]:
         objects = [None] * 4
         dist.all_gather_object(objects, "mine")
         transposed = torch.empty(3, 4, device="cuda").t()
+        scattered, exchanged = torch.empty_like(there[:1]), torch.empty_like(there)
+        dist.reduce_scatter_tensor(scattered, there, group=topology.tp_group)
+        dist.all_to_all_single(exchanged, there, group=topology.tp_group)
+        too_long, short = torch.empty(7, device="cuda"), torch.empty(4, dtype=torch.int16, device="cuda")
         ledger = simulated.ledger
         ledger.clear()
         dist.all_reduce(torch.empty(1024, device="cuda"), group=topology.dp_group)
@@ -194,6 +198,10 @@ def collectives() -> dict[str, Any]:
             "gathered": gathered.tolist(),
             "on the CPU": [int(part) for part in parts],
             "objects": objects,
+            "scattered": scattered.tolist(),
+            "exchanged": exchanged.tolist(),
+            "size": _error(lambda: dist.all_gather_into_tensor(too_long, too_long[:2], group=topology.tp_group)),
+            "dtype": _error(lambda: dist.all_reduce(short)),
             "not contiguous": _error(lambda: dist.all_reduce(transposed)),
             "traffic": dict(ledger.traffic),
         }
@@ -205,6 +213,10 @@ def test_other_ranks_hold_what_this_one_holds(simulated: Callable[..., Any]) -> 
     assert found["gathered"] == [1, 2, 1, 2]
     assert found["on the CPU"] == [5] * 4
     assert found["objects"] == ["mine"] * 4
+    assert found["scattered"] == [2]  # as tp rank 1
+    assert found["exchanged"] == [2, 2]
+    assert "7 elements are not 2 times 2" in found["size"]
+    assert "NCCL has no torch.int16" in found["dtype"]
     assert "not contiguous" in found["not contiguous"]
     assert found["traffic"] == {"allreduce_": 4096}
 
