@@ -37,10 +37,6 @@ class Event:
         self.stand_in.ledger.wait("event")
         self.stand_in.timeline.host.merge(self._at)
 
-    def elapsed_time(self, end: Event) -> float:
-        """Nothing takes time."""
-        return 0.0
-
 
 class Stream:
     """In place of `torch.cuda.Stream`. `clock`: that of the main stream for the one that is there from the start."""

@@ -16,6 +16,16 @@ from torch import Tensor
 from aspo_megatron.simulation.devices import on_gpu
 from aspo_megatron.simulation.storages import Storages, key_of
 
+_OF_DEVICE = (
+    "another stream may not have made its input yet; wait_stream or wait_event",
+    "overwrites what another stream may still copy; wait_stream or wait_event",
+)
+_OF_HOST = (
+    "looks at memory that a copy from the device may not have filled yet",
+    "overwrites memory from which a copy to the device may still be read",
+)
+"""What is wrong where an operation comes too early, and where it comes too late."""
+
 
 class OrderError(Exception):
     """Something is used, overwritten or freed before other work with it is done."""
@@ -85,16 +95,9 @@ class Timeline:
             OrderError: it may run before what it needs, or while another stream copies what it overwrites.
         """
         self.current.count += 1
-        for tensor in (*reads, *writes):
-            if not on_gpu(tensor):
-                self._of_host.add(key_of(tensor))
-            made = self._made.get(key_of(tensor))
-            if made is not None and not self.current.follows(made):
-                raise OrderError(f"{name}: another stream may not have made its input yet; wait_stream or wait_event")
+        self._of_host |= {key_of(tensor) for tensor in (*reads, *writes) if not on_gpu(tensor)}
+        self._check(self.current, name, reads, writes, _OF_DEVICE)
         for tensor in writes:
-            read = self._read.get(key_of(tensor))
-            if read is not None and not self.current.follows(read):
-                raise OrderError(f"{name}: overwrites what another stream may still copy; wait_stream or wait_event")
             self._made[key_of(tensor)] = self.current, self.current.count
         if copies:
             for tensor in reads:
@@ -106,16 +109,21 @@ class Timeline:
         Raises:
             OrderError: it looks at a copy that may not be there yet, or overwrites one that is still read.
         """
-        if not self._of_host:
-            return
+        if self._of_host:
+            self._check(self.host, name, reads, writes, _OF_HOST)
+
+    def _check(
+        self, clock: Clock, name: str, reads: list[Tensor], writes: list[Tensor], faults: tuple[str, str]
+    ) -> None:
+        """Hold what `clock` does next against what was made and is being read."""
         for tensor in (*reads, *writes):
             made = self._made.get(key_of(tensor))
-            if made is not None and not self.host.follows(made):
-                raise OrderError(f"{name}: looks at memory that a copy from the device may not have filled yet")
+            if made is not None and not clock.follows(made):
+                raise OrderError(f"{name}: {faults[0]}")
         for tensor in writes:
             read = self._read.get(key_of(tensor))
-            if read is not None and not self.host.follows(read):
-                raise OrderError(f"{name}: overwrites memory from which a copy to the device may still be read")
+            if read is not None and not clock.follows(read):
+                raise OrderError(f"{name}: {faults[1]}")
 
     def keep(self, tensor: Tensor, clock: Clock) -> None:
         """`Tensor.record_stream`: its memory is not given to anybody before the stream is done with it."""
