@@ -249,7 +249,7 @@ def work_of(
     found = {"generate": whole, "update": Work(whole.tokens * epochs, 3 * whole.operations * epochs)}
     if not config.takes_log_probs_of_engine:
         found["old log-probs"] = forward_work(family, scored)
-    if config.loss.kl_coef or config.shaping.kl_coef:
+    if config.has_reference:
         found["reference log-probs"] = whole
     return found
 

@@ -65,8 +65,7 @@ class Trainer:
         self._engine = SyncedEngine(config, model, engine, progress.message)
         self._rewards, self._recorder, self._progress = rewards, recorder, progress
         self._topology = model.topology
-        refers = bool(config.loss.kl_coef or config.shaping.kl_coef)
-        self._reference = Reference(model, config.model.reference) if refers else None
+        self._reference = Reference(model, config.model.reference) if config.has_reference else None
         rollout, train = config.rollout, config.train
         self._updates_per_step = rollout.prompts_per_step // train.prompts_per_update * train.epochs
         self._optimizer = Optimizer(

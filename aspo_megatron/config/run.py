@@ -139,6 +139,11 @@ class RunConfig(Section):
     slurm: SlurmConfig = SlurmConfig()
 
     @property
+    def has_reference(self) -> bool:
+        """Whether a KL, in the loss or in the reward, refers to the policy as it began."""
+        return bool(self.loss.kl_coef or self.shaping.kl_coef)
+
+    @property
     def first_update_is_on_policy(self) -> bool:
         """Whether a step's first update gives its mini-batch's old log-probs itself, so that no other pass is needed.
 

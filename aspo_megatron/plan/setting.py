@@ -22,7 +22,7 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         dtype=config.model.dtype,
         recompute=config.model.recompute,
         token_wise=PolicyObjective(loss, config.loss).token_wise,
-        reference=bool(config.loss.kl_coef or config.shaping.kl_coef),
+        reference=config.has_reference,
         log_prob_chunk=config.train.log_prob_chunk,
         micro_batches=-(-tokens // config.train.max_tokens_per_micro_batch),
         offload=config.optimizer.offload,
