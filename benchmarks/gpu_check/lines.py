@@ -135,7 +135,13 @@ class Sheet:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """What a `Sheet` wrote."""
-    for row in path.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(row)
-        yield Line(**{**fields, "status": Status(fields["status"])})
+    """What a `Sheet` wrote; not a row that a process did not finish before it died."""
+    for row in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if row.endswith("\n"):
+            yield read_line(row)
+
+
+def read_line(row: str) -> Line:
+    """One of its rows."""
+    fields = json.loads(row)
+    return Line(**{**fields, "status": Status(fields["status"])})

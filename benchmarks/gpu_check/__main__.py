@@ -1,0 +1,162 @@
+"""One command that says what of this project works on the GPU of this machine: `python -m benchmarks.gpu_check`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.rank import rank_settings
+from benchmarks.gpu_check.lines import Status
+from benchmarks.gpu_check.machine import ask_machine
+from benchmarks.gpu_check.report import Report, closing_row, terminal_row, write_report
+from benchmarks.gpu_check.runner import Outcome, Plan, run_sections
+from benchmarks.gpu_check.sections import SECTIONS, Section, find
+
+ALL_SHOWN, SOMETHING_FAILED, BAD_ARGUMENTS, NO_GPU, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_DESCRIPTION = """\
+Shows what reading and simulation claim about this project on a GPU: numbers against fp64, time and memory, training,
+saving, weights for servers. Each line has its figure, what it was held against, and its bound.
+
+Sections run one after another, each in a process of its own, so that a fault in one does not end the others. What no
+time is left for is named. Without a GPU the small form of each section runs on the CPU: it shows that the check itself
+works, and claims nothing about a GPU."""
+
+_EPILOG = """\
+examples:
+  python -m benchmarks.gpu_check                             # everything, in less than ten minutes
+  python -m benchmarks.gpu_check --only attention,log_prob   # two sections
+  python -m benchmarks.gpu_check --cpu --out /tmp/check      # does the check itself run?
+
+written: DIR/gpu_check.html (a page), gpu_check.md (a table for docs/gpu.md), gpu_check.json (for programs), and
+DIR/sections/NAME/output.txt, what a section printed; its folder work/ stays if something failed.
+
+exit codes:
+  0  everything that was asked for was shown (with --cpu: all small forms hold)
+  1  something failed
+  2  bad arguments
+  3  no GPU: only the small forms ran
+  4  nothing failed, but time ended before all was shown, or a section named by --only needs more GPUs
+  130  interrupted; what was shown until then is written"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse`."""
+        self.exit(BAD_ARGUMENTS, f"error: {message} (--help explains)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check; its exit code."""
+    options = _parser().parse_args(argv)
+    if options.list:
+        print("\n".join(_listed(section) for section in SECTIONS))
+        return ALL_SHOWN
+    _end_by_signals()
+    env = {**os.environ, **rank_settings(os.environ)}
+    try:
+        machine = ask_machine(env)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return SOMETHING_FAILED
+    small = options.cpu or not machine.cards
+    print(f"{machine}\n" + ("The small form, on the CPU.\n" if small else ""), flush=True)
+    sections = options.only or SECTIONS
+    plan = Plan(sections, options.out, small, 0 if small else len(machine.cards), options.budget, env)
+    outcome = run_sections(plan, lambda line: print(terminal_row(line), flush=True))
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was shown is written down
+        signal.signal(number, signal.SIG_IGN)
+    date = datetime.now().astimezone().isoformat(timespec="seconds")
+    report = Report(machine, date, small, sections, outcome.lines, outcome.seconds)
+    try:
+        paths = write_report(report, options.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return SOMETHING_FAILED
+    print(f"\n{closing_row(report)}\nwrote {', '.join(map(str, paths))}")
+    if small and not options.cpu:
+        print("No GPU was found: nothing was shown about one.")
+    return exit_code(outcome, sections, options, gpus=plan.gpus)
+
+
+def exit_code(outcome: Outcome, sections: Sequence[Section], options: argparse.Namespace, *, gpus: int) -> int:
+    """What the outcome is worth, see `--help`."""
+    if outcome.interrupted:
+        return INTERRUPTED
+    if any(line.status is Status.FAILED for line in outcome.lines):
+        return SOMETHING_FAILED
+    if not gpus and not options.cpu:
+        return NO_GPU
+    lacking = {section.name for section in sections if section.gpus > gpus and not options.cpu and not options.only}
+    return UNFINISHED if set(outcome.unfinished) - lacking else ALL_SHOWN
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m benchmarks.gpu_check",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu_check"), metavar="DIR", help="takes the report [runs/gpu_check]"
+    )
+    parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="run these sections; --list has the names")
+    parser.add_argument("--cpu", action="store_true", help="the small form on the CPU, even if there is a GPU")
+    parser.add_argument(
+        "--budget", type=_seconds, default=600.0, metavar="SECONDS", help="for all sections together [600]"
+    )
+    parser.add_argument("--list", action="store_true", help="print the sections, in their order, and end")
+    return parser
+
+
+def _names(text: str) -> tuple[Section, ...]:
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if find(name) is None]
+    if unknown or not names:
+        known = ", ".join(section.name for section in SECTIONS)
+        raise argparse.ArgumentTypeError(f"no section {', '.join(unknown) or 'named'}; there are {known}")
+    return tuple(section for section in SECTIONS if section.name in names)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _listed(section: Section) -> str:
+    gpus = "" if section.gpus == 1 else f", {section.gpus} GPUs"
+    return f"{section.name:15} {section.title} (at most {section.seconds:.0f} s{gpus})"
+
+
+def _end_by_signals() -> None:
+    """Ctrl-C, and a request to end, end the check once; a second does not disturb its end."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
