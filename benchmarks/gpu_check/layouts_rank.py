@@ -1,0 +1,85 @@
+"""What a rank of `layouts.py` does: `python -m benchmarks.gpu_check.layouts_rank WAY ROW.json ROW.json ...`.
+
+Rows of `aspo check`, one after the other, so that they share the seconds in which a process gets ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from aspo_megatron import check_rank
+from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform, Platform, choose_platform
+from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
+from benchmarks.gpu_check.layouts_backend import NAME, register
+
+SHARED, OWN = "shared", "own"
+"""The ways: all ranks on the first GPU, or each on its own. Without a GPU they differ in the collectives alone."""
+
+_PATIENCE = timedelta(seconds=40)
+
+
+class SharedGpu(CudaPlatform):
+    """The first GPU, for every rank."""
+
+    backend = NAME
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class SharedHost(CpuPlatform):
+    """No GPU, and collectives as on a shared one."""
+
+    backend = NAME
+
+
+def run_rows(way: str, paths: Sequence[str]) -> None:
+    """Compute the rows. When one is done there is a file beside its result: how many tensors went through the host."""
+    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    copied = register() if way == SHARED else Counter[str]()
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, rank == 0, _PATIENCE)
+    for path in paths:
+        row = check_rank.Spec(**json.loads(Path(path).read_text(encoding="utf-8")))
+        copied.clear()
+        if ranks == 1:
+            check_rank.check_layout(row)
+        else:
+            with patch.object(check_rank, "process_grid", _grids(way, PrefixStore(row.result, store))):
+                check_rank.check_layout(row)
+        if rank == 0:
+            Path(row.result).with_suffix(".done").write_text(json.dumps(copied), encoding="utf-8")
+
+
+def _grids(way: str, store: PrefixStore) -> object:
+    """In place of `process_grid`: by another store for each row, and on a platform that depends on the way."""
+
+    @contextmanager
+    def grid(parallel: ParallelConfig, settings: PlatformConfig, seed: int) -> Iterator[Topology]:
+        platform: Platform
+        if way == SHARED:
+            platform = SharedGpu() if settings.device == "cuda" else SharedHost()
+        else:
+            platform = choose_platform(settings.device, int(os.environ["LOCAL_RANK"]), 1)
+        platform.install()
+        numbers = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
+        dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
+        yield build_grid(parallel, platform, 1.0, seed)
+        leave_grid(platform)
+
+    return grid
+
+
+if __name__ == "__main__":
+    run_rows(sys.argv[1], sys.argv[2:])
