@@ -16,6 +16,7 @@ import typer
 
 from aspo_megatron import (
     convert_cli,
+    doctor_cli,
     eval_cli,
     plan_cli,
     plot_cli,
@@ -178,6 +179,7 @@ def check(
         raise typer.Exit(1)
 
 
+app.command()(doctor_cli.doctor)
 app.command()(serve_cli.serve)
 app.command()(slurm_cli.slurm)
 app.command()(plan_cli.plan)

@@ -73,8 +73,11 @@ def _one_gpu(config: ServersConfig) -> str | None:
 
 
 def _other_version(python: Path) -> str | None:
+    return versions_apart(version_here(), version_of(python), python)
+
+
+def versions_apart(ours: str | None, theirs: str | None, python: Path) -> str | None:
     """Why NCCL does not connect this process with the servers of `python`; None if it does, or that cannot be told."""
-    ours, theirs = _version_here(), version_of(python)
     if ours is None or theirs is None or ours == theirs:
         return None
     return (
@@ -86,7 +89,7 @@ def version_of(python: Path) -> str | None:
     """The version of NCCL that another Python's torch has; None if that cannot be told."""
     try:
         done = subprocess.run(
-            [str(python.absolute()), "-W", "ignore", "-c", _ASK],
+            version_command(python),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -95,14 +98,25 @@ def version_of(python: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"^NCCL (.+)$", done.stdout, flags=re.M)
+    return version_said(done.stdout)
+
+
+def version_command(python: Path) -> list[str]:
+    """What has a Python print the version of its torch's NCCL."""
+    return [str(python.absolute()), "-W", "ignore", "-c", _ASK]
+
+
+def version_said(out: str) -> str | None:
+    """The version in what `version_command` printed."""
+    found = re.search(r"^NCCL (.+)$", out, flags=re.M)
     return ".".join(found[1].split()) if found else None
 
 
-def _version_here() -> str | None:
+def version_here() -> str | None:
+    """The version of NCCL that this process has; None for a PyTorch without."""
     try:
         return ".".join(str(part) for part in nccl.version())
-    except (AttributeError, RuntimeError):  # PyTorch without NCCL
+    except (AttributeError, RuntimeError):
         return None
 
 

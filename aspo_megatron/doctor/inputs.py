@@ -1,0 +1,87 @@
+"""Checks of what a configuration names: its model, its problems, its folder. Nothing is read whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
+from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.errors import UserError
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def input_lines(host: Host, wishes: Wishes) -> Iterator[Line]:
+    """The run's files; nothing without a configuration."""
+    if wishes.config is None:
+        return
+    yield from _model(host, wishes)
+    yield from _problems(host, wishes.run)
+    yield from _folder(wishes.run)
+
+
+def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
+    run, path = wishes.run, wishes.run.model.path
+    fetch = f"hf download ORGANISATION/{path.name} --local-dir {path}, or model.path=FOLDER"
+    if not host.exists(path):
+        yield wrong("model.path", f"there is no folder {path}", fetch)
+    elif host.torch.problem:
+        yield unknown("model.path", wishes.family_problem)
+    elif wishes.family is None:
+        yield wrong("model.path", wishes.family_problem.removeprefix("model.path: "), fetch)
+        return
+    elif not any(host.exists(path / name) for name in _TOKENIZERS):
+        yield wrong("model.path", f"{path} has no tokenizer ({', '.join(_TOKENIZERS)})", fetch)
+    elif problem := _weights(wishes):
+        yield wrong("model.path", problem, fetch)
+    else:
+        yield ok("model.path", f"{path}, {wishes.family.name}")
+    if wishes.family is not None:
+        try:
+            wishes.family.check_layout(run.parallel)
+        except UserError as error:
+            yield wrong("layout", str(error), "aspo plan CONFIG --gpus N shows layouts")
+
+
+def _weights(wishes: Wishes) -> str:
+    """Why the model's weights cannot be taken, by the headers of its files."""
+    from aspo_megatron.checkpoint.hf import check_weights
+    from aspo_megatron.checkpoint.sidecar import checkpoint_around
+
+    model = wishes.run.model
+    if model.init == "random" or checkpoint_around(model.path) is not None:
+        return ""
+    try:
+        check_weights(model.path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
+    for key, source in (("data.train", run.data.train), ("data.heldout", run.data.heldout)):
+        if source is None or source.path is None:
+            continue
+        if source.kind == "jsonl" and not host.exists(source.path):
+            yield wrong(f"{key}.path", f"there is no file {source.path}", f"{key}.path=FILE, a JSON object a line")
+        elif host.exists(source.path):
+            yield ok(f"{key}.path", source.path)
+        else:
+            yield unneeded(f"{key}.path", f"{source.path} is fetched from the Hugging Face hub by its name")
+
+
+def _folder(run: RunConfig) -> Iterator[Line]:
+    from aspo_megatron.run_folder import is_finished, refuse_foreign_folder
+
+    try:
+        refuse_foreign_folder(run)
+    except UserError as error:
+        yield wrong("output_dir", str(error).removeprefix("output_dir: "), f"output_dir={run.output_dir}-2")
+        return
+    if is_finished(run):
+        yield ok("output_dir", f"{run.output_dir} has done its {run.train.steps} steps")
+    else:
+        there = "is gone on with" if run.output_dir.exists() else "is new"
+        yield ok("output_dir", f"{run.output_dir} {there}")

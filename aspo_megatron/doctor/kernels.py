@@ -1,0 +1,107 @@
+"""Checks of what the layers compute with: Transformer Engine, Apex, Triton, a compiler."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.doctor.lines import Line, ok, unneeded, warn, wrong
+from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.errors import ConfigError
+
+_IMPORT_SECONDS = 60.0
+
+
+def kernel_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """The optional packages, and whether what `model.kernels` asks for is possible with them."""
+    if host.torch.problem:
+        return  # nothing of this can be asked
+    yield from _engine(host, wishes, gpus)
+    yield from _apex(host)
+    yield _compiler(host, gpus)
+    yield from _choice(host, wishes, gpus)
+
+
+def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """Transformer Engine: its version, and whether it can be imported beside this torch."""
+    packages, name = host.packages, "Transformer Engine"
+    if not gpus.usable:
+        there = packages.transformer_engine or "not installed"
+        yield unneeded(name, f"{there}; it needs a GPU")
+        return
+    if packages.engine_lack:
+        found, _, cure = packages.engine_lack.removesuffix(")").partition(" (")
+        silence = "; or model.kernels.layers=local, which are slower"
+        # That it is asked for, and refused, is said by the line of the choice.
+        yield warn(name, found, f"{cure}{silence}")
+        return
+    if wishes.run.model.kernels.layers == "local":
+        yield unneeded(name, f"{packages.transformer_engine}; model.kernels.layers=local does without")
+        return
+    found = f"{packages.transformer_engine} (wanted: {packages.engine_window})"
+    # Its compiled part is of one torch; only loading it shows whether of this one. In a process of its own, as that
+    # may crash.
+    answer = host.run([sys.executable, "-c", "import transformer_engine.pytorch"], _IMPORT_SECONDS)
+    if answer.good:
+        yield ok(name, found)
+        return
+    release = packages.transformer_engine.base_version if packages.transformer_engine else ""
+    todo = (
+        "pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir "
+        f"'transformer_engine_torch=={release}', which builds it against this torch"
+    )
+    yield wrong(name, f"{found} is installed, but cannot be imported: {answer.complaint}", todo)
+
+
+def _apex(host: Host) -> Iterator[Line]:
+    packages = host.packages
+    if packages.other_apex:
+        yield warn(
+            "Apex",
+            "the package `apex` that is installed is an unrelated web toolkit, and is not used",
+            "pip uninstall apex; NVIDIA's is built from github.com/NVIDIA/apex, and Transformer Engine does without",
+        )
+    elif packages.apex:
+        kernels = "with" if packages.apex_gradient_kernels else "without"
+        yield ok("Apex", f"NVIDIA's, {kernels} its kernels for gradients")
+    else:
+        yield unneeded("Apex", "not installed; Transformer Engine does without")
+    yield unneeded("Adam", f"of {packages.fused_adam}")
+
+
+def _compiler(host: Host, gpus: Gpus) -> Line:
+    """What torch.compile needs."""
+    if gpus.usable:
+        if host.packages.triton:
+            return ok("Triton", "found")
+        return warn("Triton", "not found: the log-prob and fused layers go by plain kernels", "pip install triton")
+    found = host.which("g++")
+    return unneeded("g++", f"{found or 'not found'}; only model.kernels.log_prob=compiled wants it on a CPU")
+
+
+def _choice(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """What the run's `model.kernels` come to here, by the product's own rules."""
+    from aspo_megatron.parallel.kernels import Machine, advice, choose_kernels
+
+    on_gpu = bool(gpus.usable) and wishes.run.platform.device != "cpu"
+    compiler, found = ("Triton", host.packages.triton) if on_gpu else ("g++", host.which("g++") is not None)
+    capability = (gpus.capability or (0, 0)) if on_gpu else None
+    if wishes.away:
+        yield unneeded("model.kernels", "chosen on the nodes that have GPUs")
+        return
+    machine = Machine(host.packages, capability, compiler, found)
+    experts = wishes.family is not None and bool(wishes.family.num_experts)
+    try:
+        chosen = choose_kernels(wishes.run.model.kernels, machine, experts=experts)
+    except ConfigError as error:
+        yield wrong("model.kernels", str(error), "install what it names, or leave the setting at its default")
+        return
+    used = [name for name, value in vars(chosen).items() if value is True]
+    layers = [] if chosen.transformer_engine else ["megatron-core's own layers"]
+    yield ok("model.kernels", ", ".join([*layers, *(name.replace("_", " ") for name in used)]))
+    for text in advice(wishes.run.model, machine) if wishes.config is not None else ():
+        if text.startswith("model.dtype"):
+            found_text, _, todo = text.partition(". ")
+            yield warn("model.dtype", found_text, todo)

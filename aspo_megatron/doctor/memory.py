@@ -1,0 +1,139 @@
+"""Checks of the machine's memory: what there is, what a control group leaves of it, what is shared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from aspo_megatron.doctor.demand import demand_of
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.doctor.lines import Line, gib, ok, unknown, warn, wrong
+from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.wishes import Wishes
+
+_GROUPS = "/sys/fs/cgroup"
+_SHARED = "/dev/shm"
+_NCCL_SHARED = 1 << 30
+"""What NCCL's page on troubleshooting wants a container to have."""
+_LEAST = 2 << 30
+"""A rank with nothing in it: torch, megatron-core and transformers."""
+_NO_LIMIT = 1 << 60
+"""Version 1 of control groups writes a number near 2^63 for none."""
+
+
+def memory_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """The host's memory against what the ranks take of it, the GPUs', and /dev/shm."""
+    yield _host_memory(host, wishes, gpus)
+    yield from _gpu_memory(host, wishes, gpus)
+    yield _shared(host, wishes, gpus)
+
+
+def memory_limit(host: Host) -> int | None:
+    """The least limit of the control groups that this process is in, in bytes; None without one."""
+    limits = []
+    for text in _settings(host, "memory", "memory.max", "memory.limit_in_bytes"):
+        if text.isdecimal() and int(text) < _NO_LIMIT:
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def core_quota(host: Host) -> float | None:
+    """CPU time that the control groups allow, in cores; None without a quota."""
+    quotas = []
+    for text in _settings(host, "cpu", "cpu.max", None):
+        quota, _, period = text.partition(" ")
+        if quota.isdecimal() and period.isdecimal():
+            quotas.append(int(quota) / int(period))
+    pairs = zip(
+        _settings(host, "cpu", None, "cpu.cfs_quota_us"),
+        _settings(host, "cpu", None, "cpu.cfs_period_us"),
+        strict=False,
+    )
+    quotas += [int(quota) / int(period) for quota, period in pairs if quota.isdecimal() and period.isdecimal()]
+    return min(quotas, default=None)
+
+
+def _settings(host: Host, controller: str, second: str | None, first: str | None) -> Iterator[str]:
+    """The values of a file in this process's control group and those around it; named for both versions."""
+    for line in (host.read("/proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            folder, name = _GROUPS, second
+        elif controller in controllers.split(","):
+            folder, name = f"{_GROUPS}/{controllers}", first
+            if not host.exists(folder):
+                folder = f"{_GROUPS}/{controller}"
+        else:
+            continue
+        # A container sees its own group as the root, but may be told its path outside.
+        places = PurePosixPath(path)
+        for place in dict.fromkeys((places, *places.parents, PurePosixPath("/"))) if name else ():
+            value = host.read(f"{folder}{'' if str(place) == '/' else place}/{name}")
+            if value is not None:
+                yield value.strip()
+
+
+def _host_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+    what = "host memory"
+    text = host.read("/proc/meminfo") or ""
+    sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB", text, flags=re.MULTILINE)}
+    if "MemTotal" not in sizes:
+        return unknown(what, "/proc/meminfo does not say")
+    limit = memory_limit(host)
+    limited = limit is not None and limit < sizes["MemTotal"]
+    most = limit if limit is not None and limited else sizes["MemTotal"]
+    free = min(sizes.get("MemAvailable", most), most)
+    found = f"{gib(sizes['MemTotal'])}, {gib(free)} available"
+    if limited:
+        found += f", a control group allows {gib(most)}"
+    on_gpu = bool(gpus.usable) and wishes.run.platform.device != "cpu"
+    demand = None if wishes.away else demand_of(host, wishes, on_gpu)
+    taken = f"{wishes.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(wishes)} are"
+    if demand is not None and demand.host > most:
+        todo = "aspo plan CONFIG; more ranks, or nodes"
+        todo += "; model.reference=device, checkpoint.async_save=false, optimizer.offload=false" if on_gpu else ""
+        todo += "; Slurm: slurm.directives=[--mem=0]" if wishes.slurm else ""
+        return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
+    if demand is not None and demand.host > free:
+        return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or take another node")
+    if free < _LEAST * min(wishes.ranks_here, 2):
+        todo = "a larger limit (docker --memory, Slurm's --mem=0), or end other programs"
+        return warn(what, f"{found}; a rank wants 2 GiB before it holds a model", todo)
+    return ok(what, found + (f"; {taken} {gib(demand.host)}" if demand is not None else ""))
+
+
+def _ranks(wishes: Wishes) -> str:
+    return f"{wishes.ranks_here} rank{'s' * (wishes.ranks_here > 1)}"
+
+
+def _gpu_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """Whether what is always there fits; `aspo plan` knows the rest."""
+    least = min((gpu.memory for gpu in gpus.gpus if gpu.memory is not None), default=None)
+    on_gpu = gpus.usable and wishes.run.platform.device != "cpu"
+    demand = demand_of(host, wishes, on_gpu=True) if on_gpu else None
+    if demand is None or least is None:
+        return
+    found = f"{gib(least * 2**20)}; weights, gradients and optimizer are {gib(demand.device)}"
+    if demand.device > least * 2**20:
+        todo = "aspo plan CONFIG shows layouts that fit: a larger tp, pp or ep, parallel.distributed_optimizer=true"
+        yield wrong("GPU memory", found, todo)
+    else:
+        yield ok("GPU memory", f"{found} (aspo plan CONFIG has the rest)")
+
+
+def _shared(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+    """Python's locks between processes, NCCL where GPUs are not peers, buckets of weights for servers on CPUs."""
+    disk, larger = host.disk(_SHARED), "docker run --shm-size=8g, or --ipc=host"
+    if disk is None or not host.writable(_SHARED):
+        why = "is not there" if disk is None else "cannot be written"
+        return wrong(_SHARED, f"{why}: workers of the reward need it", f"mount -t tmpfs tmpfs {_SHARED}; {larger}")
+    found = f"{gib(disk.free)} free of {gib(disk.total)}"
+    servers = wishes.run.rollout.servers
+    buckets = 2 * servers.bucket_mib << 20
+    if gpus.usable > 1 and wishes.run.platform.device != "cpu" and disk.free < _NCCL_SHARED:
+        return warn(_SHARED, f"{found}: NCCL may fail there with 'No space left on device'; it wants 1 GiB", larger)
+    if wishes.run.rollout.engine == "sglang" and servers.sync == "tensor" and not gpus.usable and disk.free < buckets:
+        return warn(_SHARED, f"{found}: two buckets of weights are {gib(buckets)}, and go by value: slowly", larger)
+    return ok(_SHARED, found)

@@ -1,0 +1,118 @@
+"""All checks of a machine, and how they are shown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from aspo_megatron.doctor.environment import environment_lines
+from aspo_megatron.doctor.gpus import gpu_lines, torch_lines
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.doctor.inputs import input_lines
+from aspo_megatron.doctor.kernels import kernel_lines
+from aspo_megatron.doctor.limits import limit_lines
+from aspo_megatron.doctor.lines import Group, Line, Mark, count, unknown
+from aspo_megatron.doctor.memory import memory_lines
+from aspo_megatron.doctor.nccl import nccl_lines
+from aspo_megatron.doctor.nvidia import Gpus, read_gpus
+from aspo_megatron.doctor.packages import package_lines
+from aspo_megatron.doctor.servers import Sglang, read_sglang, server_lines
+from aspo_megatron.doctor.slurm import slurm_lines
+from aspo_megatron.doctor.wishes import Wishes, placed
+
+_SHOWN: dict[Mark, str] = {"ok": "ok", "warn": "WARN", "wrong": "WRONG", "unknown": "?", "unneeded": "-"}
+_NAME_WIDTH = 20
+_T = TypeVar("_T")
+
+Check = Callable[[], Iterable[Line]]
+
+
+def examine(host: Host, wishes: Wishes) -> list[Group]:
+    """Every check. One that fails by itself is a line that says so, and ends no other."""
+    with ThreadPoolExecutor() as pool:
+        gpus_read = pool.submit(_or, Gpus(problem="it could not be asked"), lambda: read_gpus(host))
+        failed = Sglang(problem="it could not be asked")
+        sglang_read = pool.submit(_or, failed, lambda: read_sglang(host, wishes))
+        gpus, sglang = gpus_read.result(), sglang_read.result()
+        wishes = placed(wishes, host, gpus.there)
+        checks: dict[str, tuple[Check, ...]] = {
+            "Python and packages": (
+                lambda: package_lines(host, wishes),
+                lambda: torch_lines(host, wishes, gpus),
+            ),
+            "GPUs": (lambda: gpu_lines(host, wishes, gpus),),
+            "Kernels": (lambda: kernel_lines(host, wishes, gpus),),
+            "NCCL and network": (lambda: nccl_lines(host, wishes, gpus, sglang),),
+            "SGLang": (lambda: server_lines(host, wishes, gpus, sglang),),
+            "Memory": (lambda: memory_lines(host, wishes, gpus),),
+            "Limits and disks": (lambda: limit_lines(host, wishes, gpus),),
+            "Slurm": (lambda: slurm_lines(host, wishes, gpus),),
+            "Environment variables": (lambda: environment_lines(host, wishes, gpus),),
+            "The run": (lambda: input_lines(host, wishes),),
+        }
+        done = {name: [pool.submit(_lines, check) for check in parts] for name, parts in checks.items()}
+        groups = [Group(name, tuple(line for part in parts for line in part.result())) for name, parts in done.items()]
+    return [group for group in groups if group.lines]
+
+
+def exit_code(groups: Sequence[Group]) -> int:
+    """1 if the run could not work."""
+    return 1 if count(groups, "wrong") else 0
+
+
+def text(groups: Sequence[Group], wishes: Wishes) -> str:
+    """For people."""
+    shown: list[str] = []
+    for group in groups:
+        shown += ["", group.name]
+        for line in group.lines:
+            shown.append(f"  {_SHOWN[line.mark]:<6}{line.what:<{_NAME_WIDTH}} {line.found}")
+            if line.todo:
+                shown.append(f"  {'':<6}{'':<{_NAME_WIDTH}} -> {line.todo}")
+    return "\n".join([*shown[1:], "", f"{_counts(groups)}; {_next(groups, wishes)}"])
+
+
+def as_json(groups: Sequence[Group], wishes: Wishes) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "lines": [{"group": group.name} | asdict(line) for group in groups for line in group.lines],
+        "counts": {mark: count(groups, mark) for mark in _SHOWN},
+        "next": _next(groups, wishes),
+        "exit_code": exit_code(groups),
+    }
+
+
+def _counts(groups: Sequence[Group]) -> str:
+    warnings = count(groups, "warn")
+    return f"{count(groups, 'ok')} ok, {warnings} warning{'s' * (warnings != 1)}, {count(groups, 'wrong')} wrong"
+
+
+def _next(groups: Sequence[Group], wishes: Wishes) -> str:
+    """What to do after this."""
+    file = "" if wishes.config is None else f" {shlex.quote(str(wishes.config))}"
+    if exit_code(groups):
+        return f"mend what is WRONG, then again: aspo doctor{file}"
+    if wishes.config is None:
+        return "next: aspo train examples/tiny/run.yaml, then aspo doctor YOUR.yaml"
+    return f"next: aspo {'slurm' if wishes.slurm and wishes.nodes > 1 else 'train'}{file}"
+
+
+def _lines(check: Check) -> list[Line]:
+    """A check's lines; those before a mistake in it, and the mistake, if it makes one."""
+    found: list[Line] = []
+    try:
+        found.extend(check())
+    except Exception as error:  # what a machine answers is not foreseen in full, and the other checks are wanted
+        found.append(unknown("a check", f"could not be made: {type(error).__name__}: {error}"))
+    return found
+
+
+def _or(otherwise: _T, read: Callable[[], _T]) -> _T:
+    """What is read, or `otherwise` if that fails."""
+    try:
+        return read()
+    except Exception:  # as in `_lines`
+        return otherwise

@@ -1,0 +1,127 @@
+"""Checks of Slurm: whether this is a cluster of it, and whether its settings fit the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
+from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.wishes import Wishes
+
+_SECONDS = 10.0
+
+
+def slurm_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+    """The programs, the controller, the allocation that this runs in, and the section `slurm`."""
+    inside = "SLURM_JOB_ID" in host.env
+    if not wishes.slurm:
+        yield unneeded("Slurm", "no sbatch here")
+        return
+    version = host.run(["sbatch", "--version"], _SECONDS)
+    if version.good:
+        yield ok("Slurm", version.out.strip() or "sbatch is there")
+    elif inside:
+        yield warn("Slurm", f"sbatch: {version.complaint}", "jobs requeue by scontrol; see that it is in PATH on nodes")
+    else:
+        yield warn("Slurm", f"sbatch: {version.complaint}", "ask those who run the cluster")
+    yield _controller(host)
+    yield from _programs(host)
+    if inside:
+        yield _allocation(host, wishes)
+        yield _gpus_of_task(host, gpus)
+    yield from _template(wishes)
+    if wishes.config is not None and wishes.shape_problem:
+        yield warn("section slurm", wishes.shape_problem, "aspo slurm CONFIG refuses it as it is")
+    elif wishes.config is not None and wishes.run.slurm.gpus_per_node and not inside:
+        yield from _partition(host, wishes)
+
+
+def _controller(host: Host) -> Line:
+    answer = host.run(["scontrol", "ping"], _SECONDS)
+    said = " ".join(answer.out.split())
+    if re.search(r"\bis UP\b", said):
+        return ok("controller", said)
+    todo = "jobs cannot be submitted until it is back"
+    return warn("controller", said or answer.complaint, todo)
+
+
+def _programs(host: Host) -> Iterator[Line]:
+    lacking = [name for name in ("srun", "scontrol", "squeue", "scancel") if host.which(name) is None]
+    if lacking:
+        yield warn("its programs", f"{', '.join(lacking)} not in PATH", "slurm/train.sbatch calls them")
+    else:
+        yield ok("its programs", "srun, scontrol, squeue, scancel")
+
+
+def _allocation(host: Host, wishes: Wishes) -> Line:
+    env = host.env
+    nodes, tasks = env.get("SLURM_JOB_NUM_NODES", "1"), env.get("SLURM_NTASKS", "?")
+    found = f"job {env['SLURM_JOB_ID']}: {nodes} nodes, {tasks} tasks"
+    wanted = wishes.run.parallel.world_size
+    by_srun = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and tasks.isdecimal() and int(tasks) > 1
+    if by_srun and wishes.config is not None and int(tasks) != wanted:
+        todo = f"srun --ntasks={wanted}, or another layout: tasks are ranks"
+        return wrong("allocation", f"{found}, and tp x cp x dp x pp = {wanted} ranks are wanted", todo)
+    return ok("allocation", found)
+
+
+def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
+    """A task that is shown one GPU takes it; one that is shown all takes that of its number on the node."""
+    env = host.env
+    on_node = env.get("SLURM_GPUS_ON_NODE", "")
+    shown = f"{gpus.usable} GPUs are seen here" + (f", {on_node} are the job's on this node" if on_node else "")
+    if env.get("SLURM_GPUS_PER_TASK"):
+        shown += f", {env['SLURM_GPUS_PER_TASK']} for each task"
+    tasks = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", env.get("SLURM_TASKS_PER_NODE", "")))
+    if not gpus.usable:
+        return warn("its GPUs", "this task sees none", "ask for them: --gpus-per-node=N or --gres=gpu:N (sinfo -o %G)")
+    several = tasks is not None and int(tasks[0]) > gpus.usable
+    apart = env.get("SLURM_GPUS_PER_TASK") or (tasks and on_node.isdecimal() and int(on_node) >= int(tasks[0]))
+    if several and gpus.usable == 1 and apart:
+        return ok("its GPUs", f"{shown}: each task takes the one it is shown")
+    if several and tasks:
+        todo = f"--gpus-per-node={tasks[0]}, or fewer tasks a node"
+        return wrong("its GPUs", f"{shown}, for {tasks[0]} tasks on a node", todo)
+    return ok("its GPUs", shown)
+
+
+def _template(wishes: Wishes) -> Iterator[Line]:
+    from aspo_megatron.errors import UserError
+    from aspo_megatron.slurm import read_template
+
+    try:
+        read_template()
+    except UserError as error:
+        yield warn("slurm/train.sbatch", str(error), "git clone the repository; pip install -e . in it")
+        return
+    venv = wishes.run.slurm.venv
+    if venv is not None and not (venv / "bin" / "activate").is_file():
+        yield warn("slurm.venv", f"{venv} has no bin/activate here", "the folder that all nodes see, or null")
+
+
+def _partition(host: Host, wishes: Wishes) -> Iterator[Line]:
+    """Whether the partition has nodes with as many GPUs as a job would ask for."""
+    slurm = wishes.run.slurm
+    command = ["sinfo", "--noheader", "--format=%R|%G|%l"]
+    answer = host.run([*command, *([f"--partition={slurm.partition}"] if slurm.partition else [])], _SECONDS)
+    if not answer.good:
+        yield unknown("its nodes", f"sinfo: {answer.complaint}")
+        return
+    rows = [row for line in answer.out.splitlines() if len(row := line.strip().split("|")) == 3]
+    if slurm.partition and not rows:
+        yield wrong("its nodes", f"there is no partition {slurm.partition}", "slurm.partition=NAME, one of `sinfo -s`")
+        return
+    most = max((_gpus(row[1]) for row in rows), default=0)
+    where = f"partition {slurm.partition}" if slurm.partition else "all partitions"
+    if most < slurm.gpus_per_node:
+        todo = f"slurm.gpus_per_node={most} and a layout for it, or slurm.partition=NAME with larger nodes"
+        yield warn("its nodes", f"{where}: at most {most} GPUs a node, a job asks for {slurm.gpus_per_node}", todo)
+    else:
+        yield ok("its nodes", f"{where}: up to {most} GPUs a node")
+
+
+def _gpus(gres: str) -> int:
+    """Of Slurm's `gpu:h100:8(S:0-1),nvme:1`."""
+    return sum(int(number) for number in re.findall(r"(?:^|,)gpu(?::[\w.-]+)?:(\d+)", gres))

@@ -1,0 +1,121 @@
+"""What the run wants of the machine: of the configuration that was given, or of one with every default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import load_config
+from aspo_megatron.doctor.host import Host
+from aspo_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    from aspo_megatron.models.family import Family
+
+_DEFAULT = ("output_dir=runs/run", "model.path=model", "data.train.kind=jsonl", "data.train.path=problems.jsonl")
+"""What has no default in a configuration. Not looked at unless a configuration is given."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """A run.
+
+    Attributes:
+        run: the whole configuration.
+        config: its file; None for the defaults.
+        family: of its model; None if that is not known.
+        family_problem: why it is not.
+        slurm: the machine belongs to a cluster with Slurm, so that ranks may be spread over nodes.
+        away: this is where jobs are submitted, and the ranks are to run on other machines.
+    """
+
+    run: RunConfig
+    config: Path | None = None
+    family: Family | None = None
+    family_problem: str = ""
+    slurm: bool = False
+    away: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the ranks are on."""
+        return self._shape()[0]
+
+    @property
+    def ranks_here(self) -> int:
+        """Ranks on this machine."""
+        return self._shape()[1]
+
+    @property
+    def shape_problem(self) -> str:
+        """Why `aspo slurm` refuses the run: its ranks do not fill nodes."""
+        from aspo_megatron.slurm import shape
+
+        try:
+            shape(self.run)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
+    def own_servers(self) -> bool:
+        """Whether the run starts SGLang servers on this machine."""
+        slurm, servers = self.run.slurm, self.run.rollout.servers
+        elsewhere = servers.addresses or slurm.server_nodes or slurm.servers_of
+        return self.run.rollout.engine == "sglang" and not elsewhere
+
+    @property
+    def server_gpus(self) -> int:
+        """GPUs of this machine that its servers take from the ranks."""
+        servers = self.run.rollout.servers
+        return servers.count * servers.tp if self.own_servers and not servers.colocate else 0
+
+    def _shape(self) -> tuple[int, int]:
+        try:
+            return self._shape_in_slurm()
+        except UserError:
+            return 1, self.run.parallel.world_size
+
+    def _shape_in_slurm(self) -> tuple[int, int]:
+        if not self.slurm or self.config is None or self.run.parallel.world_size <= self.run.slurm.gpus_per_node:
+            return 1, self.run.parallel.world_size
+        from aspo_megatron.slurm import shape
+
+        return shape(self.run)
+
+
+def placed(wishes: Wishes, host: Host, gpus: bool) -> Wishes:
+    """The same, with whether the ranks run here: a machine of a cluster without GPUs only submits what wants them.
+
+    Args:
+        wishes: what is wanted.
+        host: the machine.
+        gpus: it has some.
+    """
+    submits = wishes.slurm and "SLURM_JOB_ID" not in host.env
+    away = submits and wishes.config is not None and not gpus and wishes.run.platform.device != "cpu"
+    return replace(wishes, away=away)
+
+
+def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wishes:
+    """The wishes of a configuration file, or of the defaults, with `key=value` on top.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    slurm = bool(host.which("sbatch") or "SLURM_JOB_ID" in host.env)
+    if config is None:
+        return Wishes(load_config(None, [*_DEFAULT, *overrides]), slurm=slurm)
+    run = load_config(config, overrides)
+    if host.torch.problem:
+        return Wishes(run, config, family_problem=f"cannot be read without torch: {host.torch.problem}", slurm=slurm)
+    from aspo_megatron.models.family import read_family
+    from aspo_megatron.tiny import model_shape
+
+    try:
+        return Wishes(run, config, read_family(model_shape(run, config)), slurm=slurm)
+    except UserError as error:
+        return Wishes(run, config, family_problem=str(error), slurm=slurm)

@@ -1,0 +1,41 @@
+"""`aspo doctor`: whether what is installed fits together, and what a run would lack here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of a run; none: one with every default.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
+) -> None:
+    """Look at this machine: what is installed and fits together, and what to do about the rest (docs/doctor.md).
+
+    Takes seconds, starts nothing on a GPU and changes nothing. Exit code 1 if the run could not work here, else 0.
+
+    \b
+      aspo doctor
+      aspo doctor run.yaml parallel.tp=8
+      srun --nodes=1 --gpus=8 aspo doctor run.yaml
+    """
+    from aspo_megatron.doctor import report
+    from aspo_megatron.doctor.host import Host
+    from aspo_megatron.doctor.wishes import read_wishes
+
+    words = list(overrides or [])
+    if config is not None and "=" in config and not Path(config).exists():
+        words, config = [config, *words], None
+    host = Host()
+    wishes = read_wishes(None if config is None else Path(config), words, host)
+    groups = report.examine(host, wishes)
+    typer.echo(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
+    raise typer.Exit(report.exit_code(groups))
