@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Permuted = tuple[Tensor, Tensor | None, Tensor]
+Permuted = tuple[Tensor | None, ...]
+"""Tokens in their new order, their weights, where they come from; from megatron-core 0.17 on also where they were
+padded, and the tokens of each expert."""
 
 
 def permute_by_known_count(permute: Callable[..., Permuted]) -> Callable[..., Permuted]:
@@ -17,9 +20,10 @@ def permute_by_known_count(permute: Callable[..., Permuted]) -> Callable[..., Pe
 
     Where every token goes to the same number of experts the caller knows that beforehand, and says so.
     """
+    tells_counts = "tokens_per_expert" in inspect.signature(permute).parameters
 
     @functools.wraps(permute)
-    def permuted(
+    def permute_with_count(
         tokens: Tensor,
         routing_map: Tensor,
         probs: Tensor | None = None,
@@ -42,6 +46,7 @@ def permute_by_known_count(permute: Callable[..., Permuted]) -> Callable[..., Pe
         chosen = torch.nonzero_static(by_expert, size=num_out_tokens).squeeze(1)
         source = chosen % len(tokens)
         weights = None if probs is None else probs.t().flatten().index_select(0, chosen)
-        return tokens.index_select(0, source), weights, source
+        permuted = tokens.index_select(0, source), weights, source
+        return (*permuted, None, options.get("tokens_per_expert")) if tells_counts else permuted
 
-    return permuted
+    return permute_with_count

@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from aspo_megatron.versions import is_inside
+
 _NO_OLDER = SpecifierSet(">=2.9")
 """Transformer Engine's versions for a megatron-core that names none (0.17 and newer)."""
 
@@ -41,7 +43,7 @@ class Packages:
         cure = f"pip install --no-build-isolation 'transformer_engine[pytorch]{self.engine_window}'"
         if self.transformer_engine is None:
             return f"Transformer Engine is not installed ({cure})"
-        if self.engine_window.contains(self.transformer_engine, prereleases=True):
+        if is_inside(self.transformer_engine, self.engine_window):
             return None
         return (
             f"Transformer Engine {self.transformer_engine} is installed, and this megatron-core is made for "

@@ -35,6 +35,7 @@ from aspo_megatron.parallel.expert_tokens import permute_by_known_count
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import find_packages
 from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
+from aspo_megatron.versions import refuse_outside
 
 _INHERITED = object()
 """Marks an attribute that its owner had from a base class, so that undoing is deleting."""
@@ -195,7 +196,9 @@ def choose_platform(device: str, local_rank: int, threads: int) -> Platform:
 
     Raises:
         ConfigError: if `cuda` is asked for and there is no GPU for this rank.
+        UserError: if torch, megatron-core or another of `versions.NAMES` has a version that is not supported.
     """
+    refuse_outside()
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     number = 0 if gpus == 1 and _sees_its_own_gpu(os.environ) else local_rank
     if (device == "cuda" or gpus) and number >= gpus:

@@ -54,10 +54,13 @@ def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
     if family.num_experts:
-        mlp = spec.submodules.mlp  # a ModuleSpec; from megatron-core 0.17 on, a functools.partial
-        parts = mlp.submodules if isinstance(mlp, ModuleSpec) else mlp.keywords["submodules"]
-        parts.router = BalancedRouter
+        parts_of(spec.submodules.mlp).router = BalancedRouter
     return spec
+
+
+def parts_of(builder: Any) -> Any:
+    """The submodules of what builds a module: a ModuleSpec, or in newer megatron-core a functools.partial."""
+    return builder.submodules if isinstance(builder, ModuleSpec) else builder.keywords["submodules"]
 
 
 def transformer_config(

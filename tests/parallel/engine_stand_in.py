@@ -86,9 +86,10 @@ def layer(**options: Any) -> ModuleSpec:
     parts = made.submodules
     attention = parts.self_attention.submodules
     attention.linear_qkv, attention.linear_proj, parts.input_layernorm = NormColumn, Row, IdentityOp
-    mlp = parts.mlp.submodules
+    mlp = spec.parts_of(parts.mlp)
     if options["num_experts"]:
-        mlp.experts.submodules.linear_fc1, mlp.experts.submodules.linear_fc2 = Column, Row
+        expert = spec.parts_of(mlp.experts)
+        expert.linear_fc1, expert.linear_fc2 = Column, Row
     else:
         mlp.linear_fc1, mlp.linear_fc2, parts.pre_mlp_layernorm = NormColumn, Row, IdentityOp
     return made

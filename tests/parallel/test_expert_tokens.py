@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from megatron.core.transformer.moe import token_dispatcher
 from megatron.core.transformer.moe.moe_utils import permute
 from torch import Tensor
 
+from aspo_megatron.parallel.expert_tokens import permute_by_known_count
 from aspo_megatron.parallel.platform import CpuPlatform, installed
 
 EXPERTS, CHOSEN, SIZE = 6, 2, 5
@@ -36,7 +38,7 @@ def test_values_and_gradients(tokens: int) -> None:
     for way in (permute, token_dispatcher.permute):
         hidden, probs, chosen = routing(tokens)
         hidden.requires_grad_(), probs.requires_grad_()
-        moved, weights, source = way(hidden, chosen, probs=probs, num_out_tokens=tokens * CHOSEN)
+        moved, weights, source, *_ = way(hidden, chosen, probs=probs, num_out_tokens=tokens * CHOSEN)
         (moved * weights[:, None] * torch.arange(len(moved))[:, None]).sum().backward()
         results.append((moved.detach(), weights.detach(), source, hidden.grad, probs.grad))
     for want, got in zip(*results, strict=True):
@@ -46,13 +48,25 @@ def test_values_and_gradients(tokens: int) -> None:
 def test_no_number_is_asked_for() -> None:
     """Meta tensors have none to give, as a GPU has not without a wait."""
     hidden, probs, chosen = (tensor.to("meta") for tensor in routing(40))
-    moved, weights, source = token_dispatcher.permute(hidden, chosen, probs=probs, num_out_tokens=40 * CHOSEN)
+    moved, weights, source, *_ = token_dispatcher.permute(hidden, chosen, probs=probs, num_out_tokens=40 * CHOSEN)
     assert (moved.shape, weights.shape, source.shape) == ((80, SIZE), (80,), (80,))
 
 
-def test_without_probabilities_and_without_a_count() -> None:
+def test_without_probabilities() -> None:
+    hidden, _, chosen = routing(12)
+    wanted, given = (way(hidden, chosen, num_out_tokens=24) for way in (permute, token_dispatcher.permute))
+    for want, got in zip(wanted, given, strict=True):
+        assert (want is None and got is None) or torch.equal(want, got)
+
+
+def test_without_a_count_it_is_megatrons_own() -> None:
+    asked = []
+
+    def megatrons(tokens: Tensor, routing_map: Tensor, **options: Any) -> tuple[Tensor, None, Tensor]:
+        asked.append(options)
+        return tokens, None, routing_map
+
     hidden, probs, chosen = routing(12)
-    for options in ({"num_out_tokens": 24}, {"probs": probs}):
-        wanted, given = (way(hidden, chosen, **options) for way in (permute, token_dispatcher.permute))
-        for want, got in zip(wanted, given, strict=True):
-            assert (want is None and got is None) or torch.equal(want, got)
+    given = permute_by_known_count(megatrons)(hidden, chosen, probs=probs)
+    assert given == (hidden, None, chosen)
+    assert asked == [{"probs": probs, "num_out_tokens": None, "fused": False, "drop_and_pad": False}]
