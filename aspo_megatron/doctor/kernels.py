@@ -27,7 +27,7 @@ def kernel_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
 def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """Transformer Engine: its version, and whether it can be imported beside this torch."""
     packages, name = host.packages, "Transformer Engine"
-    if not gpus.usable:
+    if not gpus.there:
         there = packages.transformer_engine or "not installed"
         yield unneeded(name, f"{there}; it needs a GPU")
         return
@@ -41,6 +41,9 @@ def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         yield unneeded(name, f"{packages.transformer_engine}; model.kernels.layers=local does without")
         return
     found = f"{packages.transformer_engine} (wanted: {packages.engine_window})"
+    if not gpus.usable:
+        yield ok(name, f"{found}; it can be loaded only where torch sees a GPU")
+        return
     # Its compiled part is of one torch; only loading it shows whether of this one. In a process of its own, as that
     # may crash.
     answer = host.run([sys.executable, "-c", "import transformer_engine.pytorch"], _IMPORT_SECONDS)
@@ -73,7 +76,7 @@ def _apex(host: Host) -> Iterator[Line]:
 
 def _compiler(host: Host, gpus: Gpus) -> Line:
     """What torch.compile needs."""
-    if gpus.usable:
+    if gpus.there:
         if host.packages.triton:
             return ok("Triton", "found")
         return warn("Triton", "not found: the log-prob and fused layers go by plain kernels", "pip install triton")
@@ -85,7 +88,7 @@ def _choice(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """What the run's `model.kernels` come to here, by the product's own rules."""
     from aspo_megatron.parallel.kernels import Machine, advice, choose_kernels
 
-    on_gpu = bool(gpus.usable) and wishes.run.platform.device != "cpu"
+    on_gpu = gpus.there and wishes.run.platform.device != "cpu"
     compiler, found = ("Triton", host.packages.triton) if on_gpu else ("g++", host.which("g++") is not None)
     capability = (gpus.capability or (0, 0)) if on_gpu else None
     if wishes.away:

@@ -8,7 +8,17 @@ import pytest
 from packaging.version import Version
 
 from aspo_megatron.doctor.host import Answer, Torch
-from tests.doctor.machines import ENGINE, NO_PACKAGES, Imitated, eight_gpus, lines_of, marked, wishes_of, without_gpus
+from tests.doctor.machines import (
+    ENGINE,
+    NO_PACKAGES,
+    Imitated,
+    eight_gpus,
+    lines_of,
+    marked,
+    torch_sees,
+    wishes_of,
+    without_gpus,
+)
 
 
 def test_a_package_outside_of_its_window_is_wrong_with_the_line_that_mends_it() -> None:
@@ -95,3 +105,11 @@ def test_without_a_compiler_a_compiled_log_prob_is_refused_on_a_cpu() -> None:
     assert lines_of(host)["g++"].mark == "unneeded"
     lines = lines_of(host, wishes_of("model.kernels.log_prob=compiled", host=host))
     assert "needs g++" in lines["model.kernels"].found
+
+
+def test_gpus_that_torch_does_not_see_have_their_packages_looked_at_all_the_same() -> None:
+    host = Imitated(eight_gpus() | torch_sees(0, available=False))
+    lines = lines_of(host)
+    assert lines["Transformer Engine"].found.endswith("it can be loaded only where torch sees a GPU")
+    assert lines["Triton"].mark == "ok"
+    assert not any("import transformer_engine" in command for command in host.asked)
