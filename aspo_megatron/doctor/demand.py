@@ -17,11 +17,13 @@ class Demand:
         host: that all ranks of this machine lock of its memory; of ranks on CPUs, their weights, gradients, optimizer.
         device: weights, gradients and optimizer of the fullest rank.
         state: one saved state of the whole run.
+        weights: the model as a Hugging Face folder, which a run writes at its end.
     """
 
     host: int
     device: int
     state: int
+    weights: int
 
 
 def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
@@ -50,5 +52,6 @@ def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
         size += weights + (moments + fp32) * share if run.checkpoint.async_save and run.checkpoint.every else 0
         always = resident(family, parallel, setting, stage).total
         locked, fullest = max(locked, size if on_gpu else always), max(fullest, always)
-    state = (setting.bytes + moments + fp32) * model_elements(family)
-    return Demand(locked * wishes.ranks_here, fullest, state)
+    elements = model_elements(family)
+    state = (setting.bytes + moments + fp32) * elements
+    return Demand(locked * wishes.ranks_here, fullest, state, setting.bytes * elements)

@@ -9,6 +9,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.rank import rank_settings
 
 _SLOW = {
     "CUDA_LAUNCH_BLOCKING": "the host waits for each kernel",
@@ -21,13 +22,16 @@ _SLOW = {
 _OURS = ("megatron", "apex", "torch", "transformers", "transformer_engine")
 _LIBRARIES = re.compile(r"lib(nccl|cudnn|cublas|cublasLt|cudart)\.so\.\d")
 _MANY_CORES = 8
+_RANKS = rank_settings({})
+"""What a rank sets for itself where the user has not."""
 
 
 def environment_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """A line for each that disturbs, or one that says that none does."""
     found = [*_python_path(host), *_threads(host, wishes, gpus)]
     if gpus.there:
-        found += [*_slow(host), *_cumem(host, wishes), *_allocator(host), *_libraries(host), *_hidden(host, gpus)]
+        found += [*_slow(host), *_cumem(host, wishes), *_allocator(host), *_queues(host, wishes)]
+        found += [*_libraries(host), *_hidden(host, gpus)]
     yield from found or [ok("variables", "none that disturbs is set")]
 
 
@@ -51,10 +55,18 @@ def _allocator(host: Host) -> Iterator[Line]:
     if old is not None and new is not None and old != new:
         found = f"{old}, and PYTORCH_ALLOC_CONF={new}: which of them counts is PyTorch's choice"
         yield warn("PYTORCH_CUDA_ALLOC_CONF", found, "unset PYTORCH_CUDA_ALLOC_CONF, the older name")
-    elif (text := new or old) is not None and "expandable_segments:True" not in text:
+    elif (text := new or old) is not None and _RANKS["PYTORCH_ALLOC_CONF"] not in text:
         name = "PYTORCH_ALLOC_CONF" if new is not None else "PYTORCH_CUDA_ALLOC_CONF"
-        todo = f"unset {name}: ranks then set expandable_segments:True, as micro-batches differ in length"
+        todo = f"unset {name}: ranks then set {_RANKS['PYTORCH_ALLOC_CONF']}, as micro-batches differ in length"
         yield warn(name, f"{text}: memory in fixed pieces may be left over", todo)
+
+
+def _queues(host: Host, wishes: Wishes) -> Iterator[Line]:
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    value = host.env.get(name)
+    if value is not None and value != _RANKS[name] and wishes.run.parallel.tp > 1:
+        found = f"{value}: tensor parallelism wants communication to start first, hence {_RANKS[name]}"
+        yield warn(name, found, f"unset {name}: ranks then set {_RANKS[name]}")
 
 
 def _python_path(host: Host) -> Iterator[Line]:

@@ -72,6 +72,7 @@ def _apex(host: Host) -> Iterator[Line]:
     else:
         yield unneeded("Apex", "not installed; Transformer Engine does without")
     yield unneeded("Adam", f"of {packages.fused_adam}")
+    yield unneeded("flash-attn", "the package is not used: attention goes by PyTorch's own flash kernel")
 
 
 def _compiler(host: Host, gpus: Gpus) -> Line:

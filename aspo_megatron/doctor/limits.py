@@ -120,8 +120,9 @@ def _output(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
         wanted = states * demand.state
         if disk.free < wanted:
             todo = "free some, lower checkpoint.keep, or set output_dir to a larger disk"
-            told = f"{found}; {states} saved states are {gib(wanted)}"
-            return wrong(what, told, todo) if disk.free < demand.state else warn(what, told, todo)
+            told = f"{found}; {states} saved states are {gib(wanted)}, the model is {gib(demand.weights)}"
+            # A run goes on without a state that was not saved, but ends with nothing if its model has no room.
+            return wrong(what, told, todo) if disk.free < demand.weights else warn(what, told, todo)
         return ok(what, f"{found}; {states} saved states are {gib(wanted)}")
     if disk.free < _LITTLE_DISK:
         return warn(what, found, "free some: a saved state has 12 to 14 bytes a parameter")

@@ -96,7 +96,7 @@ def placed(wishes: Wishes, host: Host, gpus: bool) -> Wishes:
         gpus: it has some.
     """
     submits = wishes.slurm and "SLURM_JOB_ID" not in host.env
-    away = submits and wishes.config is not None and not gpus and wishes.run.platform.device != "cpu"
+    away = submits and not gpus and wishes.run.platform.device != "cpu"
     return replace(wishes, away=away)
 
 

@@ -158,10 +158,9 @@ def test_a_disk_without_room_for_states_is_said() -> None:
     host = Imitated(eight_gpus(), disks={"/": Disk(1 << 40, 200 << 30)})
     wishes = replace(wishes_of("model.dtype=bfloat16", "output_dir=/runs/a", host=host, config=True), family=family)
     assert lines_of(host, wishes)["disk for runs"].mark == "warn"
-    host._disks["/"] = Disk(1 << 40, 50 << 30)
-    line = lines_of(host, wishes)["disk for runs"]
-    assert line.mark == "wrong"
-    assert "3 saved states are 320.4 GiB" in line.found
+    assert "3 saved states are 320.4 GiB, the model is 15.3 GiB" in lines_of(host, wishes)["disk for runs"].found
+    host._disks["/"] = Disk(1 << 40, 15 << 30)
+    assert lines_of(host, wishes)["disk for runs"].mark == "wrong"
 
 
 def test_a_folder_that_cannot_be_written_is_wrong() -> None:
@@ -217,6 +216,8 @@ def test_a_machine_that_shuts_off_no_programs_cannot_score_code() -> None:
         ({"LD_LIBRARY_PATH": "/mine"}, []),
         ({"SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "64"}, ["OMP_NUM_THREADS"]),
         ({"SLURM_JOB_ID": "7"}, ["OMP_NUM_THREADS"]),
+        ({"CUDA_DEVICE_MAX_CONNECTIONS": "32"}, ["CUDA_DEVICE_MAX_CONNECTIONS"]),
+        ({"CUDA_DEVICE_MAX_CONNECTIONS": "1"}, []),
         ({"SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "8"}, []),
     ],
 )
@@ -227,7 +228,7 @@ def test_variables_that_disturb(env: dict[str, str], warned: list[str]) -> None:
         "/opt/nccl/lib/libnccl.so.2.28.9": "",
     }
     host = Imitated(eight_gpus(), env=env, files=files)
-    lines = lines_of(host, wishes_of("parallel.dp=8", host=host, config=True))
+    lines = lines_of(host, wishes_of("parallel.dp=4", "parallel.tp=2", host=host, config=True))
     assert [what for what in marked(lines, "warn") if what in {*env, "OMP_NUM_THREADS"}] == warned
     assert ("variables" in lines) == (not warned)
 
