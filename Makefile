@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-sglang lint types docs tiny sglang-cpu
+.PHONY: quickstart test test-sglang lint types docs tiny sglang-cpu gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -15,6 +15,10 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 
 test: .venv/.installed  ## All tests
 	$(BIN)/python -m pytest -q
+
+# Without a network: make gpu-check PYTHON=python3 WHEELS=wheels, where tools/gather_wheels.py has filled wheels/.
+gpu-check: $(if $(WHEELS),,.venv/.installed)  ## What of this works on the GPU of this machine: under ten minutes
+	$(if $(WHEELS),$(PYTHON) tools/with_wheels.py $(WHEELS),$(BIN)/python) -m benchmarks.gpu_check $(ARGS)
 
 sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a GPU, in .venv-sglang: 3.4 GB
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aspo_megatron.rollout import transports
 from aspo_megatron.rollout.loop_thread import LoopThread
 from benchmarks.gpu_check import weight_sync, weight_sync_servers
 from benchmarks.gpu_check.lines import Line, Place, Sheet, Status, read_lines
@@ -33,7 +34,8 @@ def lines(tmp_path: Path) -> dict[str, Line]:
     return {line.name: line for line in read_lines(tmp_path / "lines")}
 
 
-def test_all_of_it(tmp_path: Path) -> None:
+def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "_LEAVE_SECONDS", 2.0)
     weight_sync.run(sheet(tmp_path), place(tmp_path))
     found = lines(tmp_path)
     assert {line.status for line in found.values()} == {Status.ON_CPU, Status.MEASURED}
