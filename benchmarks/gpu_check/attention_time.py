@@ -1,0 +1,141 @@
+"""Time and kernels of one layer's attention, forward and backward, of micro-batches of several shapes.
+
+`blocks` is ours. `varlen` is the same attention in two calls of PyTorch's flash attention for sequences of unequal
+length, merged in plain PyTorch (`varlen.py`): what a rewrite could gain. `one causal` is a single causal sequence of as
+many tokens: more arithmetic, but one kernel. All take turns, so that ratios come from the same clocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.parallel.micro_batch import copied
+from aspo_megatron.parallel.platform import attend, attend_backward
+from aspo_megatron.parallel.topology import process_grid
+from benchmarks.gpu_check.attention_cases import ERROR, Group, spans_of
+from benchmarks.gpu_check.attention_varlen import holds_or_not
+from benchmarks.gpu_check.figures import kernels, relative, seconds
+from benchmarks.gpu_check.lines import Place, Sheet
+from benchmarks.gpu_check.varlen import FlashVarlen, PlainVarlen, SharedPrompts
+
+WORKLOADS = {
+    "1 prompt, 16 responses of 500-8000": [Group(512, [500 * number for number in range(1, 17)])],
+    "1 prompt, 5 responses of 800-4000": [Group(512, [800, 1600, 2400, 3200, 4000])],
+    "4 prompts, 16 responses of 40-340 each": [
+        Group(200, [40 + 20 * ((7 * number + row) % 16) for number in range(16)]) for row in range(4)
+    ],
+    "64 prompts, a response of 30-280 each": [Group(60 + row, [30 + 4 * ((11 * row) % 64)]) for row in range(64)],
+}
+SMALL_WORKLOADS = {"1 prompt, 3 responses": [Group(9, [5, 11, 20])], "3 prompts, a response each": [Group(4, [6])] * 3}
+_REPEATS = 10
+
+
+def run(sheet: Sheet, place: Place) -> None:
+    """All workloads, with a tensor-parallel rank's heads of a model of 8B at tp=4."""
+    with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1):
+        for name, groups in (SMALL_WORKLOADS if place.small else WORKLOADS).items():
+            show(sheet, place, name, groups)
+
+
+def show(sheet: Sheet, place: Place, name: str, groups: list[Group]) -> None:
+    """One workload: time of each way, ratios, and the number of kernels."""
+    heads, kv_heads, d = (2, 1, 64) if place.small else (8, 2, 128)
+    tokens = spans_of(groups)[-1].stop
+    name = f"{name} ({tokens} tokens)"
+    q, grad = (torch.randn(tokens, heads, d, device=place.device).to(torch.bfloat16) for _ in range(2))
+    k, v = (torch.randn(tokens, kv_heads, d, device=place.device).to(torch.bfloat16) for _ in range(2))
+    ways = {
+        "blocks": Blocks(groups, q, k, v, grad, place.device),
+        "varlen": TwoCalls(groups, q, k, v, grad, place.device),
+        "one causal": OneCausal(groups, q, k, v, grad, place.device),
+    }
+    outs = {way: runs.forward() for way, runs in ways.items()}
+    difference = relative(outs["blocks"], outs["varlen"])
+    holds_or_not(sheet, f"{name}: varlen gives what blocks give", difference, ERROR, "blocks")
+    repeats = 2 if place.small else _REPEATS
+    for direction in ("forward", "backward"):
+        calls: dict[str, Callable[[], object]] = {way: getattr(runs, direction) for way, runs in ways.items()}
+        times = seconds(calls, place.device, repeats)
+        for way, function in calls.items():
+            started = kernels(function, place.device)
+            what = "kernels and copies" if place.on_gpu else "operations"
+            note = f"{started} {what}" if started else "the profiler sees no kernel here"
+            sheet.measured(f"{name}, {direction}: {way}", 1e3 * times[way], "ms", note=note)
+        for other in ("varlen", "one causal"):
+            ratio = times["blocks"] / times[other]
+            sheet.measured(f"{name}, {direction}: blocks / {other}", ratio, "", reference=other)
+
+
+class Blocks:
+    """As the model does it."""
+
+    def __init__(
+        self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
+    ) -> None:
+        from aspo_megatron.parallel.attention import _BlockAttention, plan_blocks
+        from aspo_megatron.parallel.context import context_slice
+
+        plan = plan_blocks(context_slice(spans_of(groups), 1, 0, multiple_of=1))
+        blocks = (copied(plan, device) if device.type == "cuda" else plan).blocks
+        self._inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        self._run = partial(_BlockAttention.apply, *self._inputs, blocks, 1 / math.sqrt(q.size(-1)))
+        self._grad = grad
+        self._out: Tensor | None = None
+
+    def forward(self) -> Tensor:
+        """Of all tokens, with what backward needs."""
+        self._out = self._run()  # type: ignore[no-untyped-call]
+        return self._out.detach()
+
+    def backward(self) -> tuple[Tensor, ...]:
+        """Of the last forward pass, which is kept."""
+        assert self._out is not None
+        return torch.autograd.grad(self._out, self._inputs, self._grad, retain_graph=True)
+
+
+class TwoCalls:
+    """Each span by itself, and responses with their prompts."""
+
+    def __init__(
+        self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
+    ) -> None:
+        self._plan = SharedPrompts.of(spans_of(groups), len(q), device)
+        self._kernel = FlashVarlen() if device.type == "cuda" else PlainVarlen()
+        self._inputs, self._grad, self._scale = (q, k, v), grad, 1 / math.sqrt(q.size(-1))
+        self._done: tuple[Tensor, Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """See `Blocks`."""
+        self._done = self._plan.forward(self._kernel, *self._inputs, self._scale)
+        return self._done[0]
+
+    def backward(self) -> tuple[Tensor, ...]:
+        """See `Blocks`."""
+        assert self._done is not None
+        return self._plan.backward(self._kernel, self._grad, *self._inputs, *self._done, self._scale)
+
+
+class OneCausal:
+    """One sequence of all tokens."""
+
+    def __init__(
+        self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
+    ) -> None:
+        self._inputs, self._grad, self._scale = (q[None], k[None], v[None]), grad[None], 1 / math.sqrt(q.size(-1))
+        self._done: tuple[Tensor, Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """See `Blocks`."""
+        self._done = attend(*self._inputs, True, self._scale)
+        return self._done[0][0]
+
+    def backward(self) -> tuple[Tensor, ...]:
+        """See `Blocks`."""
+        assert self._done is not None
+        return attend_backward(self._grad, *self._inputs, *self._done, True, self._scale)

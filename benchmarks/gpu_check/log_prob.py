@@ -1,0 +1,160 @@
+"""Log-prob and entropy of tokens with their gradients, in bf16, against `log_softmax` of whole logits in fp64.
+
+Both ways to the gradient (`token_objective`, into the fp32 buffer that megatron keeps for the weight, and
+`token_log_probs`), with plain and with compiled kernels. Then that a first call with few tokens does not leave kernels
+behind that are slow for many; and time and memory beside other ways to the same gradients (`log_prob_time.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
+from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.vocabulary import chunk_for
+from benchmarks.gpu_check.figures import farthest, fresh_random, poison, relative
+from benchmarks.gpu_check.lines import Place, Sheet
+from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
+from benchmarks.gpu_check.log_prob_time import show_times
+
+_REFERENCE = "log_softmax in fp64 of the same inputs"
+_VALUE_ERROR = 1e-3
+"""In nats. Logits are sums in fp32, off by some 1e-5; in 16 bits they would be off by 3e-2."""
+_GRADIENT_ERROR = 5e-3
+"""Relative. The gradient of the logits, and results, are rounded to 16 bits: 1.7e-3 each."""
+_SLOWER = 1.2
+
+
+def run(sheet: Sheet, place: Place) -> None:
+    """Numbers, then first calls, then times."""
+    hidden, vocabulary, tokens = (24, 501, 37) if place.small else (1536, 151936, 2500)
+    with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1) as topology:
+        fresh_random(place.device)
+        for temperature in (1.0, 0.7):
+            problem = Problem.draw(tokens, hidden, vocabulary, temperature, place.device)
+            for with_entropy in (False, True):
+                want = in_fp64(problem, with_entropy=with_entropy)
+                for compiled in (False,) if place.small else (False, True):
+                    show_numbers(sheet, place, problem, want, topology.tp_group, with_entropy, compiled)
+        if place.small:
+            sheet.not_done("compiled kernels", "in the small form: tests/parallel/test_log_prob.py has them on a CPU")
+        del problem, want
+        show_first_calls(sheet, place)
+        show_times(sheet, place, topology.tp_group)
+
+
+def show_numbers(
+    sheet: Sheet,
+    place: Place,
+    problem: Problem,
+    want: Answer,
+    group: dist.ProcessGroup,
+    with_entropy: bool,
+    compiled: bool,
+) -> None:
+    """Both ways to the gradient: values, and gradients of hidden states and weight."""
+    kind = ("compiled" if compiled else "plain") + (", with a gradient of the entropy" if with_entropy else "")
+    chunk = min(chunk_for(problem.weight), 700 if place.on_gpu else 16)  # several chunks
+    for way, function in {"token by token": by_token, "whole responses": by_response}.items():
+        problem.hidden.grad = problem.weight.grad = None
+        poison(place.device)
+        got = function(problem, group, chunk, with_entropy, compiled)
+        name = f"{problem}, {way}, {kind}"
+        for value in ("log_probs", "entropy"):
+            ours, theirs = getattr(got, value), getattr(want, value)
+            error, mean = farthest(ours, theirs), float((ours.double() - theirs).abs().mean())
+            line = f"{name}: {value.replace('_', '-')}"
+            sheet.at_most(line, error, _VALUE_ERROR, unit="nats", reference=_REFERENCE, note=f"mean {mean:.1e}")
+        for part in ("grad_hidden", "grad_weight"):
+            error = relative(getattr(got, part), getattr(want, part))
+            sheet.at_most(f"{name}: {part.replace('_', ' ')}", error, _GRADIENT_ERROR, reference=_REFERENCE)
+
+
+def by_token(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, compiled: bool) -> Answer:
+    """`token_objective`, which adds the weight's gradient to what is in its buffer."""
+
+    def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor | None]:
+        return problem.by_log_prob[part], problem.by_entropy[part] if with_entropy else None
+
+    before = torch.randn(problem.weight.shape, device=problem.weight.device)
+    total = before.clone()
+    anchor, log_probs, entropy = token_objective(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        derivative,
+        temperature=problem.temperature,
+        vocab_size=problem.vocabulary,
+        tp_group=group,
+        chunk=chunk,
+        compiled=compiled,
+        weight_grad=total,
+    )
+    anchor.backward()
+    assert problem.hidden.grad is not None
+    return Answer(log_probs, entropy, problem.hidden.grad, total.double() - before.double())
+
+
+def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, compiled: bool) -> Answer:
+    """`token_log_probs`, and autograd."""
+    log_probs, entropy = token_log_probs(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        temperature=problem.temperature,
+        vocab_size=problem.vocabulary,
+        tp_group=group,
+        chunk=chunk,
+        compiled=compiled,
+    )
+    loss = (log_probs * problem.by_log_prob).sum()
+    if with_entropy:
+        loss = loss + (entropy * problem.by_entropy).sum()
+    loss.backward()
+    assert problem.hidden.grad is not None
+    assert problem.weight.grad is not None
+    return Answer(log_probs.detach(), entropy.detach(), problem.hidden.grad, problem.weight.grad)
+
+
+def show_first_calls(sheet: Sheet, place: Place) -> None:
+    """Fresh processes whose first call has 63, 600 or 4096 tokens: the same speed at 4096 afterwards."""
+    last = 50 if place.small else 4096
+    firsts = (7, last) if place.small else (63, 600, last)
+    if place.on_gpu:
+        torch.cuda.empty_cache()
+    found = {first: _in_fresh_process(place, first, last) for first in firsts}
+    for first, times in found.items():
+        for what, taken in times.items():
+            sheet.measured(f"first call with {first} tokens, then {last}: {what}", 1e3 * taken, "ms")
+            if first == last:
+                continue
+            ratio = taken / found[last][what]
+            name = f"first call with {first} tokens: {what} / first call with {last}"
+            if place.on_gpu:
+                sheet.at_most(name, ratio, _SLOWER, reference="as fast; clocks differ by some percent")
+            else:
+                sheet.measured(name, ratio, "")
+
+
+def _in_fresh_process(place: Place, first: int, last: int) -> dict[str, float]:
+    """Seconds of what `log_prob_fresh` measures, with caches of compiled kernels of its own."""
+    folder = place.work / f"first-{first}"
+    env = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+    }
+    command = [sys.executable, "-m", f"{__package__}.log_prob_fresh", place.device.type, str(first), str(last)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])}: exit code {ran.returncode}\n{ran.stderr[-2000:]}")
+    times: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return times

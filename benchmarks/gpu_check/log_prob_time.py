@@ -1,0 +1,109 @@
+"""Time and peak memory of the log-prob with its gradients, beside other ways, in the same process and by turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aspo_megatron.parallel.log_prob import token_objective
+from aspo_megatron.parallel.vocabulary import chunk_for
+from benchmarks import log_prob_methods as other
+from benchmarks.gpu_check.figures import seconds
+from benchmarks.gpu_check.lines import Place, Sheet
+from benchmarks.gpu_check.log_prob_cases import Problem
+from benchmarks.measure import free_bytes, peak_bytes
+
+CASES = tuple(other.Case(tokens, hidden, 151936) for tokens in (4096, 1024, 16384) for hidden in (1536, 4096, 1024))
+SMALL_CASES = (other.Case(40, 24, 501),)
+_COMPARED = ("whole-response, compiled", other.PLAIN, other.CROSS_ENTROPY, "Liger", other.PRODUCTS)
+_OURS = "into main_grad"
+_REPEATS = 5
+_SHARE_OF_TIME = 0.85
+"""Of the section's time limit, after which no further size is begun."""
+
+
+def into_buffer(problem: Problem, group: dist.ProcessGroup, *, compiled: bool) -> Callable[[], None]:
+    """As in training: the weight's gradient is added to a buffer in fp32 that is there."""
+    total = torch.zeros(problem.weight.shape, device=problem.weight.device)
+
+    def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, None]:
+        return problem.by_log_prob[part], None
+
+    def once() -> None:
+        problem.hidden.grad = None
+        anchor, _, _ = token_objective(
+            problem.hidden,
+            problem.weight,
+            problem.targets,
+            derivative,
+            temperature=problem.temperature,
+            vocab_size=problem.vocabulary,
+            tp_group=group,
+            chunk=chunk_for(problem.weight),
+            compiled=compiled,
+            weight_grad=total,
+        )
+        anchor.backward()
+
+    return once
+
+
+def show_times(sheet: Sheet, place: Place, group: dist.ProcessGroup) -> None:
+    """A line for each way and size: milliseconds; peak memory, and the ratio to three bare products, in the note."""
+    start = time.monotonic()
+    methods, missing = other.methods(place.device, compiled=place.on_gpu)
+    for name, why in missing.items():
+        if name in _COMPARED and place.on_gpu:
+            sheet.not_done(f"time beside {name}", why)
+    for case in SMALL_CASES if place.small else CASES:
+        if time.monotonic() - start > _SHARE_OF_TIME * place.seconds:
+            sheet.not_done(f"time of {case}", f"no time: {place.seconds:.0f} s for the whole section")
+            continue
+        _show_case(sheet, place, case, {name: methods[name] for name in _COMPARED if name in methods}, group)
+
+
+def _show_case(
+    sheet: Sheet, place: Place, case: other.Case, methods: dict[str, other.Method], group: dist.ProcessGroup
+) -> None:
+    problem = other.Problem.draw(case, place.device, torch.bfloat16, group)
+    ours = Problem(
+        problem.hidden.detach().requires_grad_(),
+        problem.weight.detach().requires_grad_(),
+        problem.targets,
+        problem.coefficients,
+        torch.zeros_like(problem.coefficients),
+        case.vocab,
+        1.0,
+    )
+    kinds = {"compiled": True, "plain": False} if place.on_gpu else {"plain": False}
+    functions = {f"{_OURS}, {kind}": into_buffer(ours, group, compiled=way) for kind, way in kinds.items()}
+    for name, method in methods.items():
+        needed = other.COPIES.get(name, 0) * 4 * case.tokens * case.vocab
+        if needed > 0.8 * free_bytes(place.device):
+            sheet.not_done(f"{case}: {name}", f"its logits take {needed / 2**30:.0f} GiB")
+        else:
+            functions[name] = partial(_cleared, problem, method)
+    peaks = {}
+    for name, function in list(functions.items()):
+        try:
+            function()  # compiles
+            problem.clear()
+            peaks[name] = peak_bytes(function, place.device)
+        except torch.OutOfMemoryError:
+            del functions[name]
+            sheet.not_done(f"{case}: {name}", "does not fit into the memory of the GPU")
+        problem.clear()
+    times = seconds(functions, place.device, 2 if place.small else _REPEATS)
+    for name, taken in times.items():
+        note = f"peak {peaks[name] / 2**20:.0f} MiB, {taken / times[other.PRODUCTS]:.2f} of three products"
+        sheet.measured(f"{case}: {name}", 1e3 * taken, "ms", note=note)
+
+
+def _cleared(problem: other.Problem, method: other.Method) -> None:
+    problem.clear()
+    method(problem)
