@@ -11,7 +11,7 @@ import typer
 
 def doctor(
     config: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of a run; none: one with every default.")
+        str | None, typer.Argument(metavar="CONFIG", help="YAML file of a run; none: one with every default.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
@@ -25,7 +25,7 @@ def doctor(
     \b
       aspo doctor
       aspo doctor run.yaml parallel.tp=8
-      srun --nodes=1 --gpus=8 aspo doctor run.yaml
+      srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml
     """
     from aspo_megatron.doctor import report
     from aspo_megatron.doctor.host import Host

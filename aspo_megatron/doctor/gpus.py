@@ -226,8 +226,7 @@ def _enough(wishes: Wishes, gpus: Gpus) -> Line:
     if device == "cpu":
         return unneeded("GPUs for the run", f"platform.device=cpu: {wanted} on CPUs")
     if wishes.away:
-        there = f"srun --nodes=1 --gpus-per-node={wishes.ranks_here + servers} aspo doctor"
-        there += f" {wishes.config}" if wishes.config is not None else ""
+        there = f"srun --nodes=1 --gpus-per-node={wishes.ranks_here + servers} aspo doctor{wishes.words}"
         return unneeded("GPUs for the run", f"{wanted} a node, on nodes that have them; to look there: {there}")
     if not gpus.usable:
         return _none_to_use(wishes, gpus, wanted)
@@ -244,5 +243,5 @@ def _none_to_use(wishes: Wishes, gpus: Gpus, wanted: str) -> Line:
         return wrong(what, f"platform.device=cuda, and torch sees none; {wanted} want them", todo)
     if wishes.config is None or gpus.there:
         return unneeded(what, f"none to be used: platform.device=auto takes CPUs for {wanted}")
-    todo = f"run it where GPUs are; a small copy of it runs on CPUs: aspo train {wishes.config} --tiny"
+    todo = f"run it where GPUs are; a small copy of it runs on CPUs: aspo train{wishes.words} --tiny"
     return warn(what, f"none: platform.device=auto takes CPUs for {wanted}", todo)

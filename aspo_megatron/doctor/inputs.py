@@ -42,7 +42,7 @@ def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
         try:
             wishes.family.check_layout(run.parallel)
         except UserError as error:
-            yield wrong("layout", str(error), f"aspo plan {wishes.config} --gpus N shows layouts")
+            yield wrong("layout", str(error), f"aspo plan{wishes.words} --gpus N shows layouts")
 
 
 def _weights(wishes: Wishes) -> str:

@@ -92,7 +92,7 @@ def _host_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     demand = None if wishes.away else demand_of(host, wishes, on_gpu)
     taken = f"{wishes.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(wishes)} are"
     if demand is not None and demand.host > most:
-        todo = f"aspo plan {wishes.config}; more ranks, or nodes"
+        todo = f"aspo plan{wishes.words}; more ranks, or nodes"
         todo += "; model.reference=device, checkpoint.async_save=false, optimizer.offload=false" if on_gpu else ""
         todo += "; Slurm: slurm.directives=[--mem=0]" if wishes.slurm else ""
         return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
@@ -117,7 +117,7 @@ def _gpu_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         return
     found = f"{gib(least * 2**20)}; weights, gradients and optimizer are {gib(demand.device)}"
     if demand.device > least * 2**20:
-        todo = f"aspo plan {wishes.config} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
+        todo = f"aspo plan{wishes.words} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
         yield wrong("GPU memory", found, todo)
     else:
         yield ok("GPU memory", f"{found}; aspo plan has the rest")

@@ -14,7 +14,7 @@ from aspo_megatron.doctor.host import Answer, Host
 SECONDS = 15.0
 """How long nvidia-smi may take. It opens each GPU, which takes up to a second each without persistence mode."""
 
-_TORCH_SECONDS = 60.0
+_TORCH_SECONDS = 30.0
 _FIELDS = (
     *("index", "uuid", "name", "driver_version", "memory.total", "memory.used"),
     *("compute_cap", "mig.mode.current", "persistence_mode", "ecc.errors.uncorrected.volatile.total"),

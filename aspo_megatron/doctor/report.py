@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -92,12 +91,11 @@ def _counts(groups: Sequence[Group]) -> str:
 
 def _next(groups: Sequence[Group], wishes: Wishes) -> str:
     """What to do after this."""
-    file = "" if wishes.config is None else f" {shlex.quote(str(wishes.config))}"
     if exit_code(groups):
-        return f"mend what is WRONG, then again: aspo doctor{file}"
+        return f"mend what is WRONG, then again: aspo doctor{wishes.words}"
     if wishes.config is None:
         return "next: aspo train examples/tiny/run.yaml, then aspo doctor YOUR.yaml"
-    return f"next: aspo {'slurm' if wishes.slurm and wishes.nodes > 1 else 'train'}{file}"
+    return f"next: aspo {'slurm' if wishes.slurm and wishes.nodes > 1 else 'train'}{wishes.words}"
 
 
 def _lines(check: Check) -> list[Line]:

@@ -33,7 +33,7 @@ def slurm_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         yield _gpus_of_task(host, gpus)
     yield from _template(wishes)
     if wishes.config is not None and wishes.shape_problem:
-        yield warn("section slurm", wishes.shape_problem, f"aspo slurm {wishes.config} refuses it as it is")
+        yield warn("section slurm", wishes.shape_problem, f"aspo slurm{wishes.words} refuses it as it is")
     elif wishes.config is not None and wishes.run.slurm.gpus_per_node and not inside:
         yield from _partition(host, wishes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ class Wishes:
     Attributes:
         run: the whole configuration.
         config: its file; None for the defaults.
+        overrides: `key=value` words on top of it.
         family: of its model; None if that is not known.
         family_problem: why it is not.
         slurm: the machine belongs to a cluster with Slurm, so that ranks may be spread over nodes.
@@ -34,10 +36,17 @@ class Wishes:
 
     run: RunConfig
     config: Path | None = None
+    overrides: tuple[str, ...] = ()
     family: Family | None = None
     family_problem: str = ""
     slurm: bool = False
     away: bool = False
+
+    @property
+    def words(self) -> str:
+        """The file and settings, as a shell takes them; with a space before, if there are any."""
+        words = [*([] if self.config is None else [str(self.config)]), *self.overrides]
+        return f" {shlex.join(words)}" if words else ""
 
     @property
     def nodes(self) -> int:
@@ -108,14 +117,14 @@ def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wi
     """
     slurm = bool(host.which("sbatch") or "SLURM_JOB_ID" in host.env)
     if config is None:
-        return Wishes(load_config(None, [*_DEFAULT, *overrides]), slurm=slurm)
-    run = load_config(config, overrides)
+        return Wishes(load_config(None, [*_DEFAULT, *overrides]), overrides=tuple(overrides), slurm=slurm)
+    wishes = Wishes(load_config(config, overrides), config, tuple(overrides), slurm=slurm)
     if host.torch.problem:
-        return Wishes(run, config, family_problem=f"cannot be read without torch: {host.torch.problem}", slurm=slurm)
+        return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
     from aspo_megatron.models.family import read_family
     from aspo_megatron.tiny import model_shape
 
     try:
-        return Wishes(run, config, read_family(model_shape(run, config)), slurm=slurm)
+        return replace(wishes, family=read_family(model_shape(wishes.run, config)))
     except UserError as error:
-        return Wishes(run, config, family_problem=str(error), slurm=slurm)
+        return replace(wishes, family_problem=str(error))

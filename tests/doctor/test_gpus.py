@@ -118,6 +118,10 @@ def test_kernels_for_one_chip_alone_and_those_that_the_driver_compiles() -> None
     assert lines_of(Imitated(hopper, torch=only))["torch's kernels"].mark == "ok"
     ada = nvidia_smi([gpu_row(0, capability="8.9")]) | torch_sees(1)
     assert lines_of(Imitated(ada, torch=only))["torch's kernels"].mark == "wrong"
+    blackwell = nvidia_smi([gpu_row(0, capability="10.3")]) | torch_sees(1)
+    for built, mark in (("sm_90a", "wrong"), ("sm_100a", "wrong"), ("sm_100f", "ok"), ("sm_103a", "ok")):
+        torch = replace(CUDA_TORCH, architectures=(built,))
+        assert lines_of(Imitated(blackwell, torch=torch))["torch's kernels"].mark == mark, built
     portable = replace(CUDA_TORCH, architectures=("compute_80",))
     assert lines_of(Imitated(hopper, torch=portable))["torch's kernels"].mark == "ok"
 

@@ -45,7 +45,7 @@ def test_a_machine_that_submits_is_not_blamed_for_what_the_nodes_have() -> None:
     assert lines["Slurm"].found == "slurm 23.11.4"
     assert lines["controller"].found == "Slurmctld(primary) at head1 is UP"
     assert lines["its nodes"].found == "all partitions: up to 8 GPUs a node"
-    assert "srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml" in lines["GPUs for the run"].found
+    assert "srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml parallel.dp=8 " in lines["GPUs for the run"].found
     assert lines_of(host)["GPUs for the run"].found.endswith("srun --nodes=1 --gpus-per-node=1 aspo doctor")
 
 
