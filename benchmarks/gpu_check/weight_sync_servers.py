@@ -23,7 +23,8 @@ from benchmarks.gpu_check.lines import Place
 
 _MODULE = f"{__package__}.weight_sync_receiver"
 _FOR_RANKS = ("CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-_READY_SECONDS = 60.0
+_READY_SHARE = 0.5
+"""Of the section's time."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class NotReadyError(Exception):
 def servers(count: int, place: Place, loop: LoopThread) -> Iterator[list[Server]]:
     """`count` receivers that answer; on the GPUs after the first, in turn."""
     session = loop.run(_session())
+    deadline = time.monotonic() + _READY_SHARE * place.seconds
     started: list[Server] = []
     try:
         for number, port in enumerate(free_ports(count, "127.0.0.1")):
             client = ServerClient(f"http://127.0.0.1:{port}", session, None)
             started.append(Server(_start(number, port, place), client))
         for number, server in enumerate(started):
-            _wait_for(server, loop, _log(place, number))
+            _wait_for(server, loop, _log(place, number), deadline)
         yield started
     finally:
         for server in started:
@@ -81,11 +83,11 @@ def _log(place: Place, number: int) -> Path:
     return place.work / f"receiver{number}.log"
 
 
-def _wait_for(server: Server, loop: LoopThread, log: Path) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+def _wait_for(server: Server, loop: LoopThread, log: Path, deadline: float) -> None:
     while not loop.run(server.client.ready()):
         if server.process.poll() is not None or time.monotonic() > deadline:
-            raise NotReadyError(f"a receiver does not answer: {log.read_text(errors='replace')[-1000:]}")
+            said = log.read_text(encoding="utf-8", errors="replace")[-1000:]
+            raise NotReadyError(f"a receiver does not answer: {said or 'it has said nothing'}")
         time.sleep(0.1)
 
 
@@ -136,4 +138,4 @@ class TimedTransport(DistributedTransport):
     def bytes_a_second(self) -> float:
         """Of the buckets after the first, to the slowest server."""
         rest = [sent[1:] for sent in self.sent.values()]
-        return min(sum(size for size, _ in sent) / sum(seconds for _, seconds in sent) for sent in rest)
+        return min(sum(size for size, _ in sent) / max(sum(seconds for _, seconds in sent), 1e-9) for sent in rest)

@@ -23,7 +23,7 @@ def loop() -> Iterator[LoopThread]:
 
 
 def place(tmp_path: Path) -> Place:
-    return Place(torch.device("cpu"), True, 0, tmp_path, 90.0)
+    return Place(torch.device("cpu"), True, 0, tmp_path, 240.0)
 
 
 def sheet(tmp_path: Path) -> Sheet:
