@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-sglang lint types docs tiny sglang-cpu gpu-check
+.PHONY: quickstart test test-sglang test-newest test-oldest lint types docs tiny sglang-cpu gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -27,6 +27,13 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 
 test-sglang: .venv/.installed .venv-sglang/.installed  ## The tests with real SGLang servers
 	$(BIN)/python -m pytest -q -m sglang
+
+# In environments of their own, with python3.12 if it is here, else 3.11 (the oldest with 3.11), or with PYTHON=... .
+test-newest:  ## Layouts, checkpoints and the tiny run with the newest torch, megatron-core, transformers: half an hour
+	tools/try_versions.sh newest .venv-newest $(if $(filter-out file,$(origin PYTHON)),$(PYTHON))
+
+test-oldest:  ## The same with the oldest that pyproject.toml allows
+	tools/try_versions.sh oldest .venv-oldest $(if $(filter-out file,$(origin PYTHON)),$(PYTHON))
 
 lint: .venv/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

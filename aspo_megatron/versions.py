@@ -48,7 +48,7 @@ def window() -> dict[str, SpecifierSet]:
     """The versions that are supported, for each of `NAMES`: pyproject.toml of a checkout, else what pip installed."""
     python, requirements = _declared()
     found: dict[str, SpecifierSet] = {
-        canonicalize_name(each.name): each.specifier for each in map(Requirement, requirements)
+        canonicalize_name(each.name): each.specifier for each in map(Requirement, requirements) if each.marker is None
     }
     return {"python": SpecifierSet(python)} | {name: found[name] for name in NAMES if name != "python"}
 

@@ -70,3 +70,20 @@ def test_without_a_count_it_is_megatrons_own() -> None:
     given = permute_by_known_count(megatrons)(hidden, chosen, probs=probs)
     assert given == (hidden, None, chosen)
     assert asked == [{"probs": probs, "num_out_tokens": None, "fused": False, "drop_and_pad": False}]
+
+
+def test_newer_versions_of_megatron_get_all_that_theirs_gives() -> None:
+    """From 0.17 on it takes the tokens of each expert, and gives them back after where it has padded."""
+
+    def megatrons(tokens: Tensor, routing_map: Tensor, tokens_per_expert: Tensor | None = None, **_: Any) -> None:
+        raise AssertionError("it waits for the number of tokens")
+
+    hidden, probs, chosen = routing(12)
+    counts = chosen.sum(dim=0)
+    given = permute_by_known_count(megatrons)(hidden, chosen, probs=probs, num_out_tokens=24, tokens_per_expert=counts)
+    wanted = permute(hidden, chosen, probs=probs, num_out_tokens=24)
+    for want, got in zip(wanted[:3], given[:3], strict=True):
+        assert torch.equal(want, got)
+    padded, told = given[3:]
+    assert padded is None
+    assert told is counts

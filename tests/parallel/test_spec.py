@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.transformer import ModuleSpec
 from megatron.core.transformer.moe import moe_utils
 from packaging.version import Version
 from torch import Tensor
@@ -29,7 +31,7 @@ from aspo_megatron.parallel.model import build_model
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.packages import Packages
-from aspo_megatron.parallel.spec import transformer_config
+from aspo_megatron.parallel.spec import parts_of, transformer_config
 from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
@@ -215,3 +217,9 @@ def _swiglu_of_nothing() -> tuple[tuple[int, ...], ...]:
         assert values.grad is not None
         assert probs.grad is not None
         return tuple(out.shape), tuple(values.grad.shape), tuple(probs.grad.shape)
+
+
+def test_the_parts_of_a_module_are_found_in_either_form() -> None:
+    parts = object()
+    assert parts_of(ModuleSpec(module=torch.nn.Linear, submodules=parts)) is parts
+    assert parts_of(functools.partial(torch.nn.Linear, submodules=parts)) is parts
