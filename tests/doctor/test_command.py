@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -129,12 +128,10 @@ def test_an_nvidia_smi_that_prints_rubbish_is_a_line(
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
-    program(tmp_path, "stuck", f"trap '' TERM\nsleep 60 & echo $! >{tmp_path}/child\nwait\nsleep 60")
-    began = time.monotonic()
-    answer = Host().run([str(tmp_path / "stuck")], 0.5)
-    assert answer.problem == "no answer within 0.5 s"
+    program(tmp_path, "stuck", f"trap '' TERM\nsleep 3600 & echo $! >{tmp_path}/child\nwait\nsleep 3600")
+    answer = Host().run([str(tmp_path / "stuck")], 3)
+    assert answer.problem == "no answer within 3 s"
     assert answer.complaint == answer.problem
-    assert time.monotonic() - began < 30  # not the minute that it would take
     child = int((tmp_path / "child").read_text())
     state = Path(f"/proc/{child}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from aspo_megatron.doctor.host import Answer
+from aspo_megatron.models.family import read_family
 from tests.doctor.machines import (
     Imitated,
     eight_gpus,
@@ -17,6 +21,7 @@ from tests.doctor.machines import (
     without_gpus,
 )
 
+ROOT = Path(__file__).parents[2]
 PROGRAMS = ("sbatch", "srun", "scontrol", "squeue", "scancel", "g++")
 CONTROLLER = {
     "sbatch --version": Answer(0, "slurm 23.11.4\n"),
@@ -47,6 +52,17 @@ def test_a_machine_that_submits_is_not_blamed_for_what_the_nodes_have() -> None:
     assert lines["its nodes"].found == "all partitions: up to 8 GPUs a node"
     assert "srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml parallel.dp=8 " in lines["GPUs for the run"].found
     assert lines_of(host)["GPUs for the run"].found.endswith("srun --nodes=1 --gpus-per-node=1 aspo doctor")
+
+
+def test_a_machine_that_submits_need_not_hold_the_model() -> None:
+    host = head()
+    host._files["/proc/meminfo"] = "MemTotal: 8388608 kB\nMemAvailable: 8388608 kB\n"
+    family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
+    words = ("parallel.tp=8", "parallel.sequence_parallel=true", "model.dtype=bfloat16")
+    wishes = replace(wishes_of(*words, host=host, config=True), family=family)
+    assert lines_of(host, wishes)["host memory"].mark == "ok"
+    on_cpus = wishes_of(*words, "platform.device=cpu", host=host, config=True)
+    assert lines_of(host, replace(on_cpus, family=family))["host memory"].mark == "wrong"
 
 
 def test_a_run_for_cpus_runs_here_even_so() -> None:
