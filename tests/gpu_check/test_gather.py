@@ -56,11 +56,11 @@ def gathered(
 
 
 def test_the_newest_that_fits_all_who_need_it(tmp_path: Path, index: Path) -> None:
-    make_wheel(index, "first", "1.0", ["second>=1", "third", 'old; python_version < "3.12"', 'more; extra == "all"'])
-    for version in ("1.0", "1.5", "2.0"):
+    make_wheel(index, "first", "1.0", ["second!=1.5", "third", 'old; python_version < "3.12"', 'more; extra == "all"'])
+    for version in ("1.0", "1.2", "1.5", "2.0"):
         make_wheel(index, "second", version)
     make_wheel(index, "third", "3.0", ["second<2"])
-    assert gathered(["first"], tmp_path) == (["first 1.0", "second 1.5", "third 3.0"], [])
+    assert gathered(["first"], tmp_path) == (["first 1.0", "second 1.2", "third 3.0"], [])
 
 
 def test_what_is_there_is_taken_as_given(tmp_path: Path, index: Path) -> None:
