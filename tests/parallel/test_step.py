@@ -454,16 +454,30 @@ def test_against_hugging_face(
 
 
 def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:
-    """Switch Transformer's, of each sample alone; mean over samples weighted by their tokens, summed over layers."""
+    """Switch Transformer's, of each sample alone; mean over samples weighted by their tokens, summed over layers.
+
+    From the routers' inputs and weights: what transformers 5.0 calls `router_logits` are probabilities.
+    """
+    all_logits: list[Tensor] = []
+
+    def note(gate: Any, inputs: tuple[Tensor], _: Any) -> None:
+        all_logits.append(torch.nn.functional.linear(inputs[0].flatten(0, -2), gate.weight))
+
+    hooks = [layer.mlp.gate.register_forward_hook(note) for layer in model.model.layers]
     total, tokens = torch.zeros(()), 0
     for sample in (sample for group in groups for sample in group):
         ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.response_ids[:-1]]))
-        for logits in model(ids[None], output_router_logits=True).router_logits:
+        all_logits.clear()
+        model(ids[None])
+        assert len(all_logits) == model.config.num_hidden_layers
+        for logits in all_logits:
             probs = torch.softmax(logits, dim=-1)
             chosen = torch.zeros_like(probs).scatter(1, probs.topk(model.config.num_experts_per_tok).indices, 1.0)
             share = chosen.mean(dim=0) / model.config.num_experts_per_tok
             total = total + len(ids) * probs.size(1) * (share * probs.mean(dim=0)).sum()
         tokens += len(ids)
+    for hook in hooks:
+        hook.remove()
     return total / tokens
 
 
