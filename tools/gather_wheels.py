@@ -256,15 +256,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = Target(options.python, int(options.glibc.partition(".")[2]), read_have(options.have))
         with tempfile.TemporaryDirectory() as folder:
             wheels, warnings = gather(project_needs(ROOT / "pyproject.toml"), target, Path(folder))
-            print(_table(wheels))
+            print("\n".join([_table(wheels), *(f"warning: {warning}" for warning in warnings)]))
             deliver(wheels, options.out, options.most_mib)
     except GatherError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, why in LEFT_OUT.items():
         print(f"left out: {name} ({why})")
-    for warning in warnings:
-        print(f"warning: {warning}")
     print(f"wrote {options.out}; there: make gpu-check PYTHON=python3 WHEELS={options.out}")
     return 0
 

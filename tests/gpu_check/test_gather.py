@@ -92,7 +92,7 @@ def test_wheels_for_that_machine_alone(tmp_path: Path, index: Path, tag: str, fi
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
     have = tmp_path / "packages.txt"
     if not have.exists():
-        have.write_text("nothing\n")
+        have.write_text("torch==2.9.0\n")
     code = gather_wheels.main(["--have", str(have), "--python", "3.12", "--out", str(tmp_path / "out"), *options])
     shown = capsys.readouterr()
     return code, shown.out + shown.err
@@ -101,7 +101,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -
 def test_the_command(
     tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_wheel(index, "first", "1.0", ["second"])
+    make_wheel(index, "first", "1.0", ["second", "torch>=2.11"])
     make_wheel(index, "second", "2.0", size=3 << 20)
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["first", "reasoning-gym"]\n')
     monkeypatch.setattr(gather_wheels, "ROOT", tmp_path)
@@ -114,7 +114,12 @@ def test_the_command(
         "first-1.0-py3-none-any.whl",
         "second-2.0-py3-none-any.whl",
     }
-    for row in ("2 wheels, 3.0 MiB", "left out: reasoning-gym", "make gpu-check PYTHON=python3 WHEELS="):
+    for row in (
+        "2 wheels, 3.0 MiB",
+        "warning: torch 2.9.0 is there, first asks for >=2.11",
+        "left out: reasoning-gym",
+        "make gpu-check PYTHON=python3 WHEELS=",
+    ):
         assert row in shown
     code, shown = command(tmp_path, capsys, "--most-mib", "2")
     assert code == 2
