@@ -40,4 +40,5 @@ export OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 "$venv/bin/aspo" train examples/tiny/run.yaml output_dir="$work/tiny" || die "FAILED in the tiny run: $versions"
+echo  # libraries may leave their last line open
 echo "test-$ages: the tests and the tiny run passed with $versions"
