@@ -82,7 +82,7 @@ class Blocks:
         from aspo_megatron.parallel.context import context_slice
 
         plan = plan_blocks(context_slice(spans_of(groups), 1, 0, multiple_of=1))
-        blocks = (copied(plan, device) if device.type == "cuda" else plan).blocks
+        blocks = (copied(plan, device) if device.type != "cpu" else plan).blocks
         self._inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
         self._run = partial(_BlockAttention.apply, *self._inputs, blocks, 1 / math.sqrt(q.size(-1)))
         self._grad = grad
@@ -106,7 +106,7 @@ class TwoCalls:
         self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
     ) -> None:
         self._plan = SharedPrompts.of(spans_of(groups), len(q), device)
-        self._kernel = FlashVarlen() if device.type == "cuda" else PlainVarlen()
+        self._kernel = FlashVarlen() if device.type != "cpu" else PlainVarlen()
         self._inputs, self._grad, self._scale = (q, k, v), grad, 1 / math.sqrt(q.size(-1))
         self._done: tuple[Tensor, Tensor] | None = None
 

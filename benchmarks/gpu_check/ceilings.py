@@ -99,12 +99,12 @@ class Head:
 
 def wide(a: Tensor, b: Tensor) -> Tensor:
     """The product of 16-bit matrices in fp32."""
-    return torch.mm(a, b, out_dtype=torch.float32) if a.device.type == "cuda" else a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if a.device.type != "cpu" else a.float() @ b.float()
 
 
 def add_in_place(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`total` plus their product, in its memory."""
-    if a.device.type == "cuda":
+    if a.device.type != "cpu":
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     return total.addmm_(a.float(), b.float())
 
@@ -161,7 +161,7 @@ def _show_sums(sheet: Sheet, head: Head, a: Tensor, b: Tensor, product: Tensor, 
     before = torch.randn_like(head.total) * product.std().float()
     want = product + before.double()
     total = before.clone()
-    _add_hidden_product(total, a.t() if total.device.type == "cuda" else a.t().float(), b)
+    _add_hidden_product(total, a.t() if total.device.type != "cpu" else a.t().float(), b)
     sheet.at_most(f"{head}, grad weight added by the log-prob", relative(total, want), bound, reference=_FP64)
     total = before.clone()
     try:

@@ -18,6 +18,8 @@ _POLL_SECONDS = 0.1
 _LEAST_SHARE = 0.25
 """Of its time limit: with less of the budget left a section is not begun."""
 _LAST_LINES = 12
+_CPU_TIME = 3.0
+"""Times a section's limit: what its small form may take on a CPU, which may be slow or busy."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,14 @@ def _lack(section: Section, plan: Plan, left: float) -> str | None:
     """Why a section is not begun."""
     if plan.gpus < section.gpus and not plan.cpu:
         return f"needs {section.gpus} GPUs, {plan.gpus} here"
-    if left < _LEAST_SHARE * section.seconds:
-        return f"no time: {max(left, 0):.0f} of {plan.budget:.0f} s are left, and it may take {section.seconds:.0f}"
+    limit = _limit(section, plan)
+    if left < _LEAST_SHARE * limit:
+        return f"no time: {max(left, 0):.0f} of {plan.budget:.0f} s are left, and it may take {limit:.0f}"
     return None
+
+
+def _limit(section: Section, plan: Plan) -> float:
+    return section.seconds * (_CPU_TIME if plan.cpu else 1.0)
 
 
 def _run_section(section: Section, plan: Plan, left: float, take: Callable[[Line], None]) -> bool:
@@ -103,7 +110,8 @@ def _run_section(section: Section, plan: Plan, left: float, take: Callable[[Line
     folder = plan.out / "sections" / section.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "work").mkdir(parents=True)
-    limit = min(section.seconds, left)
+    longest = _limit(section, plan)
+    limit = min(longest, left)
     task = Task.of(section, folder, cpu=plan.cpu, gpus=plan.gpus, seconds=limit)
     start, rows, good = time.monotonic(), _Rows(Path(task.lines)), True
     code: int | None = None
@@ -122,7 +130,7 @@ def _run_section(section: Section, plan: Plan, left: float, take: Callable[[Line
         for line in rows.new():
             take(line)
     spent = time.monotonic() - start
-    if code is None and limit < section.seconds:
+    if code is None and limit < longest:
         take(_line(section, "the rest of it", Status.NOT_DONE, f"no time: {plan.budget:.0f} s are over", spent))
         return False
     why = f"not finished after {limit:.0f} s" if code is None else how_it_ended(code)

@@ -1,0 +1,93 @@
+"""Sections on numbers at their full size on the stand-in for a GPU: shapes, devices and layouts, but no values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from aspo_megatron.config import ParallelConfig
+from aspo_megatron.simulation.rank import simulated_rank
+from benchmarks import log_prob_methods
+from benchmarks.gpu_check import attention, attention_time, attention_varlen, ceilings, figures, log_prob, log_prob_time
+from benchmarks.gpu_check.lines import Place, Sheet, read_lines
+from benchmarks.gpu_check.log_prob_cases import Problem, in_fp64
+
+
+class OnStandIn(Place):
+    """A GPU in all but its name."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return True
+
+
+def names_of(part: str, folder: Path) -> list[str]:
+    """The lines that a part of the sections writes. In a process that has the stand-in, and ends with this call."""
+    with simulated_rank(ParallelConfig()) as rank:
+        replace_what_asks_for_cuda()
+        place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
+        sheet = Sheet("section", folder / "lines.jsonl", on_gpu=True)
+        group = rank.topology.tp_group
+
+        def numbers() -> None:
+            for with_entropy in (False, True):
+                problem = Problem.draw(2500, 1536, 151936, 0.7, place.device)
+                want = in_fp64(problem, with_entropy=with_entropy)
+                log_prob.show_numbers(sheet, place, problem, want, group, with_entropy, False)
+
+        parts: Mapping[str, Callable[[], object]] = {
+            "blocks": lambda: [attention.show_blocks(sheet, place, case) for case in attention.CASES],
+            "fp32": lambda: attention.show_plain_fp32(sheet, place),
+            "layer": lambda: attention.show_layer(sheet, place, attention.GROUPS),
+            "varlen": lambda: attention_varlen.show_varlen(sheet, place),
+            "times": lambda: [
+                attention_time.show(sheet, place, name, groups)
+                for name, groups in attention_time.WORKLOADS.items()
+                if len(groups) == 1  # the others differ in the number of operations alone, which takes a minute
+            ],
+            "ceilings": lambda: ceilings.run(sheet, place),
+            "numbers": numbers,
+            "log-prob times": lambda: log_prob_time.show_times(sheet, place, group),
+        }
+        parts[part]()
+    return [line.name for line in read_lines(folder / "lines.jsonl")]
+
+
+def replace_what_asks_for_cuda() -> None:
+    """Clocks, the profiler, seeds, memory and the compiler: the stand-in has none of these."""
+
+    def called(functions: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
+        for function in functions.values():
+            function()
+        return dict.fromkeys(functions, 1.0)
+
+    for module in (attention_time, attention_varlen, ceilings, log_prob_time):
+        module.seconds = called
+    attention_time.kernels = lambda function, device: 1
+    for module in (attention, attention_varlen, ceilings, log_prob):
+        module.fresh_random = module.poison = lambda *_: None
+    figures.poison = lambda *_: None
+    log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]
+    log_prob_time.free_bytes = lambda device: 10**11
+    log_prob_methods.Problem.draw = classmethod(drawn_without_a_generator)
+    from aspo_megatron.parallel import chunk_kernels
+
+    chunk_kernels.compiled = lambda function: function
+
+
+def drawn_without_a_generator(cls, case, device, dtype, group):
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device)
+
+    targets = torch.randint(0, case.vocab, (case.tokens,)).to(device)
+    hidden, weight = normal(case.tokens, case.hidden), normal(case.vocab, case.hidden)
+    return cls(
+        hidden.to(dtype).requires_grad_(),
+        weight.to(dtype).requires_grad_(),
+        targets,
+        normal(case.tokens),
+        case.vocab,
+        group,
+    )

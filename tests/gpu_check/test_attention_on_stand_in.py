@@ -1,0 +1,37 @@
+"""That sections on numbers ask nothing of a GPU at full size that its kernels refuse, as the stand-in knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forked import Server
+from simulation.processes import processes
+
+from .full_size import names_of
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with processes() as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("part", "lines"),
+    [
+        ("blocks", 12 * 5),
+        ("fp32", 2 * 4),
+        ("layer", 5),
+        ("varlen", 3 * 7 + 4),
+        ("times", 2 * (1 + 2 * 5)),
+        ("ceilings", 4 + 4 * 8 + 2 * 9),
+        ("numbers", 2 * 8),
+        ("log-prob times", 1 + 9 * 6),
+    ],
+)
+def test_full_size(part: str, lines: int, server: Server, tmp_path: Path) -> None:
+    names = server.run(names_of, part, tmp_path)
+    assert len(names) == lines
+    assert len(set(names)) == lines
