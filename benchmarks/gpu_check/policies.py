@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
-from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig, RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import Topology, process_grid
@@ -80,10 +80,10 @@ def dense_folder(path: Path, *, small: bool, **sizes: Any) -> Path:
     return _folder(path, {**_COMMON, **_DENSE, **(_NARROW if small else _WIDE), **sizes})
 
 
-def expert_folder(path: Path, *, small: bool) -> Path:
+def expert_folder(path: Path, *, small: bool, **sizes: Any) -> Path:
     """The same of a small Qwen3-MoE."""
-    sizes = {**_NARROW, **_NARROW_EXPERTS} if small else {**_WIDE, **_WIDE_EXPERTS}
-    return _folder(path, {**_COMMON, **_EXPERTS, **sizes})
+    own = {**_NARROW, **_NARROW_EXPERTS} if small else {**_WIDE, **_WIDE_EXPERTS}
+    return _folder(path, {**_COMMON, **_EXPERTS, **own, **sizes})
 
 
 def _folder(path: Path, content: dict[str, Any]) -> Path:
@@ -122,6 +122,16 @@ def build(folder: Path, topology: Topology, dtype: str, weights: Weights) -> Pol
     from aspo_megatron.parallel.model import build_model
 
     return build_model(read_family(folder), topology, ModelConfig(path=folder, dtype=dtype), weights)
+
+
+def run_config(folder: Path, dtype: str, output: Path | None = None, **sections: Any) -> RunConfig:
+    """The configuration of a run with the folder's model; `sections` are added."""
+    content = {
+        "output_dir": str(output or "none"),
+        "model": {"path": str(folder), "dtype": dtype},
+        "data": {"train": {"kind": "jsonl", "path": "none.jsonl"}},
+    }
+    return RunConfig.model_validate({**content, **sections})
 
 
 def adam(model: PolicyModel, parallel: ParallelConfig = SINGLE, **settings: Any) -> Optimizer:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.config import ParallelConfig
 from aspo_megatron.config_io import save_config
 from aspo_megatron.parallel.topology import Topology
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Sheet
-from benchmarks.gpu_check.policies import Weights, adam, build, made_update
+from benchmarks.gpu_check.policies import Weights, adam, build, made_update, run_config
 
 if TYPE_CHECKING:
     from aspo_megatron.checkpoint.training import StateSaver, TrainerState
@@ -31,7 +31,10 @@ def saves(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, work
 
     parallel = ParallelConfig(distributed_optimizer=distributed)
     label = "distributed optimizer" if distributed else "one rank's optimizer"
-    config = _run_config(folder, work / f"run-{distributed:d}", parallel)
+    run = work / f"run-{distributed:d}"
+    run.mkdir(parents=True)
+    config = run_config(folder, "bfloat16", run, parallel=parallel.model_dump())
+    save_config(config, run / "config.yaml")
     model = build(folder, topology, "bfloat16", weights)
     optimizer = adam(model, parallel)
     made_update(model, optimizer, 1)
@@ -103,16 +106,3 @@ def _trainer_state(step: int) -> TrainerState:
     from aspo_megatron.checkpoint.training import TrainerState
 
     return TrainerState(step, 0, 0, 0.0, None, None, "")
-
-
-def _run_config(folder: Path, run: Path, parallel: ParallelConfig) -> RunConfig:
-    run.mkdir(parents=True)
-    content = {
-        "output_dir": str(run),
-        "model": {"path": str(folder), "dtype": "bfloat16"},
-        "data": {"train": {"kind": "jsonl", "path": "none.jsonl"}},
-        "parallel": parallel.model_dump(),
-    }
-    config = RunConfig.model_validate(content)
-    save_config(config, run / "config.yaml")
-    return config

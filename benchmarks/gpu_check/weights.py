@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aspo_megatron.config import RunConfig, SamplingConfig
+from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import Topology
@@ -17,7 +17,16 @@ from aspo_megatron.probe import tolerance_of
 from aspo_megatron.rollout.engine import Request
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Place, Sheet
-from benchmarks.gpu_check.policies import Weights, build, dense_folder, made_update, micro_batch_tokens, one_rank
+from benchmarks.gpu_check.policies import (
+    Weights,
+    adam,
+    build,
+    dense_folder,
+    made_update,
+    micro_batch_tokens,
+    one_rank,
+    run_config,
+)
 from benchmarks.gpu_check.weights_bucket import shared_bucket
 from benchmarks.gpu_check.weights_budget import batch_tokens
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 _SHARE = 0.9
 _UPDATES, _APART = 10, 5.0
 """So many updates move log-probs by more than so many times what bf16 makes of them."""
+_TOKENS_ON_GPU = 96
 _FP32_MOST = 1e-4
 """In nats: log-probs are near -10, where fp32 steps by 1e-6, and logits are sums of a thousand products."""
 
@@ -51,7 +61,6 @@ def engine_and_trainer(
 ) -> EmbeddedEngine:
     """The engine's log-probs against the trainer's, before and after it gave its memory back; gives the engine."""
     from aspo_megatron.rollout.embedded import EmbeddedEngine
-    from benchmarks.gpu_check.policies import adam
 
     device = topology.platform.device
     on_gpu = device.type != "cpu"
@@ -59,14 +68,7 @@ def engine_and_trainer(
     optimizer = adam(model)
     tokenizer: Any = SimpleNamespace(eos_token_id=2)
     engine = EmbeddedEngine(folder, tokenizer, getattr(torch, dtype), device, None)
-    config = RunConfig.model_validate(
-        {
-            "output_dir": "none",
-            "model": {"path": str(folder), "dtype": dtype},
-            "data": {"train": {"kind": "jsonl", "path": "none.jsonl"}},
-        }
-    )
-    bound = tolerance_of(config, 0)
+    bound = tolerance_of(run_config(folder, dtype), 0)
     requests = requests_for(folder, small=not on_gpu)
     spoken: list[list[float]] = []
     noise = 0.0
@@ -74,7 +76,7 @@ def engine_and_trainer(
         before = memory.held() if on_gpu else 0
         engine.update_weights(model.hf_tensors(), version)
         holds = memory.held() - before if on_gpu else 0
-        groups = engine.generate(requests, SamplingConfig(max_response_tokens=96 if on_gpu else 12))
+        groups = engine.generate(requests, SamplingConfig(max_response_tokens=_TOKENS_ON_GPU if on_gpu else 12))
         noise = max(noise, compare(sheet, model, groups, tokens, f"{dtype}{label}", bound))
         spoken.append(engine.prompt_log_probs(requests[0].problem.prompt_ids)["embedded"])
         right = all(sample.weight_version == version for group in groups for sample in group)

@@ -31,6 +31,7 @@ def batch_tokens(sheet: Sheet, engine: EmbeddedEngine, device: torch.device) -> 
         Request(Problem(str(number), "", tuple(range(3, 3 + _PROMPT))), _EACH, (2, number), group=number)
         for number in range(_RESPONSES)
     ]
+    memory.begin()  # what nobody holds any more is gone before free memory is counted
     torch.cuda.empty_cache()
     ballast = torch.empty(max(free_bytes(device) - _FREE, 0), dtype=torch.uint8, device=device)
     free, held = free_bytes(device), memory.begin()
