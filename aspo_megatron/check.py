@@ -100,7 +100,9 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
+    """What the ranks of a row wrote: the loss of each update, and the first's gradients; weights after both."""
+
     loss: list[float]
     grad_norm: float
     gradients: dict[str, Tensor]
@@ -213,7 +215,7 @@ def run_check(
     for _, layout in parsed:
         family.check_layout(layout.parallel)
 
-    def run(name: str, layout: Layout | None) -> _Result:
+    def run(name: str, layout: Layout | None) -> Result:
         stem = work / name.replace(" ", "-")
         spec = Spec(
             model=str(model),
@@ -230,17 +232,17 @@ def run_check(
         code = launch("aspo_megatron.check_rank", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
         if code:
             raise SystemExit(code)
-        return _read(Path(spec.result))
+        return read_result(Path(spec.result))
 
     expected = run(ONE_PROCESS, Layout(ParallelConfig()))
     yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm, 0.0, "", 0.0, passed=True)
-    yield _compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
+    yield compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
     for text, layout in parsed:
-        yield _compare(text, run(text, layout), expected, tolerances)
+        yield compare(text, run(text, layout), expected, tolerances)
 
 
-def _compare(layout: str, got: _Result, want: _Result, tolerances: Tolerances) -> Row:
-    """Every parameter must be there; NaN passes nowhere."""
+def compare(layout: str, got: Result, want: Result, tolerances: Tolerances) -> Row:
+    """A row of the table. Every parameter must be there; NaN passes nowhere."""
     if got.gradients.keys() != want.gradients.keys():
         names = sorted(got.gradients.keys() ^ want.gradients.keys())
         return Row(
@@ -262,7 +264,8 @@ def _relative(got: Tensor, want: Tensor) -> float:
     return difference / scale if scale else (0.0 if difference == 0.0 else math.inf)
 
 
-def _read(path: Path) -> _Result:
+def read_result(path: Path) -> Result:
+    """What a rank wrote to `Spec.result`."""
     gradients: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
@@ -270,4 +273,4 @@ def _read(path: Path) -> _Result:
         for key in file.keys():  # noqa: SIM118 (not a dict)
             kind, _, name = key.partition(":")
             (gradients if kind == "gradient" else weights)[name] = file.get_tensor(key)
-    return _Result(json.loads(metadata["loss"]), json.loads(metadata["grad_norm"]), gradients, weights)
+    return Result(json.loads(metadata["loss"]), json.loads(metadata["grad_norm"]), gradients, weights)

@@ -24,7 +24,7 @@ from aspo_megatron.data.packing import pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.topology import Topology, process_grid
 
 _TEMPERATURE = 0.8
 _MAX_RESPONSE = 24
@@ -94,38 +94,43 @@ def shift_log_probs(groups: list[list[Sample]], base: torch.Tensor) -> None:
 
 
 def check_layout(spec: Spec) -> None:
-    """Two updates in a layout; the leader writes loss, gradient norm, gradients and weights, by Hugging Face name."""
+    """`two_updates` in the layout of `spec`."""
     parallel = ParallelConfig.model_validate(spec.parallel)
     with process_grid(parallel, PlatformConfig(device=spec.device, timeout_minutes=5), seed=1) as topology:
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.objective import PolicyObjective
-        from aspo_megatron.parallel.optimizer import Optimizer
-        from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+        two_updates(spec, parallel, topology)
 
-        family = read_family(Path(spec.model))
-        settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
-        with SafetensorsFolder(Path(spec.model)) as weights:
-            model = build_model(family, topology, settings, weights)
-        groups = make_groups(family)
-        limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
-        if not Path(spec.log_probs).exists():  # the first row is one process
-            scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, limits)}
-            base = torch.cat([scored[id(sample)] for group in groups for sample in group])
-            save_file({"log_probs": base}, spec.log_probs)
-        shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
-        # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
-        adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
-        optimizer = Optimizer(model, adam, 2, parallel)
-        objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
-        weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
-        own = groups[topology.dp_rank :: topology.dp]
-        first = update(model, optimizer, own, objective, weighting, limits)
-        gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
-        second = update(model, optimizer, own, objective, weighting, limits)
-        result = gradients | {f"weight:{name}": tensor.clone() for name, tensor in model.hf_tensors()}
-        if topology.is_leader:
-            _write(spec, [first.loss, second.loss], first.grad_norm, first.stats, result)
-        dist.barrier()
+
+def two_updates(spec: Spec, parallel: ParallelConfig, topology: Topology) -> None:
+    """Two updates; the leader writes loss, gradient norm, gradients and weights, by Hugging Face name."""
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.objective import PolicyObjective
+    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+
+    family = read_family(Path(spec.model))
+    settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
+    with SafetensorsFolder(Path(spec.model)) as weights:
+        model = build_model(family, topology, settings, weights)
+    groups = make_groups(family)
+    limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
+    if not Path(spec.log_probs).exists():  # the first row is one process
+        scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, limits)}
+        base = torch.cat([scored[id(sample)] for group in groups for sample in group])
+        save_file({"log_probs": base}, spec.log_probs)
+    shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
+    # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
+    adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
+    optimizer = Optimizer(model, adam, 2, parallel)
+    objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
+    weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
+    own = groups[topology.dp_rank :: topology.dp]
+    first = update(model, optimizer, own, objective, weighting, limits)
+    gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
+    second = update(model, optimizer, own, objective, weighting, limits)
+    result = gradients | {f"weight:{name}": tensor.clone() for name, tensor in model.hf_tensors()}
+    if topology.is_leader:
+        _write(spec, [first.loss, second.loss], first.grad_norm, first.stats, result)
+    dist.barrier()
 
 
 def check_hugging_face(spec: Spec) -> None:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from aspo_megatron.check import ONE_PROCESS, Layout, Tolerances, _compare, _read, make_built_in, parse_layout
+from aspo_megatron import check
+from aspo_megatron.check import ONE_PROCESS, Layout, Tolerances, make_built_in, parse_layout, read_result
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.config import LossConfig, ParallelConfig
 from aspo_megatron.launch import launch
@@ -100,8 +101,8 @@ def _compute(sheet: Sheet, place: Place, waiting: list[_Row], way: str) -> None:
 def _judge(sheet: Sheet, row: _Row, way: str) -> None:
     """Compare a row with one process."""
     bounds = Tolerances()
-    got, want = _read(row.result), _read(_Row(row.model, ONE_PROCESS, row.device).result)
-    found = _compare(row.text, got, want, bounds)
+    got, want = read_result(row.result), read_result(_Row(row.model, ONE_PROCESS, row.device).result)
+    found = check.compare(row.text, got, want, bounds)
 
     def line(what: str, figure: float, bound: float, note: str = "") -> None:
         sheet.at_most(f"{row.name}: {what}", figure, bound, reference=ONE_PROCESS, note=note)

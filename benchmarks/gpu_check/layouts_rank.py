@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from unittest.mock import patch
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from aspo_megatron import check_rank
-from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.config import ParallelConfig
 from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform, Platform, choose_platform
 from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
 from benchmarks.gpu_check.layouts_backend import NAME, register
@@ -56,29 +55,26 @@ def run_rows(way: str, paths: Sequence[str]) -> None:
         if ranks == 1:
             check_rank.check_layout(row)
         else:
-            with patch.object(check_rank, "process_grid", _grids(way, PrefixStore(row.result, store))):
-                check_rank.check_layout(row)
+            parallel = ParallelConfig.model_validate(row.parallel)
+            with _grid(parallel, row.device, way, PrefixStore(row.result, store)) as topology:
+                check_rank.two_updates(row, parallel, topology)
         if rank == 0:
             Path(row.result).with_suffix(".done").write_text(json.dumps(copied), encoding="utf-8")
 
 
-def _grids(way: str, store: PrefixStore) -> object:
-    """In place of `process_grid`: by another store for each row, and on a platform that depends on the way."""
-
-    @contextmanager
-    def grid(parallel: ParallelConfig, settings: PlatformConfig, seed: int) -> Iterator[Topology]:
-        platform: Platform
-        if way == SHARED:
-            platform = SharedGpu() if settings.device == "cuda" else SharedHost()
-        else:
-            platform = choose_platform(settings.device, int(os.environ["LOCAL_RANK"]), 1)
-        platform.install()
-        numbers = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
-        dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
-        yield build_grid(parallel, platform, 1.0, seed)
-        leave_grid(platform)
-
-    return grid
+@contextmanager
+def _grid(parallel: ParallelConfig, device: str, way: str, store: PrefixStore) -> Iterator[Topology]:
+    """As `process_grid`, by a store of the row's own, and on a platform that depends on the way."""
+    platform: Platform
+    if way == SHARED:
+        platform = SharedGpu() if device == "cuda" else SharedHost()
+    else:
+        platform = choose_platform(device, int(os.environ["LOCAL_RANK"]), 1)
+    platform.install()
+    numbers = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
+    dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
+    yield build_grid(parallel, platform, 1.0, seed=1)
+    leave_grid(platform)
 
 
 if __name__ == "__main__":
