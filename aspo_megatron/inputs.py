@@ -20,6 +20,7 @@ from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
+from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     Raises:
         UserError: whatever cannot be used, named.
     """
+    refuse_outside()
     if (config.model.path / INDEX).is_file():
         raise CheckpointError(
             f"model.path: {config.model.path} is a megatron checkpoint, but not one that a run or "

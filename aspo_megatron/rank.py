@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import logging
 import os
 import runpy
 import signal
@@ -117,8 +118,17 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
         _end_rank(128 + signal.SIGINT, "interrupted")
     except Exception:
         _end_rank(1, traceback.format_exc())
-    gc.freeze()  # spares Python the seconds that it would look for garbage among all its modules at the end
+    skip_last_search_for_garbage()
     sys.exit(code)
+
+
+def skip_last_search_for_garbage() -> None:
+    """Spare Python the second or more that it would look through all its modules as it ends.
+
+    Not with Triton, which from 3.8 on lists at length what of it has not been freed by then.
+    """
+    if "triton._C.libtriton" not in sys.modules:
+        gc.freeze()
 
 
 def ignore_warnings_of_libraries() -> None:
@@ -126,8 +136,10 @@ def ignore_warnings_of_libraries() -> None:
 
     megatron-core warns, in every rank and ten times over, that Transformer Engine and Apex are not installed and about
     what that means for CUDA (which layers are used is up to `Platform`), and makes torch warn of names that it uses.
+    From 0.19 on it logs that the class of every model here will get no new features.
     """
     warnings.filterwarnings("ignore", module=r"megatron\..*")
+    logging.getLogger("megatron.core.models.gpt.gpt_model").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
 
 

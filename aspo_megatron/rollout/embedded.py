@@ -20,7 +20,7 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.parallel.host_memory import to_device
 from aspo_megatron.rollout.batch_tokens import most_rows, most_tokens
-from aspo_megatron.rollout.decode_cache import decode_cache, takes_masks
+from aspo_megatron.rollout.decode_cache import cache_name, decode_cache, takes_masks
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.empty_model import empty_model
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
@@ -157,6 +157,7 @@ class _Rows:
         requests: Sequence[Request],
     ) -> None:
         self._model, self._device, self._end_rule, self._sampling = model, device, end_rule, sampling
+        self._cache_name = cache_name(model)
         self._requests = requests
         self._rows = [_Row(request) for request in requests for _ in range(request.count)]
         self._longest = max(len(request.problem.prompt_ids) for request in requests)
@@ -186,8 +187,8 @@ class _Rows:
                 input_ids=tokens[:, None],
                 attention_mask=self._attention_mask(mask, alive),
                 position_ids=positions[:, None],
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
             )
             positions = positions + 1
             logits = output.logits[:, -1]
@@ -222,9 +223,9 @@ class _Rows:
             input_ids=to_device(ids, self._device),
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: cache},
         )
         counts = torch.tensor([request.count for request in self._requests])
         repeats = to_device(torch.arange(len(prompts)).repeat_interleave(counts), self._device)

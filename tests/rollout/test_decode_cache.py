@@ -33,7 +33,7 @@ def test_as_the_concatenating_cache() -> None:
     selections = {0: [0, 0, 1, 2, 2], 3: [4, 1, 0], 40: [2, 0, 1], 200: [1]}
     for step in range(module._ROOM * 2 + 9):
         wanted, found = (
-            model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+            model(input_ids=tokens, attention_mask=mask, use_cache=True, **{module.cache_name(model): cache}).logits
             for cache in caches
         )
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
