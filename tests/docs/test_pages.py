@@ -26,7 +26,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(RO
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_WITH_SETTINGS = ("train", "eval", "serve", "slurm", "plan")
+_WITH_SETTINGS = ("train", "eval", "serve", "slurm", "plan", "doctor")
 _SETTING = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
 
 
