@@ -28,7 +28,7 @@ def server() -> Iterator[Server]:
         ("times", 2 * (1 + 2 * 5)),
         ("ceilings", 4 + 4 * 8 + 2 * 9),
         ("numbers", 2 * 8),
-        ("log-prob times", 1 + 9 * 6),
+        ("log-prob times", 1 + 2 * 6),
     ],
 )
 def test_full_size(part: str, lines: int, server: Server, tmp_path: Path) -> None:
