@@ -7,6 +7,7 @@ that is not there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,43 @@ class Clock:
         return copied
 
 
+_Work = tuple[Clock, int]
+
+
+class _LastWork:
+    """The last work with each part of memory.
+
+    On the device a storage is one part. On the host many tensors share a storage, and each may be copied by itself.
+    """
+
+    def __init__(self) -> None:
+        self._works: dict[int, dict[tuple[int, int], _Work]] = {}
+
+    def note(self, tensor: Tensor, work: _Work) -> None:
+        """This is the last with the memory of `tensor`."""
+        self._works.setdefault(key_of(tensor), {})[_span(tensor)] = work
+
+    def of(self, tensor: Tensor) -> Iterator[_Work]:
+        """The last works with any of the memory of `tensor`."""
+        start, stop = _span(tensor)
+        for (first, end), work in self._works.get(key_of(tensor), {}).items():
+            if first < stop and start < end:
+                yield work
+
+    def forget(self, key: int) -> list[_Work]:
+        """A storage is gone: the last works with it."""
+        return list(self._works.pop(key, {}).values())
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The bytes of its storage that it may touch."""
+    if on_gpu(tensor):
+        return 0, sys.maxsize
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.storage_offset() * tensor.itemsize
+    return start, start + (last + 1) * tensor.itemsize if tensor.numel() else start
+
+
 class Timeline:
     """The order of work on one device. Storages are named by their address."""
 
@@ -63,8 +101,7 @@ class Timeline:
         self._clocks: list[Clock] = []
         self.main, self.host = self.stream(), Clock()
         self.current = self.main
-        self._made: dict[int, tuple[Clock, int]] = {}
-        self._read: dict[int, tuple[Clock, int]] = {}
+        self._made, self._read = _LastWork(), _LastWork()
         self._kept: set[tuple[int, int]] = set()
         self._of_host: set[int] = set()
         """Page-locked memory that the device has copied from or to."""
@@ -98,10 +135,10 @@ class Timeline:
         self._of_host |= {key_of(tensor) for tensor in (*reads, *writes) if not on_gpu(tensor)}
         self._check(self.current, name, reads, writes, _OF_DEVICE)
         for tensor in writes:
-            self._made[key_of(tensor)] = self.current, self.current.count
+            self._made.note(tensor, (self.current, self.current.count))
         if copies:
             for tensor in reads:
-                self._read[key_of(tensor)] = self.current, self.current.count
+                self._read.note(tensor, (self.current, self.current.count))
 
     def touch(self, name: str, reads: list[Tensor], writes: list[Tensor]) -> None:
         """An operation of the host.
@@ -117,12 +154,10 @@ class Timeline:
     ) -> None:
         """Hold what `clock` does next against what was made and is being read."""
         for tensor in (*reads, *writes):
-            made = self._made.get(key_of(tensor))
-            if made is not None and not clock.follows(made):
+            if not all(map(clock.follows, self._made.of(tensor))):
                 raise OrderError(f"{name}: {faults[0]}")
         for tensor in writes:
-            read = self._read.get(key_of(tensor))
-            if read is not None and not clock.follows(read):
+            if not all(map(clock.follows, self._read.of(tensor))):
                 raise OrderError(f"{name}: {faults[1]}")
 
     def keep(self, tensor: Tensor, clock: Clock) -> None:
@@ -130,11 +165,11 @@ class Timeline:
         self._kept.add((key_of(tensor), id(clock)))
 
     def _gone(self, key: int) -> None:
-        read = self._read.pop(key, None)
-        self._made.pop(key, None)
+        reads = self._read.forget(key)
+        self._made.forget(key)
         kept = {entry for entry in self._kept if entry[0] == key}
         self._kept -= kept
         if key in self._of_host:  # PyTorch keeps page-locked memory until copies from and to it are done
             self._of_host.discard(key)
-        elif read is not None and not self.main.follows(read) and (key, id(read[0])) not in kept:
+        elif any(not self.main.follows(read) and (key, id(read[0])) not in kept for read in reads):
             raise OrderError("memory was freed from which another stream may still copy; wait_event or record_stream")

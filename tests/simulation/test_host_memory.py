@@ -93,15 +93,16 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
         return saves, held, max(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("offload", [False, True], ids=["moments on the gpu", "moments on the host"])
 @pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
 def test_updates_overwrite_nothing_that_a_save_still_copies(
-    simulated: Simulated, folders: dict[str, Path], tmp_path: Path, parallel: ParallelConfig
+    simulated: Simulated, folders: dict[str, Path], tmp_path: Path, parallel: ParallelConfig, offload: bool
 ) -> None:
     """The stand-in refuses what is not in order: tests/simulation/test_mistakes.py leaves the fence out, and more."""
-    simulated(updates_beside_a_save, Setup(folders["llama-tied"], parallel), tmp_path / "run")
+    simulated(updates_beside_a_save, Setup(folders["llama-tied"], parallel), tmp_path / "run", offload)
 
 
-def updates_beside_a_save(setup: Setup, run: Path) -> None:
+def updates_beside_a_save(setup: Setup, run: Path, offload: bool = False) -> None:
     """A save, two updates, its end."""
     config = run_config(setup, run)
     run.mkdir()
@@ -109,7 +110,7 @@ def updates_beside_a_save(setup: Setup, run: Path) -> None:
     with simulated_rank(setup.parallel) as rank:
         from aspo_megatron.checkpoint.training import StateSaver, TrainerState
 
-        model, optimizer = build(setup, rank, OptimizerConfig())
+        model, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
         empty_update(optimizer)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)
         saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))

@@ -120,6 +120,13 @@ def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
     updates_beside_a_save(setup, run)
 
 
+def without_waiting_for_the_moments(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.moments import HostMoments
+
+    HostMoments.wait = lambda moments: None  # type: ignore[method-assign]
+    updates_beside_a_save(setup, run, offload=True)
+
+
 def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
     from aspo_megatron.parallel.host_copies import HostCopies
     from aspo_megatron.simulation.timeline import Timeline
@@ -157,6 +164,7 @@ WHOLE, SPLIT = ParallelConfig(tp=2), ParallelConfig(dp=2, distributed_optimizer=
         (without_a_fence, WHOLE, "overwrites what another stream may still copy"),
         (without_waiting_for_what_is_copied, WHOLE, "another stream may not have made its input yet"),
         (without_waiting_for_the_copies, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
+        (without_waiting_for_the_moments, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
         (with_memory_freed_while_it_is_copied, SPLIT, "memory was freed from which another stream may still copy"),
         (with_a_reference_of_garbage, WHOLE, "reads memory that was taken again and not written to since"),
         (with_a_reference_that_is_away, WHOLE, "computes with memory that was given back"),

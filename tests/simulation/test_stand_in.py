@@ -256,3 +256,23 @@ def test_kernels_that_read_addresses_are_handed_what_they_assume(simulated: Call
         "narrow result",
         "strided result",
     }
+
+
+def parts_of_one_block() -> dict[str, str]:
+    with simulated_rank(ALONE):
+        block = torch.zeros(12, pin_memory=True)
+        block[:4].copy_(torch.zeros(4, device="cuda"), non_blocking=True)
+        torch.empty(4, device="cuda").copy_(block[4:8], non_blocking=True)
+        return {
+            "reads what is filled": _error(lambda: block[3:5] + 1),
+            "overwrites what is read": _error(lambda: block[6:9].fill_(1.0)),
+            "reads what is read": _error(lambda: block[4:8] + 1),
+            "another part": _error(lambda: block[8:].fill_(1.0)),
+        }
+
+
+def test_tensors_that_share_page_locked_memory_are_each_copied_by_themselves(simulated: Callable[..., Any]) -> None:
+    found = simulated(parts_of_one_block)
+    assert found.pop("reads what is filled").startswith("OrderError")
+    assert found.pop("overwrites what is read").startswith("OrderError")
+    assert set(found.values()) == {"no error"}
