@@ -17,28 +17,53 @@ def plan(
     gpus: Annotated[int | None, typer.Option(min=1, help="Rank layouts of so many GPUs; as many as ranks.")] = None,
     gpu: Annotated[str, typer.Option(help="What layouts are ranked for: h100 (80 GB) or h200 (141 GB).")] = "h100",
     layouts: Annotated[int, typer.Option(min=1, help="How many layouts to show.")] = 5,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Run one step of ranks of the run on a stand-in for a GPU; up to minutes."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Plan a run: memory of each rank, traffic, an estimate of a step's time, the best layouts (docs/planning.md).
 
     The model folder needs no more than config.json; where there is none yet, that of `model` beside CONFIG is read.
-    Nothing is started.
+
+    Nothing is started, unless you ask for --simulate. It runs one step here and now, without a GPU: the real model in
+    its real layout on a device that has memory and no values (docs/simulation.md), one rank of the first, a middle and
+    the last pipeline stage. Micro-batches are as full as they can be. You get the memory at the peak of each phase
+    beside the plan's; operations, times that the host waits for the GPU, copies of pageable memory; bytes that go into
+    each kind of collective. Where the two differ by more than some per cent, believe the simulation.
 
     \b
       aspo plan run.yaml
+      aspo plan run.yaml --simulate
+      aspo plan run.yaml parallel.tp=4 model.recompute=full --simulate --json
       aspo plan run.yaml --gpus 32 --gpu h200
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
     from aspo_megatron.config_io import load_config
     from aspo_megatron.errors import ConfigError
     from aspo_megatron.models.family import read_family
-    from aspo_megatron.plan import report
+    from aspo_megatron.plan import report, simulated, simulated_text, text
     from aspo_megatron.plan.hardware import GPUS
     from aspo_megatron.tiny import model_shape
 
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
     if gpu.lower() not in kinds:
         raise ConfigError(f"--gpu {gpu}: known are {', '.join(kinds)}")
+    on = kinds[gpu.lower()]
     run = load_config(config, overrides or [])
-    made = report.make_plan(run, read_family(model_shape(run, config)), gpus, kinds[gpu.lower()], layouts)
-    typer.echo(json.dumps(made.as_json(), indent=2) if as_json else report.text(made), nl=as_json)
+    folder = model_shape(run, config)
+    family = read_family(folder)
+    left_out: list[str] = []
+    if simulate:
+        run, left_out = simulated.simulated_form(run, folder)
+    made = report.make_plan(run, family, gpus, on, layouts)
+    if not simulate:
+        typer.echo(json.dumps(made.as_json(), indent=2) if as_json else text.text(made), nl=as_json)
+        return
+    ranks = simulated.simulate_ranks(run, family, on, lambda line: typer.echo(line, err=True))
+    if as_json:
+        found = made.as_json() | {"simulated": simulated.as_json(ranks, left_out, on)}
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        typer.echo(f"{text.text(made)}\n{simulated_text.text(run, ranks, left_out, on)}", nl=False)

@@ -24,8 +24,9 @@ class Widths:
     tokens: packed tokens of the rank. stream: those of the residual stream, tokens / tp under sequence parallelism.
     all_tokens: tokens whose keys are gathered over cp. hidden, queries, keys: a token's hidden state, its queries and
     its keys. head, heads: size and number of the rank's heads. ffn: of a dense feed-forward. routed: tokens that the
-    rank's experts get, if they are used evenly. expert_ffn: of an expert. bytes: of an element. cpu: norms that keep
-    their input in normalised form, too, and a fused attention kernel.
+    rank's experts get, if they are used evenly. expert_ffn, expert_tp: of an expert, and the ranks that share it.
+    bytes: of an element. cpu: norms that keep their input in normalised form, too, and a fused attention kernel.
+    fused: the activation is one kernel, which keeps its input alone (`model.kernels.fusion`).
     """
 
     tokens: int
@@ -38,14 +39,25 @@ class Widths:
     ffn: int
     routed: int
     expert_ffn: int
+    expert_tp: int
     experts: int
     top_k: int
     qk_norm: bool
     bytes: int
     cpu: bool
+    fused: bool
 
     @classmethod
-    def of(cls, family: Family, parallel: ParallelConfig, batch: LocalBatch, dtype_bytes: int, *, cpu: bool) -> Widths:
+    def of(
+        cls,
+        family: Family,
+        parallel: ParallelConfig,
+        batch: LocalBatch,
+        dtype_bytes: int,
+        *,
+        cpu: bool,
+        fused: bool,
+    ) -> Widths:
         """Those of a layout and a micro-batch."""
         tp = parallel.tp
         stream = batch.tokens // tp if parallel.sequence_parallel else batch.tokens
@@ -61,11 +73,13 @@ class Widths:
             # Every rank sends its own tokens away and gets as many of others; the ranks of an expert share theirs.
             routed=stream * family.experts_per_token * parallel.expert_tp if family.num_experts else 0,
             expert_ffn=family.expert_ffn_size // parallel.expert_tp,
+            expert_tp=parallel.expert_tp,
             experts=family.num_experts,
             top_k=family.experts_per_token,
             qk_norm=family.qk_norm,
             bytes=dtype_bytes,
             cpu=cpu,
+            fused=fused,
         )
 
     @property
@@ -138,14 +152,14 @@ def core_inner(w: Widths) -> int:
 
 
 def feed_forward_inner(w: Widths) -> int:
-    """What a feed-forward keeps beside its input: gate and up, up once more, the activation, their product.
+    """What a feed-forward keeps beside its input.
 
-    Experts: their tokens, the same five, and the product weighted by the router, each for every routed token; and the
-    router's own.
+    Gate and up, and their product; without fusion up once more, and the activation. Experts: for every routed token,
+    its hidden state and the same, without fusion also the product that the router has not weighted; and the router's.
     """
     if not w.experts:
-        return 5 * w.bytes * w.tokens * w.ffn
-    routed = w.routed * (w.bytes * (w.hidden + 6 * w.expert_ffn) + _STATISTICS + 8)
+        return (3 if w.fused else 5) * w.bytes * w.tokens * w.ffn
+    routed = w.routed * (w.bytes * (w.hidden + (3 if w.fused else 6) * w.expert_ffn) + _STATISTICS + 8)
     router = w.stream * (w.experts * (2 * _STATISTICS + 1) + 3 * _STATISTICS * w.top_k)
     return routed + router
 
@@ -158,7 +172,7 @@ def feed_forward_backward(w: Widths, *, again: bool) -> int:
     """
     stream = w.bytes * w.stream * w.hidden
     if w.experts:
-        return 3 * w.bytes * w.routed * w.hidden + (2 * stream if again else -stream)
+        return _experts_forward(w) + 2 * stream if again else 3 * w.bytes * w.routed * w.hidden - stream
     factors = 2 * w.bytes * w.tokens * w.ffn
     if w.stream < w.tokens:  # the output's gradient is gathered over tp before
         factors = max(factors, w.bytes * w.tokens * (w.ffn + w.hidden))
@@ -183,3 +197,27 @@ def score_buffers(w: Widths, batch: LocalBatch) -> int:
         (w.heads * block.count * min(block.queries, QUERY_CHUNK) * block.keys for block in batch.blocks), default=0
     )
     return scores * (4 * _STATISTICS + w.bytes)
+
+
+def layer_forward(w: Widths, *, saves: bool) -> int:
+    """What a layer's forward pass computes with at its most, beside what `saves` keeps, or if nothing is kept."""
+    stream = w.bytes * w.stream * w.hidden
+    if saves:
+        return _experts_forward(w) if w.experts else 0
+    if w.experts:
+        return 3 * stream + w.bytes * w.routed * w.hidden + _experts_forward(w)
+    attention = w.bytes * w.tokens * (w.mixed + 2 * w.queries + w.keys) + 2 * w.bytes * w.all_tokens * w.keys
+    return 3 * stream + max(attention, (3 if w.fused else 4) * w.bytes * w.tokens * w.ffn)
+
+
+def _experts_forward(w: Widths) -> int:
+    """What experts compute with beside what is kept, as their outputs are joined.
+
+    Tokens in the order of experts as they were sent and received; the outputs apart and joined. Where ranks share an
+    expert, the outputs as they are joined and sorted, both again in fp32, and this rank's part of their sum.
+    """
+    if w.expert_tp == 1:
+        return 4 * w.bytes * w.routed * w.hidden
+    sent = 2 * w.bytes * w.routed // w.expert_tp
+    outputs = 2 * w.bytes * w.routed + (_STATISTICS * w.routed if w.bytes < _STATISTICS else 0)
+    return w.hidden * (sent + outputs + _STATISTICS * w.routed // w.expert_tp)

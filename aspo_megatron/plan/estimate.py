@@ -46,7 +46,7 @@ def passes_of(config: RunConfig, parallel: ParallelConfig, assume: Assumptions) 
     busiest = -(-train.prompts_per_update // parallel.dp)
     groups = busiest * rollout.prompts_per_step // train.prompts_per_update
     updates = rollout.prompts_per_step // train.prompts_per_update * train.epochs
-    forward = config.share_scored + int(config.loss.kl_coef > 0)
+    forward = config.share_scored + int(config.has_reference)
     micro_batches = max(busiest * group / train.max_tokens_per_micro_batch, 1.0)
     scored = groups * rollout.responses_per_prompt * response
     passes = Passes(groups * group, scored, forward, train.epochs, updates, micro_batches)

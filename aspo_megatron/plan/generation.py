@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.memory import resident
 from aspo_megatron.plan.parameters import active_elements, model_elements
 from aspo_megatron.plan.setting import setting_of
-from aspo_megatron.rollout.batch_tokens import ON_CPU, tokens_in
+from aspo_megatron.plan.workload import worst_groups
+from aspo_megatron.rollout.batch_tokens import _DRAWN, _SORTED, ON_CPU, rows_in, tokens_in
 
 
 @dataclass(frozen=True)
 class Engine:
     """One server (or a rank's own engine): bytes are of each of its `gpus` GPUs.
 
-    `cache`: bytes for keys and values; `cached_tokens`: how many tokens' keys and values that is.
+    `cache`: bytes for keys and values; `cached_tokens`: how many tokens' keys and values that is. `drawing`: what an
+    embedded engine takes to draw a token of each response.
     """
 
     kind: str
@@ -26,11 +29,12 @@ class Engine:
     weights: int
     cache: int
     cached_tokens: int
+    drawing: int = 0
 
     @property
     def bytes(self) -> int:
         """Of one GPU."""
-        return self.weights + self.cache
+        return self.weights + self.cache + self.drawing
 
 
 def cache_bytes(family: Family, dtype_bytes: int) -> int:
@@ -50,8 +54,12 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
     whole = model_elements(family) * dtype_bytes
     token = cache_bytes(family, dtype_bytes)
     if rollout.engine == "embedded":
-        cached = rollout.max_batch_tokens or _embedded_tokens(config, family, gpu, assume, whole, token)
-        return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached)
+        rows = _embedded_rows(config, family, gpu, assume, whole, token)
+        cached = rows * sum(_longest(config, family))
+        # A layer's keys and values are copied as they grow, at another time than tokens are drawn.
+        growing = cached * token // family.num_layers
+        drawing = rows * family.vocab_size * _bytes_of_logit(rollout.sampling)
+        return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached, max(growing, drawing))
     servers = rollout.servers
     fraction = servers.memory_fraction or assume.server_fraction
     weights = whole // servers.tp
@@ -61,14 +69,35 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
     return Engine("sglang", server_count(config), servers.tp, weights, cache, max(cache, 0) // per_gpu)
 
 
-def _embedded_tokens(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, weights: int, token: int) -> int:
-    """What the embedded engine holds by itself, beside what is always there on the fullest stage; 0 for no room."""
-    parallel, setting = config.parallel, setting_of(config, config.parallel)
-    if setting.cpu:
-        return ON_CPU
-    held = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
-    free = gpu.memory - assume.reserved - held - weights
-    return tokens_in(free, token) if free > 0 else 0
+def _longest(config: RunConfig, family: Family) -> tuple[int, int]:
+    """Tokens of the longest prompt and response that the model's context takes."""
+    (prompt, (response, *_)), *_ = worst_groups(config, family.context_length)
+    return prompt, response
+
+
+def _bytes_of_logit(sampling: SamplingConfig) -> int:
+    """As `rollout/batch_tokens.py` counts them."""
+    return _SORTED if sampling.top_k or sampling.top_p < 1.0 else _DRAWN
+
+
+def _embedded_rows(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, weights: int, token: int) -> int:
+    """Responses that the embedded engine holds at once, as `EmbeddedEngine` batches a rank's share; 0 for no room.
+
+    Where the configuration does not say how many tokens, those that fill half of what is free beside what is always
+    there on the fullest stage, and no more responses than a quarter of it draws tokens for.
+    """
+    parallel, setting, rollout = config.parallel, setting_of(config, config.parallel), config.rollout
+    share = -(-rollout.prompts_per_step // parallel.world_size)
+    most, rows = rollout.max_batch_tokens or ON_CPU, sys.maxsize
+    if not setting.cpu and not rollout.max_batch_tokens:
+        held = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
+        free = gpu.memory - assume.reserved - held - weights
+        if free <= 0:
+            return 0
+        most, rows = tokens_in(free, token), rows_in(free, family.vocab_size, rollout.sampling)
+    count = rollout.responses_per_prompt
+    prompts = min(most // (count * sum(_longest(config, family))), rows // count)
+    return count * min(max(prompts, 1), share)
 
 
 def generation_seconds(

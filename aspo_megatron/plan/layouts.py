@@ -9,12 +9,14 @@ from typing import Any, Literal, get_args
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
+from aspo_megatron.plan.activations import Widths
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Assumptions, Gpu
-from aspo_megatron.plan.memory import Passing, Resident, Setting, passing, resident
-from aspo_megatron.plan.parameters import row_elements, weight_bytes
-from aspo_megatron.plan.setting import setting_of
+from aspo_megatron.plan.memory import Passing, Resident, gather_buffer, passing, resident
+from aspo_megatron.plan.parameters import weight_bytes
+from aspo_megatron.plan.setting import Setting, setting_of
+from aspo_megatron.plan.transfers import save_bytes, sync_bytes
 from aspo_megatron.plan.workload import worst_batch
 
 Recompute = Literal["none", "selective", "full"]
@@ -30,6 +32,7 @@ class StageMemory:
         passing: an update's, at its most.
         generation: beside `resident`, while responses are generated; of an embedded engine its weights too.
         sync: the same, while weights are gathered and sent.
+        save: the same, while a state is copied to the host.
         reserved: context, communication, fragments.
     """
 
@@ -38,12 +41,13 @@ class StageMemory:
     passing: Passing
     generation: int
     sync: int
+    save: int
     reserved: int
 
     @property
     def total(self) -> int:
         """At the worst moment."""
-        moment = max(self.passing.peak, self.generation, self.sync)
+        moment = max(self.passing.peak, self.generation, self.sync, self.save)
         return self.resident.total + moment + self.reserved
 
 
@@ -73,22 +77,22 @@ def stage_memory(
     held = resident(family, parallel, setting, stage)
     most = passing(family, parallel, setting, batch, stage)
     engine = engine_of(config, family, gpu, assume, setting.bytes)
-    embedded = config.rollout.engine == "embedded"
     servers = config.rollout.servers
     generation = 0
-    if embedded:
+    if engine.kind == "embedded":
         generation = engine.bytes
     elif servers.colocate:
         generation = int((servers.memory_fraction or assume.server_fraction) * gpu.memory)
-    largest = max(row_elements(row, family.shape(1)) for row in family.rows) * setting.bytes
-    # A tensor from the shards of all ranks; two buckets, of which one is on its way.
-    sync = 2 * largest + (engine.weights if embedded else 2 * max(servers.bucket_mib << 20, largest))
+    w = Widths.of(family, parallel, batch, setting.bytes, cpu=setting.cpu, fused=setting.fused)
+    kept = gather_buffer(w, parallel)
+    sync = sync_bytes(config, family, parallel) + (engine.weights if engine.kind == "embedded" else 0)
     return StageMemory(
         stage=stage,
         resident=held,
         passing=most,
-        generation=generation,
-        sync=sync,
+        generation=generation + kept if generation else 0,
+        sync=sync + kept,
+        save=save_bytes(family, parallel, stage) + kept,
         reserved=0 if setting.cpu else assume.reserved + int(assume.fragments * most.peak),
     )
 

@@ -53,6 +53,16 @@ def rank_parameters(family: Family, parallel: ParallelConfig, pp_rank: int) -> P
     return Parameters(dense, expert)
 
 
+def largest_parameter(family: Family, parallel: ParallelConfig, pp_rank: int) -> int:
+    """Elements of the largest parameter that a rank holds whole, experts left out: these are small."""
+    shape = family.shape(parallel.tp)
+    return max(
+        row_elements(row, shape) // (1 if row.dim is None else parallel.tp)
+        for row in family.rows
+        if row.only_if(shape) and not row.per_expert and _on_stage(row, parallel, pp_rank)
+    )
+
+
 def row_elements(row: Row, shape: ModelShape) -> int:
     """Elements of a whole Megatron parameter."""
     if row.megatron in (_EMBEDDING, _OUTPUT):

@@ -2,10 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.plan.memory import Setting
+from aspo_megatron.plan.parameters import weight_bytes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What memory depends on beside the model and the layout.
+
+    Attributes:
+        dtype: of the weights.
+        recompute: `model.recompute`.
+        token_wise: the loss is, see docs/log_prob.md.
+        reference: there is a reference model.
+        log_prob_chunk: `train.log_prob_chunk`.
+        micro_batches: of an update on one replica.
+        offload: Adam's moments are on the GPU only during the optimizer's step (`optimizer.offload`).
+        cpu: the ranks are on CPUs.
+        reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
+        fused: activations are one kernel (`model.kernels.fusion`).
+        scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
+    """
+
+    dtype: Literal["float32", "bfloat16"]
+    recompute: Literal["none", "selective", "full"]
+    token_wise: bool
+    reference: bool
+    log_prob_chunk: int | None
+    micro_batches: int
+    offload: bool
+    cpu: bool
+    reference_on_host: bool = False
+    fused: bool = False
+    scored: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of a weight."""
+        return weight_bytes(self.dtype)
+
+    @property
+    def reference_visits(self) -> bool:
+        """Whether the reference model has memory of the GPU for its pass alone."""
+        return self.reference and self.reference_on_host and not self.cpu
+
+    @property
+    def moments_visit(self) -> bool:
+        """Whether Adam's moments have memory of the GPU for a step alone; a CPU has nowhere else to keep them."""
+        return self.offload and not self.cpu
 
 
 def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
@@ -18,14 +67,18 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
     groups = -(-config.train.prompts_per_update // parallel.dp)
     response = config.rollout.sampling.max_response_tokens
     tokens = groups * (config.data.max_prompt_tokens + config.rollout.responses_per_prompt * response)
+    micro_batches = -(-tokens // config.train.max_tokens_per_micro_batch)
+    cpu = config.platform.device == "cpu"
     return Setting(
         dtype=config.model.dtype,
         recompute=config.model.recompute,
         token_wise=PolicyObjective(loss, config.loss).token_wise,
         reference=config.has_reference,
         log_prob_chunk=config.train.log_prob_chunk,
-        micro_batches=-(-tokens // config.train.max_tokens_per_micro_batch),
+        micro_batches=micro_batches,
         offload=config.optimizer.offload,
-        cpu=config.platform.device == "cpu",
+        cpu=cpu,
         reference_on_host=config.model.reference == "host",
+        fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
+        scored=micro_batches * (config.rollout.prompts_per_step // config.train.prompts_per_update),
     )

@@ -13,6 +13,11 @@ from aspo_megatron.data.packing import Span
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.context import ContextSlice, context_slice, runs_of
 
+_INDEX = 8
+"""Bytes of a token's number, or of its place."""
+_READ = 29
+"""Bytes of what a loss reads of a scored token: its number, mask, weight, advantage, three log-probs."""
+
 Group = tuple[int, tuple[int, ...]]
 """Tokens of a prompt, and of each response to it."""
 
@@ -40,6 +45,8 @@ class LocalBatch:
     scored: int
     all_scored: int
     blocks: tuple[Blocks, ...]
+    packed_bytes: int
+    """Of the micro-batch itself on the device: tokens, what the loss reads of the scored ones, and indices."""
 
     @property
     def pairs(self) -> int:
@@ -95,7 +102,12 @@ def local_batch(groups: tuple[Group, ...], cp: int, multiple_of: int) -> LocalBa
     own = context_slice(spans, cp, 0, multiple_of)
     scored = torch.cat(predictors) if predictors else torch.empty(0, dtype=torch.int64)
     tokens = own.tokens.numel()
-    return LocalBatch(tokens, tokens * cp, len(own.locate(scored)[0]), len(scored), _blocks(own))
+    here = len(own.locate(scored)[0])
+    blocks = _blocks(own)
+    indices = sum(block.count * (block.queries + block.keys) for block in blocks) + 2 * tokens + 2 * here
+    read = _READ * (len(scored) + (here if cp > 1 else 0))
+    packed = _INDEX * (2 * length + len(scored) + indices) + read + tokens
+    return LocalBatch(tokens, tokens * cp, here, len(scored), blocks, packed)
 
 
 def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from aspo_megatron.simulation.collectives import run_collective
 from aspo_megatron.simulation.demands import check_demands
@@ -26,6 +26,9 @@ from aspo_megatron.simulation.timeline import Timeline
 from aspo_megatron.simulation.waiting import is_sized_by_values, waits_for_value
 
 aten = torch.ops.aten
+_MOST_WRITTEN = 1 << 16
+"""Elements of unknown values that a copy to given memory of the host writes. What is larger is weights and the like:
+left as it is, memory that nobody has written to takes none of this machine's."""
 
 
 class StandIn(TorchDispatchMode):
@@ -106,7 +109,10 @@ class StandIn(TorchDispatchMode):
         return result
 
     def _into_host(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-        target.copy_(self.values(source))
+        if source.numel() <= _MOST_WRITTEN or self.known.of(source) is not None:
+            target.copy_(self.values(source))
+        else:
+            self._check_memory("read", [source], [])
         if non_blocking and self.pinned.has(target):
             self.timeline.work("to host", [source], [target], copies=True)
         else:
@@ -217,6 +223,12 @@ class StandIn(TorchDispatchMode):
             return leaf
         known = self.known.of(leaf)
         return torch.ones((), dtype=leaf.dtype).expand(leaf.shape) if known is None else known
+
+
+def present() -> StandIn | None:
+    """The stand-in that this thread computes with."""
+    modes = (mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, StandIn))
+    return next(modes, None)
 
 
 _TAKES_INDICES = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}

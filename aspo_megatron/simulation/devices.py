@@ -38,14 +38,23 @@ class PinnedMemory:
 
     def __init__(self, storages: Storages) -> None:
         self._storages = storages
-        self._locked: set[int] = set()
-        storages.tell(self._locked.discard)
+        self._locked: dict[int, int] = {}
+        storages.tell(self._gone)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all that is locked now."""
+        self._storages.settle()
+        return sum(self._locked.values())
 
     def pin(self, tensor: Tensor) -> Tensor:
         """Note that a tensor's memory is page-locked."""
         self._storages.follow(tensor.untyped_storage())
-        self._locked.add(key_of(tensor))
+        self._locked[key_of(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
+
+    def _gone(self, key: int) -> None:
+        self._locked.pop(key, None)
 
     def has(self, tensor: Tensor) -> bool:
         """Whether it is, and in one piece: PyTorch copies any other by way of pageable memory."""

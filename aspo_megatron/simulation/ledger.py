@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import UntypedStorage
 
@@ -38,6 +39,25 @@ class Figures:
     held_bytes: int = 0
     peak_bytes: int = 0
 
+    def add(self, later: Figures) -> None:
+        """Go on with a later stretch: counts add up, the larger peak counts."""
+        for mine, more in zip(self._counters(), later._counters(), strict=True):
+            mine.update(more)
+        self.held_bytes, self.peak_bytes = later.held_bytes, max(self.peak_bytes, later.peak_bytes)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Figures:
+        """Of what `as_json` gave."""
+        counters = {name: Counter(data[name]) for name in ("waits", "copies", "calls", "traffic")}
+        return cls(**{**data, **counters})
+
+    def _counters(self) -> tuple[Counter[str], ...]:
+        return self.waits, self.copies, self.calls, self.traffic
+
 
 class Ledger:
     """What has happened since it was made or cleared: as `Figures`."""
@@ -45,7 +65,7 @@ class Ledger:
     def __init__(self, storages: Storages) -> None:
         self._storages = storages
         self._sizes: dict[int, int] = {}
-        self._held = self._peak = 0
+        self._held = self._peak = self._inside = 0
         self.waits: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
@@ -103,7 +123,18 @@ class Ledger:
         size = -(-storage.nbytes() // _GRANULE) * _GRANULE
         self._held += size - self._sizes.get(storage._cdata, 0)
         self._sizes[storage._cdata] = size
-        self._peak = max(self._peak, self._held)
+        if not self._inside:
+            self._peak = max(self._peak, self._held)
+
+    @contextmanager
+    def one_kernel(self) -> Iterator[None]:
+        """Operations of the block are one: what they make for each other alone takes no memory."""
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._peak = max(self._peak, self.held_bytes)
 
     def _gone(self, key: int) -> None:
         self._held -= self._sizes.pop(key, 0)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from aspo_megatron.parallel.cpu_calls import cpu_rng_tracker, not_compiled
+from aspo_megatron.parallel.cpu_calls import cpu_rng_tracker
 from aspo_megatron.parallel.kernels import Machine
 from aspo_megatron.parallel.packages import Packages
 from aspo_megatron.parallel.platform import Platform
@@ -26,11 +26,12 @@ from aspo_megatron.simulation.collectives import (
 )
 from aspo_megatron.simulation.device import StandIn
 from aspo_megatron.simulation.devices import gpu, on_gpu
+from aspo_megatron.simulation.fused import compiled_as_one
 from aspo_megatron.simulation.python_calls import PythonCalls
 from aspo_megatron.simulation.streams import on_stream_of, stream_classes
 
 _CAPABILITY = (9, 0)
-_MEMORY = 80 << 30
+MEMORY = 80 << 30
 
 
 class StandInPlatform(Platform):
@@ -38,8 +39,9 @@ class StandInPlatform(Platform):
 
     backend = "stand_in"
 
-    def __init__(self, stand_in: StandIn, packages: Packages) -> None:
+    def __init__(self, stand_in: StandIn, packages: Packages, memory: int = MEMORY) -> None:
         super().__init__()
+        self._memory = memory
         self.device = gpu()
         self.machine = Machine(packages, _CAPABILITY, "Triton", packages.triton)
         self._stand_in = stand_in
@@ -48,7 +50,7 @@ class StandInPlatform(Platform):
         """See `Platform`."""
         self._replace_cuda()
         self._replace_torch()
-        self._replace(torch, "compile", not_compiled)
+        self._replace(torch, "compile", compiled_as_one)
         self._replace_rng_tracker()
         self._complete_local_layers()
 
@@ -70,9 +72,9 @@ class StandInPlatform(Platform):
             "empty_cache": lambda: None,
             "get_device_capability": lambda *_: _CAPABILITY,
             "get_device_properties": lambda *_: SimpleNamespace(
-                total_memory=_MEMORY, multi_processor_count=132, major=9
+                total_memory=self._memory, multi_processor_count=132, major=9
             ),
-            "mem_get_info": lambda *_: (_MEMORY - ledger.held_bytes, _MEMORY),
+            "mem_get_info": lambda *_: (self._memory - ledger.held_bytes, self._memory),
             "memory_allocated": lambda *_: ledger.held_bytes,
             "max_memory_allocated": lambda *_: ledger.peak_bytes,
         }

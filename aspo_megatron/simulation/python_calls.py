@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from aspo_megatron.simulation.devices import gpu, means_gpu, on_gpu
+from aspo_megatron.simulation.fused import attention, rms_norm
 
 if TYPE_CHECKING:
     from aspo_megatron.simulation.device import StandIn
@@ -41,6 +42,9 @@ class PythonCalls(TorchFunctionMode):
             torch.autograd.grad: self._grad,
             torch.as_tensor: self._as_tensor,
             Tensor.type: self._type,
+            torch.nn.functional.rms_norm: self._rms_norm,
+            torch.rms_norm: self._rms_norm,
+            torch.nn.functional.scaled_dot_product_attention: self._attention,
             Tensor.is_cuda.__get__: on_gpu,  # type: ignore[attr-defined]
             Tensor.pin_memory: lambda tensor, *_: self._stand_in.pinned.pin(tensor.clone()),
             Tensor.is_pinned: lambda tensor, *_: self._stand_in.pinned.has(tensor),
@@ -148,6 +152,13 @@ class PythonCalls(TorchFunctionMode):
             return _engine_run_backward(
                 roots, tuple(made), keep, create_graph, inputs, **{"allow_unreachable": True, **options}
             )
+
+    def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        plain = torch.nn.functional.scaled_dot_product_attention
+        return (attention if on_gpu(query) else plain)(query, *args, **kwargs)
+
+    def _rms_norm(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (rms_norm if on_gpu(tensor) else torch.rms_norm)(tensor, *args, **kwargs)
 
     def _type(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         found = tensor.type(*args, **kwargs)

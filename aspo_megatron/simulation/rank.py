@@ -11,8 +11,9 @@ from aspo_megatron.parallel.packages import Packages
 from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
 from aspo_megatron.simulation.collectives import join
 from aspo_megatron.simulation.device import StandIn
+from aspo_megatron.simulation.devices import PinnedMemory
 from aspo_megatron.simulation.ledger import Ledger
-from aspo_megatron.simulation.platform import StandInPlatform
+from aspo_megatron.simulation.platform import MEMORY, StandInPlatform
 from aspo_megatron.simulation.python_calls import PythonCalls
 
 BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
@@ -21,27 +22,31 @@ BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False,
 
 @dataclass(frozen=True)
 class SimulatedRank:
-    """`topology`: where the rank stands. `ledger`: what happened on its device."""
+    """`topology`: where the rank stands. `ledger`: what happened on its device. `pinned`: the host's locked memory."""
 
     topology: Topology
     ledger: Ledger
+    pinned: PinnedMemory
 
 
 @contextmanager
-def simulated_rank(parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE) -> Iterator[SimulatedRank]:
+def simulated_rank(
+    parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE, memory: int = MEMORY
+) -> Iterator[SimulatedRank]:
     """Be one rank of a layout in the block. For a process of its own: PyTorch keeps the device and megatron its groups.
 
     Args:
         parallel: the layout.
         rank: which of its ranks.
         packages: what the environment of the GPU is to have.
+        memory: bytes of the GPU.
     """
     stand_in = StandIn()
-    platform = StandInPlatform(stand_in, packages)
+    platform = StandInPlatform(stand_in, packages, memory)
     platform.install()
     try:
         join(rank, parallel.world_size)
         with PythonCalls(stand_in), stand_in:
-            yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger)
+            yield SimulatedRank(build_grid(parallel, platform, 10.0, seed=1), stand_in.ledger, stand_in.pinned)
     finally:
         leave_grid(platform)

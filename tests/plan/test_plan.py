@@ -16,7 +16,9 @@ from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.plan.estimate import passes_of
 from aspo_megatron.plan.hardware import H100, H200, Assumptions
+from aspo_megatron.plan.host import LockedMemory
 from aspo_megatron.plan.layouts import StageMemory, best_layouts, candidates
 from aspo_megatron.plan.memory import in_flight, optimizer_shards
 from aspo_megatron.plan.parameters import model_elements, rank_parameters
@@ -108,16 +110,50 @@ def test_reference_takes_memory_when_it_computes() -> None:
     assert stage.passing.reference > stage.resident.weights  # its own, and a pass
     stage = stage_of("device")
     assert stage.resident.reference == stage.resident.weights
-    assert stage.passing.reference == 0
+    assert stage.passing.reference == stage.passing.scoring
 
 
 def test_embedded_engine_takes_half_of_what_is_free() -> None:
     run = run_of("qwen3_4b", "rollout.engine=embedded", "parallel={tp: 2, dp: 2, sequence_parallel: true}")
     on = make_plan(run, read_family(run.model.path), count=1).on[0]
     free = H100.memory - Assumptions().reserved - on.stages[0].resident.total - on.engine.weights
-    assert on.engine.cache == pytest.approx(free / 2, rel=1e-3)
+    prompt = 16 * (2048 + 8192) * 2 * 36 * 8 * 128 * 2  # keys and values of all responses to one
+    assert free / 2 - prompt < on.engine.cache <= free / 2
+    assert on.engine.cache % prompt == 0
+    assert on.engine.drawing >= on.engine.cached_tokens // (2048 + 8192) * 151936 * 26
     run = run_of("qwen3_4b", "rollout.engine=embedded", "rollout.max_batch_tokens=1000")
-    assert make_plan(run, read_family(run.model.path), count=1).on[0].engine.cached_tokens == 1000
+    engine = make_plan(run, read_family(run.model.path), count=1).on[0].engine
+    assert engine.cached_tokens == 16 * (2048 + 8192)  # one prompt is always generated for
+
+
+def test_kl_of_either_kind_takes_a_pass() -> None:
+    def forward(*overrides: str) -> float:
+        run = run_of("qwen3_4b", *overrides)
+        return passes_of(run, run.parallel, Assumptions())[0].forward
+
+    assert forward() == forward("loss.kl_coef=0", "shaping.kl_coef=0.1") == 2
+    assert forward("loss.kl_coef=0") == 1
+
+
+def test_locked_memory_of_the_host() -> None:
+    def locked(*overrides: str) -> tuple[LockedMemory, int]:
+        run = run_of("qwen3_8b", *overrides)
+        plan = make_plan(run, read_family(run.model.path), count=1)
+        return plan.locked[0], plan.locked_on_node
+
+    parameters = rank_parameters(read_family(EXAMPLES / "qwen3_8b" / "model"), ParallelConfig(tp=4), 0).total
+    alone, node = locked()
+    assert (alone.reference, alone.moments, alone.save) == (2 * parameters, 0, 14 * parameters)
+    assert node == 4 * alone.total
+    bare, _ = locked("loss.kl_coef=0", "checkpoint.async_save=false", "optimizer.offload=true")
+    assert (bare.reference, bare.moments, bare.save) == (0, 8 * parameters, 0)
+    there, _ = locked("model.reference=device")
+    assert there.reference == 0
+    split, both = locked("parallel.dp=2", "parallel.distributed_optimizer=true", "model.recompute=full")
+    assert split.save == pytest.approx((2 + 12 / 2) * parameters, rel=0.01)
+    assert both < 8 * split.total  # the second replica writes no weights
+    on_cpu, _ = locked("platform.device=cpu")
+    assert on_cpu.total == 0
 
 
 def test_servers_and_cache() -> None:

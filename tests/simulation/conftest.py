@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.simulation.run import RankFigures
 
+from .plans import simulated_run
 from .processes import processes
-from .runs import recipe, updates
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def simulated() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[dict[str, Figures]]]]:
+def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[RankFigures]]]:
     """What ranks of the recipes do, by name and rank: the longest work here, done beside the other tests."""
     tests = [item for item in request.session.items if getattr(item, "originalname", "") == "test_recipe"]
     wanted = [(test.callspec.params["name"], test.callspec.params["rank"]) for test in tests]
@@ -31,7 +31,7 @@ def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Fu
         yield {}
         return
     with processes() as server, ThreadPoolExecutor(1) as pool:
-        yield {case: pool.submit(server.run, updates, recipe(*case)) for case in wanted}
+        yield {case: pool.submit(server.run, simulated_run, *case) for case in wanted}
         pool.shutdown(cancel_futures=True)
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig
-from aspo_megatron.config_io import load_config
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.simulation.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
+from aspo_megatron.simulation.workload import samples_of
 
 
 @dataclass(frozen=True)
@@ -42,48 +40,9 @@ class Setup:
         return ModelConfig(path=self.folder, dtype="bfloat16", recompute=self.recompute, **self.settings)
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-_RESPONSES = 4
-
-
-def recipe(name: str, rank: int) -> Setup:
-    """A rank of a recipe, with micro-batches that are full: as many as it has pipeline stages."""
-    folder = EXAMPLES / name / "model"
-    run = load_config(EXAMPLES / name / "run.yaml", [f"model.path={folder}"])
-    length = (run.train.max_tokens_per_micro_batch - run.data.max_prompt_tokens) // _RESPONSES
-    return Setup(
-        folder,
-        run.parallel,
-        rank,
-        run.model.recompute,
-        prompts=run.parallel.pp,
-        prompt=run.data.max_prompt_tokens,
-        responses=(length,) * _RESPONSES,
-        loss=run.loss.name,
-    )
-
-
 def groups_of(setup: Setup) -> list[list[Sample]]:
     """One group for each prompt; each is a micro-batch."""
-    generator = np.random.default_rng(0)
-    vocabulary = setup.family.shape(tp=1).vocab_size
-
-    def sample(group: int, length: int) -> Sample:
-        return Sample(
-            problem_id=str(group),
-            group=group,
-            prompt_ids=generator.integers(0, vocabulary, setup.prompt),
-            response_ids=generator.integers(0, vocabulary, length),
-            response_mask=np.ones(length, dtype=np.bool_),
-            rollout_log_probs=np.zeros(length, dtype=np.float32),
-            weight_version=0,
-            finish_reason="stop",
-            advantage=1.0,
-            old_log_probs=np.zeros(length, dtype=np.float32),
-            ref_log_probs=np.zeros(length, dtype=np.float32),
-        )
-
-    return [[sample(group, length) for length in setup.responses] for group in range(setup.prompts)]
+    return samples_of([(setup.prompt, setup.responses)] * setup.prompts, setup.family.shape(tp=1).vocab_size)
 
 
 def budget(groups: Sequence[Sequence[Sample]]) -> int:

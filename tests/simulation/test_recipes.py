@@ -1,32 +1,36 @@
-"""The recipes at their real sizes and layouts: a rank of each kind of stage trains within an 80 GB GPU."""
+"""The recipes at their real sizes and layouts: a step of each kind of stage, on an 80 GB GPU and as it is planned."""
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import Future
 
 import pytest
 
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.plan.hardware import H100
+from aspo_megatron.simulation.phases import Phase
+from aspo_megatron.simulation.run import RankFigures, ranks_of
 
-from .runs import recipe
-from .test_layouts import check_budgets
+from .plans import check_plan, recipe_run
+from .test_layouts import EXPERTS, MOST_WAITS_OF_AN_UPDATE
 
-RANKS = {
-    "deepseek_r1_distill_qwen_1_5b": (3,),
-    "qwen3_4b": (3,),
-    "qwen3_8b": (3,),
-    "qwen3_30b_a3b": (7, 15),  # the first and the last stage
-}
-CASES = [(name, rank) for name, ranks in RANKS.items() for rank in ranks]
-GPU_BYTES = 80e9
+RECIPES = ("deepseek_r1_distill_qwen_1_5b", "qwen3_4b", "qwen3_8b", "qwen3_30b_a3b")
+CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[0].parallel)]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
-def test_recipe(name: str, rank: int, recipes: dict[tuple[str, int], Future[dict[str, Figures]]]) -> None:
-    figures, setup = recipes[name, rank].result(), recipe(name, rank)
-    update = figures["update"]
-    print(f"{name}, rank {rank}: peak {update.peak_bytes / 1e9:.1f} GB, {update.calls.total()} operations")
-    assert update.peak_bytes < GPU_BYTES
-    experts = setup.family.num_layers // setup.parallel.pp if setup.family.num_experts else 0
-    check_budgets(figures, experts * setup.prompts)
+def test_recipe(name: str, rank: int, recipes: dict[tuple[str, int], Future[RankFigures]]) -> None:
+    figures, (run, family) = recipes[name, rank].result(), recipe_run(name)
+    assert figures.peak_bytes < H100.memory
+    check_plan(run, family, figures)
+    inside = [
+        figures.phases[phase] for phase in (Phase.FORWARD, Phase.BACKWARD, Phase.EMBEDDING) if phase in figures.phases
+    ]
+    update = [*inside, figures.phases[Phase.OPTIMIZER]]
+    experts = family.num_layers // run.parallel.pp if family.num_experts else 0
+    waits = sum((part.waits for part in inside), Counter[str]())
+    assert sum(count for place, count in waits.items() if EXPERTS in place) == experts * figures.micro_batches
+    assert waits.total() == experts * figures.micro_batches
+    assert figures.phases[Phase.OPTIMIZER].waits.total() <= MOST_WAITS_OF_AN_UPDATE
+    assert not any(part.copies for part in (*update, figures.phases[Phase.SCORING]))

@@ -1,0 +1,203 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aspo_megatron.config import ParallelConfig
+from aspo_megatron.plan.hardware import GB
+from aspo_megatron.plan.parameters import active_elements, model_elements
+from aspo_megatron.plan.report import Plan
+from aspo_megatron.plan.table import table
+from aspo_megatron.plan.workload import worst_batch
+
+
+def text(plan: Plan) -> str:
+    """The plan for people; the same wherever it is made."""
+    parts = [
+        _head(plan),
+        _memory(plan),
+        _host(plan),
+        _engine(plan),
+        _traffic(plan),
+        _time(plan),
+        _ranking(plan),
+        _assumptions(plan),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def layout_words(parallel: ParallelConfig) -> str:
+    """The keys of a layout that are not at their defaults, as they are written in a configuration."""
+    words = []
+    for key, value in parallel.model_dump().items():
+        if value != ParallelConfig.model_fields[key].default:
+            shown = str(value).lower() if isinstance(value, bool) else str(list(value) if key == "pp_layers" else value)
+            words.append(f"{key}: {shown}")
+    return "{" + ", ".join(words) + "}"
+
+
+def _head(plan: Plan) -> list[str]:
+    config, family = plan.config, plan.family
+    parallel = config.parallel
+    batch = worst_batch(config, family, parallel)
+    active = f", {_count(active_elements(family))} of them for a token" if family.num_experts else ""
+    return [
+        f"model        {family.name}, {_count(model_elements(family))} parameters{active}; {config.model.dtype}",
+        f"layout       {parallel.world_size} ranks, parallel: {layout_words(parallel)}, recompute: "
+        f"{config.model.recompute}",
+        f"micro-batch  {batch.tokens:,} tokens on a rank at the most, {batch.scored:,} of them scored"
+        + (f"; {batch.all_tokens:,} over cp" if parallel.cp > 1 else ""),
+    ]
+
+
+def _memory(plan: Plan) -> list[str]:
+    on = plan.on[0]
+    stages = on.stages
+    rows: list[tuple[str, Sequence[int]]] = [
+        ("weights", [stage.resident.weights for stage in stages]),
+        ("gradients", [stage.resident.gradients for stage in stages]),
+        ("optimizer", [stage.resident.optimizer for stage in stages]),
+        ("reference model", [stage.resident.reference for stage in stages]),
+        ("old log-probs' pass", [stage.passing.scoring for stage in stages]),
+        ("reference's pass", [stage.passing.reference for stage in stages]),
+        ("an update: activations", [stage.passing.activations for stage in stages]),
+        ("  in forward", [stage.passing.forward for stage in stages]),
+        ("  in backward", [stage.passing.backward for stage in stages]),
+        ("  gradient of embedding", [stage.passing.embedding for stage in stages]),
+        ("  optimizer's step", [stage.passing.optimizer for stage in stages]),
+        ("generation", [stage.generation for stage in stages]),
+        ("weight sync", [stage.sync for stage in stages]),
+        ("save", [stage.save for stage in stages]),
+        ("reserved", [stage.reserved for stage in stages]),
+        ("at the worst moment", [stage.total for stage in stages]),
+    ]
+    lines = table(
+        ["memory of a rank, GB", *(f"stage {stage.stage}" for stage in stages)],
+        ([name, *(f"{value / GB:.2f}" for value in values)] for name, values in rows if any(values)),
+    )
+    for each in plan.on:
+        verdict = "fits" if each.memory <= each.gpu.memory else "does not fit"
+        lines.append(f"{verdict} on {each.gpu.memory // GB} GB ({each.gpu.name}): {each.memory / GB:.1f} GB")
+    return lines
+
+
+def _host(plan: Plan) -> list[str]:
+    """Memory of the host; nothing where none is locked."""
+    if not plan.locked_on_node:
+        return []
+    rows = [
+        ("reference model", [each.reference for each in plan.locked]),
+        ("Adam's moments", [each.moments for each in plan.locked]),
+        ("save", [each.save for each in plan.locked]),
+        ("all of it", [each.total for each in plan.locked]),
+    ]
+    lines = table(
+        ["locked memory of the host, GB", *(f"stage {stage}" for stage in range(len(plan.locked)))],
+        ([name, *(f"{value / GB:.2f}" for value in values)] for name, values in rows if any(values)),
+    )
+    return [*lines, f"all ranks of a node: {plan.locked_on_node / GB:.0f} GB, and what is lost in blocks of 256 MiB"]
+
+
+def _engine(plan: Plan) -> list[str]:
+    rows = []
+    for each in plan.on:
+        engine = each.engine
+        room = f"{engine.cache / GB:.1f}" if engine.cached_tokens else "no room"
+        rows.append([each.gpu.name, f"{engine.weights / GB:.1f}", room, f"{engine.cached_tokens:,}"])
+    what = "the engine in each rank" if plan.on[0].engine.kind == "embedded" else _servers(plan)
+    return [what, *table(["on a GPU", "weights, GB", "cache, GB", "tokens in cache"], rows)]
+
+
+def _servers(plan: Plan) -> str:
+    servers, engine = plan.config.rollout.servers, plan.on[0].engine
+    fraction = servers.memory_fraction or plan.assume.server_fraction
+    where = "on the trainer's GPUs" if servers.colocate else "on GPUs of their own"
+    size = "a GPU each" if engine.gpus == 1 else f"{engine.gpus} GPUs each"
+    return f"{engine.count} SGLang servers, {size}, {where}, {fraction:.0%} of the memory for weights and cache"
+
+
+def _traffic(plan: Plan) -> list[str]:
+    first = plan.on[0].time.traffic
+    rows = [
+        [
+            each.axis,
+            f"{each.bytes / GB:.1f}",
+            "NVLink" if each.within_node else "network",
+            *(f"{each.seconds(on.gpu, plan.assume.link):.1f}" for on in plan.on),
+        ]
+        for each in first
+    ]
+    return table(["traffic of a step", "GB sent by a GPU", "over", *(f"s, {on.gpu.name}" for on in plan.on)], rows)
+
+
+def _time(plan: Plan) -> list[str]:
+    rows = [
+        ("generation", [on.time.generation for on in plan.on]),
+        ("old and reference log-probs", [on.time.scoring for on in plan.on]),
+        ("updates", [on.time.training for on in plan.on]),
+        ("waiting", [on.time.idle for on in plan.on]),
+        ("traffic", [on.time.traffic_seconds for on in plan.on]),
+        ("step", [on.time.total for on in plan.on]),
+    ]
+    return table(
+        ["estimated seconds", *(on.gpu.name for on in plan.on)],
+        ([name, *(_seconds(value) for value in values)] for name, values in rows),
+    )
+
+
+def _ranking(plan: Plan) -> list[str]:
+    rows = [
+        [
+            f"{number}",
+            layout_words(each.parallel),
+            each.recompute,
+            f"{each.memory / GB:.1f}",
+            _seconds(each.time.trainer),
+            ", ".join(each.reasons),
+        ]
+        for number, each in enumerate(plan.best, start=1)
+    ]
+    head = f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the trainer"
+    if plan.best and not plan.best[0].fits:
+        head = f"no layout of {plan.gpus} GPUs fits on {plan.ranked_on.name}; the smallest"
+    lines = [head, *table(["", "parallel", "recompute", "GB", "s", "why"], rows, left=(1, 2, 5))]
+    if plan.best:
+        best = plan.best[0]
+        lines += [
+            "to paste:",
+            f"  parallel: {layout_words(best.parallel)}",
+            f"  model: {{recompute: {best.recompute}}}",
+        ]
+    return lines
+
+
+def _assumptions(plan: Plan) -> list[str]:
+    a = plan.assume
+    lines = [
+        "assumptions",
+        f"  {a.mfu:.0%} of the BF16 peak in training (MFU); {a.decode:.0%} of the memory's rate in generation; "
+        f"{a.link:.0%} of a link's",
+        f"  responses of {a.length:.0%} of the longest and prompts of {a.prompt:.0%} of it in the mean, for time; "
+        "the longest of both for memory",
+        f"  {a.reserved / GB:.0f} GB for CUDA, NCCL and cuBLAS, {a.fragments:.0%} of an update's memory lost to "
+        "fragments",
+        "  megatron's local layers, PyTorch's attention and Adam; experts used evenly; nothing overlaps; no GPU has "
+        "been measured",
+        "  communication within 8 GPUs over NVLink, beyond over the network",
+    ]
+    for on in plan.on:
+        gpu = on.gpu
+        lines.append(
+            f"  {gpu.name}: {gpu.bf16 / 1e12:.0f} TFLOP/s, {gpu.hbm / 1e12:g} TB/s, NVLink {gpu.nvlink / GB:.0f} "
+            f"GB/s, network {gpu.network / GB:.0f} GB/s a GPU ({gpu.source})"
+        )
+    return lines
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.2f} million"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

@@ -1,0 +1,38 @@
+"""One rank in a process of its own: `python -m aspo_megatron.simulation CONFIG RANK GPU RESULT`.
+
+`aspo plan --simulate` starts it. CONFIG is a configuration whose `model.path` has a config.json; the figures go to
+RESULT as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from aspo_megatron.config_io import load_config
+from aspo_megatron.errors import UserError
+from aspo_megatron.models.family import read_family
+from aspo_megatron.plan.hardware import GPUS
+from aspo_megatron.rank import die_with_parent
+
+
+def main(config: str, rank: str, gpu: str, result: str) -> None:
+    """Simulate, and write the figures."""
+    import torch
+
+    from aspo_megatron.simulation.run import simulate
+
+    torch.set_num_threads(1)
+    run = load_config(Path(config))
+    on = next(each for each in GPUS if each.name == gpu)
+    figures = simulate(run, read_family(run.model.path), int(rank), on)
+    Path(result).write_text(json.dumps(figures.as_json()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
