@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from aspo_megatron.errors import UserError
 
@@ -54,12 +54,12 @@ def window() -> dict[str, SpecifierSet]:
 
 
 def installed(name: str) -> Version | None:
-    """The version of a package (or of `python`) in this environment; None if it is not there."""
+    """The version of a package (or of `python`) in this environment; None if it is not there, or says no version."""
     if name == "python":
-        return Version(platform.python_version())
+        return Version(platform.python_version().removesuffix("+"))  # of a build from between two releases
     try:
-        return Version(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
+        return Version(str(importlib.metadata.version(name)))
+    except (importlib.metadata.PackageNotFoundError, InvalidVersion, KeyError):  # the last two: it is not whole
         return None
 
 
@@ -95,5 +95,10 @@ def _declared() -> tuple[str, Iterable[str]]:
         project = tomllib.loads(_CHECKOUT.read_text(encoding="utf-8")).get("project", {})
         if project.get("name") == _PROJECT:
             return project["requires-python"], project["dependencies"]
-    metadata = importlib.metadata.metadata(_PROJECT)
+    try:
+        metadata = importlib.metadata.metadata(_PROJECT)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"{_PROJECT} is neither installed nor in its checkout ({_CHECKOUT} is not its): pip install -e . there"
+        ) from error
     return metadata["Requires-Python"], importlib.metadata.requires(_PROJECT) or ()

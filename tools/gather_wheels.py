@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -106,21 +107,25 @@ def read_have(path: Path) -> dict[str, Version | None]:
         GatherError: it cannot be read.
     """
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GatherError(f"--have {path}: cannot be read ({error}); pip list --format=freeze writes it") from error
     have: dict[str, Version | None] = {}
     for number, row in enumerate(rows, 1):
         text = row.partition("#")[0].strip()
-        if not text or text.startswith("-e "):
+        if not text or text.startswith("-"):  # -e and other options
             continue
-        found = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:===?(\S+)|\s*@\s*\S+)?", text)
+        # `===` is of a version by rules of its own, `@` of a package from a file or an address.
+        found = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:==([^=\s]\S*)|===\S+|\s*@.*)?", text)
         try:
             if found is None:
                 raise InvalidVersion(text)
             have[canonicalize_name(found[1])] = Version(found[2]) if found[2] else None
         except InvalidVersion as error:
-            raise GatherError(f"--have {path}: line {number}, {row!r}, is not NAME or NAME==VERSION") from error
+            raise GatherError(
+                f"--have {path}: line {number}, {row!r}, is not NAME or NAME==VERSION; "
+                "pip list --format=freeze writes such lines"
+            ) from error
     return have
 
 
@@ -185,12 +190,12 @@ def _fetch(name: str, wanted: SpecifierSet, target: Target, folder: Path, needed
 
 
 def _needs_of(path: Path) -> list[Requirement]:
-    with zipfile.ZipFile(path) as archive:
-        inside = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        rows = HeaderParser().parsestr(archive.read(inside).decode("utf-8")).get_all("Requires-Dist") or []
     try:
+        with zipfile.ZipFile(path) as archive:
+            (inside,) = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+            rows = HeaderParser().parsestr(archive.read(inside).decode("utf-8")).get_all("Requires-Dist") or []
         return [Requirement(row) for row in rows]
-    except InvalidRequirement as error:
+    except (zipfile.BadZipFile, ValueError) as error:  # those of requirements and of text among them
         raise GatherError(f"{path.name}: its metadata cannot be read ({error})") from error
 
 
@@ -263,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for name, why in LEFT_OUT.items():
         print(f"left out: {name} ({why})")
-    print(f"wrote {options.out}; there: make gpu-check PYTHON=python3 WHEELS={options.out}")
+    print(f"wrote {options.out}; there: make gpu-check PYTHON=python3 WHEELS={shlex.quote(str(options.out))}")
     return 0
 
 

@@ -50,6 +50,8 @@ def installed(wheels: Path, place: Path) -> Path:
             raise WheelsError(f"{wheels}: pip cannot install the wheels into {folder}: {said[-1]}")
         partial.rename(folder)
     except OSError as error:
+        if folder.exists():  # another process has made it in the meantime
+            return folder
         raise WheelsError(f"{folder}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -31,7 +31,7 @@ def environment_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     found = [*_python_path(host), *_threads(host, wishes, gpus)]
     if gpus.there:
         found += [*_slow(host), *_cumem(host, wishes), *_allocator(host), *_queues(host, wishes)]
-        found += [*_libraries(host), *_hidden(host, gpus)]
+        found += [*_libraries(host), *_hidden(host, wishes, gpus)]
     yield from found or [ok("variables", "none that disturbs is set")]
 
 
@@ -100,11 +100,12 @@ def _threads(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         yield warn("OMP_NUM_THREADS", found, "export OMP_NUM_THREADS=1")
 
 
-def _hidden(host: Host, gpus: Gpus) -> Iterator[Line]:
+def _hidden(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     value = host.env.get("CUDA_VISIBLE_DEVICES")
     if value is None or not gpus.gpus:
         return
-    if value in ("", "-1"):
-        yield wrong("CUDA_VISIBLE_DEVICES", f"{value!r} hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
+    if value in ("", "-1", "NoDevFiles"):
+        say = warn if wishes.run.platform.device == "cpu" else wrong
+        yield say("CUDA_VISIBLE_DEVICES", f"{value!r} hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
     elif len(value.split(",")) < len(gpus.gpus):
         yield ok("CUDA_VISIBLE_DEVICES", f"{value}: {len(value.split(','))} of {len(gpus.gpus)} GPUs")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from packaging.version import Version
 
 from aspo_megatron.doctor.host import Host, Torch
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import SECONDS, Gpu, Gpus
+from aspo_megatron.doctor.slurm import shown_own
 from aspo_megatron.doctor.wishes import Wishes
 
 _NEWER_DRIVER = "or install a newer driver"
@@ -25,12 +26,14 @@ def gpu_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     if not gpus.gpus:
         yield _no_list(wishes, gpus)
     else:
+        if gpus.problem:
+            yield warn("nvidia-smi", gpus.problem, _doctor_driver())
         yield _named(gpus)
         yield from _modes(gpus)
         yield _memory_held(host, gpus)
         if len(gpus.gpus) > 1:
             yield from _peers(host, wishes, gpus)
-    yield _enough(wishes, gpus)
+    yield _enough(host, wishes, gpus)
 
 
 def torch_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
@@ -43,8 +46,13 @@ def torch_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     elif torch.cuda is None:
         yield _cpu_build(wishes, torch, gpus)
     else:
-        yield _driver(torch, gpus)
-        yield from _architectures(torch, gpus)
+        yield _driver(host, wishes, gpus)
+        yield from _architectures(wishes, torch, gpus)
+
+
+def _harm(wishes: Wishes) -> Callable[[str, str, str], Line]:
+    """How bad it is when GPUs that are there cannot be used."""
+    return warn if wishes.run.platform.device == "cpu" else wrong
 
 
 def _build(torch: Torch) -> str:
@@ -69,18 +77,21 @@ def _cpu_build(wishes: Wishes, torch: Torch, gpus: Gpus) -> Line:
     return wrong("torch's build", found, _install(torch, gpus))
 
 
-def _driver(torch: Torch, gpus: Gpus) -> Line:
+def _driver(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     """Torch in a process of its own has the last word: a driver may be made compatible, or broken."""
-    seen, built = gpus.seen, Version(torch.cuda or "0")
+    torch, seen, say = host.torch, gpus.seen, _harm(wishes)
+    built = Version(torch.cuda or "0")
     supports = f"the driver supports CUDA {gpus.cuda}" if gpus.cuda else "what the driver supports is not known"
     found = f"{_build(torch)}; {supports}"
     if seen is not None and seen.problem:
-        return wrong("torch and driver", f"{found}; asked for GPUs, torch fails: {seen.problem}", _doctor_driver())
+        return say("torch and driver", f"{found}; asked for GPUs, torch fails: {seen.problem}", _doctor_driver())
     if seen is not None and not seen.available:
         if gpus.cuda is not None and built.major > gpus.cuda.major:
-            return wrong("torch and driver", found, _install(torch, gpus))
-        said = f": {seen.said[:_SPOKEN]}" if seen.said else ", CUDA_VISIBLE_DEVICES may hide them"
-        return wrong("torch and driver", f"{found}; torch sees no GPU{said}", _doctor_driver())
+            return say("torch and driver", found, _install(torch, gpus))
+        said = f": {seen.said[:_SPOKEN]}" if seen.said else ""
+        if hiding := host.env.get("CUDA_VISIBLE_DEVICES"):
+            said += f"; CUDA_VISIBLE_DEVICES={hiding} may hide them"
+        return say("torch and driver", f"{found}; torch sees no GPU{said}", _doctor_driver())
     if gpus.cuda is not None and built.major == gpus.cuda.major and built > gpus.cuda:
         todo = f"nothing, unless a kernel fails with 'unsupported toolchain': then {_install(torch, gpus)}"
         return warn("torch and driver", f"{found}, older by minor versions only, which CUDA is compatible with", todo)
@@ -91,7 +102,7 @@ def _doctor_driver() -> str:
     return "see what `nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'` say; reload the driver, or restart the machine"
 
 
-def _architectures(torch: Torch, gpus: Gpus) -> Iterator[Line]:
+def _architectures(wishes: Wishes, torch: Torch, gpus: Gpus) -> Iterator[Line]:
     """Whether torch has kernels for each GPU: compiled for its generation, or in a form that the driver compiles."""
     if not torch.architectures:
         yield unknown("torch's kernels", "torch does not say which GPUs it has kernels for")
@@ -103,7 +114,7 @@ def _architectures(torch: Torch, gpus: Gpus) -> Iterator[Line]:
             yield ok("torch's kernels", f"for {name}, compute capability {number}")
         else:
             built = " ".join(torch.architectures)
-            yield wrong(
+            yield _harm(wishes)(
                 "torch's kernels",
                 f"none for {name}, compute capability {number}: it was built for {built}",
                 f"take a torch with sm_{capability[0]}{capability[1]}, or other GPUs (CUDA_VISIBLE_DEVICES=...)",
@@ -128,10 +139,15 @@ def _has_kernels(architectures: tuple[str, ...], capability: tuple[int, int]) ->
 
 
 def _no_list(wishes: Wishes, gpus: Gpus) -> Line:
+    if gpus.shown_none:
+        todo = (
+            "nothing, for a run on CPUs; else ask for them: docker --gpus all, apptainer --nv, Slurm --gpus-per-node=N"
+        )
+        return warn("nvidia-smi", gpus.problem, todo)
     if gpus.driver and gpus.late:
-        return wrong("nvidia-smi", f"{gpus.problem}: the driver hangs", _doctor_driver())
+        return _harm(wishes)("nvidia-smi", f"{gpus.problem}: the driver hangs", _doctor_driver())
     if gpus.driver:
-        mark = warn if gpus.problem == "not found" else wrong
+        mark = warn if gpus.problem == "not found" else _harm(wishes)
         return mark("nvidia-smi", f"{gpus.problem}, although NVIDIA's driver is loaded", _doctor_driver())
     if gpus.late:
         return warn("nvidia-smi", gpus.problem, _doctor_driver())
@@ -219,7 +235,7 @@ def _matrix(text: str) -> dict[tuple[int, int], str]:
     return pairs
 
 
-def _enough(wishes: Wishes, gpus: Gpus) -> Line:
+def _enough(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     """Whether there is a GPU for each rank and server."""
     device, ranks, servers = wishes.run.platform.device, wishes.ranks_here, wishes.server_gpus
     wanted = f"{ranks} rank{'s' * (ranks > 1)}" + (f" and {servers} for servers" if servers else "")
@@ -230,6 +246,8 @@ def _enough(wishes: Wishes, gpus: Gpus) -> Line:
         return unneeded("GPUs for the run", f"{wanted} a node, on nodes that have them; to look there: {there}")
     if not gpus.usable:
         return _none_to_use(wishes, gpus, wanted)
+    if shown_own(host, gpus) and not servers:
+        return ok("GPUs for the run", "torch sees the one of this task's rank")
     if ranks + servers > gpus.usable:
         todo = "smaller parallel.dp, tp, cp or pp; fewer rollout.servers.count; or more nodes (docs/slurm.md)"
         return wrong("GPUs for the run", f"{wanted} want {ranks + servers}, and torch sees {gpus.usable}", todo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.metadata
 import os
@@ -130,6 +131,19 @@ class Host:
     def exists(self, path: str | Path) -> bool:
         """Whether there is something."""
         return os.path.exists(path)
+
+    def unreadable(self, path: str | Path, *, folder: bool = False) -> str:
+        """Why a file, or a folder, cannot be read; empty if it can."""
+        try:
+            if folder:
+                os.listdir(path)
+            elif os.path.isdir(path):
+                return os.strerror(errno.EISDIR)
+            else:  # of a pipe, nobody may write yet
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return ""
 
     def which(self, program: str) -> str | None:
         """Where a program is."""

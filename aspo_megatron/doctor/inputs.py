@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 
 from aspo_megatron.config import RunConfig
@@ -25,8 +27,11 @@ def input_lines(host: Host, wishes: Wishes) -> Iterator[Line]:
 def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
     run, path = wishes.run, wishes.run.model.path
     fetch = f"hf download ORGANISATION/{path.name} --local-dir {path}, or model.path=FOLDER"
-    if not host.exists(path):
+    unreadable = host.unreadable(path, folder=True)
+    if unreadable == os.strerror(errno.ENOENT):
         yield wrong("model.path", f"there is no folder {path}", fetch)
+    elif unreadable:
+        yield wrong("model.path", f"{path}: {unreadable}", "model.path=FOLDER, which this user may read")
     elif host.torch.problem:
         yield unknown("model.path", wishes.family_problem)
     elif wishes.family is None:
@@ -64,8 +69,8 @@ def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
     for key, source in (("data.train", run.data.train), ("data.heldout", run.data.heldout)):
         if source is None or source.path is None:
             continue
-        if source.kind == "jsonl" and not host.exists(source.path):
-            yield wrong(f"{key}.path", f"there is no file {source.path}", f"{key}.path=FILE, a JSON object a line")
+        if source.kind == "jsonl" and (problem := host.unreadable(source.path)):
+            yield wrong(f"{key}.path", f"{source.path}: {problem}", f"{key}.path=FILE, a JSON object a line")
         elif host.exists(source.path):
             yield ok(f"{key}.path", source.path)
         else:
@@ -79,6 +84,10 @@ def _folder(run: RunConfig) -> Iterator[Line]:
         refuse_foreign_folder(run)
     except UserError as error:
         yield wrong("output_dir", str(error).removeprefix("output_dir: "), f"output_dir={run.output_dir}-2")
+        return
+    except OSError as error:
+        found = f"{error.filename or run.output_dir}: {error.strerror}"
+        yield wrong("output_dir", found, "output_dir=FOLDER, where this user may write")
         return
     if is_finished(run):
         yield ok("output_dir", f"{run.output_dir} has done its {run.train.steps} steps")

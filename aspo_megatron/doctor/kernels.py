@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from aspo_megatron.doctor.host import Host
-from aspo_megatron.doctor.lines import Line, ok, unneeded, warn, wrong
+from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.wishes import Wishes
 from aspo_megatron.errors import ConfigError
@@ -27,9 +27,10 @@ def kernel_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
 def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """Transformer Engine: its version, and whether it can be imported beside this torch."""
     packages, name = host.packages, "Transformer Engine"
-    if not gpus.there:
+    on_cpu = wishes.run.platform.device == "cpu"
+    if on_cpu or not gpus.there:
         there = packages.transformer_engine or "not installed"
-        yield unneeded(name, f"{there}; it needs a GPU")
+        yield unneeded(name, f"{there}; it needs a GPU{', and platform.device=cpu' if on_cpu and gpus.there else ''}")
         return
     if packages.engine_lack:
         found, _, cure = packages.engine_lack.removesuffix(")").partition(" (")
@@ -49,6 +50,9 @@ def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     answer = host.run([sys.executable, "-c", "import transformer_engine.pytorch"], _IMPORT_SECONDS)
     if answer.good:
         yield ok(name, found)
+        return
+    if answer.code is None:
+        yield unknown(name, f"{found}; whether it can be imported is not known: {answer.problem}")
         return
     release = packages.transformer_engine.base_version if packages.transformer_engine else ""
     todo = (

@@ -12,6 +12,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.memory import core_quota
 from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.slurm import shown_own
 from aspo_megatron.doctor.wishes import Wishes
 from aspo_megatron.errors import ConfigError
 
@@ -90,16 +91,17 @@ def _cores(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     cores, quota = host.cores(), core_quota(host)
     usable = cores if quota is None else min(float(cores), quota)
     found = f"{cores}" + (f", a control group allows the time of {quota:g}" if quota is not None else "")
-    threads = wishes.ranks_here * wishes.run.platform.threads_per_rank
+    ranks = 1 if shown_own(host, gpus) else wishes.ranks_here  # cores are given to each task as well
+    threads = ranks * wishes.run.platform.threads_per_rank
     if wishes.away:
         return ok("CPU cores", found)
     if threads > usable and (wishes.config is not None or wishes.run.platform.device == "cpu"):
-        told = f"{wishes.ranks_here} ranks x {wishes.run.platform.threads_per_rank} threads"
+        told = f"{ranks} ranks x {wishes.run.platform.threads_per_rank} threads"
         todo = "fewer ranks or platform.threads_per_rank=1; more cores (docker --cpus, Slurm's --cpus-per-task)"
         return warn("CPU cores", f"{found}; {told} wait for each other", todo)
-    if gpus.usable and usable < 2 * min(gpus.usable, wishes.ranks_here):
+    if gpus.usable and usable < 2 * min(gpus.usable, ranks):
         todo = "more cores (slurm.cpus_per_task, docker --cpus): rewards and data have none of their own"
-        return warn("CPU cores", f"{found}, for {min(gpus.usable, wishes.ranks_here)} ranks on GPUs", todo)
+        return warn("CPU cores", f"{found}, for {min(gpus.usable, ranks)} ranks on GPUs", todo)
     return ok("CPU cores", found)
 
 

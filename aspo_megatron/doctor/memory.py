@@ -110,13 +110,12 @@ def _ranks(wishes: Wishes) -> str:
 
 def _gpu_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """Whether what is always there fits; `aspo plan` knows the rest."""
-    least = min((gpu.memory for gpu in gpus.gpus if gpu.memory is not None), default=None)
     on_gpu = gpus.usable and wishes.run.platform.device != "cpu"
     demand = demand_of(host, wishes, on_gpu=True) if on_gpu else None
-    if demand is None or least is None:
+    if demand is None or gpus.memory is None:
         return
-    found = f"{gib(least * 2**20)}; weights, gradients and optimizer are {gib(demand.device)}"
-    if demand.device > least * 2**20:
+    found = f"{gib(gpus.memory)}; weights, gradients and optimizer are {gib(demand.device)}"
+    if demand.device > gpus.memory:
         todo = f"aspo plan{wishes.words} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
         yield wrong("GPU memory", found, todo)
     else:

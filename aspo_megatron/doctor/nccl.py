@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from aspo_megatron.doctor.host import Host
@@ -11,8 +12,12 @@ from aspo_megatron.doctor.servers import Sglang
 from aspo_megatron.doctor.wishes import Wishes
 
 _ASK_SECONDS = 60.0
+_CUDA = "13"
+"""Of a build that does not name it: that of PyPI."""
 _NETWORK = "/sys/class/net"
 _VIRTUAL = ("lo", "docker", "veth", "virbr", "br-", "cni", "flannel", "cali", "ifb", "tap", "tun", "dummy")
+_UP = ("up", "unknown")
+"""Not all kinds of interfaces tell."""
 _BY_NAME = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
@@ -22,7 +27,7 @@ def nccl_lines(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterat
     interfaces = [
         name
         for name in host.names(_NETWORK)
-        if not name.startswith(_VIRTUAL) and (host.read(f"{_NETWORK}/{name}/operstate") or "").strip() == "up"
+        if not name.startswith(_VIRTUAL) and (host.read(f"{_NETWORK}/{name}/operstate") or "").strip() in _UP
     ]
     yield from _named_interfaces(host)
     yield _interfaces(host, wishes, interfaces)
@@ -37,7 +42,8 @@ def _versions(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterato
         yield unneeded("NCCL", f"{ours or 'none in this torch'}; on CPUs gloo connects the ranks")
         return
     if ours is None:
-        yield wrong("NCCL", "this torch has none", "take a build of torch for Linux with CUDA")
+        say = warn if wishes.run.platform.device == "cpu" else wrong
+        yield say("NCCL", "this torch has none", "take a build of torch for Linux with CUDA")
         return
     servers = wishes.run.rollout.servers
     if not wishes.own_servers or sglang.problem:
@@ -56,21 +62,28 @@ def _versions(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterato
     elif reason is None:
         yield ok("NCCL", f"{ours}, in the servers' environment too")
     elif servers.sync == "distributed":
-        yield wrong("NCCL", f"rollout.servers.sync=distributed: {reason}", _one_version(wishes, ours, theirs))
+        yield wrong(
+            "NCCL", f"rollout.servers.sync=distributed: {reason}", _one_version(host, wishes, sglang, ours, theirs)
+        )
     else:
         found = f"{reason.partition('; ')[0]}: rollout.servers.sync=auto takes `tensor`, by shared memory of the GPU"
-        yield warn("NCCL", found, f"{_one_version(wishes, ours, theirs)}; docs/gpu.md, Processes and servers")
+        yield warn(
+            "NCCL", found, f"{_one_version(host, wishes, sglang, ours, theirs)}; docs/gpu.md, Processes and servers"
+        )
 
 
-def _one_version(wishes: Wishes, ours: str, theirs: str) -> str:
+def _one_version(host: Host, wishes: Wishes, sglang: Sglang, ours: str, theirs: str) -> str:
     """PyTorch works with an NCCL that is newer than its own, not always with an older one."""
 
     def key(version: str) -> list[int]:
         return [int(part) for part in version.split(".")]
 
     newer = max(ours, theirs, key=key)
-    pip = "pip" if newer == theirs else f"{wishes.run.rollout.servers.python} -m pip"
-    return f"{pip} install --no-deps nvidia-nccl-cu13=={newer}"
+    if newer == theirs:
+        return f"pip install --no-deps nvidia-nccl-cu{(host.torch.cuda or _CUDA).partition('.')[0]}=={newer}"
+    build = re.search(r"\+cu(\d\d)\d$", sglang.torch)
+    of_cuda = build[1] if build else _CUDA
+    return f"{wishes.run.rollout.servers.python} -m pip install --no-deps nvidia-nccl-cu{of_cuda}=={newer}"
 
 
 def _named_interfaces(host: Host) -> Iterator[Line]:

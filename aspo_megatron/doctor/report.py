@@ -31,6 +31,7 @@ Check = Callable[[], Iterable[Line]]
 
 def examine(host: Host, wishes: Wishes) -> list[Group]:
     """Every check. One that fails by itself is a line that says so, and ends no other."""
+    _ = host.torch  # by one thread: an import that fails in two at once says something else in each
     with ThreadPoolExecutor() as pool:
         gpus_read = pool.submit(_or, Gpus(problem="it could not be asked"), lambda: read_gpus(host))
         failed = Sglang(problem="it could not be asked")
@@ -95,7 +96,8 @@ def _next(groups: Sequence[Group], wishes: Wishes) -> str:
         return f"mend what is WRONG, then again: aspo doctor{wishes.words}"
     if wishes.config is None:
         return "next: aspo train examples/tiny/run.yaml, then aspo doctor YOUR.yaml"
-    return f"next: aspo {'slurm' if wishes.slurm and wishes.nodes > 1 else 'train'}{wishes.words}"
+    submits = wishes.away or (wishes.slurm and wishes.nodes > 1)
+    return f"next: aspo {'slurm' if submits else 'train'}{wishes.words}"
 
 
 def _lines(check: Check) -> list[Line]:

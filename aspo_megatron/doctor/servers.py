@@ -66,12 +66,18 @@ def server_lines(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iter
         yield from _exposed(wishes)
         return
     if sglang.problem:
-        yield wrong("SGLang", f"rollout.servers.python={python}: {sglang.problem}", _install(python, gpus, wishes.away))
+        yield wrong(
+            "SGLang",
+            f"rollout.servers.python={python}: {sglang.problem}",
+            _install(python, host.exists(python), gpus, wishes.away),
+        )
         return
     yield ok("SGLang", f"{found} ({python})")
     if (gpus.usable or wishes.away) and sglang.torch.endswith("+cpu"):
         yield wrong(
-            "its torch", f"{sglang.torch} has no CUDA, and the GPUs are to serve", _install(python, gpus, wishes.away)
+            "its torch",
+            f"{sglang.torch} has no CUDA, and the GPUs are to serve",
+            _install(python, host.exists(python), gpus, wishes.away),
         )
     on_gpu = bool(gpus.usable or wishes.away) and wishes.run.platform.device != "cpu"
     if not on_gpu and servers.tp > 1:
@@ -82,11 +88,13 @@ def server_lines(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iter
     yield from _exposed(wishes)
 
 
-def _install(python: Path, gpus: Gpus, away: bool) -> str:
-    folder = python.parent.parent
+def _install(python: Path, there: bool, gpus: Gpus, away: bool) -> str:
     if gpus.there or away:
+        # What is there may be the system's: nothing is laid over it.
+        folder = Path(".venv-sglang") if there else python.parent.parent
         made = f"python3.11 -m venv {folder} && {folder}/bin/pip install sglang"
-        return f"{made}; docs/sglang.md; or rollout.engine=embedded"
+        named = f", rollout.servers.python={folder}/bin/python" if there else ""
+        return f"{made}{named}; docs/sglang.md; or rollout.engine=embedded"
     return "make sglang-cpu (docs/sglang.md), or rollout.engine=embedded"
 
 

@@ -15,7 +15,7 @@ _SECONDS = 10.0
 
 def slurm_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """The programs, the controller, the allocation that this runs in, and the section `slurm`."""
-    inside = "SLURM_JOB_ID" in host.env
+    inside = "SLURM_JOB_ID" in host.env and not wishes.away
     if not wishes.slurm:
         yield unneeded("Slurm", "no sbatch here")
         return
@@ -67,6 +67,23 @@ def _allocation(host: Host, wishes: Wishes) -> Line:
     return ok("allocation", found)
 
 
+def shown_own(host: Host, gpus: Gpus) -> bool:
+    """Whether this is one of several tasks on a node, and shown one GPU that the others are not."""
+    env, tasks = host.env, _tasks_here(host)
+    on_node = env.get("SLURM_GPUS_ON_NODE", "")
+    apart = env.get("SLURM_GPUS_PER_TASK") or (on_node.isdecimal() and int(on_node) >= tasks)
+    return tasks > 1 and gpus.usable == 1 and bool(apart)
+
+
+def _tasks_here(host: Host) -> int:
+    """Tasks on this node, of Slurm's `8(x2)`; 0 if it does not say."""
+    if "SLURM_JOB_ID" not in host.env:
+        return 0
+    text = host.env.get("SLURM_STEP_TASKS_PER_NODE", host.env.get("SLURM_TASKS_PER_NODE", ""))
+    found = re.match(r"\d+", text)
+    return int(found[0]) if found else 0
+
+
 def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
     """A task that is shown one GPU takes it; one that is shown all takes that of its number on the node."""
     env = host.env
@@ -74,16 +91,14 @@ def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
     shown = f"{gpus.usable} GPUs are seen here" + (f", {on_node} are the job's on this node" if on_node else "")
     if env.get("SLURM_GPUS_PER_TASK"):
         shown += f", {env['SLURM_GPUS_PER_TASK']} for each task"
-    tasks = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", env.get("SLURM_TASKS_PER_NODE", "")))
+    tasks = _tasks_here(host)
     if not gpus.usable:
         return warn("its GPUs", "this task sees none", "ask for them: --gpus-per-node=N or --gres=gpu:N (sinfo -o %G)")
-    several = tasks is not None and int(tasks[0]) > gpus.usable
-    apart = env.get("SLURM_GPUS_PER_TASK") or (tasks and on_node.isdecimal() and int(on_node) >= int(tasks[0]))
-    if several and gpus.usable == 1 and apart:
+    if shown_own(host, gpus):
         return ok("its GPUs", f"{shown}: each task takes the one it is shown")
-    if several and tasks:
-        todo = f"--gpus-per-node={tasks[0]}, or fewer tasks a node"
-        return wrong("its GPUs", f"{shown}, for {tasks[0]} tasks on a node", todo)
+    if tasks > gpus.usable:
+        todo = f"--gpus-per-node={tasks}, or fewer tasks a node"
+        return wrong("its GPUs", f"{shown}, for {tasks} tasks on a node", todo)
     return ok("its GPUs", shown)
 
 

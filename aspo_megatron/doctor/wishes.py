@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.doctor.host import Host
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from aspo_megatron.models.family import Family
@@ -104,21 +104,29 @@ def placed(wishes: Wishes, host: Host, gpus: bool) -> Wishes:
         host: the machine.
         gpus: it has some.
     """
-    submits = wishes.slurm and "SLURM_JOB_ID" not in host.env
+    # The shell that `salloc` opens is of a job, but where it was called; tasks and batch scripts have a number.
+    submits = wishes.slurm and not {"SLURM_JOB_ID", "SLURM_PROCID"} <= set(host.env)
     away = submits and not gpus and wishes.run.platform.device != "cpu"
     return replace(wishes, away=away)
+
+
+def _load(config: Path | None, words: Sequence[str]) -> RunConfig:
+    try:
+        return load_config(config, words)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
 
 
 def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wishes:
     """The wishes of a configuration file, or of the defaults, with `key=value` on top.
 
     Raises:
-        ConfigError: a key or value is wrong.
+        ConfigError: a key or value is wrong, or what they name may not be looked at.
     """
     slurm = bool(host.which("sbatch") or "SLURM_JOB_ID" in host.env)
     if config is None:
-        return Wishes(load_config(None, [*_DEFAULT, *overrides]), overrides=tuple(overrides), slurm=slurm)
-    wishes = Wishes(load_config(config, overrides), config, tuple(overrides), slurm=slurm)
+        return Wishes(_load(None, [*_DEFAULT, *overrides]), overrides=tuple(overrides), slurm=slurm)
+    wishes = Wishes(_load(config, overrides), config, tuple(overrides), slurm=slurm)
     if host.torch.problem:
         return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
     from aspo_megatron.models.family import read_family
@@ -128,3 +136,5 @@ def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wi
         return replace(wishes, family=read_family(model_shape(wishes.run, config)))
     except UserError as error:
         return replace(wishes, family_problem=str(error))
+    except Exception as error:  # whatever a file in its place can be
+        return replace(wishes, family_problem=f"{wishes.run.model.path}: cannot be read: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -88,10 +89,14 @@ def nvidia_smi(rows: Sequence[str], *, driver: str = versions_of_driver(), p2p: 
     }
 
 
-def torch_sees(count: int, available: bool = True, said: str = "") -> dict[str, Answer]:
-    """What torch in a process of its own says of GPUs."""
+def torch_sees(
+    count: int, available: bool = True, said: str = "", memory: Sequence[tuple[str, int]] = ()
+) -> dict[str, Answer]:
+    """What torch in a process of its own says of GPUs; `memory`: bytes of each by its UUID."""
     words = f'["{said}"]' if said else "[]"
-    seen = Answer(0, f"SEEN [{count}, {str(available).lower()}, {words}]")
+    seen = Answer(
+        0, f"SEEN [{count}, {str(available).lower()}, {words}, {json.dumps([list(each) for each in memory])}]"
+    )
     return {"PYTHON -c \nimport json, warnings, torch": seen, "PYTHON -c import transformer_engine": Answer(0)}
 
 
@@ -126,6 +131,7 @@ class Imitated(Host):
         self._files = {
             "/proc/meminfo": "MemTotal:       2113537024 kB\nMemAvailable:   2000000000 kB\n",
             "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module",
+            "/dev/nvidiactl": "",
             "/sys/class/net/eth0/operstate": "up\n",
         } | dict(files or {})
         self._versions = VERSIONS | {"numpy": "2.4.0"} | dict(versions or {})
@@ -150,6 +156,9 @@ class Imitated(Host):
 
     def exists(self, path: str | Path) -> bool:
         return any(f"{name}/".startswith(f"{path}/") for name in self._files) or str(path) == "/"
+
+    def unreadable(self, path: str | Path, *, folder: bool = False) -> str:
+        return "" if self.exists(path) else "No such file or directory"
 
     def which(self, program: str) -> str | None:
         return f"/usr/bin/{program}" if program in self._programs else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from aspo_megatron.doctor import report
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Group, Line
 from aspo_megatron.doctor.wishes import read_wishes
+from aspo_megatron.errors import ConfigError
 from tests.doctor.machines import Imitated, eight_gpus, wishes_of
 
 ROOT = Path(__file__).parents[2]
@@ -166,3 +170,52 @@ def test_only_what_is_wrong_changes_the_exit_code(mark: str, code: int) -> None:
     assert report.exit_code(groups) == code
     shown = report.text(groups, wishes_of(host=Imitated()))
     assert "-> mend it" in shown
+
+
+@pytest.mark.parametrize("config", ["[]", "null", '"text"', "{", '{"model_type": 7}'])
+def test_a_model_whose_config_is_rubbish_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    code, out, err = doctor(monkeypatch, capsys, "examples/tiny/run.yaml", f"model.path={tmp_path}", "--json")
+    (line,) = (line for line in json.loads(out)["lines"] if line["what"] == "model.path")
+    assert (code, line["mark"], err) == (1, "wrong", "")
+    assert str(tmp_path) in line["found"]
+
+
+def test_what_may_not_be_read_is_said_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Root reads everything, so the file system's answers are imitated."""
+    closed = tmp_path / "closed"
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, **options: Any) -> Any:
+            if str(path).startswith(str(closed)):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *args, **options)
+
+        return call
+
+    for name in ("stat", "listdir", "open"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    host = Host()
+    problems = f"data.train={{kind: jsonl, path: {closed}/train.jsonl}}"
+    config = ROOT / "examples" / "tiny" / "run.yaml"
+    groups = report.examine(host, read_wishes(config, [f"output_dir={closed}/run", problems], host))
+    (group,) = (group for group in groups if group.name == "The run")
+    assert [(line.what, line.mark) for line in group.lines] == [
+        ("model.path", "ok"),
+        ("data.train.path", "wrong"),
+        ("output_dir", "wrong"),
+    ]
+    assert all("Permission denied" in line.found for line in group.lines[1:])
+    with pytest.raises(ConfigError, match=f"{closed}/model.*: Permission denied"):
+        read_wishes(config, [f"model.path={closed}/model"], host)
+
+
+def test_a_folder_is_no_file_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    host = Host()
+    assert host.unreadable(tmp_path) == "Is a directory"
+    assert host.unreadable(tmp_path / "pipe") == ""
+    assert host.unreadable(tmp_path / "pipe", folder=True) == "Not a directory"
+    assert host.unreadable(tmp_path / "none") == "No such file or directory"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from aspo_megatron.doctor.host import Answer
+from aspo_megatron.doctor.host import Answer, Torch
+from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.models.family import read_family
 from tests.doctor.machines import (
     CPU_TORCH,
     CUDA_TORCH,
@@ -25,6 +28,7 @@ from tests.doctor.machines import (
     without_gpus,
 )
 
+ROOT = Path(__file__).parents[2]
 OLD_DRIVER = versions_of_driver("550.54.15", "12.4")
 TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12040)."
 
@@ -232,12 +236,13 @@ def test_hidden_gpus_are_said_by_the_variable_that_hides_them() -> None:
     lines = lines_of(host)
     assert lines["CUDA_VISIBLE_DEVICES"].mark == "wrong"
     assert lines["torch and driver"].mark == "wrong"
+    host = Imitated(eight_gpus() | torch_sees(0, available=False), env={"CUDA_VISIBLE_DEVICES": "9"})
+    assert lines_of(host)["torch and driver"].found.endswith("torch sees no GPU; CUDA_VISIBLE_DEVICES=9 may hide them")
+    host.env = {}
+    assert lines_of(host)["torch and driver"].found.endswith("torch sees no GPU")
 
 
 def test_gpu_memory_is_held_against_what_is_always_there() -> None:
-    from aspo_megatron.models.family import read_family
-    from tests.doctor.test_machine import ROOT
-
     host = Imitated(eight_gpus())
     wishes = wishes_of("model.dtype=bfloat16", host=host, config=True)
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
@@ -246,3 +251,93 @@ def test_gpu_memory_is_held_against_what_is_always_there() -> None:
     assert "weights, gradients and optimizer are 137" in line.found
     split = replace(wishes_of("model.dtype=bfloat16", "parallel.tp=8", host=host, config=True), family=family)
     assert lines_of(host, split)["GPU memory"].mark == "ok"
+
+
+def small_and_large() -> dict[str, Answer]:
+    """A display card that torch has no kernels for beside an H100, which alone is shown to torch."""
+    display = gpu_row(0, name="Quadro K620", memory=2000, used=1900, capability="5.0", persistence="Disabled")
+    return nvidia_smi([display, gpu_row(1)]) | torch_sees(1, memory=[(f"{UUID}1".removeprefix("GPU-"), 80 << 30)])
+
+
+def test_gpus_that_are_hidden_from_torch_are_not_looked_at() -> None:
+    host = Imitated(small_and_large(), env={"CUDA_VISIBLE_DEVICES": "0"})
+    lines = lines_of(host, of_30_gib("model.dtype=bfloat16", host=host))
+    assert lines["GPUs"].found == "1 x NVIDIA H100 80GB HBM3, 79.6 GiB each, driver 580.95.05"
+    assert lines["torch's kernels"].found == "for NVIDIA H100 80GB HBM3, compute capability 9.0"
+    assert lines["GPU memory"].mark == lines["memory of others"].mark == lines["model.kernels"].mark == "ok"
+    assert marked(lines, "wrong") == ["model.path", "data.train.path"]
+    assert "persistence" not in lines
+
+
+def test_a_slice_has_the_memory_that_torch_says() -> None:
+    slices = torch_sees(1, memory=[("b0c1d2e3-0000-5000-8000-000000000000", 10 << 30)])
+    host = Imitated(nvidia_smi([gpu_row(0, mig="Enabled")]) | slices)
+    lines = lines_of(host, of_30_gib("model.dtype=bfloat16", host=host))
+    assert lines["GPU memory"].mark == "wrong"
+    assert lines["GPU memory"].found.startswith("10.0 GiB; ")
+    assert lines["MIG"].mark == "warn"
+
+
+def of_30_gib(*overrides: str, host: Imitated) -> Wishes:
+    """A run with a model that takes some 30 GiB with its gradients and optimizer."""
+    family = read_family(ROOT / "examples" / "deepseek_r1_distill_qwen_1_5b" / "model")
+    return replace(wishes_of(*overrides, host=host, config=True), family=family)
+
+
+def test_gpus_that_are_well_are_listed_beside_one_that_is_not() -> None:
+    rows = "".join(f"{gpu_row(number)}\n" for number in range(7))
+    for code, said in (
+        (14, "WARNING: infoROM is corrupted at gpu 0000:04:00.0"),
+        (15, "Unable to determine the device handle for GPU 0000:81:00.0: GPU is lost. Reboot the system"),
+    ):
+        answers = eight_gpus() | {"nvidia-smi --query-gpu=": Answer(code, f"{rows}{said}\n")} | torch_sees(7)
+        lines = lines_of(Imitated(answers))
+        assert lines["GPUs"].found.startswith("7 x NVIDIA H100")
+        assert (lines["nvidia-smi"].mark, lines["nvidia-smi"].found) == ("warn", said)
+        assert marked(lines, "wrong") == []
+
+
+def test_all_that_nvidia_smi_complains_of_is_said() -> None:
+    said = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.183\n"
+    line = lines_of(Imitated({"nvidia-smi": Answer(18, said)} | torch_sees(0, available=False)))["nvidia-smi"]
+    assert "version mismatch NVML library version: 535.183" in line.found
+
+
+@pytest.mark.parametrize("torch", [CPU_TORCH, CUDA_TORCH])
+def test_a_container_without_gpus_on_a_machine_with_them_computes_on_cpus(torch: Torch) -> None:
+    host = Imitated({}, torch=torch)
+    del host._files["/dev/nvidiactl"]
+    lines = lines_of(host)
+    assert marked(lines, "wrong") == []
+    assert lines["nvidia-smi"].found.endswith("no GPU is shown to this container")
+    assert "docker --gpus all" in lines["nvidia-smi"].todo
+    assert lines_of(host, wishes_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
+
+
+def test_a_job_that_asked_for_no_gpus_computes_on_cpus() -> None:
+    none = {"nvidia-smi": Answer(6, "No devices were found\n")} | torch_sees(0, available=False)
+    lines = lines_of(Imitated(none, env={"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "OMP_NUM_THREADS": "1"}))
+    assert marked(lines, "wrong") == []
+    assert "Slurm --gpus-per-node=N" in lines["nvidia-smi"].todo
+    assert lines_of(Imitated(none))["nvidia-smi"].mark == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("answers", "torch", "env"),
+    [
+        ({"nvidia-smi": HANGS} | torch_sees(0, available=False), CUDA_TORCH, {}),
+        ({"nvidia-smi": Answer(18, "Failed to initialize NVML")} | torch_sees(0, available=False), CUDA_TORCH, {}),
+        (eight_gpus() | torch_sees(0, available=False), CUDA_TORCH, {"CUDA_VISIBLE_DEVICES": ""}),
+        (eight_gpus() | torch_sees(0, available=False, said=TOO_OLD), CUDA_TORCH, {}),
+        (eight_gpus() | {"PYTHON -c \nimport json, warnings, torch": Answer(-11)}, CUDA_TORCH, {}),
+        (eight_gpus(capability="7.0"), CUDA_TORCH, {}),
+        (eight_gpus(), replace(CUDA_TORCH, nccl=None), {}),
+        (eight_gpus() | {"PYTHON -c import transformer_engine": Answer(1, "", "undefined symbol")}, CUDA_TORCH, {}),
+    ],
+)
+def test_a_run_for_cpus_is_not_stopped_by_gpus(answers: dict[str, Answer], torch: Torch, env: dict[str, str]) -> None:
+    host = Imitated(answers, torch=torch, env=env)
+    lines = lines_of(host, wishes_of("platform.device=cpu", host=host))
+    assert marked(lines, "wrong") == []
+    assert lines["Transformer Engine"].mark == "unneeded"
+    assert marked(lines_of(host), "wrong") != []

@@ -77,6 +77,12 @@ def test_an_engine_built_for_another_torch_is_wrong() -> None:
     assert lines["Transformer Engine"].mark == "unneeded"
 
 
+def test_an_engine_that_is_slow_to_import_is_not_known() -> None:
+    slow = {"PYTHON -c import transformer_engine": Answer(None, problem="no answer within 60 s")}
+    line = lines_of(Imitated(eight_gpus() | slow))["Transformer Engine"]
+    assert (line.mark, line.found.rpartition(": ")[2]) == ("unknown", "no answer within 60 s")
+
+
 def test_the_other_apex_is_recognised_and_nvidias_found() -> None:
     host = Imitated(eight_gpus(), packages=replace(ENGINE, other_apex=True))
     assert lines_of(host)["Apex"].mark == "warn"

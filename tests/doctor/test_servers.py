@@ -10,7 +10,7 @@ import pytest
 from aspo_megatron.doctor.host import Answer, Torch
 from aspo_megatron.doctor.lines import Line
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import NOT_FOUND, Imitated, eight_gpus, lines_of, wishes_of, without_gpus
+from tests.doctor.machines import CUDA_TORCH, NOT_FOUND, Imitated, eight_gpus, lines_of, wishes_of, without_gpus
 
 ROOT = Path(__file__).parents[2]
 SERVER = "/envs/sglang/bin/python"
@@ -150,6 +150,39 @@ def test_versions_of_nccl_that_differ(theirs: str, overrides: tuple[str, ...], m
     assert line.mark == mark
     assert line.todo.startswith(todo)
     assert mark != "warn" or "sync=auto takes `tensor`" in line.found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "build", "theirs", "package"),
+    [
+        ("12.6", "2.13.0", "2 30 7", "nvidia-nccl-cu12==2.30.7"),
+        ("13.0", "2.9.1+cu128", "2 28 9", "nvidia-nccl-cu12==2.29.7"),
+    ],
+)
+def test_the_nccl_to_install_is_of_the_cuda_of_its_environment(
+    cuda: str, build: str, theirs: str, package: str
+) -> None:
+    host = with_sglang(nccl=Answer(0, f"NCCL {theirs}\n"))
+    host.__dict__["torch"] = replace(CUDA_TORCH, cuda=cuda)
+    host._answers |= {f"{SERVER} -c": Answer(0, f'SGLANG ["0.5.23", "{build}", ["{SGLANG}"]]\n')}
+    assert package in lines(host)["NCCL"].todo
+
+
+def test_no_environment_is_laid_over_the_systems() -> None:
+    host = Imitated(eight_gpus() | {"/usr/bin/python3 -c": Answer(0, "SGLANG [null, null, []]\n")})
+    host._files["/usr/bin/python3"] = ""
+    todo = lines(host, "rollout.servers.python=/usr/bin/python3")["SGLang"].todo
+    assert "-m venv .venv-sglang && .venv-sglang/bin/pip install sglang" in todo
+    assert "rollout.servers.python=.venv-sglang/bin/python" in todo
+    made = lines(host, "rollout.servers.python=/envs/new/bin/python")["SGLang"].todo
+    assert made.startswith("python3.11 -m venv /envs/new && /envs/new/bin/pip install sglang;")
+
+
+def test_an_interface_of_a_kind_that_does_not_tell_counts() -> None:
+    host = Imitated(
+        eight_gpus(), files={"/sys/class/net/net1/operstate": "unknown\n", "/sys/class/net/x/operstate": "down"}
+    )
+    assert lines_of(host)["interfaces"].found == "eth0, net1"
 
 
 def test_an_nccl_that_cannot_be_asked_for_is_not_known() -> None:

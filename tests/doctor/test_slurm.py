@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.doctor.host import Answer
+from aspo_megatron.doctor.report import text
+from aspo_megatron.doctor.wishes import placed
 from aspo_megatron.models.family import read_family
 from tests.doctor.machines import (
     Imitated,
@@ -147,3 +149,27 @@ def test_nodes_and_ranks_are_those_of_the_section() -> None:
     assert (wishes.nodes, wishes.ranks_here) == (4, 8)
     alone = Imitated(eight_gpus())
     assert wishes_of("parallel.dp=32", host=alone, config=True).ranks_here == 32
+
+
+def test_a_task_with_the_gpu_of_its_rank_lacks_no_other() -> None:
+    host = in_job(1, TASK | {"SLURM_GPUS_PER_TASK": "1"})
+    host._cores = 4
+    lines = lines_of(host, wishes_of("parallel.dp=8", host=host, config=True))
+    assert lines["GPUs for the run"].found == "torch sees the one of this task's rank"
+    assert lines["CPU cores"].mark == "ok"
+    assert marked(lines, "wrong") == ["model.path", "data.train.path"]
+
+
+def test_the_shell_of_salloc_is_where_it_was_called() -> None:
+    host = head()
+    host.env = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_JOB_NUM_NODES": "1"}
+    lines = lines_of(host, wishes_of("parallel.dp=8", "platform.device=cuda", host=host, config=True))
+    assert marked(lines, "wrong") == ["model.path", "data.train.path"]
+    assert "srun --nodes=1 --gpus-per-node=8 aspo doctor" in lines["GPUs for the run"].found
+    assert not {"its GPUs", "allocation"} & set(lines)
+
+
+def test_where_jobs_are_submitted_the_next_step_is_to_submit() -> None:
+    wishes = wishes_of("parallel.dp=8", host=head(), config=True)
+    assert "next: aspo slurm run.yaml" in text([], placed(wishes, head(), gpus=False))
+    assert "next: aspo train run.yaml" in text([], placed(wishes, Imitated(eight_gpus()), gpus=True))

@@ -89,6 +89,17 @@ def test_wheels_for_that_machine_alone(tmp_path: Path, index: Path, tag: str, fi
             gathered(["first"], tmp_path)
 
 
+def test_a_wheel_without_metadata_is_named(tmp_path: Path, index: Path) -> None:
+    path = tmp_path / "first-1.0-py3-none-any.whl"
+    path.write_bytes(b"cut short")
+    with pytest.raises(GatherError, match=f"{path.name}: its metadata cannot be read"):
+        gather_wheels._needs_of(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("first.py", "")
+    with pytest.raises(GatherError, match=f"{path.name}: its metadata cannot be read"):
+        gather_wheels._needs_of(path)
+
+
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
     have = tmp_path / "packages.txt"
     if not have.exists():
@@ -132,6 +143,10 @@ def test_what_pip_lists_is_read(tmp_path: Path) -> None:
     path = tmp_path / "packages.txt"
     path.write_text("# all\nTorch==2.11.0+cu130\nhuggingface_hub\nmine @ file:///mine.whl\n-e git+https://x#egg=y\n")
     assert read_have(path) == {"torch": Version("2.11.0+cu130"), "huggingface-hub": None, "mine": None}
+    path.write_bytes(
+        b"\xef\xbb\xbfTorch==2.11.0\r\n--editable /src/x\r\nmine @ file:///a/b c.whl#sha256=1\r\ngpg===1.10-old\r\n"
+    )
+    assert read_have(path) == {"torch": Version("2.11.0"), "mine": None, "gpg": None}
     path.write_text("numpy==2.5\nPackage    Version\n")
     with pytest.raises(GatherError, match=r"packages.txt: line 2, 'Package    Version', is not NAME or NAME==VERSION"):
         read_have(path)
@@ -184,6 +199,14 @@ def test_a_command_has_the_wheels(checkout: Path, index: Path) -> None:
     assert run_with(checkout, "wheels", "-c", code, "again").stdout == "1.0 True again\n"
     make_wheel(checkout / "wheels", "aspo_second", "1.0")
     assert run_with(checkout, "wheels", "-c", "import aspo_second; raise SystemExit(7)").returncode == 7
+
+
+def test_several_processes_may_install_at_once(checkout: Path, index: Path) -> None:
+    make_wheel(checkout / "wheels", "aspo_first", "1.0")
+    command = [sys.executable, "tools/with_wheels.py", "wheels", "-c", "import aspo_first"]
+    started = [subprocess.Popen(command, cwd=checkout, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
+    assert len(list((checkout / "runs" / "wheels").iterdir())) == 1
 
 
 def test_what_cannot_be_installed_is_named(checkout: Path, index: Path) -> None:

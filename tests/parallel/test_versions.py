@@ -87,6 +87,36 @@ def test_builds_around_a_release_count_as_it(version: str, inside: bool) -> None
     assert versions.is_inside(Version(version), SpecifierSet(">=2.11")) is inside
 
 
+@pytest.mark.parametrize("metadata", [None, "Name: torch\n", "Name: torch\nVersion: 2.13-custom build\n"])
+def test_an_installation_that_is_not_whole_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metadata: str | None
+) -> None:
+    folder = tmp_path / "torch-2.13.0.dist-info"
+    folder.mkdir()
+    if metadata is not None:
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert versions.installed("torch") is None
+    with pytest.raises(UserError, match=r"^torch is not installed, >=2\.11 is needed"):
+        versions.refuse_outside()
+
+
+def test_a_python_from_between_two_releases_counts_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.12.1+")
+    assert versions.installed("python") == Version("3.12.1")
+
+
+def test_a_copy_without_metadata_is_told_to_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(versions, "_CHECKOUT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(versions, "_PROJECT", "aspo-no-such-project")
+    versions.window.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"is neither installed nor in its checkout .*pip install -e"):
+            versions.refuse_outside()
+    finally:
+        versions.window.cache_clear()
+
+
 def test_an_installed_package_has_the_same_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a checkout around it the window comes from what pip has noted."""
     noted = tmp_path / "aspo_megatron-0.1.0.dist-info" / "METADATA"
