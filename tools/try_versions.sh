@@ -4,10 +4,14 @@
 #     tools/try_versions.sh oldest .venv-oldest [PYTHON]     # each lower bound that pyproject.toml names
 # The layouts' matrix, checkpoints and the tiny run. The environment is brought up to date when it is there already.
 set -euo pipefail
-ages=$1 venv=$2 python=${3:-}
+ages=${1:-} venv=${2:-} python=${3:-}
 cd "$(dirname "$0")/.."
 
 die() { echo "test-$ages: $*" >&2; exit 1; }
+if [[ $ages != newest && $ages != oldest || -z $venv ]]; then
+    echo "usage: tools/try_versions.sh newest|oldest FOLDER [PYTHON]" >&2
+    exit 2
+fi
 runs() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 candidates=${python:-$([ "$ages" = newest ] && echo python3.12 python3.11 || echo python3.11)}

@@ -170,3 +170,11 @@ def test_the_command_ends_with_one_line(older: Path, tmp_path: Path) -> None:
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: megatron-core 0.15.3 is installed, >=0.16.1 is needed")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["newest"], ["odd", "venv", "/no/python"]])
+def test_other_ages_are_not_tried(words: list[str]) -> None:
+    command = ["bash", str(ROOT / "tools" / "try_versions.sh"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usage: tools/try_versions.sh newest|oldest FOLDER [PYTHON]\n"
