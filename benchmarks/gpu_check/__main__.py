@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.rank import rank_settings
-from benchmarks.gpu_check.lines import Status
+from benchmarks.gpu_check.lines import Line, Status
 from benchmarks.gpu_check.machine import ask_machine
 from benchmarks.gpu_check.report import Report, closing_row, terminal_row, write_report
 from benchmarks.gpu_check.runner import Outcome, Plan, run_sections
@@ -23,7 +24,8 @@ from benchmarks.gpu_check.sections import SECTIONS, Section, find
 
 ALL_SHOWN, SOMETHING_FAILED, BAD_ARGUMENTS, NO_GPU, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-_BUDGET = 600.0
+_BUDGET = 540.0
+"""Less than the ten minutes after which a command is ended on many machines."""
 
 _DESCRIPTION = """\
 Shows what reading and simulation claim about this project on a GPU: numbers against fp64, time and memory, training,
@@ -39,8 +41,8 @@ examples:
   python -m benchmarks.gpu_check --only attention,log_prob   # two sections
   python -m benchmarks.gpu_check --cpu --out /tmp/check      # does the check itself run?
 
-written: DIR/gpu_check.html (a page), gpu_check.md (a table for docs/gpu.md), gpu_check.json (for programs), and
-DIR/sections/NAME/output.txt, what a section printed; its folder work/ stays if something failed.
+written, anew after each section: DIR/gpu_check.html (a page), gpu_check.md (a table for docs/gpu.md), gpu_check.json
+(for programs), and DIR/sections/NAME/output.txt, what a section printed; its folder work/ stays if something failed.
 
 exit codes:
   0  everything that was asked for was shown (with --cpu: all small forms hold)
@@ -65,30 +67,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(_listed(section) for section in SECTIONS))
         return ALL_SHOWN
+    began = time.monotonic()
     _end_by_signals()
     env = {**os.environ, **rank_settings(os.environ)}
     try:
         machine = ask_machine(env)
-        options.out.mkdir(parents=True, exist_ok=True)
+        out = options.out.absolute()  # what sections start has another current folder
+        out.mkdir(parents=True, exist_ok=True)
     except (RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return SOMETHING_FAILED
     small = options.cpu or not machine.cards
     print(f"{machine}\n" + ("The small form, on the CPU.\n" if small else ""), flush=True)
     sections = options.only or SECTIONS
-    budget = options.budget or _BUDGET * (3 if small else 1)
-    plan = Plan(sections, options.out, small, 0 if small else len(machine.cards), budget, env)
-    outcome = run_sections(plan, lambda line: print(terminal_row(line), flush=True))
-    for number in (signal.SIGINT, signal.SIGTERM):  # what was shown is written down
-        signal.signal(number, signal.SIG_IGN)
+    budget = (options.budget or _BUDGET * (3 if small else 1)) - (time.monotonic() - began)
+    plan = Plan(sections, out, small, 0 if small else len(machine.cards), budget, env)
     date = datetime.now().astimezone().isoformat(timespec="seconds")
-    report = Report(machine, date, small, sections, outcome.lines, outcome.seconds)
-    try:
-        paths = write_report(report, options.out)
+
+    def report_of(outcome: Outcome) -> Report:
+        return Report(machine, date, small, sections, outcome.lines, outcome.seconds)
+
+    try:  # after each section: who is killed leaves what was shown until then
+        outcome = run_sections(plan, _print_line, lambda outcome: write_report(report_of(outcome), out))
+        for number in (signal.SIGINT, signal.SIGTERM):  # what was shown is written down
+            signal.signal(number, signal.SIG_IGN)
+        paths = write_report(report_of(outcome), out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return SOMETHING_FAILED
-    print(f"\n{closing_row(report)}\nwrote {', '.join(map(str, paths))}")
+    print(f"\n{closing_row(report_of(outcome))}\nwrote {', '.join(map(str, paths))}")
     if small and not options.cpu:
         print("No GPU was found: nothing was shown about one.")
     return exit_code(outcome, sections, options, gpus=plan.gpus)
@@ -104,6 +111,10 @@ def exit_code(outcome: Outcome, sections: Sequence[Section], options: argparse.N
         return NO_GPU
     lacking = {section.name for section in sections if section.gpus > gpus and not options.cpu and not options.only}
     return UNFINISHED if set(outcome.unfinished) - lacking else ALL_SHOWN
+
+
+def _print_line(line: Line) -> None:
+    print(terminal_row(line), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=_seconds,
         metavar="SECONDS",
-        help=f"for all sections together [{_BUDGET:.0f}; on a CPU three times]",
+        help=f"for all of it [{_BUDGET:.0f}; on a CPU three times]",
     )
     parser.add_argument("--list", action="store_true", help="print the sections, in their order, and end")
     return parser

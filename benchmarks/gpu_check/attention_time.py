@@ -40,7 +40,8 @@ def run(sheet: Sheet, place: Place) -> None:
     """All workloads, with a tensor-parallel rank's heads of a model of 8B at tp=4."""
     with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1):
         for name, groups in (SMALL_WORKLOADS if place.small else WORKLOADS).items():
-            show(sheet, place, name, groups)
+            with sheet.part(name):
+                show(sheet, place, name, groups)
 
 
 def show(sheet: Sheet, place: Place, name: str, groups: list[Group]) -> None:

@@ -70,6 +70,8 @@ def show_segments(sheet: Sheet, place: Place, kernel: Varlen, name: str, segment
     layout = lse.shape == (heads, queries + _PADDING) and lse.dtype == torch.float32 and lse.is_contiguous()
     text = f"{list(lse.shape)} {lse.dtype}, strides {lse.stride()}"
     holds_or_not(sheet, f"{name}: log-sum-exp is [heads, tokens] in fp32", float(not layout), 0, text)
+    if not layout:
+        return
     left = [float(part.isnan().double().mean()) for part in (out[queries:], lse.t()[queries:])]
     sheet.measured(f"{name}: rows behind the last bound that are not written", left[0], "of 1", note=f"lse {left[1]:g}")
     poison(place.device)

@@ -32,15 +32,20 @@ _REPEATS = 10
 def run(sheet: Sheet, place: Place) -> None:
     """Speeds, then errors."""
     fresh_random(place.device)
-    _show_copy(sheet, place)
-    _show_product(sheet, place)
+    with sheet.part("copies"):
+        _show_copy(sheet, place)
+    with sheet.part("product"):
+        _show_product(sheet, place)
     vocabulary = 700 if place.small else VOCABULARY
     for tokens, hidden in ((37, 24),) if place.small else SIZES:
         head = Head.draw(tokens, hidden, vocabulary, place.device)
-        _show_head_times(sheet, place, head)
+        with sheet.part(f"{head}, times"):
+            _show_head_times(sheet, place, head)
         if place.small or (tokens, hidden) in _EXACT:
-            _show_head_errors(sheet, place, head)
-            _show_reductions(sheet, place, head)
+            with sheet.part(f"{head}, errors"):
+                _show_head_errors(sheet, place, head)
+            with sheet.part(f"{head}, sums in 16 bits"):
+                _show_reductions(sheet, place, head)
 
 
 def _show_copy(sheet: Sheet, place: Place) -> None:

@@ -6,11 +6,15 @@ import faulthandler
 import importlib
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aspo_megatron.rank import die_with_parent, ignore_warnings_of_libraries
 from benchmarks.gpu_check.sections import Section
+
+_SECONDS_TO_END = 3.0
+"""Of its time, in which a section that has used it up ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Task:
         work: its folder.
         cpu: the small form, on the CPU.
         gpus: how many there are.
-        seconds: how long it may take.
+        seconds: how long its process may take.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Task:
 
 def main(argv: list[str]) -> None:
     """Run a section; an error of it ends the process with its traceback."""
+    began = time.monotonic()
     die_with_parent(int(argv[0]))
     faulthandler.enable()
     ignore_warnings_of_libraries()
@@ -55,10 +60,12 @@ def main(argv: list[str]) -> None:
 
     from benchmarks.gpu_check.lines import Place, Sheet
 
+    section = importlib.import_module(task.module)
     device = torch.device("cpu" if task.cpu else "cuda:0")
-    place = Place(device, task.cpu, task.gpus, Path(task.work), task.seconds)
+    left = task.seconds - _SECONDS_TO_END - (time.monotonic() - began)  # imports may take long
+    place = Place(device, task.cpu, task.gpus, Path(task.work), left)
     sheet = Sheet(task.name, Path(task.lines), on_gpu=place.on_gpu)
-    importlib.import_module(task.module).run(sheet, place)
+    section.run(sheet, place)
     if place.on_gpu:
         torch.cuda.synchronize()  # an error of a kernel that nobody waited for is this section's, too
 

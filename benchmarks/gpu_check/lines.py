@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import torch
+
+_MOST_CHARACTERS = 500
+"""Of an error, in a note; all of it is in what the section has printed."""
 
 
 class Status(StrEnum):
@@ -59,7 +64,7 @@ class Place:
         small: sizes for a test, not for a figure that says something.
         gpus: how many there are; 0 without.
         work: a folder of the section's own, for what it writes.
-        seconds: how long it may take in all.
+        seconds: how long it may take from the call of its `run` on.
     """
 
     device: torch.device
@@ -117,6 +122,21 @@ class Sheet:
     def failed(self, name: str, why: str) -> None:
         """What went wrong before there was a figure."""
         self._write(name, Status.FAILED, None, "", "", "", why)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of a section: an error in it is a failed line, and what comes after it is shown all the same.
+
+        Not one of a kernel, after which the process cannot use the GPU any more.
+        """
+        try:
+            yield
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # of the product, of PyTorch, of a compiler: of any kind
+            traceback.print_exc()
+            said = str(error).strip() or "it says nothing"
+            self.failed(f"{name}: runs to its end", f"{type(error).__name__}: {said[:_MOST_CHARACTERS]}")
 
     def _judge(self, name: str, figure: float, truth: bool, bound: str, reference: str, unit: str, note: str) -> bool:
         held = truth and not math.isnan(figure)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -31,10 +32,13 @@ _VALUE_ERROR = 1e-3
 _GRADIENT_ERROR = 5e-3
 """Relative. The gradient of the logits, and results, are rounded to 16 bits: 1.7e-3 each."""
 _SLOWER = 1.2
+_FIRST_CALLS_SECONDS = 80.0
+"""Kept for them: a process begins, and compiles all kernels, for each."""
 
 
 def run(sheet: Sheet, place: Place) -> None:
-    """Numbers, then first calls, then times."""
+    """Numbers, then times, then first calls, which take longest."""
+    deadline = time.monotonic() + place.seconds
     hidden, vocabulary, tokens = (24, 501, 37) if place.small else (1536, 151936, 2500)
     with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1) as topology:
         fresh_random(place.device)
@@ -43,12 +47,15 @@ def run(sheet: Sheet, place: Place) -> None:
             for with_entropy in (False, True):
                 want = in_fp64(problem, with_entropy=with_entropy)
                 for compiled in (False,) if place.small else (False, True):
-                    show_numbers(sheet, place, problem, want, topology.tp_group, with_entropy, compiled)
+                    with sheet.part(f"{problem}, {'compiled' if compiled else 'plain'}"):
+                        show_numbers(sheet, place, problem, want, topology.tp_group, with_entropy, compiled)
         if place.small:
             sheet.not_done("compiled kernels", "in the small form: tests/parallel/test_log_prob.py has them on a CPU")
         del problem, want
-        show_first_calls(sheet, place)
-        show_times(sheet, place, topology.tp_group)
+        with sheet.part("times"):
+            show_times(sheet, place, topology.tp_group, deadline - (0 if place.small else _FIRST_CALLS_SECONDS))
+        with sheet.part("first calls"):
+            show_first_calls(sheet, place, deadline)
 
 
 def show_numbers(
@@ -124,14 +131,18 @@ def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_ent
     return Answer(log_probs.detach(), entropy.detach(), problem.hidden.grad, problem.weight.grad)
 
 
-def show_first_calls(sheet: Sheet, place: Place) -> None:
+def show_first_calls(sheet: Sheet, place: Place, deadline: float) -> None:
     """Fresh processes whose first call has 63, 600 or 4096 tokens: the same speed at 4096 afterwards."""
     last = 50 if place.small else 4096
-    firsts = (7, last) if place.small else (63, 600, last)
     if place.on_gpu:
         torch.cuda.empty_cache()
-    found = {first: _in_fresh_process(place, first, last) for first in firsts}
-    for first, times in found.items():
+    found: dict[int, dict[str, float]] = {}
+    for first in (last, 7) if place.small else (last, 63, 600):
+        try:
+            times = found[first] = _in_fresh_process(place, first, last, deadline - time.monotonic())
+        except subprocess.TimeoutExpired:
+            sheet.not_done(f"first call with {first} tokens, then {last}", "no time for a process of its own")
+            return
         for what, taken in times.items():
             sheet.measured(f"first call with {first} tokens, then {last}: {what}", 1e3 * taken, "ms")
             if first == last:
@@ -144,8 +155,12 @@ def show_first_calls(sheet: Sheet, place: Place) -> None:
                 sheet.measured(name, ratio, "")
 
 
-def _in_fresh_process(place: Place, first: int, last: int) -> dict[str, float]:
-    """Seconds of what `log_prob_fresh` measures, with caches of compiled kernels of its own."""
+def _in_fresh_process(place: Place, first: int, last: int, most: float) -> dict[str, float]:
+    """Seconds of what `log_prob_fresh` measures, with caches of compiled kernels of its own.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes more than `most` seconds.
+    """
     folder = place.work / f"first-{first}"
     env = {
         **os.environ,
@@ -153,7 +168,7 @@ def _in_fresh_process(place: Place, first: int, last: int) -> dict[str, float]:
         "TRITON_CACHE_DIR": str(folder / "triton"),
     }
     command = [sys.executable, "-m", f"{__package__}.log_prob_fresh", place.device.type, str(first), str(last)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=max(most, 0.0), check=False)
     if ran.returncode:
         raise RuntimeError(f"{' '.join(command[2:])}: exit code {ran.returncode}\n{ran.stderr[-2000:]}")
     times: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])

@@ -61,7 +61,7 @@ def driver_version() -> str | None:
     return asked.stdout.split("\n")[0].strip() or None if asked.returncode == 0 else None
 
 
-def ask_machine(env: dict[str, str], seconds: float = 60.0) -> Machine:
+def ask_machine(env: dict[str, str], seconds: float = 120.0) -> Machine:
     """What a process with this environment sees; it gives the GPU back as it ends.
 
     Raises:

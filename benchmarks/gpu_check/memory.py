@@ -11,6 +11,7 @@ _GRANULE = 512
 
 def held() -> int:
     """What there is now."""
+    torch.cuda.init()  # before it PyTorch has no figures, not even zeros
     gc.collect()
     return int(torch.cuda.memory_stats()["requested_bytes.all.current"])
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -51,11 +52,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the CPU found: both models in fp32; and by parameter the error that bf16 makes of the dense one's."""
+    """What the CPU found: both models in fp32; and by parameter the error that bf16 makes of the dense one's.
 
-    dense: Made
-    experts: Made
-    bf16_errors: dict[str, float]
+    None is what it has not computed yet.
+    """
+
+    dense: Made | None
+    experts: Made | None
+    bf16_errors: dict[str, float] | None
 
 
 def made(folder: Path, topology: Topology, dtype: str, weights: Weights, tokens: int, *, small: bool) -> Made:
@@ -98,32 +102,45 @@ def start_on_cpu(task: Task) -> list[str]:
 
 
 def read(task: Task) -> Expected:
-    """What that command has found."""
+    """What that command has found until now."""
     out = Path(task.out)
-    figures = json.loads((out / "figures.json").read_text())
 
-    def of(name: str) -> Made:
-        loss, grad_norm = figures[name]
-        return Made(loss, grad_norm, load_file(out / f"{name}.safetensors"))
+    def figures(name: str) -> Any:
+        path = out / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
-    return Expected(of("dense"), of("experts"), figures["bf16"])
+    def of(name: str) -> Made | None:
+        numbers = figures(name)
+        return None if numbers is None else Made(*numbers, load_file(out / f"{name}.safetensors"))
+
+    return Expected(of("dense"), of("experts"), figures("bf16"))
 
 
 def compute(task: Task) -> None:
-    """Make the updates on the CPU, and write what they are."""
+    """Make the updates on the CPU, and write what each is. The one in bf16, for which not every CPU is made, last."""
     out = Path(task.out)
     out.mkdir(parents=True)
-    figures: dict[str, object] = {}
+    dense = Path(task.dense)
     with one_rank(torch.device("cpu"), task.threads) as topology:
-        for name, path in (("dense", Path(task.dense)), ("experts", Path(task.experts))):
-            weights = Weights(path)
+
+        def in_fp32(name: str, path: Path, weights: Weights) -> Made:
             exact = made(path, topology, "float32", weights, task.tokens, small=task.small)
             save_file(exact.gradients, out / f"{name}.safetensors")
-            figures[name] = [exact.loss, exact.grad_norm]
-            if name == "dense":
-                rounded = made(path, topology, "bfloat16", weights, task.tokens, small=task.small)
-                figures["bf16"] = rms_errors(rounded.gradients, exact.gradients)
-    (out / "figures.json").write_text(json.dumps(figures))
+            _put(out / f"{name}.json", [exact.loss, exact.grad_norm])
+            return exact
+
+        weights = Weights(dense)
+        exact = in_fp32("dense", dense, weights)
+        in_fp32("experts", Path(task.experts), Weights(Path(task.experts)))
+        rounded = made(dense, topology, "bfloat16", weights, task.tokens, small=task.small)
+        _put(out / "bf16.json", rms_errors(rounded.gradients, exact.gradients))
+
+
+def _put(path: Path, figures: object) -> None:
+    """Whole, or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(figures))
+    partial.rename(path)
 
 
 def _all_of(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

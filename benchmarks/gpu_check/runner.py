@@ -60,8 +60,11 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_sections(plan: Plan, show: Callable[[Line], None]) -> Outcome:
-    """Run `plan`; each line is handed to `show` as it comes. Ctrl-C ends it, and what was shown until then stays."""
+def run_sections(plan: Plan, show: Callable[[Line], None], keep: Callable[[Outcome], None] | None = None) -> Outcome:
+    """Run `plan`; each line is handed to `show` as it comes. Ctrl-C ends it, and what was shown until then stays.
+
+    `keep` is given what there is after each section.
+    """
     outcome, start = Outcome(), time.monotonic()
 
     def take(line: Line) -> None:
@@ -83,6 +86,9 @@ def run_sections(plan: Plan, show: Callable[[Line], None]) -> Outcome:
                 elif not _run_section(waiting[0], plan, left, take):
                     outcome.unfinished.append(waiting[0].name)
                 waiting.pop(0)
+                outcome.seconds = time.monotonic() - start
+                if keep is not None:
+                    keep(outcome)
     except KeyboardInterrupt:
         outcome.interrupted = True
         for section in waiting:

@@ -29,9 +29,9 @@ def _here(name: str, title: str, seconds: float, gpus: int = 1) -> Section:
 
 
 SECTIONS = (
-    _here("start", "Versions, process groups, choice of kernels", 60),
+    _here("start", "Versions, process groups, choice of kernels", 90),
     _here("attention", "Attention against fp64", 120),
-    _here("log_prob", "Log-probs: values, gradients, time, memory", 180),
+    _here("log_prob", "Log-probs: values, gradients, time, memory", 200),
     _here("model", "A model on the GPU against the CPU", 120),
     _here("update", "An update, offload and saves", 90),
     _here("nccl", "Collectives and layouts over NCCL", 120, gpus=2),
@@ -41,6 +41,7 @@ SECTIONS = (
     _here("ceilings", "What the card can do", 60),
     _here("attention_time", "Attention: time and kernels", 60),
     _here("two_processes", "Two ranks on one GPU", 120),
+    _here("matrix", "Rows of the matrix of layouts", 240),
 )
 
 

@@ -46,13 +46,15 @@ def run(sheet: Sheet, place: Place) -> None:
     """All lines of the section."""
     folder = dense_folder(place.work / "model", small=place.small)
     weights = Weights(folder)
-    shared_bucket(sheet, place)
+    with sheet.part("a bucket of weights"):
+        shared_bucket(sheet, place)
     with one_rank(place.device) as topology:
         for dtype in ("float32", "bfloat16"):
-            engine = engine_and_trainer(sheet, topology, folder, weights, dtype, micro_batch_tokens(place))
-        if place.on_gpu:
-            batch_tokens(sheet, engine, place.device)
-        else:
+            with sheet.part(f"{dtype}: the embedded engine"):
+                engine = engine_and_trainer(sheet, topology, folder, weights, dtype, micro_batch_tokens(place))
+                if dtype == "bfloat16" and place.on_gpu:
+                    batch_tokens(sheet, engine, place.device)
+        if not place.on_gpu:
             sheet.not_done("rollout.max_batch_tokens: null", "needs a GPU")
 
 

@@ -66,10 +66,12 @@ def stand_in(folder: Path, plant: Callable[[], None] | None = None) -> Iterator[
         if plant is not None:
             plant()
         ledger = rank.ledger
-        torch.cuda.memory_stats = lambda: {
-            "requested_bytes.all.current": ledger.held_bytes,
-            "requested_bytes.all.peak": ledger.peak_bytes,
-        }
+        initialised: list[bool] = []
+        torch.cuda.init = lambda: initialised.append(True)
+        names = ("requested_bytes.all.current", "requested_bytes.all.peak")
+        torch.cuda.memory_stats = lambda: (  # as PyTorch: nothing before
+            dict(zip(names, (ledger.held_bytes, ledger.peak_bytes), strict=True)) if initialised else {}
+        )
         torch.cuda.reset_peak_memory_stats = ledger.clear
         torch.cuda._sleep = lambda cycles: None
         yield rank, Sheet("section", folder / "lines.jsonl", on_gpu=True), lines

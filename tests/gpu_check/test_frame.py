@@ -23,6 +23,22 @@ BODIES = {
     "wrong": "sheet.at_most('large', 2.0, 1.0, reference='one')",
     "raises": "sheet.holds('before', True, reference='')\nprint('some words')\nraise ValueError('a bad value')",
     "signal": "import os\nsheet.holds('before', True, reference='')\nos.kill(os.getpid(), 11)",
+    "parts": """
+        with sheet.part('the first'):
+            sheet.holds('before', True, reference='')
+            raise TypeError('a bad call')
+        with sheet.part('the second'):
+            sheet.holds('after', True, reference='')
+        """,
+    "kernel": """
+        import torch
+        with sheet.part('the first'):
+            raise torch.AcceleratorError('an illegal address')
+        """,
+    "place": """
+        sheet.holds('an absolute folder', place.work.is_absolute(), reference='')
+        sheet.at_most('seconds that are left', place.seconds, 2997.0, reference='')
+        """,
     "silent": "pass",
     "leaves": "import sys\nsheet.holds('before', True, reference='')\nsys.exit(3)",
     "hangs": """
@@ -69,8 +85,12 @@ def section(name: str, seconds: float = 1000.0, gpus: int = 1) -> Section:
 
 def run(plan: Plan, *sections: Section, cpu: bool = True, gpus: int = 0, budget: float = 1e6) -> Outcome:
     shown: list[Line] = []
-    outcome = run_sections(Plan(sections, plan.out, cpu, gpus, budget, plan.env), shown.append)
+    kept: list[int] = []
+    whole = Plan(sections, plan.out, cpu, gpus, budget, plan.env)
+    outcome = run_sections(whole, shown.append, lambda outcome: kept.append(len(outcome.lines)))
     assert shown == outcome.lines
+    assert len(kept) == len(sections)
+    assert kept[-1] == len(shown)
     return outcome
 
 
@@ -95,6 +115,23 @@ def test_section_that_dies_keeps_its_lines_and_does_not_end_the_others(plan: Pla
     assert rows(outcome, "good") == [("small", Status.ON_CPU)]
     assert (plan.out / "sections" / name / "work").is_dir()
     assert not (plan.out / "sections" / "good" / "work").exists()
+
+
+def test_error_in_a_part_of_a_section_does_not_end_the_others(plan: Plan) -> None:
+    outcome = run(plan, section("parts"), section("kernel"))
+    passed, failed = Status.ON_CPU, Status.FAILED
+    assert rows(outcome, "parts") == [("before", passed), ("the first: runs to its end", failed), ("after", passed)]
+    assert outcome.lines[1].note == "TypeError: a bad call"
+    assert "raise TypeError" in (plan.out / "sections" / "parts" / "output.txt").read_text()
+    assert rows(outcome, "kernel") == [("runs to its end", failed)]  # nothing can be shown after it
+
+
+def test_section_is_told_what_its_process_has_left(plan: Plan) -> None:
+    (absolute, left) = run(plan, section("place")).lines
+    assert absolute.status is Status.ON_CPU
+    assert left.status is Status.ON_CPU
+    assert left.figure is not None
+    assert left.figure > 2800.0
 
 
 def test_section_without_a_line_or_a_module_has_not_shown_anything(plan: Plan) -> None:
@@ -197,7 +234,7 @@ def test_list_names_the_sections_in_their_order(capsys: pytest.CaptureFixture[st
     assert command.main(["--list"]) == 0
     names = [row.split()[0] for row in capsys.readouterr().out.splitlines()]
     assert names == [one.name for one in SECTIONS]
-    one_gpu = "attention attention_time ceilings log_prob model start train two_processes update weights"
+    one_gpu = "attention attention_time ceilings log_prob matrix model start train two_processes update weights"
     assert sorted(one.name for one in SECTIONS if one.gpus == 1) == one_gpu.split()
     assert sorted(one.name for one in SECTIONS if one.gpus == 2) == ["nccl", "weight_sync"]
 

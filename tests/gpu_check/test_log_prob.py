@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.topology import Topology, process_grid
 from benchmarks.gpu_check import log_prob, log_prob_fresh
-from benchmarks.gpu_check.lines import Line, Status
+from benchmarks.gpu_check.lines import Line, Place, Status
 from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
 
 from .sheets import claims, failed, small_lines
@@ -41,7 +42,11 @@ def number_lines(topology: Topology, folder: Path, with_entropy: bool = False) -
 
 def test_section_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its fresh processes, which have a test of their own."""
-    monkeypatch.setattr(log_prob, "_in_fresh_process", lambda place, first, last: {"all": 0.5 if first < last else 0.4})
+
+    def fresh(place: Place, first: int, last: int, most: float) -> dict[str, float]:
+        return {"all": 0.5 if first < last else 0.4}
+
+    monkeypatch.setattr(log_prob, "_in_fresh_process", fresh)
     lines = small_lines(log_prob.run, tmp_path)
     assert not failed(lines) + claims(lines)
     names = [line.name for line in lines]
@@ -55,7 +60,7 @@ def test_section_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fresh_process_gives_times(tmp_path: Path) -> None:
     def run(sheet: Any, place: Any) -> None:
-        times = log_prob._in_fresh_process(place, 3, 9)
+        times = log_prob._in_fresh_process(place, 3, 9, 100.0)
         sheet.measured("whole", times["log-prob with gradients"], "s")
 
     (line,) = small_lines(run, tmp_path)
@@ -65,7 +70,7 @@ def test_fresh_process_gives_times(tmp_path: Path) -> None:
 
 def test_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
     def run(sheet: Any, place: Any) -> None:
-        log_prob._in_fresh_process(place, 3, -1)
+        log_prob._in_fresh_process(place, 3, -1, 100.0)
 
     with pytest.raises(RuntimeError, match=r"exit code 1[^$]*RuntimeError"):
         small_lines(run, tmp_path)
@@ -152,10 +157,13 @@ def test_gradient_that_is_summed_in_16_bits(
 
 
 def test_time_that_runs_out_is_named(topology: Topology, tmp_path: Path) -> None:
-    lines = small_lines(
-        lambda sheet, place: log_prob.show_times(sheet, place, topology.tp_group), tmp_path, seconds=0.0
-    )
-    assert [(line.name, line.status) for line in lines] == [("time of 40 x 24 x 501", Status.NOT_DONE)]
+    over = time.monotonic() - 1.0
+    lines = small_lines(lambda sheet, place: log_prob.show_times(sheet, place, topology.tp_group, over), tmp_path)
+    lines += small_lines(lambda sheet, place: log_prob.show_first_calls(sheet, place, over), tmp_path)
+    assert [(line.name, line.status) for line in lines] == [
+        ("time of 40 x 24 x 501", Status.NOT_DONE),
+        ("first call with 50 tokens, then 50", Status.NOT_DONE),
+    ]
 
 
 def test_fresh_process_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +16,9 @@ import pytest
 import torch
 from torch._C._autograd import DeviceType
 
-from benchmarks.gpu_check import matrix, waits
+from benchmarks.gpu_check import waits
 from benchmarks.gpu_check.commands import Command
-from benchmarks.gpu_check.lines import Sheet, Status, read_lines
+from benchmarks.gpu_check.lines import Sheet
 
 from .in_process import Lines, cpu, failed, held, not_done, section, stand_in, written
 
@@ -36,7 +38,7 @@ def run(on_cpu: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_on_the_cpu(run: tuple[Path, Lines]) -> None:
     _, lines = run
     assert held(lines) == FP32 | BF16 | {"fp32 products without TF32"}
-    assert not_done(lines) == {"waits of an update", "memory of an update", "pytest -m gpu tests/parallel"}
+    assert not_done(lines) == {"waits of an update", "memory of an update"}
     assert failed(lines) == set()
 
 
@@ -67,7 +69,7 @@ def compare_again(folder: Path, dtype: torch.dtype, factor: float) -> Lines:
     def compare(sheet: Sheet) -> None:
         with Command([sys.executable, "-c", "pass"], again / "out") as done, one_rank(torch.device("cpu")) as topology:
             change_attention(dtype, factor)
-            model.compare(sheet, topology, task, done)
+            model.compare(sheet, topology, task, done, time.monotonic() + 100.0)
 
     return written(again, compare)
 
@@ -85,6 +87,37 @@ def test_a_reference_that_fails_is_told(on_cpu: Callable[..., Any], tmp_path: Pa
     lines = on_cpu(section, "model", tmp_path / "run", break_the_reference)
     assert failed(lines) == {"update on the CPU"}
     assert "no reference here" in lines["update on the CPU"].note
+
+
+def test_what_the_cpu_has_not_computed_in_time_is_not_done(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
+    lines = on_cpu(section, "model", tmp_path / "run", slow_reference)
+    assert held(lines) == {name for name in FP32 if "experts" not in name} | {"fp32 products without TF32"}
+    assert not_done(lines) >= {"experts, fp32: against the CPU", "bf16: against the CPU"}
+    assert failed(lines) == set()
+
+
+def slow_reference() -> None:
+    """A process that sleeps when it has the first model, and a section that does not wait for long."""
+    from benchmarks.gpu_check import commands, model
+
+    code = """
+        import json, sys, time
+        from benchmarks.gpu_check import model_update
+        made = model_update.made
+        def once(*args, **options):
+            model_update.made = lambda *args, **options: time.sleep(600)
+            return made(*args, **options)
+        model_update.made = once
+        model_update.compute(model_update.Task(**json.loads(sys.argv[1])))
+        """
+    start = model.start_on_cpu
+    model.start_on_cpu = lambda task: [sys.executable, "-c", textwrap.dedent(code), start(task)[-1]]
+
+    def wait(command: Command, seconds: float | None = None) -> None:
+        while not (command._output.parent / "cpu" / "dense.json").exists():
+            time.sleep(0.1)
+
+    commands.Command.wait = wait  # type: ignore[method-assign, assignment]
 
 
 def break_the_reference() -> None:
@@ -187,35 +220,3 @@ def test_waits_copies_and_memory_on_the_stand_in(on_stand_in: Callable[..., Any]
     assert held(lines) >= WAITS | COPIES | {CONTROL, "memory that a model and Adam hold"}
     lines = on_stand_in(waits_and_memory, tmp_path / "bad", wait_and_copy)
     assert failed(lines) == {name for name in WAITS | COPIES if "experts" not in name}
-
-
-# ---- the matrix of layouts -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("printed", "code", "status", "note"),
-    [
-        ("8 passed, 12 skipped, 900 deselected in 30.1s", 0, Status.ON_CPU, "8 passed, 12 skipped, 900 deselected"),
-        ("FAILED tests/x.py\n1 failed, 7 passed in 30.1s", 1, Status.FAILED, "exit code 1, 1 failed, 7 passed"),
-        ("20 skipped in 3.1s", 0, Status.FAILED, "exit code 0, 20 skipped"),
-        ("import error", 4, Status.FAILED, "exit code 4, no tests"),
-    ],
-)
-def test_pytest_is_read(tmp_path: Path, printed: str, code: int, status: Status, note: str) -> None:
-    tests = matrix.MatrixTests(tmp_path)
-    tests._command = [sys.executable, "-c", f"print({printed!r}); raise SystemExit({code})"]
-    with tests:
-        tests.report(Sheet("model", tmp_path / "lines", on_gpu=False), 60.0)
-    (line,) = read_lines(tmp_path / "lines")
-    assert line.status is status
-    assert note in line.note
-
-
-def test_pytest_that_takes_too_long_is_not_done(tmp_path: Path) -> None:
-    tests = matrix.MatrixTests(tmp_path)
-    tests._command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with tests:
-        tests.report(Sheet("model", tmp_path / "lines", on_gpu=False), matrix._MARGIN_SECONDS + 0.2)
-    (line,) = read_lines(tmp_path / "lines")
-    assert line.status is Status.NOT_DONE
-    assert tests.process.returncode == -9
