@@ -18,7 +18,7 @@ test: .venv/.installed  ## All tests
 
 # Without a network: make gpu-check PYTHON=python3 WHEELS=wheels, where tools/gather_wheels.py has filled wheels/.
 gpu-check: $(if $(WHEELS),,.venv/.installed)  ## What of this works on the GPU of this machine: under ten minutes
-	$(if $(WHEELS),$(PYTHON) tools/with_wheels.py $(WHEELS),$(BIN)/python) -m benchmarks.gpu_check $(ARGS)
+	$(if $(WHEELS),$(PYTHON) tools/with_wheels.py "$(WHEELS)",$(BIN)/python) -m benchmarks.gpu_check $(ARGS)
 
 sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a GPU, in .venv-sglang: 3.4 GB
 

@@ -152,6 +152,8 @@ def read_family(folder: Path) -> Family:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
     kind = config.get("model_type")
     if kind not in _ROWS:
         raise ConfigError(f"{path}: model_type {kind!r} is not supported; supported: {', '.join(sorted(_ROWS))}")

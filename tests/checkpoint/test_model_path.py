@@ -95,6 +95,7 @@ def other_model(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (lambda path: (path / "hf" / "tokenizer.json").unlink(), r"hf/tokenizer\.json: missing"),
     "no config": (lambda path: (path / "hf" / "config.json").unlink(), r"megatron/hf holds no config\.json"),
+    "a list": (lambda path: (path / "hf" / "config.json").write_text("[]"), r"hf/config\.json: not a JSON object"),
     "no folder": (lambda path: shutil.rmtree(path / "hf"), r"there is no folder .*megatron/hf"),
     "no manifest": (
         lambda path: (path / "manifest.json").unlink(),

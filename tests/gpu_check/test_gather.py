@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -226,7 +227,8 @@ def test_make_runs_the_plain_command() -> None:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     plain = "python3 tools/with_wheels.py wheels -m benchmarks.gpu_check --cpu\n"
-    assert planned("PYTHON=python3", "WHEELS=wheels", "ARGS=--cpu") == plain
+    assert shlex.split(planned("PYTHON=python3", "WHEELS=wheels", "ARGS=--cpu")) == shlex.split(plain)
+    assert "my wheels" in shlex.split(planned("PYTHON=python3", "WHEELS=my wheels"))
     assert planned().endswith(".venv/bin/python -m benchmarks.gpu_check \n")
     assert plain.partition(" --cpu")[0] in gather_wheels.__doc__
     assert "-m benchmarks.gpu_check" in with_wheels.__doc__
