@@ -105,7 +105,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     log_probs = log_prob_bytes(family, parallel, setting, batch.scored) if last else LogProbBytes(0, 0, 0)
     # A tied weight's gradient waits for the embedding's, where autograd adds it up.
     waiting = log_probs.handed_on if first and family.tied_embeddings else 0
-    backward = saved + again + _backward(w, batch, setting) + _between_stages(stream, parallel) + waiting
+    backward = saved + again + _backward(w, batch, setting) + _between_stages(stream, parallel, directions=2) + waiting
     score_of_last = saved + _final_norm(w) + log_probs.with_gradients if last else 0
     table = w.bytes * family.shape(parallel.tp).padded_vocab_size // parallel.tp * family.hidden_size
     before = saved - (chunks[0] if flights[0] else 0)
@@ -116,7 +116,8 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     else:
         forward = max(forward, saved + _final_norm(w) + log_probs.forward if last else 0)
         backward = max(backward, score_of_last)
-    scoring = stream + max(kept.layer_forward(w, saves=False), log_probs.forward)
+    passed = stream + _between_stages(stream, parallel, directions=1)
+    scoring = passed + max(kept.layer_forward(w, saves=False), log_probs.forward)
     visits = setting.bytes * held.total if setting.reference_visits else 0
     # What no phase gives back: the buffer into which sequence parallelism gathers, and the micro-batches themselves.
     gathered = gather_buffer(w, parallel)
@@ -138,11 +139,11 @@ def gather_buffer(w: kept.Widths, parallel: ParallelConfig) -> int:
     return w.bytes * w.tokens * w.hidden if parallel.sequence_parallel else 0
 
 
-def _between_stages(stream: int, parallel: ParallelConfig) -> int:
+def _between_stages(stream: int, parallel: ParallelConfig, directions: int) -> int:
     """Hidden states and gradients on their way to and from other (virtual) stages."""
     if parallel.pp == 1:
         return 0
-    return stream * (1 + (2 * parallel.pp if parallel.vpp > 1 else 0))
+    return stream * (1 + (directions * parallel.pp if parallel.vpp > 1 else 0))
 
 
 def in_flight(parallel: ParallelConfig, pp_rank: int, micro_batches: int) -> tuple[int, ...]:

@@ -33,12 +33,13 @@ def _phases(config: RunConfig, each: Compared) -> list[str]:
     rows.append(["the most", *_beside(each.planned_peak, figures.peak_bytes), "", "", ""])
     whole = f"{figures.micro_batches} micro-batch" + ("es" if figures.micro_batches > 1 else "")
     head = f"rank {figures.rank} of {config.parallel.world_size}, stage {figures.stage}, {whole}"
-    columns = ["planned, GB", "simulated", "planned is", "operations", "waits", "pageable copies"]
+    columns = ["planned, GB", "simulated", "apart", "operations", "waits", "pageable copies"]
     return table([head, *columns], rows)
 
 
 def _beside(planned: int, simulated: int) -> list[str]:
-    return [f"{planned / GB:.2f}", f"{simulated / GB:.2f}", f"{planned / simulated - 1:+.1%}"]
+    apart = f"{planned / simulated - 1:+.1%}"
+    return [f"{planned / GB:.2f}", f"{simulated / GB:.2f}", "0.0%" if float(apart[:-1]) == 0 else apart]
 
 
 def _collectives(each: Compared) -> list[str]:

@@ -89,8 +89,8 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     if on_gpu(tensor):
         return 0, sys.maxsize
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = tensor.storage_offset() * tensor.itemsize
-    return start, start + (last + 1) * tensor.itemsize if tensor.numel() else start
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return start, start + (int(last) + 1) * tensor.itemsize if tensor.numel() else start
 
 
 class Timeline:
