@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+BYTES = ("B", "bytes")
+"""Units whose numbers are written out."""
 _MOST_CHARACTERS = 500
 """Of an error, in a note; all of it is in what the section has printed."""
 
@@ -92,19 +94,19 @@ class Sheet:
         self, name: str, figure: float, bound: float, *, reference: str, unit: str = "", note: str = ""
     ) -> bool:
         """A figure that may not be greater than `bound`; NaN fails. Gives whether it holds."""
-        return self._judge(name, figure, figure <= bound, f"<= {bound:g}", reference, unit, note)
+        return self._judge(name, figure, figure <= bound, f"<= {_text(bound, unit)}", reference, unit, note)
 
     def at_least(
         self, name: str, figure: float, bound: float, *, reference: str, unit: str = "", note: str = ""
     ) -> bool:
         """A figure that may not be less than `bound`; NaN fails. Gives whether it holds."""
-        return self._judge(name, figure, figure >= bound, f">= {bound:g}", reference, unit, note)
+        return self._judge(name, figure, figure >= bound, f">= {_text(bound, unit)}", reference, unit, note)
 
     def equal(
         self, name: str, figure: float, expected: float, *, reference: str, unit: str = "", note: str = ""
     ) -> bool:
         """A figure that must be `expected`. Gives whether it is."""
-        return self._judge(name, figure, figure == expected, f"= {expected:g}", reference, unit, note)
+        return self._judge(name, figure, figure == expected, f"= {_text(expected, unit)}", reference, unit, note)
 
     def holds(self, name: str, truth: bool, *, reference: str, note: str = "") -> bool:
         """Something that has no figure. Gives whether it holds."""
@@ -152,6 +154,10 @@ class Sheet:
         self._since = now
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(line)) + "\n")
+
+
+def _text(bound: float, unit: str) -> str:
+    return f"{bound:,.0f}" if unit in BYTES else f"{bound:g}"
 
 
 def read_lines(path: Path) -> Iterator[Line]:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.page import html_page, html_text, safe, write_page
-from benchmarks.gpu_check.lines import Line, Status
+from benchmarks.gpu_check.lines import BYTES, Line, Status
 from benchmarks.gpu_check.machine import Machine
 from benchmarks.gpu_check.sections import Section
 
 _STYLE = """
 body { max-width: 84rem; }
 .passed, .held { color: #176b2c; } .failed { color: #b00020; font-weight: bold; } .not, .measured { color: #555; }
-td.number { text-align: right; white-space: nowrap; } pre { white-space: pre-wrap; margin: 0; font-size: .85em; }
+.number { text-align: right; white-space: nowrap; } .bound { white-space: nowrap; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .85em; }
 """
 _FAILED_FIRST = (Status.FAILED, Status.PASSED, Status.ON_CPU, Status.MEASURED, Status.NOT_DONE)
 
@@ -75,6 +76,8 @@ def figure_text(line: Line) -> str:
         return ""
     if math.isfinite(line.figure) and float(line.figure).is_integer() and abs(line.figure) < 1e7:
         number = f"{line.figure:.0f}"
+    elif math.isfinite(line.figure) and line.unit in BYTES:
+        number = f"{line.figure:,.0f}"
     else:
         number = f"{line.figure:.4g}"
     return f"{number} {line.unit}".rstrip()
@@ -120,10 +123,10 @@ def _json_line(line: Line) -> dict[str, object]:
 
 def page(report: Report) -> str:
     """One HTML file."""
-    title = "GPU check" + (" (small form, on a CPU)" if report.small else "")
+    title_of_page = "GPU check" + (" (small form, on a CPU)" if report.small else "")
     failed = [line for line in report.lines if line.status is Status.FAILED]
     body = [
-        f"<h1>{html_text(title)}</h1>",
+        f"<h1>{html_text(title_of_page)}</h1>",
         f"<p>{html_text(closing_row(report))}</p>",
         f'<p class="note">{html_text(report.machine)}. {html_text(report.date)}.</p>',
     ]
@@ -131,22 +134,45 @@ def page(report: Report) -> str:
         body.append("<p>Nothing here was shown on a GPU: the same code ran with small sizes on a CPU.</p>")
     if failed:
         body += ["<h2>Failed</h2>", _html_table(failed, with_section=True)]
+    body += ["<h2>Sections</h2>", _html_overview(report)]
     for section in report.sections:
-        body += [f"<h2>{html_text(section.title)}</h2>", f'<p class="note">{html_text(_spent(report, section))}</p>']
-        body.append(_html_table(report.of(section), with_section=False))
-    return html_page(title, _STYLE, "\n".join(body))
+        lines = report.of(section)
+        if lines:
+            title = f'<h2 id="{html_text(section.name)}">{html_text(section.title)}</h2>'
+            body += [title, _html_table(lines, with_section=False)]
+    return html_page(title_of_page, _STYLE, "\n".join(body))
 
 
-def _spent(report: Report, section: Section) -> str:
-    lines = report.of(section)
-    counts = {status: sum(line.status is status for line in lines) for status in _FAILED_FIRST}
-    counted = ", ".join(f"{number} {status.value}" for status, number in counts.items() if number)
-    return f"{section.name}: {counted or 'no line'}; {sum(line.seconds for line in lines):.0f} s"
+def _html_overview(report: Report) -> str:
+    """How many lines of each status a section has, and its seconds; each name leads to its lines."""
+    shown = [status for status in _FAILED_FIRST if report.totals[status.value]]
+    heads = "".join(f'<th class="number">{html_text(name)}</th>' for name in (*shown, "s"))
+    rows = []
+    for section in report.sections:
+        lines = report.of(section)
+        counts = [sum(line.status is status for line in lines) for status in shown]
+        cells = "".join(
+            f'<td class="number{f" {_class(status)}" if count else ""}">{count or ""}</td>'
+            for status, count in zip(shown, counts, strict=True)
+        )
+        name = f'<a href="#{html_text(section.name)}">{html_text(section.name)}</a>' if lines else section.name
+        spent = f"{sum(line.seconds for line in lines):.0f}" if lines else "not begun"
+        rows.append(
+            f'<tr><td>{name}</td><td>{html_text(section.title)}</td>{cells}<td class="number">{spent}</td></tr>'
+        )
+    head = f"<thead><tr><th>section</th><th>about</th>{heads}</tr></thead>"
+    return f'<div class="scroll"><table>{head}\n<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>'
+
+
+def _class(status: Status) -> str:
+    return status.value.split()[0]
 
 
 def _html_table(lines: Sequence[Line], *, with_section: bool) -> str:
     names = [*(["section"] if with_section else []), "status", "what", "figure", "bound", "held against", "note", "s"]
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = "".join(
+        f'<th class="number">{name}</th>' if name in ("figure", "s") else f"<th>{name}</th>" for name in names
+    )
     rows = "\n".join(_html_row(line, with_section=with_section) for line in lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
 
@@ -154,10 +180,10 @@ def _html_table(lines: Sequence[Line], *, with_section: bool) -> str:
 def _html_row(line: Line, *, with_section: bool) -> str:
     cells = [f"<td>{html_text(line.section)}</td>"] if with_section else []
     cells += [
-        f'<td class="{line.status.value.split()[0]}">{html_text(line.status.value)}</td>',
+        f'<td class="{_class(line.status)}">{html_text(line.status.value)}</td>',
         f"<td>{html_text(line.name)}</td>",
         f'<td class="number">{html_text(figure_text(line))}</td>',
-        f"<td>{html_text(line.bound)}</td>",
+        f'<td class="bound">{html_text(line.bound)}</td>',
         f"<td>{html_text(line.reference)}</td>",
         f"<td><pre>{html_text(line.note)}</pre></td>",
         f'<td class="number">{line.seconds:.1f}</td>',

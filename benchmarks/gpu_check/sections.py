@@ -37,7 +37,7 @@ SECTIONS = (
     _here("nccl", "Collectives and layouts over NCCL", 120, gpus=2),
     _here("weights", "Weights handed over, and the embedded engine", 90),
     _here("weight_sync", "Weights broadcast to another GPU", 90, gpus=2),
-    _here("train", "Training, killed and resumed", 120),
+    _here("train", "Training, killed and resumed", 150),
     _here("ceilings", "What the card can do", 60),
     _here("attention_time", "Attention: time and kernels", 60),
     _here("two_processes", "Two ranks on one GPU", 120),

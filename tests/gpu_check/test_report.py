@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from benchmarks.gpu_check.sections import SECTIONS, Section
 
 ONE = Section("one", "The first <section>", "nowhere", 10.0)
 TWO = Section("two", "The second", "nowhere", 10.0)
+THREE = Section("three", "The third", "nowhere", 10.0)
 LINES = [
     Line("one", "error | of q", Status.PASSED, 0.00312, "", "fp64 & more", "<= 0.02", "", 1.5),
     Line("one", "not a number", Status.FAILED, math.nan, "", "fp64", "<= 0.02", "first\n<script>", 0.5),
@@ -77,6 +79,20 @@ def test_page_is_one_file_and_escapes_what_it_is_given() -> None:
     assert "NVIDIA H100" in tags.text
 
 
+def test_page_counts_the_lines_of_each_section_and_leads_to_them() -> None:
+    text = page(Report(report().machine, "today", False, (ONE, TWO, THREE), LINES, 61.4))
+    overview = text[text.index("<h2>Sections</h2>") : text.index('<h2 id="one">')]
+    rows = [re.findall(r">([^<>]*)</t[dh]>", row) for row in overview.split("<tr>")[1:]]
+    assert rows[0] == ["section", "about", "failed", "passed", "measured", "not done", "s"]
+    assert [row[-5:] for row in rows[1:]] == [
+        ["1", "1", "1", "", "4"],
+        ["", "", "", "1", "0"],
+        ["", "", "", "", "not begun"],
+    ]
+    assert [overview.count(f'href="#{name}"') for name in ("one", "two", "three")] == [1, 1, 0]
+    assert text.count('<h2 id="') == 2
+
+
 def test_page_of_the_small_form_says_that_it_shows_nothing() -> None:
     held = [Line("one", "error", Status.ON_CPU, 0.1, "", "", "<= 1", "", 0.0)]
     assert "Nothing here was shown on a GPU" in page(report(held, small=True))
@@ -106,6 +122,13 @@ def test_terminal() -> None:
 )
 def test_figures(figure: float, text: str) -> None:
     assert figure_text(Line("s", "n", Status.MEASURED, figure, "s", "", "", "", 0.0)) == text
+
+
+def test_bytes_are_written_out(tmp_path: Path) -> None:
+    sheet = Sheet("one", tmp_path / "lines", on_gpu=True)
+    sheet.at_most("memory", 123456789.0, 2.0**27, reference="r", unit="B")
+    (line,) = read_lines(tmp_path / "lines")
+    assert (figure_text(line), line.bound) == ("123,456,789 B", "<= 134,217,728")
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
