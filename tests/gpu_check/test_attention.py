@@ -177,7 +177,11 @@ def test_two_calls_of_padding_alone() -> None:
 def test_times(tmp_path: Path) -> None:
     lines = small_lines(attention_time.run, tmp_path)
     assert not failed(lines) + claims(lines)
-    assert len(lines) == 2 * (1 + 2 * 5)
+    counts = [line for line in lines if line.name.endswith(": operations")]
+    assert len(lines) == 2 * (1 + 2 * 5) + len(counts)
+    assert lines[-len(counts) :] == counts  # after all times
+    assert len(counts) == 2 * 2 * 3
+    assert all(line.status is Status.MEASURED and line.figure for line in counts)
     ratios = [line for line in lines if " / " in line.name]
     assert len(ratios) == 8
     assert all(line.status is Status.MEASURED and line.figure for line in ratios)
