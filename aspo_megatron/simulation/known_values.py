@@ -8,7 +8,7 @@ the shadows too; one that writes something unknown into a storage takes its shad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -87,15 +87,22 @@ class KnownValues:
         if func.is_view:
             return None  # the result has its argument's storage, and so its shadow
         there = [leaf for leaf in pytree.arg_tree_leaves(*args, **kwargs) if on_gpu(leaf)]
-        for tensor in filter(on_gpu, written(func, args, kwargs)):
-            self._spread_out(tensor)
-        if not too_large and not _is_unknown(func, args) and all(self.of(leaf) is not None for leaf in there):
+        writes = list(filter(on_gpu, written(func, args, kwargs)))
+        known = not too_large and not _is_unknown(func, args) and self._know(there)
+        if known:
+            for tensor in writes:
+                self._spread_out(tensor)
+        if known and self._know(writes):
             real_args, real_kwargs = pytree.tree_map(self._real, (args, kwargs))
             with contextlib.suppress(NotImplementedError):  # what a GPU computes for more types than a CPU
                 return pytree.tree_leaves(func(*real_args, **real_kwargs))
-        for tensor in filter(on_gpu, written(func, args, kwargs)):
+        for tensor in writes:
             self.forget(tensor)
         return None
+
+    def _know(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether the values of all are known."""
+        return all(self.of(tensor) is not None for tensor in tensors)
 
     def _real(self, leaf: Any) -> Any:
         if on_gpu(leaf):
