@@ -138,6 +138,8 @@ class StandIn(TorchDispatchMode):
 
     def resized(self, storage: torch.UntypedStorage) -> None:
         """A storage of the device has another size now: whatever was in it is lost."""
+        if not self.ledger.holds(storage):  # from 2.15 on PyTorch sizes its descriptions of CPU tensors so
+            return
         self.ledger.hold(storage)
         self.known.forget(storage)
         self._given_back.add(storage._cdata)

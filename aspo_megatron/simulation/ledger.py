@@ -117,6 +117,11 @@ class Ledger:
         """Pageable memory goes to the device."""
         self.copies[f"{what} {place()}"] += 1
 
+    def holds(self, storage: UntypedStorage) -> bool:
+        """Whether a storage is one of the device."""
+        self._storages.settle()
+        return storage._cdata in self._sizes
+
     def hold(self, storage: UntypedStorage) -> None:
         """A storage on the device is there, and as large as it is: an operation may have made it larger."""
         self._storages.follow(storage)
