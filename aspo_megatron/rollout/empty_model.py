@@ -15,6 +15,8 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype, device: torch.devi
     """
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if config.tie_word_embeddings:  # transformers 5.0 leaves a model without values untied
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
     for module in list(model.modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             _compute_buffers(module, device)
