@@ -27,8 +27,8 @@ from aspo_megatron.simulation.waiting import is_sized_by_values, waits_for_value
 
 aten = torch.ops.aten
 _MOST_WRITTEN = 1 << 16
-"""Elements of unknown values that a copy to given memory of the host writes. What is larger is weights and the like:
-left as it is, memory that nobody has written to takes none of this machine's."""
+"""Elements of unknown values, or of one number, that a copy to given memory of the host writes. What is larger is
+weights and the like: left as it is, memory that nobody has written to takes none of this machine's."""
 
 
 class StandIn(TorchDispatchMode):
@@ -109,7 +109,9 @@ class StandIn(TorchDispatchMode):
         return result
 
     def _into_host(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-        if source.numel() <= _MOST_WRITTEN or self.known.of(source) is not None:
+        known = self.known.of(source)
+        says_something = known is not None and any(known.stride())  # not one number everywhere
+        if source.numel() <= _MOST_WRITTEN or says_something:
             target.copy_(self.values(source))
         else:
             self._check_memory("read", [source], [])

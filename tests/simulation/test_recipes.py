@@ -18,7 +18,7 @@ RECIPES = ("deepseek_r1_distill_qwen_1_5b", "qwen3_4b", "qwen3_8b", "qwen3_30b_a
 CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[0].parallel)]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
 def test_recipe(name: str, rank: int, recipes: dict[tuple[str, int], Future[RankFigures]]) -> None:
     figures, (run, family) = recipes[name, rank].result(), recipe_run(name)
