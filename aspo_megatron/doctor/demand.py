@@ -30,9 +30,10 @@ def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
     """What is known of it; None without a model or torch, or with a layout that the model cannot have."""
     if wishes.family is None or host.torch.problem:
         return None
-    from aspo_megatron.plan.memory import optimizer_shards, resident
-    from aspo_megatron.plan.parameters import model_elements, rank_parameters
-    from aspo_megatron.plan.setting import setting_of
+    from aspo_megatron.plan.host import locked_on_node
+    from aspo_megatron.plan.memory import resident
+    from aspo_megatron.plan.parameters import model_elements
+    from aspo_megatron.plan.setting import MOMENTS_BYTES, setting_of
 
     run, family, parallel = wishes.run, wishes.family, wishes.run.parallel
     try:
@@ -40,18 +41,9 @@ def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
         setting = replace(setting_of(run, parallel), cpu=not on_gpu)
     except UserError:
         return None
-    moments, fp32 = 8, 0 if setting.dtype == "float32" else 4
-    dense, expert = optimizer_shards(parallel)
-    locked, fullest = 0, 0
-    for stage in range(parallel.pp):
-        held = rank_parameters(family, parallel, stage)
-        share = held.dense // dense + held.expert // expert
-        weights = setting.bytes * held.total
-        size = weights if setting.reference and setting.reference_on_host else 0
-        size += moments * share if run.optimizer.offload else 0
-        size += weights + (moments + fp32) * share if run.checkpoint.async_save and run.checkpoint.every else 0
-        always = resident(family, parallel, setting, stage).total
-        locked, fullest = max(locked, size if on_gpu else always), max(fullest, always)
+    fullest = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
+    ranks = wishes.ranks_here
+    host_bytes = locked_on_node(run, family, parallel, setting, ranks) if on_gpu else fullest * ranks
     elements = model_elements(family)
-    state = (setting.bytes + moments + fp32) * elements
-    return Demand(locked * wishes.ranks_here, fullest, state, setting.bytes * elements)
+    state = (setting.bytes + MOMENTS_BYTES + setting.main_bytes) * elements
+    return Demand(host_bytes, fullest, state, setting.bytes * elements)

@@ -9,9 +9,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import GPUS_OF_NODE
 from aspo_megatron.plan.memory import optimizer_shards
 from aspo_megatron.plan.parameters import largest_parameter, rank_parameters
-from aspo_megatron.plan.setting import Setting
-
-_MOMENTS, _FP32 = 8, 4
+from aspo_megatron.plan.setting import MOMENTS_BYTES, Setting
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def locked_by_rank(
     table = family.shape(parallel.tp).padded_vocab_size // parallel.tp * family.hidden_size
     copy = table if family.tied_embeddings and 0 < stage == parallel.pp - 1 else 0  # which the first stage writes
     save = 0
-    if config.checkpoint.async_save and not setting.cpu:
-        state = _MOMENTS + (0 if setting.dtype == "float32" else _FP32)
+    if config.checkpoint.every and config.checkpoint.async_save and not setting.cpu:
+        state = MOMENTS_BYTES + setting.main_bytes
         alone = parallel.tp * parallel.cp * parallel.dp == parallel.ep * parallel.expert_tp
         own = (0 if replica else held.dense - copy) + (held.expert if alone or not replica else 0)
         if parallel.distributed_optimizer:
@@ -57,14 +55,16 @@ def locked_by_rank(
         save += setting.bytes * own
     return LockedMemory(
         reference=setting.bytes * held.total if setting.reference_visits else 0,
-        moments=_MOMENTS * share if setting.moments_visit else 0,
+        moments=MOMENTS_BYTES * share if setting.moments_visit else 0,
         save=save,
     )
 
 
-def locked_on_node(config: RunConfig, family: Family, parallel: ParallelConfig, setting: Setting) -> int:
-    """Of all ranks of the first node."""
-    ranks = min(parallel.world_size, config.slurm.gpus_per_node or GPUS_OF_NODE)
+def locked_on_node(
+    config: RunConfig, family: Family, parallel: ParallelConfig, setting: Setting, ranks: int | None = None
+) -> int:
+    """Of all ranks of the first node: of the first `ranks`, or of as many as the node has GPUs."""
+    ranks = ranks or min(parallel.world_size, config.slurm.gpus_per_node or GPUS_OF_NODE)
     per_stage = parallel.world_size // parallel.pp
     return sum(
         locked_by_rank(

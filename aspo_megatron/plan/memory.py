@@ -9,12 +9,10 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.plan import activations as kept
 from aspo_megatron.plan.log_probs import LogProbBytes, log_prob_bytes
 from aspo_megatron.plan.parameters import Parameters, largest_parameter, rank_parameters, stage_chunks
-from aspo_megatron.plan.setting import Setting
+from aspo_megatron.plan.setting import FP32_BYTES, MOMENTS_BYTES, Setting
 from aspo_megatron.plan.workload import LocalBatch
 
 _GRADIENT = 4
-_MOMENTS = 8
-_FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def resident(family: Family, parallel: ParallelConfig, setting: Setting, pp_rank
     """What `PolicyModel`, megatron's gradient buffers and Adam hold on a rank of a pipeline stage."""
     held = rank_parameters(family, parallel, pp_rank)
     # Beside bf16 weights, fp32 ones.
-    state = (0 if setting.moments_visit else _MOMENTS) + (0 if setting.dtype == "float32" else _FP32)
+    state = (0 if setting.moments_visit else MOMENTS_BYTES) + setting.main_bytes
     dense, expert = optimizer_shards(parallel)
     return Resident(
         weights=setting.bytes * held.total,
@@ -191,8 +189,8 @@ def _optimizer_step(held: Parameters, family: Family, parallel: ParallelConfig, 
     """
     table = family.shape(parallel.tp).padded_vocab_size // parallel.tp * family.hidden_size
     if setting.cpu:
-        return 2 * _FP32 * table
+        return 2 * FP32_BYTES * table
     dense, expert = optimizer_shards(parallel)
     largest = min(largest_parameter(family, parallel, pp_rank), -(-held.dense // dense))
-    moments = _MOMENTS * (held.dense // dense + held.expert // expert) if setting.moments_visit else 0
-    return _FP32 * largest + moments
+    moments = MOMENTS_BYTES * (held.dense // dense + held.expert // expert) if setting.moments_visit else 0
+    return FP32_BYTES * largest + moments

@@ -10,6 +10,10 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.plan.parameters import weight_bytes
 
+MOMENTS_BYTES = 8
+"""Of Adam's two moments of a weight."""
+FP32_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -45,6 +49,11 @@ class Setting:
     def bytes(self) -> int:
         """Of a weight."""
         return weight_bytes(self.dtype)
+
+    @property
+    def main_bytes(self) -> int:
+        """Of the fp32 weight that the optimizer has beside one in 16 bits."""
+        return 0 if self.dtype == "float32" else FP32_BYTES
 
     @property
     def reference_visits(self) -> bool:

@@ -50,7 +50,8 @@ def _collectives(each: Compared) -> list[str]:
         if phase in phases:
             columns.setdefault(str(phase).partition(":")[0], Counter()).update(phases[phase].traffic)
     for phase in (Phase.SYNC, Phase.SAVE):
-        columns[str(phase)] = phases[phase].traffic
+        if phase in phases:
+            columns[str(phase)] = phases[phase].traffic
     names = sorted({name for traffic in columns.values() for name in traffic})
     if not names:
         return []
@@ -65,8 +66,8 @@ def _kind(name: str) -> str:
 def _host(each: Compared) -> list[str]:
     names = {"reference": each.locked.reference, "moments": each.locked.moments, "save": each.locked.save}
     rows = [
-        [what, f"{size / GB:.2f}", f"{each.figures.locked[what] / GB:.2f}"]
+        [what, f"{size / GB:.2f}", f"{each.figures.locked.get(what, 0) / GB:.2f}"]
         for what, size in names.items()
-        if size or each.figures.locked[what]
+        if size or each.figures.locked.get(what)
     ]
     return table(["locked memory of the host, GB", "planned", "simulated, whole blocks"], rows) if rows else []

@@ -66,7 +66,8 @@ class SimulatedStep:
         self._update(groups)
         if self.engine is None:
             self._send()
-        self._save()
+        if self.config.checkpoint.every:
+            self._save()
 
     def _generate(self) -> None:
         """The embedded engine takes the weights, holds its cache, and gives its memory back."""
