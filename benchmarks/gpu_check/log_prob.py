@@ -15,15 +15,14 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
+from aspo_megatron.parallel.log_prob import token_log_probs
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.parallel.vocabulary import chunk_for
 from benchmarks.gpu_check.figures import farthest, fresh_random, poison, relative
 from benchmarks.gpu_check.lines import Place, Sheet
-from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
+from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64, token_wise
 from benchmarks.gpu_check.log_prob_time import show_times
 
 _REFERENCE = "log_softmax in fp64 of the same inputs"
@@ -87,25 +86,9 @@ def show_numbers(
 
 def by_token(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, compiled: bool) -> Answer:
     """`token_objective`, which adds the weight's gradient to what is in its buffer."""
-
-    def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor | None]:
-        return problem.by_log_prob[part], problem.by_entropy[part] if with_entropy else None
-
     before = torch.randn(problem.weight.shape, device=problem.weight.device)
     total = before.clone()
-    anchor, log_probs, entropy = token_objective(
-        problem.hidden,
-        problem.weight,
-        problem.targets,
-        derivative,
-        temperature=problem.temperature,
-        vocab_size=problem.vocabulary,
-        tp_group=group,
-        chunk=chunk,
-        compiled=compiled,
-        weight_grad=total,
-    )
-    anchor.backward()
+    log_probs, entropy = token_wise(problem, total, group, chunk=chunk, with_entropy=with_entropy, compiled=compiled)
     assert problem.hidden.grad is not None
     return Answer(log_probs, entropy, problem.hidden.grad, total.double() - before.double())
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from aspo_megatron.parallel.log_prob import token_objective
 
 _AT_A_TIME = 1 << 25
 """Logits that exist at the same time in fp64."""
@@ -40,6 +43,33 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{len(self.targets)} x {self.hidden.size(1)} x {self.vocabulary}, T={self.temperature:g}"
+
+
+def token_wise(
+    problem: Problem, total: Tensor, group: dist.ProcessGroup, *, chunk: int, with_entropy: bool, compiled: bool
+) -> tuple[Tensor, Tensor]:
+    """`token_objective` and its backward, as in training: the weight's gradient is added to `total`, in fp32.
+
+    Gives log-probs and entropy.
+    """
+
+    def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor | None]:
+        return problem.by_log_prob[part], problem.by_entropy[part] if with_entropy else None
+
+    anchor, log_probs, entropy = token_objective(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        derivative,
+        temperature=problem.temperature,
+        vocab_size=problem.vocabulary,
+        tp_group=group,
+        chunk=chunk,
+        compiled=compiled,
+        weight_grad=total,
+    )
+    anchor.backward()
+    return log_probs, entropy
 
 
 @dataclass(frozen=True)

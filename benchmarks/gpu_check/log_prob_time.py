@@ -8,14 +8,12 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from aspo_megatron.parallel.log_prob import token_objective
 from aspo_megatron.parallel.vocabulary import chunk_for
 from benchmarks import log_prob_methods as other
 from benchmarks.gpu_check.figures import seconds
 from benchmarks.gpu_check.lines import Place, Sheet
-from benchmarks.gpu_check.log_prob_cases import Problem
+from benchmarks.gpu_check.log_prob_cases import Problem, token_wise
 from benchmarks.measure import free_bytes, peak_bytes
 
 CASES = tuple(other.Case(tokens, hidden, 151936) for tokens in (4096, 1024, 16384) for hidden in (1536, 4096, 1024))
@@ -31,24 +29,9 @@ def into_buffer(problem: Problem, group: dist.ProcessGroup, *, compiled: bool) -
     """As in training: the weight's gradient is added to a buffer in fp32 that is there."""
     total = torch.zeros(problem.weight.shape, device=problem.weight.device)
 
-    def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, None]:
-        return problem.by_log_prob[part], None
-
     def once() -> None:
         problem.hidden.grad = None
-        anchor, _, _ = token_objective(
-            problem.hidden,
-            problem.weight,
-            problem.targets,
-            derivative,
-            temperature=problem.temperature,
-            vocab_size=problem.vocabulary,
-            tp_group=group,
-            chunk=chunk_for(problem.weight),
-            compiled=compiled,
-            weight_grad=total,
-        )
-        anchor.backward()
+        token_wise(problem, total, group, chunk=chunk_for(problem.weight), with_entropy=False, compiled=compiled)
 
     return once
 
