@@ -147,6 +147,8 @@ def test_locked_memory_of_the_host() -> None:
     assert node == 4 * alone.total
     bare, _ = locked("loss.kl_coef=0", "checkpoint.async_save=false", "optimizer.offload=true")
     assert (bare.reference, bare.moments, bare.save) == (0, 8 * parameters, 0)
+    never, _ = locked("checkpoint.every=0")
+    assert (never.reference, never.save) == (alone.reference, 0)
     there, _ = locked("model.reference=device")
     assert there.reference == 0
     split, both = locked("parallel.dp=2", "parallel.distributed_optimizer=true", "model.recompute=full")
