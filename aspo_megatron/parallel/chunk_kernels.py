@@ -74,8 +74,10 @@ class CompiledKernels:
 
     def softmax_sums(self, logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
         """See `Kernels`."""
+        # Two kernels: where one changes the logits that it sums up, Inductor keeps another chunk of them.
         for out, values in zip((peak, total, weighted), compiled(_softmax_sums)(_alone(logits)), strict=True):
             out.copy_(values)
+        self.exponentials(logits, peak)
 
     def exponentials(self, logits: Tensor, peak: Tensor) -> None:
         """See `Kernels`."""
@@ -95,9 +97,7 @@ def _softmax_sums(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest = logits.amax(dim=1)
     relative = logits - largest[:, None]
     values = relative.exp()
-    sums = values.sum(dim=1), (values * relative).sum(dim=1)
-    logits.copy_(values)
-    return largest, *sums
+    return largest, values.sum(dim=1), (values * relative).sum(dim=1)
 
 
 def _exponentials(logits: Tensor, peak: Tensor) -> None:

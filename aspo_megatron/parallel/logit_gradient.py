@@ -112,5 +112,4 @@ def _add_hidden_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None
     if gradient.dtype == total.dtype:
         total.addmm_(gradient.t(), hidden.to(gradient.dtype))
         return
-    for block in blocks(total):
-        total[block] += torch.mm(gradient[:, block].t(), hidden, out_dtype=total.dtype)
+    torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)

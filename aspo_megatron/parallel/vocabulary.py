@@ -16,6 +16,9 @@ from torch import Tensor
 
 from aspo_megatron.parallel.chunk_kernels import CompiledKernels, Kernels, TiledKernels
 
+BLOCK_ROWS = 2 << 10
+"""Vocabulary rows at a time, where 16-bit weights take a detour through fp32: on a CPU."""
+
 
 @dataclass(frozen=True)
 class DeviceTraits:
@@ -26,7 +29,6 @@ class DeviceTraits:
             reads and writes the weight's gradient, which should take less time than its products.
         tile_bytes: part of a chunk that a thread, or a GPU, works on at a time, to stay in the cache: half the time on
             CPU.
-        block_rows: vocabulary rows at a time, where 16-bit weights take a detour through fp32.
         wide_products: products of 16-bit matrices can be had in fp32.
         compiled_tokens: tokens that a chunk has at least where compiled kernels work on it. They are made for the sizes
             of their first call. On a GPU, for fewer tokens than twice its multiprocessors (Hopper 132, Blackwell 148),
@@ -35,7 +37,6 @@ class DeviceTraits:
 
     chunk_bytes: int
     tile_bytes: int
-    block_rows: int
     wide_products: bool
     compiled_tokens: int
 
@@ -45,12 +46,8 @@ class DeviceTraits:
         return _CPU if tensor.device.type == "cpu" else _GPU
 
 
-_CPU = DeviceTraits(
-    chunk_bytes=256 << 20, tile_bytes=2 << 20, block_rows=2 << 10, wide_products=False, compiled_tokens=2
-)
-_GPU = DeviceTraits(
-    chunk_bytes=1 << 30, tile_bytes=32 << 20, block_rows=16 << 10, wide_products=True, compiled_tokens=512
-)
+_CPU = DeviceTraits(chunk_bytes=256 << 20, tile_bytes=2 << 20, wide_products=False, compiled_tokens=2)
+_GPU = DeviceTraits(chunk_bytes=1 << 30, tile_bytes=32 << 20, wide_products=True, compiled_tokens=512)
 
 
 @dataclass(frozen=True)
@@ -219,6 +216,5 @@ def chunk_softmax(logits: Tensor, targets: Tensor, shard: VocabularyShard, space
 
 def blocks(weight: Tensor) -> Iterator[slice]:
     """A few rows of `weight` at a time."""
-    size = DeviceTraits.of(weight).block_rows
-    for start in range(0, len(weight), size):
-        yield slice(start, min(start + size, len(weight)))
+    for start in range(0, len(weight), BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, len(weight)))

@@ -8,7 +8,7 @@ import torch
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.vocabulary import DeviceTraits, chunk_for, even_chunk, needs_short_copy
+from aspo_megatron.parallel.vocabulary import BLOCK_ROWS, DeviceTraits, chunk_for, even_chunk, needs_short_copy
 from aspo_megatron.plan.setting import Setting
 
 _FP32 = 4
@@ -38,11 +38,9 @@ def log_prob_bytes(family: Family, parallel: ParallelConfig, setting: Setting, s
     tile = min(max(traits.tile_bytes // (rows * _FP32), 1), chunk) * rows * _FP32
     states = scored * hidden * setting.bytes
     forward = chunk * rows * (_FP32 + short) + tile + scored * 4 * _FP32 + states
-    product, block = chunk * hidden * _FP32, min(traits.block_rows, rows) * hidden * _FP32
-    if short:  # one product after the other; on a CPU a block of the weight in fp32 beside one
-        product = max(product, block)
-    elif setting.dtype != "float32":
-        product += block
+    product = chunk * hidden * _FP32
+    if not short and setting.dtype != "float32":  # on a CPU a block of the weight in fp32 beside it
+        product += min(BLOCK_ROWS, rows) * hidden * _FP32
     if setting.token_wise:
         return LogProbBytes(forward, forward + states + product, 0)
     handed_on = rows * hidden * setting.bytes

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from aspo_megatron.config import SamplingConfig
@@ -25,6 +26,9 @@ from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.empty_model import empty_model
 from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN's, PyTorch's first choice on Hopper: it makes a plan for each number of keys, 60 ms for each token."""
 
 
 class EmbeddedEngine:
@@ -93,6 +97,7 @@ class EmbeddedEngine:
         return self._generate(requests, sampling, None)
 
     @torch.no_grad()
+    @sdpa_kernel(_ATTENTION)
     def _generate(
         self, requests: Sequence[Request], sampling: SamplingConfig, when_complete: WhenComplete | None
     ) -> list[list[Sample]]:

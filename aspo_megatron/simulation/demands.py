@@ -114,10 +114,12 @@ def _product_out(name: str, arguments: dict[str, Any]) -> None:
 
 
 def _wide_product(name: str, arguments: dict[str, Any]) -> None:
-    """Blas.cpp, _mm_dtype_out_cuda: 16-bit factors of one dtype, a result of the dtype asked for."""
-    one, other, wanted = arguments["self"], arguments["mat2"], arguments["out_dtype"]
+    """Blas.cpp, _mm_dtype_out_cuda and _addmm_dtype_out_cuda: factors of 16 bits and one dtype, any result."""
+    one, other, wanted = arguments.get("mat1", arguments["self"]), arguments["mat2"], arguments["out_dtype"]
     if one.dtype != other.dtype or one.dtype not in _SHORT or wanted not in (torch.float32, one.dtype):
         raise DemandError(f"{name}: takes 16-bit factors of one dtype, not {one.dtype} and {other.dtype} for {wanted}")
+    if "mat1" in arguments and arguments["self"].dtype != wanted:
+        raise DemandError(f"{name}: adds to {arguments['self'].dtype}, not to {wanted}")
     out = arguments.get("out")
     if out is not None:
         _product_out(name, arguments)
@@ -143,4 +145,6 @@ _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten.index_put.default: _indexed,
     aten.mm.dtype: _wide_product,
     aten.mm.dtype_out: _wide_product,
+    aten.addmm.dtype: _wide_product,
+    aten.addmm.dtype_out: _wide_product,
 }

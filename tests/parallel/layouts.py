@@ -122,12 +122,12 @@ def load(
 
 def hf_weights(model: PolicyModel) -> dict[str, torch.Tensor]:
     """All weights by Hugging Face name. A collective."""
-    return {name: tensor.clone() for name, tensor in model.hf_tensors()}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in model.hf_tensors()}
 
 
 def hf_gradients(model: PolicyModel, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """The gradients that the optimizer has just used, by the Hugging Face names of their parameters. A collective."""
-    return {name: tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in optimizer.hf_gradients(model)}
 
 
 def relative(got: torch.Tensor, want: torch.Tensor) -> float:

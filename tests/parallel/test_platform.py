@@ -13,6 +13,7 @@ import pytest
 import torch
 from megatron.core.optimizer import clip_grads
 from megatron.core.tensor_parallel import random as megatron_random
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from transformers import AutoModelForCausalLM
 
@@ -173,6 +174,26 @@ def test_gradient_norm_without_apex_asks_for_no_number() -> None:
         assert (norm.shape, norm.dtype, norm.device.type) == ((1,), torch.float32, "meta")
         norm, _ = clip_grads.l2_norm_impl(2048, torch.zeros(1), [values], False)
     assert float(norm) == pytest.approx(float(torch.cat([tensor.flatten() for tensor in values]).norm()), rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(8_000_000,), (4096,), (3, 8192 * 3 + 5), (1, 4095, 4097, 2_000_003)])
+def test_gradient_norm_of_many_numbers(sizes: tuple[int, ...]) -> None:
+    """Squares added up one after the other in fp32 lose the more, the more there are: 2e-4 of eight million."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(size, generator=generator) * 1e-3 for size in sizes]
+    with installed(CpuPlatform()):
+        norm, _ = clip_grads.l2_norm_impl(2048, torch.zeros(1), [values], False)
+    assert float(norm) == pytest.approx(float(torch.cat(values).double().norm()), rel=2e-7)
+
+
+def test_scale_of_router_losses_is_that_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """megatron keeps the first one's tensor, with its device, for as long as the process lives."""
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
+    MoEAuxLossAutoScaler.set_loss_scale(torch.ones(1, device="meta"))
+    with installed(CpuPlatform()):
+        MoEAuxLossAutoScaler.set_loss_scale(torch.full((1,), 3.0))
+        assert float(MoEAuxLossAutoScaler.main_loss_backward_scale) == 3.0
+    assert MoEAuxLossAutoScaler.main_loss_backward_scale.device.type == "meta"
 
 
 def test_choice() -> None:

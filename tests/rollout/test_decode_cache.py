@@ -94,6 +94,22 @@ def test_numbers_are_taken_from_tensors_once_for_each_token(
     assert same == found
 
 
+def test_responses_are_generated_without_attention_of_cudnn(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it takes a hundred times as long for a token: a plan is made for each number of keys."""
+    engine = EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, torch.device("cpu"), 65536)
+    engine.update_weights(policy.weights.items(), version=1)
+    attention, allowed = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    engine.generate(ask([[11, 45, 8]], [2]), SamplingConfig(max_response_tokens=3))
+    assert set(allowed) == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 class Numbers(TorchFunctionMode):
     """Counts what makes a number of Python, or a list of them, out of a tensor."""
 
