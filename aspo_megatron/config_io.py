@@ -23,7 +23,8 @@ from pydantic_core import ErrorDetails
 from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_reference import OWN_NAME, key_names, sections
-from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.writing import write_whole
 
 _REASONS = {
     "int_type": "must be a whole number",
@@ -68,11 +69,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    tree = OmegaConf.create(_without_references(config.model_dump(mode="json")))
-    try:
-        OmegaConf.save(tree, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(_without_references(config.model_dump(mode="json")))))
 
 
 def _read_yaml(path: Path) -> DictConfig:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.metrics.scores import Scores
+from aspo_megatron.writing import write_whole
 
 Record = dict[str, Any]
 
@@ -184,13 +185,7 @@ class ResultFile:
             "right": list(scores.right),
             "identity": about.identity,
         }
-        path = scores_path(self.path)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        write_whole(scores_path(self.path), json.dumps(content, indent=2) + "\n")
 
 
 def read_scores(path: Path) -> dict[str, Any]:

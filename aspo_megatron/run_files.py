@@ -14,6 +14,7 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.losses import Loss
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.step_metrics import sample_weights
+from aspo_megatron.writing import write_whole
 
 
 def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
@@ -60,5 +61,4 @@ def sample_records(
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draw the curves, then write summary.json: last, and at once, as it says that the run is finished."""
     draw_curves([folder], folder / "curves.png")
-    (folder / "summary.json.partial").write_text(json.dumps(summary, indent=2) + "\n")
-    (folder / "summary.json.partial").replace(folder / "summary.json")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)

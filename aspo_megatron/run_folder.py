@@ -101,9 +101,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
             raise ConfigError(f"output_dir: {folder} is in use by a run that goes on at this moment") from error
         except OSError:  # a file system without locks
             pass
-        partial = folder / f"{_CONFIG}.partial"
-        save_config(run, partial)
-        os.replace(partial, folder / _CONFIG)
+        save_config(run, folder / _CONFIG)
         yield
     finally:
         os.close(lock)

@@ -42,6 +42,7 @@ from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics, updat
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.synced_engine import SyncedEngine
 from aspo_megatron.worth import charge_kl
+from aspo_megatron.writing import write_whole
 
 Groups = list[list[Sample]]
 
@@ -350,7 +351,7 @@ class Trainer:
         rate = product_rate(self._model.config.params_dtype, topology.platform.device)
         if topology.is_leader:
             title = f"step {step} of {self._config.output_dir}, rank 0 of {topology.world_size}"
-            (folder / "summary.txt").write_text(profile.summary(title, self._work, rate, topology.world_size))
+            write_whole(folder / "summary.txt", profile.summary(title, self._work, rate, topology.world_size))
             profile.draw_memory(folder / "memory.png")
             self._progress.message(
                 f"profile of step {step}: {folder}/summary.txt; traces for ui.perfetto.dev beside it"

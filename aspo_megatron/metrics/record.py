@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ import numpy as np
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.wandb_run import WandbRun
+from aspo_megatron.writing import plain_errors, write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -49,7 +49,7 @@ class Recorder:
         self._metrics_path = run_dir / METRICS_FILE
         self._samples_path = run_dir / SAMPLES_FILE
         self._tensorboard_path = run_dir / "tensorboard"
-        with _plain_errors(run_dir):
+        with plain_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
             if after_step is not None:
                 _cut_back(run_dir, after_step)
@@ -68,7 +68,7 @@ class Recorder:
         if self._samples is not None:
             os.close(self._samples)
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
+            with plain_errors(self._tensorboard_path):
                 self._events.close()
         if self._wandb is not None:
             self._wandb.close()
@@ -84,7 +84,7 @@ class Recorder:
         numbers = {name: float(value) for name, value in values.items()}
         _append(self._metrics, self._metrics_path, {"step": step, **numbers})
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
+            with plain_errors(self._tensorboard_path):
                 for name, number in numbers.items():
                     self._events.add_scalar(name, number, step)
         if self._wandb is not None:
@@ -107,12 +107,12 @@ class Recorder:
         Raises:
             UserError: it cannot be written.
         """
-        with _plain_errors(self._metrics_path):
+        with plain_errors(self._metrics_path):
             os.fsync(self._metrics)
             if self._samples is not None:
                 os.fsync(self._samples)
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
+            with plain_errors(self._tensorboard_path):
                 self._events.flush()
 
 
@@ -140,15 +140,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-@contextlib.contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError into one line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 def _cut_back(run_dir: Path, step: int) -> None:
     """Remove lines and evaluations of later steps than `step`. TensorBoard is told to, when its writer opens."""
     for path in (run_dir / METRICS_FILE, run_dir / SAMPLES_FILE):
@@ -157,9 +148,7 @@ def _cut_back(run_dir: Path, step: int) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
         if kept != lines:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(b"".join(kept))
-            os.replace(partial, path)
+            write_whole(path, b"".join(kept))
     if step < 0:
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
     for path in (run_dir / "eval").glob("step-*.jsonl"):
@@ -172,7 +161,7 @@ def _open_lines(path: Path) -> int:
 
     Unbuffered: a Python file object would try to write a line that the full disk refused once more on closing.
     """
-    with _plain_errors(path):
+    with plain_errors(path):
         if path.is_file():
             with path.open("r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
@@ -182,7 +171,7 @@ def _open_lines(path: Path) -> int:
 def _append(descriptor: int, path: Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False) + "\n"
     data = line.encode("utf-8", errors="backslashreplace")
-    with _plain_errors(path):
+    with plain_errors(path):
         while data:
             data = data[os.write(descriptor, data) :]
 
@@ -208,5 +197,5 @@ def _summary_writer(path: Path, after_step: int | None) -> SummaryWriter:
             "log.tensorboard is true, but the package `tensorboard` is not installed: "
             "install it, or set log.tensorboard=false"
         ) from error
-    with _plain_errors(path):
+    with plain_errors(path):
         return SummaryWriter(str(path), purge_step=None if after_step is None else after_step + 1)

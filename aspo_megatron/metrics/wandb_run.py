@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.writing import write_whole
 
 _ID = "wandb-id"
 
@@ -74,5 +75,5 @@ def check_installed(mode: str) -> None:
 def _id_of(run_dir: Path) -> str:
     path = run_dir / _ID
     if not path.is_file():
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return path.read_text()
