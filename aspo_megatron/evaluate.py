@@ -40,13 +40,18 @@ class Evaluation:
         """By metric name, e.g. `eval/avg@4`."""
         return {f"eval/{name}": estimate.value for name, estimate in self.scores.named().items()}
 
+    def content(self) -> bytes:
+        """All records as JSONL."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
+        return "".join(lines).encode(errors="backslashreplace")
+
     def write(self, path: Path) -> None:
-        """All records as JSONL.
+        """Write `content` into a file.
 
         Raises:
             UserError: it cannot be written.
         """
-        write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records))
+        write_whole(path, self.content())
 
 
 @dataclass(frozen=True)
