@@ -23,15 +23,16 @@ def write_trace(profiler: torch_profile, path: Path) -> None:
     with whole_file(path) as partial, tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "trace.json"
         profiler.export_chrome_trace(str(plain))
-        with plain.open("rb") as trace:
-            if not _is_complete(plain):
-                raise OSError(errno.ENOSPC, f"the trace does not fit into {tempfile.gettempdir()}")
-            with gzip.open(partial, "wb") as compressed:
-                shutil.copyfileobj(trace, compressed)
+        if not _is_complete(plain):
+            raise OSError(errno.ENOSPC, f"the trace does not fit into {tempfile.gettempdir()}")
+        with plain.open("rb") as trace, gzip.open(partial, "wb") as compressed:
+            shutil.copyfileobj(trace, compressed)
 
 
 def _is_complete(trace: Path) -> bool:
     """Whether it ends as JSON does: the profiler's library says nothing when it cannot write."""
+    if not trace.is_file():
+        return False
     with trace.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 100))
         return file.read().rstrip().endswith(b"}")
