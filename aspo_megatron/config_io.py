@@ -91,8 +91,10 @@ def damaged_config(path: Path, reason: str) -> DamagedConfigError:
 
 
 def is_cut(path: Path) -> bool:
-    """Whether a configuration does not end as `save_config` ends it."""
-    return not path.read_bytes().endswith(b"\n")
+    """Whether a configuration does not end as `save_config` ends it: with a whole line of the last section."""
+    content = path.read_bytes()
+    written = re.findall(rb"^(\w+):", content, flags=re.MULTILINE)
+    return not content.endswith(b"\n") or written[-1:] != [list(RunConfig.model_fields)[-1].encode()]
 
 
 def save_config(config: RunConfig, path: Path) -> None:

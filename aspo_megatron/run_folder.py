@@ -77,7 +77,7 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     differing = [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
     if differing:
         if is_cut(folder / RUN_CONFIG):
-            raise damaged_config(folder / RUN_CONFIG, "it ends within a line")
+            raise damaged_config(folder / RUN_CONFIG, "its end is missing")
         raise ConfigError(
             f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another folder or remove it"

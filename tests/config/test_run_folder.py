@@ -95,6 +95,18 @@ def test_a_damaged_configuration_in_the_run_folder_is_named(tmp_path: Path, kind
         refuse_foreign_folder(run)
 
 
+@pytest.mark.parametrize("end", [b"\neval:", b"  samples: 4\n  pass_k", b"  - 4\n  sampling", b"  format: raw"])
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_cut_configuration_that_can_still_be_read_is_not_another_run(tmp_path: Path, end: bytes, less: int) -> None:
+    run = with_folder(tmp_path)
+    path = tmp_path / "config.yaml"
+    save_config(run, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(end) + end.startswith(b"\n") - less])
+    with pytest.raises(ConfigError, match=rf"^{path}: damaged, or written by another version \("):
+        refuse_foreign_folder(run)
+
+
 def test_a_wrong_override_is_no_damage(tmp_path: Path) -> None:
     save_config(with_folder(tmp_path), tmp_path / "config.yaml")
     (tmp_path / ".lock").touch()

@@ -214,6 +214,7 @@ def test_tensorboard_is_left_out_when_it_cannot_be_written(tmp_path: Path) -> No
         events.Reload()
         steps = [event.step for event in events.Scalars("a")]
         assert steps in ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6])
+        assert steps == [event.step for event in events.Scalars("c")]  # whole steps alone
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("no answer"), ValueError("x")])
