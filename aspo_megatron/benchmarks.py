@@ -18,6 +18,7 @@ from typing import Any, Literal
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.data.sources import Record, read_source
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.writing import whole_file
 
 TEMPERATURE = 0.8
 TOP_P = 1.0
@@ -154,6 +155,7 @@ def write_problems(wanted: Wanted, path: Path) -> int:
 
     Raises:
         ConfigError: they cannot be read; says how to give them as a file.
+        UserError: the file cannot be written.
     """
     benchmark = wanted.benchmark
     try:
@@ -165,7 +167,7 @@ def write_problems(wanted: Wanted, path: Path) -> int:
         raise ConfigError(f"{error}; or give the problems as a file: --benchmark {wanted.name}=FILE.jsonl") from error
     if not records:
         raise ConfigError(f"benchmark {wanted.name}: no problem is from {' to '.join(benchmark.dates or ())}")
-    with path.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for record in records:
             fields = dict(record.metadata) | {"id": record.id, "prompt": _question(record, benchmark)}
             if benchmark.answer_field is not None:

@@ -23,7 +23,12 @@ from pydantic_core import ErrorDetails
 from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_reference import OWN_NAME, key_names, sections
-from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.writing import write_whole
+
+RUN_CONFIG = "config.yaml"
+RUN_LOCK = ".lock"
+"""Files of a run folder: the resolved configuration, and what says that a run writes there."""
 
 _REASONS = {
     "int_type": "must be a whole number",
@@ -35,6 +40,10 @@ _REASONS = {
     "dict_type": "must be a mapping of keys to values",
     "model_type": "is a section: set the keys in it",
 }
+
+
+class DamagedConfigError(ConfigError):
+    """The configuration in a run folder is not what the run has written there."""
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -50,6 +59,18 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: one line for each wrong key, missing key or wrong value, or the file's problem and line.
     """
     try:
+        return _load(path, overrides)
+    except ConfigError as error:
+        if path is None or not (path.parent / RUN_LOCK).is_file() or path.name != RUN_CONFIG:
+            raise
+        if overrides:  # they may be what is wrong
+            load_config(path)
+            raise
+        raise damaged_config(path, str(error).splitlines()[0]) from error
+
+
+def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
+    try:
         tree = OmegaConf.merge({} if path is None else _read_yaml(path), _read_overrides(overrides))
         data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except GrammarParseError as error:
@@ -62,17 +83,27 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
+def damaged_config(path: Path, reason: str) -> DamagedConfigError:
+    """What to say of the configuration in a run folder that cannot be read; names a copy of it, if there is one."""
+    copies = sorted(path.parent.glob("checkpoints/step-*[0-9]/config.yaml"), reverse=True)
+    cure = f"copy {copies[0]} over it" if copies else f"remove {path.parent}, or choose another output_dir"
+    return DamagedConfigError(f"{path}: damaged, or written by another version ({reason}); {cure}")
+
+
+def is_cut(path: Path) -> bool:
+    """Whether a configuration does not end as `save_config` ends it: with a whole line of the last section."""
+    content = path.read_bytes()
+    written = re.findall(rb"^(\w+):", content, flags=re.MULTILINE)
+    return not content.endswith(b"\n") or written[-1:] != [list(RunConfig.model_fields)[-1].encode()]
+
+
 def save_config(config: RunConfig, path: Path) -> None:
     """Write every key, defaults included, as YAML that `load_config` turns into an equal configuration.
 
     Raises:
         UserError: the file cannot be written.
     """
-    tree = OmegaConf.create(_without_references(config.model_dump(mode="json")))
-    try:
-        OmegaConf.save(tree, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the configuration: {error.strerror}") from error
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(_without_references(config.model_dump(mode="json")))))
 
 
 def _read_yaml(path: Path) -> DictConfig:

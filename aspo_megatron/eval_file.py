@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.metrics.scores import Scores
+from aspo_megatron.writing import plain_errors, write_whole
 
 Record = dict[str, Any]
 
@@ -68,7 +69,8 @@ class ResultFile:
         self._refuse_another()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            # Unbuffered: what the full disk refused would be written once more on closing.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error
         try:
@@ -76,7 +78,10 @@ class ResultFile:
         except BlockingIOError as error:
             self._file.close()
             raise UserError(f"{path}: another process is writing it; give another --output") from error
-        self._file.truncate(self._read())
+        except OSError:  # a file system without locks
+            pass
+        with plain_errors(path):
+            self._file.truncate(self._read())
         self._write_scores()
 
     def __enter__(self) -> Self:
@@ -97,12 +102,11 @@ class ResultFile:
             UserError: they cannot be written (is the disk full?).
         """
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        try:
-            self._file.write(lines.encode(errors="surrogatepass"))
-            self._file.flush()
+        data = lines.encode(errors="backslashreplace")
+        with plain_errors(self.path):
+            while data:
+                data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
         for record in records:
             self._count(record)
         self._write_scores()
@@ -113,9 +117,9 @@ class ResultFile:
 
     def records(self) -> Iterator[Record]:
         """All responses."""
-        self._file.seek(0)
-        for line in self._file:
-            yield json.loads(line)
+        with self.path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
 
     def _count(self, record: Record) -> None:
         self.right[record["index"]] = self.right.get(record["index"], 0) + int(record["reward"] >= CORRECT)
@@ -146,15 +150,8 @@ class ResultFile:
         """Count what is there; where the last whole problem ends, in bytes."""
         whole = end = 0
         group: list[Record] = []
-        self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            end += len(line)
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError as error:
-                raise UserError(f"{self.path}:{number}: not a line of JSON; the file is damaged, remove it") from error
-            if record is None:  # torn by a kill
-                break
+        for number, record, size in self._whole_lines():
+            end += size
             group.append(record)
             if record["index"] != group[0]["index"] or record["index"] in self.right:
                 raise UserError(
@@ -166,6 +163,23 @@ class ResultFile:
                     self._count(one)
                 whole, group = end, []
         return whole
+
+    def _whole_lines(self) -> Iterator[tuple[int, Record, int]]:
+        """Number, record and bytes of each line, but for one at the end that was torn by a kill."""
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    record = json.loads(line)
+                    if not isinstance(record["index"], int):
+                        raise TypeError("`index` is no number")
+                    float(record["reward"]), int(record["tokens"]), str(record["finish_reason"])
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                    raise UserError(
+                        f"{self.path}:{number}: not a line of JSON that is a response; the file is damaged, remove it"
+                    ) from error
+                yield number, record, len(line)
 
     def _write_scores(self) -> None:
         about, done = self._about, len(self.right) * self._about.samples
@@ -184,13 +198,7 @@ class ResultFile:
             "right": list(scores.right),
             "identity": about.identity,
         }
-        path = scores_path(self.path)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        write_whole(scores_path(self.path), json.dumps(content, indent=2) + "\n")
 
 
 def read_scores(path: Path) -> dict[str, Any]:

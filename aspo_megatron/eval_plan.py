@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.writing import write_whole
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class EvalPlan:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(asdict(self), default=str))
+        write_whole(path, json.dumps(asdict(self), default=str))
 
     @classmethod
     def read(cls, path: Path) -> EvalPlan:

@@ -18,6 +18,7 @@ from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
+from aspo_megatron.metrics.shown import stdout_never_fails
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
@@ -44,7 +45,11 @@ def evaluate_plan(plan: EvalPlan) -> None:
     configs = [load_config(job.config) for job in plan.jobs]
     first = configs[0]
     inputs = [read_inputs(config) for config in configs]
-    with process_grid(first.parallel, first.platform, first.seed) as topology, ExitStack() as stack:
+    with (
+        stdout_never_fails(),
+        process_grid(first.parallel, first.platform, first.seed) as topology,
+        ExitStack() as stack,
+    ):
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, print))
         engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, print))

@@ -18,6 +18,7 @@ from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import Generation, Request, ResponseSource, RolloutEngine
 from aspo_megatron.scoring import score_groups
+from aspo_megatron.writing import write_whole
 
 _EVAL_STREAM = 1
 """Separates the random numbers of evaluation from those of rollouts."""
@@ -39,10 +40,18 @@ class Evaluation:
         """By metric name, e.g. `eval/avg@4`."""
         return {f"eval/{name}": estimate.value for name, estimate in self.scores.named().items()}
 
-    def write(self, path: Path) -> None:
+    def content(self) -> bytes:
         """All records as JSONL."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records))
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
+        return "".join(lines).encode(errors="backslashreplace")
+
+    def write(self, path: Path) -> None:
+        """Write `content` into a file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_whole(path, self.content())
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,11 @@ from torch.profiler import profile as torch_profile
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.metrics.plots import write_figure
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.plan.estimate import forward_operations
+from aspo_megatron.trace_file import write_trace
 
 _SAMPLE_SECONDS = 0.02
 _PRODUCT_SIZE = 1536
@@ -104,9 +106,8 @@ class StepProfile:
         self._phases.append(_Phase(label, began, time.perf_counter()))
 
     def write(self, folder: Path, rank: int) -> None:
-        """This rank's trace."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._profiler.export_chrome_trace(str(folder / f"rank-{rank}.json.gz"))
+        """This rank's trace; a `UserError` if it cannot be written."""
+        write_trace(self._profiler, folder / f"rank-{rank}.json.gz")
 
     def summary(self, title: str, work: dict[str, Work], rate: float, ranks: int) -> str:
         """One page: phases, collectives, operations, memory.
@@ -149,7 +150,7 @@ class StepProfile:
             axes.fill_between([], [], color=f"C{number + 1}", alpha=0.3, label=label)
         axes.set(xlabel="seconds", ylabel="GiB", ylim=(0, None))
         figure.legend(loc="outside lower center", fontsize="small", ncols=4)
-        figure.savefig(path, dpi=120)
+        write_figure(figure, path)
 
     def _seconds(self) -> dict[str, float]:
         found: dict[str, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.errors import UserError
 from aspo_megatron.losses import Loss
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.step_metrics import sample_weights
+from aspo_megatron.writing import write_whole
 
 
 def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
@@ -57,8 +59,14 @@ def sample_records(
     ]
 
 
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Draw the curves, then write summary.json: last, and at once, as it says that the run is finished."""
-    draw_curves([folder], folder / "curves.png")
-    (folder / "summary.json.partial").write_text(json.dumps(summary, indent=2) + "\n")
-    (folder / "summary.json.partial").replace(folder / "summary.json")
+def write_summary(folder: Path, summary: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Draw the curves, then write summary.json: last, and at once, as it says that the run is finished.
+
+    Raises:
+        UserError: summary.json cannot be written. Curves that cannot be drawn are a warning.
+    """
+    try:
+        draw_curves([folder], folder / "curves.png")
+    except UserError as error:
+        warn(f"warning: {error}; `aspo plot {folder}` draws the curves later")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)

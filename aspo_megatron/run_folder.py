@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config_io import (
+    RUN_CONFIG,
+    RUN_LOCK,
+    DamagedConfigError,
+    damaged_config,
+    is_cut,
+    load_config,
+    save_config,
+)
 from aspo_megatron.errors import ConfigError
 
 _MAY_CHANGE = (
@@ -43,9 +51,7 @@ _MAY_CHANGE = (
 )
 """Keys (and sections) that a run may go on with other values of: none of them changes what is computed."""
 
-_CONFIG = "config.yaml"
-_LOCK = ".lock"
-_BEFORE_ALL = {_LOCK, f"{_CONFIG}.partial"}
+_BEFORE_ALL = {RUN_LOCK, f"{RUN_CONFIG}.partial"}
 _SUMMARY = "summary.json"
 
 
@@ -58,13 +64,20 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     folder = run.output_dir
     if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
         return
-    if not (folder / _CONFIG).is_file():
+    if not (folder / RUN_CONFIG).is_file():
         raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
-    saved = load_config(folder / _CONFIG)
+    try:
+        saved = load_config(folder / RUN_CONFIG)
+    except DamagedConfigError:
+        raise
+    except ConfigError as error:
+        raise damaged_config(folder / RUN_CONFIG, str(error).splitlines()[0]) from error
     free = _MAY_CHANGE if run.model.kernels.fp8 != "none" else (*_MAY_CHANGE, "model.kernels.fp8_recipe")
     found = _differing(saved.model_dump(mode="json"), run.model_dump(mode="json"))
     differing = [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
     if differing:
+        if is_cut(folder / RUN_CONFIG):
+            raise damaged_config(folder / RUN_CONFIG, "its end is missing")
         raise ConfigError(
             f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another folder or remove it"
@@ -91,7 +104,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
     folder = run.output_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(folder / RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(f"output_dir: {folder} cannot be written ({error.strerror})") from error
     try:
@@ -101,9 +114,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
             raise ConfigError(f"output_dir: {folder} is in use by a run that goes on at this moment") from error
         except OSError:  # a file system without locks
             pass
-        partial = folder / f"{_CONFIG}.partial"
-        save_config(run, partial)
-        os.replace(partial, folder / _CONFIG)
+        save_config(run, folder / RUN_CONFIG)
         yield
     finally:
         os.close(lock)

@@ -14,6 +14,7 @@ from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.metrics.shown import stdout_never_fails
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.kernels import advice
@@ -31,6 +32,7 @@ def train(config: RunConfig, inputs: Inputs) -> int:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, config.reward.workers // ranks_here)
     with (
+        stdout_never_fails(),
         RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards,
         process_grid(config.parallel, config.platform, config.seed) as topology,
     ):
@@ -69,7 +71,9 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
             if config.log.wandb != "none":
                 settings = config.model_dump(mode="json")
                 wandb = WandbRun(config.output_dir, config.log.wandb, config.log.wandb_project, settings)
-            recorder = stack.enter_context(Recorder(config.output_dir, config.log.tensorboard, after, wandb))
+            recorder = stack.enter_context(
+                Recorder(config.output_dir, config.log.tensorboard, after, wandb, progress.message)
+            )
         trainer = Trainer(config, inputs, model, engine, rewards, recorder, progress, stop)
         summary = trainer.run(state)
     if topology.is_leader:

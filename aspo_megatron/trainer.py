@@ -28,6 +28,7 @@ from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.metrics.shown import say
 from aspo_megatron.parallel.exchange import to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
@@ -42,6 +43,7 @@ from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics, updat
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.synced_engine import SyncedEngine
 from aspo_megatron.worth import charge_kl
+from aspo_megatron.writing import write_whole
 
 Groups = list[list[Sample]]
 
@@ -126,6 +128,8 @@ class Trainer:
                 raise
             self._keep()
         self._saver.finish()
+        if self._recorder:
+            self._recorder.flush()  # a run is not finished while lines wait for room on the disk
         self._export(self._config.output_dir / "hf")
         return self._summarize()
 
@@ -251,7 +255,8 @@ class Trainer:
                 self._topology.world_size,
             )
         if self._recorder:
-            result.write(self._config.output_dir / "eval" / f"step-{step:06d}.jsonl")
+            path = self._config.output_dir / "eval" / f"step-{step:06d}.jsonl"
+            self._recorder.write_file(path, result.content())
             if metrics is None:
                 self._recorder.log(step, result.metrics())
         if metrics is not None:
@@ -341,16 +346,21 @@ class Trainer:
         if step != self._config.log.profile_step:
             yield
             return
-        topology = self._topology
-        with StepProfile(topology.platform.device) as self._profile:
+        with StepProfile(self._topology.platform.device) as self._profile:
             yield
         profile, self._profile = self._profile, None
-        folder = self._config.output_dir / "profile"
+        try:
+            self._write_profile(profile, step)
+        except UserError as error:  # on the ranks that have no room for their part
+            say(f"warning: {error}; the run goes on")
+
+    def _write_profile(self, profile: StepProfile, step: int) -> None:
+        folder, topology = self._config.output_dir / "profile", self._topology
         profile.write(folder, topology.rank)
         rate = product_rate(self._model.config.params_dtype, topology.platform.device)
         if topology.is_leader:
             title = f"step {step} of {self._config.output_dir}, rank 0 of {topology.world_size}"
-            (folder / "summary.txt").write_text(profile.summary(title, self._work, rate, topology.world_size))
+            write_whole(folder / "summary.txt", profile.summary(title, self._work, rate, topology.world_size))
             profile.draw_memory(folder / "memory.png")
             self._progress.message(
                 f"profile of step {step}: {folder}/summary.txt; traces for ui.perfetto.dev beside it"
@@ -387,7 +397,7 @@ class Trainer:
             "tokens": self._at.tokens,
         }
         if self._recorder:
-            write_summary(self._config.output_dir, summary)
+            write_summary(self._config.output_dir, summary, self._progress.message)
         return summary
 
 

@@ -10,17 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aspo_megatron.metrics.scores import Scores
+from aspo_megatron.metrics.shown import shown_console
 
 _LINE_SECONDS = 10.0
 
 
 class EvalProgress:
-    """The course of one evaluation. Use as a context manager."""
+    """The course of one evaluation. Use as a context manager. It raises nothing when nothing can be shown."""
 
     def __init__(self, name: str, done: int, total: int, console: Console | None = None) -> None:
         """`done` of `total` problems were answered by an earlier process."""
         self._name, self._before, self._total = name, done, total
-        self._console = console or Console(soft_wrap=True)
+        self._console = shown_console(console)
         self._began = self._said = time.monotonic()
         self._bar: Progress | None = None
         if self._console.is_terminal:
@@ -64,4 +65,3 @@ class EvalProgress:
     def message(self, text: str) -> None:
         """Show a line that stays."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._console.file.flush()

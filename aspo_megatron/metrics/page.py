@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.figures import Table, config_differences, final_figures
 from aspo_megatron.metrics.series import Series
+from aspo_megatron.writing import write_whole
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 66rem; margin: 2rem auto;
@@ -79,11 +79,7 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_whole(path, page)
 
 
 def plot_page(series: Sequence[Series], png: bytes) -> str:

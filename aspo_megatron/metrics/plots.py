@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.panels import Line, Panel, panels_of
 from aspo_megatron.metrics.series import Curve, Series, curve, read_series
+from aspo_megatron.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +45,8 @@ def write_figure(figure: Figure, output: Path) -> None:
         UserError: the picture cannot be written, or the suffix is no format.
     """
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=_DPI, format=output.suffix[1:] or "png")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+        with whole_file(output) as partial:
+            figure.savefig(partial, dpi=_DPI, format=output.suffix[1:] or "png")
     except ValueError as error:  # an unknown suffix; matplotlib lists the known ones
         raise UserError(f"{output}: {error}") from error
 

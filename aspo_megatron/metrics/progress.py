@@ -10,11 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from aspo_megatron.metrics.shown import shown_console
+
 _RECENT_STEPS = 20  # over which the time left is estimated
 
 
 class ProgressDisplay(Protocol):
-    """The course of a run, for the person who waits for it. Use as a context manager."""
+    """The course of a run, for the person who waits for it. Use as a context manager.
+
+    What is shown is no part of training: a terminal or file that takes nothing more raises nothing.
+    """
 
     def __enter__(self) -> Self:
         """Start to show."""
@@ -36,7 +41,7 @@ def progress_display(total_steps: int, *, leader: bool, console: Console | None 
     """The display that fits: silent unless `leader`, live if the console (default: stdout) is a terminal."""
     if not leader:
         return SilentProgress()
-    console = console or Console(soft_wrap=True)
+    console = shown_console(console)
     return LiveProgress(total_steps, console) if console.is_terminal else PlainProgress(total_steps, console)
 
 
@@ -65,7 +70,7 @@ class PlainProgress:
 
     def __init__(self, total_steps: int, console: Console) -> None:
         self._total = total_steps
-        self._console = console
+        self._console = shown_console(console)
         self._clock = _Clock(total_steps)
         self._heldout: float | None = None
 
@@ -90,7 +95,6 @@ class PlainProgress:
     def message(self, text: str) -> None:
         """Print the line, with no markup and no wrapping."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._console.file.flush()
 
 
 class LiveProgress:
@@ -107,7 +111,7 @@ class LiveProgress:
             TextColumn("{task.fields[numbers]}", markup=False),
             _TimeLeftColumn(self._clock),
             TextColumn("{task.description}", style="dim", markup=False),
-            console=console,
+            console=shown_console(console),
             redirect_stderr=False,  # stderr goes to the rank's log too
         )
         self._task = self._bar.add_task("start", total=total_steps, numbers="")

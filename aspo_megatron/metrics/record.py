@@ -1,27 +1,32 @@
-"""The files a run writes while it goes: metrics.jsonl, samples.jsonl and TensorBoard events."""
+"""The files a run writes while it goes: metrics.jsonl, samples.jsonl, eval/ and TensorBoard events."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.damage import Line, named, read_lines, set_aside
+from aspo_megatron.metrics.events import EventFile
+from aspo_megatron.metrics.line_file import LineFile
+from aspo_megatron.metrics.shown import say
 from aspo_megatron.metrics.wandb_run import WandbRun
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+from aspo_megatron.writing import plain_errors, whole_file, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+
+MOST_WAITING = 64 << 20
+"""Bytes that may wait in memory for room on the disk."""
 
 
 class Recorder:
@@ -29,10 +34,18 @@ class Recorder:
 
     An existing file is continued; a last line that a killed run has left unfinished is removed first. Numbers that
     JSON lacks are the strings "NaN", "Infinity" and "-Infinity", which `float` and `read_metrics` understand.
+
+    A disk without room costs a warning: what could not be written waits in memory, and is written, in its order, when
+    something is logged or `flush` is called. TensorBoard and wandb get nothing more once they have failed.
     """
 
     def __init__(
-        self, run_dir: Path, tensorboard: bool, after_step: int | None = None, wandb: WandbRun | None = None
+        self,
+        run_dir: Path,
+        tensorboard: bool,
+        after_step: int | None = None,
+        wandb: WandbRun | None = None,
+        warn: Callable[[str], None] = say,
     ) -> None:
         """Open the files of `run_dir`, which is made if need be.
 
@@ -42,20 +55,24 @@ class Recorder:
             after_step: the run goes on after this step: what is there of later steps is removed, to be written again;
                 -1 for all there is. None keeps everything.
             wandb: gets the metrics too, and is closed with the files.
+            warn: is told what is not written, and of damaged lines that are set aside.
 
         Raises:
             UserError: a file cannot be written, or `tensorboard` is wanted and not installed.
         """
-        self._metrics_path = run_dir / METRICS_FILE
-        self._samples_path = run_dir / SAMPLES_FILE
         self._tensorboard_path = run_dir / "tensorboard"
-        with _plain_errors(run_dir):
+        self._warn = warn
+        with plain_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
             if after_step is not None:
-                _cut_back(run_dir, after_step)
-        self._metrics = _open_lines(self._metrics_path)
-        self._samples: int | None = None
-        self._events = _summary_writer(self._tensorboard_path, after_step) if tensorboard else None
+                _cut_back(run_dir, after_step, warn)
+        self._metrics = LineFile(run_dir / METRICS_FILE)
+        self._samples = LineFile(run_dir / SAMPLES_FILE)
+        self._files: dict[Path, bytes] = {}
+        self._failing = False
+        with plain_errors(self._metrics.path):
+            self._metrics.write()
+        self._events = EventFile(self._tensorboard_path, after_step) if tensorboard else None
         self._wandb = wandb
 
     def __enter__(self) -> Self:
@@ -63,128 +80,210 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Close the files."""
-        os.close(self._metrics)
-        if self._samples is not None:
-            os.close(self._samples)
+        """Write what waits, and close the files.
+
+        Raises:
+            UserError: there is no room for it, and nothing else was raised.
+        """
+        failure = self._write()
+        for lines in (self._metrics, self._samples):
+            with suppress(OSError):  # some file systems tell of an earlier error once more
+                lines.close()
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
+            with suppress(OSError):
                 self._events.close()
         if self._wandb is not None:
-            self._wandb.close()
+            self._to_wandb(lambda wandb: wandb.close())
+        if failure is not None and error is None:
+            raise failure
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of a step as one line; `step` is its first field.
 
         Raises:
-            UserError: the disk is full, or the file cannot be written for another reason.
+            UserError: too much waits for room on the disk.
         """
         if "step" in values:
             raise ValueError("`step` is the line's own field, not a metric")
         numbers = {name: float(value) for name, value in values.items()}
-        _append(self._metrics, self._metrics_path, {"step": step, **numbers})
+        self._metrics.add(_line({"step": step, **numbers}))
+        self._write_or_wait()
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
-                for name, number in numbers.items():
-                    self._events.add_scalar(name, number, step)
+            try:
+                self._events.log(step, numbers)
+            except OSError as error:
+                self._without_tensorboard(error)
         if self._wandb is not None:
-            self._wandb.log(step, numbers)
+            self._to_wandb(lambda wandb: wandb.log(step, numbers))
 
     def log_samples(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """Append one line a sample, `step` its first field. Values: what JSON has, and NumPy numbers and arrays.
 
         Raises:
-            UserError: the disk is full, or the file cannot be written for another reason.
+            UserError: too much waits for room on the disk.
         """
-        if self._samples is None:
-            self._samples = _open_lines(self._samples_path)
         for record in records:
-            _append(self._samples, self._samples_path, {"step": step, **record})
+            self._samples.add(_line({"step": step, **record}))
+        self._write_or_wait()
+
+    def write_file(self, path: Path, content: bytes) -> None:
+        """Write a whole file.
+
+        Raises:
+            UserError: too much waits for room on the disk.
+        """
+        self._files[path] = content
+        self._write_or_wait()
 
     def flush(self) -> None:
         """Have all that was logged on the disk when this returns: a checkpoint is about to count on it.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: some of it cannot be written.
         """
-        with _plain_errors(self._metrics_path):
-            os.fsync(self._metrics)
-            if self._samples is not None:
-                os.fsync(self._samples)
+        failure = self._write()
+        if failure is not None:
+            raise failure
+        for lines in (self._metrics, self._samples):
+            with plain_errors(lines.path):
+                lines.to_disk()
         if self._events is not None:
-            with _plain_errors(self._tensorboard_path):
-                self._events.flush()
+            try:
+                self._events.to_disk()
+            except OSError as error:
+                self._without_tensorboard(error)
+
+    def _write_or_wait(self) -> None:
+        failure = self._write()
+        waiting = self._metrics.waiting + self._samples.waiting + sum(map(len, self._files.values()))
+        if failure is not None and waiting > MOST_WAITING:
+            raise UserError(
+                f"{failure}; {waiting >> 20} MiB wait in memory for it, and no more may: make room, and the same "
+                "command goes on"
+            ) from failure
+
+    def _write(self) -> UserError | None:
+        """Try to write all that waits; the first error, which is told when it begins and when it is over."""
+        failures: list[UserError] = []
+        for lines in (self._metrics, self._samples):
+            if lines.waiting:
+                try:
+                    with plain_errors(lines.path):
+                        lines.write()
+                except UserError as error:
+                    failures.append(error)
+        for path, content in list(self._files.items()):
+            try:
+                write_whole(path, content)
+                del self._files[path]
+            except UserError as error:
+                failures.append(error)
+        failure = failures[0] if failures else None
+        if failure is not None and not self._failing:
+            self._warn(f"warning: {failure}; the run goes on, and what is not written waits in memory for room")
+        if failure is None and self._failing:
+            self._warn(f"what waited for room is written: {self._metrics.path.parent} has all of it")
+        self._failing = failure is not None
+        return failure
+
+    def _without_tensorboard(self, error: OSError) -> None:
+        reason = error.strerror or error
+        self._warn(f"warning: {self._tensorboard_path}: cannot be written: {reason}; the run goes on without it")
+        if self._events is not None:
+            with suppress(OSError):
+                self._events.close()
+            self._events = None
+
+    def _to_wandb(self, act: Callable[[WandbRun], None]) -> None:
+        assert self._wandb is not None
+        try:
+            act(self._wandb)
+        except Exception as error:  # whatever another program's trouble is: the run is not to end of it
+            self._wandb = None
+            self._warn(f"warning: wandb: {type(error).__name__}: {error}; the run goes on without it")
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl, by step; of a step that was done again after a resume, the last line.
 
-    An unfinished last line is left out: the run may be writing it.
+    An unfinished last line is left out: the run may be writing it. So are damaged ones, with one warning.
 
     Raises:
-        UserError: no such file, or another line is not a metrics line.
+        UserError: no such file, or it has lines, of which none is a metrics line.
     """
+    by_step: dict[int, dict[str, float]] = {}
+    damaged: list[Line] = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        for line in read_lines(path, numbers_only=True):
+            if line.record is None:
+                damaged.append(line)
+            else:
+                by_step[line.step] = {name: float(value) for name, value in line.record.items()}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; is this a run folder?") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    by_step: dict[float, dict[str, float]] = {}
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is unfinished, or nothing
-        try:
-            values = {name: float(value) for name, value in json.loads(line).items()}
-            by_step[values["step"]] = values
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"{path}, line {number}: not a line of metrics: {line[:60]!r}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if damaged and not by_step:
+        raise UserError(f"{path}, line {damaged[0].number}: not a line of metrics: {damaged[0].data[:60]!r}")
+    if damaged:
+        where = named("line", [line.number for line in damaged])
+        warn(f"warning: {path}, {where}: damaged, no metrics of a step; left out")
     return [by_step[step] for step in sorted(by_step)]
 
 
-@contextlib.contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError into one line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _cut_back(run_dir: Path, step: int) -> None:
+def _cut_back(run_dir: Path, step: int, warn: Callable[[str], None]) -> None:
     """Remove lines and evaluations of later steps than `step`. TensorBoard is told to, when its writer opens."""
-    for path in (run_dir / METRICS_FILE, run_dir / SAMPLES_FILE):
-        if not path.is_file():
-            continue
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-        if kept != lines:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(b"".join(kept))
-            os.replace(partial, path)
+    for name in (METRICS_FILE, SAMPLES_FILE):
+        path = run_dir / name
+        with plain_errors(path):
+            _cut_lines(path, step, warn)
     if step < 0:
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
     for path in (run_dir / "eval").glob("step-*.jsonl"):
-        if int(path.stem.removeprefix("step-")) > step:
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) > step:
             path.unlink()
+    for path in (run_dir / "eval").glob("*.partial"):
+        path.unlink()
 
 
-def _open_lines(path: Path) -> int:
-    """A file descriptor that appends to `path`, after its last whole line.
+def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
+    """Keep the lines up to a step; what is damaged is set aside, and told.
 
-    Unbuffered: a Python file object would try to write a line that the full disk refused once more on closing.
+    What goes stands at the end as a rule: then the file is cut off there, which a full disk allows.
     """
-    with _plain_errors(path):
-        if path.is_file():
-            with path.open("r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    is_metrics = path.name == METRICS_FILE
+    there: set[int] = set()
+    damaged: list[Line] = []
+    position = end = kept = 0
+    for line in read_lines(path, numbers_only=is_metrics) if path.is_file() else ():
+        position += len(line.data)
+        if line.record is None:
+            damaged += [line] * (step >= 0)
+        elif line.step <= step:
+            there.add(line.step)
+            kept, end = kept + len(line.data), position
+    told = []
+    if damaged:
+        aside = set_aside(path, damaged)
+        told.append(f"{named('line', [line.number for line in damaged])}: damaged, now in {aside.name}")
+    if kept < end:
+        with whole_file(path) as partial, partial.open("wb") as file:
+            for line in read_lines(path, numbers_only=is_metrics):
+                if line.record is not None and line.step <= step:
+                    file.write(line.data)
+    elif path.is_file():
+        os.truncate(path, end)
+    missing = [number for number in range(1, step + 1) if number not in there] if is_metrics else []
+    if missing:
+        told.append(f"{named('step', missing)} missing: what was recorded then is lost, the states are whole")
+    if told:
+        warn(f"warning: {path}, {'; '.join(told)}; the run goes on")
 
 
-def _append(descriptor: int, path: Path, record: Mapping[str, Any]) -> None:
+def _line(record: Mapping[str, Any]) -> bytes:
     line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False) + "\n"
-    data = line.encode("utf-8", errors="backslashreplace")
-    with _plain_errors(path):
-        while data:
-            data = data[os.write(descriptor, data) :]
+    return line.encode("utf-8", errors="backslashreplace")
 
 
 def _strict(value: Any) -> Any:
@@ -198,15 +297,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def _summary_writer(path: Path, after_step: int | None) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "log.tensorboard is true, but the package `tensorboard` is not installed: "
-            "install it, or set log.tensorboard=false"
-        ) from error
-    with _plain_errors(path):
-        return SummaryWriter(str(path), purge_step=None if after_step is None else after_step + 1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.damage import named
 from aspo_megatron.metrics.record import SAMPLES_FILE
+from aspo_megatron.metrics.shown import say
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,41 @@ class Selection:
     total: int
 
 
-def read_samples(run: Path, step: int | None = None, problem: str | None = None, count: int = 4) -> Selection:
+def read_samples(
+    run: Path,
+    step: int | None = None,
+    problem: str | None = None,
+    count: int = 4,
+    warn: Callable[[str], None] = say,
+) -> Selection:
     """The last `count` responses that match. One at a time: a file may be larger than the memory.
+
+    A line that is no response is left out, with one warning for all.
 
     Args:
         run: run folder, or a JSONL file of responses such as RUN/eval/step-000020.jsonl.
         step: of this training step alone.
         problem: of this problem alone, by its id.
         count: at most so many.
+        warn: is told of lines that are left out.
 
     Raises:
-        UserError: no such file, a line is not a response, or none match.
+        UserError: no such file, it has lines of which none is a response, or none match.
     """
     path = run if run.is_file() else run / SAMPLES_FILE
     chosen: deque[ShownSample] = deque(maxlen=count)
     steps: Counter[int] = Counter()
     problems: Counter[str] = Counter()
     matching = total = 0
-    for number, record in _records(path):
-        sample = _sample(record, f"{path}, line {number}")
+    refused: list[int] = []
+    first = ""
+    for number, line in _whole_lines(path):
+        try:
+            sample = _sample(line, f"{path}, line {number}")
+        except UserError as error:
+            first = first or str(error)
+            refused.append(number)
+            continue
         total += 1
         problems[sample.problem] += 1
         if sample.step is not None:
@@ -68,6 +85,10 @@ def read_samples(run: Path, step: int | None = None, problem: str | None = None,
         if step in (None, sample.step) and problem in (None, sample.problem):
             matching += 1
             chosen.append(sample)
+    if refused and not total:
+        raise UserError(first)
+    if refused:
+        warn(f"warning: {path}, {named('line', refused)}: damaged, no response; left out")
     if not total:
         raise UserError(f"{path}: no response is recorded yet")
     if not matching:
@@ -85,24 +106,25 @@ def _none_matches(step: int | None, problem: str | None, steps: Counter[int], pr
     return f"no response to problem {problem!r} in step {step}"
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and content; an unfinished last line is left out: the run may be writing it."""
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines, numbered; an unfinished last line is left out: the run may be writing it."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{path}, line {number}: not JSON: {line[:60]!r}") from error
+                yield number, line
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; is this a run folder, and was log.samples_per_step above 0?") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _sample(record: Any, where: str) -> ShownSample:
+def _sample(line: bytes, where: str) -> ShownSample:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {line[:60]!r}") from error
     try:
         step, advantage, answer = record.get("step"), record.get("advantage"), record.get("answer")
         tokens, weights = record.get("tokens"), record.get("weights")
@@ -122,7 +144,7 @@ def _sample(record: Any, where: str) -> ShownSample:
         )
     except KeyError as error:
         raise UserError(f"{where}: not a sampled response: it has no {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: not a sampled response: {error}") from error
     if len(sample.tokens) != len(sample.weights):
         raise UserError(f"{where}: {len(sample.tokens)} `tokens` but {len(sample.weights)} `weights`")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.writing import write_whole
 
 _ID = "wandb-id"
 
@@ -46,6 +47,8 @@ class WandbRun:
             )
         except wandb.Error as error:
             raise UserError(f"log.wandb={mode}: {error}; `wandb login`, or set log.wandb=offline") from error
+        except OSError as error:
+            raise UserError(f"log.wandb={mode}: {error}; cure it, or set log.wandb=none") from error
         # Steps that are done again after a resume are sent again: wandb's own count of steps may not go back.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -74,5 +77,5 @@ def check_installed(mode: str) -> None:
 def _id_of(run_dir: Path) -> str:
     path = run_dir / _ID
     if not path.is_file():
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return path.read_text()

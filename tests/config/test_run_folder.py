@@ -8,8 +8,8 @@ import pytest
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config, save_config
-from aspo_megatron.errors import ConfigError
-from aspo_megatron.run_folder import refuse_foreign_folder
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.run_folder import claimed, refuse_foreign_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OLDER = {
@@ -41,3 +41,97 @@ def test_first_runs_need_no_gpu_for_each_rank(name: str) -> None:
     run = load_config(EXAMPLES / name / "run.yaml")
     assert run.parallel.world_size > 1
     assert run.platform.device == "cpu"
+
+
+def _cut(text: bytes, share: float) -> bytes:
+    return text[: int(len(text) * share)]
+
+
+DAMAGED = {
+    "empty": lambda text: b"",
+    "one byte": lambda text: text[:1],
+    **{f"cut to {share} %": (lambda text, share=share: _cut(text, share / 100)) for share in (10, 30, 50, 70, 90)},
+    "zeros": lambda text: b"\0" * len(text),
+    "zeros at the end": lambda text: _cut(text, 0.5) + b"\0" * 500,
+    "zeros within": lambda text: _cut(text, 0.5) + b"\0" * 500 + text[-100:],
+    "binary": lambda text: bytes(range(256)) * 8,
+    "no UTF-8": lambda text: text.replace(b"seed", b"s\xffed"),
+    "a list": lambda text: b"- 1\n- 2\n",
+    "a word": lambda text: b"word\n",
+    "another file": lambda text: b"a: 1\nb: {c: 2}\n",
+    "no YAML": lambda text: b"a: [1, {\n" + text,
+    "a value of another kind": lambda text: text.replace(b"seed: ", b"seed: x"),
+}
+
+
+@pytest.mark.parametrize("states", [[], [4], [4, 12, 8]])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_configuration_in_the_run_folder_is_named(tmp_path: Path, kind: str, states: list[int]) -> None:
+    run = with_folder(tmp_path, "slurm.time=2:00:00")
+    path = tmp_path / "config.yaml"
+    save_config(run, path)
+    (tmp_path / ".lock").touch()
+    whole = path.read_bytes()
+    for step in states:
+        folder = tmp_path / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_bytes(whole)
+    path.write_bytes(DAMAGED[kind](whole))
+    assert path.read_bytes() != whole
+    newest = tmp_path / "checkpoints" / f"step-{max(states, default=0):06d}" / "config.yaml"
+    cure = f"copy {newest} over it" if states else f"remove {tmp_path}, or choose another output_dir"
+    for act in (
+        lambda: refuse_foreign_folder(run),
+        lambda: load_config(path),
+        lambda: load_config(path, ["train.steps=9"]),
+    ):
+        with pytest.raises(ConfigError) as error:
+            act()
+        assert str(error.value).startswith(f"{path}: damaged, or written by another version (")
+        assert str(error.value).endswith(f"; {cure}")
+        assert "\n" not in str(error.value)
+    if states:
+        path.write_bytes(newest.read_bytes())
+        refuse_foreign_folder(run)
+
+
+@pytest.mark.parametrize("end", [b"\neval:", b"  samples: 4\n  pass_k", b"  - 4\n  sampling", b"  format: raw"])
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_cut_configuration_that_can_still_be_read_is_not_another_run(tmp_path: Path, end: bytes, less: int) -> None:
+    run = with_folder(tmp_path)
+    path = tmp_path / "config.yaml"
+    save_config(run, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(end) + end.startswith(b"\n") - less])
+    with pytest.raises(ConfigError, match=rf"^{path}: damaged, or written by another version \("):
+        refuse_foreign_folder(run)
+
+
+def test_a_wrong_override_is_no_damage(tmp_path: Path) -> None:
+    save_config(with_folder(tmp_path), tmp_path / "config.yaml")
+    (tmp_path / ".lock").touch()
+    with pytest.raises(ConfigError, match=r"^train\.stepz: unknown key"):
+        load_config(tmp_path / "config.yaml", ["train.stepz=9"])
+
+
+def test_a_wrong_key_of_a_users_own_file_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seeed: 3\n")
+    with pytest.raises(ConfigError, match=r"\nseeed: unknown key"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_a_full_disk_leaves_the_configuration_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_folder(tmp_path)
+    save_config(run, tmp_path / "config.yaml")
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be written: No space left on device"), claimed(run):
+        pass
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert not (tmp_path / "config.yaml.partial").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,50 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(complete + complete)
     with pytest.raises(UserError, match=r"a\.jsonl:9: problem 0 is not where it belongs"):
         ResultFile(path, ABOUT)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[1]", b"1", b"null", b"{}", b'"index"', b"",
+        b'{"index": "0", "reward": 1, "tokens": 1, "finish_reason": "x"}',
+        b'{"index": 0}', b'{"index": 0, "reward": "x", "tokens": 1, "finish_reason": "x"}', b"\0" * 64, b'{"\xff": 1}',
+        b'{"index": 0, "reward": 1, "tokens": null, "finish_reason": "x"}', b"[" * 100_000,
+        b'{"index": 0, "reward": 1' + b"0" * 400 + b', "tokens": 1, "finish_reason": "x"}',
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    complete = whole(path).splitlines(keepends=True)
+    path.write_bytes(b"".join([complete[0], line + b"\n", *complete[2:]]))
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not a line of JSON that is a response; the file is damaged"):
+        ResultFile(path, ABOUT)
+
+
+@pytest.mark.parametrize("room", [0, 1, 50, 2999, 3000, 3100, 3200, 4000, 6000, 6100])
+def test_a_full_disk_is_one_line_and_is_gone_on_after(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "a.jsonl"
+    long = [[record | {"response": "x" * 3000} for record in records] for records in GROUPS]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def answer() -> None:
+        with ResultFile(path, ABOUT) as results:
+            results.append(long[0])
+            results.append(long[1])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, hard))
+            results.append(long[2])
+
+    try:
+        with pytest.raises(UserError, match=r"a\.jsonl: cannot be written: File too large$"):
+            answer()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with ResultFile(path, ABOUT) as results:
+        assert list(results.right) == [0, 1]
+        results.append(long[2])
+        results.append(long[3])
+        assert results.complete
+        assert list(results.records()) == [record for records in long for record in records]
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:

@@ -85,22 +85,27 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not JSON"),
-        ("[1]", "line 2: not a sampled response"),
-        ('{"problem": "a", "reward": 1}', "line 2: not a sampled response: it has no 'response'"),
-        ('{"problem": "a", "response": "b", "reward": "much"}', "line 2: not a sampled response: could not convert"),
-        (json.dumps(record(tokens=["a"], weights=[1, 2])), "line 2: 1 `tokens` but 2 `weights`"),
-        (json.dumps(record(tokens=["a"], weights=["x"])), "line 2: not a sampled response"),
-        (json.dumps(record(tokens=["a"], weights=3)), "line 2: not a sampled response"),
-        ("[" * 100_000, "line 2: not JSON"),
-        ("\udcff", "line 2: not JSON"),
+        ("{", "line 1: not JSON"),
+        ("[1]", "line 1: not a sampled response"),
+        ('{"problem": "a", "reward": 1}', "line 1: not a sampled response: it has no 'response'"),
+        ('{"problem": "a", "response": "b", "reward": "much"}', "line 1: not a sampled response: could not convert"),
+        (json.dumps(record(tokens=["a"], weights=[1, 2])), "line 1: 1 `tokens` but 2 `weights`"),
+        (json.dumps(record(tokens=["a"], weights=["x"])), "line 1: not a sampled response"),
+        (json.dumps(record(tokens=["a"], weights=3)), "line 1: not a sampled response"),
+        ("[" * 100_000, "line 1: not JSON"),
+        ("\udcff", "line 1: not JSON"),
     ],
 )
 def test_lines_that_are_no_responses(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "samples.jsonl"
     content = json.dumps(record()) + "\n" + line + "\n"
-    (tmp_path / "samples.jsonl").write_bytes(content.encode("utf-8", errors="surrogateescape"))
+    path.write_bytes(content.encode("utf-8", errors="surrogateescape"))
+    told: list[str] = []
+    assert read_samples(tmp_path, warn=told.append).total == 1
+    assert told == [f"warning: {path}, line 2: damaged, no response; left out"]
+    path.write_bytes(f"{line}\n{line}\n".encode("utf-8", errors="surrogateescape"))
     with pytest.raises(UserError, match=message) as caught:
-        read_samples(tmp_path)
+        read_samples(tmp_path, warn=told.append)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,89 @@
+"""What a power cut or a full disk leaves in a file of JSON lines: found line by line, named, and set aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aspo_megatron.metrics.line_file import LineFile
+
+_LARGEST_STEP = 1 << 53
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line as it stands in a file, with its newline. `record`: its JSON object; None if it is damaged."""
+
+    number: int
+    data: bytes
+    record: dict[str, Any] | None
+
+    @property
+    def step(self) -> int:
+        """Which step a line that is not damaged is of."""
+        assert self.record is not None
+        return int(self.record["step"])
+
+
+def read_lines(path: Path, *, numbers_only: bool) -> Iterator[Line]:
+    """The lines of a file; without the last if it has no newline, as a run writes it or was killed as it did.
+
+    Args:
+        path: metrics.jsonl, samples.jsonl or the like.
+        numbers_only: a line with a value that is no number is damaged, too.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        for number, data in enumerate(file, start=1):
+            if data.endswith(b"\n") or not data.startswith(b"{"):
+                record = _record(data, numbers_only) if data.endswith(b"\n") else None
+                yield Line(number, data, record)
+
+
+def set_aside(path: Path, lines: Iterable[Line]) -> Path:
+    """Keep damaged lines in a file beside, after those of earlier times; gives its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    aside = LineFile(path.with_name(f"{path.name}.damaged"))
+    try:
+        for line in lines:
+            aside.add(line.data if line.data.endswith(b"\n") else line.data + b"\n")
+        aside.write()
+        aside.to_disk()
+    finally:
+        aside.close()
+    return aside.path
+
+
+def named(what: str, numbers: Sequence[int]) -> str:
+    """Words for ascending numbers, e.g. `line 2`, `steps 3 to 7, 9`, of many the first few."""
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    words = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:_SHOWN]]
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(words)}{' and more' * (len(spans) > _SHOWN)}"
+
+
+def _record(data: bytes, numbers_only: bool) -> dict[str, Any] | None:
+    try:
+        record = json.loads(data.decode("utf-8-sig"))
+        step = record["step"]
+        if not isinstance(record, dict) or type(step) is not int or not 0 <= step <= _LARGEST_STEP:
+            return None
+        if numbers_only:
+            for value in record.values():
+                float(value)
+        return record
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None

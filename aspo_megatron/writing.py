@@ -1,0 +1,77 @@
+"""The one place through which whole files are written: beside their place first, so that half a file has no name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from aspo_megatron.errors import UserError
+
+
+def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    r"""Write a file, whose folder is made if need be; what was there stays until the new content is complete.
+
+    Args:
+        path: the file.
+        content: text is written as UTF-8; what UTF-8 lacks, half of a surrogate pair, as `\udc80`, as JSON has it.
+        durable: have it on the disk when this returns.
+
+    Raises:
+        UserError: it cannot be written; names it. What was there is as it was.
+    """
+    data = content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace")
+    with whole_file(path, durable=durable) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Gives a path to write to, which takes the place of `path` when the block ends, and is removed if it fails.
+
+    What is there and is no file, such as /dev/stdout, is written itself; behind a link, what the link leads to.
+
+    Raises:
+        UserError: it cannot be written; names it. What was there is as it was.
+    """
+    with plain_errors(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            yield path
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            yield partial
+            if durable:
+                to_disk(partial)
+            os.replace(partial, target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        if durable:
+            to_disk(target.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Have the kernel write a file or folder to the disk.
+
+    Raises:
+        OSError: it cannot.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
