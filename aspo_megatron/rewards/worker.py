@@ -5,90 +5,116 @@ Workers are light: nothing here imports torch, nor does a worker import the scri
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from functools import cache
-from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.process import BaseProcess
-from threading import Thread
-from types import ModuleType
-from typing import Any
+from contextlib import suppress
+from types import FrameType
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards import scorers
+from aspo_megatron.rewards.messages import WorkersEnd
 from aspo_megatron.rewards.mixture import Score
 
 _GRACE_SECONDS = 2.0
+_LONGEST_ERROR = 2000
+
+_Scorer = Callable[[Problem, str], Score]
 
 
-class _WorkerProcess(SpawnProcess):
-    """A spawned process that does not import the parent's main module again.
+def main(connection: socket.socket) -> None:
+    """All that a worker does: it gets the configuration, then problems with responses, until it is killed.
 
-    Python does that so that functions of the main module can be sent to the child. Nothing of it is needed here,
-    while it may import torch, or start the run a second time if it is a script without a `__main__` guard.
+    It answers `ready`, then for each response `begun`, and `done` with value, parts, error, whether the process was
+    stopped, and seconds.
     """
-
-    @staticmethod
-    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 (the name that multiprocessing gives it)
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
-
-
-class WorkerContext(SpawnContext):
-    """Starts worker processes. Spawned, not forked: the parent may run threads of gloo or CUDA."""
-
-    Process = _WorkerProcess
+    status = 1
+    try:
+        continued = _Continued()
+        _settle_signals(continued)
+        _serve(WorkersEnd(connection), continued)
+        status = 0
+    except BaseException:  # `SystemExit` in a user's module, too
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(status)  # Threads that a scorer has started would keep the process.
 
 
-def start(config: str) -> None:
-    """Run in each worker before its first task: loads the scorer, so that imports count to no one's time limit."""
-    # The parent ends a worker with SIGTERM. A Python handler would never run while C code holds the interpreter,
-    # as big-integer arithmetic does.
+class _Continued:
+    """Notes that the process was stopped, by the signal that has it go on."""
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.noted = True
+
+
+def _settle_signals(continued: _Continued) -> None:
+    # A Python handler of SIGTERM would never run while C code holds the interpreter, as big-integer arithmetic does.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # Control-C is for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Slurm may send the signal by which a run is to stop to all processes of a rank.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
-    _scorer(config)
+    signal.signal(signal.SIGCONT, continued.note)
+    signal.siginterrupt(signal.SIGCONT, False)
+    # The parent has them blocked, so that none ends a worker that has not come to this line.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _end_with_parent() -> None:
-    """Ends the process when the parent dies, however it dies."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _serve(connection: WorkersEnd, continued: _Continued) -> None:
+    own = os.getpid()
+    config = RewardConfig.model_validate_json(connection.read(connection.size() or 0))
+    scorer = scorers.build(config)  # before the first task, so that imports count to no one's time limit
+    answers: list[tuple[object, ...]] = [("ready",)]
+    while True:
+        if not connection.has_next:  # else they go with the next word
+            connection.send(*answers)
+            answers.clear()
+        size = connection.size()
+        if size is None:
+            return
+        continued.noted = False
+        connection.send(*answers, ("begun",))
+        start = time.perf_counter()
+        scored, error = _score(scorer, config.timeout_seconds, connection.read(size))
+        if os.getpid() != own:
+            os._exit(0)  # a process that the scorer has forked, and let return
+        seconds = time.perf_counter() - start
+        answers = [("done", scored.value, dict(scored.parts), error, continued.noted, seconds)]
 
 
-@cache
-def _scorer(config: str) -> Callable[[Problem, str], Score]:
-    """The scorer of a `RewardConfig` in JSON, made once."""
-    return scorers.build(RewardConfig.model_validate_json(config))
-
-
-def score(config: str, timeout_seconds: float, problem: Problem, response: str) -> tuple[Score, str | None]:
+def _score(scorer: _Scorer, timeout_seconds: float, task: bytearray) -> tuple[Score, str | None]:
     """The reward, and what went wrong if something did (the reward is 0 then)."""
-    # The parent sees to the time limit. Should it be gone, and C code keep `_end_with_parent` from running, the
-    # kernel's alarm ends the process.
+    # The parent sees to the time limit. Should it be stopped itself, the kernel's alarm ends the process.
     signal.setitimer(signal.ITIMER_REAL, timeout_seconds + _GRACE_SECONDS)
     try:
-        return _scorer(config)(problem, response), None
-    except (Exception, SystemExit) as error:
-        return Score(0.0), _describe(error)
+        problem, response = pickle.loads(task)
+        return scorer(problem, response), None
+    except BaseException as error:
+        return Score(0.0), describe(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """One line: the error and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a class of the user's
+        text = ""
+    if len(text) > _LONGEST_ERROR:
+        text = text[:_LONGEST_ERROR] + " ..."
+    return f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
