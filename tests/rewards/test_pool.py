@@ -51,6 +51,8 @@ def act(problem, response):
         raise RuntimeError("no such luck")
     if response == "sys.exit":
         sys.exit("bye")
+    if response == "stop":
+        os.kill(os.getpid(), 19)
     if response == "pid":
         return os.getpid()
     if response == "torch":
@@ -160,6 +162,20 @@ def test_workers_that_cannot_start_are_an_error(kind, monkeypatch):
         pool.score((PROBLEM, "1" * 200) for _ in range(1000))
 
 
+def test_workers_that_are_always_ended_as_they_start(monkeypatch, tmp_path):
+    (tmp_path / "dies_at_import.py").write_text(
+        "import multiprocessing, os\n"
+        "if multiprocessing.parent_process(): os.kill(os.getpid(), 11)\n"
+        "def act(problem, response): return 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        RewardPool(RewardConfig(kind="dies_at_import:act", workers=1)) as pool,
+        pytest.raises(UserError, match="end as they start, 10 times in a row"),
+    ):
+        pool.score([(PROBLEM, "1")])
+
+
 def test_close_ends_hung_workers_and_refuses_further_work(kind):
     pool = RewardPool(RewardConfig(kind=kind, workers=2, timeout_seconds=100.0))
     pending = pool.submit([(PROBLEM, "hang"), (PROBLEM, "hang in C"), *[(PROBLEM, "1" * 200)] * 2000])
@@ -217,7 +233,7 @@ def test_a_script_that_forgets_to_close_still_ends(tmp_path):
 
 @pytest.mark.parametrize(
     ("busy", "timeout"),
-    [("1", 100.0), ("hang", 100.0), ("hang in C", 3.0)],  # Only C code lives on, until the time limit.
+    [("1", 100.0), ("hang", 100.0), ("hang in C", 100.0), ("stop", 100.0)],
 )
 def test_workers_die_with_a_killed_parent(tmp_path, busy, timeout):
     path = script(
