@@ -1,236 +1,60 @@
-"""The `aspo` command."""
+"""The `aspo` command: what stands before anything slow, then `commands`."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
+import signal
 import sys
-import tempfile
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
-import typer
+from aspo_megatron import rank, streams
+from aspo_megatron.errors import UserError
+from aspo_megatron.stop import ENDING, StopRequest, ended_by_signals
 
-from aspo_megatron import (
-    convert_cli,
-    doctor_cli,
-    eval_cli,
-    plan_cli,
-    plot_cli,
-    quantize_cli,
-    rank,
-    run_folder,
-    serve_cli,
-    slurm_cli,
-    table_cli,
-)
-from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
-from aspo_megatron.config_reference import help_text
-from aspo_megatron.errors import ConfigError, UserError
-
-app = typer.Typer(
-    help="Train language models with ASPO on Megatron-Core.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-app.add_typer(convert_cli.app, name="convert")
-
-_Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
-]
-
-_TRAIN_HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation; at the end a Hugging Face checkpoint.
-
-Starts its own ranks on this machine, or joins those of torchrun. RUN/ (`output_dir`) then holds config.yaml,
-metrics.jsonl, samples.jsonl, tensorboard/, eval/, checkpoints/, curves.png, summary.json and hf/, the trained model.
-A run that was stopped or killed goes on from its last checkpoint by the same command; SIGTERM or SIGUSR1 saves first.
-
-\b
-  aspo train examples/tiny/run.yaml
-  aspo train run.yaml optimizer.lr=2e-6 loss.name=grpo output_dir=runs/grpo
-
-Settings (docs/configuration.md explains them):
-
-\b
-{help_text()}
-"""
-
-
-@app.command(help=_TRAIN_HELP)
-def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
-    overrides: _Overrides = None,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="A recipe on a CPU, its model scaled down; docs/planning.md.")
-    ] = False,
-    profile: Annotated[
-        int | None, typer.Option(min=1, help="Step to profile: trace, summary and memory in RUN/profile/.")
-    ] = None,
-) -> None:
-    """Check everything that can be checked, then train."""
-    from aspo_megatron.launch import launch
-
-    words = [*(overrides or []), *([] if profile is None else [f"log.profile_step={profile}"])]
-    if tiny:
-        from aspo_megatron.tiny import tiny_form
-
-        run = tiny_form(config, words)
-    else:
-        run = load_config(config, words)
-    if rank.running_under_launcher(os.environ):
-        os.environ.update(rank.slurm_environment(os.environ))
-        rank.rank_main(lambda: _train_as_rank(run))
-    from aspo_megatron.inputs import read_inputs
-
-    run_folder.refuse_foreign_folder(run)
-    if _is_finished(run):
-        return
-    read_inputs(run)
-    with run_folder.claimed(run):
-        code = launch(
-            "aspo_megatron.train_rank",
-            [str(run.output_dir / "config.yaml")],
-            run.parallel.world_size,
-            run.platform.threads_per_rank,
-            log_dir=run.output_dir / "logs",
-            stops_by_itself=True,
-        )
-    raise typer.Exit(code)
-
-
-app.command("eval")(eval_cli.evaluate)
-app.command()(table_cli.table)
-
-
-@app.command()
-def check(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="Hugging Face folder, megatron checkpoint, or a small built-in model: qwen2 (the default), qwen3-moe.",
-        ),
-    ] = None,
-    layouts: Annotated[
-        list[str] | None, typer.Option("--layouts", metavar="LAYOUT...", help="Layouts to check, e.g. tp=2,sp cp=2.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
-    loss: Annotated[str, typer.Option(help="Policy loss, see `aspo losses`.")] = "aspo",
-    aggregation: Annotated[str, typer.Option(help="Aggregation of the loss.")] = "token-mean",
-    ranks: Annotated[int, typer.Option(min=1, help="Most ranks to start for the default layouts.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: GPUs if there are any.")] = "auto",
-    gradient_tolerance: Annotated[float, typer.Option(help="Relative to a parameter's largest gradient.")] = 2e-5,
-    weight_tolerance: Annotated[float, typer.Option(help="Absolute, after two updates.")] = 1e-6,
-) -> None:
-    """Prove on this machine that layouts compute the same: loss, gradients of every parameter, weights after updates.
-
-    Each row makes the same two ASPO updates in fp32 and is compared with one process; exit code 1 if any row fails.
-    Differences that are due to rounding grow with the model: for a large one, see the Hugging Face row first.
-
-    \b
-      aspo check
-      aspo check qwen3-moe
-      aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
-    """
-    from aspo_megatron import check as checks
-    from aspo_megatron.models.family import read_family
-
-    # `--layouts tp=2 cp=2`: an option takes one value, so the further ones arrive as arguments.
-    chosen = [*(layouts or []), *(text for text in arguments or [] if "=" in text)]
-    models = [text for text in arguments or [] if "=" not in text]
-    if len(models) > 1:
-        raise ConfigError(f"one model at a time, not {' and '.join(models)}")
-    with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
-        work = Path(folder)
-        name = models[0] if models else "qwen2"
-        built_in = name in checks.BUILT_IN and not Path(name).exists()
-        path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
-        chosen = chosen or checks.layouts_for(read_family(path), ranks)
-        rows = []
-        typer.echo(
-            f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient"
-        )
-        for row in checks.run_check(
-            path,
-            chosen,
-            work,
-            loss=loss,
-            aggregation=aggregation,
-            device=device,
-            tolerances=checks.Tolerances(gradient_tolerance, weight_tolerance),
-        ):
-            rows.append(row)
-            weight = "-" if row.weight_difference is None else f"{row.weight_difference:.1e}"
-            typer.echo(
-                f"{row.layout:<24} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
-                f"{weight:>10}  {'pass' if row.passed else 'FAIL'}  {row.gradient_name}"
-            )
-    if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    if not all(row.passed for row in rows):
-        raise typer.Exit(1)
-
-
-app.command()(doctor_cli.doctor)
-app.command()(serve_cli.serve)
-app.command()(slurm_cli.slurm)
-app.command()(plan_cli.plan)
-app.command()(quantize_cli.quantize)
-app.command()(plot_cli.plot)
-app.command()(plot_cli.samples)
-
-
-@app.command()
-def losses() -> None:
-    """List the losses with their hyperparameters."""
-    from aspo_megatron import losses as registry
-
-    for name in registry.names():
-        loss = registry.get(name)
-        typer.echo(f"{name}: {(loss.__doc__ or '').strip().splitlines()[0]}")
-        for key, field in loss.model_fields.items():
-            typer.echo(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
-
-
-def _train_as_rank(run: RunConfig) -> int:
-    """What `aspo train` does when torchrun or srun has started it as a rank."""
-    from aspo_megatron import train_rank
-    from aspo_megatron.inputs import read_inputs
-
-    leader = os.environ.get("RANK", "0") == "0"
-    if leader:
-        run_folder.refuse_foreign_folder(run)
-    if run_folder.is_finished(run):
-        return 0 if not leader or _is_finished(run) else 1
-    inputs = read_inputs(run)
-    with run_folder.claimed(run) if leader else contextlib.nullcontext():
-        return train_rank.train(run, inputs)
-
-
-def _is_finished(run: RunConfig) -> bool:
-    """Whether there is nothing left to train, which is said then."""
-    if not run_folder.is_finished(run):
-        return False
-    typer.echo(f"{run.output_dir} has done its {run.train.steps} steps; to go on, raise train.steps")
-    return True
+_RUNS = ("train", "eval", "check")
+"""Commands that start ranks: what they show is no part of what they do."""
 
 
 def main() -> None:
     """Entry point: a user's error is one line and exit code 2."""
+    streams.open_closed()
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    with streams.unfailing() if command in _RUNS else _whole_output():
+        try:
+            _run(command)
+        except UserError as error:
+            streams.tell(f"error: {error}\n")
+            raise SystemExit(2) from error
+        finally:
+            rank.skip_last_search_for_garbage()
+
+
+def _run(command: str) -> None:
+    """Import what there is and do what is asked; signals are taken care of from here on."""
+    stop = None
+    with ExitStack() as signals:
+        if command == "train" and rank.running_under_launcher(os.environ):
+            stop = StopRequest()
+            signals.enter_context(ended_by_signals(ENDING))
+        elif command == "train":  # until `launch` has ranks to pass them on to
+            signals.enter_context(ended_by_signals(ENDING, well=(signal.SIGTERM, signal.SIGUSR1)))
+        with ended_by_signals((signal.SIGINT,)) if command != "train" else nullcontext():
+            from aspo_megatron.commands import app
+        app(obj=stop)
+
+
+@contextmanager
+def _whole_output() -> Iterator[None]:
+    """Output is what is asked for here: what cannot be written is an error, said in one line."""
     try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        yield
     finally:
-        rank.skip_last_search_for_garbage()
+        error = streams.finish_stdout()
+        if error is not None:
+            if not isinstance(error, BrokenPipeError):
+                streams.tell(f"error: stdout cannot be written: {error.strerror}\n")
+            raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

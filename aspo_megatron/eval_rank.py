@@ -50,6 +50,7 @@ def evaluate_plan(plan: EvalPlan) -> None:
         process_grid(first.parallel, first.platform, first.seed) as topology,
         ExitStack() as stack,
     ):
+        topology.whereabouts.phase("load model")
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, print))
         engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, print))
@@ -68,6 +69,7 @@ def evaluate_plan(plan: EvalPlan) -> None:
             tensors = ((name, source.read_whole(name)) for name in hf_shapes(first.model.path))
             engine.update_weights(tensors, version=0)
         for task, unfinished in zip(tasks, left, strict=True):
+            topology.whereabouts.phase(f"evaluation of {task.job.name}")
             scores = _evaluate(task, engine, topology) if unfinished else None
             if topology.is_leader:
                 _report(task, scores)

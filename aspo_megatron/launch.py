@@ -8,71 +8,26 @@ Rank 0 writes to the terminal; every rank's output is in LOG_DIR/rank<N>.log (of
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
+from aspo_megatron.boards import SharedBoard
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, USER_ERROR_CODE, rank_settings
+from aspo_megatron.launch_end import explain
+from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
+from aspo_megatron.streams import tell
+from aspo_megatron.verdict import Verdict, find_late
+from aspo_megatron.whereabouts import Note
 
 _POLL_SECONDS = 0.02
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SETTLE_SECONDS = 0.3  # how long the others may still report after a rank has failed, to learn which was first
-_TAIL_LINES = 20
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why a rank ended. `when`: seconds on the monotonic clock; `reported`: the rank itself said so."""
-
-    rank: int
-    when: float
-    code: int
-    text: str
-    reported: bool
-
-
-@dataclass
-class _Rank:
-    number: int
-    process: subprocess.Popen[bytes]
-    log: Path
-    report: Path
-    tee: threading.Thread | None
-    seen_alive: float = field(default_factory=time.monotonic)
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while the rank runs."""
-        now = time.monotonic()
-        code = self.process.poll()
-        if code is None:
-            self.seen_alive = now
-        return code
-
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the rank and the processes it has started (they share its process group)."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
-
-    def failure(self) -> _Failure | None:
-        if self.report.exists():
-            said = json.loads(self.report.read_text(encoding="utf-8"))
-            return _Failure(self.number, said["time"], said["code"], said["text"], reported=True)
-        code = self.process.returncode
-        if not code:
-            return None
-        # A rank that vanishes makes the others fail within milliseconds, often before it is found dead. That it was
-        # alive at the last look is the time that keeps it in front of them.
-        return _Failure(self.number, self.seen_alive, code, "", reported=False)
+_ANSWER_SECONDS = 3.0  # within which a rank that lives notes that it does
 
 
 @contextlib.contextmanager
@@ -100,6 +55,7 @@ def launch(
     log_dir: Path,
     grace_seconds: float = 3.0,
     stops_by_itself: bool = False,
+    timeout_minutes: float | None = None,
 ) -> int:
     """Run `python -m module *argv` in `processes` ranks and wait for them.
 
@@ -107,34 +63,41 @@ def launch(
     `grace_seconds` (or at a second signal). To be called from the main thread.
 
     With `stops_by_itself`, SIGTERM and SIGUSR1 are passed on to the ranks as SIGUSR1, which they note and end well by
-    when they can (see `stop.StopRequest`); a second SIGTERM does not wait for that.
+    when they can (see `stop.StopRequest`); a second SIGTERM does not wait for that. `timeout_minutes`: how long their
+    collectives may wait, to be named when one has.
 
     Returns:
         0 if all ranks ended well; 2 if the first failure was a user error, whose line is shown; 128 + the signal if
-        one arrived (Ctrl-C: 130); else 1, with the first failing rank's traceback or last output shown.
+        one arrived (Ctrl-C: 130); else 1, with the first failing rank's traceback or last output shown, or the ranks
+        that the others have waited for in vain.
 
     Raises:
         UserError: `log_dir` cannot be written.
     """
-    ranks: list[_Rank] = []
-    with _signals_noted(*[signal.SIGUSR1] * stops_by_itself) as signals, _reserved_port() as port:
+    ranks: list[RankProcess] = []
+    with (
+        _signals_noted(*[signal.SIGUSR1] * stops_by_itself) as signals,
+        _reserved_port() as port,
+        _board(processes) as (board, descriptor),
+    ):
         try:
             # A rank is born with SIGUSR1 blocked: one that comes before it can note it waits.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1] * stops_by_itself)
             for number in range(processes):
-                env = _rank_environment(number, processes, port, threads_per_rank, log_dir)
-                ranks.append(_start(module, argv, number, env, log_dir))
+                env = rank_environment(number, processes, port, threads_per_rank, log_dir, descriptor)
+                ranks.append(start(module, argv, number, env, log_dir, descriptor))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
-            failures = _wait(ranks, signals, _STOP_SIGNALS if stops_by_itself else ())
+            watch = _Watch(ranks, board, timeout_minutes)
+            failures = watch.wait(signals, _STOP_SIGNALS if stops_by_itself else ())
         except OSError as error:
             raise UserError(f"{error.filename or log_dir}: cannot run the ranks: {error.strerror}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
     if signals:
-        sys.stderr.write(f"interrupted by {signal.Signals(signals[0]).name}\n")
+        tell(f"interrupted by {signal.Signals(signals[0]).name}\n")
         return 128 + signals[0]
-    return _explain(failures, ranks, log_dir)
+    return explain(failures, watch.verdict, ranks, log_dir)
 
 
 @contextlib.contextmanager
@@ -150,84 +113,68 @@ def _reserved_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def _rank_environment(number: int, processes: int, port: int, threads: int, log_dir: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        **rank_settings(os.environ),
-        "RANK": str(number),
-        "LOCAL_RANK": str(number),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(threads),
-        REPORT_VARIABLE: str((log_dir / f"rank{number}.failure.json").absolute()),
-        PARENT_VARIABLE: str(os.getpid()),
-    }
+@contextlib.contextmanager
+def _board(size: int) -> Iterator[tuple[SharedBoard, int]]:
+    board, descriptor = SharedBoard.create(size)
+    try:
+        yield board, descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _start(module: str, argv: Sequence[str], number: int, env: Mapping[str, str], log_dir: Path) -> _Rank:
-    log_path, report = log_dir / f"rank{number}.log", Path(env[REPORT_VARIABLE])
-    log_dir.mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    # When a rank is killed, Python's resource tracker frees what the rank's workers shared, and warns of it after the
-    # last line that matters.
-    python = [sys.executable, "-W", "ignore:resource_tracker:UserWarning"]
-    command = [*python, "-m", "aspo_megatron.rank", module, *argv]
-    log = log_path.open("wb", buffering=0)
-    # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
-    process = subprocess.Popen(
-        command,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=None if number == 0 else log,
-        stderr=subprocess.PIPE if number == 0 else log,
-        start_new_session=True,
-    )
-    if process.stderr is None:
-        log.close()
-        return _Rank(number, process, log_path, report, None)
-    tee = threading.Thread(target=_copy, args=(process.stderr, log), daemon=True)
-    tee.start()
-    return _Rank(number, process, log_path, report, tee)
+class _Watch:
+    """Looks after ranks that run. `verdict`: whom they have waited for in vain."""
+
+    def __init__(self, ranks: Sequence[RankProcess], board: SharedBoard, timeout_minutes: float | None) -> None:
+        self._ranks, self._board, self._timeout_minutes = ranks, board, timeout_minutes
+        self.verdict = Verdict([], "")
+
+    def wait(self, signals: list[int], gentle: Sequence[signal.Signals]) -> list[Failure]:
+        """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after.
+
+        The first signal, if it is one of `gentle`, is passed on and forgotten.
+        """
+        deadline = float("inf")
+        asked = False
+        while time.monotonic() < deadline:
+            if signals and signals[0] in gentle and not asked:
+                asked = True
+                signals.pop(0)
+                for rank in self._ranks:
+                    rank.process.send_signal(signal.SIGUSR1)  # to the rank alone, not to what it has started
+            while asked and signal.SIGUSR1 in signals:
+                signals.remove(signal.SIGUSR1)
+            if signals:
+                break
+            codes = [rank.poll() for rank in self._ranks]
+            if all(code is not None for code in codes):
+                break
+            if deadline == float("inf") and any(code for code in codes):
+                self._judge()
+                deadline = time.monotonic() + _SETTLE_SECONDS
+            time.sleep(_POLL_SECONDS)
+        return self._failures()
+
+    def _judge(self) -> None:
+        """If a rank has waited in vain, see for whom, while the others are as they were.
+
+        Its peers lose their connection to it, and may be the first to say something.
+        """
+        first, *others = sorted(self._failures(), key=lambda failure: failure.when)
+        failed = {failure.rank for failure in (first, *others) if failure.waited}
+        failed |= {n for n in range(len(self._ranks)) if (note := Note.read(self._board, n)) and note.gave_up}
+        if failed and (first.waited or not first.text or "onnection" in first.text.splitlines()[-1]):
+            minutes = self._timeout_minutes
+            self.verdict = find_late(self._board, len(self._ranks), failed, minutes, _ANSWER_SECONDS, self._gone)
+
+    def _gone(self) -> list[int]:
+        return [rank.number for rank in self._ranks if rank.poll() is not None]
+
+    def _failures(self) -> list[Failure]:
+        return [failure for rank in self._ranks if (failure := rank.failure())]
 
 
-def _copy(source: IO[bytes], log: IO[bytes]) -> None:
-    """Pass stderr on to the terminal and the log. It must go on reading whatever happens, or the rank would block."""
-    with source, log:
-        while chunk := os.read(source.fileno(), 65536):
-            for write in (log.write, lambda data: os.write(2, data)):
-                with contextlib.suppress(OSError):
-                    write(chunk)
-
-
-def _wait(ranks: Sequence[_Rank], signals: list[int], gentle: Sequence[signal.Signals]) -> list[_Failure]:
-    """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after.
-
-    The first signal, if it is one of `gentle`, is passed on and forgotten.
-    """
-    deadline = float("inf")
-    asked = False
-    while time.monotonic() < deadline:
-        if signals and signals[0] in gentle and not asked:
-            asked = True
-            signals.pop(0)
-            for rank in ranks:
-                rank.process.send_signal(signal.SIGUSR1)  # to the rank alone, not to what it has started
-        while asked and signal.SIGUSR1 in signals:
-            signals.remove(signal.SIGUSR1)
-        if signals:
-            break
-        codes = [rank.poll() for rank in ranks]
-        if all(code is not None for code in codes):
-            break
-        if deadline == float("inf") and any(code for code in codes):
-            deadline = time.monotonic() + _SETTLE_SECONDS
-        time.sleep(_POLL_SECONDS)
-    return [failure for rank in ranks if (failure := rank.failure())]
-
-
-def _stop(ranks: Sequence[_Rank], grace_seconds: float, signals: list[int]) -> None:
+def _stop(ranks: Sequence[RankProcess], grace_seconds: float, signals: list[int]) -> None:
     """End all ranks and what they have started, and wait for them."""
     asked = len(signals)
     for rank in ranks:
@@ -247,41 +194,3 @@ def _stop(ranks: Sequence[_Rank], grace_seconds: float, signals: list[int]) -> N
     if sys.stdout.isatty() and any(rank.process.returncode for rank in ranks):
         sys.stdout.write("\x1b[?25h\n")  # a live display that was killed has left its line open and the cursor hidden
         sys.stdout.flush()
-
-
-def _explain(failures: Sequence[_Failure], ranks: Sequence[_Rank], log_dir: Path) -> int:
-    """Show the first failure; put every rank's into its log. Returns the exit code."""
-    for failure in failures:
-        rank = ranks[failure.rank]
-        if failure.reported:
-            with contextlib.suppress(OSError), rank.log.open("a", encoding="utf-8") as log:
-                log.write(f"{failure.text}\n")
-            rank.report.unlink(missing_ok=True)
-    if not failures:
-        return 0
-    first = min(failures, key=lambda failure: failure.when)
-    tail = _tail(ranks[first.rank].log)
-    if first.code == USER_ERROR_CODE:
-        # A rank that ends with code 2 by itself has said why in its last line; rank 0 has said it to the terminal.
-        if first.reported or first.rank > 0:
-            sys.stderr.write(f"{first.text or ''.join(tail[-1:])}\n")
-        return USER_ERROR_CODE
-    how = "failed"
-    if not first.reported:
-        how = f"ended with exit code {first.code}" if first.code > 0 else f"was killed by {_signal_name(-first.code)}"
-        how += "; its last output" if tail else ", without any output"
-    body = first.text or "\n".join(tail)
-    sys.stderr.write(f"rank {first.rank} of {len(ranks)} {how}:\n{body}\n")
-    sys.stderr.write(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log\n")
-    return 1
-
-
-def _signal_name(number: int) -> str:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return f"{name} (the machine may have run out of memory)" if number == signal.SIGKILL else name
-
-
-def _tail(log: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line][-_TAIL_LINES:]
-    return []

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.streams import open_closed, tell, unfailing
+from aspo_megatron.whereabouts import WaitedInVainError
 
 REPORT_VARIABLE = "ASPO_RANK_REPORT"
 """Names the file in which a rank of `launch` leaves its error."""
@@ -112,6 +114,15 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
     os.environ.update(rank_settings(os.environ))
     try:
         code = main()
+    except WaitedInVainError as error:
+        text = (
+            traceback.format_exc() if error.__cause__ is None else "".join(traceback.format_exception(error.__cause__))
+        )
+        _end_rank(1, f"{text}\n{error}", waited=True)
+    except SystemExit as error:
+        if error.code:
+            _end_rank(*_exit(error))
+        raise
     except UserError as error:
         _end_rank(USER_ERROR_CODE, f"error: {error}")
     except KeyboardInterrupt:
@@ -156,17 +167,31 @@ def die_with_parent(parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _end_rank(code: int, text: str) -> NoReturn:
+def _exit(error: SystemExit) -> tuple[int, str]:
+    """Exit code and what to say of a rank that a library or a script has ended by SystemExit.
+
+    Whoever exits because of an error, as a display does whose pipe is closed, has said nothing of it.
+    """
+    if error.__context__ is not None:
+        text = "".join(traceback.format_exception(error))
+    else:
+        text = "" if isinstance(error.code, int) else str(error.code)
+    return error.code if isinstance(error.code, int) else 1, text
+
+
+def _end_rank(code: int, text: str, *, waited: bool = False) -> NoReturn:
     when = time.monotonic()  # one clock for all processes of the machine
     report = os.environ.get(REPORT_VARIABLE)
     try:
         if report is None:
             raise FileNotFoundError("not started by launch()")
         partial = Path(f"{report}.partial")
-        partial.write_text(json.dumps({"time": when, "code": code, "text": text.rstrip()}), encoding="utf-8")
+        partial.write_text(
+            json.dumps({"time": when, "code": code, "text": text.rstrip(), "waited": waited}), encoding="utf-8"
+        )
         partial.replace(report)
     except OSError:  # the disk may be full
-        sys.stderr.write(f"{text.rstrip()}\n")
+        tell(f"{text.rstrip()}\n" if text else "")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -175,16 +200,16 @@ def _end_rank(code: int, text: str) -> NoReturn:
 
 def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
+    open_closed()
     faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # what was printed before a kill is in the log
     sys.argv = [module, *argv]
 
     def run() -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0
 
-    rank_main(run)
+    with unfailing():  # by lines: what was printed before a kill is in the log
+        rank_main(run)
 
 
 if __name__ == "__main__":

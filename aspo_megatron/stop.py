@@ -1,21 +1,55 @@
-"""A wish to stop that comes as a signal: noted when it comes, granted by all ranks together after a step."""
+"""Signals that ask to stop, before there is anything to save and after."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from types import FrameType
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from aspo_megatron.rank import PARENT_VARIABLE
 
+if TYPE_CHECKING:
+    import torch
+
+ENDING = (signal.SIGINT, signal.SIGHUP)
+"""Signals that end a run at once."""
+
+
+@contextlib.contextmanager
+def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Signals] = ()) -> Iterator[None]:
+    """Meanwhile a signal ends this process at once, in one line: by one of `well` with exit code 0.
+
+    For the time in which there is nothing to save. An exception would not do: thrown in the middle of an import, it
+    arrives as another error, or as a traceback that nobody can catch. Ignored signals stay ignored.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        asked = number in well
+        name = signal.Signals(number).name
+        text = f"stopped by {name} before the first step; the same command begins anew, or goes on from the last state"
+        with contextlib.suppress(OSError):
+            os.write(1 if asked else 2, f"{text if asked else f'interrupted by {name}'}\n".encode())
+        os._exit(0 if asked else 128 + number)
+
+    before = {number: signal.getsignal(number) for number in (*numbers, *well)}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 class StopRequest:
-    """Notes SIGUSR1, and SIGTERM where no `launch` stands between this rank and the job scheduler.
+    """A wish to stop: noted when the signal comes, granted by all ranks together after a step.
 
-    `launch` turns SIGTERM into SIGUSR1, and ends ranks by SIGTERM when one of them has failed.
+    Notes SIGUSR1, and SIGTERM where no `launch` stands between this rank and the job scheduler: `launch` turns SIGTERM
+    into SIGUSR1, and ends ranks by SIGTERM when one of them has failed.
     """
 
     def __init__(self) -> None:
@@ -33,6 +67,9 @@ class StopRequest:
 
     def agree(self, busy: bool, device: torch.device) -> tuple[bool, bool]:
         """Whether any rank was asked to stop, and whether any is `busy`. A collective."""
+        import torch
+        import torch.distributed as dist
+
         both = torch.tensor([self._wanted, busy], dtype=torch.int32, device=device)
         dist.all_reduce(both, op=dist.ReduceOp.MAX)
         stop, someone_busy = both.tolist()

@@ -16,6 +16,7 @@ from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.shown import stdout_never_fails
 from aspo_megatron.metrics.wandb_run import WandbRun
+from aspo_megatron.noted_progress import NotedProgress
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from aspo_megatron.parallel.model import PolicyModel
 
 
-def train(config: RunConfig, inputs: Inputs) -> int:
+def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
     """Join the process grid and run the training loop; the leader prints the result. Returns the exit code 0."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, config.reward.workers // ranks_here)
@@ -36,20 +37,22 @@ def train(config: RunConfig, inputs: Inputs) -> int:
         RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards,
         process_grid(config.parallel, config.platform, config.seed) as topology,
     ):
-        _train(config, inputs, topology, rewards)
+        _train(config, inputs, topology, rewards, stop)
     return 0
 
 
-def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool) -> None:
+def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool, stop: StopRequest) -> None:
     # megatron-core may be imported from here on: the platform is installed.
     from aspo_megatron.checkpoint.training import find_state, read_state, tidy
     from aspo_megatron.trainer import Trainer
 
-    stop = StopRequest()
     # Some reasoning-gym families draw other problems in each process.
     inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
+    if _stopped(config, stop, topology):
+        return
     with ExitStack() as stack:
-        progress = stack.enter_context(progress_display(config.train.steps, leader=topology.is_leader))
+        display = progress_display(config.train.steps, leader=topology.is_leader)
+        progress = stack.enter_context(NotedProgress(display, topology.whereabouts))
         progress.phase("load model")
         again = (config.output_dir / "metrics.jsonl").exists()
         if topology.is_leader:
@@ -60,6 +63,10 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)
         model = _starting_model(config, inputs, topology, progress, resumes=state is not None)
+        if _stopped(
+            config, stop, topology
+        ):  # the weights of a warm-up are kept; servers and an evaluation take minutes
+            return
         progress.phase("start engine")
         engine = stack.enter_context(
             engine_of(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
@@ -75,9 +82,18 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
                 Recorder(config.output_dir, config.log.tensorboard, after, wandb, progress.message)
             )
         trainer = Trainer(config, inputs, model, engine, rewards, recorder, progress, stop)
+        progress.stands_at(0 if state is None else read_state(state).step)
         summary = trainer.run(state)
     if topology.is_leader:
         _print_result(config, summary)
+
+
+def _stopped(config: RunConfig, stop: StopRequest, topology: Topology) -> bool:
+    """Whether the run is asked to stop before it has done anything, which is said then. A collective."""
+    asked, _ = stop.agree(busy=False, device=topology.platform.device)
+    if asked and topology.is_leader:
+        _print_result(config, None)
+    return asked
 
 
 def _starting_model(
@@ -113,5 +129,6 @@ def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
 
 
 if __name__ == "__main__":
+    asked_to_stop = StopRequest()
     settings = load_config(Path(sys.argv[1]))
-    train(settings, read_inputs(settings))
+    train(settings, read_inputs(settings), asked_to_stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -14,11 +14,16 @@ from torch._C._distributed_c10d import HashStore
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.platform import Platform, choose_platform
+from aspo_megatron.parallel.watch import watched
+from aspo_megatron.whereabouts import Whereabouts
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Where this rank stands. `world` spans all ranks; `is_leader` is true on rank 0 alone."""
+    """Where this rank stands. `world` spans all ranks; `is_leader` is true on rank 0 alone.
+
+    `whereabouts` is told what this rank does, so that others can say so if it hangs.
+    """
 
     platform: Platform
     rank: int
@@ -44,6 +49,7 @@ class Topology:
     etp_group: dist.ProcessGroup
     sequence_parallel: bool
     parallel: ParallelConfig
+    whereabouts: Whereabouts = field(default_factory=Whereabouts)
 
     @property
     def is_leader(self) -> bool:
@@ -74,6 +80,7 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
 
     Raises:
         ConfigError: if the layout does not fit the number of ranks that were started.
+        WaitedInVainError: a collective has timed out.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != parallel.world_size:
@@ -85,14 +92,20 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
         platform_config.device, int(os.environ.get("LOCAL_RANK", "0")), platform_config.threads_per_rank
     )
     platform.install()
-    timeout = timedelta(minutes=platform_config.timeout_minutes)
+    minutes = platform_config.timeout_minutes
+    with watched(world_size, minutes) as whereabouts:
+        _join(platform, world_size, timedelta(minutes=minutes))
+        whereabouts.phase("building the groups of ranks")
+        yield replace(build_grid(parallel, platform, minutes, seed), whereabouts=whereabouts)
+    # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
+    leave_grid(platform)
+
+
+def _join(platform: Platform, world_size: int, timeout: timedelta) -> None:
     if world_size == 1:
         dist.init_process_group(platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(platform.backend, timeout=timeout)
-    yield build_grid(parallel, platform, platform_config.timeout_minutes, seed)
-    # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
-    leave_grid(platform)
 
 
 def build_grid(parallel: ParallelConfig, platform: Platform, timeout_minutes: float, seed: int) -> Topology:
@@ -107,7 +120,7 @@ def build_grid(parallel: ParallelConfig, platform: Platform, timeout_minutes: fl
         virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
         expert_model_parallel_size=parallel.ep,
         expert_tensor_parallel_size=parallel.expert_tp,
-        distributed_timeout_minutes=int(timeout_minutes) or 1,
+        distributed_timeout_minutes=timeout_minutes,
     )
     model_parallel_cuda_manual_seed(seed)
     return Topology(

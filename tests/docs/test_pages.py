@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from aspo_megatron import losses
-from aspo_megatron.cli import app
+from aspo_megatron.commands import app
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_reference import key_names
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from aspo_megatron import cli
+from aspo_megatron import commands
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_cli import label_of
 from aspo_megatron.eval_file import read_scores
@@ -138,7 +138,7 @@ def test_one_that_was_killed_goes_on(work: Path, whole: Finished) -> None:
 def test_bad_input_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str) -> None:
     monkeypatch.chdir(work)
     with pytest.raises(UserError) as error:
-        CliRunner().invoke(cli.app, ["eval", *argv], catch_exceptions=False)
+        CliRunner().invoke(commands.app, ["eval", *argv], catch_exceptions=False)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -151,7 +151,7 @@ def test_a_model_that_the_hub_does_not_give(work: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         ConfigError, match=r"^org/name@v2: no such folder, and the Hub does not give it \(no network\)$"
     ):
-        CliRunner().invoke(cli.app, ["eval", "org/name@v2", "--benchmark", "gsm8k"], catch_exceptions=False)
+        CliRunner().invoke(commands.app, ["eval", "org/name@v2", "--benchmark", "gsm8k"], catch_exceptions=False)
 
 
 def test_names_of_models() -> None:

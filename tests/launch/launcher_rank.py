@@ -62,6 +62,11 @@ def behave(word: str, folder: Path, rank: int) -> int:
     if word == "print-and-exit-2":
         print("error: said by the rank itself", file=sys.stderr)
         sys.exit(2)
+    if word == "exit-for-an-error":
+        try:
+            raise BrokenPipeError("the reader is gone")
+        except BrokenPipeError:
+            sys.exit(1)
     if word == "os-exit":
         os._exit(7)
     if word == "segfault":

@@ -1,0 +1,153 @@
+"""A signal at any moment of a run's start ends it as documented: exit code, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aspo_megatron.rollout.addresses import free_ports
+
+from .command import ASPO, finish, start
+
+pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(240)]
+
+SETTINGS = [
+    "output_dir=run",
+    "parallel.dp=2",
+    "train.steps=1",
+    "eval.every=0",
+    "eval.max_problems=8",
+    "reward.workers=2",
+]
+SETTINGS += ["warmup={updates: 8, batch_size: 8}"]
+CODES = {signal.SIGTERM: 0, signal.SIGUSR1: 0, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+Moment = Callable[[Path, psutil.Process], bool]
+
+
+def has_mapped(library: str) -> Moment:
+    """The process itself has loaded a library."""
+    return lambda run, process: library in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def ranks_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "aspo_megatron.rank" in child.cmdline()]
+
+
+def ranks(count: int) -> Moment:
+    return lambda run, process: len(ranks_of(process)) >= count
+
+
+def rank_has_mapped(library: str) -> Moment:
+    def moment(run: Path, process: psutil.Process) -> bool:
+        found = ranks_of(process)
+        return bool(found) and library in Path(f"/proc/{found[-1].pid}/maps").read_text()
+
+    return moment
+
+
+def exists(pattern: str) -> Moment:
+    return lambda run, process: any(run.glob(pattern))
+
+
+def worker(run: Path, process: psutil.Process) -> bool:
+    return any(
+        "multiprocessing.spawn" in word for child in process.children(recursive=True) for word in child.cmdline()
+    )
+
+
+IN_EACH_PROCESS: dict[str, Moment] = {
+    "the command is being imported": has_mapped("_pydantic_core"),
+    "a folder is claimed": exists(".lock"),
+    "torch is being imported": has_mapped("libtorch"),
+    "the configuration is kept": exists("config.yaml"),
+    "workers start": worker,
+    "a warm-up was done": exists("checkpoints/start*"),
+    "files are opened": exists("metrics.jsonl"),
+    "curves are opened": exists("tensorboard/*"),
+    "the model was evaluated": exists("eval/step-000000.jsonl"),
+}
+UNDER_LAUNCH: dict[str, Moment] = IN_EACH_PROCESS | {
+    "the first rank is there": ranks(1),
+    "all ranks are there": ranks(2),
+    "a rank is being imported": rank_has_mapped("_pydantic_core"),
+    "a rank imports torch": rank_has_mapped("libtorch"),
+}
+
+GOES_ON = ("the configuration is kept", "a warm-up was done", "the model was evaluated")
+"""Moments after which the same command is run to its end."""
+
+
+def wait_for(moment: Moment, run: Path, processes: list[subprocess.Popen[str]]) -> list[psutil.Process]:
+    """Until the moment has come in the last of the processes; all there are then."""
+    process = psutil.Process(processes[-1].pid)
+    deadline = time.monotonic() + 120
+    while True:
+        assert all(each.poll() is None for each in processes), [finish(each) for each in processes]
+        assert time.monotonic() < deadline
+        try:
+            if moment(run, process):
+                return [p for each in processes for p in psutil.Process(each.pid).children(recursive=True)]
+        except (psutil.Error, OSError):
+            pass
+        time.sleep(0.002)
+
+
+def cases(moments: dict[str, Moment]) -> list[tuple[str, signal.Signals]]:
+    """Each moment with one of the signals in turn, and the last with all."""
+    *names, last = moments
+    return [*zip(names, cycle(CODES)), *((last, number) for number in CODES)]
+
+
+def assert_goes_on(folder: Path, work: Path) -> None:
+    done = finish(start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS], folder))
+    assert (done.code, done.stderr) == (0, "")
+    assert (folder / "run" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "number"), cases(UNDER_LAUNCH))
+def test_signal_to_the_command(tmp_path: Path, work: Path, name: str, number: signal.Signals) -> None:
+    command = start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS], tmp_path)
+    others = wait_for(UNDER_LAUNCH[name], tmp_path / "run", [command])
+    command.send_signal(number)
+    done = finish(command)
+    assert (done.code, "Traceback" in done.stderr) == (CODES[number], False), done
+    assert done.stderr == ("" if CODES[number] == 0 else f"interrupted by {number.name}\n")
+    assert ("to go on" in done.stdout or "stopped by" in done.stdout) == (CODES[number] == 0)
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert alive == []
+    if name in GOES_ON:
+        assert_goes_on(tmp_path, work)
+
+
+@pytest.mark.parametrize(("name", "number"), cases(IN_EACH_PROCESS))
+def test_signal_to_ranks_of_a_scheduler(tmp_path: Path, work: Path, name: str, number: signal.Signals) -> None:
+    """All ranks get it, as from srun; at this moment in rank 0, and at any in the other."""
+    (port,) = free_ports(1, "127.0.0.1")
+    command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [
+        start(
+            ["env", *(f"{k}={v}" for k, v in common.items()), f"RANK={rank}", f"LOCAL_RANK={rank}", *command], tmp_path
+        )
+        for rank in (1, 0)
+    ]
+    others = wait_for(IN_EACH_PROCESS[name], tmp_path / "run", both)
+    while not all(has_mapped("_pydantic_core")(tmp_path, psutil.Process(each.pid)) for each in both):
+        time.sleep(0.002)  # before Python runs a signal ends a process by itself
+    for each in both:
+        each.send_signal(number)
+    for each in both:
+        done = finish(each)
+        assert (done.code, "Traceback" in done.stderr) == (CODES[number], False), done
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert alive == []
+    if name in GOES_ON:
+        assert_goes_on(tmp_path, work)

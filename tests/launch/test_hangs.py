@@ -1,0 +1,140 @@
+"""Ranks that wait in vain name those that did not arrive, and where each was."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aspo_megatron.rollout.addresses import free_ports
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
+
+HERE = Path(__file__).parent
+MINUTES = 0.07
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from aspo_megatron.launch import launch
+folder = Path(sys.argv[1])
+argv = sys.argv[1:]
+sys.exit(launch(
+    "hanging_rank", argv, len(argv) - 2, 1, log_dir=folder / "logs", grace_seconds=1.0, timeout_minutes=float(argv[1])
+))
+"""
+
+HANGS = {
+    "stopped before": (["wait", "stop in generate"], {1: r"is stopped \(SIGSTOP\), last seen in step 1, generate"}),
+    "stopped in the phase": (["wait", "wait", "stop in update"], {2: r"is stopped \(SIGSTOP\), last seen in .*update"}),
+    "endless loop": (["wait", "loop in update"], {1: r"runs at launch/hanging_rank.py:\d+ endless_loop"}),
+    "loop that holds the interpreter": (["wait", "hold in generate"], {1: r"does not answer, and was .*generate"}),
+    "sleep": (["wait", "sleep in generate"], {1: r"step 1, generate, which .*runs at .* sleep"}),
+    "another collective": (
+        ["wait", "elsewhere in update", "wait"],
+        {1: r"waits for something else at .* wait_for_something_else"},
+    ),
+    "another collective, before": (["wait", "elsewhere in generate"], {1: "step 1, generate, .*waits for something"}),
+    "rank 0, stopped": (["stop in generate", "wait"], {0: r"is stopped \(SIGSTOP\), last seen in step 1, generate"}),
+    "rank 0, loop": (["loop in update", "wait"], {0: "runs at .* endless_loop"}),
+    "two": (
+        ["wait", "stop in generate", "wait", "loop in update"],
+        {1: r"is stopped \(SIGSTOP\)", 3: "runs at .* endless_loop"},
+    ),
+    "two that are stopped": (["stop in update", "wait", "stop in generate"], {0: "stopped", 2: "stopped"}),
+    "arrives later": (["wait", "late"], {1: "runs at .* late"}),
+}
+
+
+def names(text: str, size: int, late: dict[int, str]) -> None:
+    """See that `text` says of these ranks, and of no others, that they did not arrive."""
+    found = {
+        int(number): words for number, words in re.findall(rf"^rank (\d+) of {size} did not arrive(.*)$", text, re.M)
+    }
+    assert found.keys() == late.keys(), text
+    for number, pattern in late.items():
+        assert re.search(pattern, found[number]), text
+        assert "SIGSTOP" not in found[number] or "stop" in pattern.lower()
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str) -> None:
+    behaviours, late = HANGS[name]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), *behaviours],
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    names(done.stderr, len(behaviours), late)
+    assert "did not arrive and the run was ended" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "in step 1, update, at" in done.stderr  # where the others wait
+    waiting = behaviours.index("wait")
+    assert "Timed out" in (tmp_path / "logs" / f"rank{waiting}.log").read_text()  # its own error is kept
+
+
+def test_rank_that_is_lost_before_the_others_meet(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), "wait", "start-up"],
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    names(done.stderr, 2, {1: "has not met the other ranks: it is in its start-up"})
+
+
+def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), "abort", "stop in generate"],
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    names(done.stderr, 2, {1: r"is stopped \(SIGSTOP\)"})
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> None:
+    behaviours, late = HANGS[name]
+    (port,) = free_ports(1, "127.0.0.1")
+    size = len(behaviours)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hanging_rank", str(tmp_path), str(MINUTES), *behaviours],
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+                "RANK": str(number),
+                "LOCAL_RANK": str(number),
+                "WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(size)
+    ]
+    waiting = behaviours.index("wait")
+    try:
+        _, said = ranks[waiting].communicate(timeout=100)
+        assert ranks[waiting].returncode == 1
+        # Rank 0 holds the store: while it is stopped, nothing can be learnt of the others.
+        names(said, size, {0: late[0]} if behaviours[0].startswith("stop") else late)
+        assert re.search(r"^error: ranks? .*did not arrive", said.splitlines()[-1])
+    finally:
+        for rank in ranks:
+            rank.send_signal(signal.SIGKILL)
+            rank.communicate()
