@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 
 from aspo_megatron import rank, streams
 from aspo_megatron.errors import UserError
@@ -20,14 +19,19 @@ def main() -> None:
     """Entry point: a user's error is one line and exit code 2."""
     streams.open_closed()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    with streams.unfailing() if command in _RUNS else _whole_output():
-        try:
+    lost: list[OSError] = []
+    try:
+        with streams.unfailing(streams.warn if command in _RUNS else lost.append):
             _run(command)
-        except UserError as error:
-            streams.tell(f"error: {error}\n")
-            raise SystemExit(2) from error
-        finally:
-            rank.skip_last_search_for_garbage()
+    except UserError as error:
+        streams.tell(f"error: {error}\n")
+        raise SystemExit(2) from error
+    finally:
+        rank.skip_last_search_for_garbage()
+        if lost:  # what the command was asked for
+            if not isinstance(lost[0], BrokenPipeError):
+                streams.tell(f"error: stdout cannot be written: {lost[0].strerror}\n")
+            raise SystemExit(1)
 
 
 def _run(command: str) -> None:
@@ -42,19 +46,6 @@ def _run(command: str) -> None:
         with ended_by_signals((signal.SIGINT,)) if command != "train" else nullcontext():
             from aspo_megatron.commands import app
         app(obj=stop)
-
-
-@contextmanager
-def _whole_output() -> Iterator[None]:
-    """Output is what is asked for here: what cannot be written is an error, said in one line."""
-    try:
-        yield
-    finally:
-        error = streams.finish_stdout()
-        if error is not None:
-            if not isinstance(error, BrokenPipeError):
-                streams.tell(f"error: stdout cannot be written: {error.strerror}\n")
-            raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

@@ -150,8 +150,9 @@ class _Watch:
             if all(code is not None for code in codes):
                 break
             if deadline == float("inf") and any(code for code in codes):
-                self._judge()
                 deadline = time.monotonic() + _SETTLE_SECONDS
+            if any(codes) and not self.verdict.late:
+                self._judge()
             time.sleep(_POLL_SECONDS)
         return self._failures()
 
@@ -160,9 +161,10 @@ class _Watch:
 
         Its peers lose their connection to it, and may be the first to say something.
         """
-        first, *others = sorted(self._failures(), key=lambda failure: failure.when)
-        failed = {failure.rank for failure in (first, *others) if failure.waited}
+        failures = sorted(self._failures(), key=lambda failure: failure.when)
+        failed = {failure.rank for failure in failures if failure.waited}
         failed |= {n for n in range(len(self._ranks)) if (note := Note.read(self._board, n)) and note.gave_up}
+        first = failures[0]
         if failed and (first.waited or not first.text or "onnection" in first.text.splitlines()[-1]):
             minutes = self._timeout_minutes
             self.verdict = find_late(self._board, len(self._ranks), failed, minutes, _ANSWER_SECONDS, self._gone)

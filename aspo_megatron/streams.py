@@ -37,25 +37,23 @@ def open_closed() -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-@contextlib.contextmanager
-def unfailing() -> Iterator[None]:
-    """Meanwhile stdout and stderr leave out what cannot be written; of stdout stderr tells once.
+def warn(error: OSError) -> None:
+    """Say that stdout is lost."""
+    tell(f"warning: stdout cannot be written ({error.strerror}); what would be shown there is left out\n")
 
-    For runs: what is shown is no part of what is done.
-    """
+
+@contextlib.contextmanager
+def unfailing(at_first_error: Callable[[OSError], None] = warn) -> Iterator[None]:
+    """Meanwhile stdout and stderr leave out what cannot be written; `at_first_error` is called once, for stdout."""
     before = sys.stdout, sys.stderr
-    sys.stderr = _shown(before[1], lambda reason: None)
-    sys.stdout = _shown(before[0], _warn)
+    sys.stderr = _shown(before[1], lambda error: None)
+    sys.stdout = _shown(before[0], at_first_error)
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
-
-
-def _warn(reason: str) -> None:
-    tell(f"warning: stdout cannot be written ({reason}); what would be shown there is left out\n")
 
 
 def tell(text: str) -> None:
@@ -65,23 +63,12 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def finish_stdout() -> OSError | None:
-    """Write what is left of stdout; the error that keeps it from being written, which Python will not meet again."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        with open(os.devnull, "wb", buffering=0) as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        return error
-    return None
-
-
 class _Descriptor(io.RawIOBase):
     """Writes to a descriptor what can be written, and leaves out the rest."""
 
-    def __init__(self, descriptor: int, at_first_error: Callable[[str], None]) -> None:
+    def __init__(self, descriptor: int, at_first_error: Callable[[OSError], None]) -> None:
         self._descriptor = descriptor
-        self._at_first_error: Callable[[str], None] | None = at_first_error
+        self._at_first_error: Callable[[OSError], None] | None = at_first_error
 
     def writable(self) -> bool:
         return True
@@ -103,15 +90,17 @@ class _Descriptor(io.RawIOBase):
             except OSError as error:
                 tell_once, self._at_first_error = self._at_first_error, None
                 if tell_once:
-                    tell_once(error.strerror or str(error))
+                    tell_once(error)
                 break
         return size
 
 
-def _shown(stream: TextIO, at_first_error: Callable[[str], None]) -> TextIO:
-    with contextlib.suppress(OSError):
+def _shown(stream: TextIO, at_first_error: Callable[[OSError], None]) -> TextIO:
+    try:
         stream.flush()
-    raw = _Descriptor(stream.fileno(), at_first_error)
+        raw = _Descriptor(stream.fileno(), at_first_error)
+    except (OSError, ValueError):  # of no descriptor, as where a program calls this one and keeps what it says
+        return stream
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace", line_buffering=True
     )

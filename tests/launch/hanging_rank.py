@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ import torch.distributed as dist
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rank import rank_main
+
+SECONDS = 4.0
+"""How long the ranks wait in the update; to meet they may take longer."""
 
 
 def endless_loop() -> None:
@@ -51,9 +55,9 @@ ALONE = {
 }
 
 
-def late(seconds: float) -> None:
-    time.sleep(seconds)
-    dist.all_reduce(torch.zeros(1))
+def late(group: dist.ProcessGroup) -> None:
+    time.sleep(SECONDS + 1)
+    dist.all_reduce(torch.zeros(1), group=group)
 
 
 def until_written(topology: Topology) -> None:
@@ -72,6 +76,7 @@ def main() -> int:
         endless_loop()
     platform = PlatformConfig(device="cpu", threads_per_rank=1, timeout_minutes=minutes)
     with process_grid(ParallelConfig(dp=size), platform, seed=1) as topology:
+        group = dist.new_group(timeout=timedelta(seconds=SECONDS))
         topology.whereabouts.phase("step 1, generate")
         dist.all_reduce(torch.zeros(1))
         what, _, where = behaviour.partition(" in ")
@@ -81,14 +86,14 @@ def main() -> int:
         topology.whereabouts.phase("step 1, update")
         until_written(topology)
         if what == "late":
-            late(60 * minutes + 1)
+            late(group)
         if where == "update":
             ALONE[what]()
         if what == "abort":
             print("[PG ID 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)", file=sys.stderr)
             time.sleep(2)
             os.abort()
-        dist.all_reduce(torch.zeros(1))
+        dist.all_reduce(torch.zeros(1), group=group)
     return 0
 
 

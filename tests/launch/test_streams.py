@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,15 @@ def test_launcher_ends_as_it_would(tmp_path: Path, how: str, behaviours: list[st
     assert "Traceback" not in done.stderr or "ZeroDivisionError" in done.stderr
 
 
+@cache
+def alone(command: str) -> subprocess.CompletedProcess[str]:
+    return shell(f"{ASPO} {command}")
+
+
 @pytest.mark.parametrize("how", ALL)
-@pytest.mark.parametrize("command", ["losses", "train --help", "doctor --help", "plan none.yaml", "train none.yaml"])
+@pytest.mark.parametrize("command", ["losses", "train none.yaml"])
 def test_commands_with_closed_descriptors(how: str, command: str) -> None:
-    expected = shell(f"{ASPO} {command}")
+    expected = alone(command)
     done = shell(f"{ASPO} {command} {how}")
     assert done.returncode == expected.returncode == (2 if "none" in command else 0)
     assert done.stdout == ("" if ">&-" in how.replace("2>&-", "") else expected.stdout)
