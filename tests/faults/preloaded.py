@@ -1,0 +1,66 @@
+"""A process that has the library of faults from its start, and runs functions: they may fork ranks that are to fail."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from forked import _serve
+
+from benchmarks.soak.injection import environment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Preloaded:
+    """As `forked.Server`, with the library. Use as a context manager."""
+
+    def __enter__(self) -> Self:
+        key = secrets.token_hex(16)
+        self._folder = tempfile.TemporaryDirectory()
+        with Listener(f"{self._folder.name}/socket", authkey=key.encode()) as listener:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "faults.preloaded", str(listener.address)],
+                env={**os.environ, **environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.PIPE,
+                text=True,
+            )
+            assert self._process.stdin
+            self._process.stdin.write(f"{key}\n")
+            self._process.stdin.close()
+            self._pipe = listener.accept()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pipe.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function`, defined in a module, in the process; what it returned.
+
+        Raises:
+            RuntimeError: it failed; the message holds the traceback.
+        """
+        self._pipe.send((function, args, kwargs))
+        succeeded, result = self._pipe.recv()
+        if not succeeded:
+            raise RuntimeError(result)
+        returned: R = result
+        return returned
+
+
+if __name__ == "__main__":
+    connection: Any = Client(str(Path(sys.argv[1])), authkey=sys.stdin.readline().strip().encode())
+    _serve(connection)
