@@ -178,14 +178,15 @@ class Soak:
             self._command.send_signal(signal.SIGTERM)
             self._wait_for_end("SIGTERM")
         else:
-            victims = self._known if fault.victim == "all" else [chance.choice(found.get(fault.victim) or self._known)]
+            those = found.get(fault.victim, [])  # none yet, where the run is just starting
+            victims = self._known if fault.victim == "all" else those and [chance.choice(those)]
             if fault.what == "stop":
                 self._send(victims, signal.SIGSTOP)
                 time.sleep(fault.seconds or 0.0)
                 self._send(victims, signal.SIGCONT)
             else:
                 self._send(victims, signal.SIGKILL)
-                if fault.victim != "worker":
+                if victims and fault.victim != "worker":
                     self._wait_for_end(f"SIGKILL of {fault.victim}", killed=True)
 
     def _fill(self, fault: Fault) -> None:
