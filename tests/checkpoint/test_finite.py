@@ -35,7 +35,8 @@ def test_one_odd_number_is_found_wherever_it_is(odd: str, dtype: torch.dtype, si
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_numbers_are_numbers(dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
-    assert not_finite(torch.tensor([largest, -largest, 0.0, torch.finfo(dtype).tiny], dtype=torch.float64).to(dtype)) is None
+    extremes = [largest, -largest, 0.0, torch.finfo(dtype).tiny]
+    assert not_finite(torch.tensor(extremes, dtype=torch.float64).to(dtype)) is None
     assert not_finite(torch.empty((0, 3), dtype=dtype)) is None
     assert not_finite(torch.full((3000, 1000), largest, dtype=dtype)) is None  # whose sum is beyond the range
     assert not_finite(torch.tensor(1.0).to(dtype)) is None
