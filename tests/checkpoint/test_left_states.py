@@ -62,6 +62,12 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def swap(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -97,6 +103,8 @@ LACKING: dict[str, Callable[[Path], Any]] = {
     "no JSON": lambda folder: part(folder, 0).write_bytes(b"\xff\xfe"),
     "a list": lambda folder: part(folder, 0).write_text("[]"),
     "a part edited": lambda folder: edit(part(folder, 0), ranks=1),
+    "a checksum edited": lambda folder: swap(part(folder, 0), '"xxh3_128": "', '"xxh3_128": "0'),
+    "a place edited": lambda folder: swap(part(folder, 0), '"start": 0', '"start": 64'),
     "a part of another attempt": lambda folder: edit(part(folder, 1), attempt="other"),
     "tensors cut": lambda folder: cut(folder / "__0_0.distcp"),
     "tensors gone": lambda folder: (folder / "__1_0.distcp").unlink(),
