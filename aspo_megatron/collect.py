@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.asking import Asking, Question
 from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import AgreedError
 from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.rewards.pool import RewardPool
@@ -86,7 +86,7 @@ class Collector:
         """The samples of a step. A collective. With `rollout.overlap` the next step's are begun before it returns.
 
         Raises:
-            UserError: no response could be scored.
+            AgreedError: no response could be scored.
             ServersLostError: see `RolloutEngine`.
         """
         rollout = self._config.rollout
@@ -167,7 +167,7 @@ class Collector:
         """Groups with their rewards.
 
         Raises:
-            UserError: no response of any rank could be scored.
+            AgreedError: no response of any rank could be scored.
         """
         with self._phase("reward"):
             asked = scoring.results([(q.problem, group) for q, group in groups])
@@ -177,7 +177,7 @@ class Collector:
         if responses and failures == responses:
             error = failed[0] if failed else "see the other ranks' logs"
             kind = self._config.reward.kind
-            raise UserError(f"reward.kind={kind}: no response of step {step} was scored ({error})")
+            raise AgreedError(f"reward.kind={kind}: no response of step {step} was scored ({error})")
         return asked
 
     def _shape(self, samples: Sequence[Sample]) -> None:

@@ -5,6 +5,10 @@ class UserError(Exception):
     """Bad input: a wrong key, file, tensor or layout. The message names it and says what to do."""
 
 
+class AgreedError(UserError):
+    """Raised by all ranks alike and at the same point: they can still do something together before they end."""
+
+
 class ConfigError(UserError):
     """A configuration that cannot be run; names the key."""
 

@@ -108,22 +108,36 @@ def _check_weights(folder: Path, family: Family) -> None:
 def open_weights(config: RunConfig, family: Family) -> TensorSource:
     """Where the starting weights come from. A collective: the ranks share the check of a checkpoint's files.
 
+    A tensor is refused as it is read, by a CheckpointError, if it holds NaN or infinity.
+
     Raises:
         CheckpointError: they cannot be read, or a checkpoint is damaged.
     """
+    from aspo_megatron.checkpoint.finite import FiniteTensors
     from aspo_megatron.checkpoint.hf import RandomTensors, SafetensorsFolder, hf_shapes
 
     if config.model.init == "pretrained":
         checkpoint = checkpoint_around(config.model.path)
         if checkpoint is None:
-            return SafetensorsFolder(config.model.path)
+            return FiniteTensors(SafetensorsFolder(config.model.path))
         from aspo_megatron.checkpoint.hf_view import HfView
         from aspo_megatron.checkpoint.piece_reader import PieceReader
-        from aspo_megatron.checkpoint.training import refusal
+        from aspo_megatron.checkpoint.refusal import refusal
 
         reason = refusal(checkpoint, family)
         if reason is not None:
             raise CheckpointError(f"model.path: {reason}")
-        return HfView(PieceReader(checkpoint), family)
+        return FiniteTensors(HfView(PieceReader(checkpoint), family))
     std = family.hf_config.get("initializer_range", 0.02)
     return RandomTensors(hf_shapes(config.model.path), std, config.seed)
+
+
+def weights_digest(config: RunConfig) -> str:
+    """A hash of the starting weights, wherever their folder is; "" where they are random.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
+
+    return weights_fingerprint(config.model.path) if config.model.init == "pretrained" else ""

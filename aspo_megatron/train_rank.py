@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
-from aspo_megatron.inputs import Inputs, open_weights, read_inputs
+from aspo_megatron.inputs import Inputs, open_weights, read_inputs, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.shown import stdout_never_fails
@@ -43,7 +43,9 @@ def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
 
 def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool, stop: StopRequest) -> None:
     # megatron-core may be imported from here on: the platform is installed.
-    from aspo_megatron.checkpoint.training import find_state, read_state, tidy
+    from aspo_megatron.checkpoint.folders import tidy
+    from aspo_megatron.checkpoint.run_state import read_state
+    from aspo_megatron.checkpoint.training import find_state
     from aspo_megatron.trainer import Trainer
 
     # Some reasoning-gym families draw other problems in each process.
@@ -56,13 +58,14 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         progress.phase("load model")
         again = (config.output_dir / "metrics.jsonl").exists()
         if topology.is_leader:
-            tidy(config.output_dir)
+            tidy(config.output_dir, progress.message)
         for line in advice(config.model, topology.platform.machine):
             progress.message(line)
         device = topology.platform.device
         servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)
-        model = _starting_model(config, inputs, topology, progress, resumes=state is not None)
+        weights = from_leader(weights_digest(config) if topology.is_leader else "")
+        model = _starting_model(config, inputs, topology, progress, weights, resumes=state is not None)
         if _stopped(
             config, stop, topology
         ):  # the weights of a warm-up are kept; servers and an evaluation take minutes
@@ -71,19 +74,22 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         engine = stack.enter_context(
             engine_of(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
         )
-        recorder = None
-        if topology.is_leader:
-            after = read_state(state).step if state is not None else -1 if again else None
+
+        def record(after: int | None) -> Recorder:
+            """What is there of later steps than `after` is made again, and all of it by a run that begins again."""
             wandb = None
             if config.log.wandb != "none":
                 settings = config.model_dump(mode="json")
                 wandb = WandbRun(config.output_dir, config.log.wandb, config.log.wandb_project, settings)
-            recorder = stack.enter_context(
-                Recorder(config.output_dir, config.log.tensorboard, after, wandb, progress.message)
+            kept = -1 if after is None and again else after
+            return stack.enter_context(
+                Recorder(config.output_dir, config.log.tensorboard, kept, wandb, progress.message)
             )
-        trainer = Trainer(config, inputs, model, engine, rewards, recorder, progress, stop)
+
+        leads = record if topology.is_leader else None
+        trainer = Trainer(config, inputs, model, engine, rewards, leads, progress, stop)
         progress.stands_at(0 if state is None else read_state(state).step)
-        summary = trainer.run(state)
+        summary = trainer.run(state, weights)
     if topology.is_leader:
         _print_result(config, summary)
 
@@ -97,20 +103,20 @@ def _stopped(config: RunConfig, stop: StopRequest, topology: Topology) -> bool:
 
 
 def _starting_model(
-    config: RunConfig, inputs: Inputs, topology: Topology, progress: ProgressDisplay, *, resumes: bool
+    config: RunConfig, inputs: Inputs, topology: Topology, progress: ProgressDisplay, weights: str, *, resumes: bool
 ) -> PolicyModel:
     """The model as it was before the first step, as far as it is needed: for a run that begins, and for its KL."""
-    from aspo_megatron.checkpoint.training import load_start, save_start
+    from aspo_megatron.checkpoint.start import load_start, save_start
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.warmup import warm_up
 
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
-    if not config.warmup.updates or (resumes and not config.loss.kl_coef):
+    if not config.warmup.updates or (resumes and not config.has_reference):
         return model
-    if not load_start(config, inputs.family, model):
+    if not load_start(config, inputs.family, model, "" if resumes else weights):
         model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
         if config.checkpoint.every:
-            save_start(config, inputs.family, model)
+            save_start(config, inputs.family, model, weights, progress.message)
     return model
 
 

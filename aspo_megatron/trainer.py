@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +18,19 @@ from aspo_megatron import losses
 from aspo_megatron.asking import Asking, Standing
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, problems_digest
+from aspo_megatron.checkpoint.run_state import TrainerState, problems_digest
+from aspo_megatron.checkpoint.training import StateSaver, load_latest
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.shown import say
-from aspo_megatron.parallel.exchange import to_replicas
+from aspo_megatron.parallel.exchange import from_leader, to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
@@ -49,7 +50,7 @@ Groups = list[list[Sample]]
 
 
 class Trainer:
-    """One run. `recorder` is None on every rank but the leader."""
+    """One run."""
 
     def __init__(
         self,
@@ -58,14 +59,18 @@ class Trainer:
         model: PolicyModel,
         engine: RolloutEngine,
         rewards: RewardPool,
-        recorder: Recorder | None,
+        record: Callable[[int | None], Recorder] | None,
         progress: ProgressDisplay,
         stop: StopRequest,
     ) -> None:
-        """`model` has the weights that the run starts with, from the beginning: the KL refers to them."""
+        """`model` has the weights that the run starts with, from the beginning: the KL refers to them.
+
+        `record` opens what records the run, given the step that it goes on after; None on every rank but the leader.
+        """
         self._config, self._inputs, self._model = config, inputs, model
         self._engine = SyncedEngine(config, model, engine, progress.message)
-        self._rewards, self._recorder, self._progress = rewards, recorder, progress
+        self._rewards, self._record_after, self._progress = rewards, record, progress
+        self._recorder: Recorder | None = None
         self._topology = model.topology
         self._reference = Reference(model, config.model.reference) if config.has_reference else None
         rollout, train = config.rollout, config.train
@@ -98,18 +103,22 @@ class Trainer:
         self._started = time.perf_counter()
         self._at = TrainerState(0, 0, 0, 0.0, None, None, "")
 
-    def run(self, state: Path | None) -> dict[str, Any] | None:
+    def run(self, state: Path | None, weights: str = "") -> dict[str, Any] | None:
         """Train, evaluate before, during and after, export; returns what summary.json holds.
 
         Args:
             state: a saved state of this run to go on from; None to begin.
+            weights: hash of the weights in `model.path`; "" where they are random.
 
         Returns:
             None if the run was asked to stop: its state is saved then.
         """
         started = time.perf_counter()
         if state is not None:
-            self._load(state)
+            self._load(state, weights)
+        self._at = replace(self._at, weights=self._at.weights or weights)
+        if self._record_after is not None:
+            self._recorder = self._record_after(None if state is None else self._at.step)
         self._started = started - self._at.seconds
         self._sync(version=self._at.step)
         if self._at.heldout_after is None:  # the run begins, or its servers were lost before they were asked
@@ -122,9 +131,10 @@ class Trainer:
             try:
                 with self._profiled(step):
                     self._step(step)
-            except ServersLostError:
-                self._save()
-                self._saver.finish()
+            except AgreedError as error:
+                if isinstance(error, ServersLostError):
+                    self._save()
+                self._saver.finish()  # else the state before, which is written, would have no name yet
                 raise
             self._keep()
         self._saver.finish()
@@ -142,6 +152,7 @@ class Trainer:
         self._seconds = {}
         began = time.perf_counter()
         rollout = self._collector.collect(step)
+        self._complete_written()
         self._engine.release_memory()
         metrics = rollout_metrics(rollout)
         if self._config.rollout.engine == "sglang":
@@ -151,6 +162,7 @@ class Trainer:
         if self._config.shaping.kl_coef:
             metrics |= charge_kl(batches, self._config, self._topology)
         metrics |= self._update(step, batches)
+        self._complete_written()
         self._record_samples(step, batches)
         if self._profile:
             groups = [group for batch in batches for group in batch]
@@ -210,7 +222,7 @@ class Trainer:
         """All optimizer updates of a step; their figures, averaged over the updates.
 
         Raises:
-            UserError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
+            AgreedError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
         """
         results: list[UpdateResult] = []
         on_policy = replace(self._objective, on_policy=self._config.first_update_is_on_policy)
@@ -266,10 +278,22 @@ class Trainer:
 
     # ---- what a run goes on from -----------------------------------------------------------------------------
 
-    def _load(self, state: Path) -> None:
-        """Stand where the run stood."""
+    def _load(self, state: Path, weights: str) -> None:
+        """Stand where the run stood, at `state` or, if that cannot be loaded, at the one before.
+
+        Raises:
+            CheckpointError: none can be loaded, or the KL would refer to other weights than before.
+        """
+        config, tell = self._config, self._progress.message
         with self._phase("load state"):
-            self._at = load_state(state, self._model, self._optimizer, self._config.parallel)
+            model, optimizer = self._model, self._optimizer
+            state, self._at = load_latest(state, config, self._inputs.family, model, optimizer, tell)
+        if weights and self._at.weights not in ("", weights):
+            changed = f"model.path: {config.model.path} has other weights than those that the run began with"
+            if config.has_reference and not config.warmup.updates:
+                raise CheckpointError(f"{changed}, and the KL refers to them; give the folder that holds those")
+            tell(f"warning: {changed}; the run goes on with its own, from {state}")
+        self._saver.go_on_from(self._at.step)
         self._asking.go_on(Standing(self._at.asked, tuple(self._at.carried)))
         if self._at.problems != problems_digest(self._inputs.train):
             self._progress.message("warning: data.train gives other problems than before; the run goes on with them")
@@ -295,12 +319,28 @@ class Trainer:
             self._saver.finish()
         return stop
 
+    def _complete_written(self) -> None:
+        """Give a state its name as soon as all ranks have written it. A collective while a save is under way."""
+        if self._saver.pending and not self._stop.agree(self._saver.writing, self._topology.platform.device)[1]:
+            self._saver.finish()
+
     def _save(self) -> None:
         with self._phase("save"):
-            if self._recorder:
-                self._recorder.flush()
+            unwritten = from_leader(self._flushed())  # a state counts on the lines of its steps
+            if unwritten is not None:
+                self._saver.cannot_save(self._at.step, unwritten)
+                return
             seconds = time.perf_counter() - self._started
             self._saver.save(replace(self._at, seconds=seconds, problems=problems_digest(self._inputs.train)))
+
+    def _flushed(self) -> str | None:
+        """Have the disk take what is recorded, on the leader; the reason if it does not."""
+        try:
+            if self._recorder:
+                self._recorder.flush()
+        except UserError as error:
+            return str(error)
+        return None
 
     def _export_beside(self) -> None:
         """Export into a folder of this step's own; without room for it the run goes on."""
@@ -404,7 +444,7 @@ class Trainer:
 def _check_finite(step: int, number: int, result: UpdateResult) -> None:
     for what, value in (("loss", result.loss), ("gradient norm", result.grad_norm)):
         if not math.isfinite(value):
-            raise UserError(
+            raise AgreedError(
                 f"step {step}, update {number}: the {what} is {value}, and the weights are lost with it. The states "
                 "saved before are as they were; see NaN and collapse in docs/troubleshooting.md"
             )

@@ -19,6 +19,7 @@ from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights, weight
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.integrity import (
     FileEntry,
+    describe,
     model_identity,
     read_manifest,
     sync,
@@ -131,9 +132,10 @@ def hf_to_megatron(
             for writer in pool.map(write_rank, places_by_rank(family, parallel)):
                 pieces += writer.pieces
                 entries[writer.name] = writer.entry
-        write_index(partial, pieces)
+        entries |= write_index(partial, pieces)
         layout = parallel.model_dump(mode="json")
-        write_manifest(partial, model_identity(family.hf_config), family.name, layout, entries)
+        files = describe(partial, entries)
+        write_manifest(partial, model_identity(family.hf_config), family.name, layout, files)
 
 
 def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advance: Advance) -> None:

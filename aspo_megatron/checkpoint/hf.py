@@ -69,6 +69,10 @@ class SafetensorsFolder:
         """Names of all tensors."""
         return list(self._where)
 
+    def path_of(self, name: str) -> Path:
+        """The file that a tensor is in."""
+        return self._folder / self._where[name]
+
     def shape(self, name: str) -> list[int]:
         """Shape of a tensor."""
         shape: list[int] = self._slice(name).get_shape()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class HfView:
             keys = checkpoint_keys(place.row, place.layer, place.expert)
             there = self._reader.size(keys[place.source if len(keys) > 1 else 0])
             rows = sum(each[0] for each in sizes) if len(keys) == 1 else size[0]
-            if there[0] < rows or there[1:] != size[1:]:  # a vocabulary may be padded
+            padded = name in (EMBEDDING, HEAD) and there[0] > rows
+            if (there[0] != rows and not padded) or there[1:] != size[1:]:
                 raise CheckpointError(
                     f"tensor {name}: config.json asks for {list(size)}, the checkpoint has {list(there)} of it"
                 )
@@ -67,6 +69,11 @@ class HfView:
         """Precision of a tensor."""
         place = self._places[name]
         return self._reader.dtype(checkpoint_keys(place.row, place.layer, place.expert)[0])
+
+    def path_of(self, name: str) -> Path:
+        """The file that a tensor begins in."""
+        place = self._places[name]
+        return self._reader.path_of(checkpoint_keys(place.row, place.layer, place.expert)[0])
 
     def read(self, name: str, dim: int, start: int, stop: int) -> Tensor:
         """Rows start..stop of a tensor along `dim`."""

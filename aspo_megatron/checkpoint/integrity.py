@@ -6,6 +6,7 @@ the speed of memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,10 +21,16 @@ import xxhash
 
 from aspo_megatron.errors import CheckpointError
 
-FORMAT_VERSION = 2
-"""Raised when a checkpoint can no longer be read by older code."""
+FORMAT_VERSION = 3
+"""Raised when a checkpoint can no longer be read by older code. Version 2 had no digest of the manifest itself."""
+
+_READ = (2, FORMAT_VERSION)
 
 MANIFEST = "manifest.json"
+
+PARTS = "parts"
+"""Folder of a checkpoint in the making, whose files are no part of it."""
+
 _BLOCK = 1 << 20
 
 
@@ -55,28 +62,87 @@ def model_identity(hf_config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def file_entry(path: Path) -> FileEntry:
-    """Size and checksum of a file on disk."""
+def file_entry(path: Path, *, from_disk: bool = False) -> FileEntry:
+    """Size and checksum of a file; `from_disk`: not as the kernel remembers a file that was written just now."""
     digest = xxhash.xxh3_128()
     size = 0
     block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
+        if from_disk:
+            with contextlib.suppress(OSError):  # some file systems have no such advice
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while count := file.readinto(block):
             digest.update(block[:count])
             size += count
     return FileEntry(size, digest.hexdigest())
 
 
-def write_manifest(
-    folder: Path, model: str, family: str, layout: dict[str, Any], known: Mapping[str, FileEntry]
-) -> None:
-    """Describe every file of `folder`; those in `known` are not read again. Durable when this returns."""
+def write_durably(path: Path, content: bytes) -> FileEntry:
+    """Write a file; the disk has it when this returns. What is returned is of `content`, not of the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(len(content), xxhash.xxh3_128_hexdigest(content))
+
+
+def read_back(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """See that the disk has what was written to these files of `folder`.
+
+    Raises:
+        CheckpointError: a file holds something else; names it.
+        OSError: it cannot be read.
+    """
+    for name, entry in files.items():
+        if file_entry(folder / name, from_disk=True) != entry:
+            raise CheckpointError(f"{name}: the disk gives back something else than was written")
+
+
+def with_digest(content: Mapping[str, Any]) -> bytes:
+    """What is told, as JSON that bears a checksum of itself."""
+    return json.dumps({**content, "digest": _digest(content)}, indent=1).encode() + b"\n"
+
+
+def self_consistent(content: Mapping[str, Any]) -> bool:
+    """Whether what was read is what `with_digest` was given."""
+    return content.get("digest") == _digest({name: value for name, value in content.items() if name != "digest"})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Every file of `folder`, which the disk has then; those in `known` are not read again.
+
+    Raises:
+        CheckpointError: a file of tensors is not `known`: only its writer can say what should be in it.
+    """
     files = dict(known)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name not in files:
-            files[name] = file_entry(path)
-            sync(path)
+    for name in sorted(_names(folder) - files.keys()):
+        if name.endswith(".distcp"):
+            raise CheckpointError(f"{name}: its writer has not said what is in it")
+        files[name] = file_entry(folder / name)
+        sync(folder / name)
+    return files
+
+
+def write_manifest(
+    folder: Path, model: str, family: str, layout: dict[str, Any], files: Mapping[str, FileEntry]
+) -> None:
+    """Write down what `folder` holds, which must be `files`. Durable, and read back, when this returns.
+
+    Raises:
+        CheckpointError: a file is missing or of another size, or is there and nobody has written it.
+        OSError: the manifest cannot be written.
+    """
+    unknown = sorted(_names(folder) - files.keys() - {MANIFEST})
+    if unknown:
+        raise CheckpointError(f"{unknown[0]}: nobody has said what is in it")
     content = {
         "format": "aspo-megatron checkpoint",
         "version": FORMAT_VERSION,
@@ -85,16 +151,23 @@ def write_manifest(
         "layout": layout,
         "files": {name: asdict(files[name]) for name in sorted(files)},
     }
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
-    sync(folder / MANIFEST)
-    sync(folder)
+    read_back(folder, {MANIFEST: write_durably(folder / MANIFEST, with_digest(content))})
+    read_manifest(folder)
+    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        sync(path)
+
+
+def _names(folder: Path) -> set[str]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if path.parts[0] != PARTS}
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest, with every file there and of its right size. Reads no other file.
 
     Raises:
-        CheckpointError: no manifest, another format or version, or a file is missing or truncated; names it.
+        CheckpointError: no manifest, a damaged one, another format or version, or a file is missing or truncated;
+            names it.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -102,11 +175,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text())
         version = content["version"]
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: format version {version}; this installation reads {FORMAT_VERSION}")
+        if version not in _READ:
+            raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")
+        if not self_consistent(content) if version == FORMAT_VERSION else "digest" in content:
+            raise CheckpointError(f"{path}: damaged or edited (its digest is not that of what it says)")
         files = {name: FileEntry(entry["size"], entry["xxh3_128"]) for name, entry in content["files"].items()}
         manifest = Manifest(content["model"], content["family"], content["layout"], files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error!r})") from error
     for name, entry in manifest.files.items():
         if not (folder / name).is_file():

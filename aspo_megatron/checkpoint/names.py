@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row
+
+OPTIMIZER = "optimizer.state"
+"""The optimizer's NAME (such as exp_avg) of the weight KEY is the tensor OPTIMIZER.NAME.KEY."""
 
 _FUSED_NORMS = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
@@ -22,3 +28,14 @@ def checkpoint_keys(row: Row, layer: int, expert: int) -> tuple[str, ...]:
     for own, fused in _FUSED_NORMS.items():
         name = name.replace(own, fused)
     return (f"{name}_w", f"{name}_v") if len(row.hf) == 2 else (name,)
+
+
+def all_keys(family: Family) -> Iterator[str]:
+    """The tensors that hold a model's weights."""
+    shape = family.shape(tp=1)
+    for row in family.rows:
+        if row.copy or not row.only_if(shape):
+            continue
+        for layer in range(family.num_layers if row.per_layer else 1):
+            for expert in range(family.num_experts if row.per_expert else 1):
+                yield from checkpoint_keys(row, layer, expert)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.sidecar import INDEX
+from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
 
 _STORAGES = {
@@ -43,7 +43,7 @@ class PieceReader:
         Raises:
             CheckpointError: there is none, or it holds anything but the description of tensors.
         """
-        metadata = read_index(folder)
+        self.metadata = metadata = read_index(folder)
         self._folder = folder
         self._tensors = {
             key: entry
@@ -75,6 +75,11 @@ class PieceReader:
     def size(self, key: str) -> tuple[int, ...]:
         """Size of a whole tensor."""
         return tuple(self._entry(key).size)
+
+    def path_of(self, key: str) -> Path:
+        """The file that a tensor begins in."""
+        first = min(self._entry(key).chunks, key=lambda chunk: tuple(chunk.offsets))
+        return self._folder / str(self._storage[MetadataIndex(key, first.offsets)].relative_path)
 
     def read(self, key: str) -> Tensor:
         """A whole tensor. It may be a view of the file.
@@ -257,7 +262,7 @@ def check_common(folder: Path) -> None:
     Raises:
         CheckpointError: it does, or it cannot be read.
     """
-    path = folder / "common.pt"
+    path = folder / COMMON
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

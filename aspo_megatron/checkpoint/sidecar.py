@@ -14,6 +14,9 @@ SIDECAR = "hf"
 INDEX = ".metadata"
 """Name of the index of a megatron checkpoint's tensors."""
 
+COMMON = "common.pt"
+"""What megatron keeps of a checkpoint besides tensors: nothing."""
+
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
 _HF_INDEX = "model.safetensors.index.json"
 _LARGEST = 256 << 20

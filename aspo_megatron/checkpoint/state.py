@@ -14,18 +14,21 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from aspo_megatron.checkpoint.names import checkpoint_keys
+from aspo_megatron.checkpoint.names import OPTIMIZER, checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.parallel.chunk import ModelChunk
+from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.optimizer import Optimizer
 
 _SHARDING = {"singleton_local_shards": True, "non_homogeneous_layers": True}
+
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,19 @@ def optimizer_shards(model: PolicyModel, optimizer: Optimizer) -> Iterator[Shard
         sharded = sharded_of[id(parameter)]
         *place, replica = sharded.replica_id
         if not (value is None or any(place) or (replica and not optimizer.splits_state)):
-            described = make_sharded_optimizer_tensor(sharded, value, f"optimizer.state.{name}")
+            described = make_sharded_optimizer_tensor(sharded, value, f"{OPTIMIZER}.{name}")
             yield from _parts(described, lasts=not optimizer.splits_state)
             del described
         del value  # the next one is made before this name is given to it
+
+
+def wanted_weights(model: PolicyModel) -> dict[str, Sizes]:
+    """The global tensors that `load_model` will look for on this rank, with their sizes."""
+    return {
+        part.key: tuple(part.global_shape)
+        for _, sharded in _sharded_parameters(model)
+        for part in (sharded.build() if isinstance(sharded, ShardedTensorFactory) else [sharded])
+    }
 
 
 def load_model(model: PolicyModel, folder: Path) -> None:
@@ -85,18 +97,31 @@ def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str,
         wanted = {}
         for number, (parameter, sharded) in enumerate(_sharded_parameters(model)):
             wholes[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
-            wanted[str(number)] = make_sharded_optimizer_tensor(sharded, wholes[parameter], f"optimizer.state.{name}")
+            wanted[str(number)] = make_sharded_optimizer_tensor(sharded, wholes[parameter], f"{OPTIMIZER}.{name}")
         _load(wanted, folder)
         optimizer.load_states(name, wholes)
     optimizer.load_counters(counters)
 
 
 def _load(wanted: dict[str, ShardedTensor | ShardedTensorFactory], folder: Path) -> None:
-    """Fill the tensors of `wanted`, in place."""
+    """Fill the tensors of `wanted`, in place; what one rank cannot read is an error of all."""
+    own: str | None = None
     try:
         dist_checkpointing.load(wanted, str(folder))
-    except (CheckpointingException, KeyError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (torch.OutOfMemoryError, MemoryError):  # which says nothing of the checkpoint
+        raise
+    except (CheckpointException, Exception) as error:  # torch's is no Exception; a damaged file may raise nearly any
+        own = _reason(error)
+    reason = next((reason for reason in gather(own) if reason), None)
+    if reason is not None:
+        raise CheckpointError(f"{folder}: cannot be loaded: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    """What has gone wrong first, without torch's frame around it."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _sharded_parameters(model: PolicyModel) -> Iterator[tuple[Tensor, ShardedTensor | ShardedTensorFactory]]:

@@ -7,6 +7,8 @@ starts helper processes and wants all tensors in memory. Checksums are made whil
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -30,8 +32,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.integrity import FileEntry
-from aspo_megatron.checkpoint.sidecar import INDEX
+from aspo_megatron.checkpoint.integrity import FileEntry, write_durably
+from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
 
 _ALIGNMENT = 64
@@ -77,7 +79,11 @@ class PieceWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the file; the disk has it then, unless writing has failed."""
-        self._file.close(durable=error is None)
+        self.close(durable=error is None)
+
+    def close(self, *, durable: bool) -> None:
+        """Close the file, which may be closed already; if `durable` the disk has it then."""
+        self._file.close(durable=durable)
 
     @property
     def entry(self) -> FileEntry:
@@ -126,15 +132,15 @@ class _HashingFile:
         self._file.flush()
 
     def close(self, *, durable: bool) -> None:
-        if durable:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        if self._file.closed:
             return
         try:
-            self._file.close()
-        except OSError:  # what could not be written is given up; the first error is on its way
-            os.close(self._file.fileno())
+            if durable:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # what could not be written is given up: the first error is on its way
+                self._file.close()
 
 
 @contextmanager
@@ -148,11 +154,12 @@ def without_crc() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def write_index(folder: Path, pieces: Iterable[Piece]) -> None:
-    """Write what makes the files of all ranks one checkpoint.
+def write_index(folder: Path, pieces: Iterable[Piece]) -> dict[str, FileEntry]:
+    """Write what makes the files of all ranks one checkpoint: durable files, which are returned.
 
     Raises:
         CheckpointError: pieces of a tensor are missing or there twice, or do not agree on what it is.
+        OSError: a file cannot be written.
     """
     tensors: dict[str, TensorStorageMetadata] = {}
     storage: dict[MetadataIndex, _StorageInfo] = {}
@@ -166,12 +173,38 @@ def write_index(folder: Path, pieces: Iterable[Piece]) -> None:
         whole.chunks.append(ChunkStorageMetadata(torch.Size(piece.offset), torch.Size(piece.size)))
         storage[index] = _StorageInfo(piece.file, piece.start, piece.length)
     for key, whole in tensors.items():
-        covered = sum(chunk.sizes.numel() for chunk in whole.chunks)
-        if covered != whole.size.numel():
-            raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are there")
+        check_cover(key, whole)
     metadata = Metadata(state_dict_metadata=dict(tensors), storage_data=storage, storage_meta=StorageMeta())
-    (folder / INDEX).write_bytes(pickle.dumps(metadata))
-    torch.save({}, folder / "common.pt")
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     common = {"common_backend": "torch", "common_backend_version": 1}
-    (folder / "metadata.json").write_text(json.dumps(backend | common))
+    contents = {
+        INDEX: pickle.dumps(metadata),
+        COMMON: nothing.getvalue(),
+        "metadata.json": json.dumps(backend | common).encode(),
+    }
+    return {name: write_durably(folder / name, content) for name, content in contents.items()}
+
+
+def check_cover(key: str, whole: TensorStorageMetadata) -> None:
+    """See that the pieces of a tensor are all of it, and each element is in one.
+
+    Raises:
+        CheckpointError: they are not; names the tensor.
+    """
+    covered = sum(chunk.sizes.numel() for chunk in whole.chunks)
+    if covered != whole.size.numel():
+        raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are there")
+    spans = [
+        [(start, start + length) for start, length in zip(chunk.offsets, chunk.sizes, strict=True)]
+        for chunk in whole.chunks
+    ]
+    for number, span in enumerate(spans):
+        if len(span) != len(whole.size) or any(
+            start < 0 or stop > size for (start, stop), size in zip(span, whole.size, strict=True)
+        ):
+            raise CheckpointError(f"tensor {key}: a piece at {[start for start, _ in span]} is not inside of it")
+        for other in spans[:number]:
+            if all(max(a, c) < min(b, d) for (a, b), (c, d) in zip(span, other, strict=True)):
+                raise CheckpointError(f"tensor {key}: two pieces have the same elements")

@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch.distributed as dist
 
 from aspo_megatron.checkpoint import randomness
-from aspo_megatron.checkpoint.integrity import Manifest, check_model, read_manifest, sync, verify_files
-from aspo_megatron.checkpoint.piece_reader import check_common, read_index
-from aspo_megatron.checkpoint.sidecar import read_json
-from aspo_megatron.checkpoint.state import load_model, load_optimizer, model_shards, optimizer_shards
+from aspo_megatron.checkpoint.folders import attempt, publish, saved_steps, set_aside, step_folder
+from aspo_megatron.checkpoint.integrity import read_manifest
+from aspo_megatron.checkpoint.names import OPTIMIZER
+from aspo_megatron.checkpoint.run_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
+from aspo_megatron.checkpoint.state import (
+    Sizes,
+    load_model,
+    load_optimizer,
+    model_shards,
+    optimizer_shards,
+    wanted_weights,
+)
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import ParallelConfig, RunConfig
-from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.parallel.host_copies import HostCopies
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.optimizer import Optimizer
-
-STATE_FILE = "state.json"
-START = "start"
-"""The weights after the warm-up, which the KL loss refers to."""
-
-_LATEST = "latest"
-
-
-@dataclass(frozen=True)
-class TrainerState:
-    """Where the training loop stands after `step` steps.
-
-    `asked`: problems taken from the stream, and used but for those that stand at `carried` (`rollout.cut_off`).
-    `problems`: what the stream is made of, see `problems_digest`. `tokens` and `seconds` add up over resumed parts.
-    """
-
-    step: int
-    asked: int
-    tokens: int
-    seconds: float
-    heldout_before: float | None
-    heldout_after: float | None
-    problems: str
-    carried: list[int] = field(default_factory=list)
-
-
-def problems_digest(problems: list[Problem]) -> str:
-    """A hash of the problems and their order."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(repr((problem.id, problem.prompt_ids, problem.answer)).encode())
-    return digest.hexdigest()
-
-
-def step_folder(run: Path, step: int) -> Path:
-    """Where the state after a step is."""
-    return run / "checkpoints" / f"step-{step:06d}"
-
-
-def saved_steps(run: Path) -> list[int]:
-    """Steps of which there is a state, the latest first."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted((int(folder.name[5:]) for folder in folders if folder.name[5:].isdigit()), reverse=True)
 
 
 class StateSaver:
@@ -85,17 +48,23 @@ class StateSaver:
         self._about = About(family, config.model.path, config.parallel)
         self._leads = dist.get_rank() == 0
         self._copies = HostCopies(model.topology.platform.device) if config.checkpoint.async_save else None
-        self._pending: CheckpointWriter | None = None
+        self._pending: tuple[int, CheckpointWriter] | None = None
+        self._whole: int | None = None
+        self._weights: dict[str, Sizes] = {}
 
     @property
     def writing(self) -> bool:
         """Whether a save is under way that this rank has not written its part of."""
-        return self._pending is not None and not self._pending.is_written()
+        return self._pending is not None and not self._pending[1].is_written()
 
     @property
     def pending(self) -> bool:
         """Whether a save has begun that is not complete."""
         return self._pending is not None
+
+    def go_on_from(self, step: int) -> None:
+        """Take the state after `step`, which was loaded, for the newest that is whole; later ones are gone."""
+        self._publish(step)
 
     def save(self, state: TrainerState) -> None:
         """Begin to save, after the save before is complete. Without `checkpoint.async_save` it is complete at once.
@@ -104,22 +73,21 @@ class StateSaver:
         """
         self.finish()
         folder = step_folder(self._config.output_dir, state.step)
-        if from_leader(folder.exists()):
-            if self._leads:  # a run may have been killed before it could point at its newest state
-                self._tell(folder, self._publish(folder))
+        if from_leader(os.path.lexists(folder)) and not self._makes_way(folder, state.step):
             return
         content = asdict(state) | {"optimizer": self._optimizer.counters(), "ranks": dist.get_world_size()}
-        shared = {
+        shared: dict[str, bytes | Path] = {
             STATE_FILE: json.dumps(content, indent=1).encode(),
-            "config.yaml": (self._config.output_dir / "config.yaml").read_bytes() if self._leads else b"",
+            "config.yaml": self._config.output_dir / "config.yaml",
         }
         own = {randomness.random_file(dist.get_rank()): randomness.capture()}
         shards = chain(model_shards(self._model), optimizer_shards(self._model, self._optimizer))
-        self._pending = CheckpointWriter(folder, self._about)
+        writer = CheckpointWriter(folder, self._about)
+        self._pending = state.step, writer
         if self._copies is not None:
             self._copies.restart()
             self._optimizer.update_after(self._copies.fence)
-        self._pending.begin(shards, shared, own, self._copies)
+        writer.begin(shards, shared, own, self._copies, self._wanted())
         if self._copies is None:
             self.finish()
 
@@ -127,73 +95,57 @@ class StateSaver:
         """Wait until the save that is under way is complete."""
         if self._pending is None:
             return
-        folder = self._pending.folder
-        error = self._pending.complete()
+        step, writer = self._pending
+        error = writer.complete()
         self._pending = None
-        if error is None and self._leads:
-            error = self._publish(folder)
-        self._tell(folder, error)
+        if error is None:
+            self._publish(step)
+        else:
+            self.cannot_save(step, error)
 
-    def _tell(self, folder: Path, error: str | None) -> None:
+    def cannot_save(self, step: int, reason: str) -> None:
+        """Say that there will be no state after `step`."""
+        folder = step_folder(self._config.output_dir, step)
+        self._warn(f"warning: {folder} was not saved ({reason}); the run goes on, older states are kept")
+
+    def _wanted(self) -> dict[str, Sizes]:
+        """The tensors that this rank will look for when it loads the state."""
+        self._weights = self._weights or wanted_weights(self._model)
+        names = self._optimizer.state_names() if self._optimizer.counters()["updates"] else ()
+        moments = {f"{OPTIMIZER}.{name}.{key}": size for name in names for key, size in self._weights.items()}
+        return self._weights | moments
+
+    def _makes_way(self, folder: Path, step: int) -> bool:
+        """Whether what has the name of a state is none, and was given another, so that the state can be written."""
+        if step == self._whole or state_refusal(self._config, self._about.family, folder) is None:
+            self._publish(step)
+            return False
+        error = from_leader(attempt(lambda: set_aside(folder)) if self._leads else None)
         if error is not None:
-            self._warn(f"warning: {folder} was not saved ({error}); the run goes on, older states are kept")
+            self.cannot_save(step, error)
+        return error is None
 
-    def _publish(self, folder: Path) -> str | None:
+    def _publish(self, step: int) -> None:
         """Point at a complete state, then let the oldest go."""
-        try:
-            partial = folder.with_name(f"{_LATEST}.partial")
-            partial.write_text(folder.name + "\n")
-            sync(partial)
-            os.replace(partial, folder.with_name(_LATEST))
-            sync(folder.parent)
-        except OSError as error:
-            return f"{_LATEST}: {error.strerror}"
-        for step in saved_steps(self._config.output_dir)[self._config.checkpoint.keep :]:
-            old = step_folder(self._config.output_dir, step)
-            gone = old.rename(old.with_name(old.name + ".removed"))  # never half of it under its name
-            shutil.rmtree(gone, ignore_errors=True)
-        return None
+        self._whole = step
+        run, keep = self._config.output_dir, self._config.checkpoint.keep
+        lack = from_leader(publish(run, step, keep) if self._leads else None)
+        if lack is not None:
+            self._warn(f"warning: {step_folder(run, step)} is saved, but {lack}; the run goes on")
 
 
-def save_start(config: RunConfig, family: Family, model: PolicyModel) -> None:
-    """Keep the weights that a run starts with, if they are not there; a collective.
-
-    Raises:
-        CheckpointError: they cannot be written.
-    """
-    folder = config.output_dir / "checkpoints" / START
-    if from_leader(folder.exists()):
-        return
-    writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
-    writer.begin(model_shards(model), {}, {})
-    error = writer.complete()
-    if error is not None:
-        raise CheckpointError(f"{folder}: the starting weights cannot be kept ({error})")
-
-
-def load_start(config: RunConfig, family: Family, model: PolicyModel) -> bool:
-    """Read the weights that the run has started with; whether they are there and whole. A collective."""
-    folder = config.output_dir / "checkpoints" / START
-    if not from_leader(folder.exists()) or refusal(folder, family) is not None:
-        return False
-    load_model(model, folder)
-    return True
-
-
-def tidy(run: Path) -> None:
-    """Remove what an ended run has left half-written. For the leader, before anything is saved."""
-    for pattern in ("checkpoints/*.partial", "checkpoints/*.removed", "exports/*.partial", "*.partial"):
-        for path in run.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
-
-
-def find_state(config: RunConfig, family: Family, warn: Callable[[str], None]) -> Path | None:
+def find_state(
+    config: RunConfig, family: Family, warn: Callable[[str], None], unusable: Mapping[Path, str] | None = None
+) -> Path | None:
     """The latest state of the run that is whole; None for a run without any. A collective.
 
     Every file's checksum is compared, which the ranks share. A state that is refused is set aside under another name.
+
+    Args:
+        config: the run's.
+        family: the model's.
+        warn: hears which states are refused, and why.
+        unusable: states that are refused already, and why.
 
     Raises:
         CheckpointError: there are states, and none can be used; says why.
@@ -201,7 +153,7 @@ def find_state(config: RunConfig, family: Family, warn: Callable[[str], None]) -
     refused: list[str] = []
     for step in from_leader(saved_steps(config.output_dir)):
         folder = step_folder(config.output_dir, step)
-        reason = refusal(folder, family)
+        reason = (unusable or {}).get(folder) or state_refusal(config, family, folder)
         if reason is None:
             if refused:
                 warn(f"warning: {refused[-1]}; going on from {folder.name} instead")
@@ -216,64 +168,64 @@ def find_state(config: RunConfig, family: Family, warn: Callable[[str], None]) -
     return None
 
 
-def read_state(folder: Path) -> TrainerState:
-    """Where the run stood.
-
-    Raises:
-        CheckpointError: not the state of a run.
-    """
-    content = read_json(folder / STATE_FILE)
-    try:
-        return TrainerState(**{name: content[name] for name in TrainerState.__dataclass_fields__ if name in content})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error!r})") from error
-
-
 def load_state(folder: Path, model: PolicyModel, optimizer: Optimizer, parallel: ParallelConfig) -> TrainerState:
     """Put model, optimizer and random states back. A collective.
 
     Under another layout the random states are left as the seed has made them: training draws from none of them.
 
     Raises:
-        CheckpointError: a tensor is missing or of another shape.
+        CheckpointError: a tensor is missing or of another shape; on all ranks alike.
     """
     load_model(model, folder)
-    load_optimizer(model, optimizer, read_json(folder / STATE_FILE)["optimizer"], folder)
-    if read_manifest(folder).layout == parallel.model_dump(mode="json"):
-        randomness.restore(str(folder / randomness.random_file(dist.get_rank())))
+    load_optimizer(model, optimizer, counters(folder), folder)
+    own: str | None = None
+    try:
+        if read_manifest(folder).layout == parallel.model_dump(mode="json"):
+            randomness.restore(str(folder / randomness.random_file(dist.get_rank())))
+    except CheckpointError as error:
+        own = str(error)
+    reason = next((reason for reason in gather(own) if reason), None)
+    if reason is not None:
+        raise CheckpointError(reason)
     return read_state(folder)
 
 
-def refusal(folder: Path, family: Family) -> str | None:
-    """Why a checkpoint cannot be used, the same on all ranks, which share the reading. A collective."""
-    found: tuple[Manifest | None, str | None] = (None, None)
-    if dist.get_rank() == 0:
+def load_latest(
+    folder: Path,
+    config: RunConfig,
+    family: Family,
+    model: PolicyModel,
+    optimizer: Optimizer,
+    warn: Callable[[str], None],
+) -> tuple[Path, TrainerState]:
+    """Load the state in `folder`, or if that cannot be done the one before, and so on; which it was. A collective.
+
+    Raises:
+        CheckpointError: none can be loaded.
+    """
+    unusable: dict[Path, str] = {}
+    while True:
         try:
-            manifest = read_manifest(folder)
-            check_model(folder, manifest, family.hf_config, family.name)
-            read_index(folder)
-            check_common(folder)
-            found = manifest, None
+            return folder, load_state(folder, model, optimizer, config.parallel)
         except CheckpointError as error:
-            found = None, str(error)
-    manifest_found, reason = from_leader(found)
-    if manifest_found is None:
-        return reason
-    own: str | None = None
-    try:
-        verify_files(folder, manifest_found, dist.get_rank(), dist.get_world_size())
-    except CheckpointError as error:
-        own = str(error)
-    return next((reason for reason in gather(own) if reason), None)
+            unusable[folder] = str(error)
+        found = find_state(config, family, warn, unusable)
+        assert found is not None  # there are states, since one was refused
+        folder = found
+        if not counters(folder)["updates"]:  # nothing replaces what was loaded of the optimizer
+            raise CheckpointError(f"{unusable.popitem()[1]}; it is set aside: the same command begins again now")
 
 
 def _set_aside(run: Path, step: int) -> None:
-    """Rename the states after `step`: they were refused, and new ones are going to have their names."""
-    if dist.get_rank() == 0:
-        for later in saved_steps(run):
-            if later > step:
-                folder = step_folder(run, later)
-                aside = folder.with_name(folder.name + ".refused")
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-    dist.barrier()
+    """Rename the states after `step`: they were refused, and new ones are going to have their names.
+
+    Raises:
+        CheckpointError: one cannot be renamed; on all ranks alike.
+    """
+    error = None
+    for later in saved_steps(run) if dist.get_rank() == 0 else ():
+        if later > step and error is None:
+            error = attempt(partial(set_aside, step_folder(run, later)))
+    error = from_leader(error)
+    if error is not None:
+        raise CheckpointError(f"{error}: a state that cannot be used is in the way of the next; rename or remove it")

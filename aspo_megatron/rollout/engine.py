@@ -10,12 +10,12 @@ from torch import Tensor
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.errors import AgreedError, CheckpointError
 
 MemoryTag = Literal["weights", "kv_cache"]
 
 
-class ServersLostError(UserError):
+class ServersLostError(AgreedError):
     """No server is left that generates with the policy's weights. Raised on all ranks together."""
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import SamplingConfig, ServersConfig
 from aspo_megatron.data.samples import Sample, VersionSpan
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import AgreedError, UserError
 from aspo_megatron.parallel.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.checksums import disagreement
 from aspo_megatron.rollout.ends import EndRule
@@ -203,7 +203,7 @@ class SGLangEngine:
 
         answers, odd = from_leader(self._loop.run(ask()) if rank() == 0 else ({}, None))
         if odd is not None:
-            raise UserError(odd)
+            raise AgreedError(odd)
         self._set_up(list(answers))
         if not answers:
             raise ServersLostError(f"none of {self._names()} computes log-probs; what they answered is above")

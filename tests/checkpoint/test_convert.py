@@ -159,7 +159,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda folder: (folder / "__0_0.distcp").unlink(), r"__0_0\.distcp: missing"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json is missing"),
     "manifest cut": (lambda folder: (folder / "manifest.json").write_text('{"version'), r"manifest\.json: damaged"),
-    "version": (other_version, r"format version 99; this installation reads 2"),
+    "version": (other_version, r"format version 99; this installation reads 2 and 3"),
     "config": (lambda folder: flip(folder / "hf" / "config.json"), r"config\.json: damaged"),
 }
 

@@ -97,8 +97,9 @@ def save_on(settings: list[str], said: Path) -> None:
     """Go on from what is there, which must be whole, and save step after step until the end comes."""
     config = load_config(None, settings)
     with process_grid(config.parallel, config.platform, seed=1) as topology:
+        from aspo_megatron.checkpoint.folders import tidy
         from aspo_megatron.checkpoint.hf import SafetensorsFolder
-        from aspo_megatron.checkpoint.training import StateSaver, TrainerState, find_state, load_state, tidy
+        from aspo_megatron.checkpoint.training import StateSaver, TrainerState, find_state, load_state
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.parallel.optimizer import Optimizer
 
@@ -107,7 +108,7 @@ def save_on(settings: list[str], said: Path) -> None:
             model = build_model(family, topology, config.model, tensors)
         optimizer = Optimizer(model, config.optimizer, 20, config.parallel)
         if topology.is_leader:
-            tidy(config.output_dir)
+            tidy(config.output_dir, pytest.fail)
         warnings: list[str] = []
         folder = find_state(config, family, warnings.append)
         step = 0

@@ -14,6 +14,7 @@ from aspo_megatron.check import model_of
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.integrity import with_digest
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError
@@ -89,7 +90,8 @@ def other_model(folder: Path) -> None:
     path.write_text(text)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["hf/config.json"]["size"] = len(text)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["digest"]
+    (folder / "manifest.json").write_bytes(with_digest(manifest))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -57,13 +57,14 @@ def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
 
 
 def rank(config: Any, inputs: Any, log: Path) -> None:
+    from aspo_megatron.stop import StopRequest
     from aspo_megatron.train_rank import train
 
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
-    train(config, inputs)
+    train(config, inputs, StopRequest())
 
 
 def wait_for(ranks: list[BaseProcess]) -> None:

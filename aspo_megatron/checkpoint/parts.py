@@ -1,0 +1,170 @@
+"""What each rank says of its part of a checkpoint, in a file of its own: `parts/rank-00000.json` of the folder.
+
+It is written last, when the rest of the part is on the disk and has been read back. So a folder in which every rank has
+said so lacks nothing, even if all ranks were killed before it got its name: `finish_parts` completes it, then or later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aspo_megatron.checkpoint.integrity import (
+    MANIFEST,
+    PARTS,
+    FileEntry,
+    read_back,
+    read_manifest,
+    self_consistent,
+    sync,
+    with_digest,
+    write_durably,
+    write_manifest,
+)
+from aspo_megatron.checkpoint.tensors import Piece, write_index
+from aspo_megatron.errors import CheckpointError
+
+PARTIAL = ".partial"
+"""Ending of what has not got its name yet."""
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What the manifest will say of the model: see `Manifest`."""
+
+    model: str
+    family: str
+    layout: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a rank has written in an attempt (a name that no other has) of `ranks` ranks."""
+
+    attempt: str
+    ranks: int
+    rank: int
+    holds: Holds
+    files: dict[str, FileEntry]
+    pieces: list[Piece]
+
+
+def write_part(folder: Path, part: Part) -> None:
+    """Say that a part is written, which it must be. Durable, and read back, when this returns.
+
+    Raises:
+        OSError: it cannot be written.
+        CheckpointError: the disk gives back something else.
+    """
+    read_back(folder, part.files)
+    for name in {str(Path(name).parent) for name in part.files}:
+        sync(folder / name)
+    (folder / PARTS).mkdir(exist_ok=True)
+    name = f"{PARTS}/rank-{part.rank:05d}.json"
+    pieces = [{**vars(piece), "dtype": str(piece.dtype).removeprefix("torch.")} for piece in part.pieces]
+    content = {**vars(part), "holds": asdict(part.holds), "pieces": pieces}
+    content["files"] = {file: asdict(entry) for file, entry in part.files.items()}
+    read_back(folder, {name: write_durably(folder / name, with_digest(content))})
+    sync(folder / PARTS)
+    sync(folder)
+
+
+def finish_parts(folder: Path, parts: Sequence[Part]) -> None:
+    """Make the files of all ranks a checkpoint, which lacks nothing but its name.
+
+    Raises:
+        CheckpointError: tensors or files are missing, or a file is there that nobody has written.
+        OSError: a file cannot be written.
+    """
+    holds, files = parts[0].holds, _files(parts)
+    index = write_index(folder, [piece for part in parts for piece in part.pieces])
+    read_back(folder, index)
+    write_manifest(folder, holds.model, holds.family, holds.layout, files | index)
+    with contextlib.suppress(OSError):  # the manifest says all of it now
+        shutil.rmtree(folder / PARTS)
+
+
+def give_name(folder: Path) -> None:
+    """Rename `X.partial`, which is complete, to `X`.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    folder.rename(folder.with_name(folder.name.removesuffix(PARTIAL)))
+
+
+def complete_left(folder: Path) -> bool:
+    """Give `X.partial`, which an ended run has left, its name if every rank has written its part; whether that was so.
+
+    Raises:
+        OSError: a file cannot be written; nothing is lost.
+    """
+    try:
+        if os.path.lexists(folder.with_name(folder.name.removesuffix(PARTIAL))):
+            return False
+        if not _is_complete(folder):
+            finish_parts(folder, _read_parts(folder))
+    except CheckpointError:
+        return False
+    give_name(folder)
+    sync(folder.parent)
+    return True
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        read_manifest(folder)
+    except CheckpointError:  # half of it was written; the parts say the same
+        return False
+    return True
+
+
+def _files(parts: Sequence[Part]) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    for part in parts:
+        twice = files.keys() & part.files.keys()
+        if twice:
+            raise CheckpointError(f"{min(twice)}: two ranks have written it")
+        files |= part.files
+    return files
+
+
+def _read_parts(folder: Path) -> list[Part]:
+    """What all ranks have said.
+
+    Raises:
+        CheckpointError: not all of them have, or not of the same attempt.
+    """
+    parts = [_read_part(path) for path in sorted((folder / PARTS).glob("rank-*.json"))]
+    ranks = [part.rank for part in parts]
+    if not parts or ranks != list(range(parts[0].ranks)) or len({part.attempt for part in parts}) > 1:
+        raise CheckpointError(f"{folder}: not every rank has written its part")
+    return parts
+
+
+def _read_part(path: Path) -> Part:
+    try:
+        content = json.loads(path.read_text())
+        if not self_consistent(content):
+            raise CheckpointError(f"{path}: damaged")
+        files = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        pieces = [_piece(told) for told in content["pieces"]]
+        holds = Holds(**content["holds"])
+        return Part(content["attempt"], content["ranks"], content["rank"], holds, files, pieces)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def _piece(told: Mapping[str, Any]) -> Piece:
+    places = {name: tuple(told[name]) for name in ("whole", "offset", "size")}
+    return Piece(**{**told, **places, "dtype": getattr(torch, told["dtype"])})

@@ -1,0 +1,89 @@
+"""What the state of a run says of where it stood, and whether a run can go on from it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aspo_megatron.checkpoint import randomness
+from aspo_megatron.checkpoint.integrity import Manifest
+from aspo_megatron.checkpoint.refusal import refusal
+from aspo_megatron.checkpoint.sidecar import read_json
+from aspo_megatron.config import RunConfig
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.moments import MOMENTS
+from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """Where the training loop stands after `step` steps.
+
+    `asked`: problems taken from the stream, and used but for those that stand at `carried` (`rollout.cut_off`).
+    `problems`: what the stream is made of, see `problems_digest`. `tokens` and `seconds` add up over resumed parts.
+    `weights`: hash of those in `model.path` when the run began, see `weights_fingerprint`; "" if there were none.
+    """
+
+    step: int
+    asked: int
+    tokens: int
+    seconds: float
+    heldout_before: float | None
+    heldout_after: float | None
+    problems: str
+    carried: list[int] = field(default_factory=list)
+    weights: str = ""
+
+
+def problems_digest(problems: list[Problem]) -> str:
+    """A hash of the problems and their order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr((problem.id, problem.prompt_ids, problem.answer)).encode())
+    return digest.hexdigest()
+
+
+def read_state(folder: Path) -> TrainerState:
+    """Where the run stood.
+
+    Raises:
+        CheckpointError: not the state of a run.
+    """
+    content = read_json(folder / STATE_FILE)
+    try:
+        return TrainerState(**{name: content[name] for name in TrainerState.__dataclass_fields__ if name in content})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error!r})") from error
+
+
+def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None:
+    """Why the state in `folder` cannot be gone on from; a collective."""
+
+    def optimizer_names(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+        read_state(folder)
+        same_layout = manifest.layout == config.parallel.model_dump(mode="json")
+        for rank in range(config.parallel.world_size if same_layout else 0):
+            if randomness.random_file(rank) not in manifest.files:
+                raise CheckpointError(f"{folder / randomness.random_file(rank)}: missing from the checkpoint")
+        names = MOMENTS if config.model.dtype == "float32" else (*MOMENTS, MAIN_WEIGHT)
+        return names if counters(folder)["updates"] else ()
+
+    return refusal(folder, family, optimizer_names)
+
+
+def counters(folder: Path) -> dict[str, int]:
+    """The optimizer's counters in the state.
+
+    Raises:
+        CheckpointError: not the state of a run.
+    """
+    try:
+        counters = read_json(folder / STATE_FILE)["optimizer"]
+        return {name: int(counters[name]) for name in ("updates", "scheduled")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error!r})") from error

@@ -1,0 +1,87 @@
+"""The weights after the warm-up, which the KL refers to: RUN/checkpoints/start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from aspo_megatron.checkpoint.folders import attempt, set_aside
+from aspo_megatron.checkpoint.integrity import sync
+from aspo_megatron.checkpoint.refusal import refusal
+from aspo_megatron.checkpoint.sidecar import read_json
+from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weights
+from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+from aspo_megatron.config import RunConfig
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.exchange import from_leader
+from aspo_megatron.parallel.model import PolicyModel
+
+START = "start"
+_ORIGIN_FILE = "origin.json"
+
+
+def save_start(
+    config: RunConfig, family: Family, model: PolicyModel, weights: str, warn: Callable[[str], None]
+) -> None:
+    """Keep the weights that a run starts with, if they are not there; a collective. Failing costs a warning.
+
+    Args:
+        config: the run's.
+        family: the model's.
+        model: has the weights.
+        weights: hash of those of `model.path`, which they were made of.
+        warn: hears that they could not be kept.
+    """
+    folder = config.output_dir / "checkpoints" / START
+    if from_leader(os.path.lexists(folder)):
+        return
+    writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
+    origin = json.dumps({"weights": weights}, indent=1).encode()
+    writer.begin(model_shards(model), {_ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
+    error = writer.complete() or from_leader(attempt(lambda: sync(folder.parent)))
+    if error is not None:
+        warn(f"warning: {folder} was not saved ({error}); the run goes on, and does the warm-up again if it is resumed")
+
+
+def load_start(config: RunConfig, family: Family, model: PolicyModel, weights: str) -> bool:
+    """Read the weights that the run has started with; whether they are there and whole. A collective.
+
+    Args:
+        config: the run's.
+        family: the model's.
+        model: gets the weights.
+        weights: hash of those that they must have been made of; "" if that does not matter any more.
+
+    Raises:
+        CheckpointError: they were made of others, or are damaged and cannot be set aside.
+    """
+    folder = config.output_dir / "checkpoints" / START
+    if not from_leader(os.path.lexists(folder)):
+        return False
+    reason = refusal(folder, family)
+    if reason is not None:
+        error = from_leader(attempt(lambda: set_aside(folder)) if dist.get_rank() == 0 else None)
+        if error is not None:
+            raise CheckpointError(f"{reason}; and it cannot be renamed ({error})")
+        return False
+    made_of = from_leader(_origin(folder) if dist.get_rank() == 0 else "")
+    if weights and made_of and made_of != weights:
+        raise CheckpointError(
+            f"model.path: {config.model.path} has other weights than {folder} was made of by the warm-up; "
+            f"remove {folder} to begin with those of now"
+        )
+    load_model(model, folder)
+    return True
+
+
+def _origin(folder: Path) -> str:
+    """What is known of the weights before the warm-up; "" of runs that have not noted it."""
+    if not (folder / _ORIGIN_FILE).is_file():
+        return ""
+    content = read_json(folder / _ORIGIN_FILE)
+    return str(content.get("weights", "")) if isinstance(content, dict) else ""

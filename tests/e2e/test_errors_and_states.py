@@ -1,0 +1,182 @@
+"""A run that an error ends keeps every state that was written; one that cannot write a state goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import Server, kill
+
+from .command import RunFolder
+from .test_resume import go_on, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(300)]
+
+SHORT = ["train.steps=3", "checkpoint={every: 1, keep: 2}", "eval={every: 0, max_problems: 4}", "log.tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as started:
+        yield started
+
+
+def written(trainer: Any) -> None:
+    """Wait until all ranks have written the state that is under way."""
+    while trainer._saver.writing:
+        pass
+    torch.distributed.barrier()
+
+
+def loss_is_nan(trainer: Any) -> None:
+    from aspo_megatron import trainer as module
+
+    module._check_finite(2, 1, type("Result", (), {"loss": float("nan"), "grad_norm": 1.0}))
+
+
+def servers_are_lost(trainer: Any) -> None:
+    from aspo_megatron.rollout.engine import ServersLostError
+
+    raise ServersLostError("no server is left")
+
+
+def nothing_is_scored(trainer: Any) -> None:
+    from aspo_megatron.errors import AgreedError
+
+    raise AgreedError("no response of step 2 was scored")
+
+
+def leader_fails(trainer: Any) -> None:
+    from aspo_megatron.errors import UserError
+
+    if trainer._topology.is_leader:
+        raise UserError("a file cannot be written")
+
+
+def another_rank_fails(trainer: Any) -> None:
+    if not trainer._topology.is_leader:
+        raise RuntimeError("a bug")
+
+
+def leader_is_killed(trainer: Any) -> None:
+    if trainer._topology.is_leader:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def another_rank_is_killed(trainer: Any) -> None:
+    if not trainer._topology.is_leader:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def memory_is_out(trainer: Any) -> None:
+    raise MemoryError
+
+
+def interrupted(trainer: Any) -> None:
+    raise KeyboardInterrupt
+
+
+ALIKE = [loss_is_nan, servers_are_lost, nothing_is_scored]
+OTHERS = [leader_fails, another_rank_fails, leader_is_killed, another_rank_is_killed, memory_is_out, interrupted]
+
+
+@pytest.mark.parametrize("error", [*ALIKE, *OTHERS])
+def test_a_state_that_is_written_survives(server: Server, work: Path, error: Callable[[Any], None]) -> None:
+    name = error.__name__
+    states = server.run(fail_in_step_two, work, name, error)
+    if error in ALIKE:
+        assert "step-000001" in states
+    server.run(run_on, work, name)
+    assert f"going on after step 1, from {name}/checkpoints/step-000001" in (work / f"{name}.log").read_text()
+    assert [line["step"] for line in RunFolder(work / name).metrics() if "reward/mean" in line] == [1, 2, 3]
+
+
+def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> list[str]:
+    """The names in the folder of states, after an error when the state of step 1 is written."""
+    from aspo_megatron.trainer import Trainer
+
+    update = Trainer._update
+
+    def failing(trainer: Any, step: int, batches: Any) -> Any:
+        if step == 2:
+            written(trainer)
+            error(trainer)
+        return update(trainer, step, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_complete_written", lambda trainer: None)  # which may come before the error or not
+        patch.setattr(Trainer, "_update", failing)
+        ranks = go_on(work, name, *SHORT)
+        while all(rank.is_alive() for rank in ranks):
+            ranks[0].join(0.05)
+        for rank in ranks:
+            rank.join(5)
+        kill(ranks)
+    return sorted(path.name for path in (work / name / "checkpoints").iterdir())
+
+
+def run_on(work: Path, name: str, *more: str) -> None:
+    wait_for(go_on(work, name, *SHORT, *more))
+
+
+def test_lines_that_the_disk_does_not_take_cost_the_save_alone(server: Server, work: Path) -> None:
+    server.run(flush_fails, work, "unflushed")
+    said = (work / "unflushed.log").read_text()
+    assert said.count("was not saved (unflushed/metrics.jsonl: cannot be written") == 1
+    states = {path.name for path in (work / "unflushed" / "checkpoints").glob("step-*")}
+    assert states == {"step-000001", "step-000003"}
+
+
+def flush_fails(work: Path, name: str) -> None:
+    from aspo_megatron.errors import UserError
+    from aspo_megatron.metrics.record import Recorder
+
+    flush, calls = Recorder.flush, []
+
+    def failing(recorder: Recorder) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise UserError(f"{name}/metrics.jsonl: cannot be written: No space left on device")
+        flush(recorder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "flush", failing)
+        run_on(work, name)
+
+
+@pytest.mark.parametrize("matters", [True, False], ids=["kl", "no kl"])
+def test_other_weights_in_the_models_folder(server: Server, work: Path, matters: bool) -> None:
+    """They matter to the KL; a folder that has moved is the same."""
+    name = f"weights-{matters}"
+    more = ["model.init=pretrained", "warmup.updates=0", f"loss.kl_coef={0.01 if matters else 0.0}"]
+    server.run(run_on, work, f"{name}-before", "train.steps=1")
+    model = shutil.copytree(work / f"{name}-before" / "hf", work / f"{name}-model")
+    server.run(run_on, work, name, *more, f"model.path={model}", "train.steps=1")
+    moved = model.rename(work / f"{name}-moved")
+    server.run(run_on, work, name, *more, f"model.path={moved}", "train.steps=2")
+    assert "other weights" not in (work / f"{name}.log").read_text()
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-100:] = bytes(100)
+    (moved / "model.safetensors").write_bytes(weights)
+    codes = server.run(exit_codes, work, name, *more, f"model.path={moved}")
+    said = (work / f"{name}.log").read_text()
+    changed = f"model.path: {moved} has other weights than those that the run began with"
+    if matters:
+        assert 0 not in codes
+        assert f"{changed}, and the KL refers to them; give the folder that holds those" in said
+    else:
+        assert codes == [0, 0]
+        assert f"warning: {changed}; the run goes on with its own" in said
+
+
+def exit_codes(work: Path, name: str, *more: str) -> list[int | None]:
+    ranks = go_on(work, name, *SHORT, *more)
+    for rank in ranks:
+        rank.join(60)
+    return [rank.exitcode for rank in ranks]
