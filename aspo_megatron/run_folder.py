@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aspo_megatron.config import RunConfig
@@ -117,7 +117,8 @@ def claimed(run: RunConfig) -> Iterator[None]:
         save_config(run, folder / RUN_CONFIG)
         yield
     finally:
-        os.close(lock)
+        with suppress(OSError):  # a file system that has gone; the kernel takes the lock back all the same
+            os.close(lock)
 
 
 def _differing(one: Any, other: Any, name: str = "") -> Iterator[str]:

@@ -125,6 +125,7 @@ class Trainer:
             after = self._evaluate(self._at.step)
             before = self._at.heldout_before if self._at.step else after
             self._at = replace(self._at, heldout_before=before, heldout_after=after)
+        self._keep_missing()
         for step in range(self._at.step + 1, self._config.train.steps + 1):
             if self._must_stop():
                 return None
@@ -307,6 +308,12 @@ class Trainer:
         if config.export_every and step % config.export_every == 0:
             self._export_beside()
 
+    def _keep_missing(self) -> None:
+        """Export what was due when the run was ended after it had saved that step."""
+        every, step = self._config.checkpoint.export_every, self._at.step
+        if step and every and step % every == 0 and not from_leader(self._folder_beside().exists()):
+            self._export_beside()
+
     def _must_stop(self) -> bool:
         """Whether a signal has asked to stop; then all is saved. Also completes a save that is written."""
         stop, writing = self._stop.agree(self._saver.writing, self._topology.platform.device)
@@ -344,11 +351,13 @@ class Trainer:
 
     def _export_beside(self) -> None:
         """Export into a folder of this step's own; without room for it the run goes on."""
-        folder = self._config.output_dir / "exports" / f"step-{self._at.step:06d}"
         try:
-            self._export(folder)
+            self._export(self._folder_beside())
         except CheckpointError as error:  # on the leader alone, which has drawn all tensors
             self._progress.message(f"warning: {error}; the run goes on")
+
+    def _folder_beside(self) -> Path:
+        return self._config.output_dir / "exports" / f"step-{self._at.step:06d}"
 
     def _export(self, folder: Path) -> None:
         """Write the trained weights as a Hugging Face folder. A collective."""

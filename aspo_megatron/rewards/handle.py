@@ -109,7 +109,7 @@ class Handle:
 
     def finish(self, deadline: float) -> tuple[Task | None, bool]:
         """Take the first one as done, and whether the process was seen stopped meanwhile."""
-        was_stopped = self.was_stopped
+        was_stopped, self.stopped_since = self.was_stopped, None  # it has just said something
         task = self.given.popleft()
         self._turn_to_first(deadline)
         return task, was_stopped
