@@ -74,6 +74,10 @@ class RunFolder:
         """Every response of the evaluation at a step."""
         return [json.loads(line) for line in (self.path / "eval" / f"step-{step:06d}.jsonl").read_text().splitlines()]
 
+    def latest(self) -> int:
+        """The step of the state that `latest` names."""
+        return int((self.path / "checkpoints" / "latest").read_text().removeprefix("step-"))
+
     def summary(self) -> dict[str, Any]:
         """summary.json."""
         summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
