@@ -8,6 +8,8 @@ is told by its notes ceasing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import sys
 import sysconfig
 import threading
 import time
+import tokenize
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -163,9 +166,17 @@ def place_of(frame: FrameType | None) -> tuple[str, bool]:
 
 def _calls_to_wait(frame: FrameType) -> bool:
     """Whether the source line of the innermost frame calls what waits for another rank or for a GPU."""
-    import linecache
+    return _line_waits(frame.f_code.co_filename, frame.f_lineno or 1)
 
-    return bool(_WAITING_CALLS.search(linecache.getline(frame.f_code.co_filename, frame.f_lineno)))
+
+@functools.lru_cache(maxsize=256)
+def _line_waits(path: str, number: int) -> bool:
+    """Whether a line of a source file has such a call. Python's `linecache` would keep every file that it has seen."""
+    try:
+        with tokenize.open(path) as file:
+            return bool(_WAITING_CALLS.search(next(itertools.islice(file, max(number - 1, 0), None), "")))
+    except (OSError, SyntaxError, UnicodeError):
+        return False
 
 
 def timed_out(error: BaseException) -> bool:
