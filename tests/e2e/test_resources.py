@@ -1,19 +1,29 @@
-"""A long run takes no more open files, threads and shared memory; its launcher and its workers no more memory."""
+"""A long run takes no more open files, threads, shared memory and memory."""
 
 from __future__ import annotations
 
+import ctypes
+import json
+import os
 import signal
+import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from aspo_megatron.config_io import load_config, save_config
+
 from .command import ASPO, RunFolder, finish, start, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(900)]
 
 FROM, STEPS, EVERY = 200, 600, 10
+BOUND = 1024
+"""Bytes a step."""
+
 SETTINGS = ["output_dir=run", "parallel.tp=2", "train.steps=100000", "eval.every=0", "eval.max_problems=2"]
 SETTINGS += ["reward.workers=2", "checkpoint.every=0", "rollout.prompts_per_step=3", "rollout.responses_per_prompt=2"]
 
@@ -57,6 +67,45 @@ def test_nothing_grows_with_the_steps(tmp_path: Path, work: Path) -> None:
     assert finish(command).code == 0
     assert {"launcher", "rank 0", "rank 1", "worker of rank 0", "worker of rank 1"} == processes.keys()
     slopes = {name: float(np.polyfit(steps, values, 1)[0]) for name, values in memory.items()}
-    assert max(slope for name, slope in slopes.items() if not name.startswith("rank ")) < 1024, slopes
+    assert max(slope for name, slope in slopes.items() if not name.startswith("rank ")) < BOUND, slopes
     assert counts[-1] == counts[0]
     assert not shared[-1] - shared[0]
+
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from aspo_megatron.launch import launch
+sys.exit(launch("measured_rank", ["run/config.yaml"], 2, 1, log_dir=Path("run/logs")))
+"""
+LIVE_STEPS = 400
+ALL_IS_DONE = ["eval.every=20", "eval.samples=1", "eval.pass_k=[1]", "checkpoint.every=20", "checkpoint.keep=1"]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs mallinfo2 of glibc 2.33 or newer")
+def test_ranks_keep_no_memory(tmp_path: Path, work: Path) -> None:
+    """Of the later half of the steps; before, oneDNN and others keep something for each new length of a batch.
+
+    What rank 0 does besides (the run's files, TensorBoard, the line of progress) keeps nothing either.
+    """
+    path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    # Without glibc's caches of free blocks of each thread, which count as used.
+    environment = ["env", "PYTHONMALLOC=malloc", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0", f"PYTHONPATH={path}"]
+    settings = [*SETTINGS, *ALL_IS_DONE, f"train.steps={LIVE_STEPS}"]
+    (tmp_path / "run").mkdir()
+    save_config(load_config(work / "small.yaml", settings), tmp_path / "run" / "config.yaml")
+    done = finish(start([*environment, sys.executable, "-c", LAUNCHER], tmp_path), timeout=800)
+    assert done.code == 0, done.stderr
+    slopes = {}
+    for notes in sorted((tmp_path / "run" / "memory").iterdir()):
+        points = [json.loads(line) for line in notes.read_text().splitlines()]
+        later = [point for point in points if point[0] >= LIVE_STEPS // 2]
+        assert len(later) >= 10
+        slopes[notes.stem] = typical_slope(later)
+    assert slopes.keys() == {"rank0", "rank1"}
+    assert max(slopes.values()) < BOUND, slopes
+
+
+def typical_slope(points: list[tuple[int, int]]) -> float:
+    """The median of the slopes between any two points: a point that is off does not count."""
+    return float(np.median([(b - a) / (after - before) for (before, a), (after, b) in combinations(points, 2)]))
