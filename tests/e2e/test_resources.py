@@ -20,7 +20,7 @@ from .command import ASPO, RunFolder, finish, start, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(900)]
 
-FROM, STEPS, EVERY = 200, 600, 10
+FROM, STEPS, EVERY = 100, 300, 10
 BOUND = 1024
 """Bytes a step."""
 
@@ -60,14 +60,15 @@ def test_nothing_grows_with_the_steps(tmp_path: Path, work: Path) -> None:
         assert command.poll() is None, finish(command)
         processes = processes or roles(psutil.Process(command.pid))
         for name, process in processes.items():
-            memory.setdefault(name, []).append(private_bytes(process))
+            if not name.startswith("rank "):  # of theirs much is freed, and kept by glibc in pieces
+                memory.setdefault(name, []).append(private_bytes(process))
         counts.append({name: (process.num_fds(), process.num_threads()) for name, process in processes.items()})
         shared.append({path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set())
     command.send_signal(signal.SIGTERM)
     assert finish(command).code == 0
     assert {"launcher", "rank 0", "rank 1", "worker of rank 0", "worker of rank 1"} == processes.keys()
-    slopes = {name: float(np.polyfit(steps, values, 1)[0]) for name, values in memory.items()}
-    assert max(slope for name, slope in slopes.items() if not name.startswith("rank ")) < BOUND, slopes
+    slopes = {name: typical_slope(list(zip(steps, values, strict=True))) for name, values in memory.items()}
+    assert max(slopes.values()) < BOUND, slopes
     assert counts[-1] == counts[0]
     assert not shared[-1] - shared[0]
 
@@ -84,9 +85,9 @@ ALL_IS_DONE = ["eval.every=20", "eval.samples=1", "eval.pass_k=[1]", "checkpoint
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs mallinfo2 of glibc 2.33 or newer")
 def test_ranks_keep_no_memory(tmp_path: Path, work: Path) -> None:
-    """Of the later half of the steps; before, oneDNN and others keep something for each new length of a batch.
+    """Rank 0 no more than the other, though it writes the run's files. Of the later half of the steps.
 
-    What rank 0 does besides (the run's files, TensorBoard, the line of progress) keeps nothing either.
+    Before, oneDNN keeps kernels for each new length of a batch.
     """
     path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
     # Without glibc's caches of free blocks of each thread, which count as used.
