@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -104,10 +105,20 @@ def test_output_that_was_asked_for_and_is_lost_is_an_error(how: str, said: str) 
     assert (done.returncode, done.stderr) == (1, said)
 
 
+def open_as(pid: int, name: str) -> int:
+    """How many descriptors of a process are of this file."""
+    with contextlib.suppress(OSError):
+        return sum(os.readlink(each) == name for each in Path(f"/proc/{pid}/fd").iterdir())
+    return 0
+
+
 def test_output_that_was_asked_for_waits_for_its_reader() -> None:
     with stuck("pipe") as (reading, writing):
         process = subprocess.Popen([*ASPO.split(), "losses"], stdout=writing, stderr=subprocess.PIPE, text=True)
-        time.sleep(PATIENCE_SECONDS + 3)  # longer than a run would wait
+        while open_as(process.pid, os.readlink(f"/proc/self/fd/{writing}")) < 2:  # it has opened it to write to it
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(PATIENCE_SECONDS + 1)  # longer than a run would wait
         assert process.poll() is None, process.communicate()
         got = read_what_is_there(reading)
         _, stderr = process.communicate(timeout=100)
