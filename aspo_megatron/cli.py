@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -21,16 +22,17 @@ def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     lost: list[OSError] = []
     try:
-        with streams.unfailing(streams.warn if command in _RUNS else lost.append):
+        # Who has asked for output may read it as slowly as he likes.
+        with streams.unfailing() if command in _RUNS else streams.unfailing(lost.append, math.inf):
             _run(command)
     except UserError as error:
-        streams.tell(f"error: {error}\n")
+        streams.say(f"error: {error}")
         raise SystemExit(2) from error
     finally:
         rank.skip_last_search_for_garbage()
         if lost:  # what the command was asked for
             if not isinstance(lost[0], BrokenPipeError):
-                streams.tell(f"error: stdout cannot be written: {lost[0].strerror}\n")
+                streams.say(f"error: stdout cannot be written: {lost[0].strerror}")
             raise SystemExit(1)
 
 

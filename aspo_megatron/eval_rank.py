@@ -18,7 +18,6 @@ from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
-from aspo_megatron.metrics.shown import stdout_never_fails
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
@@ -46,7 +45,6 @@ def evaluate_plan(plan: EvalPlan) -> None:
     first = configs[0]
     inputs = [read_inputs(config) for config in configs]
     with (
-        stdout_never_fails(),
         process_grid(first.parallel, first.platform, first.seed) as topology,
         ExitStack() as stack,
     ):

@@ -20,7 +20,7 @@ from aspo_megatron.boards import SharedBoard
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch_end import explain
 from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
-from aspo_megatron.streams import tell
+from aspo_megatron.streams import PATIENCE_SECONDS, say
 from aspo_megatron.verdict import Verdict, find_late
 from aspo_megatron.whereabouts import Note
 
@@ -95,7 +95,7 @@ def launch(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
     if signals:
-        tell(f"interrupted by {signal.Signals(signals[0]).name}\n")
+        say(f"interrupted by {signal.Signals(signals[0]).name}")
         return 128 + signals[0]
     return explain(failures, watch.verdict, ranks, log_dir)
 
@@ -192,7 +192,7 @@ def _stop(ranks: Sequence[RankProcess], grace_seconds: float, signals: list[int]
     for rank in ranks:
         rank.process.wait()
         if rank.tee is not None:
-            rank.tee.join(timeout=1.0)
+            rank.tee.join(timeout=PATIENCE_SECONDS + 1.0)  # the log has all of it then
     if sys.stdout.isatty() and any(rank.process.returncode for rank in ranks):
         sys.stdout.write("\x1b[?25h\n")  # a live display that was killed has left its line open and the cursor hidden
         sys.stdout.flush()

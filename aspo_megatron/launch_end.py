@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aspo_megatron.rank import USER_ERROR_CODE
 from aspo_megatron.rank_process import Failure, RankProcess
-from aspo_megatron.streams import tell
+from aspo_megatron.streams import say
 from aspo_megatron.verdict import Verdict, ranks_text
 
 
@@ -19,29 +19,29 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
         rank = ranks[failure.rank]
         if failure.reported:
             with contextlib.suppress(OSError), rank.log.open("a", encoding="utf-8") as log:
-                log.write(f"{failure.text}\n")
+                log.write(f"{failure.text}")
             rank.report.unlink(missing_ok=True)
     if not failures:
         return 0
     first = min(failures, key=lambda failure: failure.when)
     if verdict.late:
         late = ranks_text(verdict.late)
-        tell(f"{verdict.text}\n")
-        tell(f"error: {late} did not arrive and the run was ended; all output is in {log_dir}/rank*.log\n")
+        say(f"{verdict.text}")
+        say(f"error: {late} did not arrive and the run was ended; all output is in {log_dir}/rank*.log")
         return 1
     tail = ranks[first.rank].tail()
     if first.code == USER_ERROR_CODE:
         # A rank that ends with code 2 by itself has said why in its last line; rank 0 has said it to the terminal.
         if first.text or first.rank > 0:
-            tell(f"{first.text or ''.join(tail[-1:])}\n")
+            say(f"{first.text or ''.join(tail[-1:])}")
         return USER_ERROR_CODE
     how = "failed"
     if not first.text:
         how = f"ended with exit code {first.code}" if first.code > 0 else f"was killed by {_signal_name(-first.code)}"
         how += "; its last output" if tail else ", without any output"
     body = first.text or "\n".join(tail)
-    tell(f"rank {first.rank} of {len(ranks)} {how}:\n{body}\n")
-    tell(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log\n")
+    say(f"rank {first.rank} of {len(ranks)} {how}:\n{body}")
+    say(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log")
     return 1
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.streams import open_closed, tell, unfailing
+from aspo_megatron.streams import open_closed, say, unfailing
 from aspo_megatron.whereabouts import WaitedInVainError
 
 REPORT_VARIABLE = "ASPO_RANK_REPORT"
@@ -191,7 +191,8 @@ def _end_rank(code: int, text: str, *, waited: bool = False) -> NoReturn:
         )
         partial.replace(report)
     except OSError:  # the disk may be full
-        tell(f"{text.rstrip()}\n" if text else "")
+        if text:
+            say(text.rstrip())
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -208,7 +209,7 @@ def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0
 
-    with unfailing():  # by lines: what was printed before a kill is in the log
+    with unfailing():
         rank_main(run)
 
 

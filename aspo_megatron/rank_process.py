@@ -17,6 +17,7 @@ from typing import IO
 
 from aspo_megatron.boards import SharedBoard
 from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
+from aspo_megatron.streams import ShownStream, shown_stderr
 
 _TAIL_LINES = 20
 _WATCHDOG = "Watchdog caught collective operation timeout"  # NCCL's, in C++, which then aborts the process
@@ -133,15 +134,15 @@ def start(
     if process.stderr is None:
         log.close()
         return RankProcess(number, process, log_path, report, None)
-    tee = threading.Thread(target=_copy, args=(process.stderr, log), daemon=True)
+    tee = threading.Thread(target=_copy, args=(process.stderr, log, shown_stderr()), daemon=True)
     tee.start()
     return RankProcess(number, process, log_path, report, tee)
 
 
-def _copy(source: IO[bytes], log: IO[bytes]) -> None:
-    """Pass stderr on to the terminal and the log. It must go on reading whatever happens, or the rank would block."""
+def _copy(source: IO[bytes], log: IO[bytes], terminal: ShownStream) -> None:
+    """Pass stderr on to the log and the terminal. It must go on reading whatever happens, or the rank would block."""
     with source, log:
         while chunk := os.read(source.fileno(), 65536):
-            for write in (log.write, lambda data: os.write(2, data)):
-                with contextlib.suppress(OSError):
-                    write(chunk)
+            with contextlib.suppress(OSError):
+                log.write(chunk)
+            terminal.show(chunk)

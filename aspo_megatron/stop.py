@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
         text = f"stopped by {name} before the first step; the same command begins anew, or goes on from the last state"
         with contextlib.suppress(OSError):
             os.write(1 if asked else 2, f"{text if asked else f'interrupted by {name}'}\n".encode())
+        _end_workers()
         os._exit(0 if asked else 128 + number)
 
     before = {number: signal.getsignal(number) for number in (*numbers, *well)}
@@ -43,6 +45,18 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_workers() -> None:
+    """Kill what `multiprocessing` has spawned: a worker that is just starting would have a traceback of our end.
+
+    Not its resource tracker, which frees what is left. Without such files in /proc there is the traceback.
+    """
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                if b"multiprocessing.spawn" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
 
 
 class StopRequest:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
+import math
 import os
 import select
+import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO, cast
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+PATIENCE_SECONDS = 5.0
+"""How long a run waits for the reader of what it shows, once."""
+
+_AGAIN_SECONDS = 0.01
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN)
 
 
 def open_closed() -> None:
@@ -37,70 +45,175 @@ def open_closed() -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
+def say(line: str) -> None:
+    """Show a line on stderr, if that is possible."""
+    shown_stderr().write(f"{line}\n")
+
+
 def warn(error: OSError) -> None:
     """Say that stdout is lost."""
-    tell(f"warning: stdout cannot be written ({error.strerror}); what would be shown there is left out\n")
+    reason = error.strerror or str(error)
+    say(f"warning: stdout cannot be written ({reason}); this goes on, and is not shown there")
 
 
 @contextlib.contextmanager
-def unfailing(at_first_error: Callable[[OSError], None] = warn) -> Iterator[None]:
-    """Meanwhile stdout and stderr leave out what cannot be written; `at_first_error` is called once, for stdout."""
+def unfailing(
+    at_first_error: Callable[[OSError], None] = warn, patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[None]:
+    """Meanwhile stdout and stderr are a `ShownStream` each, for the prints of libraries too.
+
+    `at_first_error` is called for stdout. What stderr cannot take there is no place to tell of.
+    """
     before = sys.stdout, sys.stderr
-    sys.stderr = _shown(before[1], lambda error: None)
-    sys.stdout = _shown(before[0], at_first_error)
+    sys.stdout = cast(TextIO, shown(sys.stdout, at_first_error, patience_seconds))
+    sys.stderr = cast(TextIO, shown(sys.stderr, _ignore, patience_seconds))
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
         sys.stdout, sys.stderr = before
 
 
-def tell(text: str) -> None:
-    """Write to stderr, if that can be."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+class ShownStream(io.TextIOBase):
+    """Text for another stream, unbuffered. What cannot be written is left out; `at_first_error` is called once.
 
+    A disk may get room, and a reader may read on: then the following is shown again. Other errors are for good. A
+    reader that stands still is waited for once, `patience_seconds`.
+    """
 
-class _Descriptor(io.RawIOBase):
-    """Writes to a descriptor what can be written, and leaves out the rest."""
+    def __init__(
+        self,
+        stream: TextIO | None,
+        at_first_error: Callable[[OSError], None] = warn,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`stream`: None if its descriptor was closed at the start."""
+        self._stream = stream
+        self._at_first_error = at_first_error
+        self._patience = patience_seconds
+        self._failed = self._over = False
+        self._descriptor = _descriptor_of(stream)
 
-    def __init__(self, descriptor: int, at_first_error: Callable[[OSError], None]) -> None:
-        self._descriptor = descriptor
-        self._at_first_error: Callable[[OSError], None] | None = at_first_error
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._descriptor
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
+        """Whether the stream is a terminal."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):  # closed
+            return False
 
-    def write(self, data: Buffer, /) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
-        while left:
-            try:
-                left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:
-                select.select([], [self._descriptor], [])
-            except OSError as error:
-                tell_once, self._at_first_error = self._at_first_error, None
-                if tell_once:
-                    tell_once(error)
-                break
-        return size
+    def fileno(self) -> int:
+        """That of the stream.
+
+        Raises:
+            io.UnsupportedOperation: it has none.
+        """
+        if self._descriptor is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._descriptor
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Show the text, if that is possible. What the encoding lacks is written as an escape."""
+        self.show(text.encode(self.encoding, errors="backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def show(self, data: bytes) -> None:
+        """Show what is encoded already, if that is possible."""
+        if self._stream is None or self._over:
+            return
+        try:
+            if self._descriptor is None:
+                self._stream.write(data.decode(self.encoding, errors="replace"))
+                self._stream.flush()
+            else:
+                self._pass_on(self._descriptor, data)
+        except OSError as error:
+            self._fail(error, for_good=error.errno not in _MAY_PASS)
+        except ValueError as error:  # Python's stream was closed
+            self._fail(OSError(errno.EBADF, str(error)), for_good=True)
+
+    def _pass_on(self, descriptor: int, data: bytes) -> None:
+        patience = 0.0 if self._failed else self._patience
+        with _unblocking(descriptor) as own:
+            poll = select.poll()
+            poll.register(own, select.POLLOUT)
+            deadline = time.monotonic() + patience
+            while data:
+                left = max(0.0, deadline - time.monotonic())
+                if poll.poll(None if left == math.inf else 1000 * left):
+                    try:
+                        data = data[os.write(own, data[: select.PIPE_BUF]) :]
+                        deadline = time.monotonic() + patience
+                        continue
+                    except BlockingIOError:  # another process has taken the room
+                        time.sleep(min(left, _AGAIN_SECONDS))
+                if time.monotonic() >= deadline:
+                    raise BlockingIOError(errno.EAGAIN, "its reader stands still")
+
+    def _fail(self, error: OSError, *, for_good: bool) -> None:
+        self._over = for_good
+        if not self._failed:
+            self._failed = True
+            self._at_first_error(error)
 
 
-def _shown(stream: TextIO, at_first_error: Callable[[OSError], None]) -> TextIO:
-    try:
-        stream.flush()
-        raw = _Descriptor(stream.fileno(), at_first_error)
-    except (OSError, ValueError):  # of no descriptor, as where a program calls this one and keeps what it says
+def shown(
+    stream: TextIO | None,
+    at_first_error: Callable[[OSError], None] = warn,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> ShownStream:
+    """A stream that never fails, in front of the given one unless it is one itself."""
+    if isinstance(stream, ShownStream):
         return stream
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace", line_buffering=True
-    )
+    return ShownStream(stream, at_first_error, patience_seconds)
+
+
+def shown_stderr() -> ShownStream:
+    """What stderr is now, as a stream that never fails."""
+    return shown(sys.stderr, _ignore)
+
+
+def _ignore(error: OSError) -> None:
+    pass
+
+
+def _descriptor_of(stream: TextIO | None) -> int | None:
+    """The descriptor that a stream writes to, if it has one."""
+    if stream is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()  # what was printed before comes before
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+@contextlib.contextmanager
+def _unblocking(descriptor: int) -> Iterator[int]:
+    """A pipe or terminal opened once more, such that no write to it waits; else the descriptor itself.
+
+    There may be room, and none any more when it is written to: other ranks have the same pipe. The descriptor stays
+    as it is, for its settings are theirs too.
+    """
+    own = descriptor
+    to_write = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    if to_write and (stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)):
+        with contextlib.suppress(OSError):  # another user's terminal, for one
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            own = os.open(f"/proc/self/fd/{descriptor}", flags)
+    try:
+        yield own
+    finally:
+        if own != descriptor:
+            os.close(own)

@@ -14,7 +14,6 @@ from aspo_megatron.config_io import load_config
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.shown import stdout_never_fails
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.noted_progress import NotedProgress
 from aspo_megatron.parallel.exchange import from_leader
@@ -33,7 +32,6 @@ def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, config.reward.workers // ranks_here)
     with (
-        stdout_never_fails(),
         RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards,
         process_grid(config.parallel, config.platform, config.seed) as topology,
     ):

@@ -29,7 +29,6 @@ from aspo_megatron.evaluate import evaluate
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.shown import say
 from aspo_megatron.parallel.exchange import from_leader, to_replicas
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
@@ -42,6 +41,7 @@ from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
 from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics, update_metrics
 from aspo_megatron.stop import StopRequest
+from aspo_megatron.streams import say
 from aspo_megatron.synced_engine import SyncedEngine
 from aspo_megatron.worth import charge_kl
 from aspo_megatron.writing import write_whole

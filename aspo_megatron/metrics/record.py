@@ -18,8 +18,8 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.damage import Line, named, read_lines, set_aside
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
-from aspo_megatron.metrics.shown import say
 from aspo_megatron.metrics.wandb_run import WandbRun
+from aspo_megatron.streams import say
 from aspo_megatron.writing import plain_errors, whole_file, write_whole
 
 METRICS_FILE = "metrics.jsonl"

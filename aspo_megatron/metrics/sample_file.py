@@ -12,7 +12,7 @@ from pathlib import Path
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.damage import named
 from aspo_megatron.metrics.record import SAMPLES_FILE
-from aspo_megatron.metrics.shown import say
+from aspo_megatron.streams import say
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def test_a_run_whose_output_goes_nowhere(work: Path, redirection: str) -> None:
     done = run_in_shell(command, work, [*ASPO, "train", "small.yaml", f"output_dir={name}", *short])
     assert done.code == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("stdout cannot be written") == 1
     assert RunFolder(work / name).summary()["steps"] == 1
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
 import psutil
 import pytest
-
-from aspo_megatron.rollout.addresses import free_ports
 
 from .command import ASPO, finish, start
 
@@ -68,11 +67,10 @@ IN_EACH_PROCESS: dict[str, Moment] = {
     "a folder is claimed": exists(".lock"),
     "torch is being imported": has_mapped("libtorch"),
     "the configuration is kept": exists("config.yaml"),
-    "workers start": worker,
     "a warm-up was done": exists("checkpoints/start*"),
-    "files are opened": exists("metrics.jsonl"),
     "curves are opened": exists("tensorboard/*"),
     "the model was evaluated": exists("eval/step-000000.jsonl"),
+    "workers start": worker,
 }
 UNDER_LAUNCH: dict[str, Moment] = IN_EACH_PROCESS | {
     "the first rank is there": ranks(1),
@@ -90,8 +88,10 @@ def wait_for(moment: Moment, run: Path, processes: list[subprocess.Popen[str]]) 
     process = psutil.Process(processes[-1].pid)
     deadline = time.monotonic() + 120
     while True:
-        assert all(each.poll() is None for each in processes), [finish(each) for each in processes]
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline or any(each.poll() is not None for each in processes):
+            for each in processes:
+                each.kill()
+            raise AssertionError([finish(each) for each in processes])
         try:
             if moment(run, process):
                 return [p for each in processes for p in psutil.Process(each.pid).children(recursive=True)]
@@ -107,7 +107,7 @@ def cases(moments: dict[str, Moment]) -> list[tuple[str, signal.Signals]]:
 
 
 def assert_goes_on(folder: Path, work: Path) -> None:
-    done = finish(start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS], folder))
+    done = finish(start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS, "train.steps=4"], folder))
     assert (done.code, done.stderr) == (0, "")
     assert (folder / "run" / "summary.json").is_file()
 
@@ -127,18 +127,24 @@ def test_signal_to_the_command(tmp_path: Path, work: Path, name: str, number: si
         assert_goes_on(tmp_path, work)
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that rank 0 can listen on, and that no one is given who asks for any."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
+
+
 @pytest.mark.parametrize(("name", "number"), cases(IN_EACH_PROCESS))
-def test_signal_to_ranks_of_a_scheduler(tmp_path: Path, work: Path, name: str, number: signal.Signals) -> None:
+def test_signal_to_ranks_of_a_scheduler(
+    tmp_path: Path, work: Path, port: int, name: str, number: signal.Signals
+) -> None:
     """All ranks get it, as from srun; at this moment in rank 0, and at any in the other."""
-    (port,) = free_ports(1, "127.0.0.1")
+    settings = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = ["env", *(f"{key}={value}" for key, value in settings.items())]
     command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [
-        start(
-            ["env", *(f"{k}={v}" for k, v in common.items()), f"RANK={rank}", f"LOCAL_RANK={rank}", *command], tmp_path
-        )
-        for rank in (1, 0)
-    ]
+    both = [start([*common, f"RANK={rank}", f"LOCAL_RANK={rank}", *command], tmp_path) for rank in (1, 0)]
     others = wait_for(IN_EACH_PROCESS[name], tmp_path / "run", both)
     while not all(has_mapped("_pydantic_core")(tmp_path, psutil.Process(each.pid)) for each in both):
         time.sleep(0.002)  # before Python runs a signal ends a process by itself

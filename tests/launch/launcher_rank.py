@@ -51,7 +51,16 @@ def behave(word: str, folder: Path, rank: int) -> int:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (folder / "child").write_text(str(child.pid))
         time.sleep(60)
+    if word.startswith("flood"):
+        for number in range(256):
+            sys.stderr.write(f"{number} {'x' * 4000}\n")
+        sys.stderr.flush()
+        (folder / "flooded").touch()
+        word = word.removeprefix("flood-and-")
     wait_for(folder, "[0-9].json", int(os.environ["WORLD_SIZE"]))  # all ranks are up
+    if word == "raise-after-flood":
+        wait_for(folder, "flooded", 1)
+        word = "raise"
     if word == "raise":
         raise ZeroDivisionError(f"broken at {rank}")
     if word == "raise-later":
