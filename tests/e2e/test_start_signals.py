@@ -100,10 +100,12 @@ def wait_for(moment: Moment, run: Path, processes: list[subprocess.Popen[str]]) 
         time.sleep(0.002)
 
 
-def cases(moments: dict[str, Moment]) -> list[tuple[str, signal.Signals]]:
-    """Each moment with one of the signals in turn, and the last with all."""
-    *names, last = moments
-    return [*zip(names, cycle(CODES)), *((last, number) for number in CODES)]
+@pytest.fixture(autouse=True)
+def hears_sighup() -> Iterator[None]:
+    """Where the tests run under nohup, so would what they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def assert_goes_on(folder: Path, work: Path) -> None:
@@ -112,7 +114,7 @@ def assert_goes_on(folder: Path, work: Path) -> None:
     assert (folder / "run" / "summary.json").is_file()
 
 
-@pytest.mark.parametrize(("name", "number"), cases(UNDER_LAUNCH))
+@pytest.mark.parametrize(("name", "number"), zip(UNDER_LAUNCH, cycle(CODES)))
 def test_signal_to_the_command(tmp_path: Path, work: Path, name: str, number: signal.Signals) -> None:
     command = start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS], tmp_path)
     others = wait_for(UNDER_LAUNCH[name], tmp_path / "run", [command])
@@ -136,7 +138,7 @@ def port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-@pytest.mark.parametrize(("name", "number"), cases(IN_EACH_PROCESS))
+@pytest.mark.parametrize(("name", "number"), zip(IN_EACH_PROCESS, cycle(CODES)))
 def test_signal_to_ranks_of_a_scheduler(
     tmp_path: Path, work: Path, port: int, name: str, number: signal.Signals
 ) -> None:
