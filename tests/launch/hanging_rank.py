@@ -61,7 +61,9 @@ def late(group: dist.ProcessGroup) -> None:
 
 
 def until_written(topology: Topology) -> None:
-    while not topology.whereabouts.written:
+    """Until the others can read where this rank is, or nobody can, as what holds the notes is stopped."""
+    deadline = time.monotonic() + 5.0
+    while not topology.whereabouts.written and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
