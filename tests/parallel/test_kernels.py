@@ -25,6 +25,7 @@ from aspo_megatron.parallel.context import context_slice
 from aspo_megatron.parallel.kernels import Kernels, Machine, advice, choose_kernels
 from aspo_megatron.parallel.packages import Packages, engine_window, find_packages
 from aspo_megatron.parallel.platform import CpuPlatform, attend, attend_backward
+from aspo_megatron.whereabouts import Whereabouts
 
 NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
 WINDOW = SpecifierSet("<2.12.0,>=2.9.0a0")
@@ -278,8 +279,10 @@ def test_a_run_tells_once_what_it_should(
             "reward": {"kind": "reasoning_gym"},
         }
     )
-    topology: Any = SimpleNamespace(is_leader=leader, platform=SimpleNamespace(machine=HOPPER, device="cuda"))
+    platform = SimpleNamespace(machine=HOPPER, device="cuda")
+    topology: Any = SimpleNamespace(is_leader=leader, platform=platform, whereabouts=Whereabouts())
+    stop: Any = SimpleNamespace(agree=lambda **_: (False, False))
     inputs: Any = Inputs(*[None] * 4)
     with pytest.raises(ModelIsNextError):
-        train_rank._train(config, inputs, topology, rewards=SimpleNamespace())
+        train_rank._train(config, inputs, topology, SimpleNamespace(), stop)
     assert capsys.readouterr().out.count("model.dtype=float32 on a GPU") == leader
