@@ -22,7 +22,6 @@ from aspo_megatron.checkpoint.integrity import (
     describe,
     model_identity,
     read_manifest,
-    sync,
     verified_meanwhile,
     write_manifest,
 )
@@ -44,6 +43,7 @@ from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import ModelShape, hf_sizes, import_shard
+from aspo_megatron.writing import to_disk
 
 _WRITERS = 4
 """Ranks' files written at the same time, each with a tensor in memory."""
@@ -292,7 +292,7 @@ def _written_beside(target: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(target)
-        sync(target.parent)
+        to_disk(target.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from aspo_megatron.checkpoint.integrity import sync, write_durably
+from aspo_megatron.checkpoint.integrity import write_durably
 from aspo_megatron.checkpoint.parts import PARTIAL, complete_left
 from aspo_megatron.checkpoint.writer import discard
+from aspo_megatron.writing import to_disk
 
 _LATEST = "latest"
 _REMOVED = ".removed"
@@ -36,11 +37,11 @@ def publish(run: Path, step: int, keep: int) -> str | None:
     """
     folder = step_folder(run, step)
     try:
-        sync(folder.parent)
+        to_disk(folder.parent)
         partial = folder.with_name(_LATEST + PARTIAL)
         write_durably(partial, f"{folder.name}\n".encode())
         os.replace(partial, folder.with_name(_LATEST))
-        sync(folder.parent)
+        to_disk(folder.parent)
     except OSError as error:
         return f"{folder.parent / _LATEST} could not be written ({error.strerror})"
     try:

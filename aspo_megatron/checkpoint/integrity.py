@@ -20,6 +20,7 @@ from typing import Any
 import xxhash
 
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.writing import to_disk
 
 FORMAT_VERSION = 3
 """Raised when a checkpoint can no longer be read by older code. Version 2 had no digest of the manifest itself."""
@@ -127,7 +128,7 @@ def describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntr
         if name.endswith(".distcp"):
             raise CheckpointError(f"{name}: its writer has not said what is in it")
         files[name] = file_entry(folder / name)
-        sync(folder / name)
+        to_disk(folder / name)
     return files
 
 
@@ -154,7 +155,7 @@ def write_manifest(
     read_back(folder, {MANIFEST: write_durably(folder / MANIFEST, with_digest(content))})
     read_manifest(folder)
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-        sync(path)
+        to_disk(path)
 
 
 def _names(folder: Path) -> set[str]:
@@ -244,12 +245,3 @@ def check_model(folder: Path, manifest: Manifest, hf_config: Mapping[str, Any], 
             f"{folder}: holds another model ({manifest.family}, config {manifest.model[:12]}) than model.path "
             f"({family}, config {model_identity(hf_config)[:12]})"
         )
-
-
-def sync(path: Path) -> None:
-    """Have the kernel write a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,13 +24,13 @@ from aspo_megatron.checkpoint.integrity import (
     read_back,
     read_manifest,
     self_consistent,
-    sync,
     with_digest,
     write_durably,
     write_manifest,
 )
 from aspo_megatron.checkpoint.tensors import Piece, write_index
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.writing import to_disk
 
 PARTIAL = ".partial"
 """Ending of what has not got its name yet."""
@@ -66,15 +66,15 @@ def write_part(folder: Path, part: Part) -> None:
     """
     read_back(folder, part.files)
     for name in {str(Path(name).parent) for name in part.files}:
-        sync(folder / name)
+        to_disk(folder / name)
     (folder / PARTS).mkdir(exist_ok=True)
     name = f"{PARTS}/rank-{part.rank:05d}.json"
     pieces = [{**vars(piece), "dtype": str(piece.dtype).removeprefix("torch.")} for piece in part.pieces]
     content = {**vars(part), "holds": asdict(part.holds), "pieces": pieces}
     content["files"] = {file: asdict(entry) for file, entry in part.files.items()}
     read_back(folder, {name: write_durably(folder / name, with_digest(content))})
-    sync(folder / PARTS)
-    sync(folder)
+    to_disk(folder / PARTS)
+    to_disk(folder)
 
 
 def finish_parts(folder: Path, parts: Sequence[Part]) -> None:
@@ -115,7 +115,7 @@ def complete_left(folder: Path) -> bool:
     except CheckpointError:
         return False
     give_name(folder)
-    sync(folder.parent)
+    to_disk(folder.parent)
     return True
 
 

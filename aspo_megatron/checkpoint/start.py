@@ -10,7 +10,6 @@ from pathlib import Path
 import torch.distributed as dist
 
 from aspo_megatron.checkpoint.folders import attempt, set_aside
-from aspo_megatron.checkpoint.integrity import sync
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.checkpoint.sidecar import read_json
 from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weights
@@ -20,6 +19,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.writing import to_disk
 
 START = "start"
 _ORIGIN_FILE = "origin.json"
@@ -43,7 +43,7 @@ def save_start(
     writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
     origin = json.dumps({"weights": weights}, indent=1).encode()
     writer.begin(model_shards(model), {_ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
-    error = writer.complete() or from_leader(attempt(lambda: sync(folder.parent)))
+    error = writer.complete() or from_leader(attempt(lambda: to_disk(folder.parent)))
     if error is not None:
         warn(f"warning: {folder} was not saved ({error}); the run goes on, and does the warm-up again if it is resumed")
 

@@ -7,22 +7,18 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
-from forked import _serve
+from forked import Server, _serve
 
 from benchmarks.soak.injection import environment
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class Preloaded:
-    """As `forked.Server`, with the library. Use as a context manager."""
+class Preloaded(Server):
+    """With the library."""
 
     def __enter__(self) -> Self:
         key = secrets.token_hex(16)
@@ -46,19 +42,6 @@ class Preloaded:
         self._pipe.close()
         self._process.wait()
         self._folder.cleanup()
-
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function`, defined in a module, in the process; what it returned.
-
-        Raises:
-            RuntimeError: it failed; the message holds the traceback.
-        """
-        self._pipe.send((function, args, kwargs))
-        succeeded, result = self._pipe.recv()
-        if not succeeded:
-            raise RuntimeError(result)
-        returned: R = result
-        return returned
 
 
 if __name__ == "__main__":

@@ -62,17 +62,23 @@ def names(text: str, size: int, late: dict[int, str]) -> None:
         assert "SIGSTOP" not in found[number] or "stop" in pattern.lower()
 
 
-@pytest.mark.parametrize("name", HANGS)
-def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str) -> None:
-    behaviours, late = HANGS[name]
+def launched(folder: Path, *behaviours: str) -> subprocess.CompletedProcess[str]:
+    """A launch of ranks that behave so, which has failed."""
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), *behaviours],
+        [sys.executable, "-c", LAUNCHER, str(folder), str(MINUTES), *behaviours],
         env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
+    return done
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str) -> None:
+    behaviours, late = HANGS[name]
+    done = launched(tmp_path, *behaviours)
     names(done.stderr, len(behaviours), late)
     assert "did not arrive and the run was ended" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -82,26 +88,12 @@ def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str)
 
 
 def test_rank_that_is_lost_before_the_others_meet(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), "wait", "start-up"],
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    done = launched(tmp_path, "wait", "start-up")
     names(done.stderr, 2, {1: "has not met the other ranks: it is in its start-up"})
 
 
 def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path), str(MINUTES), "abort", "stop in generate"],
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    done = launched(tmp_path, "abort", "stop in generate")
     names(done.stderr, 2, {1: r"is stopped \(SIGSTOP\)"})
 
 

@@ -7,18 +7,18 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import active_children, resource_tracker
+from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.pool import Reward, RewardPool
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_is_left")]
 
 PROBLEM = Problem("p-0", "?", (1, 2), "7")
 KIND = "troubled_scorer:act"
@@ -42,13 +42,6 @@ def works(pool: RewardPool) -> bool:
     return score(pool, *(f"number {k}" for k in range(10))) == [Reward(float(k)) for k in range(10)]
 
 
-def until(happens: Callable[[], object]) -> None:
-    latest = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < latest, "waited in vain"
-        time.sleep(0.005)
-
-
 def waiting(path: Path) -> list[int]:
     """Of the processes that `wait` for a path."""
     return [int(found.suffix[1:]) for found in path.parent.glob(f"{path.name}.*") if found.suffix[1:].isdigit()]
@@ -61,16 +54,6 @@ def state(pid: int) -> str:
 def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     until(lambda: state(pid) == psutil.STATUS_STOPPED)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """After each test there are no workers, threads or descriptors that were not there before."""
-    resource_tracker.ensure_running()  # as it would with the first worker, and stay
-    before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
-    yield
-    assert not active_children()
-    assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 
 @pytest.mark.parametrize("name", FATAL)

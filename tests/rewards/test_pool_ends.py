@@ -9,38 +9,21 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import active_children, resource_tracker
+from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.pool import RewardPool
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_is_left")]
 
 PROBLEM = Problem("p-0", "?", (1, 2), "7")
 LARGE = "number 1" + " " * 1_000_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """After each test there are no workers, threads or descriptors that were not there before."""
-    resource_tracker.ensure_running()  # as it would with the first worker, and stay
-    before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
-    yield
-    assert not active_children()
-    assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
-
-
-def until(happens: Callable[[], object]) -> None:
-    latest = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < latest, "waited in vain"
-        time.sleep(0.005)
 
 
 def submit(pool: RewardPool, *responses: str) -> None:

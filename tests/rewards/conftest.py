@@ -1,0 +1,20 @@
+"""What the tests of worker processes share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from multiprocessing import active_children, resource_tracker
+
+import pytest
+
+
+@pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """After the test there are no workers, threads or descriptors that were not there before."""
+    resource_tracker.ensure_running()  # as it would with the first worker, and stay
+    before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
+    yield
+    assert not active_children()
+    assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
