@@ -100,10 +100,7 @@ def soak(work: Path, steps: int, faults: Sequence[Fault], seed: int, minutes: fl
     except StuckError as error:
         return [*whole.wrong, *disturbed.wrong, str(error)]
     wrong = [*whole.wrong, *disturbed.wrong, *differences(work / "disturbed", work / "whole")]
-    for line in wrong:
-        say(f"WRONG: {line}")
-    if not wrong:
-        say(f"nothing is lost: {done} faults, {disturbed.starts} starts, {steps} steps as in the undisturbed run")
+    _tell(wrong, f"{done} faults, {disturbed.starts} starts, {steps} steps as in the undisturbed run", say)
     return wrong
 
 
@@ -114,11 +111,15 @@ def at_calls(work: Path, count: int, seed: int) -> list[str]:
         wrong = sweep_calls(work, count, seed, say)
     except StuckError as error:
         wrong = [str(error)]
+    _tell(wrong, "each run ended as the undisturbed one", say)
+    return wrong
+
+
+def _tell(wrong: list[str], held: str, say: Callable[[str], None]) -> None:
     for line in wrong:
         say(f"WRONG: {line}")
     if not wrong:
-        say("nothing is lost: each run ended as the undisturbed one")
-    return wrong
+        say(f"nothing is lost: {held}")
 
 
 def _speaker() -> Callable[[str], None]:

@@ -311,55 +311,53 @@ def no_thread_is_to_be_had(patch: pytest.MonkeyPatch, saves: Saves) -> None:
     patch.setattr(threading.Thread, "start", refuse)
 
 
-def a_file_appears(patch: pytest.MonkeyPatch, saves: Saves) -> None:
+def before_it_is_finished(patch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Do something to the folder when all parts are written."""
     from aspo_megatron.checkpoint import writer
 
     finish = writer.finish_parts
 
-    def after_more(folder: Path, parts: Any) -> None:
-        (folder / "__7_0.distcp").write_bytes(b"")
+    def after(folder: Path, parts: Any) -> None:
+        act(folder)
         finish(folder, parts)
 
-    patch.setattr(writer, "finish_parts", after_more)
+    patch.setattr(writer, "finish_parts", after)
+
+
+def a_file_appears(patch: pytest.MonkeyPatch, saves: Saves) -> None:
+    before_it_is_finished(patch, lambda folder: (folder / "__7_0.distcp").write_bytes(b""))
 
 
 def a_file_goes(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    from aspo_megatron.checkpoint import writer
+    before_it_is_finished(patch, lambda folder: (folder / "__1_0.distcp").unlink())
 
-    finish = writer.finish_parts
 
-    def after_less(folder: Path, parts: Any) -> None:
-        (folder / "__1_0.distcp").unlink()
-        finish(folder, parts)
+def once_it_is_synced(patch: pytest.MonkeyPatch, name: str, act: Callable[[Path], object]) -> None:
+    """Do something to a file as soon as the disk is said to have it."""
+    sync = os.fsync
 
-    patch.setattr(writer, "finish_parts", after_less)
+    def forgetful(descriptor: int) -> None:
+        sync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.name == name:
+            act(path)
+
+    patch.setattr(os, "fsync", forgetful)
 
 
 def the_disk_forgets(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    """What was synced is another thing when it is read: each file in turn is damaged, its size as it was."""
-    sync = os.fsync
+    """What was synced is another thing when it is read, its size as it was."""
 
-    def forgetful(descriptor: int) -> None:
-        sync(descriptor)
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if path.name == "__0_0.distcp":
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 1
-            path.write_bytes(data)
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
 
-    patch.setattr(os, "fsync", forgetful)
+    once_it_is_synced(patch, "__0_0.distcp", damage)
 
 
 def the_index_is_lost(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    sync = os.fsync
-
-    def forgetful(descriptor: int) -> None:
-        sync(descriptor)
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if path.name == ".metadata":
-            path.write_bytes(b"")
-
-    patch.setattr(os, "fsync", forgetful)
+    once_it_is_synced(patch, ".metadata", lambda path: path.write_bytes(b""))
 
 
 def the_tokenizer_is_gone(patch: pytest.MonkeyPatch, saves: Saves) -> None:
