@@ -68,10 +68,9 @@ def find_late(
     return Verdict([rank.number for rank in late], "\n".join(lines))
 
 
-def silent_rank(number: int, size: int, note: Note | None) -> str:
+def silent_rank(number: int, size: int, note: Note) -> str:
     """The line of a rank of which nothing can be asked; `note` is the last that was seen of it."""
-    stopped = note is not None and note.stopped
-    return _line(_Rank(number, note, answers=False, stopped=stopped), size, None)
+    return _line(_Rank(number, note, answers=False, stopped=note.stopped), size, None)
 
 
 def _look(

@@ -106,8 +106,11 @@ def _late(rank: int, size: int, minutes: float, patience: float, leader: _Leader
     looking.start()
     looking.join(patience + _CONNECT_SECONDS)
     if looking.is_alive():
-        note = None if leader.note is None else Note.parse(leader.note)
-        return f"{silent_rank(0, size, note)}\nerror: rank 0 of {size} did not arrive, and rank {rank} ends"
+        if leader.note is None:
+            silent = f"rank 0 of {size} did not arrive: it holds the notes of all ranks, and does not answer"
+        else:
+            silent = silent_rank(0, size, Note.parse(leader.note))
+        return f"{silent}\nerror: rank 0 of {size} did not arrive, and rank {rank} ends"
     if rank == 0:
         time.sleep(patience)  # the others look too
     if not found or not found[0].late:

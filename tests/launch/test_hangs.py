@@ -124,7 +124,7 @@ def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> 
         _, said = ranks[waiting].communicate(timeout=100)
         assert ranks[waiting].returncode == 1
         # Rank 0 holds the store: while it is stopped nothing can be learnt of the others, nor what it did last.
-        names(said, size, {0: r"is stopped \(SIGSTOP\)|has not met"} if behaviours[0].startswith("stop") else late)
+        names(said, size, {0: r"is stopped \(SIGSTOP\)|does not answer"} if behaviours[0].startswith("stop") else late)
         assert re.search(r"^error: ranks? .*did not arrive", said.splitlines()[-1])
     finally:
         for rank in ranks:
