@@ -111,8 +111,7 @@ def _late(rank: int, size: int, minutes: float, patience: float, leader: _Leader
         else:
             silent = silent_rank(0, size, Note.parse(leader.note))
         return f"{silent}\nerror: rank 0 of {size} did not arrive, and rank {rank} ends"
-    if rank == 0:
-        time.sleep(patience)  # the others look too
+    time.sleep(patience)  # the others look too, and would take this rank's end for the reason of theirs
     if not found or not found[0].late:
         return f"error: other ranks were waited for in vain ({minutes:g} minutes, platform.timeout_minutes)"
     verdict = found[0]

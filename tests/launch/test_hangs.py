@@ -97,7 +97,7 @@ def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: P
     names(done.stderr, 2, {1: r"is stopped \(SIGSTOP\)"})
 
 
-@pytest.mark.parametrize("name", ["stopped in the phase", "endless loop", "rank 0, stopped"])
+@pytest.mark.parametrize("name", ["stopped in the phase", "endless loop", "rank 0, stopped", "two"])
 def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> None:
     behaviours, late = HANGS[name]
     (port,) = free_ports(1, "127.0.0.1")
