@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_size import limited
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.writing import whole_file, write_whole
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file of this process may have more than 10,000 bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -41,14 +28,13 @@ def test_half_of_a_surrogate_pair_is_written_as_json_has_it(tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == r'"\ud800"'
 
 
-@pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize("size", [10_001, 20_000, 1_000_000])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, before: bytes | None, size: int) -> None:
     path = tmp_path / "file"
     if before is not None:
         path.write_bytes(before)
-    with pytest.raises(UserError, match=r"file: cannot be written: File too large$"):
+    with pytest.raises(UserError, match=r"file: cannot be written: File too large$"), limited(10_000):
         write_whole(path, b"x" * size)
     assert os.listdir(tmp_path) == ([] if before is None else ["file"])
     assert before is None or path.read_bytes() == before

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from file_size import limited
 
 from aspo_megatron.checkpoint.folders import saved_steps, step_folder
 from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
@@ -24,7 +25,7 @@ from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 
-from .test_saver import build, limited, settings
+from .test_saver import build, settings
 
 __all__ = ["settings"]
 

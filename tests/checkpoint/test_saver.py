@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from file_size import limited
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.config import RunConfig
@@ -133,13 +133,3 @@ def build(config: RunConfig, topology: Any) -> Any:
     with SafetensorsFolder(config.model.path) as tensors:
         model = build_model(family, topology, config.model, tensors)
     return model, Optimizer(model, config.optimizer, 20, config.parallel)
-
-
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

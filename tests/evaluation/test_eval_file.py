@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_size import limited
 
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_file import About, ResultFile, read_scores, scores_path
@@ -141,20 +141,12 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
 def test_a_full_disk_is_one_line_and_is_gone_on_after(tmp_path: Path, room: int) -> None:
     path = tmp_path / "a.jsonl"
     long = [[record | {"response": "x" * 3000} for record in records] for records in GROUPS]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def answer() -> None:
-        with ResultFile(path, ABOUT) as results:
-            results.append(long[0])
-            results.append(long[1])
-            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, hard))
-            results.append(long[2])
-
-    try:
-        with pytest.raises(UserError, match=r"a\.jsonl: cannot be written: File too large$"):
-            answer()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with ResultFile(path, ABOUT) as results:
+        results.append(long[0])
+        results.append(long[1])
+    full, said = limited(path.stat().st_size + room), r"a\.jsonl: cannot be written: File too large$"
+    with pytest.raises(UserError, match=said), full, ResultFile(path, ABOUT) as results:
+        results.append(long[2])
     with ResultFile(path, ABOUT) as results:
         assert list(results.right) == [0, 1]
         results.append(long[2])
