@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import psutil
+
 BEAT_SECONDS = 0.5
 """How often a rank notes that it lives, among the ranks of one machine; over the network less often."""
 
@@ -80,7 +82,10 @@ class Note:
     @property
     def stopped(self) -> bool:
         """Whether the process is stopped by a signal or a debugger; False if it is on another machine."""
-        return self.host == socket.gethostname() and is_stopped(self.pid)
+        try:
+            return self.host == socket.gethostname() and is_stopped(psutil.Process(self.pid))
+        except psutil.Error:  # it has ended
+            return False
 
 
 class Whereabouts:
@@ -184,9 +189,10 @@ def timed_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_TIMED_OUT.search(str(error)))
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except OSError:
-        return False
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether a process of this machine is stopped, by a signal or a debugger.
+
+    Raises:
+        psutil.Error: it is not there, or not this user's.
+    """
+    return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from aspo_megatron.checkpoint.integrity import write_durably
 from aspo_megatron.checkpoint.parts import PARTIAL, complete_left
 from aspo_megatron.checkpoint.writer import discard
-from aspo_megatron.writing import to_disk
+from aspo_megatron.errors import UserError
+from aspo_megatron.writing import plain_errors, to_disk, write_whole
 
 _LATEST = "latest"
 _REMOVED = ".removed"
@@ -36,14 +35,13 @@ def publish(run: Path, step: int, keep: int) -> str | None:
         What of it could not be done. Nothing is removed that `latest` may name.
     """
     folder = step_folder(run, step)
+    latest = folder.with_name(_LATEST)
     try:
-        to_disk(folder.parent)
-        partial = folder.with_name(_LATEST + PARTIAL)
-        write_durably(partial, f"{folder.name}\n".encode())
-        os.replace(partial, folder.with_name(_LATEST))
-        to_disk(folder.parent)
-    except OSError as error:
-        return f"{folder.parent / _LATEST} could not be written ({error.strerror})"
+        with plain_errors(latest):
+            to_disk(folder.parent)
+        write_whole(latest, f"{folder.name}\n", durable=True)
+    except UserError as error:
+        return str(error)
     try:
         for number in saved_steps(run)[keep:]:
             old = step_folder(run, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import socket
@@ -10,16 +9,17 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from aspo_megatron.rewards.messages import PoolsEnd
 from aspo_megatron.rewards.tasks import Task
 from aspo_megatron.rewards.worker_process import WorkerContext, begin
+from aspo_megatron.whereabouts import is_stopped
 
 _RESTING_SHARE = 0.1
 _SLOW_SECONDS = 0.1
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class _Look:
 
 def _look(pid: int, now: float) -> _Look | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return _Look(now, is_stopped(process), sum(process.cpu_times()[:4]))  # its own, and of children that ended
+    except psutil.Error:
         return None
-    fields = text.rpartition(b")")[2].split()  # from the third on, see proc(5)
-    return _Look(now, fields[0] in (b"T", b"t"), sum(map(int, fields[11:15])) / _TICKS_PER_SECOND)
 
 
 class Handle:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.soak.injection import ERRORS, KILLS, Call, read_log
+from benchmarks.soak.injection import ERRORS, KILL_PARENT, KILLS, Call, read_log
 from benchmarks.soak.play import Soak, StuckError
 from benchmarks.soak.recipe import differences, write_recipe
 
 STEPS = 6
 _TIMES = (1, 3, 30)
+_GOES_ON = ("; the run goes on", "; the run goes on, older states are kept")
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,16 @@ def draw_calls(calls: Sequence[Call], count: int, seed: int) -> list[CallFault]:
     chance = random.Random(seed)
     places = sorted({(call.rank, call.number) for call in calls})
     chosen = chance.sample(places, min(count, len(places))) if count else places
-    kinds = [*ERRORS, *KILLS]
+    kinds = [*ERRORS, *KILLS, KILL_PARENT]
     return [
-        CallFault(rank, number, kinds[(seed + index) % len(kinds)], chance.choice(_TIMES))
+        CallFault(rank, number, _of(rank, kinds[(seed + index) % len(kinds)]), chance.choice(_TIMES))
         for index, (rank, number) in enumerate(chosen)
     ]
+
+
+def _of(rank: str, kind: str) -> str:
+    """What has started the launcher is no part of the run, and lives."""
+    return KILLS[0] if (rank, kind) == ("launcher", KILL_PARENT) else kind
 
 
 def _one(work: Path, recipe: Path, fault: CallFault, calls: Sequence[Call], say: Callable[[str], None]) -> list[str]:
@@ -78,9 +85,17 @@ def _one(work: Path, recipe: Path, fault: CallFault, calls: Sequence[Call], say:
     except StuckError as error:
         run.wrong.append(str(error))
     wrong = [*run.wrong, *differences(run.run, work / "whole")]
-    if fault.kind in ERRORS and f"checkpoints/step-{STEPS:06d}" in where:  # that save fails, and none follows it
-        wrong = [line for line in wrong if not line.startswith("the last state is that of")]
-    return [f"{fault} ({where}): {line}" for line in wrong]
+    warnings = [line for line in run.said.splitlines() if line.endswith(_GOES_ON)]
+    return [f"{fault} ({where}): {line}" for line in wrong if not was_said(line, warnings)]
+
+
+def was_said(difference: str, warnings: Sequence[str]) -> bool:
+    """Whether the run has warned of what nothing after it makes up for: a missing export, or the last state."""
+    export = re.match(r"(exports/step-\d+)/.*: missing", difference)
+    if export:
+        return any(f"{export[1]}: could not be written" in warning for warning in warnings)
+    last = difference.startswith("the last state is that of")
+    return last and any(f"step-{STEPS:06d} was not saved" in warning for warning in warnings)
 
 
 def _unseen(run: Path, calls: Sequence[Call]) -> list[str]:

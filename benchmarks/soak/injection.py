@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SOURCE = Path(__file__).with_name("injection.c")
 
 ERRORS = {
@@ -28,6 +30,9 @@ ERRORS = {
 
 KILLS = ("kill", "kill-after", "torn")
 """Kinds that end the process by SIGKILL: before the call, after it, or in the middle of what it writes."""
+
+KILL_PARENT = "kill-parent"
+"""Ends the process that has started this one, before the call."""
 
 FOR_GOOD = -1
 
@@ -69,6 +74,18 @@ def environment(
     return {"LD_PRELOAD": str(library())} | {
         f"ASPO_FAULTS_{name}": str(v) for name, v in named.items() if v is not None
     }
+
+
+def started_for(folder: Path) -> list[psutil.Process]:
+    """The processes that watch this folder from their start."""
+    return [process for process in psutil.process_iter() if _watched_by(process) == str(folder.resolve())]
+
+
+def _watched_by(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("ASPO_FAULTS_FOLDER")
+    except psutil.Error:
+        return None
 
 
 class Faults:

@@ -17,8 +17,8 @@ import psutil
 
 from aspo_megatron.errors import CheckpointError
 from benchmarks.soak.faults import FULL, FULL_FOR_GOOD, Fault
-from benchmarks.soak.injection import KILLS, environment
-from benchmarks.soak.recipe import processes_of, saved_step, step_of
+from benchmarks.soak.injection import KILL_PARENT, KILLS, environment, started_for
+from benchmarks.soak.recipe import leftovers, processes_of, saved_step, step_of
 
 _POLL = 0.02
 _ENDS_WITHIN = 30.0
@@ -32,7 +32,7 @@ _NO_FAILURE = (0, 2, 128 + signal.SIGTERM)
 
 def _kills(armed: str | None) -> bool:
     """Whether the fault ends a process by SIGKILL."""
-    return armed is not None and armed.split(":")[2] in (*KILLS, "kill-parent")
+    return armed is not None and armed.split(":")[2] in (*KILLS, KILL_PARENT)
 
 
 class StuckError(Exception):
@@ -64,10 +64,10 @@ class Soak:
     def __post_init__(self) -> None:
         self._full = self.run.with_name(f"{self.run.name}.full")
         self._log = self.run.with_name(f"{self.run.name}.said")
+        self._before = self._log.stat().st_size if self._log.exists() else 0
         self._full.unlink(missing_ok=True)
         self._command: subprocess.Popen[bytes] | None = None
         self._saved = 0
-        self._known: list[psutil.Process] = []
 
     def play(self, faults: Sequence[Fault], chance: random.Random, deadline: float = float("inf")) -> int:
         """Run to the end; how many faults there was time for."""
@@ -84,6 +84,11 @@ class Soak:
         finally:
             self._kill_all()
         return done
+
+    @property
+    def said(self) -> str:
+        """All that the command has printed, in all its starts."""
+        return self._log.read_bytes()[self._before :].decode(errors="replace")
 
     # ---- the run -------------------------------------------------------------------------------------------------
 
@@ -143,14 +148,16 @@ class Soak:
             self._note(f"the run ended with {code}: {' '.join(last)}")
         if "Traceback" in said and not killed:
             self._note(f"a traceback (the run ended with {code}): {' '.join(last)}")
-        _, alive = psutil.wait_procs(self._known, timeout=_ENDS_WITHIN)
+        _, alive = psutil.wait_procs(started_for(self.run), timeout=_ENDS_WITHIN)
         if alive:
             self._note(f"{len(alive)} processes are left {_ENDS_WITHIN:.0f} s after the end")
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-        self._known = []
         self._look_at_states()
+        if not killed:  # what a kill leaves is for the next start
+            for line in leftovers(self.run)[:1]:
+                self._note(f"after an end with {code}: {line}")
 
     def _look_at_states(self) -> None:
         try:
@@ -171,7 +178,7 @@ class Soak:
     def _befall(self, fault: Fault, chance: random.Random) -> None:
         assert self._command is not None
         found = processes_of(self._command.pid)
-        self._known = [process for each in found.values() for process in each]
+        everyone = [process for each in found.values() for process in each]
         if fault.what in (FULL, FULL_FOR_GOOD):
             self._fill(fault)
         elif fault.what == "ask":
@@ -179,7 +186,7 @@ class Soak:
             self._wait_for_end("SIGTERM")
         else:
             those = found.get(fault.victim, [])  # none yet, where the run is just starting
-            victims = self._known if fault.victim == "all" else those and [chance.choice(those)]
+            victims = everyone if fault.victim == "all" else those and [chance.choice(those)]
             if fault.what == "stop":
                 self._send(victims, signal.SIGSTOP)
                 time.sleep(fault.seconds or 0.0)

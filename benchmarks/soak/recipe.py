@@ -102,14 +102,19 @@ def differences(run: Path, whole: Path) -> list[str]:
             found.append(f"{name}: {'other content' if (run / name).exists() else 'missing'}")
     if _summary(run) != _summary(whole):
         found.append("summary.json: other figures")
-    left = [path for path in run.rglob("*") if path.name.endswith((".partial", ".removed"))]
-    found += [f"{path.relative_to(run)}: half-written, and left there" for path in left[:1]]
+    found += leftovers(run)[:1]
     try:
         if saved_step(run) != saved_step(whole):
             found.append(f"the last state is that of step {saved_step(run)}")
     except (CheckpointError, OSError) as error:
         found.append(f"the last state: {error}")
     return found
+
+
+def leftovers(run: Path) -> list[str]:
+    """What is half-written or half-removed; one line each."""
+    left = [path for path in run.rglob("*") if path.name.endswith((".partial", ".removed"))]
+    return [f"{path.relative_to(run)}: half-written, and left there" for path in left]
 
 
 def _figures(path: Path) -> list[dict[str, Any]]:

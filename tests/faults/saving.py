@@ -6,6 +6,7 @@ The weights and moments of step N are all N, so that a mixture of two states, or
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -172,6 +173,13 @@ def sweep_in_rank(settings: list[str], victim: int, kind: str, times: int, every
             told.write_text("\n".join([str(calls), str(met), *wrong]))
 
 
+WARNINGS = {
+    GOOD: re.compile(rf"warning: .*step-{GOOD + 1:06d} was not saved \(.+\); the run goes on, older states are kept"),
+    GOOD + 1: re.compile(rf"warning: .*step-{GOOD + 1:06d} is saved, but .+; the run goes on"),
+}
+"""What is said of a save that met a fault, by the step that is left."""
+
+
 def first_of_all(problem: str | None) -> str | None:
     """The first rank's that has one: what one rank has met, the others must not wait for."""
     return next((each for each in gather(problem) if each), None)
@@ -195,10 +203,10 @@ def afterwards(saving: Saving, disturbed: bool) -> str | None:
         found = saving.load()
         if found not in (GOOD, GOOD + 1):
             return f"step {found} is what is left; {warned}"
-        if found == GOOD and not (disturbed and warned):
-            return f"the state is not there, and nothing was said: {warned}"
-        if warned and not (len(warned) == 1 and "; the run goes on" in warned[0] and "\n" not in warned[0]):
-            return f"not one warning: {warned}"
+        if warned and not (disturbed and len(warned) == 1 and WARNINGS[found].fullmatch(warned[0])):
+            return f"step {found} is left, and what was said is {warned}"
+        if found == GOOD and not warned:
+            return "the state is not there, and nothing was said"
         if saving.said[len(warned) :]:
             return f"a state was refused: {saving.said[len(warned) :]}"
         check_folder(saving.config.output_dir)
@@ -210,6 +218,7 @@ def afterwards(saving: Saving, disturbed: bool) -> str | None:
         if (found := saving.load()) != GOOD + 2:
             return f"the save after it: step {found} is what is left"
         check_folder(saving.config.output_dir)
+        check_nothing_left(saving.config.output_dir)
     except BaseException as error:
         return f"{first_line(error)} (warned: {warned})"
     return None
@@ -235,6 +244,13 @@ def check_folder(run: Path) -> int:
     named = (states / "latest").read_text().strip()
     assert states / named in folders, f"latest names {named}"
     return int(named[5:])
+
+
+def check_nothing_left(run: Path) -> None:
+    """Once a later save has worked, nothing of an earlier one is there but whole states."""
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    left = {name for name in names if not (name == "latest" or (name.startswith("step-") and name[5:].isdigit()))}
+    assert not left, f"left: {sorted(left)}"
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------
@@ -314,3 +330,4 @@ def go_on_after(settings: list[str]) -> None:
         saving.saver.finish()
         assert not saving.said, saving.said
         assert saving.load() == step + 1
+        check_nothing_left(config.output_dir)

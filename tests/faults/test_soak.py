@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak.__main__ import at_calls, main, soak
+from benchmarks.soak.calls import draw_calls, was_said
 from benchmarks.soak.faults import Fault, draw
+from benchmarks.soak.injection import ERRORS, KILL_PARENT, KILLS, Call
 from benchmarks.soak.recipe import differences
 
 
@@ -33,9 +35,28 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path: Path, capfd: pytes
 @pytest.mark.distributed
 @pytest.mark.timeout(900)
 def test_a_fault_at_a_call_of_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every file of a run is seen by the library; three of the calls fail."""
-    assert at_calls(tmp_path, 3, seed=3) == []
-    assert "nothing is lost" in capfd.readouterr().out
+    """Every file of a run is seen by the library; a kill in a write, one of the launcher, and a full disk."""
+    assert at_calls(tmp_path, 3, seed=8) == []
+    said = capfd.readouterr().out
+    assert "nothing is lost" in said
+    assert [kind in said for kind in (":torn:", ":kill-parent:", ":full:")] == [True, True, True]
+
+
+def test_what_started_the_launcher_is_not_killed(tmp_path: Path) -> None:
+    calls = [Call(1, rank, number, "write", 0, tmp_path) for rank in ("launcher", "0") for number in range(1, 30)]
+    faults = draw_calls(calls, 0, seed=1)
+    assert {fault.kind for fault in faults if fault.rank == "0"} == {*ERRORS, *KILLS, KILL_PARENT}
+    assert {fault.kind for fault in faults if fault.rank == "launcher"} == {*ERRORS, *KILLS}
+
+
+def test_what_is_missing_after_a_fault_must_have_been_said() -> None:
+    warnings = ["warning: /run/exports/step-000004: could not be written (full); the run goes on"]
+    assert was_said("exports/step-000004/model.safetensors: missing", warnings)
+    assert not was_said("exports/step-000002/model.safetensors: missing", warnings)
+    assert not was_said("exports/step-000004/model.safetensors: other content", warnings)
+    assert not was_said("the last state is that of step 3", warnings)
+    assert was_said("the last state is that of step 3", ["warning: /run/checkpoints/step-000006 was not saved (full)"])
+    assert not was_said("metrics.jsonl, step 3: loss", warnings)
 
 
 def flip(path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from aspo_megatron.checkpoint.hf import write_folder
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import UserError
+from aspo_megatron.eval_file import About, Record, ResultFile, read_scores, scores_path
 from aspo_megatron.evaluate import Evaluation
 from aspo_megatron.metrics.record import METRICS_FILE, SAMPLES_FILE, Recorder, read_metrics
 from aspo_megatron.metrics.scores import Scores
@@ -70,6 +71,27 @@ def evaluated(run: Path, model: Path) -> str | None:
     return None if lines == list(evaluation().records) else f"{len(lines)} of 60 lines under its name"
 
 
+ABOUT = About("problems", "model", 3, 2, (1,), {"model": "digest"})
+
+
+def answer(run: Path, model: Path) -> None:
+    """As `aspo eval` does: on the leader, going on with what is there."""
+    with ResultFile(run / "answers.jsonl", ABOUT) as results:
+        for index in range(len(results.right), ABOUT.problems):
+            results.append([answer_of(index, number) for number in range(ABOUT.samples)])
+
+
+def answer_of(index: int, number: int) -> Record:
+    return {"index": index, "response": f"{number}" * 2000, "reward": 1.0, "tokens": 9, "finish_reason": "stop"}
+
+
+def answered(run: Path, model: Path) -> str | None:
+    lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    if lines != [answer_of(index, number) for index in range(ABOUT.problems) for number in range(ABOUT.samples)]:
+        return f"{len(lines)} of {ABOUT.problems * ABOUT.samples} answers, or other ones"
+    return None if read_scores(scores_path(run / "answers.jsonl"))["complete"] else "not said to be complete"
+
+
 def export(run: Path, model: Path) -> None:
     tensors = ((f"tensor-{number}", torch.full((3000,), float(number))) for number in range(4))
     config = json.loads((model / "config.json").read_text())
@@ -107,10 +129,14 @@ _DATA = ["data.train={kind: jsonl, path: none.jsonl}", "platform.device=cpu"]
 PARTS: dict[str, tuple[Act, Callable[[Path, Path], str | None]]] = {
     "record": (record, recorded),
     "evaluation": (write_evaluation, evaluated),
+    "answers": (answer, answered),
     "export": (export, exported),
     "config": (claim, is_claimed),
 }
-"""By name: what writes under the run folder, and what is wrong with what is there; of `record`, once repeated."""
+"""By name: what writes under the run folder, and what is wrong with what is there; of `REPEATED`, once repeated."""
+
+REPEATED = ("record", "answers")
+"""Those that are half done under their name, and are gone on with."""
 
 
 def sweep_part(part: str, kind: str, times: int, work: Path, model: Path) -> Swept:
@@ -160,7 +186,7 @@ def again(part: str, run: Path, model: Path) -> str | None:
     """What is wrong with what was left, and with what comes of doing it again."""
     act, check = PARTS[part]
     try:
-        problem = check(run, model) if part != "record" else None
+        problem = check(run, model) if part not in REPEATED else None
         if problem is None:
             act(run, model)
             problem = check(run, model)
