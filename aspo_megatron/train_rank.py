@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +50,8 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
 
     # Some reasoning-gym families draw other problems in each process.
     inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
-    if _stopped(config, stop, topology):
+    stopped = partial(_stopped, config, stop, topology)
+    if stopped():
         return
     with ExitStack() as stack:
         display = progress_display(config.train.steps, leader=topology.is_leader)
@@ -63,10 +66,9 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)
         weights = from_leader(weights_digest(config) if topology.is_leader else "")
-        model = _starting_model(config, inputs, topology, progress, weights, resumes=state is not None)
-        if _stopped(
-            config, stop, topology
-        ):  # the weights of a warm-up are kept; servers and an evaluation take minutes
+        model = _starting_model(config, inputs, topology, progress, weights, stopped, resumes=state is not None)
+        # The weights of a warm-up are kept; servers and an evaluation take minutes.
+        if model is None or stopped():
             return
         progress.phase("start engine")
         engine = stack.enter_context(
@@ -101,9 +103,19 @@ def _stopped(config: RunConfig, stop: StopRequest, topology: Topology) -> bool:
 
 
 def _starting_model(
-    config: RunConfig, inputs: Inputs, topology: Topology, progress: ProgressDisplay, weights: str, *, resumes: bool
-) -> PolicyModel:
-    """The model as it was before the first step, as far as it is needed: for a run that begins, and for its KL."""
+    config: RunConfig,
+    inputs: Inputs,
+    topology: Topology,
+    progress: ProgressDisplay,
+    weights: str,
+    stopped: Callable[[], bool],
+    *,
+    resumes: bool,
+) -> PolicyModel | None:
+    """The model as it was before the first step, as far as it is needed: for a run that begins, and for its KL.
+
+    None if the warm-up was `stopped`.
+    """
     from aspo_megatron.checkpoint.start import load_start, save_start
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.warmup import warm_up
@@ -112,9 +124,10 @@ def _starting_model(
     if not config.warmup.updates or (resumes and not config.has_reference):
         return model
     if not load_start(config, inputs.family, model, "" if resumes else weights):
-        model = warm_up(model, config, inputs.train, inputs.tokenizer, progress)
-        if config.checkpoint.every:
-            save_start(config, inputs.family, model, weights, progress.message)
+        warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
+        if warmed_up is not None and config.checkpoint.every:
+            save_start(config, inputs.family, warmed_up, weights, progress.message)
+        return warmed_up
     return model
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -24,8 +26,12 @@ def warm_up(
     problems: list[Problem],
     tokenizer: PreTrainedTokenizerBase,
     progress: ProgressDisplay,
-) -> PolicyModel:
-    """A copy of `model` after `warmup.updates` supervised updates; `model` itself is used up."""
+    stopped: Callable[[], bool],
+) -> PolicyModel | None:
+    """A copy of `model` after `warmup.updates` supervised updates; `model` itself is used up.
+
+    `stopped` is a collective, asked before each update: whether to give up, which returns None.
+    """
     topology = model.topology
     optimizer = Optimizer(
         model,
@@ -37,6 +43,8 @@ def warm_up(
     stream = ProblemStream([problem for problem in problems if problem.answer is not None], config.seed)
     loss = 0.0
     for number in range(config.warmup.updates):
+        if stopped():
+            return None
         progress.phase(f"warm-up {number + 1}/{config.warmup.updates}, loss {loss:.3f}")
         batch = stream.take(config.warmup.batch_size)[topology.dp_rank :: topology.dp]
         groups = [[_imitation(problem, config.warmup.response, tokenizer)] for problem in batch]

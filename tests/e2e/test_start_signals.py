@@ -159,3 +159,19 @@ def test_signal_to_ranks_of_a_scheduler(
     assert alive == []
     if name in GOES_ON:
         assert_goes_on(tmp_path, work)
+
+
+def test_a_warm_up_is_not_waited_for(tmp_path: Path, work: Path) -> None:
+    """It would take hours. What a rank has computed shows that it is at it."""
+    settings = [*SETTINGS, "warmup={updates: 1000000, batch_size: 8}"]
+    command = start([*ASPO, "train", str(work / "small.yaml"), *settings], tmp_path)
+
+    def at_it(run: Path, process: psutil.Process) -> bool:
+        return any(rank.cpu_times().user > 15.0 for rank in ranks_of(process))
+
+    wait_for(at_it, tmp_path / "run", [command])
+    command.send_signal(signal.SIGTERM)
+    done = finish(command)
+    assert (done.code, done.stderr) == (0, "")
+    assert "stopped as asked; to go on:" in done.stdout
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))

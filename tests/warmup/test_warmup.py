@@ -74,7 +74,7 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
         model = build_model(family, topology, config.model, open_weights(config, family))
         before = {name: tensor.numpy().copy() for name, tensor in model.hf_tensors()}
         progress = Phases()
-        model = warm_up(model, config, problems, tokenizer, progress)
+        model = warm_up(model, config, problems, tokenizer, progress, lambda: False)
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
         after = {name: tensor.numpy().copy() for name, tensor in model.hf_tensors()}
         engine = EmbeddedEngine(FOLDER, tokenizer, torch.float32, topology.platform.device, 65536)
@@ -111,3 +111,25 @@ def test_every_layout_learns_the_same(ranks: Ranks, parallel: ParallelConfig) ->
         assert largest_difference(before, start) == 0.0
         # Six updates move a weight by up to 0.018; Adam turns the rounding of a tiny gradient into more than rounding.
         assert largest_difference(alone, spread) < 2e-4
+
+
+def given_up(after: int) -> tuple[bool, list[str]]:
+    """In one of two ranks: whether there is no model when `after` updates were done, and the phases."""
+    parallel = ParallelConfig(dp=2)
+    config = make_config(10, parallel)
+    with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
+        from aspo_megatron.parallel.model import build_model
+        from aspo_megatron.warmup import warm_up
+
+        family, tokenizer, progress = read_family(FOLDER), load_tokenizer(FOLDER), Phases()
+        problems = [Problem("2 + 3 =", "2 + 3 =", tuple(tokenizer("2 + 3 =")["input_ids"]), "5")]
+        model = build_model(family, topology, config.model, open_weights(config, family))
+        left = warm_up(model, config, problems, tokenizer, progress, lambda: len(progress.labels) == after)
+    return left is None, progress.labels
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+def test_a_warm_up_is_given_up_between_updates(ranks: Ranks, after: int) -> None:
+    for nothing, phases in ranks.run(2, given_up, after):
+        assert nothing
+        assert [label.split(",")[0] for label in phases] == [f"warm-up {number + 1}/10" for number in range(after)]
