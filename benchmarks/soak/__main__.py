@@ -16,7 +16,7 @@ from benchmarks.soak.calls import sweep_calls
 from benchmarks.soak.faults import Fault, draw
 from benchmarks.soak.injection import CompilerError
 from benchmarks.soak.play import Soak, StuckError
-from benchmarks.soak.recipe import differences, write_recipe
+from benchmarks.soak.recipe import differences, unexplained, write_recipe
 
 NOTHING_LOST, SOMETHING_LOST, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 
@@ -26,7 +26,8 @@ once undisturbed, once with faults drawn from a seed. SIGKILL meets the launcher
 them, SIGSTOP one of them for a while, SIGTERM the launcher, and the disk under the run folder is full, for a moment or
 until the run ends. Each time that it ends, the same command starts it again. After each end `checkpoints/latest` must
 name a whole state, none older than before, and there must be no traceback and no process left. In the end weights,
-states' steps, evaluations, samples and figures must be those of the undisturbed run, bit for bit; only times differ.
+states' steps, evaluations, samples and figures must be those of the undisturbed run, bit for bit; only times differ. An
+export or the last state that a full disk has refused may be missing, if a warning has said so.
 
 The full disk is a library that is loaded before the C library and answers ENOSPC under the run folder alone; it wants
 a C compiler. No GPU, no root, no network."""
@@ -99,7 +100,7 @@ def soak(work: Path, steps: int, faults: Sequence[Fault], seed: int, minutes: fl
         done = disturbed.play(faults, random.Random(seed), time.monotonic() + minutes * 60)
     except StuckError as error:
         return [*whole.wrong, *disturbed.wrong, str(error)]
-    wrong = [*whole.wrong, *disturbed.wrong, *differences(work / "disturbed", work / "whole")]
+    wrong = [*whole.wrong, *disturbed.wrong, *unexplained(differences(disturbed.run, whole.run), disturbed.said)]
     _tell(wrong, f"{done} faults, {disturbed.starts} starts, {steps} steps as in the undisturbed run", say)
     return wrong
 

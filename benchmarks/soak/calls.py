@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from pathlib import Path
 
 from benchmarks.soak.injection import ERRORS, KILL_PARENT, KILLS, Call, read_log
 from benchmarks.soak.play import Soak, StuckError
-from benchmarks.soak.recipe import differences, write_recipe
+from benchmarks.soak.recipe import differences, unexplained, write_recipe
 
 STEPS = 6
 _TIMES = (1, 3, 30)
-_GOES_ON = ("; the run goes on", "; the run goes on, older states are kept")
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,8 @@ def _one(work: Path, recipe: Path, fault: CallFault, calls: Sequence[Call], say:
         run.play([], random.Random(0))
     except StuckError as error:
         run.wrong.append(str(error))
-    wrong = [*run.wrong, *differences(run.run, work / "whole")]
-    warnings = [line for line in run.said.splitlines() if line.endswith(_GOES_ON)]
-    return [f"{fault} ({where}): {line}" for line in wrong if not was_said(line, warnings)]
-
-
-def was_said(difference: str, warnings: Sequence[str]) -> bool:
-    """Whether the run has warned of what nothing after it makes up for: a missing export, or the last state."""
-    export = re.match(r"(exports/step-\d+)/.*: missing", difference)
-    if export:
-        return any(f"{export[1]}: could not be written" in warning for warning in warnings)
-    last = difference.startswith("the last state is that of")
-    return last and any(f"step-{STEPS:06d} was not saved" in warning for warning in warnings)
+    wrong = [*run.wrong, *unexplained(differences(run.run, work / "whole"), run.said)]
+    return [f"{fault} ({where}): {line}" for line in wrong]
 
 
 def _unseen(run: Path, calls: Sequence[Call]) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -65,9 +66,11 @@ class Soak:
         self._full = self.run.with_name(f"{self.run.name}.full")
         self._log = self.run.with_name(f"{self.run.name}.said")
         self._before = self._log.stat().st_size if self._log.exists() else 0
-        self._full.unlink(missing_ok=True)
         self._command: subprocess.Popen[bytes] | None = None
         self._saved = 0
+        self._left_by_kill: set[str] = set()
+        self._passing: list[tuple[float, Callable[[], None]]] = []
+        self._full.unlink(missing_ok=True)
 
     def play(self, faults: Sequence[Fault], chance: random.Random, deadline: float = float("inf")) -> int:
         """Run to the end; how many faults there was time for."""
@@ -76,7 +79,7 @@ class Soak:
             for fault in faults:
                 if time.monotonic() > deadline or not self._reach(fault.step):
                     break
-                time.sleep(fault.later)
+                self._pause(fault.later)
                 self.say(str(fault))
                 self._befall(fault, chance)
                 done += 1
@@ -105,6 +108,7 @@ class Soak:
                 process_group=0,
             )
         self.starts += 1
+        self._begun_after = step_of(self.run)
 
     def _environment(self) -> dict[str, str]:
         return environment(self.run, full=self._full, log=self.log_calls, armed=None if self.starts else self.armed)
@@ -136,12 +140,13 @@ class Soak:
                 return True
             elif time.monotonic() - since > self.patience:
                 raise StuckError(f"no step for {self.patience:.0f} s after step {now}")
-            time.sleep(_POLL)
+            self._pause(_POLL)
 
     def _ended(self, code: int, killed: bool = False) -> None:
         """What must hold at an end: short words, all processes gone, a whole state that is none before the last."""
         said = self._log.read_bytes()[self._mark :].decode(errors="replace")
         self._command = None
+        self._end_what_passes()
         last = [line for line in said.splitlines() if line.strip()][-1:]
         self.say(f"  ended with {code}: {' '.join(last)[:150]}")
         if not killed and code not in _NO_FAILURE:
@@ -155,9 +160,7 @@ class Soak:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self._look_at_states()
-        if not killed:  # what a kill leaves is for the next start
-            for line in leftovers(self.run)[:1]:
-                self._note(f"after an end with {code}: {line}")
+        self._look_at_leftovers(killed, code)
 
     def _look_at_states(self) -> None:
         try:
@@ -168,6 +171,17 @@ class Soak:
         if saved < self._saved:
             self._note(f"the state of step {self._saved} is lost: that of step {saved} is what is left")
         self._saved = max(self._saved, saved)
+
+    def _look_at_leftovers(self, killed: bool, code: int) -> None:
+        """What a kill leaves half-written is for the next start, one that comes to a step."""
+        left = set(leftovers(self.run))
+        if killed:
+            self._left_by_kill = left
+            return
+        if step_of(self.run) > self._begun_after:
+            self._left_by_kill = set()
+        for line in sorted(left - self._left_by_kill)[:1]:
+            self._note(f"after an end with {code}: {line}")
 
     def _note(self, line: str) -> None:
         self.wrong.append(line)
@@ -180,7 +194,8 @@ class Soak:
         found = processes_of(self._command.pid)
         everyone = [process for each in found.values() for process in each]
         if fault.what in (FULL, FULL_FOR_GOOD):
-            self._fill(fault)
+            self._full.touch()
+            self._passes(fault.seconds, partial(self._full.unlink, missing_ok=True))
         elif fault.what == "ask":
             self._command.send_signal(signal.SIGTERM)
             self._wait_for_end("SIGTERM")
@@ -189,28 +204,41 @@ class Soak:
             victims = everyone if fault.victim == "all" else those and [chance.choice(those)]
             if fault.what == "stop":
                 self._send(victims, signal.SIGSTOP)
-                time.sleep(fault.seconds or 0.0)
-                self._send(victims, signal.SIGCONT)
+                self._passes(fault.seconds, partial(self._send, victims, signal.SIGCONT))
             else:
                 self._send(victims, signal.SIGKILL)
                 if victims and fault.victim != "worker":
                     self._wait_for_end(f"SIGKILL of {fault.victim}", killed=True)
 
-    def _fill(self, fault: Fault) -> None:
-        """The disk is full for a moment, or until the run ends of it, and at most as long as it takes some steps."""
-        assert self._command is not None
-        self._full.touch()
-        until = time.monotonic() + (fault.seconds if fault.seconds is not None else self.patience / 4)
-        while time.monotonic() < until and self._command.poll() is None:
-            time.sleep(_POLL)
-        self._full.unlink()
+    def _passes(self, seconds: float | None, end: Callable[[], None]) -> None:
+        """Have a fault end after so long, while other faults come; None: when the run ends, or if it doesn't."""
+        self._passing.append((time.monotonic() + (self.patience / 4 if seconds is None else seconds), end))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; faults that last end when their time is over."""
+        until = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            for passing in [each for each in self._passing if each[0] <= now]:
+                self._passing.remove(passing)
+                passing[1]()
+            if now >= until:
+                return
+            time.sleep(min(_POLL, until - now))
+
+    def _end_what_passes(self) -> None:
+        """Whoever starts the run again has made room before, and stops nothing."""
+        for _, end in self._passing:
+            end()
+        self._passing = []
 
     def _wait_for_end(self, why: str, killed: bool = False) -> None:
         assert self._command is not None
-        try:
-            code = self._command.wait(self.patience)
-        except subprocess.TimeoutExpired as error:
-            raise StuckError(f"the run does not end within {self.patience:.0f} s after {why}") from error
+        deadline = time.monotonic() + self.patience
+        while (code := self._command.poll()) is None:
+            if time.monotonic() > deadline:
+                raise StuckError(f"the run does not end within {self.patience:.0f} s after {why}")
+            self._pause(_POLL)
         if not (code == 0 and (self.run / "summary.json").exists()):  # else it was done before
             self._ended(code, killed)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +107,24 @@ def differences(run: Path, whole: Path) -> list[str]:
     found += leftovers(run)[:1]
     try:
         if saved_step(run) != saved_step(whole):
-            found.append(f"the last state is that of step {saved_step(run)}")
+            found.append(f"the last state is that of step {saved_step(run)}, not {saved_step(whole)}")
     except (CheckpointError, OSError) as error:
         found.append(f"the last state: {error}")
     return found
+
+
+def unexplained(differences: Sequence[str], said: str) -> list[str]:
+    """Those that the run, which `said` so much, did not warn of: nothing makes up for an export, or the last state."""
+    warnings = [line for line in said.splitlines() if line.startswith("warning: ") and "; the run goes on" in line]
+    return [line for line in differences if not any(_explains(warning, line) for warning in warnings)]
+
+
+def _explains(warning: str, difference: str) -> bool:
+    export = re.match(r"(exports/step-\d+)/.*: missing$", difference)
+    if export:
+        return f"/{export[1]}: could not be written" in warning
+    state = re.match(r"the last state is that of step \d+, not (\d+)$", difference)
+    return state is not None and f"/checkpoints/step-{int(state[1]):06d} was not saved" in warning
 
 
 def leftovers(run: Path) -> list[str]:
