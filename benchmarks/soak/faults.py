@@ -11,28 +11,30 @@ VICTIMS = ("launcher", "rank 0", "rank 1", "worker", "all")
 
 @dataclass(frozen=True)
 class Fault:
-    """`what` happens to `victim` once the figures of `step` are written and another `later` seconds have passed.
+    """`what` happens to `victim` once the run has done `step` since it was last started, and `later` seconds after.
 
+    `step`: None: at once, in whatever it is at, which after an end is its start.
     `seconds`: how long a process is stopped, or the disk is full; None: until the run has ended.
     """
 
     what: str
     victim: str
-    step: int
+    step: int | None
     later: float
     seconds: float | None = None
 
     def __str__(self) -> str:
+        when = "" if self.step is None else f"step {self.step} and "
         lasts = "" if self.seconds is None else f" for {self.seconds:.1f} s"
         named = {"kill": f"SIGKILL to {self.victim}", "stop": f"SIGSTOP to {self.victim}", "ask": "SIGTERM to launcher"}
-        return f"after step {self.step} and {self.later:.2f} s: {named.get(self.what, self.what)}{lasts}"
+        return f"after {when}{self.later:.2f} s: {named.get(self.what, self.what)}{lasts}"
 
 
 FULL, FULL_FOR_GOOD = "full disk", "full disk until the run ends"
 
 
 def draw(seed: int, steps: int, count: int, longest: float) -> list[Fault]:
-    """`count` faults in the order of their steps; every kind comes before one comes again.
+    """`count` faults in their order; every kind comes before one comes again.
 
     Args:
         seed: of all that is random here.
@@ -46,9 +48,14 @@ def draw(seed: int, steps: int, count: int, longest: float) -> list[Fault]:
         kinds += shuffled(chance, [*(("kill", victim) for victim in VICTIMS), *_OTHERS])
     moments = sorted(chance.uniform(0.0, steps - 1.0) for _ in range(count))
     return [
-        Fault(what, victim, int(moment), moment % 1.0 * 0.5, _seconds(chance, what, longest))
-        for (what, victim), moment in zip(kinds[:count], moments, strict=True)
+        Fault(what, victim, *_when(chance, moment, number), _seconds(chance, what, longest))
+        for number, ((what, victim), moment) in enumerate(zip(kinds[:count], moments, strict=True))
     ]
+
+
+def _when(chance: random.Random, moment: float, number: int) -> tuple[int | None, float]:
+    """Every fifth comes while the run starts, if the one before has ended it."""
+    return (None, chance.uniform(0.0, 10.0)) if number % 5 == 4 else (int(moment), moment % 1.0 * 0.5)
 
 
 _OTHERS = (

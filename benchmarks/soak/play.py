@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import psutil
 from aspo_megatron.errors import CheckpointError
 from benchmarks.soak.faults import FULL, FULL_FOR_GOOD, Fault
 from benchmarks.soak.injection import KILL_PARENT, KILLS, environment, started_for
-from benchmarks.soak.recipe import leftovers, processes_of, saved_step, step_of
+from benchmarks.soak.recipe import leftovers, processes_of, saved_step
 
 _POLL = 0.02
 _ENDS_WITHIN = 30.0
@@ -77,8 +78,9 @@ class Soak:
         done = 0
         try:
             for fault in faults:
-                if time.monotonic() > deadline or not self._reach(fault.step):
+                if time.monotonic() > deadline or not self._reach(-1 if fault.step is None else fault.step):
                     break
+                self._make_room()
                 self._pause(fault.later)
                 self.say(str(fault))
                 self._befall(fault, chance)
@@ -108,13 +110,17 @@ class Soak:
                 process_group=0,
             )
         self.starts += 1
-        self._begun_after = step_of(self.run)
+
+    def _done_since_start(self) -> int:
+        """The last step that the command has shown since it was last started; 0: none."""
+        shown = re.findall(rb"^step (\d+)/", self._log.read_bytes()[self._mark :], re.M)
+        return int(shown[-1]) if shown else 0
 
     def _environment(self) -> dict[str, str]:
         return environment(self.run, full=self._full, log=self.log_calls, armed=None if self.starts else self.armed)
 
     def _reach(self, step: int | None) -> bool:
-        """Wait until the figures of `step` are there, starting the run as often as it ends; None: until it is done.
+        """Wait until `step` is done since a start, starting the run as often as it ends; None: until it is done.
 
         Returns:
             Whether it is still at work: False once it is done.
@@ -126,7 +132,7 @@ class Soak:
                 since = time.monotonic()
             assert self._command is not None
             code = self._command.poll()
-            now = step_of(self.run)
+            now = self._done_since_start()
             if now != last:
                 last, since, fruitless = now, time.monotonic(), 0
             if code is not None:
@@ -178,7 +184,7 @@ class Soak:
         if killed:
             self._left_by_kill = left
             return
-        if step_of(self.run) > self._begun_after:
+        if self._done_since_start() > 0:
             self._left_by_kill = set()
         for line in sorted(left - self._left_by_kill)[:1]:
             self._note(f"after an end with {code}: {line}")
@@ -195,7 +201,7 @@ class Soak:
         everyone = [process for each in found.values() for process in each]
         if fault.what in (FULL, FULL_FOR_GOOD):
             self._full.touch()
-            self._passes(fault.seconds, partial(self._full.unlink, missing_ok=True))
+            self._passes(fault.seconds, self._make_room)
         elif fault.what == "ask":
             self._command.send_signal(signal.SIGTERM)
             self._wait_for_end("SIGTERM")
@@ -213,6 +219,10 @@ class Soak:
     def _passes(self, seconds: float | None, end: Callable[[], None]) -> None:
         """Have a fault end after so long, while other faults come; None: when the run ends, or if it doesn't."""
         self._passing.append((time.monotonic() + (self.patience / 4 if seconds is None else seconds), end))
+
+    def _make_room(self) -> None:
+        """At the latest when the next fault comes: steps take less time than a full disk lasts."""
+        self._full.unlink(missing_ok=True)
 
     def _pause(self, seconds: float) -> None:
         """Wait; faults that last end when their time is over."""

@@ -68,12 +68,6 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def step_of(run: Path) -> int:
-    """The step whose figures are written last; -1: none yet."""
-    lines = whole_lines(run / "metrics.jsonl")
-    return int(lines[-1]["step"]) if lines else -1
-
-
 def saved_step(run: Path) -> int:
     """The step of the state that `latest` names, every file of which is whole; 0: none.
 
