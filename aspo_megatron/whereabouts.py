@@ -32,6 +32,7 @@ BEAT_SECONDS = 0.5
 
 _WAITING_CALLS = re.compile(r"\.(wait|wait_tensor|synchronize|item|tolist|cpu|numpy)\(")
 _TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
+_LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -187,6 +188,11 @@ def _line_waits(path: str, number: int) -> bool:
 def timed_out(error: BaseException) -> bool:
     """Whether an error says that other ranks were waited for in vain."""
     return isinstance(error, RuntimeError) and bool(_TIMED_OUT.search(str(error)))
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether an error says that another rank has parted with this one."""
+    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
 
 
 def is_stopped(process: psutil.Process) -> bool:

@@ -14,7 +14,15 @@ from torch._C._distributed_c10d import TCPStore
 
 from aspo_megatron.boards import SharedBoard, StoreBoard
 from aspo_megatron.verdict import Verdict, find_late, ranks_text, silent_rank
-from aspo_megatron.whereabouts import BEAT_SECONDS, Board, Note, WaitedInVainError, Whereabouts, timed_out
+from aspo_megatron.whereabouts import (
+    BEAT_SECONDS,
+    Board,
+    Note,
+    WaitedInVainError,
+    Whereabouts,
+    connection_lost,
+    timed_out,
+)
 
 _NETWORK_BEAT_SECONDS = 5.0
 _BEATS_IN_TIMEOUT = 20  # at least
@@ -31,7 +39,7 @@ def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
         minutes: how long a collective may wait.
 
     Raises:
-        WaitedInVainError: in place of the error of a collective that has timed out.
+        WaitedInVainError: in place of the error of a collective that has timed out, here or, before, in another rank.
     """
     if world_size == 1:
         yield Whereabouts()
@@ -46,12 +54,16 @@ def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
     try:
         yield whereabouts
     except RuntimeError as error:
-        if not timed_out(error):
-            raise
-        if shared:  # the launcher says who is late; it sees more, and this rank's end must not wait
+        in_vain = timed_out(error)
+        if shared and in_vain:  # the launcher says who is late; it sees more, and this rank's end must not wait
             raise WaitedInVainError("") from error
+        if shared or not (in_vain or connection_lost(error)):  # gloo parts with its peers when its time is over
+            raise
         text = _late(rank, world_size, minutes, max(_PATIENCE_SECONDS, 4 * beat), leader)
-        raise WaitedInVainError(text) from error
+        if text is None and not in_vain:
+            raise
+        nobody = f"error: other ranks were waited for in vain ({minutes:g} minutes, platform.timeout_minutes)"
+        raise WaitedInVainError(text or nobody) from error
     finally:
         if not shared:
             whereabouts.end()
@@ -91,8 +103,8 @@ def _store_board(minutes: float, leader: _Leader) -> StoreBoard:
     return _RememberingBoard(_store(60 * minutes), _attempt(), leader)
 
 
-def _late(rank: int, size: int, minutes: float, patience: float, leader: _Leader) -> str:
-    """What to say of the ranks that did not arrive.
+def _late(rank: int, size: int, minutes: float, patience: float, leader: _Leader) -> str | None:
+    """What to say of the ranks that did not arrive; None if none is known.
 
     In a thread of its own: a store whose process is stopped answers nobody, and nothing ends the wait for it.
     """
@@ -113,6 +125,6 @@ def _late(rank: int, size: int, minutes: float, patience: float, leader: _Leader
         return f"{silent}\nerror: rank 0 of {size} did not arrive, and rank {rank} ends"
     time.sleep(patience)  # the others look too, and would take this rank's end for the reason of theirs
     if not found or not found[0].late:
-        return f"error: other ranks were waited for in vain ({minutes:g} minutes, platform.timeout_minutes)"
+        return None
     verdict = found[0]
     return f"{verdict.text}\nerror: {ranks_text(verdict.late)} of {size} did not arrive, and rank {rank} ends"

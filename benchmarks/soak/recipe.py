@@ -93,7 +93,8 @@ def differences(run: Path, whole: Path) -> list[str]:
             keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
             found.append(f"metrics.jsonl, step {other['step']}: {', '.join(keys)}")
             break
-    for name in sorted(_files(run) | _files(whole)):
+    exports_when_asked_to_stop = {name for name in _files(run) - _files(whole) if name.startswith("exports/")}
+    for name in sorted((_files(run) | _files(whole)) - exports_when_asked_to_stop):
         if _digest(run / name) != _digest(whole / name):
             found.append(f"{name}: {'other content' if (run / name).exists() else 'missing'}")
     if _summary(run) != _summary(whole):

@@ -38,6 +38,10 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def wait_for_something_else() -> None:
     dist.recv(torch.zeros(1), src=(dist.get_rank() + 1) % dist.get_world_size(), tag=7)
 
@@ -50,6 +54,7 @@ ALONE = {
     "loop": endless_loop,
     "hold": never_let_go,
     "stop": stop,
+    "die": die,
     "elsewhere": wait_for_something_else,
     "sleep": sleep,
 }
@@ -78,7 +83,8 @@ def main() -> int:
         endless_loop()
     platform = PlatformConfig(device="cpu", threads_per_rank=1, timeout_minutes=minutes)
     with process_grid(ParallelConfig(dp=size), platform, seed=1) as topology:
-        group = dist.new_group(timeout=timedelta(seconds=SECONDS))
+        patient = behaviour == "wait longer"
+        group = dist.new_group(timeout=timedelta(seconds=3 * SECONDS if patient else SECONDS))
         topology.whereabouts.phase("step 1, generate")
         dist.all_reduce(torch.zeros(1))
         what, _, where = behaviour.partition(" in ")

@@ -47,8 +47,15 @@ HANGS = {
         {1: r"is stopped \(SIGSTOP\)", 3: "runs at .* endless_loop"},
     ),
     "two that are stopped": (["stop in update", "wait", "stop in generate"], {0: "stopped", 2: "stopped"}),
+    "one gives up before": (["wait longer", "wait", "stop in update"], {2: r"is stopped \(SIGSTOP\), .*update"}),
     "arrives later": (["wait", "late"], {1: "runs at .* late"}),
 }
+
+
+ALONE = {name: HANGS[name] for name in ("one gives up before", "endless loop", "rank 0, stopped", "two")} | {
+    "one dies": (["wait", "die in update"], {1: "does not answer, and was last seen in step 1, update"})
+}
+"""Without the launcher, which has other words for a rank that dies."""
 
 
 def names(text: str, size: int, late: dict[int, str]) -> None:
@@ -97,9 +104,9 @@ def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: P
     names(done.stderr, 2, {1: r"is stopped \(SIGSTOP\)"})
 
 
-@pytest.mark.parametrize("name", ["stopped in the phase", "endless loop", "rank 0, stopped", "two"])
+@pytest.mark.parametrize("name", ALONE)
 def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> None:
-    behaviours, late = HANGS[name]
+    behaviours, late = ALONE[name]
     (port,) = free_ports(1, "127.0.0.1")
     size = len(behaviours)
     ranks = [
@@ -119,7 +126,7 @@ def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> 
         )
         for number in range(size)
     ]
-    waiting = behaviours.index("wait")
+    waiting = next(number for number, behaviour in enumerate(behaviours) if behaviour.startswith("wait"))
     try:
         _, said = ranks[waiting].communicate(timeout=100)
         assert ranks[waiting].returncode == 1
