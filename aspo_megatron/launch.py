@@ -22,7 +22,7 @@ from aspo_megatron.launch_end import explain
 from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
 from aspo_megatron.streams import PATIENCE_SECONDS, say
 from aspo_megatron.verdict import Verdict, find_late
-from aspo_megatron.whereabouts import Note
+from aspo_megatron.whereabouts import Note, connection_lost
 
 _POLL_SECONDS = 0.02
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -165,7 +165,7 @@ class _Watch:
         failed = {failure.rank for failure in failures if failure.waited}
         failed |= {n for n in range(len(self._ranks)) if (note := Note.read(self._board, n)) and note.gave_up}
         first = failures[0]
-        if failed and (first.waited or not first.text or "onnection" in first.text.splitlines()[-1]):
+        if failed and (first.waited or not first.text or connection_lost(first.text)):
             minutes = self._timeout_minutes
             self.verdict = find_late(self._board, len(self._ranks), failed, minutes, _ANSWER_SECONDS, self._gone)
 

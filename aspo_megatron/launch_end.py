@@ -11,6 +11,7 @@ from aspo_megatron.rank import USER_ERROR_CODE
 from aspo_megatron.rank_process import Failure, RankProcess
 from aspo_megatron.streams import say
 from aspo_megatron.verdict import Verdict, ranks_text
+from aspo_megatron.whereabouts import connection_lost
 
 
 def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankProcess], log_dir: Path) -> int:
@@ -23,7 +24,7 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
             rank.report.unlink(missing_ok=True)
     if not failures:
         return 0
-    first = min(failures, key=lambda failure: failure.when)
+    first = min(failures, key=_order)
     if verdict.late:
         late = ranks_text(verdict.late)
         say(f"{verdict.text}")
@@ -43,6 +44,11 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
     say(f"rank {first.rank} of {len(ranks)} {how}:\n{body}")
     say(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log")
     return 1
+
+
+def _order(failure: Failure) -> tuple[bool, float]:
+    """A lost connection tells of another rank's end, though that may be noticed later: the kernel first tidies up."""
+    return connection_lost(failure.text), failure.when
 
 
 def _signal_name(number: int) -> str:

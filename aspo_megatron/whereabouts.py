@@ -32,7 +32,7 @@ BEAT_SECONDS = 0.5
 
 _WAITING_CALLS = re.compile(r"\.(wait|wait_tensor|synchronize|item|tolist|cpu|numpy)\(")
 _TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
-_LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
+_LOST = re.compile(r"connection (was likely )?(closed|reset)|broken pipe|remote process exited", re.IGNORECASE)
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -190,9 +190,9 @@ def timed_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_TIMED_OUT.search(str(error)))
 
 
-def connection_lost(error: BaseException) -> bool:
-    """Whether an error says that another rank has parted with this one."""
-    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+def connection_lost(text: str) -> bool:
+    """Whether an error's words say that another rank has parted with this one."""
+    return bool(_LOST.search(text))
 
 
 def is_stopped(process: psutil.Process) -> bool:

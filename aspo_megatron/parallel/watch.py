@@ -57,7 +57,7 @@ def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
         in_vain = timed_out(error)
         if shared and in_vain:  # the launcher says who is late; it sees more, and this rank's end must not wait
             raise WaitedInVainError("") from error
-        if shared or not (in_vain or connection_lost(error)):  # gloo parts with its peers when its time is over
+        if shared or not (in_vain or connection_lost(str(error))):  # gloo parts with its peers when its time is over
             raise
         text = _late(rank, world_size, minutes, max(_PATIENCE_SECONDS, 4 * beat), leader)
         if text is None and not in_vain:

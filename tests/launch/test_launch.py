@@ -18,7 +18,10 @@ import pytest
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch import launch
+from aspo_megatron.launch_end import explain
 from aspo_megatron.rank import running_under_launcher
+from aspo_megatron.rank_process import Failure, RankProcess
+from aspo_megatron.verdict import Verdict
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -144,6 +147,26 @@ def test_killed_rank_is_blamed_and_not_the_peer_whose_connection_broke(tmp_path:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("", int(run.rank(0)["MASTER_PORT"])))
         free.listen()
+
+
+GLOO = "Traceback ...\nRuntimeError: [.../pair.cc:553] Connection closed by peer [127.0.0.1]:35540"
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGSEGV, 1, 3])
+def test_rank_that_is_found_dead_after_its_peers_is_blamed_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    """A large process is dead for a while before it can be seen: its connections are closed first."""
+    failures = [Failure(0, 10.0, 1, GLOO, reported=True), Failure(1, 10.2, code, "", reported=False)]
+    failures += [Failure(2, 10.1, 1, GLOO.replace("closed", "reset"), reported=True)]
+    ranks = [
+        RankProcess(number, subprocess.Popen(["true"]), tmp_path / f"rank{number}.log", tmp_path / "report", None)
+        for number in range(3)
+    ]
+    for rank in ranks:
+        rank.process.wait()
+    assert explain(failures, Verdict([], ""), ranks, tmp_path) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: rank 1 failed and the run was ended")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
