@@ -41,7 +41,8 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
         how = f"ended with exit code {first.code}" if first.code > 0 else f"was killed by {_signal_name(-first.code)}"
         how += "; its last output" if tail else ", without any output"
     body = first.text or "\n".join(tail)
-    say(f"rank {first.rank} of {len(ranks)} {how}:\n{body}")
+    head = f"rank {first.rank} of {len(ranks)} {how}"
+    say(f"{head}:\n{body}" if body else head)
     say(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log")
     return 1
 

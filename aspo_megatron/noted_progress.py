@@ -35,7 +35,7 @@ class NotedProgress:
         if self._done is None:
             text = label
         elif label in _AFTER_STEPS:
-            text = f"after step {self._done}, {label}"
+            text = f"{label} after step {self._done}"
         else:
             text = f"step {self._done + 1}, {label}"
         self._whereabouts.phase(text)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import RunConfig
@@ -14,9 +15,11 @@ from aspo_megatron.config_io import (
     RUN_CONFIG,
     RUN_LOCK,
     DamagedConfigError,
+    copy_in_states,
     damaged_config,
     is_cut,
     load_config,
+    missing_config,
     save_config,
 )
 from aspo_megatron.errors import ConfigError
@@ -53,6 +56,8 @@ _MAY_CHANGE = (
 
 _BEFORE_ALL = {RUN_LOCK, f"{RUN_CONFIG}.partial"}
 _SUMMARY = "summary.json"
+_LEFT = ("checkpoints", "metrics.jsonl", _SUMMARY)
+"""What tells the folder of a run from any other."""
 
 
 def refuse_foreign_folder(run: RunConfig) -> None:
@@ -65,7 +70,7 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
         return
     if not (folder / RUN_CONFIG).is_file():
-        raise ConfigError(f"output_dir: {folder} holds another run; choose another folder or remove it")
+        raise _without_config(folder)
     try:
         saved = load_config(folder / RUN_CONFIG)
     except DamagedConfigError:
@@ -82,6 +87,18 @@ def refuse_foreign_folder(run: RunConfig) -> None:
             f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another folder or remove it"
         )
+
+
+def _without_config(folder: Path) -> ConfigError:
+    """What to say of an output folder that has something in it, but no configuration."""
+    if not folder.is_dir():
+        return ConfigError(f"output_dir: {folder} is a file; choose a folder")
+    if copy_in_states(folder / RUN_CONFIG):
+        return missing_config(folder / RUN_CONFIG)
+    if any((folder / name).exists() for name in _LEFT):
+        left = f"holds what is left of a run, whose {RUN_CONFIG} is missing"
+        return ConfigError(f"output_dir: {folder} {left}; choose another folder or remove it")
+    return ConfigError(f"output_dir: {folder} holds files of something else; choose a new or an empty folder")
 
 
 def is_finished(run: RunConfig) -> bool:
@@ -111,7 +128,8 @@ def claimed(run: RunConfig) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel takes it back when this process ends
         except BlockingIOError as error:
-            raise ConfigError(f"output_dir: {folder} is in use by a run that goes on at this moment") from error
+            use = "is in use by a run that goes on at this moment; wait for its end, or choose another folder"
+            raise ConfigError(f"output_dir: {folder} {use}") from error
         except OSError:  # a file system without locks
             pass
         save_config(run, folder / RUN_CONFIG)

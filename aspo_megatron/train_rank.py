@@ -65,6 +65,10 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
         device = topology.platform.device
         servers = stack.enter_context(own_servers(config, device, progress.message))
         state = find_state(config, inputs.family, progress.message)
+        if state is None and again:
+            progress.message(
+                f"no state is saved in {config.output_dir / 'checkpoints'}; the run begins again at step 1"
+            )
         weights = from_leader(weights_digest(config) if topology.is_leader else "")
         model = _starting_model(config, inputs, topology, progress, weights, stopped, resumes=state is not None)
         # The weights of a warm-up are kept; servers and an evaluation take minutes.
@@ -123,7 +127,7 @@ def _starting_model(
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
     if not config.warmup.updates or (resumes and not config.has_reference):
         return model
-    if not load_start(config, inputs.family, model, "" if resumes else weights):
+    if not load_start(config, inputs.family, model, "" if resumes else weights, progress.message):
         warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
         if warmed_up is not None and config.checkpoint.every:
             save_start(config, inputs.family, warmed_up, weights, progress.message)

@@ -184,8 +184,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(content["model"], content["family"], content["layout"], files)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged ({error!r})") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged (it is no JSON)") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged (it lacks what a manifest has)") from error
     for name, entry in manifest.files.items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing from the checkpoint")

@@ -48,7 +48,9 @@ def save_start(
         warn(f"warning: {folder} was not saved ({error}); the run goes on, and does the warm-up again if it is resumed")
 
 
-def load_start(config: RunConfig, family: Family, model: PolicyModel, weights: str) -> bool:
+def load_start(
+    config: RunConfig, family: Family, model: PolicyModel, weights: str, warn: Callable[[str], None]
+) -> bool:
     """Read the weights that the run has started with; whether they are there and whole. A collective.
 
     Args:
@@ -56,6 +58,7 @@ def load_start(config: RunConfig, family: Family, model: PolicyModel, weights: s
         family: the model's.
         model: gets the weights.
         weights: hash of those that they must have been made of; "" if that does not matter any more.
+        warn: hears that they are damaged, and set aside.
 
     Raises:
         CheckpointError: they were made of others, or are damaged and cannot be set aside.
@@ -68,6 +71,7 @@ def load_start(config: RunConfig, family: Family, model: PolicyModel, weights: s
         error = from_leader(attempt(lambda: set_aside(folder)) if dist.get_rank() == 0 else None)
         if error is not None:
             raise CheckpointError(f"{reason}; and it cannot be renamed ({error})")
+        warn(f"warning: {reason}; the warm-up is done again")
         return False
     made_of = from_leader(_origin(folder) if dist.get_rank() == 0 else "")
     if weights and made_of and made_of != weights:

@@ -154,7 +154,7 @@ class Soak:
         self._command = None
         self._end_what_passes()
         last = [line for line in said.splitlines() if line.strip()][-1:]
-        self.say(f"  ended with {code}: {' '.join(last)[:150]}")
+        self.say(f"  ended with {code}{''.join(f': {line[:150]}' for line in last)}")
         if not killed and code not in _NO_FAILURE:
             self._note(f"the run ended with {code}: {' '.join(last)}")
         if "Traceback" in said and not killed:

@@ -95,6 +95,62 @@ def test_a_damaged_configuration_in_the_run_folder_is_named(tmp_path: Path, kind
         refuse_foreign_folder(run)
 
 
+@pytest.mark.parametrize("states", [[4], [4, 12, 8]])
+@pytest.mark.parametrize("more", [[], [".lock"], [".lock", "metrics.jsonl", "summary.json"]])
+def test_a_lost_configuration_of_a_run_with_states_is_no_other_run(
+    tmp_path: Path, states: list[int], more: list[str]
+) -> None:
+    run = with_folder(tmp_path)
+    path = tmp_path / "config.yaml"
+    for name in more:
+        (tmp_path / name).touch()
+    for step in states:
+        folder = tmp_path / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        save_config(run, folder / "config.yaml")
+    newest = tmp_path / "checkpoints" / f"step-{max(states):06d}" / "config.yaml"
+    for act in (lambda: refuse_foreign_folder(run), lambda: load_config(path), lambda: load_config(path, ["seed=1"])):
+        with pytest.raises(ConfigError) as error:
+            act()
+        assert str(error.value) == f"{path}: missing; copy {newest} to this place, which goes on with the run"
+    path.write_bytes(newest.read_bytes())
+    refuse_foreign_folder(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "checkpoints"])
+def test_what_is_left_of_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    said = "holds what is left of a run, whose config.yaml is missing; choose another folder or remove it"
+    with pytest.raises(ConfigError, match=rf"^output_dir: {tmp_path} {said}$"):
+        refuse_foreign_folder(with_folder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "logs/log", "models/config.yaml", "step-000004/config.yaml", ".git/HEAD"]
+)
+def test_a_folder_of_something_else_is_not_to_be_removed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    said = "holds files of something else; choose a new or an empty folder"
+    with pytest.raises(ConfigError, match=rf"^output_dir: {tmp_path} {said}$"):
+        refuse_foreign_folder(with_folder(tmp_path))
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"^output_dir: {tmp_path}/file is a file; choose a folder$"):
+        refuse_foreign_folder(with_folder(tmp_path / "file"))
+
+
+def test_a_second_command_is_told_to_wait(tmp_path: Path) -> None:
+    run = with_folder(tmp_path)
+    said = "is in use by a run that goes on at this moment; wait for its end, or choose another folder"
+    with claimed(run), pytest.raises(ConfigError, match=rf"^output_dir: {tmp_path} {said}$"), claimed(run):
+        pass
+    with claimed(run):
+        pass
+
+
 @pytest.mark.parametrize("end", [b"\neval:", b"  samples: 4\n  pass_k", b"  - 4\n  sampling", b"  format: raw"])
 @pytest.mark.parametrize("less", [0, 1])
 def test_a_cut_configuration_that_can_still_be_read_is_not_another_run(tmp_path: Path, end: bytes, less: int) -> None:

@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
     "reward that cannot be imported": (only("reward.kind=mine.rewards:score"), ["reward.kind", "mine"]),
-    "output folder holds another run": (used_output, ["output_dir", "run holds another run"]),
+    "output folder holds another run": (used_output, ["output_dir", "run holds what is left of a run"]),
     "output folder cannot be made": (output_below_a_file, ["output_dir", "file/run"]),
 }
 

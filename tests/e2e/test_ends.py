@@ -85,6 +85,7 @@ def test_killed_rank(training: Training, tmp_path: Path) -> None:
     assert done.code == 1
     first, *_, last = done.stderr.splitlines()
     assert first.startswith("rank 1 of 2 was killed by SIGKILL")
+    assert "" not in done.stderr.splitlines()
     assert last == "error: rank 1 failed and the run was ended; all output is in run/logs/rank*.log"
     assert "rank 0 of 2" not in done.stderr
     assert "Connection" in (tmp_path / "run" / "logs" / "rank0.log").read_text()  # its error is kept

@@ -125,6 +125,51 @@ def run_on(work: Path, name: str, *more: str) -> None:
     wait_for(go_on(work, name, *SHORT, *more))
 
 
+def test_a_run_that_begins_again_says_so(server: Server, work: Path) -> None:
+    """No state is there; nor is one looked for in a run that begins."""
+    server.run(run_on, work, "stateless", "train.steps=1", "checkpoint.every=0")
+    said = "no state is saved in stateless/checkpoints; the run begins again at step 1"
+    assert said not in (work / "stateless.log").read_text()
+    server.run(run_on, work, "stateless", "train.steps=2", "checkpoint.every=0")
+    assert (work / "stateless.log").read_text().count(said) == 1
+    assert [line["step"] for line in RunFolder(work / "stateless").metrics() if "reward/mean" in line] == [1, 2]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "why"),
+    [
+        (cut, "__0_0.distcp", "truncated"),
+        (flipped, "__1_0.distcp", "damaged (its checksum"),
+        (Path.unlink, "__0_0.distcp", "missing"),
+        (cut, "manifest.json", "damaged (it is no JSON)"),
+    ],
+)
+def test_damaged_weights_before_the_first_step(
+    server: Server, work: Path, damage: Callable[[Path], None], file: str, why: str
+) -> None:
+    """They are made again, to the same figures, and that is said."""
+    name = f"start-{damage.__name__}-{file}"
+    server.run(run_on, work, name, "train.steps=1")
+    start = work / name / "checkpoints" / "start"
+    damage(start / file)
+    server.run(run_on, work, name)
+    lines = (work / f"{name}.log").read_text().splitlines()
+    (line,) = {line for line in lines if "the warm-up is done again" in line}
+    assert line.startswith(f"warning: {name}/checkpoints/start/{file}: {why}")
+    assert (start / file).exists()
+    assert (start.with_name("start.refused")).exists()
+
+
 def test_lines_that_the_disk_does_not_take_cost_the_save_alone(server: Server, work: Path) -> None:
     server.run(flush_fails, work, "unflushed")
     said = (work / "unflushed.log").read_text()
