@@ -34,7 +34,7 @@ a C compiler. No GPU, no root, no network."""
 
 _EPILOG = """\
 examples:
-  python -m benchmarks.soak                             # 200 steps, 40 faults: about half an hour on two cores
+  python -m benchmarks.soak                             # 200 steps, 40 faults: ten minutes on two cores
   python -m benchmarks.soak --steps 30 --faults 6 --longest 2     # three minutes: does it run?
   python -m benchmarks.soak --seed 7 --show             # the faults of a seed, without a run
   python -m benchmarks.soak --minutes 480 --steps 5000 --faults 1000   # a night; the faults end after 480 minutes
