@@ -133,9 +133,13 @@ class Trainer:
                 with self._profiled(step):
                     self._step(step)
             except AgreedError as error:
-                if isinstance(error, ServersLostError):
+                lost = isinstance(error, ServersLostError)
+                if lost:
                     self._save()
                 self._saver.finish()  # else the state before, which is written, would have no name yet
+                if lost:
+                    cure = f"with servers the same command goes on after step {self._at.step}"
+                    raise ServersLostError(f"{error}; {cure}") from error
                 raise
             self._keep()
         self._saver.finish()
