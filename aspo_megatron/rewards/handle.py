@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from aspo_megatron.rewards.messages import PoolsEnd
+from aspo_megatron.rewards.output import WorkersOutput
 from aspo_megatron.rewards.tasks import Task
 from aspo_megatron.rewards.worker_process import WorkerContext, begin
 from aspo_megatron.whereabouts import is_stopped
@@ -49,11 +50,12 @@ class Handle:
     nothing that time has run out.
     """
 
-    def __init__(self, config: str) -> None:
+    def __init__(self, config: str, output: WorkersOutput) -> None:
         """Start the process; it says when it is ready.
 
         Args:
             config: a `RewardConfig` in JSON.
+            output: where it prints.
 
         Raises:
             OSError: there is no memory or descriptor left for it.
@@ -61,7 +63,7 @@ class Handle:
         ours, theirs = socket.socketpair()
         self.connection = PoolsEnd(ours)
         try:
-            self.process = WorkerContext().Process(target=begin, args=(theirs,), name="reward worker")
+            self.process = WorkerContext().Process(target=begin, args=(theirs, output), name="reward worker")
             self.process.start()
         except BaseException:
             ours.close()

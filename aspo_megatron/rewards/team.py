@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.rewards.handle import Handle
+from aspo_megatron.rewards.output import Output
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Team:
         self._selector = selectors.DefaultSelector()
         self._selector.register(wake, selectors.EVENT_READ)
         self._dying: list[BaseProcess] = []
+        self._output = Output(config.timeout_seconds)
         self._not_before = 0.0
         self._ended_early = self._killed_early = 0
         self.workers: list[Handle] = []
@@ -51,7 +53,7 @@ class Team:
         while self.has_missing and now >= self._not_before:
             self._check_starts()
             try:
-                handle = Handle(self._config_text)
+                handle = Handle(self._config_text, self._output.ends)
             except OSError as error:
                 logger.warning("a reward worker cannot be started: %s", error)
                 self._note_failed_start(now, was_killed=False)
@@ -163,4 +165,5 @@ class Team:
             self.reap()
         for process in self._dying:
             logger.warning("reward worker %s does not end by SIGKILL", process.pid)
+        self._output.close()
         self._selector.close()

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from aspo_megatron.rewards.jail.kernel import die_with_parent
+from aspo_megatron.rewards.output import WorkersOutput, take_over
 
 
 class _WorkerProcess(SpawnProcess):
@@ -37,9 +38,10 @@ class WorkerContext(SpawnContext):
     Process = _WorkerProcess
 
 
-def begin(connection: socket.socket) -> None:
+def begin(connection: socket.socket, output: WorkersOutput) -> None:
     """What a worker process does."""
     _end_with_parent()
+    take_over(output)
     from aspo_megatron.rewards import worker
 
     worker.main(connection)
