@@ -139,7 +139,7 @@ def _import(kind: str, module_name: str, key: str) -> ModuleType:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # Whatever a user's module does wrong as it is imported.
+    except (Exception, SystemExit) as error:  # Whatever a user's module does wrong as it is imported.
         raise ConfigError(
             f"{key}.kind: {kind!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
         ) from error

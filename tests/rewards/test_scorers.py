@@ -94,6 +94,20 @@ def test_reasoning_gym_gives_part_of_the_credit():
     assert [evaluate("reasoning_gym", asked, text) for text in ["7", "07.0", "17", "8"]] == [1.0, 1.0, 0.5, 0.0]
 
 
+EXITS = {
+    "zero": "sys.exit(0)",
+    "bare": "sys.exit()",
+    "one": "sys.exit(1)",
+    "text": "sys.exit('wrong usage')",
+    "raised": "raise SystemExit",
+    "parser": "import argparse; argparse.ArgumentParser().parse_args(['--help'])",
+    "usage": "import argparse; argparse.ArgumentParser().parse_args(['--no-such'])",
+    "builtin": "exit()",
+    "true": "sys.exit(True)",
+    "object": "sys.exit(object())",
+}
+"""Scripts that do their work, or ask for arguments, when they are imported."""
+
 USER_MODULE = """
 def length(problem, response):
     return len(response)
@@ -115,6 +129,8 @@ number = 3
 def user_module(tmp_path, monkeypatch):
     (tmp_path / "user_rewards_a.py").write_text(USER_MODULE)
     (tmp_path / "broken_rewards_a.py").write_text("import no_such_module_anywhere\n")
+    for name, code in EXITS.items():
+        (tmp_path / f"exits_a_{name}.py").write_text(f"import sys\ndef f(problem, response): ...\n{code}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield "user_rewards_a"
@@ -140,6 +156,7 @@ def test_user_function_in_the_current_directory(user_module):
         ("user_rewards_a:", r"unknown reward"),
         ("no_such_module_b:f", r"reward\.kind: .*cannot import 'no_such_module_b' \(ModuleNotFoundError"),
         ("broken_rewards_a:f", r"cannot import 'broken_rewards_a' .*no_such_module_anywhere"),
+        *((f"exits_a_{code}:f", r"cannot import 'exits_a_\w+' \(SystemExit") for code in EXITS),
         ("user_rewards_a:lenght", r"user_rewards_a\.py has no 'lenght'; did you mean 'length'\?"),
         ("user_rewards_a:number", r"is a int, not a function"),
         ("user_rewards_a:one_argument", r"takes \(problem\), but is called with \(problem, response\)"),
