@@ -67,9 +67,13 @@ def refuse_foreign_folder(run: RunConfig) -> None:
         ConfigError: names the folder, and the keys that differ.
     """
     folder = run.output_dir
-    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
-        return
-    if not (folder / RUN_CONFIG).is_file():
+    try:
+        if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
+            return
+        has_config = (folder / RUN_CONFIG).is_file()
+    except OSError as error:
+        raise ConfigError(f"output_dir: {folder} cannot be read ({error.strerror})") from error
+    if not has_config:
         raise _without_config(folder)
     try:
         saved = load_config(folder / RUN_CONFIG)
@@ -77,9 +81,7 @@ def refuse_foreign_folder(run: RunConfig) -> None:
         raise
     except ConfigError as error:
         raise damaged_config(folder / RUN_CONFIG, str(error).splitlines()[0]) from error
-    free = _MAY_CHANGE if run.model.kernels.fp8 != "none" else (*_MAY_CHANGE, "model.kernels.fp8_recipe")
-    found = _differing(saved.model_dump(mode="json"), run.model_dump(mode="json"))
-    differing = [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
+    differing = differing_keys(saved, run)
     if differing:
         if is_cut(folder / RUN_CONFIG):
             raise damaged_config(folder / RUN_CONFIG, "its end is missing")
@@ -101,12 +103,19 @@ def _without_config(folder: Path) -> ConfigError:
     return ConfigError(f"output_dir: {folder} holds files of something else; choose a new or an empty folder")
 
 
+def differing_keys(saved: RunConfig, run: RunConfig) -> list[str]:
+    """The keys that make `run` another run than `saved`."""
+    free = _MAY_CHANGE if run.model.kernels.fp8 != "none" else (*_MAY_CHANGE, "model.kernels.fp8_recipe")
+    found = _differing(saved.model_dump(mode="json"), run.model_dump(mode="json"))
+    return [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
+
+
 def is_finished(run: RunConfig) -> bool:
     """Whether the run in the folder has done all that is asked for."""
     try:
         summary = json.loads((run.output_dir / _SUMMARY).read_text())
         return bool(summary["steps"] >= run.train.steps)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not whole: then the end has to be done again
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not whole: the end is done again
         return False
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from aspo_megatron.checkpoint.parts import PARTIAL, complete_left
+from aspo_megatron.checkpoint.parts import PARTIAL, complete_left, remove
 from aspo_megatron.checkpoint.writer import discard
 from aspo_megatron.errors import UserError
 from aspo_megatron.writing import plain_errors, to_disk, write_whole
 
+_NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,15})")
 _LATEST = "latest"
 _REMOVED = ".removed"
 _REFUSED = ".refused"
@@ -23,9 +26,16 @@ def step_folder(run: Path, step: int) -> Path:
 
 
 def saved_steps(run: Path) -> list[int]:
-    """Steps of which there is a state, the latest first."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted((int(folder.name[5:]) for folder in folders if folder.name[5:].isdigit()), reverse=True)
+    """Steps of which there is a state, the latest first.
+
+    Raises:
+        OSError: they cannot be listed, as on a disk that is not there.
+    """
+    if not os.path.lexists(run / "checkpoints"):
+        return []
+    names = os.listdir(run / "checkpoints")
+    steps = (int(name.removeprefix("step-")) for name in names if _NAME.fullmatch(name))
+    return sorted(steps, reverse=True)
 
 
 def publish(run: Path, step: int, keep: int) -> str | None:
@@ -39,6 +49,8 @@ def publish(run: Path, step: int, keep: int) -> str | None:
     try:
         with plain_errors(latest):
             to_disk(folder.parent)
+            if latest.is_symlink():  # else what it leads to would be written, which may be a state
+                latest.unlink()
         write_whole(latest, f"{folder.name}\n", durable=True)
     except UserError as error:
         return str(error)
@@ -47,11 +59,10 @@ def publish(run: Path, step: int, keep: int) -> str | None:
             old = step_folder(run, number)
             if number < step:  # never half of it under its name
                 old.rename(old.with_name(old.name + _REMOVED))
-        for gone in folder.parent.glob(f"step-*{_REMOVED}"):
-            shutil.rmtree(gone)
+        errors = [attempt(partial(remove, gone)) for gone in folder.parent.glob(f"step-*{_REMOVED}")]
     except OSError as error:
-        return f"an old state could not be removed ({error.filename}: {error.strerror})"
-    return None
+        errors = [f"{error.filename}: {error.strerror}"]
+    return next((f"an old state could not be removed ({error})" for error in errors if error), None)
 
 
 def set_aside(folder: Path) -> None:
@@ -61,8 +72,24 @@ def set_aside(folder: Path) -> None:
         OSError: that cannot be done.
     """
     aside = folder.with_name(folder.name + _REFUSED)
-    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(aside)
     folder.rename(aside)
+
+
+def listed(run: Path) -> tuple[list[int], str | None]:
+    """The steps of which there is a state, see `saved_steps`; and why it is not to be trusted if it is none.
+
+    A run whose states are out of sight (a disk that is not mounted, a folder moved away) is not to begin again.
+    """
+    latest = run / "checkpoints" / _LATEST
+    try:
+        steps = saved_steps(run)
+    except OSError as error:
+        return [], f"{latest.parent}: cannot be read ({error.strerror}), and may hold states; make it readable"
+    if not steps and os.path.lexists(latest):
+        return [], f"{latest} says that there are states of this run, and none is there; put them back"
+    return steps, None
 
 
 def attempt(action: Callable[[], None]) -> str | None:
@@ -81,16 +108,11 @@ def tidy(run: Path, warn: Callable[[str], None]) -> None:
     """
     for folder in sorted((run / "checkpoints").glob(f"*{PARTIAL}")):
         try:
-            if not folder.is_dir():
-                folder.unlink()
-            elif not complete_left(folder):
+            if folder.is_symlink() or not folder.is_dir() or not complete_left(folder):
                 discard(folder)
         except OSError as error:
             warn(f"warning: {folder} is left as it is ({error.strerror or error}); the next start looks at it again")
     for pattern in (f"checkpoints/*{_REMOVED}", f"exports/*{PARTIAL}", f"*{PARTIAL}"):
         for path in run.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            with contextlib.suppress(OSError):
+                remove(path)

@@ -101,6 +101,18 @@ def give_name(folder: Path) -> None:
     folder.rename(folder.with_name(folder.name.removesuffix(PARTIAL)))
 
 
+def remove(path: Path) -> None:
+    """Remove what has a name: a file, a folder with all that is in it, or a link, but not what that leads to.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
 def complete_left(folder: Path) -> bool:
     """Give `X.partial`, which an ended run has left, its name if every rank has written its part; whether that was so.
 

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aspo_megatron.checkpoint import randomness
+from aspo_megatron.checkpoint.folders import step_folder
 from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.checkpoint.sidecar import read_json
 from aspo_megatron.config import RunConfig
+from aspo_megatron.config_io import RUN_CONFIG, load_config
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.errors import CheckpointError
+from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.moments import MOMENTS
 from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
+from aspo_megatron.run_folder import differing_keys
 
 STATE_FILE = "state.json"
 
@@ -65,7 +68,7 @@ def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None
     """Why the state in `folder` cannot be gone on from; a collective."""
 
     def optimizer_names(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-        read_state(folder)
+        _check_place(config, folder)
         same_layout = manifest.layout == config.parallel.model_dump(mode="json")
         for rank in range(config.parallel.world_size if same_layout else 0):
             if randomness.random_file(rank) not in manifest.files:
@@ -74,6 +77,24 @@ def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None
         return names if counters(folder)["updates"] else ()
 
     return refusal(folder, family, optimizer_names)
+
+
+def _check_place(config: RunConfig, folder: Path) -> None:
+    """See that a state is what its folder's name says, and of this run: such a folder may have been copied.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    step = read_state(folder).step
+    if step_folder(config.output_dir, step).name != folder.name:
+        raise CheckpointError(f"{folder}: is the state after step {step}, under a name that is not its own")
+    try:
+        saved = load_config(folder / RUN_CONFIG)
+    except ConfigError:  # of another version
+        return
+    differing = differing_keys(saved, config)
+    if differing:
+        raise CheckpointError(f"{folder}: is of another run, which differs in {', '.join(differing)}")
 
 
 def counters(folder: Path) -> dict[str, int]:

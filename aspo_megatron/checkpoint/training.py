@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from aspo_megatron.checkpoint import randomness
-from aspo_megatron.checkpoint.folders import attempt, publish, saved_steps, set_aside, step_folder
+from aspo_megatron.checkpoint.folders import attempt, listed, publish, set_aside, step_folder
 from aspo_megatron.checkpoint.integrity import read_manifest
 from aspo_megatron.checkpoint.names import OPTIMIZER
 from aspo_megatron.checkpoint.run_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
@@ -151,7 +151,10 @@ def find_state(
         CheckpointError: there are states, and none can be used; says why.
     """
     refused: list[str] = []
-    for step in from_leader(saved_steps(config.output_dir)):
+    steps, error = from_leader(listed(config.output_dir) if dist.get_rank() == 0 else ([], None))
+    if error is not None:
+        raise CheckpointError(f"{error}, or remove {config.output_dir / 'checkpoints'} to begin again")
+    for step in steps:
         folder = step_folder(config.output_dir, step)
         reason = (unusable or {}).get(folder) or state_refusal(config, family, folder)
         if reason is None:
@@ -223,7 +226,7 @@ def _set_aside(run: Path, step: int) -> None:
         CheckpointError: one cannot be renamed; on all ranks alike.
     """
     error = None
-    for later in saved_steps(run) if dist.get_rank() == 0 else ():
+    for later in listed(run)[0] if dist.get_rank() == 0 else ():
         if later > step and error is None:
             error = attempt(partial(set_aside, step_folder(run, later)))
     error = from_leader(error)

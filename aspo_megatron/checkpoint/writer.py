@@ -6,7 +6,7 @@ and said so (`parts`), and a checkpoint gets its name when every rank finds in i
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import threading
 import uuid
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from aspo_megatron.checkpoint.integrity import PARTS, FileEntry, model_identity, write_durably
-from aspo_megatron.checkpoint.parts import PARTIAL, Holds, Part, finish_parts, give_name, write_part
+from aspo_megatron.checkpoint.parts import PARTIAL, Holds, Part, finish_parts, give_name, remove, write_part
 from aspo_megatron.checkpoint.sidecar import SIDECAR, sidecar_files
 from aspo_megatron.checkpoint.state import Shard, Sizes
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter
@@ -125,8 +125,7 @@ class CheckpointWriter:
     def _prepare(self) -> None:
         for left in self.folder.parent.glob(f"step-*{PARTIAL}"):  # what could not be removed when its save had failed
             discard(left)
-        if os.path.lexists(self._partial):
-            shutil.rmtree(self._partial)
+        remove(self._partial)
         self._partial.mkdir(parents=True)
 
     def _noted(self, shards: Iterable[Shard]) -> Iterator[Shard]:
@@ -222,8 +221,10 @@ class _Written:
 
 def discard(partial_folder: Path) -> None:
     """Remove what is not going to be complete, as far as that is possible."""
-    shutil.rmtree(partial_folder / PARTS, ignore_errors=True)  # first, so that nobody completes what is left
-    shutil.rmtree(partial_folder, ignore_errors=True)
+    if not partial_folder.is_symlink():
+        shutil.rmtree(partial_folder / PARTS, ignore_errors=True)  # first, so that nobody completes what is left
+    with contextlib.suppress(OSError):
+        remove(partial_folder)
 
 
 def _take(shard: Shard, copies: HostCopies, copied: list[Shard]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,6 +153,39 @@ def test_a_second_command_is_told_to_wait(tmp_path: Path) -> None:
         pass
     with claimed(run):
         pass
+
+
+@pytest.fixture
+def powerless() -> Iterator[None]:
+    """Not root meanwhile, whom no permission binds."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o600])
+@pytest.mark.parametrize("name", ["", "run", "run/below"])
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, powerless: None, mode: int, name: str) -> None:
+    closed = Path(tempfile.mkdtemp(dir="/tmp"))
+    (closed / "run" / "below").mkdir(parents=True)
+    (closed / "run" / "below" / "file").touch()
+    closed.chmod(mode)
+    try:
+        with pytest.raises(ConfigError) as error, claimed(with_folder(closed / name)):
+            pass
+    finally:
+        closed.chmod(0o700)
+        shutil.rmtree(closed)
+    assert str(error.value).startswith(f"output_dir: {closed}")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "x" * 3000, "a/" * 2100])
+def test_a_name_that_is_too_long_is_told(tmp_path: Path, name: str) -> None:
+    run = with_folder(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"^output_dir: .*x|a.* cannot be read \(File name too long\)$"):
+        refuse_foreign_folder(run)
 
 
 @pytest.mark.parametrize("end", [b"\neval:", b"  samples: 4\n  pass_k", b"  - 4\n  sampling", b"  format: raw"])
