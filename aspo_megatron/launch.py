@@ -94,9 +94,9 @@ def launch(
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
-    if signals:
-        say(f"interrupted by {signal.Signals(signals[0]).name}")
-        return 128 + signals[0]
+    if watch.interrupted:  # a signal that comes later hastens the end, and is not the reason for it
+        say(f"interrupted by {signal.Signals(watch.interrupted).name}")
+        return 128 + watch.interrupted
     return explain(failures, watch.verdict, ranks, log_dir)
 
 
@@ -123,11 +123,12 @@ def _board(size: int) -> Iterator[tuple[SharedBoard, int]]:
 
 
 class _Watch:
-    """Looks after ranks that run. `verdict`: whom they have waited for in vain."""
+    """Looks after ranks that run. `verdict`: whom they have waited for in vain; `interrupted`: by this signal, or 0."""
 
     def __init__(self, ranks: Sequence[RankProcess], board: SharedBoard, timeout_minutes: float | None) -> None:
         self._ranks, self._board, self._timeout_minutes = ranks, board, timeout_minutes
         self.verdict = Verdict([], "")
+        self.interrupted = 0
 
     def wait(self, signals: list[int], gentle: Sequence[signal.Signals]) -> list[Failure]:
         """Wait until all ranks have ended, one has failed or a signal came; the failures known shortly after.
@@ -145,6 +146,7 @@ class _Watch:
             while asked and signal.SIGUSR1 in signals:
                 signals.remove(signal.SIGUSR1)
             if signals:
+                self.interrupted = signals[0]
                 break
             codes = [rank.poll() for rank in self._ranks]
             if all(code is not None for code in codes):

@@ -20,7 +20,8 @@ from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
 from aspo_megatron.streams import ShownStream, shown_stderr
 
 _TAIL_LINES = 20
-_WATCHDOG = "Watchdog caught collective operation timeout"  # NCCL's, in C++, which then aborts the process
+_TAIL_BYTES = 1 << 18
+_WATCHDOG = b"Watchdog caught collective operation timeout"  # NCCL's, in C++, which then aborts the process
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class RankProcess:
     def tail(self) -> list[str]:
         """The last lines of its log that are not empty."""
         with contextlib.suppress(OSError):
-            text = self.log.read_text(encoding="utf-8", errors="replace")
+            with self.log.open("rb") as file:  # of a log that may be larger than memory
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                text = file.read(_TAIL_BYTES).decode(errors="replace")
             return [line for line in text.splitlines() if line][-_TAIL_LINES:]
         return []
 
@@ -83,7 +86,9 @@ class RankProcess:
 
     def _ended_by_watchdog(self, code: int) -> bool:
         with contextlib.suppress(OSError):
-            return code == -signal.SIGABRT and _WATCHDOG in self.log.read_text(encoding="utf-8", errors="replace")
+            if code == -signal.SIGABRT:
+                with self.log.open("rb") as file:
+                    return any(_WATCHDOG in line for line in file)
         return False
 
 

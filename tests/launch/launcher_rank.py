@@ -51,6 +51,10 @@ def behave(word: str, folder: Path, rank: int) -> int:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (folder / "child").write_text(str(child.pid))
         time.sleep(60)
+    if word.startswith("linger"):  # a process that is out of reach keeps stderr open, until it is let go
+        command = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+        subprocess.Popen([sys.executable, "-c", command, str(folder / "let-go")], start_new_session=True)
+        word = word.removeprefix("linger-and-")
     if word.startswith("flood"):
         for number in range(256):
             sys.stderr.write(f"{number} {'x' * 4000}\n")

@@ -182,6 +182,46 @@ def test_signal_to_the_launcher_ends_all_ranks(tmp_path: Path, number: signal.Si
     assert_all_gone(run)
 
 
+@pytest.mark.parametrize(("behaviour", "code"), [("end", 0), ("raise", 1), ("user-error", 2), ("os-exit", 1)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_that_comes_after_the_end_changes_nothing(
+    tmp_path: Path, number: signal.Signals, behaviour: str, code: int
+) -> None:
+    """The launcher waits for the last output while rank 0 has ended."""
+    run = Run(tmp_path, [f"linger-and-{behaviour}"])
+    pid = run.rank(0)["pid"]
+    wait_until(lambda: not psutil.pid_exists(pid))
+    run.process.send_signal(number)
+    (tmp_path / "let-go").touch()
+    returned, _, stderr = run.finish()
+    assert returned == code
+    assert "interrupted" not in stderr
+    assert ("broken at 0" in stderr) == (behaviour == "raise")
+
+
+LARGE_LOG = """
+import resource, sys
+from pathlib import Path
+from aspo_megatron.rank_process import RankProcess
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+rank = RankProcess(0, None, Path(sys.argv[1]), Path("none"), None)
+print(rank.tail(), rank._ended_by_watchdog(-6))
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 30, 300])
+def test_log_that_is_larger_than_memory(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "rank0.log"
+    with path.open("wb") as file:
+        for _ in range(20):
+            file.seek(1 << 26, os.SEEK_CUR)
+            file.write(b"\n")
+        file.writelines(b"line %d\n" % number for number in range(lines))
+    said = subprocess.run([sys.executable, "-c", LARGE_LOG, path], capture_output=True, text=True, check=True).stdout
+    assert said.endswith(f"'line {lines - 1}'] False\n")
+    assert said.count("line ") == min(lines, 20)
+
+
 def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     run = Run(tmp_path, ["ignore-sigterm", "sleep"])
     pids = [run.rank(0)["pid"], run.rank(1)["pid"]]
