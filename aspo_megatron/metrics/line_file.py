@@ -70,4 +70,5 @@ def _open(path: Path) -> int:
                 end = 0
             if end < size:
                 file.truncate(end)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    # A pipe that nobody reads is an error then, instead of a wait for ever.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)

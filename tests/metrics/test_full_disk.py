@@ -21,6 +21,19 @@ from aspo_megatron.metrics.wandb_run import WandbRun
 CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_pipe_that_nobody_reads_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name}: cannot be written: No such device"):
+        record_one(tmp_path)
+
+
+def record_one(folder: Path) -> None:
+    with Recorder(folder, False) as to:
+        to.log(1, {"loss": 1.0})
+        to.log_samples(1, [{"text": "a"}])
+
+
 class Disk:
     """Stands before `os.write` and `os.replace`: full from the n-th call on, after so many bytes more, until `free`."""
 
