@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
+from aspo_megatron.errors import CheckpointError
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
@@ -70,7 +71,7 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
                 f"no state is saved in {config.output_dir / 'checkpoints'}; the run begins again at step 1"
             )
         weights = from_leader(weights_digest(config) if topology.is_leader else "")
-        model = _starting_model(config, inputs, topology, progress, weights, stopped, resumes=state is not None)
+        model = _starting_model(config, inputs, topology, progress, weights, stopped, state)
         # The weights of a warm-up are kept; servers and an evaluation take minutes.
         if model is None or stopped():
             return
@@ -113,21 +114,29 @@ def _starting_model(
     progress: ProgressDisplay,
     weights: str,
     stopped: Callable[[], bool],
-    *,
-    resumes: bool,
+    state: Path | None,
 ) -> PolicyModel | None:
     """The model as it was before the first step, as far as it is needed: for a run that begins, and for its KL.
 
     None if the warm-up was `stopped`.
+
+    Raises:
+        CheckpointError: the warm-up is lost that the KL refers to, and so are the weights that it began with.
     """
+    from aspo_megatron.checkpoint.run_state import read_state
     from aspo_megatron.checkpoint.start import load_start, save_start
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.warmup import warm_up
 
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
-    if not config.warmup.updates or (resumes and not config.has_reference):
+    if not config.warmup.updates or (state is not None and not config.has_reference):
         return model
-    if not load_start(config, inputs.family, model, "" if resumes else weights, progress.message):
+    if not load_start(config, inputs.family, model, weights if state is None else "", progress.message):
+        if state is not None and weights and read_state(state).weights not in ("", weights):
+            raise CheckpointError(
+                f"model.path: {config.model.path} has other weights than those that the run began with, and the KL "
+                "refers to the warm-up of those, which is to be done again; give the folder that holds them"
+            )
         warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
         if warmed_up is not None and config.checkpoint.every:
             save_start(config, inputs.family, warmed_up, weights, progress.message)

@@ -223,6 +223,39 @@ def test_other_weights_in_the_models_folder(server: Server, work: Path, matters:
         assert f"warning: {changed}; the run goes on with its own" in said
 
 
+@pytest.mark.parametrize("lost", ["removed", "damaged", "cut", "a file", "whole"])
+def test_other_weights_when_the_warm_up_is_lost(server: Server, work: Path, lost: str) -> None:
+    """What was warmed up of other weights is no reference of the run; what is there still is."""
+    name = f"warm-{lost}"
+    more = ["model.init=pretrained", "warmup={updates: 2, batch_size: 8}", "loss.kl_coef=0.01"]
+    server.run(run_on, work, f"{name}-before", "train.steps=1")
+    model = shutil.copytree(work / f"{name}-before" / "hf", work / f"{name}-model")
+    server.run(run_on, work, name, *more, f"model.path={model}", "train.steps=1")
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-100:] = bytes(100)
+    (model / "model.safetensors").write_bytes(weights)
+    LOST[lost](work / name / "checkpoints" / "start")
+    codes = server.run(exit_codes, work, name, *more, f"model.path={model}")
+    said = (work / f"{name}.log").read_text()
+    assert f"model.path: {model} has other weights than those that the run began with" in said
+    assert (codes == [0, 0]) == (lost == "whole")
+    assert ("the KL refers to the warm-up of those" in said) == (lost != "whole")
+
+
+def as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "removed": shutil.rmtree,
+    "damaged": lambda folder: (folder / "__0_0.distcp").write_bytes(bytes((folder / "__0_0.distcp").stat().st_size)),
+    "cut": lambda folder: (folder / "manifest.json").write_text("{"),
+    "a file": as_file,
+    "whole": lambda folder: None,
+}
+
+
 def exit_codes(work: Path, name: str, *more: str) -> list[int | None]:
     ranks = go_on(work, name, *SHORT, *more)
     for rank in ranks:
