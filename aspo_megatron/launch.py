@@ -190,7 +190,7 @@ def _stop(ranks: Sequence[RankProcess], grace_seconds: float, signals: list[int]
             break
         time.sleep(_POLL_SECONDS)
     for rank in ranks:
-        rank.signal(signal.SIGKILL)
+        rank.kill_all()
     for rank in ranks:
         rank.process.wait()
         if rank.tee is not None:

@@ -63,6 +63,14 @@ class RankProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
+    def kill_all(self) -> None:
+        """Kill the rank and the processes it has started, those with a process group of their own too."""
+        self.signal(signal.SIGKILL)
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(ValueError, ProcessLookupError, PermissionError):
+                if os.getsid(int(name)) == self.process.pid:
+                    os.kill(int(name), signal.SIGKILL)
+
     def tail(self) -> list[str]:
         """The last lines of its log that are not empty."""
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from contextlib import suppress
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -41,6 +42,8 @@ class WorkerContext(SpawnContext):
 def begin(connection: socket.socket, output: WorkersOutput) -> None:
     """What a worker process does."""
     _end_with_parent()
+    with suppress(OSError):  # a scorer that signals its group, taking it for its program's, is not to end the rank
+        os.setpgid(0, 0)
     take_over(output)
     from aspo_megatron.rewards import worker
 

@@ -47,8 +47,9 @@ def behave(word: str, folder: Path, rank: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (folder / "ignoring").touch()
         time.sleep(60)
-    if word == "child":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    if word in ("child", "child-of-its-own-group"):
+        group = 0 if word == "child-of-its-own-group" else None
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], process_group=group)
         (folder / "child").write_text(str(child.pid))
         time.sleep(60)
     if word.startswith("linger"):  # a process that is out of reach keeps stderr open, until it is let go

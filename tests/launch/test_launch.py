@@ -231,8 +231,9 @@ def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     run.finish()
 
 
-def test_processes_that_a_rank_has_started_end_with_it(tmp_path: Path) -> None:
-    run = Run(tmp_path, ["child", "raise"])
+@pytest.mark.parametrize("behaviour", ["child", "child-of-its-own-group"])
+def test_processes_that_a_rank_has_started_end_with_it(tmp_path: Path, behaviour: str) -> None:
+    run = Run(tmp_path, [behaviour, "raise"])
     wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() != "")
     code, _, _ = run.finish()
     assert code == 1
