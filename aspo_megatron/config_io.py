@@ -141,6 +141,8 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
     text_keys = {key.name for section in sections() for key in section.keys if key.type.startswith(("text", "path"))}
     tree = DictConfig({})
     for override in overrides:
+        if override.encode(errors="replace").decode() != override:
+            raise ConfigError(f"{override!a}: not UTF-8, as all text has to be")
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"{override}: an override is written key=value, e.g. optimizer.lr=2e-6")
