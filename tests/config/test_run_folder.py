@@ -168,7 +168,7 @@ def powerless() -> Iterator[None]:
 @pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o600])
 @pytest.mark.parametrize("name", ["", "run", "run/below"])
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, powerless: None, mode: int, name: str) -> None:
-    closed = Path(tempfile.mkdtemp(dir="/tmp"))
+    closed = Path(tempfile.mkdtemp())
     (closed / "run" / "below").mkdir(parents=True)
     (closed / "run" / "below" / "file").touch()
     closed.chmod(mode)
