@@ -117,7 +117,7 @@ def complete_left(folder: Path) -> bool:
     """Give `X.partial`, which an ended run has left, its name if every rank has written its part; whether that was so.
 
     Raises:
-        OSError: a file cannot be written; nothing is lost.
+        OSError: a file cannot be read now, or cannot be written; nothing is lost.
     """
     try:
         if os.path.lexists(folder.with_name(folder.name.removesuffix(PARTIAL))):
@@ -156,6 +156,7 @@ def _read_parts(folder: Path) -> list[Part]:
 
     Raises:
         CheckpointError: not all of them have, or not of the same attempt.
+        OSError: what one has said cannot be read now; it may be whole.
     """
     parts = [_read_part(path) for path in sorted((folder / PARTS).glob("rank-*.json"))]
     ranks = [part.rank for part in parts]
@@ -173,8 +174,8 @@ def _read_part(path: Path) -> Part:
         pieces = [_piece(told) for told in content["pieces"]]
         holds = Holds(**content["holds"])
         return Part(content["attempt"], content["ranks"], content["rank"], holds, files, pieces)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
 
 
 def _piece(told: Mapping[str, Any]) -> Piece:

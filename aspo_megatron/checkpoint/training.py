@@ -105,8 +105,9 @@ class StateSaver:
 
     def cannot_save(self, step: int, reason: str) -> None:
         """Say that there will be no state after `step`."""
-        folder = step_folder(self._config.output_dir, step)
-        self._warn(f"warning: {folder} was not saved ({reason}); the run goes on, older states are kept")
+        run = self._config.output_dir
+        kept = "older states are kept" if listed(run)[0] else "and none was saved before"
+        self._warn(f"warning: {step_folder(run, step)} was not saved ({reason}); the run goes on, {kept}")
 
     def _wanted(self) -> dict[str, Sizes]:
         """The tensors that this rank will look for when it loads the state."""

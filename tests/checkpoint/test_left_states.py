@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
 import os
 import shutil
@@ -215,3 +218,24 @@ def die_at(settings: list[str], point: int) -> None:
         saves.wait()
         torch.distributed.barrier()
         saves.saver.finish()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_state_that_cannot_be_read_now_is_left_for_the_next_start(
+    partial: Path, monkeypatch: pytest.MonkeyPatch, rank: int, code: int
+) -> None:
+    opened, said = io.open, list[str]()
+
+    def refusing(path: Any, *more: Any, **options: Any) -> Any:
+        if str(path) == str(part(partial, rank)):
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", refusing)
+        patch.setattr(builtins, "open", refusing)
+        tidy(partial.parents[1], said.append)
+    assert said == [f"warning: {partial} is left as it is ({os.strerror(code)}); the next start looks at it again"]
+    tidy(partial.parents[1], pytest.fail)
+    assert saved_steps(partial.parents[1]) == [3, 2, 1]

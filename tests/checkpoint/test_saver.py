@@ -61,6 +61,15 @@ def test_a_full_disk_costs_the_save_alone(ranks: Ranks, settings: list[str], tmp
     assert names(tmp_path) == ["latest", "step-000002", "step-000005"]
 
 
+def test_that_older_states_are_kept_is_said_where_there_are_some(ranks: Ranks, settings: list[str]) -> None:
+    said = ranks.run(2, save_five, settings, (1, 2, 4))[0]
+    assert [line.rpartition("; ")[2] for line in said] == [
+        "the run goes on, and none was saved before",
+        "the run goes on, and none was saved before",
+        "the run goes on, older states are kept",
+    ]
+
+
 def test_a_state_that_is_there_is_pointed_at_and_not_written_again(
     ranks: Ranks, settings: list[str], tmp_path: Path
 ) -> None:
