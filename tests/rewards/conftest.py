@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from multiprocessing import active_children, resource_tracker
+from multiprocessing import resource_tracker
 
 import pytest
+from patience import reward_workers
 
 
 @pytest.fixture
@@ -16,5 +17,5 @@ def nothing_is_left() -> Iterator[None]:
     resource_tracker.ensure_running()  # as it would with the first worker, and stay
     before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
     yield
-    assert not active_children()
+    assert not reward_workers()
     assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before

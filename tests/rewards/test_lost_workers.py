@@ -7,12 +7,11 @@ import random
 import signal
 import threading
 import time
-from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
 import pytest
-from patience import until
+from patience import reward_workers, until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -176,7 +175,7 @@ def test_a_busy_worker_is_ended_from_outside(tmp_path, caplog, name):
 def test_idle_workers_are_ended_from_outside(name):
     with pool_of() as pool:
         assert works(pool)
-        for child in active_children():
+        for child in reward_workers():
             os.kill(child.pid or 0, number_of(name))
         assert works(pool)
 
@@ -184,8 +183,8 @@ def test_idle_workers_are_ended_from_outside(name):
 @pytest.mark.parametrize("name", [*FATAL[1::3], *HARMLESS])
 def test_workers_are_signalled_as_they_start(name):
     with pool_of() as pool:
-        until(lambda: len(active_children()) == 2)
-        for child in active_children():
+        until(lambda: len(reward_workers()) == 2)
+        for child in reward_workers():
             os.kill(child.pid or 0, number_of(name))
         assert works(pool)
 
@@ -194,9 +193,9 @@ def test_workers_are_signalled_as_they_start(name):
 @pytest.mark.parametrize("moment", ["starting", "idle"])
 def test_workers_without_work_are_stopped(caplog, workers, stopped, moment):
     with pool_of(workers) as pool:
-        until(lambda: len(active_children()) == workers)
+        until(lambda: len(reward_workers()) == workers)
         assert moment == "starting" or works(pool)
-        for child in active_children()[:stopped]:
+        for child in reward_workers()[:stopped]:
             stop(child.pid or 0)
         assert works(pool)
         assert works(pool)
@@ -232,7 +231,7 @@ def test_a_worker_that_was_stopped_for_a_moment_scores_again(tmp_path, times):
             os.kill(waiting(path)[0], signal.SIGCONT)
         path.touch()
         assert pending.result() == [Reward(5.0), Reward(3.0)]
-        assert [child.pid for child in active_children()] == waiting(path)
+        assert [child.pid for child in reward_workers()] == waiting(path)
 
 
 @pytest.mark.parametrize(("name", "workers"), [(name, n) for name in ("KILL", "STOP", "TERM") for n in (1, 2, 4)])
@@ -241,7 +240,7 @@ def test_workers_are_lost_while_large_responses_are_handed_over(name, workers):
     with pool_of(workers) as pool:
         assert works(pool)
         pending = pool.submit([(PROBLEM, large)] * 20)
-        for child in active_children():
+        for child in reward_workers():
             os.kill(child.pid or 0, number_of(name))
         more = pool.submit([(PROBLEM, large)] * 5)
         assert pending.result() == [Reward(1.0)] * 20
@@ -277,7 +276,8 @@ def test_random_losses_change_no_reward(seed, tmp_path):
         for batch, pending in enumerate(batches):
             if batch % 3 == 0:
                 time.sleep(draw.random() * 0.1)
-                pid = draw.choice(active_children()).pid or 0
+                until(reward_workers)
+                pid = draw.choice(reward_workers()).pid or 0
                 for name in draw.choice(names).split(" and "):
                     os.kill(pid, number_of(name))
             assert pending.result() == [Reward(float(batch * 1000 + k)) for k in range(400)]

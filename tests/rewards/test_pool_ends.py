@@ -9,12 +9,11 @@ import sys
 import textwrap
 import threading
 import time
-from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
 import pytest
-from patience import until
+from patience import reward_workers, until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -31,7 +30,7 @@ def submit(pool: RewardPool, *responses: str) -> None:
 
 
 def signal_workers(*names: str) -> None:
-    for child in active_children():
+    for child in reward_workers():
         for name in names:
             os.kill(child.pid or 0, int(getattr(signal, f"SIG{name}")))
 
@@ -48,7 +47,7 @@ def close_in_threads(pool: RewardPool) -> None:
     "before",
     [
         lambda pool: None,
-        lambda pool: until(active_children),
+        lambda pool: until(reward_workers),
         lambda pool: pool.score([(PROBLEM, "number 1")]),
         lambda pool: submit(pool, *["number 1"] * 5000),
         lambda pool: submit(pool, *[LARGE] * 30),
@@ -57,8 +56,8 @@ def close_in_threads(pool: RewardPool) -> None:
         lambda pool: (pool.score([(PROBLEM, "number 1")]), signal_workers("STOP")),
         lambda pool: (pool.score([(PROBLEM, "number 1")]), signal_workers("STOP"), submit(pool, *[LARGE] * 30)),
         lambda pool: (pool.score([(PROBLEM, "number 1")]), signal_workers("KILL")),
-        lambda pool: (until(active_children), signal_workers("STOP")),
-        lambda pool: (until(active_children), signal_workers("KILL")),
+        lambda pool: (until(reward_workers), signal_workers("STOP")),
+        lambda pool: (until(reward_workers), signal_workers("KILL")),
         lambda pool: pool.score([(PROBLEM, "thread"), (PROBLEM, "deaf")]),
         close_in_threads,
         RewardPool.close,
@@ -68,7 +67,7 @@ def test_a_pool_is_closed_at_any_moment(before):
     pool = RewardPool(RewardConfig(kind="troubled_scorer:act", workers=2, timeout_seconds=100.0))
     before(pool)
     pool.close()
-    assert not active_children()
+    assert not reward_workers()
     with pytest.raises(RuntimeError, match="the reward pool is closed"):
         submit(pool, "number 1")
 
@@ -87,7 +86,7 @@ def test_those_who_wait_are_told_of_the_end(waiting):
     threads = [threading.Thread(target=wait) for _ in range(waiting)]
     for thread in threads:
         thread.start()
-    until(active_children)
+    until(reward_workers)
     pool.close()
     for thread in threads:
         thread.join()
