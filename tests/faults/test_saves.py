@@ -16,7 +16,7 @@ from .saving import settings_of, sweep, sweep_kills
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
-EVERY = 13
+EVERY = 19
 FOR_GOOD = -1
 
 
