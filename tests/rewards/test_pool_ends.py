@@ -98,6 +98,7 @@ def run(folder: Path, body: str, timeout: float = 100.0) -> subprocess.Popen[str
     """A script with a pool of two workers that have started; it waits for a line before it goes on."""
     start = f"""
         import os, signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
         sys.path.append({str(Path(__file__).parent)!r})
         from aspo_megatron.config import RewardConfig
         from aspo_megatron.data.samples import Problem
