@@ -61,8 +61,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return _load(path, overrides)
     except ConfigError as error:
-        if path is not None and path.name == RUN_CONFIG and not path.exists() and copy_in_states(path):
-            raise missing_config(path) from error
+        if path is not None and path.name == RUN_CONFIG and not path.exists() and (missing := missing_config(path)):
+            raise missing from error
         if path is None or not (path.parent / RUN_LOCK).is_file() or path.name != RUN_CONFIG:
             raise
         if overrides:  # they may be what is wrong
@@ -87,17 +87,20 @@ def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
 
 def damaged_config(path: Path, reason: str) -> DamagedConfigError:
     """What to say of the configuration in a run folder that cannot be read; names a copy of it, if there is one."""
-    copy = copy_in_states(path)
+    copy = _copy_in_states(path)
     cure = f"copy {copy} over it" if copy else f"remove {path.parent}, or choose another output_dir"
     return DamagedConfigError(f"{path}: damaged, or written by another version ({reason}); {cure}")
 
 
-def missing_config(path: Path) -> DamagedConfigError:
-    """What to say of a run folder whose configuration is gone, and whose states have a copy."""
-    return DamagedConfigError(f"{path}: missing; copy {copy_in_states(path)} to this place, which goes on with the run")
+def missing_config(path: Path) -> DamagedConfigError | None:
+    """What to say of a run folder whose configuration is gone; None if no state has a copy of it."""
+    copy = _copy_in_states(path)
+    if copy is None:
+        return None
+    return DamagedConfigError(f"{path}: missing; copy {copy} to this place, which goes on with the run")
 
 
-def copy_in_states(path: Path) -> Path | None:
+def _copy_in_states(path: Path) -> Path | None:
     """The copy that the newest saved state has of the configuration in a run folder."""
     return max(path.parent.glob(f"checkpoints/step-*[0-9]/{RUN_CONFIG}"), default=None)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from aspo_megatron.boards import SharedBoard
 from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
 from aspo_megatron.streams import ShownStream, shown_stderr
@@ -66,10 +68,10 @@ class RankProcess:
     def kill_all(self) -> None:
         """Kill the rank and the processes it has started, those with a process group of their own too."""
         self.signal(signal.SIGKILL)
-        for name in os.listdir("/proc"):
-            with contextlib.suppress(ValueError, ProcessLookupError, PermissionError):
-                if os.getsid(int(name)) == self.process.pid:
-                    os.kill(int(name), signal.SIGKILL)
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) == self.process.pid:
+                    os.kill(pid, signal.SIGKILL)
 
     def tail(self) -> list[str]:
         """The last lines of its log that are not empty."""

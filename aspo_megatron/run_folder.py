@@ -15,7 +15,6 @@ from aspo_megatron.config_io import (
     RUN_CONFIG,
     RUN_LOCK,
     DamagedConfigError,
-    copy_in_states,
     damaged_config,
     is_cut,
     load_config,
@@ -95,8 +94,9 @@ def _without_config(folder: Path) -> ConfigError:
     """What to say of an output folder that has something in it, but no configuration."""
     if not folder.is_dir():
         return ConfigError(f"output_dir: {folder} is a file; choose a folder")
-    if copy_in_states(folder / RUN_CONFIG):
-        return missing_config(folder / RUN_CONFIG)
+    missing = missing_config(folder / RUN_CONFIG)
+    if missing is not None:
+        return missing
     if any((folder / name).exists() for name in _LEFT):
         left = f"holds what is left of a run, whose {RUN_CONFIG} is missing"
         return ConfigError(f"output_dir: {folder} {left}; choose another folder or remove it")

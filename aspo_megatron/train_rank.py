@@ -123,7 +123,7 @@ def _starting_model(
     Raises:
         CheckpointError: the warm-up is lost that the KL refers to, and so are the weights that it began with.
     """
-    from aspo_megatron.checkpoint.run_state import read_state
+    from aspo_megatron.checkpoint.run_state import changed_weights, read_state
     from aspo_megatron.checkpoint.start import load_start, save_start
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.warmup import warm_up
@@ -132,11 +132,10 @@ def _starting_model(
     if not config.warmup.updates or (state is not None and not config.has_reference):
         return model
     if not load_start(config, inputs.family, model, weights if state is None else "", progress.message):
-        if state is not None and weights and read_state(state).weights not in ("", weights):
-            raise CheckpointError(
-                f"model.path: {config.model.path} has other weights than those that the run began with, and the KL "
-                "refers to the warm-up of those, which is to be done again; give the folder that holds them"
-            )
+        changed = changed_weights(config, read_state(state), weights) if state is not None else None
+        if changed is not None:
+            refers = "the KL refers to the warm-up of those, which is to be done again; give the folder that holds them"
+            raise CheckpointError(f"{changed}, and {refers}")
         warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
         if warmed_up is not None and config.checkpoint.every:
             save_start(config, inputs.family, warmed_up, weights, progress.message)

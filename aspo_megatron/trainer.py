@@ -18,7 +18,7 @@ from aspo_megatron import losses
 from aspo_megatron.asking import Asking, Standing
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.checkpoint.run_state import TrainerState, problems_digest
+from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, problems_digest
 from aspo_megatron.checkpoint.training import StateSaver, load_latest
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
@@ -293,8 +293,8 @@ class Trainer:
         with self._phase("load state"):
             model, optimizer = self._model, self._optimizer
             state, self._at = load_latest(state, config, self._inputs.family, model, optimizer, tell)
-        if weights and self._at.weights not in ("", weights):
-            changed = f"model.path: {config.model.path} has other weights than those that the run began with"
+        changed = changed_weights(config, self._at, weights)
+        if changed is not None:
             if config.has_reference and not config.warmup.updates:
                 raise CheckpointError(f"{changed}, and the KL refers to them; give the folder that holds those")
             tell(f"warning: {changed}; the run goes on with its own, from {state}")

@@ -32,7 +32,7 @@ BEAT_SECONDS = 0.5
 
 _WAITING_CALLS = re.compile(r"\.(wait|wait_tensor|synchronize|item|tolist|cpu|numpy)\(")
 _TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
-_LOST = re.compile(r"connection (was likely )?(closed|reset)|broken pipe|remote process exited", re.IGNORECASE)
+_LOST = re.compile(r"connection (was likely )?(closed|reset|refused)|broken pipe|remote process exited", re.IGNORECASE)
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 

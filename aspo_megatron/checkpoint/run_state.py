@@ -97,6 +97,13 @@ def _check_place(config: RunConfig, folder: Path) -> None:
         raise CheckpointError(f"{folder}: is of another run, which differs in {', '.join(differing)}")
 
 
+def changed_weights(config: RunConfig, state: TrainerState, weights: str) -> str | None:
+    """That the weights in `model.path`, of which `weights` is the hash, are not those that the run began with."""
+    if not weights or state.weights in ("", weights):  # random ones, or of a run that has not noted them
+        return None
+    return f"model.path: {config.model.path} has other weights than those that the run began with"
+
+
 def counters(folder: Path) -> dict[str, int]:
     """The optimizer's counters in the state.
 
