@@ -58,17 +58,21 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one line for each wrong key, missing key or wrong value, or the file's problem and line.
     """
+    runs_own = path is not None and path.name == RUN_CONFIG and (path.parent / RUN_LOCK).is_file()
     try:
-        return _load(path, overrides)
+        config = _load(path, overrides)
     except ConfigError as error:
         if path is not None and path.name == RUN_CONFIG and not path.exists() and (missing := missing_config(path)):
             raise missing from error
-        if path is None or not (path.parent / RUN_LOCK).is_file() or path.name != RUN_CONFIG:
+        if path is None or not runs_own:
             raise
         if overrides:  # they may be what is wrong
             load_config(path)
             raise
         raise damaged_config(path, str(error).splitlines()[0]) from error
+    if path is not None and runs_own:
+        refuse_cut(path)
+    return config
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
@@ -105,11 +109,16 @@ def _copy_in_states(path: Path) -> Path | None:
     return max(path.parent.glob(f"checkpoints/step-*[0-9]/{RUN_CONFIG}"), default=None)
 
 
-def is_cut(path: Path) -> bool:
-    """Whether a configuration does not end as `save_config` ends it: with a whole line of the last section."""
+def refuse_cut(path: Path) -> None:
+    """Refuse the configuration in a run folder whose end is missing, which would be taken for defaults.
+
+    Raises:
+        DamagedConfigError: it does not end as `save_config` ends it, with a whole line of the last section.
+    """
     content = path.read_bytes()
     written = re.findall(rb"^(\w+):", content, flags=re.MULTILINE)
-    return not content.endswith(b"\n") or written[-1:] != [list(RunConfig.model_fields)[-1].encode()]
+    if not content.endswith(b"\n") or written[-1:] != [list(RunConfig.model_fields)[-1].encode()]:
+        raise damaged_config(path, "its end is missing")
 
 
 def save_config(config: RunConfig, path: Path) -> None:

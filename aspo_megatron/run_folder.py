@@ -16,9 +16,9 @@ from aspo_megatron.config_io import (
     RUN_LOCK,
     DamagedConfigError,
     damaged_config,
-    is_cut,
     load_config,
     missing_config,
+    refuse_cut,
     save_config,
 )
 from aspo_megatron.errors import ConfigError
@@ -76,14 +76,13 @@ def refuse_foreign_folder(run: RunConfig) -> None:
         raise _without_config(folder)
     try:
         saved = load_config(folder / RUN_CONFIG)
+        refuse_cut(folder / RUN_CONFIG)
     except DamagedConfigError:
         raise
     except ConfigError as error:
         raise damaged_config(folder / RUN_CONFIG, str(error).splitlines()[0]) from error
     differing = differing_keys(saved, run)
     if differing:
-        if is_cut(folder / RUN_CONFIG):
-            raise damaged_config(folder / RUN_CONFIG, "its end is missing")
         raise ConfigError(
             f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another folder or remove it"

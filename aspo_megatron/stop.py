@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,10 +25,16 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
     """Meanwhile a signal ends this process at once, in one line: by one of `well` with exit code 0.
 
     For the time in which there is nothing to save. An exception would not do: thrown in the middle of an import, it
-    arrives as another error, or as a traceback that nobody can catch. Ignored signals stay ignored.
+    arrives as another error, or as a traceback that nobody can catch. Nor would a handler of Python's: it waits until
+    the main thread comes back from a library, as from meeting other ranks that are gone. So a thread is told. Ignored
+    signals stay ignored.
     """
+    heard: list[int] = []
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    def end(number: int) -> None:
         asked = number in well
         name = signal.Signals(number).name
         text = f"stopped by {name} before the first step; the same command begins anew, or goes on from the last state"
@@ -36,15 +43,30 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
         _end_workers()
         os._exit(0 if asked else 128 + number)
 
+    def listen() -> None:
+        while number := os.read(reading, 1):
+            # Others may have put handlers over these since, for what comes later.
+            if number[0] in heard or signal.getsignal(number[0]) is note:
+                end(number[0])
+
     before = {number: signal.getsignal(number) for number in (*numbers, *well)}
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    listening = threading.Thread(target=listen, name="signals", daemon=True)
+    listening.start()
+    others = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in before:
-        signal.signal(number, end)
+        signal.signal(number, note)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(others)
+        os.close(writing)
+        listening.join()
+        os.close(reading)
 
 
 def _end_workers() -> None:

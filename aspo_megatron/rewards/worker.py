@@ -112,7 +112,7 @@ def describe(error: BaseException) -> str:
     """One line: the error and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     try:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
     except Exception:  # a class of the user's
         text = ""
     if len(text) > _LONGEST_ERROR:

@@ -47,6 +47,17 @@ def test_first_runs_need_no_gpu_for_each_rank(name: str) -> None:
     assert run.platform.device == "cpu"
 
 
+@pytest.mark.parametrize("lines", range(10, 80, 10))
+def test_no_default_is_taken_for_what_is_cut_off(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "config.yaml"
+    save_config(with_folder(tmp_path), path)
+    (tmp_path / ".lock").touch()
+    load_config(path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    with pytest.raises(ConfigError, match="damaged, or written by another version"):
+        load_config(path)
+
+
 def _cut(text: bytes, share: float) -> bytes:
     return text[: int(len(text) * share)]
 

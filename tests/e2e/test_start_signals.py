@@ -168,6 +168,23 @@ def test_signal_to_ranks_of_a_scheduler(
         assert_goes_on(tmp_path, work)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_rank_that_waits_for_rank_0_hears_signals(tmp_path: Path, work: Path, number: signal.Signals) -> None:
+    """While torch connects no handler of Python's is called."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(120)
+        settings = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_ADDR": "127.0.0.1"}
+        settings["MASTER_PORT"] = server.getsockname()[1]
+        command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
+        process = start(["env", *(f"{key}={value}" for key, value in settings.items()), *command], tmp_path)
+        connection, _ = server.accept()
+        with connection:
+            time.sleep(0.5)
+            process.send_signal(number)
+            done = finish(process, timeout=20)
+    assert (done.code, done.stderr) == (CODES[number], f"interrupted by {number.name}\n")
+
+
 def test_a_warm_up_is_not_waited_for(tmp_path: Path, work: Path) -> None:
     """It would take hours. What a rank has computed shows that it is at it."""
     settings = [*SETTINGS, "warmup={updates: 1000000, batch_size: 8}"]

@@ -104,7 +104,7 @@ def test_a_response_that_spoils_its_worker_costs_itself_only(deed, error):
         ("raise error", "RuntimeError: no such luck (troubled"),
         ("raise huge", "RuntimeError: xxx"),
         ("raise lines", "RuntimeError: a b c (troubled"),
-        ("raise surrogate", "RuntimeError: \ud800 (troubled"),
+        ("raise surrogate", "RuntimeError: \\ud800 (troubled"),
         ("raise wordless", "Wordless:  (troubled"),
         ("raise interrupt", "KeyboardInterrupt: "),
         ("raise generator", "GeneratorExit: "),
