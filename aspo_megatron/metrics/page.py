@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.figures import Table, config_differences, final_figures
 from aspo_megatron.metrics.series import Series
 from aspo_megatron.writing import write_whole
@@ -23,30 +23,6 @@ th, td { padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #ddd; text-al
 tbody th { font-weight: normal; }
 .note { color: #555; }
 """
-
-
-def safe(text: object) -> str:
-    """Any value as plain text that neither a browser nor a terminal takes for more than text.
-
-    Control characters, those that turn the reading direction, and lone surrogates become visible: a picture of the
-    control character, `\\u202e`, or the replacement character. Newlines and tabs stay. HTML still needs escaping.
-    """
-    return "".join(_visible(character) for character in str(text))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t" or " " <= character <= "~":
-        return character
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2421 if code == 0x7F else 0x2400 + code)
-    category = unicodedata.category(character)
-    if category == "Cs":
-        return "\N{REPLACEMENT CHARACTER}"
-    # Joiners (of emoji and of several scripts) are format characters that do nothing by themselves.
-    if category in ("Cc", "Zl", "Zp") or (category == "Cf" and code not in (0x200C, 0x200D)):
-        return f"\\u{code:04x}"
-    return character
 
 
 def html_text(text: object) -> str:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from aspo_megatron.metrics.page import html_page, html_text, safe
+from aspo_megatron.foreign_text import safe
+from aspo_megatron.metrics.page import html_page, html_text
 from aspo_megatron.metrics.sample_file import Selection, ShownSample, weight_summary
 
 

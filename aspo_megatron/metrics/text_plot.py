@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.figures import Table, config_differences, deviation, number
-from aspo_megatron.metrics.page import safe
 from aspo_megatron.metrics.panels import Panel, panels_of
 from aspo_megatron.metrics.plots import COLORS, short
 from aspo_megatron.metrics.series import Curve, FloatArray, Series, curve, final

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.page import safe
+from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.sample_file import read_samples, weight_summary
 from aspo_megatron.metrics.sample_view import print_samples, samples_page, weight_class

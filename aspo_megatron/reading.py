@@ -1,0 +1,87 @@
+"""The one place through which small files of other people are read: what cannot be read is one line that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+
+MOST_BYTES = 64 * 2**20
+"""By default, the size above which a file is not read: many times that of any index or configuration."""
+
+
+def read_bytes(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: a file, or a link to one; what would block or never end (a pipe, a device) is refused.
+        error: the class of what is raised.
+        most_bytes: the size above which it is refused.
+
+    Raises:
+        UserError: of the class `error`; one line that names the file and the reason.
+    """
+    name = one_line(path)
+    try:
+        # A pipe that nobody writes to would block while it is opened.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            content = _read(descriptor, most_bytes + 1) if regular else b""
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as missing:
+        raise error(f"{name}: no such file") from missing
+    except (OSError, ValueError) as reason:  # ValueError: a zero byte in the name
+        said = reason.strerror if isinstance(reason, OSError) else None
+        raise error(f"{name}: cannot be read: {said or reason}") from reason
+    if not regular:
+        raise error(f"{name}: not a regular file")
+    if len(content) > most_bytes:
+        raise error(f"{name}: larger than {most_bytes / 2**20:g} MiB")
+    return content
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(most)
+
+
+def read_text(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> str:
+    """The text of a file: UTF-8, with a byte order mark or without.
+
+    Raises:
+        UserError: see `read_bytes`; it is no UTF-8.
+    """
+    try:
+        return read_bytes(path, error, most_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{one_line(path)}: not UTF-8: {reason}") from reason
+
+
+def read_json(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: see `read_text`; it is no JSON, or nested too deeply.
+    """
+    return parse_json(read_text(path, error, most_bytes), one_line(path), error)
+
+
+def parse_json(text: str | bytes, where: str, error: type[UserError] = UserError) -> Any:
+    """What a JSON text holds; `where` begins the error's line, such as a file's name and a line's number.
+
+    Raises:
+        UserError: of the class `error`: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as reason:
+        raise error(f"{where}: JSON that is nested too deeply") from reason
+    except ValueError as reason:  # also numbers of thousands of digits, and bytes that are no UTF-8
+        raise error(f"{where}: not JSON: {one_line(reason)}") from reason
