@@ -122,7 +122,7 @@ def complete_left(folder: Path) -> bool:
     try:
         if os.path.lexists(folder.with_name(folder.name.removesuffix(PARTIAL))):
             return False
-        if any(path.is_symlink() for path in folder.rglob("*")):  # nobody writes links, and they would be written to
+        if not all(_is_own(path) for path in folder.rglob("*")):  # what is written would go to what a link leads to
             return False
         if not _is_complete(folder):
             finish_parts(folder, _read_parts(folder))
@@ -131,6 +131,11 @@ def complete_left(folder: Path) -> bool:
     give_name(folder)
     to_disk(folder.parent)
     return True
+
+
+def _is_own(path: Path) -> bool:
+    """Whether this is a file or a folder, as a save makes them."""
+    return not path.is_symlink() and (path.is_file() or path.is_dir())
 
 
 def _is_complete(folder: Path) -> bool:
@@ -168,8 +173,6 @@ def _read_parts(folder: Path) -> list[Part]:
 
 
 def _read_part(path: Path) -> Part:
-    if path.is_symlink() or not path.is_file():
-        raise CheckpointError(f"{path}: no file of a rank")
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:

@@ -80,21 +80,34 @@ class _Reader:
         self._at = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
 
     def read(self) -> Any:
-        data, stack, follow = self._data, self._stack, self._instructions()
+        """Follow the instructions to the end. The most frequent are here, since an index has millions of them."""
+        data, stack, memo, follow = self._data, self._stack, self._memo, self._instructions()
+        at = 0
         while True:
-            code = data[self._at]
-            self._at += 1
-            if code == ord("."):
+            code = data[at]
+            at += 1
+            if code == 0x94:  # keep the value on top
+                memo.append(stack[-1])
+            elif code == 0x68:  # a kept value
+                stack.append(memo[data[at]])
+                at += 1
+            elif code == 0x4B:  # a small number
+                stack.append(data[at])
+                at += 1
+            elif code == 0x2E:  # the end
                 break
-            instruction = follow.get(code)
-            if instruction is None:
-                raise PlainPickleError(f"its instruction {code:#04x} is none that data need")
-            instruction()
-            if len(stack) > _DEEPEST:
-                raise PlainPickleError("too many values wait for their place")
+            else:
+                instruction = follow.get(code)
+                if instruction is None:
+                    raise PlainPickleError(f"its instruction {code:#04x} is none that data need")
+                self._at = at
+                instruction()
+                at = self._at
+                if len(stack) > _DEEPEST:
+                    raise PlainPickleError("too many values wait for their place")
         if len(stack) != 1 or self._marks:
             raise PlainPickleError("it is not one value")
         return stack[0]
@@ -109,7 +122,6 @@ class _Reader:
         told |= {
             "\x80": lambda: self._known_protocol(self._number(1)),
             "\x95": lambda: self._skip(8),  # a frame's length
-            "K": lambda: push(self._number(1)),
             "M": lambda: push(self._number(2)),
             "J": lambda: push(self._number(4, signed=True)),
             "\x8a": lambda: push(self._long(self._number(1))),
@@ -126,13 +138,11 @@ class _Reader:
             "\x87": lambda: self._tuple(3),
             "a": lambda: self._append([self._pop()]),
             "e": lambda: self._append(self._from_mark()),
-            "s": lambda: self._set([self._pop(), self._pop()][::-1]),
+            "s": self._set_one,
             "u": lambda: self._set(self._from_mark()),
-            "\x94": lambda: self._keep(len(self._memo)),
             "q": lambda: self._keep(self._number(1)),
             "r": lambda: self._keep(self._number(4)),
-            "h": lambda: push(self._kept(self._number(1))),
-            "j": lambda: push(self._kept(self._number(4))),
+            "j": lambda: push(self._memo[self._number(4)]),
             "c": lambda: push(self._name(self._line(), self._line())),
             "\x93": self._name_from_stack,
             "\x81": self._make,
@@ -146,10 +156,10 @@ class _Reader:
 
     def _bytes(self, count: int) -> bytes:
         begin = self._at
-        self._at = begin + count
-        if self._at > len(self._data):
+        self._at = end = begin + count
+        if end > len(self._data):
             raise PlainPickleError("it ends before its end")
-        return self._data[begin : self._at]
+        return self._data[begin:end]
 
     def _skip(self, count: int) -> None:
         self._at += count
@@ -197,8 +207,10 @@ class _Reader:
         return values
 
     def _tuple(self, count: int) -> None:
-        values = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(reversed(values)))
+        stack, start = self._stack, len(self._stack) - count
+        if start < (self._marks[-1] if self._marks else 0):
+            raise PlainPickleError("it is damaged")
+        stack[start:] = [tuple(stack[start:])]
 
     def _append(self, values: list[Any]) -> None:
         to = self._stack[-1]
@@ -212,15 +224,14 @@ class _Reader:
             raise PlainPickleError("it would set an entry of what is no mapping")
         to += zip(values[::2], values[1::2], strict=True)
 
-    def _keep(self, number: int) -> None:
-        if number > len(self._memo):
-            raise PlainPickleError("it is damaged")
-        self._memo[number] = self._stack[-1]
+    def _set_one(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set([key, value])
 
-    def _kept(self, number: int) -> Any:
-        if number not in self._memo:
+    def _keep(self, number: int) -> None:
+        if number != len(self._memo):  # writers count from 0
             raise PlainPickleError("it is damaged")
-        return self._memo[number]
+        self._memo.append(self._stack[-1])
 
     # ---- names, and what would be made of them ------------------------------------------------------------------
 
@@ -237,10 +248,13 @@ class _Reader:
         self._stack.append(self._name(module, name))
 
     def _make(self) -> None:
-        args, of = self._pop(), self._pop()
+        stack = self._stack
+        if len(stack) < (self._marks[-1] if self._marks else 0) + 2:
+            raise PlainPickleError("it is damaged")
+        args, of = stack.pop(), stack.pop()
         if type(of) is not Name or type(args) is not tuple:
             raise PlainPickleError("it would call what is no class that it may name")
-        self._stack.append(Made(of, args))
+        stack.append(Made(of, args))
 
     def _give_state(self) -> None:
         state, made = self._pop(), self._stack[-1]
