@@ -10,6 +10,7 @@ import xxhash
 from aspo_megatron.checkpoint.integrity import MANIFEST
 from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.reading import read_bytes
 
 _BLOCK = 4096
 _BLOCKS = 64
@@ -29,9 +30,9 @@ def weights_fingerprint(folder: Path) -> str:
     checkpoint = checkpoint_around(folder)
     try:
         if checkpoint is not None:
-            digest.update((checkpoint / MANIFEST).read_bytes())
+            digest.update(read_bytes(checkpoint / MANIFEST, CheckpointError))
             return digest.hexdigest()
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode())
             with path.open("rb") as file:

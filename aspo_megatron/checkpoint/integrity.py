@@ -7,9 +7,12 @@ the speed of memory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,13 +22,22 @@ from typing import Any
 
 import xxhash
 
+from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_text
 from aspo_megatron.writing import to_disk
 
 FORMAT_VERSION = 3
 """Raised when a checkpoint can no longer be read by older code. Version 2 had no digest of the manifest itself."""
 
 _READ = (2, FORMAT_VERSION)
+
+_FORMAT = "aspo-megatron checkpoint"
+
+_LONGEST = 1000
+"""Characters of the name of a file."""
 
 MANIFEST = "manifest.json"
 
@@ -103,20 +115,6 @@ def read_back(folder: Path, files: Mapping[str, FileEntry]) -> None:
             raise CheckpointError(f"{name}: the disk gives back something else than was written")
 
 
-def with_digest(content: Mapping[str, Any]) -> bytes:
-    """What is told, as JSON that bears a checksum of itself."""
-    return json.dumps({**content, "digest": _digest(content)}, indent=1).encode() + b"\n"
-
-
-def self_consistent(content: Mapping[str, Any]) -> bool:
-    """Whether what was read is what `with_digest` was given."""
-    return content.get("digest") == _digest({name: value for name, value in content.items() if name != "digest"})
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
 def describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
     """Every file of `folder`, which the disk has then; those in `known` are not read again.
 
@@ -145,7 +143,7 @@ def write_manifest(
     if unknown:
         raise CheckpointError(f"{unknown[0]}: nobody has said what is in it")
     content = {
-        "format": "aspo-megatron checkpoint",
+        "format": _FORMAT,
         "version": FORMAT_VERSION,
         "model": model,
         "family": family,
@@ -173,28 +171,77 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{folder}: {MANIFEST} is missing, so this is not a complete checkpoint")
+    text = read_text(path, CheckpointError)
     try:
-        content = json.loads(path.read_text())
-        version = content["version"]
-        if version not in _READ:
-            raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")
-        if not self_consistent(content) if version == FORMAT_VERSION else "digest" in content:
-            raise CheckpointError(f"{path}: damaged or edited (its digest is not that of what it says)")
-        files = {name: FileEntry(entry["size"], entry["xxh3_128"]) for name, entry in content["files"].items()}
-        manifest = Manifest(content["model"], content["family"], content["layout"], files)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged (it is no JSON)") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged (it lacks what a manifest has)") from error
+    try:
+        manifest = _manifest(path, content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
     for name, entry in manifest.files.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: missing from the checkpoint")
-        size = (folder / name).stat().st_size
+        shown, size = one_line(folder / name), _size_of(folder / name)
+        if size is None:
+            raise CheckpointError(f"{shown}: missing from the checkpoint")
         if size != entry.size:
-            raise CheckpointError(f"{folder / name}: truncated or damaged ({size} bytes instead of {entry.size})")
+            raise CheckpointError(f"{shown}: truncated or damaged ({size} bytes instead of {entry.size})")
     return manifest
+
+
+def _size_of(path: Path) -> int | None:
+    """Size of a file; None if there is none, or something else of its name.
+
+    Raises:
+        OSError: that cannot be said now.
+    """
+    try:
+        found = path.stat()
+    except ValueError:  # a name that no file can have
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return None
+        raise
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _manifest(path: Path, content: Any) -> Manifest:
+    """What a manifest says; whether that is so is seen later.
+
+    Raises:
+        CheckpointError: it is of another version, or edited.
+        ValueError: it lacks what a manifest has.
+    """
+    told.mapping(content, "it")
+    version = told.whole(content, "version")
+    if version not in _READ:
+        raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")
+    if not self_consistent(content) if version == FORMAT_VERSION else "digest" in content:
+        raise CheckpointError(f"{path}: damaged or edited (its digest is not that of what it says)")
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"it is none of an {_FORMAT}")
+    layout = told.mapping(content.get("layout"), "layout")
+    return Manifest(told.text(content, "model"), told.text(content, "family"), layout, file_entries(content))
+
+
+def file_entries(content: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """The files that a manifest names, or a rank's part.
+
+    Raises:
+        ValueError: an entry is none, or of a file that is not in the folder.
+    """
+    entries = {}
+    for name, value in told.mapping(content.get("files"), "files").items():
+        entry = told.mapping(value, f"the entry of {name[:_LONGEST]}")
+        parts = name.split("/")
+        if {"", ".", ".."} & set(parts) or len(name) > _LONGEST:
+            raise ValueError(f"{one_line(name[:_LONGEST])} is no file in the folder")
+        checksum = told.text(entry, "xxh3_128")
+        if not re.fullmatch("[0-9a-f]{32}", checksum):
+            raise ValueError(f"the checksum of {one_line(name)} is none")
+        entries[name] = FileEntry(told.whole(entry, "size"), checksum)
+    return entries
 
 
 def verify_files(folder: Path, manifest: Manifest, part: int = 0, parts: int = 1) -> None:
@@ -208,10 +255,11 @@ def verify_files(folder: Path, manifest: Manifest, part: int = 0, parts: int = 1
     with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) if parts == 1 else 1) as pool:
         found = pool.map(lambda name: _entry_or_error(folder / name), names)
         for name, entry in zip(names, found, strict=True):
+            shown = one_line(folder / name)
             if isinstance(entry, OSError):
-                raise CheckpointError(f"{folder / name}: cannot be read ({entry.strerror})") from entry
+                raise CheckpointError(f"{shown}: cannot be read ({entry.strerror})") from entry
             if entry != manifest.files[name]:
-                raise CheckpointError(f"{folder / name}: damaged (its checksum is not the one it was written with)")
+                raise CheckpointError(f"{shown}: damaged (its checksum is not the one it was written with)")
 
 
 @contextmanager

@@ -7,29 +7,29 @@ said so lacks nothing, even if all ranks were killed before it got its name: `fi
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.integrity import (
     MANIFEST,
     PARTS,
     FileEntry,
+    file_entries,
     read_back,
     read_manifest,
-    self_consistent,
-    with_digest,
     write_durably,
     write_manifest,
 )
-from aspo_megatron.checkpoint.tensors import Piece, write_index
+from aspo_megatron.checkpoint.tensors import Piece, is_piece_file, write_index
+from aspo_megatron.checkpoint.told import self_consistent, with_digest
+from aspo_megatron.checkpoint.torch_file import DTYPES
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.reading import MOST_BYTES, parse_json
 from aspo_megatron.writing import to_disk
 
 PARTIAL = ".partial"
@@ -122,6 +122,8 @@ def complete_left(folder: Path) -> bool:
     try:
         if os.path.lexists(folder.with_name(folder.name.removesuffix(PARTIAL))):
             return False
+        if not all(_is_own(path) for path in folder.rglob("*")):  # what is written would go to what a link leads to
+            return False
         if not _is_complete(folder):
             finish_parts(folder, _read_parts(folder))
     except CheckpointError:
@@ -129,6 +131,11 @@ def complete_left(folder: Path) -> bool:
     give_name(folder)
     to_disk(folder.parent)
     return True
+
+
+def _is_own(path: Path) -> bool:
+    """Whether this is a file or a folder, as a save makes them."""
+    return not path.is_symlink() and (path.is_file() or path.is_dir())
 
 
 def _is_complete(folder: Path) -> bool:
@@ -159,25 +166,44 @@ def _read_parts(folder: Path) -> list[Part]:
         OSError: what one has said cannot be read now; it may be whole.
     """
     parts = [_read_part(path) for path in sorted((folder / PARTS).glob("rank-*.json"))]
-    ranks = [part.rank for part in parts]
-    if not parts or ranks != list(range(parts[0].ranks)) or len({part.attempt for part in parts}) > 1:
+    said = [(part.rank, part.ranks, part.attempt) for part in parts]
+    if not parts or said != [(rank, len(parts), parts[0].attempt) for rank in range(len(parts))]:
         raise CheckpointError(f"{folder}: not every rank has written its part")
     return parts
 
 
 def _read_part(path: Path) -> Part:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise CheckpointError(f"{path}: larger than what a rank says")
+    content = parse_json(data, f"{path}: damaged", CheckpointError)
     try:
-        content = json.loads(path.read_text())
-        if not self_consistent(content):
-            raise CheckpointError(f"{path}: damaged")
-        files = {name: FileEntry(**entry) for name, entry in content["files"].items()}
-        pieces = [_piece(told) for told in content["pieces"]]
-        holds = Holds(**content["holds"])
-        return Part(content["attempt"], content["ranks"], content["rank"], holds, files, pieces)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
+        return _part(content)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from error
 
 
-def _piece(told: Mapping[str, Any]) -> Piece:
-    places = {name: tuple(told[name]) for name in ("whole", "offset", "size")}
-    return Piece(**{**told, **places, "dtype": getattr(torch, told["dtype"])})
+def _part(content: Any) -> Part:
+    if not self_consistent(told.mapping(content, "it")):
+        raise ValueError("it is not what it was written with")
+    holds = told.mapping(content.get("holds"), "holds")
+    layout = told.mapping(holds.get("layout"), "layout")
+    return Part(
+        told.text(content, "attempt"),
+        told.whole(content, "ranks"),
+        told.whole(content, "rank"),
+        Holds(told.text(holds, "model"), told.text(holds, "family"), layout),
+        file_entries(content),
+        [_piece(piece) for piece in told.items(content.get("pieces"), "pieces")],
+    )
+
+
+def _piece(value: Any) -> Piece:
+    piece = told.mapping(value, "a piece")
+    whole, offset, size = (tuple(told.wholes(piece, name)) for name in ("whole", "offset", "size"))
+    dtype, file = DTYPES.get(told.text(piece, "dtype")), told.text(piece, "file")
+    if dtype is None or not is_piece_file(file):
+        raise ValueError("a piece of no tensor")
+    start, length = told.whole(piece, "start"), told.whole(piece, "length")
+    return Piece(told.text(piece, "key", 1000), dtype, whole, offset, size, file, start, length)

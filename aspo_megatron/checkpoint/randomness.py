@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
+from torch import Tensor
 
+from aspo_megatron.checkpoint import told
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import parse_json, read_bytes
+
+_TRACKED = "megatron."
+"""What the names of the states of kinds of parallelism begin with."""
+
+_LARGEST = 1 << 20
 
 
 def random_file(rank: int) -> str:
@@ -26,7 +37,7 @@ def capture() -> bytes:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     for name, state in get_cuda_rng_tracker().get_states().items():
-        states[f"megatron.{name}"] = state
+        states[f"{_TRACKED}{name}"] = state
     told = {
         "python": json.dumps(random.getstate()),
         "numpy": json.dumps([kind, int(position), int(has_gauss), float(gauss)]),
@@ -39,21 +50,49 @@ def restore(path: str) -> None:
     """Put back what `capture` has written to the file `path`.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or says what no state can be; nothing is put back then.
     """
+    content = read_bytes(Path(path), CheckpointError, _LARGEST)
     try:
-        with safe_open(path, framework="pt") as file:
-            told = file.metadata()
-            states = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        version, numbers, gauss = json.loads(told["python"])
-        kind, position, has_gauss, gauss_value = json.loads(told["numpy"])
+        states: dict[str, Tensor] = load(content)
+        metadata = _metadata(content)
+        python = _python_state(parse_json(metadata["python"], "python"))
+        numpy = _numpy_state(parse_json(metadata["numpy"], "numpy"), states.pop("numpy"))
+        for name, state in states.items():
+            if state.dtype != torch.uint8 or state.dim() != 1:
+                raise ValueError(f"{one_line(name[:100])} is no random state")
+        own, cuda = states.pop("torch"), states.pop("cuda", None)
+        torch.Generator().set_state(own)  # refuses what is none
     except Exception as error:  # safetensors' own errors, and whatever a damaged file leads to
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    random.setstate((version, tuple(numbers), gauss))
-    keys = states["numpy"].numpy().view(np.uint32)
-    np.random.set_state((kind, keys, position, has_gauss, gauss_value))
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-    tracked = {name.removeprefix("megatron."): state for name, state in states.items() if name.startswith("megatron.")}
+        raise CheckpointError(f"{path}: cannot be read ({one_line(str(error)[:300])})") from error
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(own)
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
+    tracked = {name.removeprefix(_TRACKED): state for name, state in states.items() if name.startswith(_TRACKED)}
     get_cuda_rng_tracker().set_states(tracked)
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    header = told.mapping(parse_json(content[8 : 8 + length], "header"), "the header")
+    return told.mapping(header.get("__metadata__"), "what is said of the states")
+
+
+def _python_state(value: Any) -> tuple[int, tuple[int, ...], float | None]:
+    version, numbers, gauss = told.items(value, "python")
+    words = told.wholes({"numbers": numbers}, "numbers", 2**32 - 1)
+    if type(version) is not int or not (gauss is None or math.isfinite(gauss)):
+        raise ValueError("python's is no random state")
+    random.Random().setstate((version, tuple(words), gauss))  # refuses what is none
+    return version, tuple(words), gauss
+
+
+def _numpy_state(value: Any, keys: Tensor) -> tuple[str, Any, int, int, float]:
+    kind, position, has_gauss, gauss = told.items(value, "numpy")
+    whole = {"position": position, "has_gauss": has_gauss}
+    if kind != "MT19937" or keys.dtype != torch.int32 or keys.shape != (624,) or not math.isfinite(gauss):
+        raise ValueError("numpy's is no random state")
+    words = keys.numpy().view(np.uint32)
+    return kind, words, told.whole(whole, "position", 624), told.whole(whole, "has_gauss", 1), float(gauss)

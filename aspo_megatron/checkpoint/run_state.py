@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from aspo_megatron.checkpoint import randomness
+from aspo_megatron.checkpoint import randomness, told
 from aspo_megatron.checkpoint.folders import step_folder
 from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
-from aspo_megatron.checkpoint.sidecar import read_json
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import RUN_CONFIG, load_config
 from aspo_megatron.data.samples import Problem
@@ -18,9 +18,15 @@ from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.moments import MOMENTS
 from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
+from aspo_megatron.reading import parse_json, read_bytes
 from aspo_megatron.run_folder import differing_keys
 
 STATE_FILE = "state.json"
+
+_LAST_STEP = 10**16 - 1
+"""The last that the name of a folder has room for."""
+
+_MOST_SECONDS = 1e12
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,35 @@ def read_state(folder: Path) -> TrainerState:
     Raises:
         CheckpointError: not the state of a run.
     """
-    content = read_json(folder / STATE_FILE)
+    content = _content(folder)
     try:
-        return TrainerState(**{name: content[name] for name in TrainerState.__dataclass_fields__ if name in content})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error!r})") from error
+        asked = told.whole(content, "asked")
+        before, after = (
+            told.number(content, name, 1) if content[name] is not None else None
+            for name in ("heldout_before", "heldout_after")
+        )
+        return TrainerState(
+            told.whole(content, "step", _LAST_STEP),
+            asked,
+            told.whole(content, "tokens"),
+            told.number(content, "seconds", _MOST_SECONDS),
+            before,
+            after,
+            told.text(content, "problems"),
+            told.wholes(content, "carried", max(asked - 1, 0)) if "carried" in content else [],
+            told.text(content, "weights") if "weights" in content else "",
+        )
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error})") from error
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    path = folder / STATE_FILE
+    content = parse_json(read_bytes(path, CheckpointError), f"{path}: cannot be read", CheckpointError)
+    try:
+        return told.mapping(content, "it")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not the state of a run ({error})") from error
 
 
 def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None:
@@ -110,8 +140,9 @@ def counters(folder: Path) -> dict[str, int]:
     Raises:
         CheckpointError: not the state of a run.
     """
+    content = _content(folder)
     try:
-        counters = read_json(folder / STATE_FILE)["optimizer"]
-        return {name: int(counters[name]) for name in ("updates", "scheduled")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error!r})") from error
+        counters = told.mapping(content.get("optimizer"), "optimizer")
+        return {name: told.whole(counters, name, _LAST_STEP) for name in ("updates", "scheduled")}
+    except ValueError as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error})") from error

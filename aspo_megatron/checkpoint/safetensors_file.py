@@ -11,11 +11,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint.torch_file import whole_numbers
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 
 DTYPES = {
     "F64": torch.float64,
@@ -27,6 +31,9 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+LARGEST_HEADER = 100_000_000
+"""Bytes; the format's own bound."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +49,78 @@ def read_header(path: Path) -> bytes:
     """The header of a file as it stands there.
 
     Raises:
-        CheckpointError: the file is not a safetensors file.
+        CheckpointError: the file is not a safetensors file, or cannot be read.
     """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length < path.stat().st_size else b""
-    if not header:
-        raise CheckpointError(f"{path}: truncated or damaged")
+    if not path.is_file():
+        raise CheckpointError(f"{one_line(path)}: no such file")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            believed = 2 <= length <= min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8)
+            header = file.read(length) if believed else b""
+    except OSError as error:
+        raise CheckpointError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
+    if len(header) != length or not header.startswith(b"{"):
+        raise CheckpointError(f"{one_line(path)}: truncated or damaged")
     return header
 
 
+def tensor_count(path: Path) -> int:
+    """How many tensors a file has, without making a list of them.
+
+    Raises:
+        CheckpointError: see `read_header`.
+    """
+    return read_header(path).count(b'"data_offsets"')
+
+
 def entries_of(header: bytes) -> list[Entry]:
-    """The tensors that a header describes, in the order of their bytes.
+    """The tensors that a header describes, in the order of their bytes, which lie one after the other.
 
     Raises:
         CheckpointError: not a header, or of a precision that is not supported.
     """
     try:
-        told = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        ordered = sorted(told.items(), key=lambda item: item[1]["data_offsets"])
-        return [Entry(name, DTYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in ordered]
-    except (ValueError, TypeError, AttributeError) as error:
+        if len(header) > LARGEST_HEADER:
+            raise ValueError("it is larger than the format allows")
+        content = told.mapping(json.loads(header, object_pairs_hook=_without_doubles), "it")
+        places = [(*_place(name, entry), name) for name, entry in content.items() if name != "__metadata__"]
+        entries, position = [], 0
+        for begin, end, name in sorted(places):
+            entry = _entry(name, content[name])
+            if begin != position or end - begin != nbytes(entry):
+                raise ValueError(f"{_shown(name)} is not where its size says")
+            entries.append(entry)
+            position = end
+        return entries
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not the header of a safetensors file ({error})") from error
-    except KeyError as error:
-        raise CheckpointError(f"safetensors: precision {error} is not supported") from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _place(name: str, value: Any) -> tuple[int, int]:
+    entry = told.mapping(value, _shown(name))
+    offsets = told.wholes(entry, "data_offsets")
+    if len(offsets) != 2 or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{_shown(name)} is not described as a tensor")
+    return offsets[0], offsets[1]
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> Entry:
+    dtype = told.text(entry, "dtype")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"safetensors: precision {dtype!r} is not supported")
+    return Entry(name, DTYPES[dtype], whole_numbers(tuple(told.wholes(entry, "shape"))))
+
+
+def _shown(name: str) -> str:
+    return one_line(f"tensor {name[:200]}")
 
 
 def make_header(entries: Sequence[Entry]) -> bytes:

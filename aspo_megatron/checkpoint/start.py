@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.folders import attempt, set_aside
 from aspo_megatron.checkpoint.refusal import refusal
-from aspo_megatron.checkpoint.sidecar import read_json
 from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weights
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import RunConfig
@@ -19,6 +19,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.reading import read_json
 from aspo_megatron.writing import to_disk
 
 START = "start"
@@ -67,13 +68,15 @@ def load_start(
     if not from_leader(os.path.lexists(folder)):
         return False
     reason = refusal(folder, family)
+    made_of = ""
+    if reason is None:
+        made_of, reason = from_leader(_origin_or_reason(folder) if dist.get_rank() == 0 else ("", None))
     if reason is not None:
         error = from_leader(attempt(lambda: set_aside(folder)) if dist.get_rank() == 0 else None)
         if error is not None:
             raise CheckpointError(f"{reason}; and it cannot be renamed ({error})")
         warn(f"warning: {reason}; the warm-up is done again")
         return False
-    made_of = from_leader(_origin(folder) if dist.get_rank() == 0 else "")
     if weights and made_of and made_of != weights:
         raise CheckpointError(
             f"model.path: {config.model.path} has other weights than {folder} was made of by the warm-up; "
@@ -83,9 +86,24 @@ def load_start(
     return True
 
 
+def _origin_or_reason(folder: Path) -> tuple[str, str | None]:
+    try:
+        return _origin(folder), None
+    except CheckpointError as error:
+        return "", str(error)
+
+
 def _origin(folder: Path) -> str:
-    """What is known of the weights before the warm-up; "" of runs that have not noted it."""
-    if not (folder / _ORIGIN_FILE).is_file():
+    """What is known of the weights before the warm-up; "" of runs that have not noted it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / _ORIGIN_FILE
+    if not path.is_file():
         return ""
-    content = read_json(folder / _ORIGIN_FILE)
-    return str(content.get("weights", "")) if isinstance(content, dict) else ""
+    try:
+        content = told.mapping(read_json(path, CheckpointError), "it")
+        return told.text(content, "weights") if "weights" in content else ""
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error

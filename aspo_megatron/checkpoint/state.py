@@ -1,25 +1,24 @@
-"""Model and optimizer as pieces of global tensors, out and in, with megatron's distributed checkpointing.
+"""Model and optimizer as pieces of global tensors, out and in, in the format of megatron's distributed checkpointing.
 
 Names and splits are megatron's own (`sharded_state_dict`). Every layer and expert has its own tensors, gate and up are
 two, and nothing in a tensor depends on the layout but the padding of the vocabulary: a state that one layout has
-written is loaded in any other.
+written is loaded in any other. megatron's own loading is not used: it runs what the pickles of a folder say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from aspo_megatron.checkpoint.names import OPTIMIZER, checkpoint_keys
+from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.parallel.chunk import ModelChunk
 from aspo_megatron.parallel.exchange import gather
@@ -29,6 +28,8 @@ from aspo_megatron.parallel.optimizer import Optimizer
 _SHARDING = {"singleton_local_shards": True, "non_homogeneous_layers": True}
 
 Sizes = tuple[int, ...]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def wanted_weights(model: PolicyModel) -> dict[str, Sizes]:
     return {
         part.key: tuple(part.global_shape)
         for _, sharded in _sharded_parameters(model)
-        for part in (sharded.build() if isinstance(sharded, ShardedTensorFactory) else [sharded])
+        for part in _sharded_parts(sharded)
     }
 
 
@@ -83,7 +84,8 @@ def load_model(model: PolicyModel, folder: Path) -> None:
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    _load({str(number): sharded for number, (_, sharded) in enumerate(_sharded_parameters(model))}, folder)
+    with _together(folder, lambda: PieceReader(folder)) as reader:
+        _together(folder, lambda: _fill(reader, [sharded for _, sharded in _sharded_parameters(model)]))
 
 
 def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str, int], folder: Path) -> None:
@@ -92,36 +94,54 @@ def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str,
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    for name in optimizer.state_names() if counters["updates"] else ():
-        wholes: dict[Tensor, Tensor] = {}
-        wanted = {}
-        for number, (parameter, sharded) in enumerate(_sharded_parameters(model)):
-            wholes[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
-            wanted[str(number)] = make_sharded_optimizer_tensor(sharded, wholes[parameter], f"{OPTIMIZER}.{name}")
-        _load(wanted, folder)
-        optimizer.load_states(name, wholes)
+    if counters["updates"]:
+        with _together(folder, lambda: PieceReader(folder)) as reader:
+            for name in optimizer.state_names():
+                _load_states(model, optimizer, name, reader, folder)
     optimizer.load_counters(counters)
 
 
-def _load(wanted: dict[str, ShardedTensor | ShardedTensorFactory], folder: Path) -> None:
-    """Fill the tensors of `wanted`, in place; what one rank cannot read is an error of all."""
+def _load_states(model: PolicyModel, optimizer: Optimizer, name: str, reader: PieceReader, folder: Path) -> None:
+    wholes: dict[Tensor, Tensor] = {}
+    wanted = []
+    for parameter, sharded in _sharded_parameters(model):
+        wholes[parameter] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
+        wanted.append(make_sharded_optimizer_tensor(sharded, wholes[parameter], f"{OPTIMIZER}.{name}"))
+    _together(folder, lambda: _fill(reader, wanted))
+    optimizer.load_states(name, wholes)
+
+
+def _together(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; what one rank cannot read is an error of all. A collective."""
+    result: list[T] = []
     own: str | None = None
     try:
-        dist_checkpointing.load(wanted, str(folder))
+        result.append(read())
     except (torch.OutOfMemoryError, MemoryError):  # which says nothing of the checkpoint
         raise
-    except (CheckpointException, Exception) as error:  # torch's is no Exception; a damaged file may raise nearly any
-        own = _reason(error)
+    except Exception as error:  # a damaged file may raise nearly any
+        own = next(iter(str(error).splitlines()), "") or type(error).__name__
     reason = next((reason for reason in gather(own) if reason), None)
     if reason is not None:
         raise CheckpointError(f"{folder}: cannot be loaded: {reason}")
+    return result[0]
 
 
-def _reason(error: BaseException) -> str:
-    """What has gone wrong first, without torch's frame around it."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _fill(reader: PieceReader, wanted: Iterable[ShardedTensor | ShardedTensorFactory]) -> None:
+    """Read the tensors of `wanted`, in place.
+
+    Raises:
+        CheckpointError: one is missing, of another shape, or cannot be read.
+    """
+    for part in (part for sharded in wanted for part in _sharded_parts(sharded)):
+        there, whole = reader.size(part.key), tuple(part.global_shape)
+        padded = part.allow_shape_mismatch  # a vocabulary: what is beyond its end is zero
+        if there != whole and not (padded and there[1:] == whole[1:]):
+            raise CheckpointError(f"tensor {part.key} has size {list(there)}, {list(whole)} is wanted")
+        target = part.data.detach()
+        if padded:
+            target.zero_()
+        reader.fill(part.key, target, part.global_offset)
 
 
 def _sharded_parameters(model: PolicyModel) -> Iterator[tuple[Tensor, ShardedTensor | ShardedTensorFactory]]:
@@ -142,5 +162,11 @@ def _sharded_parameters_of(chunk: ModelChunk) -> Iterator[tuple[Tensor, Any]]:
 
 
 def _parts(sharded: ShardedTensor | ShardedTensorFactory, *, lasts: bool = True) -> Iterator[Shard]:
-    for part in sharded.build() if isinstance(sharded, ShardedTensorFactory) else [sharded]:
+    for part in _sharded_parts(sharded):
         yield Shard(part.key, part.data.detach(), tuple(part.global_shape), tuple(part.global_offset), lasts)
+
+
+def _sharded_parts(sharded: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
+    """The global tensors that a parameter is a part of: itself, or gate and up, which it holds one after the other."""
+    parts: list[ShardedTensor] = sharded.build() if isinstance(sharded, ShardedTensorFactory) else [sharded]
+    return parts

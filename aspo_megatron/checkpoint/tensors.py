@@ -12,9 +12,12 @@ import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +39,8 @@ from aspo_megatron.checkpoint.integrity import FileEntry, write_durably
 from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
 
+_MOST_DIMS = 8
+_PIECE_FILE = re.compile(r"__[0-9]{1,9}_[0-9]{1,9}\.distcp")
 _ALIGNMENT = 64
 """Of each piece in its file, as that of the elements in a piece: then they can be used where they are."""
 
@@ -57,6 +62,11 @@ class Piece:
 def piece_file(rank: int) -> str:
     """Name of the file that a rank writes."""
     return f"__{rank}_0.distcp"
+
+
+def is_piece_file(name: str) -> bool:
+    """Whether a file of this name may hold pieces: in the folder of the index, wherever that is."""
+    return _PIECE_FILE.fullmatch(name) is not None
 
 
 class PieceWriter:
@@ -193,18 +203,30 @@ def check_cover(key: str, whole: TensorStorageMetadata) -> None:
     Raises:
         CheckpointError: they are not; names the tensor.
     """
+    dims = len(whole.size)
+    if dims > _MOST_DIMS or any(len(chunk.offsets) != dims or len(chunk.sizes) != dims for chunk in whole.chunks):
+        raise CheckpointError(f"tensor {key}: of other dimensions than its pieces, or of more than {_MOST_DIMS}")
     covered = sum(chunk.sizes.numel() for chunk in whole.chunks)
     if covered != whole.size.numel():
         raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are there")
-    spans = [
-        [(start, start + length) for start, length in zip(chunk.offsets, chunk.sizes, strict=True)]
-        for chunk in whole.chunks
-    ]
-    for number, span in enumerate(spans):
-        if len(span) != len(whole.size) or any(
-            start < 0 or stop > size for (start, stop), size in zip(span, whole.size, strict=True)
-        ):
-            raise CheckpointError(f"tensor {key}: a piece at {[start for start, _ in span]} is not inside of it")
-        for other in spans[:number]:
-            if all(max(a, c) < min(b, d) for (a, b), (c, d) in zip(span, other, strict=True)):
-                raise CheckpointError(f"tensor {key}: two pieces have the same elements")
+    for chunk in whole.chunks:
+        spans = zip(chunk.offsets, chunk.sizes, whole.size, strict=True)
+        if any(start < 0 or start + length > size for start, length, size in spans):
+            raise CheckpointError(f"tensor {key}: a piece at {list(chunk.offsets)} is not inside of it")
+    if _corners(whole.chunks) != _corners([ChunkStorageMetadata(torch.Size([0] * dims), whole.size)]):
+        raise CheckpointError(f"tensor {key}: two pieces have the same elements")
+
+
+def _corners(boxes: Sequence[ChunkStorageMetadata]) -> dict[tuple[int, ...], int]:
+    """How often each point is a corner of a box: +1 for its beginning, with another sign for each end among its sides.
+
+    Boxes that do not overlap make up another box just if all corners but its own cancel. This takes a time in
+    proportion to their number, where comparing each with each may take for ever.
+    """
+    counts: dict[tuple[int, ...], int] = {}
+    for box in boxes:
+        sides = [((start, 1), (start + length, -1)) for start, length in zip(box.offsets, box.sizes, strict=True)]
+        for corner in product(*sides):
+            point = tuple(place for place, _ in corner)
+            counts[point] = counts.get(point, 0) + prod(sign for _, sign in corner)
+    return {point: count for point, count in counts.items() if count}
