@@ -5,12 +5,14 @@ Standard input and output, or calls of a function, see `code_tests`. Expected re
 
 from __future__ import annotations
 
-import json
 import textwrap
 import time
 
 from aspo_megatron.config import CodeConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import parse_json
 from aspo_megatron.rewards.code_tests import CodeTest, read_tests
 from aspo_megatron.rewards.compare import same_output, same_value
 from aspo_megatron.rewards.sandbox import Limits, Outcome, Sandbox, find_mode
@@ -43,7 +45,14 @@ class CodeScorer:
         )
         self._config = config
         self._seconds = max(timeout_seconds - 2.0, 0.8 * timeout_seconds)
-        self._sandbox = Sandbox(find_mode(config.sandbox), limits, packages=config.packages)
+        try:
+            mode = find_mode(config.sandbox)
+        except OSError as error:
+            raise ConfigError(
+                f"reward.code.sandbox: a sandbox cannot be started: {one_line(error)}. Is there memory, and room under "
+                "the limits on processes (ulimit -u) and open files (ulimit -n)?"
+            ) from error
+        self._sandbox = Sandbox(mode, limits, packages=config.packages)
 
     def score(self, problem: Problem, response: str) -> float:
         """1 if the program passes all tests, or the share that it passes; 0 without a program.
@@ -82,14 +91,15 @@ class CodeScorer:
 
 
 def _is_right(outcome: Outcome, test: CodeTest, tolerance: float) -> bool:
-    text = outcome.output.decode("utf-8", "replace")
     if isinstance(test.expected, str):
-        return same_output(text, test.expected, tolerance)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # No JSON, or a program's own writing.
+        return same_output(outcome.output.decode("utf-8", "replace"), test.expected, tolerance)
+    if not test.could_be(len(outcome.output)):
         return False
-    return any(same_value(value, expected, tolerance) for expected in test.expected)
+    try:
+        value = parse_json(outcome.output.decode("utf-8", "replace"), "result")
+        return any(same_value(value, expected, tolerance) for expected in test.expected)
+    except (UserError, RecursionError):  # No JSON, or a program's own writing.
+        return False
 
 
 def extract_code(response: str) -> str | None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
-import pickle
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any
 
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import parse_json
+from aspo_megatron.rewards.packed_tests import MOST_UNPACKED, unpack
 
 FIELDS = ("input_output", "tests", "test_cases", "public_test_cases", "public_tests")
 """Where tests are looked for, after the answer."""
 
 _MORE_FIELDS = {"public_test_cases": ("private_test_cases",), "public_tests": ("private_tests", "generated_tests")}
 
-_MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
-_MALFORMED += (zlib.error, binascii.Error, pickle.PickleError)
+_MALFORMED = (UserError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_REMEMBERED = 2
+_MIB = 1 << 20
+_SHORT_RESULT = 1 << 16
+_LONGER_THAN_EXPECTED = 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class CodeTest:
     given: str
     expected: str | tuple[Any, ...]
 
+    def could_be(self, size: int) -> bool:
+        """Whether a right result may have so many bytes as JSON; numbers can be written in many digits or few."""
+        return size <= _SHORT_RESULT or size <= _LONGER_THAN_EXPECTED * len(json.dumps(self.expected))
+
 
 def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
     """The tests of a problem, those that are public first.
@@ -46,15 +53,26 @@ def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
         ValueError: there are none, or they are in no known form.
     """
     name, value = _find(problem, field)
-    values = [value] + [problem.metadata[more] for more in _MORE_FIELDS.get(name, ()) if problem.metadata.get(more)]
-    function = _function_name(problem.metadata)
+    values = (value, *(problem.metadata[more] for more in _MORE_FIELDS.get(name, ()) if problem.metadata.get(more)))
     try:
-        tests = [test for value in values for test in _read(_decoded(value), function)]
+        function = _function_name(problem.metadata)
+        # Texts are often packed and large, and scored with many responses in a row.
+        read = _read_texts if all(isinstance(value, str) for value in values) else _read_all
+        tests = list(read(values, function))
     except _MALFORMED as error:
-        raise ValueError(f"problem {problem.id}: {name} holds no tests in a known form ({error})") from error
+        raise ValueError(
+            f"problem {one_line(problem.id)}: {name} holds no tests in a known form ({one_line(error)})"
+        ) from error
     if not tests:
-        raise ValueError(f"problem {problem.id}: {name} holds no test")
+        raise ValueError(f"problem {one_line(problem.id)}: {name} holds no test")
     return tests
+
+
+def _read_all(values: tuple[Any, ...], function: str | None) -> tuple[CodeTest, ...]:
+    return tuple(test for value in values for test in _read(_decoded(value), function))
+
+
+_read_texts = lru_cache(maxsize=_REMEMBERED)(_read_all)
 
 
 def has_tests(problem: Problem, field: str | None = None) -> bool:
@@ -79,7 +97,7 @@ def _function_name(fields: Mapping[str, Any]) -> str | None:
     """What LiveCodeBench names beside its tests."""
     about = fields.get("metadata")
     if isinstance(about, str) and about.lstrip().startswith("{"):
-        about = json.loads(about)
+        about = parse_json(about, "metadata")
     named = [about.get("func_name")] if isinstance(about, Mapping) else []
     for name in (*named, fields.get("fn_name"), fields.get("func_name")):
         if isinstance(name, str) and name:
@@ -91,17 +109,9 @@ def _decoded(value: Any) -> Any:
     """Undo JSON, and LiveCodeBench's packing of private tests: JSON, pickled as a text, zlib, base64."""
     if not isinstance(value, str):
         return value
-    if value.lstrip()[:1] in {"{", "["}:
-        return json.loads(value)
-    packed = zlib.decompress(base64.b64decode(value, validate=True))
-    return json.loads(_TextUnpickler(io.BytesIO(packed)).load())
-
-
-class _TextUnpickler(pickle.Unpickler):
-    """Reads plain values only: a pickle from a dataset could run code."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"packed tests ask for {module}.{name}")
+    if len(value) > MOST_UNPACKED:
+        raise ValueError(f"more than {MOST_UNPACKED // _MIB} MiB")
+    return parse_json(value if value.lstrip()[:1] in {"{", "["} else unpack(value), "tests")
 
 
 def _read(value: Any, function: str | None) -> Iterator[CodeTest]:
@@ -121,8 +131,8 @@ def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
         return CodeTest(None, _text(given), _text(expected))
     if isinstance(given, str):
         # LiveCodeBench: an argument a line.
-        arguments = [json.loads(line) for line in given.splitlines() if line.strip()]
-        return CodeTest(function, json.dumps(arguments), (json.loads(expected),))
+        arguments = [parse_json(line, "an argument") for line in given.splitlines() if line.strip()]
+        return CodeTest(function, json.dumps(arguments), (parse_json(expected, "an output"),))
     if not isinstance(given, list):
         raise ValueError(f"arguments must be a list, not {type(given).__name__}")
     # APPS wraps some results into a list, and nothing tells which.

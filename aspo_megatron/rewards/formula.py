@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
+from aspo_megatron.rewards.latex_size import LIMIT, latex_size
+from aspo_megatron.rewards.magnitude import Size
 from aspo_megatron.rewards.text import after_thinking
 
 MAX_LENGTH = 1000
 """A longer formula is no answer, unless the reference is of a similar length."""
 
 _WINDOW = 4000
-_MAX_DEPTH = 20
-_END = 40
 _MAX_BOXES = 64
 _BOXED = "\\boxed{"
 
@@ -30,15 +30,7 @@ _LABEL = (
 )
 _CHOICE = re.compile(_LABEL + r"(?:\\[ ,;:!]|\\quad|~|\s)*(?=\S)")
 
-_RAISED = r"(?:\^|(?<=[\d)}])\*\*)"  # Stars after a space are bold print.
-_POWER = rf"{_RAISED}\s*[{{(]*\s*-?"
-_TOO_BIG = re.compile(
-    rf"{_POWER}\d+\s*{_RAISED}"  # 10^{{10^{{10}}}}
-    rf"|{_POWER}\d{{6,}}"
-    r"|\d{5,}[)}\s]*!|![)}\]\s]+!"  # 100000!, (9!)!
-    r"|\\[dt]?binom\s*\{\s*\d+\s*(?:\^|(?<=\d{5}))"
-    r"|\d[eE]\+?\d{4,}"
-)
+_EQUALS = re.compile(r"(?<![\\<>!:])=")
 _UNEQUAL = re.compile(r"\\(?:neq?|not)(?![a-zA-Z])|≠")
 
 
@@ -125,21 +117,15 @@ def choose_side(formula: str, reference_is_letter: bool) -> str:
     return f"{_BOXED}{match['a'] or match['b']}}}" if reference_is_letter else _BOXED + content[match.end() :]
 
 
-def is_too_big(formula: str) -> bool:
-    """Whether computing a formula could take forever: towers of powers, factorials of large numbers, deep nesting.
+def is_too_big(formula: str, limit: Size = LIMIT) -> bool:
+    """Whether computing a formula could take for ever, or math-verify for long to read it."""
+    return not latex_size(formula.removeprefix(_BOXED)).fits(limit)
 
-    Of a text without a box, the end is looked at.
-    """
-    if not is_boxed(formula):
-        formula = formula[-_END:]
-    depth = deepest = 0
-    for character in formula:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest > _MAX_DEPTH or _TOO_BIG.search(formula) is not None
+
+def last_side(equation: str) -> str | None:
+    """The last side of an equation or a chain of them, in a box; None if a text is a list or no equation."""
+    side = _EQUALS.split(equation)[-1]
+    return None if side == equation or "," in equation or ";" in equation else f"{_BOXED}{side}}}"
 
 
 def is_boxed(formula: str) -> bool:

@@ -11,23 +11,31 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from math_verify import parse, verify
+from math_verify.parser import parse_latex_cached
+from sympy.core.cache import clear_cache
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, is_too_big, says_unequal
+from aspo_megatron.rewards.answers import TARGETS, TooBigError, read_answer
+from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
+from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, last_side, says_unequal
+from aspo_megatron.rewards.latex_size import LIMIT, latex_size
+from aspo_megatron.rewards.magnitude import Size
+from aspo_megatron.rewards.values import same_by_value
 
-# math-verify warns that its own time limit is off; the reward pool's holds instead (it also ends C code).
+# math-verify warns that its own time limit is off; the one of `score` and the reward pool's hold instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_BOXED_FIRST = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+_MORE_THAN_THE_REFERENCE = 1.5
+_LARGEST_REFERENCE = 100_000.0
 _LETTER = re.compile(r"\(?[A-Z]\)?")
 
 
-def score(problem: Problem, response: str) -> float:
+def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> float:
     """Compare the response's answer with `problem.answer`.
 
-    An answer that says what something is not, or that is too big to compute and is not written as the reference is,
-    is wrong.
+    An answer is wrong that says what something is not, and so is one that is not written as the reference is and too
+    big to compute, or that takes longer than `seconds` of processor time.
 
     Raises:
         ValueError: the problem has no reference answer, or one that math-verify cannot read.
@@ -39,13 +47,53 @@ def score(problem: Problem, response: str) -> float:
         formula = choose_side(formula, _LETTER.fullmatch(text) is not None)
         if text and _squeezed(formula) == _squeezed(boxed):
             return 1.0
-    reference = _parse_reference(text)
-    if not reference:
-        raise ValueError(f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}")
-    if formula is None or is_too_big(formula) or (says_unequal(formula) and not says_unequal(boxed)):
+    try:
+        with cpu_limit(seconds):
+            reference = _parse_reference(text)
+            if not reference:
+                raise ValueError(
+                    f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
+                )
+            if formula is None or (says_unequal(formula) and not says_unequal(boxed)):
+                return 0.0
+            return _compare(text, reference, formula)
+    except OutOfTimeError:
+        _forget()
         return 0.0
-    answer = parse(formula, _BOXED_FIRST, parsing_timeout=None)
-    return float(verify(reference, answer, timeout_seconds=None))
+    except MemoryError:
+        _forget()
+        raise
+
+
+def _compare(text: str, reference: list[Any], formula: str) -> float:
+    size = latex_size(text)
+    if size.digits > _LARGEST_REFERENCE:
+        return 0.0
+    limit = LIMIT.join(size.grown(_MORE_THAN_THE_REFERENCE))
+    try:
+        answer = _read(formula, limit, reads_last_side="=" not in text)
+    except TooBigError:
+        return 0.0
+    same = same_by_value(reference[0], answer[0]) if len(answer) > 1 else None
+    return float(verify(reference, answer, timeout_seconds=None) if same is None else same)
+
+
+def _read(formula: str, limit: Size, reads_last_side: bool) -> list[Any]:
+    """The answer. Of an equation whose other side alone is too big, the last side if that is what counts."""
+    try:
+        return read_answer(formula, limit)
+    except TooBigError as error:
+        last = last_side(error.text) if reads_last_side else None
+        if last is None:
+            raise
+        return read_answer(last, limit)
+
+
+def _forget() -> None:
+    """Drop what libraries had half done when they were interrupted, and might take for done."""
+    clear_cache()
+    parse_latex_cached.cache_clear()
+    _parse_reference.cache_clear()
 
 
 def _squeezed(formula: str) -> str:
@@ -65,5 +113,5 @@ def _parse_reference(formula: str) -> list[Any]:
     # Without delimiters math-verify reads only numbers, and would take 2 for 2x+1.
     if "\\boxed" not in formula and "$" not in formula:
         formula = f"\\boxed{{{formula}}}"
-    parsed: list[Any] = parse(formula, _BOXED_FIRST, parsing_timeout=None)
+    parsed: list[Any] = parse(formula, TARGETS, parsing_timeout=None)
     return parsed

@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Self
 
 from aspo_megatron.config import RewardConfig
+from aspo_megatron.errors import UserError
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.dispatcher import Dispatcher
 from aspo_megatron.rewards.tasks import Batch, Item, Reward
+from aspo_megatron.rewards.team import no_room
 
 __all__ = ["Item", "PendingRewards", "Reward", "RewardPool", "log_errors"]
 
@@ -47,9 +49,13 @@ class RewardPool:
 
         Raises:
             ConfigError: see `scorers.check`.
+            UserError: the machine has no room for the workers.
         """
         scorers.check(config)
-        self._pool = Dispatcher(config)
+        try:
+            self._pool = Dispatcher(config)
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python's, for a thread that cannot be started
+            raise UserError(no_room(error)) from error
 
     def submit(self, items: Iterable[Item]) -> PendingRewards:
         """Have (problem, response) pairs scored without waiting for it.

@@ -11,22 +11,33 @@ from functools import cache
 from reasoning_gym import get_score_answer_fn
 
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
+from aspo_megatron.rewards.plain_answers import Computes, computes, is_plain
 from aspo_megatron.rewards.text import extract_answer
 
 
-def score(problem: Problem, response: str) -> float:
+def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> float:
     """Score the response's answer (see `extract_answer`) by the family's own rule.
+
+    One that the rule should not be given (see `plain_answers`) counts as no answer, and one that it takes longer for
+    than `seconds` of processor time is wrong.
 
     Raises:
         ValueError: the problem does not come from reasoning-gym.
     """
     if "family" not in problem.metadata or "entry" not in problem.metadata:
         raise ValueError(f"problem {problem.id} does not come from reasoning-gym")
-    rule = _rule(problem.metadata["family"])
-    return rule(answer=extract_answer(response, problem.answer), entry=problem.metadata["entry"])
+    rule, kind = _rule(problem.metadata["family"])
+    answer = extract_answer(response, problem.answer)
+    try:
+        with cpu_limit(seconds):
+            is_safe = is_plain(answer, problem.answer or "", kind)
+            return rule(answer=answer if is_safe else "", entry=problem.metadata["entry"])
+    except OutOfTimeError:
+        return 0.0
 
 
 @cache
-def _rule(family: str) -> Callable[..., float]:
+def _rule(family: str) -> tuple[Callable[..., float], Computes]:
     rule: Callable[..., float] = get_score_answer_fn(family)
-    return rule
+    return rule, computes(rule)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.rewards.cpu_clock import cpu_seconds
 from aspo_megatron.rewards.mixture import Mixture, Score, applies
 
 if TYPE_CHECKING:
@@ -61,12 +62,22 @@ def _check_problem(kind: str, code: CodeConfig, key: str, problem: Problem) -> N
     if kind == "reasoning_gym" and "family" not in problem.metadata:
         raise ConfigError(f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {problem.id} is not")
     if kind == "code":
-        from aspo_megatron.rewards.code_tests import has_tests
+        from aspo_megatron.rewards.code_tests import has_tests, read_tests
 
         if not has_tests(problem, code.tests_field):
             raise ConfigError(
                 f"{key}.kind: code needs tests, and problem {problem.id} has none; set {key}.code.tests_field"
             )
+        try:
+            read_tests(problem, code.tests_field)
+        except ValueError as error:
+            raise ConfigError(f"{key}.kind: code: {error}") from error
+
+
+def is_built_in(config: RewardConfig) -> bool:
+    """Whether no function of the user's takes part."""
+    kinds = [part.kind for part in config.components.values()] if config.kind == "mixture" else [config.kind]
+    return all(kind in BUILT_IN for kind in kinds)
 
 
 def build(config: RewardConfig) -> Callable[[Problem, str], Score]:
@@ -101,11 +112,11 @@ def _scorer(kind: str, options: Mapping[str, Any], code: CodeConfig, config: Rew
     if kind == "math":
         from aspo_megatron.rewards import math as math_reward
 
-        return math_reward.score
+        return functools.partial(math_reward.score, seconds=cpu_seconds(config.timeout_seconds))
     if kind == "reasoning_gym":
         from aspo_megatron.rewards import reasoning_gym
 
-        return reasoning_gym.score
+        return functools.partial(reasoning_gym.score, seconds=cpu_seconds(config.timeout_seconds))
     from aspo_megatron.rewards.code import CodeScorer
 
     return CodeScorer(code, config.timeout_seconds).score

@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.handle import Handle
 from aspo_megatron.rewards.output import Output
 
@@ -19,6 +20,14 @@ _MAX_STARTS_KILLED = 10
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
 _END_SECONDS = 5.0
+
+
+def no_room(error: Exception) -> str:
+    """What to tell if the system refuses a process, a thread or a descriptor."""
+    return (
+        f"the reward workers cannot be started: {one_line(error)}. Is there memory, and room under the limits on "
+        "processes (ulimit -u) and open files (ulimit -n)? Lower reward.workers, or raise the limits"
+    )
 
 
 class Team:
@@ -42,6 +51,7 @@ class Team:
         self._output = Output(config.timeout_seconds)
         self._not_before = 0.0
         self._ended_early = self._killed_early = 0
+        self._refusal: OSError | None = None
         self.workers: list[Handle] = []
 
     def fill(self, now: float) -> None:
@@ -56,8 +66,10 @@ class Team:
                 handle = Handle(self._config_text, self._output.ends)
             except OSError as error:
                 logger.warning("a reward worker cannot be started: %s", error)
+                self._refusal = error
                 self._note_failed_start(now, was_killed=False)
                 continue
+            self._refusal = None
             self.workers.append(handle)
             self._selector.register(handle.connection, self._events(handle), handle)
             self._selector.register(handle.process.sentinel, selectors.EVENT_READ, handle)
@@ -68,6 +80,8 @@ class Team:
             rounds = _MAX_STARTS_ENDED
         elif self._killed_early >= _MAX_STARTS_KILLED * self._config.workers:
             rounds = _MAX_STARTS_KILLED
+        if rounds and self._refusal is not None:
+            raise UserError(no_room(self._refusal)) from self._refusal
         if rounds:
             raise UserError(
                 f"the reward workers (reward.kind={self._config.kind!r}) end as they start, {rounds} times in a row; "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPENING, _CLOSING = "<answer>", "</answer>"
 
 
 def after_thinking(response: str) -> str:
@@ -20,9 +18,21 @@ def extract_answer(response: str, reference: str | None) -> str:
     answer; else all of it (grids and other answers of several lines).
     """
     text = after_thinking(response).strip()
-    tagged = _ANSWER.findall(text)
-    if tagged:
-        return str(tagged[-1]).strip()
+    tagged = _last_tagged(text)
+    if tagged is not None:
+        return tagged.strip()
     if reference is not None and "\n" not in reference.strip():
         return text.partition("\n")[0].strip()
     return text
+
+
+def _last_tagged(text: str) -> str | None:
+    """What the last complete pair of tags holds; each part of the text is looked at once."""
+    end = text.rfind(_CLOSING)
+    while end >= 0:
+        before = text.rfind(_CLOSING, 0, end)
+        begin = text.find(_OPENING, before + 1, end)
+        if begin >= 0:
+            return text[begin + len(_OPENING) : end]
+        end = before
+    return None

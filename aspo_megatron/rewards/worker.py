@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from aspo_megatron.rewards.mixture import Score
 
 _GRACE_SECONDS = 2.0
 _LONGEST_ERROR = 2000
+_MEMORY = 2 << 30
+"""Bytes of address space for scoring, besides what a worker has once its scorer is loaded."""
 
 _Scorer = Callable[[Problem, str], Score]
 
@@ -77,6 +80,8 @@ def _serve(connection: WorkersEnd, continued: _Continued) -> None:
     own = os.getpid()
     config = RewardConfig.model_validate_json(connection.read(connection.size() or 0))
     scorer = scorers.build(config)  # before the first task, so that imports count to no one's time limit
+    if scorers.is_built_in(config):
+        limit_memory()
     answers: list[tuple[object, ...]] = [("ready",)]
     while True:
         if not connection.has_next:  # else they go with the next word
@@ -93,6 +98,19 @@ def _serve(connection: WorkersEnd, continued: _Continued) -> None:
             os._exit(0)  # a process that the scorer has forked, and let return
         seconds = time.perf_counter() - start
         answers = [("done", scored.value, dict(scored.parts), error, continued.noted, seconds)]
+
+
+def limit_memory() -> None:
+    """Have what needs too much memory raise MemoryError, for a reward of 0, before the machine has none left.
+
+    The soft limit only: programs in a sandbox have one of their own.
+    """
+    with open("/proc/self/statm", encoding="ascii") as file:
+        present = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = present + _MEMORY
+    if soft == resource.RLIM_INFINITY or soft > wanted:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
 def _score(scorer: _Scorer, timeout_seconds: float, task: bytearray) -> tuple[Score, str | None]:

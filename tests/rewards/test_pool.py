@@ -100,10 +100,10 @@ def test_threads_may_submit_at_once():
     assert values == [{1.0}, {0.0}] * 10
 
 
-def test_a_formula_too_big_to_compute_times_out():
+def test_a_formula_too_big_to_compute_is_wrong_at_once():
     with RewardPool(RewardConfig(kind="math", workers=1, timeout_seconds=2.0)) as pool:
         huge, small = pool.score([(PROBLEM, r"\boxed{\int_0^1 e^{x^{x^x}} \sin(\tan x) dx}"), (PROBLEM, "7")])
-    assert huge == Reward(0.0, "scoring took longer than reward.timeout_seconds=2")
+    assert huge == Reward(0.0)
     assert small == Reward(1.0)
 
 

@@ -1,0 +1,278 @@
+"""How much there would be to compute in a formula in LaTeX, told from its text: in milliseconds, whatever it says.
+
+This is no grammar. What may be read in several ways is taken in the way that makes the larger numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from aspo_megatron.rewards import latex_tokens as tokens
+from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join
+
+LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2)
+"""A formula with more of something is no answer, unless the reference is about as large."""
+
+_MAKERS = frozenset(("eye", "zeros", "ones", "diag"))
+_LONG_SUM = 100.0
+_LARGEST_MATRIX = 16.0
+_DEEPEST = 100
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+def latex_size(text: str) -> Size:
+    """The size of a formula; of infinite `digits` if it cannot be told.
+
+    Args:
+        text: LaTeX, or a plain expression such as 2**3.
+    """
+    reader = _Reader(tokens.TOKEN.findall(text))
+    try:
+        reader.read()
+    except _TooDeepError:
+        return Size(digits=math.inf)
+    return reader.size
+
+
+class _Reader:
+    """Goes through tokens once, from left to right."""
+
+    def __init__(self, found: list[str]) -> None:
+        self._tokens = found
+        self._next = self._depth = 0
+        self._symbol = SYMBOL
+        self._arithmetic = Arithmetic()
+        self._open = {0: 0, 1: 0}
+        self._size = Size(tokens=len(found))
+        self._functions = 0
+
+    @property
+    def size(self) -> Size:
+        """What was found by now."""
+        found = self._arithmetic
+        costly = self._size.costly + (self._functions if self._size.costly else 0)
+        return replace(self._size, digits=found.digits, terms=found.terms, roots=found.roots, costly=costly)
+
+    def read(self) -> None:
+        """Go through all of it; brackets that nothing opened are passed over."""
+        while self._peek():
+            self._list()
+            self._take()
+
+    def _peek(self) -> str:
+        return self._tokens[self._next] if self._next < len(self._tokens) else ""
+
+    def _take(self) -> str:
+        token = self._peek()
+        self._next += 1
+        return token
+
+    def _note(self, **counts: float) -> None:
+        self._size = self._size.join(Size(**counts))
+
+    def _count(self, **counts: float) -> None:
+        self._size = replace(self._size, **{name: getattr(self._size, name) + n for name, n in counts.items()})
+
+    def _list(self) -> Bound:
+        """Until a bracket closes: sums, with commas, relations and unions between them."""
+        members = [self._sum()]
+        while (token := self._peek()) and token not in tokens.CLOSERS:
+            self._take()
+            if token in tokens.UNIONS:
+                self._count(unions=1)
+            elif token in ("&", "\\\\"):
+                self._count(cells=1)
+            if token == "\\choose":
+                members.append(self._arithmetic.binomial(members[-1], self._sum()))
+            else:
+                members.append(self._sum())
+        return join(*members)
+
+    def _sum(self) -> Bound:
+        bound = self._product(Bound())
+        while self._peek() in tokens.SIGNS:
+            bound = self._arithmetic.plus(bound, self._product(bound))
+        return bound
+
+    def _product(self, before: Bound) -> Bound:
+        """Factors, after signs or none; `before` is the sum that they are a part of, so far."""
+        bound, divide = Bound(), False
+        while self._peek() in tokens.SIGNS:
+            self._take()
+        while (token := self._peek()) and token not in tokens.ENDS:
+            if token in tokens.PASSED | tokens.OVER:
+                self._take()
+                divide = token in tokens.OVER
+                while self._peek() in tokens.SIGNS:
+                    self._take()
+                continue
+            factor = self._postfix(self._item(), bound, before)
+            bound = self._arithmetic.over(bound, factor) if divide else self._arithmetic.times(bound, factor)
+            divide = False
+        return bound
+
+    def _postfix(self, bound: Bound, product: Bound, total: Bound) -> Bound:
+        """A factor with its powers, indices and factorials; of |9 + 9|^9 all that comes before the bar is in it."""
+        while (token := self._peek()) in tokens.POSTFIXES:
+            self._take()
+            if token in tokens.POWERS:
+                bound = self._arithmetic.power(bound, self._operand())
+            elif token == "!":
+                bound = self._arithmetic.factorial(bound)
+            elif token == "_":
+                self._index()
+            elif token in tokens.BARS:
+                bound = self._arithmetic.plus(total, self._arithmetic.times(product, bound))
+        return bound
+
+    def _operand(self) -> Bound:
+        """What follows a power or a command: one item, to which the powers belong that follow it."""
+        while self._peek() in tokens.SIGNS | tokens.PASSED:
+            self._take()
+        if not self._peek() or self._peek() in tokens.CLOSERS:
+            return Bound()
+        bound = self._item()
+        if self._peek() in tokens.POWERS:
+            self._take()
+            self._deeper()
+            bound = self._arithmetic.power(bound, self._operand())
+            self._depth -= 1
+        return bound
+
+    def _deeper(self) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _TooDeepError
+
+    def _index(self) -> Bound:
+        """What stands below: counted as brackets are, as it takes the parser as long."""
+        if not self._peek() or self._peek() in tokens.CLOSERS:
+            return Bound()
+        self._opened(1, 1)
+        bound = self._item()
+        self._opened(1, -1)
+        return bound
+
+    def _opened(self, kind: int, by: int) -> None:
+        self._open[kind] += by
+        self._note(nesting=self._open[1], braces=self._open[0])
+
+    def _item(self) -> Bound:
+        self._deeper()
+        bound = self._read_item(self._take())
+        self._depth -= 1
+        return bound
+
+    def _read_item(self, token: str) -> Bound:
+        if token in tokens.BRACKETS:
+            return self._group(tokens.BRACKETS[token])
+        if token in tokens.BARS:
+            return Bound()
+        if token[0] == "." or token[0].isdecimal():
+            return self._arithmetic.note(_number(token))
+        if token[0] == "\\":
+            return self._command(token)
+        return CONSTANT if token in "eEπ" else self._symbol
+
+    def _group(self, kind: int) -> Bound:
+        self._opened(kind, 1)
+        bound = self._list()
+        self._take()
+        self._opened(kind, -1)
+        return bound
+
+    def _command(self, name: str) -> Bound:
+        bound = CONSTANT if name == "\\pi" else self._symbol
+        if name in tokens.FRACTIONS:
+            bound = self._arithmetic.over(self._argument(), self._argument())
+        elif name in tokens.BINOMIALS:
+            bound = self._arithmetic.binomial(self._argument(), self._argument())
+        elif name == "\\sqrt":
+            index = self._item() if self._peek() == "[" else Bound()
+            bound = self._arithmetic.root(self._argument(), index)
+        elif name in tokens.REPEATED:
+            bound = self._repeated(name)
+        elif name in tokens.FUNCTIONS:
+            bound = self._function(name)
+        elif name in tokens.WORDS or name == "\\begin":
+            self._skip_group()
+        return bound
+
+    def _argument(self) -> Bound:
+        r"""The argument of a command; of digits without braces the first one: \frac12."""
+        token = self._peek()
+        if token[:1].isdecimal() and len(token) > 1:
+            self._tokens[self._next] = token[1:]
+            return _number(token[0])
+        return self._operand()
+
+    def _skip_group(self) -> str:
+        """What is in the braces that follow, without reading it."""
+        if self._peek() != "{":
+            return ""
+        begin, depth = self._next + 1, 0
+        while (token := self._take()) and (depth := depth + (token == "{") - (token == "}")):
+            pass
+        return "".join(self._tokens[begin : self._next - 1])
+
+    def _scripts(self) -> tuple[list[Bound], list[Bound]]:
+        """What stands below and above a command."""
+        below, above = [], []
+        while self._peek() in ("_", "^"):
+            if self._take() == "_":
+                below.append(self._index())
+            else:
+                above.append(self._operand())
+        return below, above
+
+    def _function(self, name: str) -> Bound:
+        self._functions += 1
+        operator = self._skip_group() if name == "\\operatorname" else ""
+        below, above = self._scripts()
+        argument = join(self._operand(), *below)
+        if operator in _MAKERS and argument.most > _LARGEST_MATRIX:
+            self._note(cells=argument.most**2)
+        if name in tokens.GAMMAS:
+            bound = self._arithmetic.factorial(argument)
+        elif name in tokens.GROWING:
+            bound = self._arithmetic.power(CONSTANT, argument)
+        else:
+            bound = self._arithmetic.function(argument)
+        for exponent in above:
+            bound = self._arithmetic.power(bound, exponent)
+        return bound
+
+    def _repeated(self, name: str) -> Bound:
+        """A sum or product with its range; an integral or a limit, which are counted as costly."""
+        below, above = self._scripts()
+        range_ = join(*below, *above)
+        is_finite = name in tokens.SUMS and bool(above) and not any(bound.degree for bound in above)
+        count = range_.most if is_finite else 1.0
+        if not is_finite:
+            self._count(costly=1)
+        elif count > _LONG_SUM:
+            self._count(costly=math.log10(count))
+        outer = self._symbol
+        self._symbol = replace(outer, digits=max(outer.digits, math.log10(count)))
+        body = self._product(Bound())
+        self._symbol = outer
+        return self._arithmetic.repeated(body, count, product=name == "\\prod")
+
+
+def _number(token: str) -> Bound:
+    mantissa, _, exponent = token.lower().partition("e")
+    whole = mantissa.replace(",", "").partition(".")[0]
+    digits = _digits(whole) + (min(float(exponent.lstrip("+-")[:30]), 1e30) if exponent else 0.0)
+    return Bound(digits, whole="." not in token and not exponent)
+
+
+def _digits(whole: str) -> float:
+    """Logarithm to base 10 of a number in digits, or a little more."""
+    digits = whole.lstrip("0")
+    if not digits:
+        return 0.0
+    return math.log10(int(digits[:15])) + len(digits[15:]) + (1e-9 if len(digits) > 15 else 0.0)

@@ -1,0 +1,39 @@
+"""Pieces of LaTeX, and what they do in a formula."""
+
+from __future__ import annotations
+
+import re
+
+TOKEN = re.compile(
+    r"\\[a-zA-Z]+|\\.|\*\*|\d{1,3}(?:,\d{3})+(?!\d)|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[^\s~]", re.DOTALL
+)
+
+
+def _set(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+BRACKETS = {"(": 1, "[": 1, "{": 0, "\\{": 1, "\\lfloor": 1, "\\lceil": 1, "\\langle": 1, "\\lbrace": 1, "\\lbrack": 1}
+CLOSERS = _set(r") ] } \} \rfloor \rceil \rangle \rbrace \rbrack")
+SIGNS = _set("+ - \\pm \\mp \u2212 \u00b1")
+OVER = _set("/ \\div : \u00f7")
+PASSED = _set(r"* \cdot \times \bmod \mod \pmod \left \right \, \; \: \! \quad \qquad \$ $ \% % \displaystyle \limits")
+PASSED |= _set("\u00d7 \u00b7")
+UNIONS = _set("\\cup \\cap \\setminus \\bigcup \\bigcap \u222a \u2229")
+RELATIONS = _set(r"= < > \le \ge \leq \geq \lt \gt \ne \neq \approx \equiv \sim \in \notin \to") | _set(
+    "\u2264 \u2265 \u2260"
+)
+SEPARATORS = UNIONS | RELATIONS | _set(r", ; & \\ \choose")
+ENDS = SIGNS | CLOSERS | SEPARATORS
+BARS = _set(r"| \| \vert \lvert \rvert \Vert")
+POWERS = _set("^ **")
+POSTFIXES = POWERS | BARS | _set("! _ '")
+FRACTIONS = _set(r"\frac \dfrac \tfrac \cfrac")
+BINOMIALS = _set(r"\binom \dbinom \tbinom")
+SMALL = _set(r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \lg \tanh \coth \arg \operatorname")
+GROWING = _set(r"\exp \sinh \cosh")
+GAMMAS = _set(r"\Gamma \gamma")
+FUNCTIONS = SMALL | GROWING | GAMMAS
+SUMS = _set(r"\sum \prod")
+REPEATED = SUMS | _set(r"\int \iint \iiint \oint \lim")
+WORDS = _set(r"\text \mbox \textbf \textit \textrm \textnormal")

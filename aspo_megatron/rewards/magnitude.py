@@ -1,0 +1,158 @@
+"""Upper bounds on the numbers that computing a formula would make, found without making them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+_HUGE = 18.0
+_LOG_2 = math.log10(2)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the value of a part of a formula cannot exceed.
+
+    `digits` is the logarithm to base 10 of the largest numerator, denominator or coefficient; `terms` and `degree`
+    are those of the expanded polynomial (a number has degree 0); `whole` says that no fraction is in it.
+    """
+
+    digits: float = 0.0
+    terms: float = 1.0
+    degree: float = 0.0
+    whole: bool = True
+
+    @property
+    def most(self) -> float:
+        """What a number within this bound is at most, itself at most 10^18: an exponent, or so many terms of a sum."""
+        return float(10 ** min(self.digits, _HUGE))
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to compute: the largest bounds within a formula, and counts of what takes time.
+
+    `roots` is the largest number of digits under a root; `nesting` the depth of brackets and indices, `braces` that of
+    braces; `costly` counts integrals, limits and long sums, with the functions that are in the formula then.
+    """
+
+    digits: float = 0.0
+    terms: float = 1.0
+    roots: float = 0.0
+    tokens: float = 0.0
+    nesting: float = 0.0
+    braces: float = 0.0
+    cells: float = 0.0
+    unions: float = 0.0
+    costly: float = 0.0
+
+    def fits(self, limit: Size) -> bool:
+        """Whether nothing exceeds the limit."""
+        return all(getattr(self, field.name) <= getattr(limit, field.name) for field in fields(self))
+
+    def join(self, other: Size) -> Size:
+        """The larger of each."""
+        return Size(*(max(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
+
+    def grown(self, factor: float) -> Size:
+        """So many times as much of each."""
+        return Size(*(factor * getattr(self, field.name) for field in fields(self)))
+
+
+SYMBOL = Bound(degree=1.0)
+CONSTANT = Bound(digits=1.0, whole=False)
+"""Such as e: powers of it are counted as those of 10."""
+
+
+class Arithmetic:
+    """Bounds of what operations make; notes the largest ones."""
+
+    def __init__(self) -> None:
+        self.digits = self.roots = 0.0
+        self.terms = 1.0
+
+    def note(self, bound: Bound) -> Bound:
+        """The same bound, which may be the largest so far."""
+        self.digits, self.terms = max(self.digits, bound.digits), max(self.terms, bound.terms)
+        return bound
+
+    def plus(self, left: Bound, right: Bound) -> Bound:
+        """Of a sum or difference."""
+        low, high = sorted((left.digits, right.digits))
+        whole = left.whole and right.whole
+        digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + _LOG_2
+        symbolic = left.degree or right.degree
+        terms = left.terms + right.terms if symbolic else 1.0
+        return self.note(Bound(digits, terms, max(left.degree, right.degree), whole))
+
+    def times(self, left: Bound, right: Bound) -> Bound:
+        """Of a product."""
+        terms = left.terms * right.terms
+        degree = left.degree + right.degree
+        return self.note(Bound(left.digits + right.digits, terms, degree, left.whole and right.whole))
+
+    def over(self, left: Bound, right: Bound) -> Bound:
+        """Of a quotient."""
+        if left.whole and right.whole and not left.degree and not right.degree:
+            return self.note(Bound(max(left.digits, right.digits), whole=False))
+        return replace(self.times(left, right), whole=False)
+
+    def power(self, base: Bound, exponent: Bound) -> Bound:
+        """Of a power; a fraction as exponent is a root."""
+        if not exponent.whole:
+            self.roots = max(self.roots, base.digits)
+        count = exponent.most
+        digits = base.digits * count if base.digits else 0.0
+        degree = base.degree * count + exponent.degree
+        terms = _multisets(base.terms, count) if base.degree else 1.0
+        return self.note(Bound(digits, terms * exponent.terms, degree, base.whole and exponent.whole))
+
+    def root(self, base: Bound, index: Bound) -> Bound:
+        """Of a root; its index has no bound of its own but in `digits`."""
+        self.roots = max(self.roots, base.digits)
+        return self.note(Bound(base.digits + index.digits, base.terms, base.degree + index.degree, whole=False))
+
+    def factorial(self, number: Bound) -> Bound:
+        """Of n!, or of the gamma function."""
+        count = number.most
+        if number.degree:
+            return self.note(replace(number, terms=number.terms + count, digits=number.digits * count))
+        return self.note(Bound(math.lgamma(count + 2) / math.log(10), whole=number.whole))
+
+    def binomial(self, upper: Bound, lower: Bound) -> Bound:
+        """Of a binomial coefficient."""
+        if upper.degree or lower.degree:
+            return self.note(Bound(upper.digits * lower.most, lower.most, upper.degree * lower.most + lower.degree))
+        digits = lower.most * max(upper.digits, 1.0)
+        if upper.whole and lower.whole:
+            digits = min(digits, upper.most * _LOG_2)
+        return self.note(Bound(digits, whole=upper.whole and lower.whole))
+
+    def function(self, argument: Bound) -> Bound:
+        """Of a function that is left as it is, or has a small value: a sine, a logarithm."""
+        return Bound(math.log10(1 + argument.digits) + 1, degree=min(argument.degree, 1.0), whole=False)
+
+    def repeated(self, body: Bound, count: float, *, product: bool) -> Bound:
+        """Of a sum or product of so many terms."""
+        digits = body.digits + math.log10(max(count, 1.0)) if body.whole and not product else body.digits * count
+        terms = body.terms * count if body.degree else 1.0
+        return self.note(Bound(digits, terms, body.degree * (count if product else 1.0), body.whole))
+
+
+def join(*bounds: Bound) -> Bound:
+    """Of a list, whose members do not meet."""
+    return Bound(
+        max((bound.digits for bound in bounds), default=0.0),
+        max((bound.terms for bound in bounds), default=1.0),
+        max((bound.degree for bound in bounds), default=0.0),
+        all(bound.whole for bound in bounds),
+    )
+
+
+def _multisets(kinds: float, count: float) -> float:
+    """Terms of the expanded power of a sum: how many ways there are to take `count` of `kinds`."""
+    if kinds <= 1:
+        return 1.0
+    rest = min(kinds, 1e9) - 1
+    ways = math.lgamma(count + rest + 1) - math.lgamma(count + 1) - math.lgamma(rest + 1)
+    return math.exp(min(ways, 300.0))

@@ -1,0 +1,79 @@
+"""Comparing two formulas by their values, which is quick where showing by algebra that they are the same is slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+_DIGITS = 15
+_MOST_DIGITS = 100
+_CLEARLY = 1e-4
+_POINTS = 2
+_EXACT = (sympy.Rational, sympy.Add, sympy.Mul, sympy.Pow, sympy.factorial, sympy.binomial)
+# Their value takes a while, or their name is all that counts.
+_UNSUITED = (
+    sympy.Integral,
+    sympy.Limit,
+    sympy.Derivative,
+    sympy.Sum,
+    sympy.Product,
+    sympy.UnevaluatedExpr,
+    sympy.MatrixExpr,
+    sympy.Mod,
+    sympy.core.function.AppliedUndef,
+)
+
+
+def same_by_value(reference: Any, answer: Any) -> bool | None:
+    """Whether two expressions are the same, as far as their values tell; None if they do not.
+
+    Fractions are compared exactly. Others are told to differ if they clearly do, at some point if they have variables.
+
+    Args:
+        reference: an expression.
+        answer: an expression, or an equation whose right side counts. Of anything else nothing is known.
+    """
+    answer = answer.rhs if isinstance(answer, sympy.Eq) else answer
+    if not (isinstance(reference, sympy.Expr) and isinstance(answer, sympy.Expr)):
+        return None
+    try:
+        exact = _fraction(reference), _fraction(answer)
+        if None not in exact:
+            return bool(exact[0] == exact[1])
+        if _is_suited(reference) and _is_suited(answer):
+            differ = any(_differ_at(reference, answer, point) for point in range(_POINTS))
+            return False if differ else None
+    except Exception:  # Of the many things that evaluating odd formulas can raise, all mean that it is not known.
+        return None
+    return None
+
+
+def _fraction(expression: Any) -> Any:
+    """The value of an expression of plain arithmetic if it is a fraction; None if not."""
+    if not all(isinstance(node, _EXACT) for node in sympy.preorder_traversal(expression)):
+        return None
+    value = expression.doit()
+    return value if isinstance(value, sympy.Rational) else None
+
+
+def _is_suited(expression: Any) -> bool:
+    unsuited = isinstance(expression, sympy.Symbol) or expression.has(*_UNSUITED, sympy.oo, sympy.zoo, sympy.nan)
+    return not unsuited
+
+
+def _differ_at(one: Any, other: Any, point: int) -> bool:
+    # By name, so that symbols that are said to be real and others of the same name have the same value.
+    names = sorted({symbol.name for symbol in one.free_symbols | other.free_symbols})
+    values = {name: sympy.Rational(7 * index + 11 + 5 * point, 23) for index, name in enumerate(names)}
+    first, second = (_value(expression, values) for expression in (one, other))
+    if first is None or second is None:
+        return False
+    return bool(abs(first - second) > _CLEARLY * max(1.0, abs(first), abs(second)))
+
+
+def _value(expression: Any, values: dict[str, Any]) -> Any:
+    """A number of 15 digits; None if it is not one."""
+    subs = {symbol: values[symbol.name] for symbol in expression.free_symbols}
+    value = expression.evalf(_DIGITS, subs=subs, maxn=_MOST_DIGITS)
+    return value if value.is_number and value.is_finite else None
