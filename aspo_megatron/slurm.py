@@ -9,18 +9,30 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aspo_megatron.batch_script import (
+    array,
+    option,
+    options,
+    own_lines,
+    value,
+    with_component,
+    with_options,
+    with_settings,
+    word,
+    words,
+)
 from aspo_megatron.config import RunConfig, SlurmConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_text
 from aspo_megatron.run_folder import is_finished, refuse_foreign_folder
 
 TEMPLATE = Path(__file__).parents[1] / "slurm" / "train.sbatch"
-
-_OWN_LINES = "# Your own lines go here: module load cuda\n"
 
 
 @dataclass(frozen=True)
@@ -73,47 +85,63 @@ def render(job: Job, template: str) -> str:
     """The batch script of a job: `template` with its directives and settings replaced.
 
     Raises:
+        ConfigError: names a key whose value has no place in a script.
         UserError: the template lacks a setting.
     """
     slurm = job.run.slurm
+    script = with_options(template, _directives(job), options("slurm.directives", slurm.directives))
+    if slurm.server_directives:
+        script = with_component(script, _component(slurm))
+    return with_settings(script, _settings(job), own_lines("slurm.setup", slurm.setup), str(TEMPLATE))
+
+
+def _directives(job: Job) -> dict[str, str | None]:
+    """By name; None: the directive has no place in the script."""
+    slurm = job.run.slurm
     nodes, ranks = shape(job.run)
+    split = bool(slurm.server_nodes) and not slurm.server_directives
     values = {
-        "RUN": _array(job.words),
-        "SWEEP": _array(shlex.join(line) for line in job.sweep),
-        "LOGS": shlex.quote(str(slurm.log_dir)),
-        "VENV": "" if slurm.container else shlex.quote(str(slurm.venv or sys.prefix)),
+        "job-name": ("output_dir", job.name),
+        "nodes": ("slurm.nodes", nodes + (slurm.server_nodes if split else 0)),
+        "ntasks-per-node": ("parallel", ranks),
+        "gpus-per-node": ("slurm.gpus_per_node", slurm.gpus_per_node or None),
+        "cpus-per-task": ("slurm.cpus_per_task", slurm.cpus_per_task),
+        "time": ("slurm.time", slurm.time),
+        "signal": ("slurm.save_seconds", f"B:USR1@{slurm.save_seconds}"),
+        "output": ("slurm.log_dir", slurm.log_dir / "%x-%j.log"),
+        "partition": ("slurm.partition", slurm.partition),
+        "account": ("slurm.account", slurm.account),
+        "qos": ("slurm.qos", slurm.qos),
+        "constraint": ("slurm.constraint", slurm.constraint),
+        "array": ("--array", f"0-{len(job.sweep) - 1}" if job.sweep else None),
+        "dependency": ("--chain", "singleton" if job.chain > 1 else None),
+    }
+    return {name: None if value is None else option(key, name, value) for name, (key, value) in values.items()}
+
+
+def _component(slurm: SlurmConfig) -> list[str]:
+    """The directives of the server nodes, where they are a component of their own."""
+    own = [f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1", option("slurm.time", "time", slurm.time)]
+    says_gpus = any(re.match(r"--(gpus|gres\b|tres-per-)|-G", line) for line in slurm.server_directives)
+    if slurm.gpus_per_node and not says_gpus:
+        own.append(f"--gpus-per-node={slurm.gpus_per_node}")
+    return [*own, *options("slurm.server_directives", slurm.server_directives)]
+
+
+def _settings(job: Job) -> dict[str, str]:
+    """What bash is told, by name."""
+    slurm = job.run.slurm
+    return {
+        "RUN": array(word("CONFIG", job.words[0]), *map(_override, job.words[1:])),
+        "SWEEP": array(*(words("--array", [" ".join(map(_override, line))]) for line in job.sweep)),
+        "LOGS": word("slurm.log_dir", str(slurm.log_dir)),
+        "VENV": "" if slurm.container else word("slurm.venv", str(slurm.venv or sys.prefix)),
         "CONTAINER": _pyxis(slurm),
         "INSIDE": _apptainer(slurm),
         "AT_LIMIT": "end" if job.chain > 1 else "requeue",
         "SERVER_NODES": str(slurm.server_nodes),
-        "SERVERS": shlex.quote(str(slurm.servers_of)) if slurm.servers_of else "",
+        "SERVERS": word("slurm.servers_of", str(slurm.servers_of)) if slurm.servers_of else "",
     }
-    split = bool(slurm.server_nodes) and not slurm.server_directives
-    directives = {
-        "job-name": job.name,
-        "nodes": nodes + (slurm.server_nodes if split else 0),
-        "ntasks-per-node": ranks,
-        "gpus-per-node": slurm.gpus_per_node or None,
-        "cpus-per-task": slurm.cpus_per_task,
-        "time": slurm.time,
-        "signal": f"B:USR1@{slurm.save_seconds}",
-        "output": slurm.log_dir / "%x-%j.log",
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "constraint": slurm.constraint,
-        "array": f"0-{len(job.sweep) - 1}" if job.sweep else None,
-        "dependency": "singleton" if job.chain > 1 else None,
-    }
-    text = _with_directives(template, directives, slurm.directives)
-    if slurm.server_directives:
-        text = _with_second_component(text, slurm)
-    for name, value in values.items():
-        found = re.findall(rf"^{name}=.*$", text, flags=re.M)
-        if len(found) != 1:
-            raise UserError(f"{TEMPLATE}: has {len(found)} lines {name}=..., and must have one")
-        text = text.replace(f"\n{found[0]}\n", f"\n{name}={value}\n")
-    return text.replace(_OWN_LINES, "".join(f"{line}\n" for line in slurm.setup))
 
 
 def shape(run: RunConfig) -> tuple[int, int]:
@@ -148,7 +176,7 @@ def submit(job: Job, script: str) -> list[str]:
         except OSError as error:
             raise UserError("there is no sbatch here: submit on a machine of the cluster") from error
         if done.returncode:
-            raise UserError(f"sbatch refuses the job: {' '.join(done.stderr.split())}")
+            raise UserError(f"sbatch refuses the job: {one_line(' '.join(done.stderr.split()))}")
         ids.append(done.stdout.strip().partition(";")[0])
     return ids
 
@@ -180,65 +208,35 @@ def _check(run: RunConfig) -> None:
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:
     try:
-        lines = [shlex.split(line, comments=True) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--array {path}: cannot be read ({error})") from error
+        # Not `splitlines`, which knows more ends of lines than an editor shows.
+        lines = [shlex.split(line, comments=True) for line in read_text(path, ConfigError).split("\n")]
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"--array {one_line(path)}: cannot be read ({one_line(error)})") from error
     if not any(lines):
-        raise ConfigError(f"--array {path}: has no line of settings")
-    return tuple(tuple(words) for words in lines if words)
+        raise ConfigError(f"--array {one_line(path)}: has no line of settings")
+    return tuple(tuple(line) for line in lines if line)
 
 
-def _with_directives(text: str, directives: Mapping[str, object], more: Sequence[str]) -> str:
-    """Replaces the `#SBATCH` lines of the keys given (None takes a line out), and adds those that are not there."""
-    lines = text.splitlines()
-    last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH "))
-    left = dict(directives)
-    kept: list[str] = []
-    for number, line in enumerate(lines):
-        found = re.match(r"#SBATCH --([\w-]+)", line)
-        if found and found[1] in left:
-            value = left.pop(found[1])
-            kept += [] if value is None else [f"#SBATCH --{found[1]}={value}"]
-        else:
-            kept.append(line)
-        if number == last:
-            kept += [f"#SBATCH --{name}={value}" for name, value in left.items() if value is not None]
-            kept += [f"#SBATCH {line}" for line in more]
-    return "\n".join(kept) + "\n"
-
-
-def _with_second_component(text: str, slurm: SlurmConfig) -> str:
-    """A heterogeneous job: the directives of the server nodes follow those of the ranks, of which they inherit none."""
-    lines = text.splitlines()
-    last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH "))
-    own = ["hetjob", f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1", f"--time={slurm.time}"]
-    says_gpus = any(re.match(r"--(gpus|gres\b|tres-per-)|-G", line) for line in slurm.server_directives)
-    if slurm.gpus_per_node and not says_gpus:
-        own.append(f"--gpus-per-node={slurm.gpus_per_node}")
-    lines[last + 1 : last + 1] = [f"#SBATCH {line}" for line in (*own, *slurm.server_directives)]
-    return "\n".join(lines) + "\n"
-
-
-def _array(words: Iterable[str]) -> str:
-    return f"({shlex.join(words)})"
+def _override(text: str) -> str:
+    return words(text.partition("=")[0], [text])
 
 
 def _pyxis(slurm: SlurmConfig) -> str:
     if not slurm.container or slurm.container_runtime != "pyxis":
-        return "()"
-    options = [f"--container-image={slurm.container}"]
-    if slurm.mounts:
-        options.append(f"--container-mounts={','.join(slurm.mounts)}")
-    return f'({shlex.join(options)} --container-workdir="$PWD")'
+        return array()
+    image = words("slurm.container", [f"--container-image={value('slurm.container', slurm.container)}"])
+    mounts = ",".join(value("slurm.mounts", mount) for mount in slurm.mounts)
+    return array(
+        image, words("slurm.mounts", [f"--container-mounts={mounts}"] * bool(mounts)), '--container-workdir="$PWD"'
+    )
 
 
 def _apptainer(slurm: SlurmConfig) -> str:
     if not slurm.container or slurm.container_runtime != "apptainer":
-        return "()"
-    words = ["apptainer", "exec", *["--nv"] * bool(slurm.gpus_per_node)]
-    for mount in slurm.mounts:
-        words += ["--bind", mount]
-    return f'({shlex.join(words)} --pwd "$PWD" {shlex.quote(slurm.container)})'
+        return array()
+    mounts = [f"--bind {word('slurm.mounts', mount)}" for mount in slurm.mounts]
+    runs = ["apptainer exec", *["--nv"] * bool(slurm.gpus_per_node), *mounts, '--pwd "$PWD"']
+    return array(*runs, word("slurm.container", slurm.container))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -16,6 +17,7 @@ from aspo_megatron.config.base import Section
 from aspo_megatron.config.data import DataConfig
 from aspo_megatron.config.learning import LossConfig, OptimizerConfig, TrainConfig, WarmupConfig
 from aspo_megatron.config.model import ModelConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config.plain import plain
 from aspo_megatron.config.reward import AdvantageConfig, RewardConfig, ShapingConfig
 from aspo_megatron.config.rollout import RolloutConfig, SamplingConfig
 
@@ -87,7 +89,7 @@ class SlurmConfig(Section):
     cpus_per_task: PositiveInt = Field(8, description="CPU cores of each rank.")
     time: str = Field(
         "24:00:00",
-        pattern=r"^(\d+-)?\d+(:\d+){0,2}$",
+        pattern=r"^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$",
         description="Time limit, as Slurm writes it: `minutes`, `hours:minutes:seconds`, `days-hours`.",
     )
     save_seconds: PositiveInt = Field(300, description="So long before the time limit the run saves its state.")
@@ -102,6 +104,11 @@ class SlurmConfig(Section):
     container_runtime: Literal["pyxis", "apptainer"] = Field("pyxis", description="What runs the image.")
     mounts: tuple[str, ...] = Field((), description="Folders that the container sees, `FROM:TO`.")
     log_dir: Path = Field(Path("slurm-logs"), validate_default=False, description="Folder of the jobs' logs.")
+
+    _one_line = field_validator(
+        *("server_directives", "servers_of", "time", "partition", "account", "qos", "constraint", "directives"),
+        *("venv", "container", "mounts", "log_dir"),
+    )(plain)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -16,18 +16,19 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NoReturn
 
-from . import kernel, landlock, program, root, seccomp
+from . import kernel, landlock, program, root, seccomp, threads
 
 Mode = Literal["namespaces", "landlock", "rlimits"]
 
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 _FIRST_USER = 0x7F000000  # Above those of directory services, too.
 _NOBODY = 65534
-_OWN_PROCESSES = 4
+_OWN_PROCESSES = 4  # this one, process 1 of the sandbox, its child for a program, and process 1 of the program's
 _MESSAGE_BYTES = 65536
 _DESCRIPTORS = 3
 
@@ -109,19 +110,22 @@ def _task_limit(settings: Settings, user: int | None) -> int | None:
     """RLIMIT_NPROC: it counts per user, and since Linux 5.14 per user and user namespace."""
     if user is not None:
         return settings.tasks
-    release = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
-    if settings.mode == "namespaces" and release >= (5, 14):
+    if settings.mode == "namespaces" and kernel.release() >= (5, 14):
         return settings.tasks + _OWN_PROCESSES
-    return None  # Other processes of the user count, too. Threads are bounded by their memory.
+    return None  # Other processes of the user count, too.
 
 
 def _serve(control: socket.socket, settings: Settings, user: int | None, task_limit: int | None) -> NoReturn:
     """Run the programs that are asked for, one at a time."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     kernel.hide()
-    if settings.mode != "namespaces":
+    namespaces = settings.mode == "namespaces"
+    if not namespaces:
         _enter_deleted_folder()
-    null = os.open(os.devnull, os.O_RDWR)
+    elif _apart(lambda _: os._exit(0)) != 0:
+        control.send(json.dumps({"error": "a program cannot be given a PID namespace of its own"}).encode())
+        os._exit(1)
+    asks = not namespaces and kernel.can_ask()
     prepared = program.prelude()
     gc.freeze()
     control.send(b"{}")
@@ -129,15 +133,24 @@ def _serve(control: socket.socket, settings: Settings, user: int | None, task_li
         message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS)
         if not message:
             os._exit(0)
-        request = json.loads(message)
-        child = os.fork()
-        if child == 0:
-            source = _shut_in(settings, user, task_limit, request, [null, *descriptors])
-            program.run(source, request["function"], prepared, settings.packages)
-            sys.exit(0)  # The interpreter's end waits for threads and flushes.
-        for descriptor in descriptors:
-            os.close(descriptor)
-        control.send(json.dumps(_wait(child, settings.mode)).encode())
+        run = partial(_run, settings, user, task_limit, json.loads(message), descriptors, prepared)
+        ended = _apart(run, descriptors) if namespaces else _beside(run, descriptors, settings.tasks if asks else None)
+        control.send(json.dumps({"status": ended}).encode())
+
+
+def _run(
+    settings: Settings,
+    user: int | None,
+    task_limit: int | None,
+    request: dict[str, Any],
+    descriptors: list[int],
+    prepared: dict[str, Any],
+    asking: int | None,
+) -> NoReturn:
+    """Run a program, in the process that is its own; see `_shut_in`."""
+    source = _shut_in(settings, user, task_limit, request, descriptors, asking)
+    program.run(source, request["function"], prepared, settings.packages)
+    sys.exit(0)  # The interpreter's end waits for threads and flushes.
 
 
 def _enter_deleted_folder() -> None:
@@ -147,29 +160,79 @@ def _enter_deleted_folder() -> None:
     os.rmdir(folder)
 
 
-def _wait(child: int, mode: Mode) -> dict[str, Any]:
-    """How a program ended. Whatever it left running is killed."""
+def _apart(run: Callable[[None], NoReturn], given: Sequence[int] = ()) -> int:
+    """Call `run` in process 2 of a PID namespace of its own, whose numbers begin anew and which ends with it.
+
+    Closes the descriptors `given`. How it ended: an exit code, or less the number of a signal.
+    """
+    reading, writing = os.pipe()
+    outer = os.fork()
+    if outer == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWPID)
+            first = os.fork()
+        except OSError:
+            os._exit(1)
+        if first > 0:
+            os.waitpid(first, 0)
+            os._exit(0)
+        child = os.fork()
+        if child == 0:
+            run(None)
+        os.write(writing, str(_wait(child)).encode())
+        os._exit(0)  # With process 1 the kernel ends whatever is left, before those outside see it ended.
+    for descriptor in (writing, *given):
+        os.close(descriptor)
+    os.waitpid(outer, 0)
+    ended = os.read(reading, _MESSAGE_BYTES)
+    os.close(reading)
+    return int(ended) if ended else 1
+
+
+def _beside(run: Callable[[int | None], NoReturn], given: Sequence[int], most_threads: int | None) -> int:
+    """Call `run` in a child; closes the descriptors `given`. How it ended, as `_apart` says it."""
+    asking, answering = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        answering.close()
+        run(None if most_threads is None else asking.detach())
+    for descriptor in given:
+        os.close(descriptor)
+    asking.close()
+    with answering:
+        _, questions, _, _ = socket.recv_fds(answering, 1, 1)  # none of a program that is not bounded, or that died
+    for descriptor in questions:
+        threads.answer(child, descriptor, most_threads or 0)
+        os.close(descriptor)
+    return _wait(child)
+
+
+def _wait(child: int) -> int:
+    """How a child ended; others that end meanwhile are forgotten."""
     while True:
-        ended, status, usage = os.wait4(-1, 0)
+        ended, status = os.waitpid(-1, 0)
         if ended == child:
-            break
-    if mode == "namespaces":
-        with suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)  # All that there are but this one.
-        with suppress(ChildProcessError):
-            while True:
-                os.wait4(-1, 0)
-    return {"status": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime}
+            return os.waitstatus_to_exitcode(status)
 
 
 def _shut_in(
-    settings: Settings, user: int | None, task_limit: int | None, request: dict[str, Any], descriptors: list[int]
+    settings: Settings,
+    user: int | None,
+    task_limit: int | None,
+    request: dict[str, Any],
+    descriptors: list[int],
+    asking: int | None,
 ) -> str:
     """Give up, in the program's process, all that it must not have. Returns its source.
 
-    `descriptors` are /dev/null, source, input and output.
+    `descriptors` are source, input and output; `asking` is that of a socket to who is asked before a thread starts.
     """
-    null, source_file, standard_input, output = descriptors
+    if asking is not None:
+        kernel.gain_nothing()
+        with socket.socket(fileno=asking) as there:
+            socket.send_fds(there, [b"1"], [threads.ask_first()])
+    source_file, standard_input, output = descriptors
+    null = os.open(os.devnull, os.O_RDWR)  # Its own: what is done to an open file stays as long as that does.
     if settings.mode == "namespaces":
         kernel.unshare(kernel.CLONE_NEWNS)
         root.new_work_folder(settings.files)

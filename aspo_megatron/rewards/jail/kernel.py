@@ -21,11 +21,15 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
+_SECCOMP_SET_FILTER, _SECCOMP_ACTION_AVAILABLE = 1, 2
+_SECCOMP_NEW_LISTENER = 8
+_SECCOMP_ASK = 0x7FC00000
 _CAPABILITY_VERSION_3 = 0x20080522
 
 ARCHITECTURES = ("x86_64", "aarch64")
 _PIVOT_ROOT = (155, 41)
 _CAPSET = (126, 91)
+_SECCOMP = (317, 277)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -107,8 +111,12 @@ def drop_capabilities() -> None:
     syscall("capset", _CAPSET[architecture()], ctypes.byref(header), ctypes.byref(nothing))
 
 
-class _Program(ctypes.Structure):
+class _Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+    def __init__(self, program: bytes) -> None:
+        self.kept = ctypes.create_string_buffer(program, len(program))
+        super().__init__(len(program) // 8, ctypes.cast(self.kept, ctypes.c_void_p))
 
 
 def install_filter(program: bytes) -> None:
@@ -117,10 +125,29 @@ def install_filter(program: bytes) -> None:
     Args:
         program: classic BPF, 8 bytes an instruction.
     """
-    code = ctypes.create_string_buffer(program, len(program))
-    filter_ = _Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
     zero = ctypes.c_ulong(0)
-    result = _libc.prctl(
-        ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), zero, zero
-    )
+    mode, filter_ = ctypes.c_ulong(_SECCOMP_MODE_FILTER), _Filter(program)
+    result = _libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), mode, ctypes.byref(filter_), zero, zero)
     _checked(result, "PR_SET_SECCOMP")
+
+
+def install_asking_filter(program: bytes) -> int:
+    """Like `install_filter`, for a filter that leaves some calls to whoever has the descriptor that this returns."""
+    number, flags = _SECCOMP[architecture()], ctypes.c_uint(_SECCOMP_NEW_LISTENER)
+    return syscall("seccomp", number, ctypes.c_uint(_SECCOMP_SET_FILTER), flags, ctypes.byref(_Filter(program)))
+
+
+def can_ask() -> bool:
+    """Whether filters can leave calls to another process, which lets the kernel go on with them (Linux 5.5)."""
+    action = ctypes.c_uint32(_SECCOMP_ASK)
+    number, operation = _SECCOMP[architecture()], ctypes.c_uint(_SECCOMP_ACTION_AVAILABLE)
+    try:
+        syscall("seccomp", number, operation, ctypes.c_uint(0), ctypes.byref(action))
+    except OSError:
+        return False
+    return release() >= (5, 5)
+
+
+def release() -> tuple[int, ...]:
+    """The kernel's version, to compare: major and minor."""
+    return tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])

@@ -13,24 +13,32 @@ from dataclasses import dataclass
 from . import kernel, syscalls
 
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_LOAD, _AND, _EQUAL, _JUMP, _RETURN = 0x20, 0x54, 0x15, 0x05, 0x06
+_ALLOW, _ERRNO, _KILL, _ASK = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
+_LOAD, _AND, _EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _ANY = 0xFFFFFFFF
 _CLONE_THREAD = 0x00010000
-_F_SETSIG, _F_SETOWN_EX = 10, 15
+_OWN_DESCRIPTORS = (
+    *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD),
+    *(fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_GETPIPE_SZ),
+)
+_FUTEX_PRIVATE, _FUTEX_REALTIME, _FUTEX_WAIT, _FUTEX_WAIT_BITSET = 128, 256, 0, 9
+_OWN_FUTEXES = tuple(range(_FUTEX_PRIVATE, _FUTEX_PRIVATE + 14))
+_CLOCKS = tuple(range(12))
+_OWN_MEMORY = (0, 1, 2, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)
+"""What `madvise` may be told: how memory will be used, and that it is not needed, not what is to be done with files."""
+
 _SOCKET_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Whether (argument & mask) must be, or must not be, one of the values. Lower 32 bits: all these are ints."""
+    """That (argument & mask) must be one of the values. Lower 32 bits: all these are ints."""
 
     argument: int
     values: tuple[int, ...]
     mask: int = _ANY
-    member: bool = True
 
 
 def build(*, may_write: bool, may_fork: bool) -> bytes:
@@ -68,13 +76,36 @@ def build(*, may_write: bool, may_fork: bool) -> bytes:
     return b"".join(code)
 
 
+def asking(name: str) -> bytes:
+    """A filter that leaves the calls of one name to another process, and has no say about others."""
+    column = kernel.architecture()
+    number = syscalls.CONDITIONAL[name][column]
+    assert number is not None
+    return b"".join(
+        [
+            _load(_ARCH_AT),
+            _instruction(_EQUAL, _AUDIT_ARCH[column], 1, 0),
+            _instruction(_RETURN, _ALLOW),
+            _load(_NUMBER_AT),
+            _instruction(_EQUAL, number, 0, 1),
+            _instruction(_RETURN, _ASK),
+            _instruction(_RETURN, _ALLOW),
+        ]
+    )
+
+
 def _rules(may_write: bool, may_fork: bool) -> dict[str, tuple[_Rule, ...]]:
     """What each conditional call's arguments must be."""
     itself = os.getpid()
     changing = 0 if may_write else os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
     return {
-        # A file's owner gets signals from the kernel, hence not another process.
-        "fcntl": (_Rule(1, (fcntl.F_SETOWN, _F_SETSIG, _F_SETOWN_EX), member=False),),
+        # Not locks, leases and owners, which belong to files and outlive a program or reach another.
+        "fcntl": (_Rule(1, _OWN_DESCRIPTORS),),
+        # A file's memory is shared with other programs that map it: none is woken there. Joining a thread waits there.
+        "futex": (_Rule(1, (*_OWN_FUTEXES, _FUTEX_WAIT, _FUTEX_WAIT_BITSET), mask=~_FUTEX_REALTIME & _ANY),),
+        "madvise": (_Rule(2, _OWN_MEMORY),),
+        # Others would be those of other processes.
+        **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), (_Rule(0, _CLOCKS),)),
         "ioctl": (_Rule(1, (termios.TCGETS, termios.FIONREAD, termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX)),),
         "open": (_Rule(1, (0,), mask=changing),),
         "openat": (_Rule(2, (0,), mask=changing),),
@@ -92,10 +123,7 @@ def _check(rule: _Rule) -> list[bytes]:
     refuse = _instruction(_RETURN, _ERRNO | errno.EPERM)
     count = len(rule.values)
     compare = [_instruction(_EQUAL, value, count - index, 0) for index, value in enumerate(rule.values)]
-    steps = [_load(_ARGUMENTS_AT + 8 * rule.argument), _instruction(_AND, rule.mask), *compare]
-    if rule.member:
-        return [*steps, refuse]
-    return [*steps, _instruction(_JUMP, 1), refuse]
+    return [_load(_ARGUMENTS_AT + 8 * rule.argument), _instruction(_AND, rule.mask), *compare, refuse]
 
 
 def _load(offset: int) -> bytes:
