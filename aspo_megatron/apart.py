@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import math
 import os
@@ -97,6 +98,7 @@ def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection)
     """What the forked process does: nothing that belongs to the other one is run, not even at its end."""
     try:
         gc.disable()
+        faulthandler.disable()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)

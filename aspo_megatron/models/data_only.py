@@ -78,7 +78,7 @@ def refuse_code_files(folder: Path) -> None:
         CheckpointError: names the file.
     """
     for path in sorted(folder.iterdir()):
-        if path.suffix in _CODE or path.name == "custom_generate":
+        if path.name == "custom_generate" or (path.suffix in _CODE and not path.name.startswith(".")):
             raise CheckpointError(
                 f"{one_line(path)}: code; a model folder is data, take it out if the model needs none"
             )
