@@ -208,8 +208,11 @@ def run_check(
     Raises:
         UserError: the model, a layout or the loss cannot be used.
     """
+    from aspo_megatron.models.hf_config import inverse_frequencies
+
     family = read_family(model)
     check_weights(model)
+    inverse_frequencies(family)
     losses.build(loss, {})
     parsed = [(text, parse_layout(text)) for text in layouts]
     for _, layout in parsed:

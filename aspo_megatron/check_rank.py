@@ -135,9 +135,10 @@ def two_updates(spec: Spec, parallel: ParallelConfig, topology: Topology) -> Non
 
 def check_hugging_face(spec: Spec) -> None:
     """Loss and gradients of the same batch by transformers, one sample at a time, without packing."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
+    from aspo_megatron.models.hf_config import transformers_config
     from aspo_megatron.parallel.platform import CpuPlatform, installed
 
     with installed(CpuPlatform()):
@@ -148,7 +149,16 @@ def check_hugging_face(spec: Spec) -> None:
     family = read_family(Path(spec.model))
     groups = make_groups(family)
     shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
-    model = AutoModelForCausalLM.from_pretrained(spec.model, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.model,
+        config=transformers_config(family, attention="eager"),
+        generation_config=GenerationConfig(),  # else it is read from the folder
+        dtype=torch.float32,
+        attn_implementation="eager",
+        trust_remote_code=False,
+        local_files_only=True,
+        use_safetensors=True,
+    )
     weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
     denominator = sum(weighting(sample)[1] for group in groups for sample in group)
     objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)

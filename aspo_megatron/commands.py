@@ -94,7 +94,7 @@ def train(
     run_folder.refuse_foreign_folder(run)
     if _is_finished(run):
         return
-    read_inputs(run)
+    read_inputs(run).check_tokens()
     with run_folder.claimed(run):
         code = launch(
             "aspo_megatron.train_rank",
@@ -213,6 +213,7 @@ def _train_as_rank(run: RunConfig, stop: StopRequest) -> int:
     if run_folder.is_finished(run):
         return 0 if not leader or _is_finished(run) else 1
     inputs = read_inputs(run)
+    inputs.check_tokens()
     with run_folder.claimed(run) if leader else contextlib.nullcontext():
         return train_rank.train(run, inputs, stop)
 

@@ -149,6 +149,7 @@ class _Files:
             sampling = run.rollout.sampling.model_copy(update=length)
             run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
         inputs = read_inputs(run)
+        inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{self.config} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"

@@ -19,6 +19,12 @@ def one_line(text: object) -> str:
     return safe(text).replace("\n", "\N{SYMBOL FOR LINE FEED}").replace("\t", "\N{SYMBOL FOR HORIZONTAL TABULATION}")
 
 
+def reason_of(error: BaseException, most: int = 300) -> str:
+    """An error of a library in a line: its class, and the first `most` characters of what it says."""
+    said = one_line(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {said[:most]}" if said else type(error).__name__
+
+
 def _visible(character: str) -> str:
     code = ord(character)
     if character in "\n\t" or " " <= character <= "~":

@@ -5,6 +5,7 @@ transformers takes seconds to import, so it is imported where it is needed: what
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,12 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
+from aspo_megatron.tokenizer import load_tokenizer
 from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:
@@ -34,6 +37,21 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     train: list[Problem]
     heldout: list[Problem]
+
+    def check_tokens(self) -> None:
+        """See that the model knows all tokens that the tokenizer has made of the problems.
+
+        Raises:
+            CheckpointError: names the problem and the token.
+        """
+        size = self.family.vocab_size
+        for problem in itertools.chain(self.train, self.heldout):
+            largest = max(problem.prompt_ids)
+            if largest >= size:
+                raise CheckpointError(
+                    f"problem {one_line(problem.id)}: the tokenizer makes token {largest} of it, the model has {size} "
+                    "(vocab_size of config.json); tokenizer and config.json are of different models"
+                )
 
 
 def read_inputs(config: RunConfig) -> Inputs:
@@ -53,7 +71,12 @@ def read_inputs(config: RunConfig) -> Inputs:
     losses.build(config.loss.name, config.loss.hyperparameters)
     if config.model.init == "pretrained":
         _check_weights(config.model.path, family)
+    else:
+        from aspo_megatron.plan.machine import refuse_beyond_memory
+
+        refuse_beyond_memory(config, family)
     tokenizer = load_tokenizer(config.model.path)
+    _check_engine(config.model.path, family, tokenizer)
     train, heldout = load_problems(
         config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens
     )
@@ -67,35 +90,18 @@ def read_inputs(config: RunConfig) -> Inputs:
     return Inputs(family, tokenizer, train, heldout)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder.
-
-    Raises:
-        CheckpointError: the folder has none, or it cannot be read.
-    """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise CheckpointError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from error
-
-
 def _check_weights(folder: Path, family: Family) -> None:
     """See that all tensors are there, without reading them.
 
     Raises:
         CheckpointError: they are not; names the file or the tensor.
     """
-    from aspo_megatron.checkpoint.hf import check_weights
+    from aspo_megatron.checkpoint.hf import check_weights, refuse_quantised
     from aspo_megatron.checkpoint.hf_view import HfView
     from aspo_megatron.checkpoint.integrity import check_model, read_manifest
     from aspo_megatron.checkpoint.piece_reader import PieceReader
 
-    if "quantization_config" in family.hf_config:
-        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
+    refuse_quantised(folder, family)
     checkpoint = checkpoint_around(folder)
     if checkpoint is None:
         check_weights(folder)
@@ -103,6 +109,19 @@ def _check_weights(folder: Path, family: Family) -> None:
     check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
     with PieceReader(checkpoint) as reader:
         HfView(reader, family).check()
+
+
+def _check_engine(folder: Path, family: Family, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See what the ranks would take of the folder's other files: rotary positions and tokens that end a response.
+
+    Raises:
+        UserError: one of them cannot be used; names the file.
+    """
+    from aspo_megatron.models.hf_config import inverse_frequencies
+    from aspo_megatron.rollout.ends import end_of_sequence_ids
+
+    inverse_frequencies(family)
+    end_of_sequence_ids(folder, tokenizer)
 
 
 def open_weights(config: RunConfig, family: Family) -> TensorSource:
@@ -128,8 +147,7 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
         if reason is not None:
             raise CheckpointError(f"model.path: {reason}")
         return FiniteTensors(HfView(PieceReader(checkpoint), family))
-    std = family.hf_config.get("initializer_range", 0.02)
-    return RandomTensors(hf_shapes(config.model.path), std, config.seed)
+    return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
 
 
 def weights_digest(config: RunConfig) -> str:

@@ -17,6 +17,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.reading import read_json
 
 RANKS = 4
 """The most that a tiny run starts."""
@@ -151,11 +152,9 @@ def tiny_sizes(family: Family, parallel: ParallelConfig) -> dict[str, Any]:
         CheckpointError: examples/tiny is not there.
     """
     try:
-        tokenizer = json.loads((_TOKENIZER / "config.json").read_text())
-    except OSError as error:
-        raise CheckpointError(
-            f"{_TOKENIZER}: cannot be read ({error.strerror}); --tiny needs the repository"
-        ) from error
+        tokenizer = read_json(_TOKENIZER / "config.json", CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; --tiny needs the repository") from error
     kv_heads = 2
     heads = kv_heads * min(family.num_heads // family.num_kv_heads, 8)
     stages = parallel.pp * parallel.vpp

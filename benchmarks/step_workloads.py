@@ -91,10 +91,7 @@ def prepare(workload: Workload, smollm2: Path, folder: Path, steps: int, threads
     model = folder / "model"
     model.mkdir(parents=True)
     for path in smollm2.iterdir():
-        if path.name == "model.safetensors":
-            if workload.model == "smollm2":
-                (model / path.name).symlink_to(path.resolve())
-        else:
+        if path.name != "model.safetensors" or workload.model == "smollm2":
             shutil.copy(path, model)
     if workload.model == "middle":
         _random_model(model)
@@ -133,7 +130,11 @@ def _random_model(folder: Path) -> None:
     logging.disable_progress_bar()
     (folder / "config.json").write_text(json.dumps(MIDDLE, indent=1))
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
+    )
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
+    model.save_pretrained(folder)
 
 
 def _never_end(folder: Path) -> None:

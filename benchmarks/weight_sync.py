@@ -27,6 +27,7 @@ from aspo_megatron.rollout.server import LocalServers, ServedModel
 from aspo_megatron.rollout.sglang import SGLangEngine
 from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
 from aspo_megatron.rollout.weight_sync import Transport
+from aspo_megatron.tokenizer import load_tokenizer
 from benchmarks.measure import interleaved, machine
 
 
@@ -38,10 +39,8 @@ def main(
     python: Annotated[Path, typer.Option(help="Python with SGLang.")] = Path(".venv-sglang/bin/python"),
 ) -> None:
     """Measure and print a table."""
-    from transformers import AutoTokenizer
-
     family = read_family(model)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with SafetensorsFolder(model) as folder:
         sizes = hf_sizes(family.rows, family.shape(tp=1))

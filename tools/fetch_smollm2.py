@@ -52,14 +52,25 @@ def download(folder: Path) -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Dequantise to fp32. The weights move into a fresh model, since a GGUF-loaded one refuses to be saved."""
-    source = {"gguf_file": gguf.name, "dtype": torch.float32}
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, **source)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation="sdpa",
+    )
     config = AutoConfig.for_model(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, trust_remote_code=False, attn_implementation="sdpa"
+    )
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     fresh.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False, local_files_only=True
+    )
+    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

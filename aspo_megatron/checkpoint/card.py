@@ -7,6 +7,7 @@ import json
 from aspo_megatron import __version__
 from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
+from aspo_megatron.foreign_text import one_line
 
 _TEXT = """---
 library_name: transformers
@@ -46,7 +47,7 @@ def model_card(
 ) -> str:
     """README.md of the model after `step` steps. Accuracies are from 0 to 1."""
     accuracies = {"held-out accuracy before": heldout_before, "held-out accuracy at the last evaluation": heldout_after}
-    base = (checkpoint_around(config.model.path) or config.model.path).name
+    base = one_line((checkpoint_around(config.model.path) or config.model.path).name)
     source, parallel = config.data.train, config.parallel
     return _TEXT.format(
         name=f"{base}, {config.loss.name}, step {step}",
@@ -55,7 +56,7 @@ def model_card(
         steps=config.train.steps,
         version=__version__,
         loss=config.loss.name,
-        problems=f"{source.kind} {source.family or source.path}",
+        problems=one_line(f"{source.kind} {source.family or source.path}"),
         prompts=config.rollout.prompts_per_step,
         responses=config.rollout.responses_per_prompt,
         lr=config.optimizer.lr,

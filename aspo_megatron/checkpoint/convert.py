@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights, weight_files
-from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
+from aspo_megatron.checkpoint.headers import bits, keep_headers, kept_extra, kept_headers, write_hf_index
+from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights
+from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.integrity import (
     FileEntry,
     describe,
@@ -28,29 +28,17 @@ from aspo_megatron.checkpoint.integrity import (
 from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.places import Place, places_by_rank
-from aspo_megatron.checkpoint.safetensors_file import (
-    Entry,
-    divide,
-    entries_of,
-    make_header,
-    make_index,
-    read_header,
-    write_file,
-)
+from aspo_megatron.checkpoint.safetensors_file import Entry, write_file
 from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, read_json, sidecar_files
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family, read_family
-from aspo_megatron.models.mapping import ModelShape, hf_sizes, import_shard
+from aspo_megatron.models.mapping import ModelShape, import_shard
 from aspo_megatron.writing import to_disk
 
 _WRITERS = 4
 """Ranks' files written at the same time, each with a tensor in memory."""
-
-_HEADERS = "headers"
-_EXTRA = "extra.safetensors"
-_INDEX = "model.safetensors.index.json"
 
 Advance = Callable[[int], None]
 """Hears of bytes that are done."""
@@ -114,7 +102,7 @@ def hf_to_megatron(
     with _written_beside(target) as partial, SafetensorsFolder(source) as tensors, without_crc():
         copy_sidecar(source, partial)
         if dtype is None:
-            _keep_headers(source, partial, tensors, family)
+            keep_headers(source, partial, tensors, family)
         else:
             _note_dtype(partial / SIDECAR / "config.json", dtype)
         shape = family.shape(parallel.tp)
@@ -158,15 +146,11 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
             shutil.copyfile(path, partial / path.name)
-        headers = _headers(source, view, dtype)
+        headers = kept_headers(source, view, dtype)
         if dtype is not None:
             _note_dtype(partial / "config.json", dtype)
-        kept_index = source / _HEADERS / _INDEX
-        if dtype is None and kept_index.is_file():
-            shutil.copyfile(kept_index, partial / _INDEX)
-        elif len(headers) > 1:
-            (partial / _INDEX).write_text(make_index({name: entries_of(head) for name, head in headers.items()}))
-        extra = load_file(source / _EXTRA) if (source / _EXTRA).is_file() else {}
+        write_hf_index(source, partial, headers, dtype)
+        extra = kept_extra(source)
 
         def read(entry: Entry) -> list[Tensor]:
             parts = [extra[entry.name]] if entry.name in extra else view.read_parts(entry.name)
@@ -191,7 +175,7 @@ def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advanc
             one, other = tensors.read_whole(name), view.read_whole(name)
             if dtype is not None:
                 one, other = one.to(dtype), other.to(dtype)
-            if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(_bits(one), _bits(other)):
+            if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(bits(one), bits(other)):
                 raise CheckpointError(f"tensor {name} differs between {hf_folder} and {checkpoint}")
             advance(one.nbytes)
     return len(view.sizes)
@@ -228,53 +212,12 @@ def _write_place(
         writer.write(key, part, whole, offset)
 
 
-def _keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family: Family) -> None:
-    """Keep the headers of the weights' files, and tensors that the model does not have of itself.
-
-    Raises:
-        CheckpointError: a tensor that no table knows.
-    """
-    (partial / _HEADERS).mkdir()
-    for name in weight_files(source):
-        (partial / _HEADERS / name).write_bytes(read_header(source / name))
-    if (source / _INDEX).is_file():
-        shutil.copyfile(source / _INDEX, partial / _HEADERS / _INDEX)
-    extra = {}
-    for name in _unknown(tensors, family):
-        if name == HEAD and family.tied_embeddings:
-            if not torch.equal(_bits(tensors.read_whole(HEAD)), _bits(tensors.read_whole(EMBEDDING))):
-                raise CheckpointError(f"{source}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}")
-        elif name.endswith(".rotary_emb.inv_freq"):  # older files hold what is computed from config.json
-            extra[name] = tensors.read_whole(name)
-        else:
-            raise CheckpointError(f"{source}: tensor {name} is not one that a {family.name} model has")
-    if extra:
-        save_file(extra, partial / _EXTRA)
-
-
-def _unknown(tensors: SafetensorsFolder, family: Family) -> list[str]:
-    known = hf_sizes(family.rows, family.shape(tp=1))
-    return [name for name in tensors.names() if name not in known]
-
-
-def _headers(source: Path, view: HfView, dtype: torch.dtype | None) -> dict[str, bytes]:
-    """The headers of the files to write: those that were there before the conversion, or new ones."""
-    if dtype is None and (source / _HEADERS).is_dir():
-        return {path.name: path.read_bytes() for path in sorted((source / _HEADERS).glob("*.safetensors"))}
-    entries = [Entry(name, dtype or view.dtype(name), tuple(size)) for name, size in view.sizes.items()]
-    return {name: make_header(part) for name, part in divide(entries, 4 << 30).items()}
-
-
 def _note_dtype(path: Path, dtype: torch.dtype) -> None:
     config = read_json(path)
     for name in ("dtype", "torch_dtype"):
         if name in config:
             config[name] = str(dtype).removeprefix("torch.")
     path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import reprlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.models.family import read_family
-from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.folder_files import is_plain_name, refuse_foreign_file
+from aspo_megatron.models.mapping import each_hf_size, hf_elements, hf_sizes
+from aspo_megatron.reading import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -133,17 +138,38 @@ def check_weights(folder: Path) -> None:
     """Compare the headers of the folder's safetensors with its config.json.
 
     Raises:
-        CheckpointError: a file is missing, truncated or damaged, or a tensor is missing or of another shape.
+        CheckpointError: a file is missing, truncated or damaged, or a tensor is missing, of another shape or quantised.
     """
+    family = read_family(folder)
+    refuse_quantised(folder, family)
     with SafetensorsFolder(folder) as source:
         there = set(source.names())
-        for name, shape in hf_shapes(folder).items():
+        # Not by a list of all names: they may be a million, of which the files have a hundred.
+        for name, shape in each_hf_size(family.rows, family.shape(tp=1)):
             if name not in there:
-                raise CheckpointError(f"{folder}: tensor {name} is missing from its safetensors files")
+                raise CheckpointError(
+                    f"{folder}: tensor {name} is missing from its safetensors files{_counts(source, family)}"
+                )
             if tuple(source.shape(name)) != shape:
                 raise CheckpointError(
                     f"{folder}: tensor {name} has shape {source.shape(name)}, config.json asks for {list(shape)}"
                 )
+
+
+def refuse_quantised(folder: Path, family: Family) -> None:
+    """See that the weights are numbers as they are computed with.
+
+    Raises:
+        CheckpointError: config.json says how they are quantised.
+    """
+    if family.hf_config.get("quantization_config") is not None:
+        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
+
+
+def _counts(source: SafetensorsFolder, family: Family) -> str:
+    asked = hf_elements(family.rows, family.shape(tp=1))
+    held = sum(math.prod(source.shape(name)) for name in source.names())
+    return f"; config.json asks for {asked:,} parameters, they hold {held:,}" if asked > held else ""
 
 
 def write_folder(
@@ -179,6 +205,7 @@ def write_folder(
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
+                refuse_foreign_file(tokenizer_from, tokenizer_from / name)
                 shutil.copyfile(tokenizer_from / name, partial / name)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
@@ -229,16 +256,26 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
 
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files of a Hugging Face folder."""
-    if (folder / _INDEX).is_file():
-        try:
-            files = sorted({str(file) for file in json.loads((folder / _INDEX).read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / _INDEX}: not a safetensors index ({error!r})") from error
-    else:
-        files = [_SINGLE]
+    files = _files_of_index(folder) if (folder / _INDEX).is_file() else [_SINGLE]
     for file in files:
         if not (folder / file).is_file():
             others = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.gguf")]
             hint = f"; it holds {', '.join(others)}, which must be converted to safetensors first" if others else ""
             raise CheckpointError(f"{folder}: {file} is missing{hint}")
+        refuse_foreign_file(folder, folder / file)
     return files
+
+
+def _files_of_index(folder: Path) -> list[str]:
+    refuse_foreign_file(folder, folder / _INDEX)
+    content = read_json(folder / _INDEX, CheckpointError)
+    told = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(told, dict) or not told:
+        raise CheckpointError(f"{folder / _INDEX}: not a safetensors index: its weight_map is missing")
+    for file in told.values():
+        if not is_plain_name(file) or not str(file).endswith(".safetensors"):
+            named = one_line(reprlib.repr(file))
+            raise CheckpointError(
+                f"{folder / _INDEX}: {named} is missing: not the name of a safetensors file in the folder"
+            )
+    return sorted(set(told.values()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
 
@@ -54,7 +55,7 @@ class HfView:
             CheckpointError: one is missing or of another size; names it.
         """
         for name, size in self.sizes.items():
-            place = self._places[name]
+            place = self._place(name)
             sizes = place.row.sizes(self._shape)
             keys = checkpoint_keys(place.row, place.layer, place.expert)
             there = self._reader.size(keys[place.source if len(keys) > 1 else 0])
@@ -67,12 +68,12 @@ class HfView:
 
     def dtype(self, name: str) -> torch.dtype:
         """Precision of a tensor."""
-        place = self._places[name]
+        place = self._place(name)
         return self._reader.dtype(checkpoint_keys(place.row, place.layer, place.expert)[0])
 
     def path_of(self, name: str) -> Path:
         """The file that a tensor begins in."""
-        place = self._places[name]
+        place = self._place(name)
         return self._reader.path_of(checkpoint_keys(place.row, place.layer, place.expert)[0])
 
     def read(self, name: str, dim: int, start: int, stop: int) -> Tensor:
@@ -92,7 +93,7 @@ class HfView:
         """A whole tensor as the parts that it is the concatenation of along dim 0, see `read_whole`."""
         if name in self._kept:
             return [self._kept.pop(name)]
-        place = self._places[name]
+        place = self._place(name)
         row = place.row
         keys = checkpoint_keys(row, place.layer, place.expert)
         key = keys[place.source if len(keys) > 1 else 0]
@@ -101,6 +102,11 @@ class HfView:
         names = row.hf_names(place.layer, place.expert)
         self._keep(zip(names, export_tensors(row, [self._reader.read(key)], self._shape), strict=True))
         return [self._kept.pop(name)]
+
+    def _place(self, name: str) -> _Place:
+        if name not in self._places:
+            raise CheckpointError(f"tensor {one_line(name)} is not one that the model has")
+        return self._places[name]
 
     def _keep(self, tensors: zip[tuple[str, Tensor]]) -> None:
         self._kept |= tensors

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron import reading
 from aspo_megatron.checkpoint.integrity import MANIFEST
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.folder_files import refuse_foreign_file
 
 SIDECAR = "hf"
 INDEX = ".metadata"
@@ -18,6 +20,8 @@ COMMON = "common.pt"
 """What megatron keeps of a checkpoint besides tensors: nothing."""
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
+_PICKLES = (".pkl", ".pickle", ".ckpt", ".npy", ".npz")
+"""Read by nothing here; who is given a folder may read them."""
 _HF_INDEX = "model.safetensors.index.json"
 _LARGEST = 256 << 20
 
@@ -33,16 +37,23 @@ def checkpoint_around(folder: Path) -> Path | None:
 
 
 def sidecar_files(folder: Path) -> list[Path]:
-    """The files of a Hugging Face folder that are not weights: configuration, tokenizer, chat template, license."""
-    return sorted(
+    """The files of a Hugging Face folder that are not weights: configuration, tokenizer, chat template, license.
+
+    Raises:
+        CheckpointError: one of them lies elsewhere.
+    """
+    found = sorted(
         path
         for path in folder.iterdir()
         if path.is_file()
-        and path.suffix not in _WEIGHTS
+        and path.suffix not in (*_WEIGHTS, *_PICKLES)
         and path.name != _HF_INDEX
         and not path.name.startswith(".")
         and path.stat().st_size <= _LARGEST
     )
+    for path in found:
+        refuse_foreign_file(folder, path)
+    return found
 
 
 def copy_sidecar(model_folder: Path, checkpoint: Path) -> None:
@@ -60,6 +71,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+        return reading.read_json(path, CheckpointError)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{one_line(path)}: ")
+        raise CheckpointError(f"{one_line(path)}: cannot be read ({reason})") from error

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aspo_megatron.config import DataConfig
+from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import Record, read_source
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,33 +116,14 @@ def _tokenize(
     if not records:
         return []
     texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
-    if config.format == "chat":
-        # The template writes the special tokens itself.
-        encoded = tokenizer(_render_chats(texts, config.system, tokenizer), add_special_tokens=False)
-    else:
-        encoded = tokenizer(texts)
-    problems = [
-        Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
-        for record, ids in zip(records, encoded["input_ids"], strict=True)
-    ]
+    names = [f"problem {one_line(record.id)}" for record in records]
+    with PromptMaker(tokenizer, chat=config.format == "chat", system=config.system) as maker:
+        problems = [
+            Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
+            for record, ids in zip(records, maker.ids(texts, names), strict=True)
+        ]
     _check_lengths(problems, config.max_prompt_tokens, context_length, max_response_tokens)
     return problems
-
-
-def _render_chats(texts: Sequence[str], system: str | None, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts as the chat template writes them, up to where the answer begins."""
-    from jinja2 import TemplateError
-
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    chats = [[*opening, {"role": "user", "content": text}] for text in texts]
-    try:
-        rendered: list[str] = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise ConfigError(
-            f"data.format: the tokenizer's chat template fails: {error}"
-            + (" (does it know system messages? leave data.system out)" if system is not None else "")
-        ) from error
-    return rendered
 
 
 def _check_lengths(

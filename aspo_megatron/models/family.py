@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models import llama, qwen2, qwen3, qwen3_moe
-from aspo_megatron.models.mapping import ModelShape, Row
+from aspo_megatron.models.config_file import ConfigFields, fields_of, read_config, refuse_unsupported
+from aspo_megatron.models.mapping import ModelShape, Row, hf_tensors
 
 _ROWS: dict[str, tuple[Row, ...]] = {
     "llama": llama.ROWS,
@@ -18,6 +20,9 @@ _ROWS: dict[str, tuple[Row, ...]] = {
     "qwen3": qwen3.ROWS,
     "qwen3_moe": qwen3_moe.ROWS,
 }
+
+_MOST_TENSORS = 1_000_000
+"""Names of so many are listed in seconds; the largest published models have a tenth."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Family:
     experts_per_token: int = 0
     expert_ffn_size: int = 0
     norm_topk: bool = True
+    initializer_range: float = 0.02
 
     def check_layout(self, parallel: ParallelConfig) -> None:
         """Refuse a layout that the model cannot be split into.
@@ -140,66 +146,76 @@ def read_family(folder: Path) -> Family:
     """The family of the model in a Hugging Face folder.
 
     Raises:
-        CheckpointError: no folder, no readable config.json, or a field is missing.
+        CheckpointError: no folder, no readable config.json, a field that is missing or absurd; a folder that is more
+            than data, see `read_config`.
         ConfigError: an architecture or an option of it that is not supported.
     """
     path = folder / "config.json"
-    if not folder.is_dir():
-        raise CheckpointError(f"model.path: there is no folder {folder}")
-    if not path.is_file():
-        raise CheckpointError(f"model.path: {folder} holds no config.json, so it is not a Hugging Face model folder")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
+    config = read_config(folder)
     kind = config.get("model_type")
-    if kind not in _ROWS:
-        raise ConfigError(f"{path}: model_type {kind!r} is not supported; supported: {', '.join(sorted(_ROWS))}")
-    try:
-        family = _from_config(kind, config)
-    except KeyError as error:
-        raise CheckpointError(f"{path}: field {error} is missing") from error
-    _refuse_unsupported(path, config)
+    if not isinstance(kind, str) or kind not in _ROWS:
+        told = one_line(reprlib.repr(kind))
+        raise ConfigError(
+            f"{one_line(path)}: model_type {told} is not supported; supported: {', '.join(sorted(_ROWS))}"
+        )
+    fields = fields_of(path, config)
+    family = _from_fields(path, kind, fields, config)
+    refuse_unsupported(path, kind, fields)
+    count = hf_tensors(family.rows, family.shape(tp=1))
+    if count > _MOST_TENSORS:
+        raise CheckpointError(f"{one_line(path)}: asks for {count:,} tensors, more than any model has")
     return family
 
 
-def _from_config(kind: str, config: dict[str, Any]) -> Family:
-    heads = config["num_attention_heads"]
+def _from_fields(path: Path, kind: str, fields: ConfigFields, config: dict[str, Any]) -> Family:
+    heads = fields.num_attention_heads
     experts = kind == "qwen3_moe"
-    return Family(
+    # transformers 5 writes the first name, earlier ones wrote the second.
+    count = fields.num_local_experts or fields.num_experts
+    needed = {
+        "num_experts": count,
+        "num_experts_per_tok": fields.num_experts_per_tok,
+        "moe_intermediate_size": fields.moe_intermediate_size,
+    }
+    for name, value in needed.items() if experts else ():
+        if value is None:
+            raise CheckpointError(f"{one_line(path)}: field {name!r} is missing")
+    family = Family(
         name=kind,
         rows=_ROWS[kind],
         hf_config=config,
-        num_layers=config["num_hidden_layers"],
-        hidden_size=config["hidden_size"],
-        ffn_hidden_size=config["intermediate_size"],
+        num_layers=fields.num_hidden_layers,
+        hidden_size=fields.hidden_size,
+        ffn_hidden_size=fields.intermediate_size,
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab_size=config["vocab_size"],
-        context_length=config["max_position_embeddings"],
-        norm_eps=config["rms_norm_eps"],
-        tied_embeddings=config.get("tie_word_embeddings", False),
+        num_kv_heads=fields.num_key_value_heads or heads,
+        head_dim=fields.head_dim or fields.hidden_size // heads,
+        vocab_size=fields.vocab_size,
+        context_length=fields.max_position_embeddings,
+        norm_eps=fields.rms_norm_eps,
+        tied_embeddings=bool(fields.tie_word_embeddings),
         qkv_bias=kind == "qwen2",
         qk_norm=kind in ("qwen3", "qwen3_moe"),
-        # transformers 5 writes the first name, earlier ones wrote the second.
-        num_experts=config.get("num_local_experts") or config["num_experts"] if experts else 0,
-        experts_per_token=config["num_experts_per_tok"] if experts else 0,
-        expert_ffn_size=config["moe_intermediate_size"] if experts else 0,
-        norm_topk=config.get("norm_topk_prob", False),
+        num_experts=(count or 0) if experts else 0,
+        experts_per_token=(fields.num_experts_per_tok or 0) if experts else 0,
+        expert_ffn_size=(fields.moe_intermediate_size or 0) if experts else 0,
+        norm_topk=bool(fields.norm_topk_prob),
+        initializer_range=0.02 if fields.initializer_range is None else fields.initializer_range,
     )
+    _refuse_misfits(path, family)
+    return family
 
 
-def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
-    """Options of the architectures that no published model we know of needs here, and that would be wrong silently."""
-    if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{path}: hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
-    for option in ("attention_bias", "mlp_bias", "use_sliding_window"):
-        if config.get(option):
-            raise ConfigError(f"{path}: {option}=true is not supported")
-    if config["model_type"] == "qwen3_moe" and (
-        config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1
-    ):
-        raise ConfigError(f"{path}: experts in some layers alone (mlp_only_layers, decoder_sparse_step): not supported")
+def _refuse_misfits(path: Path, family: Family) -> None:
+    """Sizes that are possible each, and not together."""
+    where, heads, kv_heads = one_line(path), family.num_heads, family.num_kv_heads
+    if family.head_dim == 0:
+        raise CheckpointError(f"{where}: {heads} attention heads are more than hidden_size {family.hidden_size}")
+    if family.head_dim % 2:
+        raise CheckpointError(f"{where}: head_dim {family.head_dim} is odd; rotary positions take pairs")
+    if heads % kv_heads:
+        raise CheckpointError(f"{where}: num_key_value_heads {kv_heads} does not divide the {heads} attention heads")
+    if family.experts_per_token > family.num_experts:
+        raise CheckpointError(
+            f"{where}: num_experts_per_tok {family.experts_per_token} is more than the {family.num_experts} experts"
+        )

@@ -11,6 +11,7 @@ expert tensor parallelism (etp) where others are split over tp.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -173,14 +174,35 @@ def gate_up(megatron: str, hf: tuple[str, str], size: Callable[[ModelShape], int
 
 def hf_sizes(rows: Iterable[Row], shape: ModelShape) -> dict[str, Sizes]:
     """The size of every Hugging Face tensor of a model, by name."""
-    found: dict[str, Sizes] = {}
+    return dict(each_hf_size(rows, shape))
+
+
+def each_hf_size(rows: Iterable[Row], shape: ModelShape) -> Iterator[tuple[str, Sizes]]:
+    """`hf_sizes`, one after the other: a model of absurd sizes has more names than there is memory."""
     for row in rows:
         if row.copy or not row.only_if(shape):
             continue
         for layer in range(shape.num_layers if row.per_layer else 1):
             for expert in range(shape.num_experts if row.per_expert else 1):
-                found |= zip(row.hf_names(layer, expert), row.sizes(shape), strict=True)
-    return found
+                yield from zip(row.hf_names(layer, expert), row.sizes(shape), strict=True)
+
+
+def hf_tensors(rows: Iterable[Row], shape: ModelShape) -> int:
+    """How many Hugging Face tensors a model has, without naming them."""
+    return sum(_times(row, shape) * len(row.hf) for row in rows if not row.copy and row.only_if(shape))
+
+
+def hf_elements(rows: Iterable[Row], shape: ModelShape) -> int:
+    """How many parameters a model has."""
+    return sum(
+        _times(row, shape) * sum(math.prod(size) for size in row.sizes(shape))
+        for row in rows
+        if not row.copy and row.only_if(shape)
+    )
+
+
+def _times(row: Row, shape: ModelShape) -> int:
+    return (shape.num_layers if row.per_layer else 1) * (shape.num_experts if row.per_expert else 1)
 
 
 def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: ModelShape, tp: int, rank: int) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
+from aspo_megatron.models.hf_config import inverse_frequencies
 from aspo_megatron.models.mapping import Row
 from aspo_megatron.parallel.context import spread
 from aspo_megatron.parallel.kernels import Kernels
 from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
 from aspo_megatron.parallel.micro_batch import MicroBatch
-from aspo_megatron.parallel.spec import inverse_frequencies, layer_spec
+from aspo_megatron.parallel.spec import layer_spec
 from aspo_megatron.parallel.token_rows import take
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.parallel.vocabulary import chunk_for

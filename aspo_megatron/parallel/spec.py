@@ -1,4 +1,4 @@
-"""What megatron-core is told about a model: its configuration, its layers, its rotary frequencies."""
+"""What megatron-core is told about a model: its configuration and its layers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
-from torch import Tensor
-from transformers import AutoConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from aspo_megatron.config import ModelConfig
 from aspo_megatron.errors import ConfigError
@@ -193,24 +190,3 @@ def _pipeline_layout(family: Family, topology: Topology) -> list[list[str]]:
         ["embedding"] * (number == 0) + stage + ["loss"] * (number == len(stages) - 1)
         for number, stage in enumerate(stages)
     ]
-
-
-def inverse_frequencies(family: Family) -> Tensor:
-    """Rotary frequencies [head_dim / 2], by the very functions that Hugging Face uses.
-
-    Raises:
-        ConfigError: for a scaling that also scales the attention (yarn), which is not supported.
-    """
-    config = AutoConfig.for_model(**family.hf_config)
-    rope = config.rope_parameters
-    kind = rope.get("rope_type", "default")
-    if kind == "default":
-        exponents = torch.arange(0, family.head_dim, 2, dtype=torch.int64).to(torch.float32) / family.head_dim
-        return 1.0 / torch.pow(rope["rope_theta"], exponents)
-    if kind not in ROPE_INIT_FUNCTIONS:
-        raise ConfigError(f"config.json: rope type {kind!r} is not known to the installed transformers")
-    frequencies: Tensor
-    frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    if attention_factor != 1.0:
-        raise ConfigError(f"config.json: rope type {kind!r} scales attention by {attention_factor}: not supported")
-    return frequencies

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import ModelShape, Row
+from aspo_megatron.models.mapping import ModelShape, Row, hf_elements
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _OUTPUT = "output_layer.weight"
@@ -72,13 +72,7 @@ def row_elements(row: Row, shape: ModelShape) -> int:
 
 def model_elements(family: Family) -> int:
     """Elements of the whole model, as its checkpoint has them."""
-    shape = family.shape(tp=1)
-    total = 0
-    for row in family.rows:
-        if row.only_if(shape) and not row.copy:
-            times = (shape.num_layers if row.per_layer else 1) * (shape.num_experts if row.per_expert else 1)
-            total += times * row_elements(row, shape)
-    return total
+    return hf_elements(family.rows, family.shape(tp=1))
 
 
 def active_elements(family: Family) -> int:

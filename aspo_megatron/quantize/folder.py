@@ -18,6 +18,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.quantize import modelopt
 from aspo_megatron.quantize.formats import Format, Layout, pack, quantization_config, unpack
+from aspo_megatron.reading import read_json
 
 DTYPE = torch.bfloat16
 """Precision of what stays unquantised, and of a server's activations."""
@@ -86,7 +87,7 @@ def _cast(folder: Path, names: Collection[str]) -> None:
         tensors = load_file(folder / file)
         changed = {name: tensors[name].to(DTYPE) for name in tensors if name in names}
         save_file(tensors | changed, folder / file, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", CheckpointError)
     config["dtype"] = str(DTYPE).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
+from aspo_megatron.models.family import read_family
+from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.parallel.host_memory import to_device
 from aspo_megatron.rollout.batch_tokens import most_rows, most_tokens
 from aspo_megatron.rollout.decode_cache import cache_name, decode_cache, takes_masks
@@ -46,7 +48,7 @@ class EmbeddedEngine:
 
         `max_batch_tokens`: prompts and responses that are held at once; None: see `batch_tokens.py`.
         """
-        self._model = empty_model(AutoConfig.from_pretrained(folder), dtype, device)
+        self._model = empty_model(transformers_config(read_family(folder)), dtype, device)
         self._weights = EmbeddedWeights(self._model)
         self._tokenizer = tokenizer
         self._device = device

@@ -14,7 +14,9 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype, device: torch.devi
     buffers have their values.
     """
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False, attn_implementation=config._attn_implementation or "sdpa"
+        )
     if config.tie_word_embeddings:  # transformers 5.0 leaves a model without values untied
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     for module in list(model.modules()):

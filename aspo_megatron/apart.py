@@ -1,0 +1,133 @@
+"""Work on foreign input in a process of its own, which may loop, flood memory or crash without harm to this one."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import math
+import os
+import resource
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Never, Self, TypeVar
+
+from aspo_megatron.foreign_text import reason_of
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+_MEMORY = 1 << 30
+_MEMORY_OF_CORE = 128 << 20
+"""Address space beyond what this process has; the threads of a tokenizer take some each."""
+_PATIENCE = 20
+"""Seconds by the clock for each second of computing: the machine may be busy with other things."""
+
+
+class ApartError(Exception):
+    """The work failed; says why, as a part of a line."""
+
+
+class Apart(Generic[Part, Result]):
+    """A process forked from this one, which does one piece of work after the other. Use as a context manager.
+
+    It must not need threads that run in this process, nor a GPU.
+    """
+
+    def __init__(self, work: Callable[[Part], Result]) -> None:
+        """`work`: called there with each part; what it raises is an `ApartError` here."""
+        asked, self._asking = Pipe(duplex=False)
+        self._answers, answering = Pipe(duplex=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the work has nothing to do with
+            self._process = os.fork()
+        if self._process == 0:
+            self._asking.close()
+            _serve(work, asked, answering)
+        asked.close()
+        answering.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._asking.close()
+        self._answers.close()
+        with suppress(ProcessLookupError):
+            os.kill(self._process, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+
+    def __call__(self, part: Part, seconds: float) -> Result:
+        """What the work makes of `part` in at most so many seconds of computing.
+
+        Raises:
+            ApartError: the work raised, took longer, took too much memory, or its process ended.
+        """
+        patience = seconds * _PATIENCE
+        try:
+            self._asking.send((part, seconds))
+            if not self._answers.poll(patience):
+                raise ApartError(f"no answer in {patience:.0f} s")
+            failure, result = self._answers.recv()
+        except (EOFError, ConnectionError):
+            raise ApartError(self._end(seconds)) from None
+        if failure is not None:
+            raise ApartError(failure)
+        made: Result = result
+        return made
+
+    def _end(self, seconds: float) -> str:
+        ended = os.waitid(os.P_PID, self._process, os.WEXITED | os.WNOWAIT)
+        if ended is None or ended.si_code == os.CLD_EXITED:
+            return "its process ended"
+        if ended.si_status == signal.SIGXCPU:
+            return f"takes longer than {seconds:.0f} s"
+        return f"its process ended by {signal.Signals(ended.si_status).name}, perhaps for want of memory"
+
+
+def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection) -> Never:
+    """What the forked process does: nothing that belongs to the other one is run, not even at its end."""
+    try:
+        gc.disable()
+        faulthandler.disable()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):  # a crash writes a backtrace
+            os.dup2(nowhere, descriptor)
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit_memory()
+        while True:
+            part, seconds = asked.recv()
+            _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
+            answering.send((None, work(part)))
+    except EOFError:  # the other process has all it wants, or has ended
+        pass
+    except BaseException as error:  # also what Rust calls a panic
+        with suppress(BaseException):
+            answering.send((reason_of(error), None))
+    finally:
+        os._exit(0)
+
+
+def _limit_memory() -> None:
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        has = pages * resource.getpagesize()
+        _limit(resource.RLIMIT_AS, has + _MEMORY + _MEMORY_OF_CORE * (os.cpu_count() or 1))
+
+
+def _limit(which: int, value: int) -> None:
+    """Limit this process; what its user has set stays."""
+    _, hard = resource.getrlimit(which)
+    resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

@@ -1,0 +1,73 @@
+"""Which files of a model folder are its own: none that a link leads elsewhere for, no pipes, no devices.
+
+What a folder holds is copied into what a run publishes. A folder that was unpacked from an archive may hold a link to
+anything that this user can read.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
+
+_OPENED_FOLDERS = ("additional_chat_templates",)
+"""Folders inside a model folder that transformers opens."""
+
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""Names of files in the Hub's cache: hashes of what they hold."""
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """See that all files in a model folder are its own. Hidden files, which nobody opens, do not count.
+
+    Raises:
+        CheckpointError: names the file and what it is.
+        OSError: the folder cannot be read.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.name in _OPENED_FOLDERS and (path.is_dir() or path.is_symlink()):
+            refuse_foreign_file(folder, path)
+            for inner in sorted(path.iterdir()) if path.is_dir() else ():
+                refuse_foreign_file(folder, inner)
+        elif not path.is_dir():
+            refuse_foreign_file(folder, path)
+
+
+def refuse_foreign_file(folder: Path, path: Path) -> None:
+    """See that a file in a model folder lies in it, or where the Hub's cache keeps the files of a snapshot.
+
+    Raises:
+        CheckpointError: it is a link to somewhere else, or no file at all; names it and what it is.
+    """
+    name = one_line(path)
+    try:
+        there = path.resolve()
+        mode = path.lstat().st_mode if not path.is_symlink() else there.stat().st_mode if there.exists() else 0
+    except (OSError, RuntimeError) as error:  # RuntimeError: before Python 3.13, a link that leads to itself
+        raise CheckpointError(f"{name}: a link that leads nowhere ({one_line(error)}); remove it") from error
+    if not _own(folder, there):
+        raise CheckpointError(
+            f"{name}: a link out of the model folder, to {one_line(there)}; put the file itself in its place"
+        )
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise CheckpointError(f"{name}: not a regular file")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a file's name, as another file gives it, is a name and no path."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+
+
+def _own(folder: Path, there: Path) -> bool:
+    root = folder.resolve()
+    if there.is_relative_to(root):
+        return True
+    # hub/models--ORG--NAME/snapshots/REVISION/FILE is a link to hub/models--ORG--NAME/blobs/HASH
+    snapshots = root.parent
+    blobs = (snapshots.parent / "blobs").resolve()
+    return snapshots.name == "snapshots" and there.parent == blobs and bool(_BLOB.fullmatch(there.name))

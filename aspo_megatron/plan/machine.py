@@ -1,0 +1,57 @@
+"""Whether a model that is drawn, and not read, can be on this machine at all: asked before anything is drawn."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.family import Family
+from aspo_megatron.models.mapping import hf_elements
+from aspo_megatron.plan.memory import resident
+from aspo_megatron.plan.setting import FP32_BYTES, setting_of
+
+_GIB = 1 << 30
+
+
+def refuse_beyond_memory(config: RunConfig, family: Family) -> None:
+    """Refuse random weights of sizes that no machine like this one holds; `aspo plan` knows what fits.
+
+    Counted is the least that the ranks on this machine take: weights, gradients and the optimizer's state. On GPUs one
+    rank is compared with the host's memory, which is larger than a GPU's.
+
+    Raises:
+        ConfigError: names what is asked for, and what there is.
+    """
+    parallel, there = config.parallel, machine_memory()
+    setting = setting_of(config, parallel)
+    least = min(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    ranks = int(told) if told.isdecimal() else parallel.world_size
+    asked = max(least * (ranks if setting.cpu else 1), FP32_BYTES * _largest(family))
+    if asked > there:
+        path, elements = one_line(config.model.path / "config.json"), hf_elements(family.rows, family.shape(tp=1))
+        raise ConfigError(
+            f"{path}: asks for {elements:,} parameters, which take {asked / _GIB:,.0f} GiB here, and the machine has "
+            f"{there / _GIB:,.0f}; see num_hidden_layers and the sizes"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes that this machine has, or that its control groups leave of them; swap does not count as memory."""
+    from aspo_megatron.doctor.host import Host
+    from aspo_megatron.doctor.memory import memory_limit
+
+    total: int = psutil.virtual_memory().total
+    limit = memory_limit(Host())
+    return total if limit is None else min(total, limit)
+
+
+def _largest(family: Family) -> int:
+    """Elements of the largest tensor: each is drawn whole."""
+    shape = family.shape(tp=1)
+    sizes = (size for row in family.rows if row.only_if(shape) for size in row.sizes(shape))
+    return max(size[0] * (size[1] if len(size) > 1 else 1) for size in sizes)

@@ -1,0 +1,98 @@
+"""The tokenizer of a model folder: data, read first in a process that may fail; whatever is wrong is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line, reason_of
+from aspo_megatron.models.data_only import read_tokenizer_config
+from aspo_megatron.models.family import Family, read_family
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""One of them is in every folder with a tokenizer."""
+
+_SECONDS = 60.0
+"""Of computing, to load a tokenizer: a large vocabulary takes one, without a tokenizer.json some more."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: the folder has none, it cannot be read, or it needs code of its own.
+    """
+    name = one_line(folder)
+    if not any((folder / file).is_file() for file in FILES):
+        raise CheckpointError(f"{name}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+    family = read_family(folder)
+    _refuse_code(folder, family, read_tokenizer_config(folder))
+    from aspo_megatron.models.hf_config import transformers_config
+
+    config = transformers_config(family)
+    try:
+        # What is damaged or hostile shows there; then it is loaded here.
+        with Apart[Path, None](lambda path: _try(path, config)) as elsewhere:
+            elsewhere(folder, _SECONDS)
+        return _load(folder, config)
+    except ApartError as error:
+        raise CheckpointError(f"{name}: the tokenizer cannot be read ({error})") from error
+    except Exception as error:  # of a library that raises all kinds
+        raise CheckpointError(f"{name}: the tokenizer cannot be read ({reason_of(error)})") from error
+
+
+def _load(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, config=config, trust_remote_code=False, local_files_only=True
+    )
+    return tokenizer
+
+
+def _try(folder: Path, config: PretrainedConfig) -> None:
+    """Use a tokenizer in all the ways in which it is used later."""
+    tokenizer = _load(folder, config)
+    ids = tokenizer(["1 + 1 ="])["input_ids"][0]
+    tokenizer.decode(ids)
+    if not all(isinstance(token, int) and token >= 0 for token in ids):
+        raise ValueError(f"it makes no whole numbers of a text, but {ids}")
+    if not isinstance(tokenizer.eos_token_id, int | None):
+        raise TypeError(f"its end token is {tokenizer.eos_token_id!r}")
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else (templates,):
+        if not isinstance(template, str | None):
+            raise TypeError(f"its chat template is no text, but a {type(template).__name__}")
+
+
+def _refuse_code(folder: Path, family: Family, config: dict[str, Any]) -> None:
+    """See that the tokenizer's class is one of transformers, which would ask for the folder's own otherwise."""
+    where, named = folder / "tokenizer_config.json", config.get("tokenizer_class")
+    if named is None and family.hf_config.get("tokenizer_class") is not None:
+        where, named = folder / "config.json", family.hf_config["tokenizer_class"]
+    if named is None and config.get("auto_map"):
+        raise CheckpointError(f"{one_line(where)}: the tokenizer needs code of its own (auto_map); that is not run")
+    if named is not None and not _is_known(named):
+        raise CheckpointError(
+            f"{one_line(where)}: tokenizer_class {one_line(repr(named))[:80]} is no tokenizer of transformers; "
+            "a folder's own code is not run"
+        )
+
+
+def _is_known(name: object) -> bool:
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+        return False
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    try:
+        found = tokenizer_class_from_name(name)
+    except Exception:  # a module of transformers that cannot be imported here
+        return False
+    known = isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
+    return known and found.__module__.startswith("transformers.")

@@ -1,0 +1,132 @@
+"""Work in a process of its own: its results, and each way in which it can fail."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aspo_megatron import apart
+from aspo_megatron.apart import Apart, ApartError
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_results_come_in_order_from_one_process_that_remembers() -> None:
+    seen: list[int] = []
+
+    def work(part: int) -> tuple[int, int, int]:
+        seen.append(part)
+        return part * part, sum(seen), os.getpid()
+
+    with Apart(work) as elsewhere:
+        results = [elsewhere(number, 5.0) for number in range(50)]
+        assert {result[2] for result in results} == {child.pid for child in psutil.Process().children()}
+    assert [result[:2] for result in results] == [(n * n, n * (n + 1) // 2) for n in range(50)]
+    assert seen == []
+    assert psutil.Process().children() == []
+
+
+def flood(part: object) -> bytes:
+    return b"x" * (1 << 42)
+
+
+def by_and_by(part: object) -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(1 << 24))
+
+
+class Panic(BaseException):
+    """As what Rust raises, it is no Exception."""
+
+
+def panic(part: object) -> None:
+    raise Panic("a \x1b[31m\n  b")
+
+
+def endless(part: object) -> None:
+    while True:
+        pass
+
+
+def waits(part: object) -> None:
+    time.sleep(1000)
+
+
+def killed(part: object) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leaves(part: object) -> None:
+    os._exit(0)
+
+
+FAILURES: dict[str, tuple[Callable[[object], object], str]] = {
+    "an exception": (lambda part: 1 // 0, "ZeroDivisionError: "),
+    "without a word": (lambda part: next(iter(())), "StopIteration"),
+    "no exception": (panic, "Panic: a \u241b[31m b"),
+    "exit": (lambda part: sys.exit(3), "SystemExit: 3"),
+    "memory at once": (flood, "MemoryError"),
+    "memory by and by": (by_and_by, "MemoryError"),
+    "time": (endless, "takes longer than 1 s"),
+    "waiting": (waits, "no answer in 0 s"),
+    "a crash": (killed, "its process ended by SIGSEGV"),
+    "an end": (leaves, "its process ended"),
+    "a result that cannot be sent": (lambda part: threading.Lock(), "TypeError: "),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_way_to_fail_is_said(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work, says = FAILURES[name]
+    if name == "waiting":
+        monkeypatch.setattr(apart, "_PATIENCE", 0.2)
+    with Apart(work) as elsewhere, pytest.raises(ApartError) as raised:
+        elsewhere(None, 1.0)
+    assert str(raised.value).startswith(says)
+    assert psutil.Process().children() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_of_this_process_is_changed_or_run_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_CPU)
+
+    class Closing:
+        def __del__(self) -> None:
+            (tmp_path / f"closed-{os.getpid()}").touch()
+
+    held = [Closing()]
+
+    def work(part: object) -> int:
+        os.write(1, b"seen")
+        return resource.getrlimit(resource.RLIMIT_CORE)[0]
+
+    with Apart(work) as elsewhere:
+        assert elsewhere(None, 5.0) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert limits == (resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_CPU))
+    held.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [f"closed-{os.getpid()}"]
+
+
+def interrupts(part: object) -> None:
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(1000)
+
+
+def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
+    with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
+        elsewhere(None, 60.0)
+    assert psutil.Process().children() == []
