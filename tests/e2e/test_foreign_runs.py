@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from checkpoint.hostile import INDEXES, PIECES, sign
 
-from .command import RunFolder, aspo
+from .command import ASPO, RunFolder, finish, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(800)]
 
 KINDS = {
     "seen at once": INDEXES["bytes for a tensor"],
@@ -25,7 +25,7 @@ def test_a_run_that_would_act_is_refused(work: Path, first: RunFolder, kind: str
     state = Path(shutil.copytree(first.path, work / name)) / "checkpoints" / "step-000001"
     spoil(state, work / "MARKER")
     sign(state)
-    done = aspo("train", f"{name}/config.yaml", f"output_dir={name}", "train.steps=2", folder=work)
+    done = finish(start([*ASPO, "train", f"{name}/config.yaml", f"output_dir={name}", "train.steps=2"], work), 400)
     assert not (work / "MARKER").exists()
     assert done.code == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
