@@ -49,8 +49,8 @@ def publish(run: Path, step: int, keep: int) -> str | None:
     try:
         with plain_errors(latest):
             to_disk(folder.parent)
-            if latest.is_symlink():  # else what it leads to would be written, which may be a state
-                latest.unlink()
+            if os.path.lexists(latest) and (latest.is_symlink() or not (latest.is_file() or latest.is_dir())):
+                latest.unlink()  # else what it leads to would be written, which may be a state, or a pipe waited for
         write_whole(latest, f"{folder.name}\n", durable=True)
     except UserError as error:
         return str(error)

@@ -219,10 +219,7 @@ def read_index(folder: Path) -> Metadata:
     Raises:
         CheckpointError: there is none, it is damaged, or it holds anything but the description of tensors.
     """
-    path = folder / INDEX
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing, so this is not a megatron distributed checkpoint")
-    index = _parsed(path)
+    index = _parsed(folder / INDEX)
     sizes: dict[str, int | None] = {}
     for key, whole in index.state_dict_metadata.items():
         assert isinstance(whole, TensorStorageMetadata)
@@ -249,6 +246,8 @@ def _parsed(path: Path) -> Metadata:
         most = (1 << 20) + sum(file.stat().st_size for file in path.parent.glob("*.distcp"))
         if path.stat().st_size > min(most, _LARGEST_INDEX):
             raise CheckpointError(f"{path}: cannot be read: it is larger than the index of what is there")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing, so this is not a megatron distributed checkpoint") from error
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
     try:

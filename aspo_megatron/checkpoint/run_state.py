@@ -98,11 +98,12 @@ def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None
     """Why the state in `folder` cannot be gone on from; a collective."""
 
     def optimizer_names(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-        _check_place(config, folder)
         same_layout = manifest.layout == config.parallel.model_dump(mode="json")
-        for rank in range(config.parallel.world_size if same_layout else 0):
-            if randomness.random_file(rank) not in manifest.files:
-                raise CheckpointError(f"{folder / randomness.random_file(rank)}: missing from the checkpoint")
+        ranks = range(config.parallel.world_size if same_layout else 0)
+        for name in (STATE_FILE, RUN_CONFIG, *map(randomness.random_file, ranks)):
+            if name not in manifest.files:
+                raise CheckpointError(f"{folder / name}: missing from the checkpoint")
+        _check_place(config, folder)
         names = MOMENTS if config.model.dtype == "float32" else (*MOMENTS, MAIN_WEIGHT)
         return names if counters(folder)["updates"] else ()
 

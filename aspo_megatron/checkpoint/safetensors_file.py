@@ -65,15 +65,6 @@ def read_header(path: Path) -> bytes:
     return header
 
 
-def tensor_count(path: Path) -> int:
-    """How many tensors a file has, without making a list of them.
-
-    Raises:
-        CheckpointError: see `read_header`.
-    """
-    return read_header(path).count(b'"data_offsets"')
-
-
 def entries_of(header: bytes) -> list[Entry]:
     """The tensors that a header describes, in the order of their bytes, which lie one after the other.
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import torch
 from safetensors.torch import save
 
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-from aspo_megatron.checkpoint.folders import saved_steps, tidy
+from aspo_megatron.checkpoint.folders import publish, tidy
 from aspo_megatron.checkpoint.integrity import FORMAT_VERSION, file_entry, read_manifest, with_digest
-from aspo_megatron.checkpoint.safetensors_file import Entry, entries_of, make_header, read_header, tensor_count
+from aspo_megatron.checkpoint.safetensors_file import Entry, entries_of, make_header, read_header
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 
@@ -216,9 +217,12 @@ def test_an_odd_manifest(tmp_path: Path, kind: str) -> None:
     refused(lambda: read_manifest(tmp_path), reason, str(tmp_path))
 
 
-@pytest.mark.parametrize("content", [*NO_STATES.values(), b'{"version": 3, "digest": ' + DEEP.encode() + b"}"])
-def test_no_manifest(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "manifest.json").write_bytes(content)
+NO_MANIFESTS = NO_STATES | {"deep within": b'{"version": 3, "digest": ' + DEEP.encode() + b"}"}
+
+
+@pytest.mark.parametrize("kind", NO_MANIFESTS)
+def test_no_manifest(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(NO_MANIFESTS[kind])
     refused(lambda: read_manifest(tmp_path), "damaged|not UTF-8", str(tmp_path / "manifest.json"))
 
 
@@ -257,15 +261,14 @@ ODD_PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ODD_PARTS)
 def test_an_odd_part_is_no_part(tmp_path: Path, kind: str) -> None:
-    """What is left of a save is removed, and nothing else."""
-    folder = tmp_path / "run" / "checkpoints" / "step-000001.partial"
-    (folder / "parts").mkdir(parents=True)
-    (folder / "parts" / "rank-00000.json").write_bytes(with_digest(PART | ODD_PARTS[kind]))
-    (tmp_path / "other").touch()
-    tidy(tmp_path / "run", pytest.fail)
-    assert not folder.exists()
-    assert not saved_steps(tmp_path / "run")
-    assert (tmp_path / "other").exists()
+    from aspo_megatron.checkpoint.parts import _read_parts
+
+    path = tmp_path / "parts" / "rank-00000.json"
+    path.parent.mkdir()
+    path.write_bytes(with_digest(PART))
+    assert [part.rank for part in _read_parts(tmp_path)] == [0]
+    path.write_bytes(with_digest(PART | ODD_PARTS[kind]))
+    refused(lambda: _read_parts(tmp_path), "damaged|not every rank", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", [".metadata", "manifest.json", "common.pt", "metadata.json", "parts/rank-00000.json"])
@@ -402,12 +405,6 @@ def test_the_length_of_a_header_is_not_believed(tmp_path: Path, length: int) -> 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
-def test_tensors_are_counted(tmp_path: Path) -> None:
-    header = make_header([Entry(f't{number} "data_offsets"', torch.float32, (2,)) for number in range(7)])
-    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(56))
-    assert tensor_count(tmp_path / "x.safetensors") == len(entries_of(header)) == 7
-
-
 # ---- fingerprints, and the weights before the first step ------------------------------------------------------------
 
 
@@ -419,9 +416,33 @@ def test_a_pipe_among_the_weights_is_not_waited_for(tmp_path: Path) -> None:
     assert weights_fingerprint(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", [*NO_STATES.values(), b'{"weights": 7}', b'{"weights": "\\u001b"}'])
-def test_an_odd_origin(tmp_path: Path, content: bytes) -> None:
+ODD_ORIGINS = NO_STATES | {"weights a number": b'{"weights": 7}', "weights that ring": b'{"weights": "\\u0007"}'}
+
+
+@pytest.mark.parametrize("kind", ODD_ORIGINS)
+def test_an_odd_origin(tmp_path: Path, kind: str) -> None:
     from aspo_megatron.checkpoint.start import _origin
 
-    (tmp_path / "origin.json").write_bytes(content)
+    (tmp_path / "origin.json").write_bytes(ODD_ORIGINS[kind])
     refused(lambda: _origin(tmp_path), "origin.json", str(tmp_path))
+
+
+# ---- latest ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a pipe", "a link to a file", "a socket"])
+def test_a_latest_that_is_no_file_is_replaced(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "checkpoints" / "step-000003").mkdir(parents=True)
+    latest, other = tmp_path / "checkpoints" / "latest", tmp_path / "other"
+    if kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as bound, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(latest.parent)  # a socket's path is short
+            bound.bind("latest")
+    elif kind == "a pipe":
+        os.mkfifo(latest)
+    else:
+        os.mkfifo(other) if kind == "a link to a pipe" else other.touch()
+        latest.symlink_to(other)
+    assert publish(tmp_path, 3, keep=1) is None
+    assert latest.read_text() == "step-000003\n"
+    assert not other.is_file() or not other.read_text()
