@@ -18,6 +18,7 @@ _MAKERS = frozenset(("eye", "zeros", "ones", "diag"))
 _LONG_SUM = 100.0
 _LARGEST_MATRIX = 16.0
 _DEEPEST = 100
+_MOST_TOKENS = 10_000
 
 
 class _TooDeepError(Exception):
@@ -30,7 +31,10 @@ def latex_size(text: str) -> Size:
     Args:
         text: LaTeX, or a plain expression such as 2**3.
     """
-    reader = _Reader(tokens.TOKEN.findall(text))
+    found = tokens.TOKEN.findall(text)
+    if len(found) > _MOST_TOKENS:
+        return Size(digits=math.inf)
+    reader = _Reader(found)
     try:
         reader.read()
     except _TooDeepError:

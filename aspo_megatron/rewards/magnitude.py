@@ -123,10 +123,11 @@ class Arithmetic:
         """Of a binomial coefficient."""
         if upper.degree or lower.degree:
             return self.note(Bound(upper.digits * lower.most, lower.most, upper.degree * lower.most + lower.degree))
-        digits = lower.most * max(upper.digits, 1.0)
-        if upper.whole and lower.whole:
-            digits = min(digits, upper.most * _LOG_2)
-        return self.note(Bound(digits, whole=upper.whole and lower.whole))
+        product = lower.most * max(upper.digits, 1.0)
+        whole = upper.whole and lower.whole
+        # What is no whole number goes by the gamma function.
+        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most)
+        return self.note(Bound(digits, whole=whole))
 
     def function(self, argument: Bound) -> Bound:
         """Of a function that is left as it is, or has a small value: a sine, a logarithm."""
@@ -135,7 +136,8 @@ class Arithmetic:
     def repeated(self, body: Bound, count: float, *, product: bool) -> Bound:
         """Of a sum or product of so many terms."""
         digits = body.digits + math.log10(max(count, 1.0)) if body.whole and not product else body.digits * count
-        terms = body.terms * count if body.degree else 1.0
+        terms = _multisets(body.terms, count) if product else body.terms * count
+        terms = terms if body.degree else 1.0
         return self.note(Bound(digits, terms, body.degree * (count if product else 1.0), body.whole))
 
 

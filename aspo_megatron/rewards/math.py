@@ -28,7 +28,13 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _MORE_THAN_THE_REFERENCE = 1.5
 _LARGEST_REFERENCE = 100_000.0
+"""Digits above which an answer is right only if it is written as the reference is."""
+
 _LETTER = re.compile(r"\(?[A-Z]\)?")
+
+
+class _UnreadableError(Exception):
+    """Nothing can be read in a reference."""
 
 
 def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> float:
@@ -48,15 +54,28 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         if text and _squeezed(formula) == _squeezed(boxed):
             return 1.0
     try:
+        return _grade(text, formula, seconds)
+    except _UnreadableError:
+        raise ValueError(
+            f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def _grade(text: str, formula: str | None, seconds: float) -> float:
+    """Remembered, as many responses to a problem give the same answer."""
+    try:
         with cpu_limit(seconds):
+            size = latex_size(text)
+            if size.digits > _LARGEST_REFERENCE:
+                return 0.0
             reference = _parse_reference(text)
             if not reference:
-                raise ValueError(
-                    f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
-                )
-            if formula is None or (says_unequal(formula) and not says_unequal(boxed)):
+                raise _UnreadableError
+            if formula is None or (says_unequal(formula) and not says_unequal(f"\\boxed{{{text}}}")):
                 return 0.0
-            return _compare(text, reference, formula)
+            limit = LIMIT.join(size.grown(_MORE_THAN_THE_REFERENCE))
+            return _compare(reference, formula, limit, reads_last_side="=" not in text)
     except OutOfTimeError:
         _forget()
         return 0.0
@@ -65,13 +84,9 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         raise
 
 
-def _compare(text: str, reference: list[Any], formula: str) -> float:
-    size = latex_size(text)
-    if size.digits > _LARGEST_REFERENCE:
-        return 0.0
-    limit = LIMIT.join(size.grown(_MORE_THAN_THE_REFERENCE))
+def _compare(reference: list[Any], formula: str, limit: Size, *, reads_last_side: bool) -> float:
     try:
-        answer = _read(formula, limit, reads_last_side="=" not in text)
+        answer = _read(formula, limit, reads_last_side)
     except TooBigError:
         return 0.0
     same = same_by_value(reference[0], answer[0]) if len(answer) > 1 else None
