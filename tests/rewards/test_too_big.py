@@ -128,15 +128,17 @@ def test_a_thousand_of_them_end_no_worker(monkeypatch):
     """None runs into the time limit of the worker or into an error, and right answers between them stay right."""
     wrong = [rf"\boxed{{{formula} + {index}}}" for index in range(1000 // len(ALL_BIG) + 1) for formula in ALL_BIG]
     asked = Problem("p-0", "?", (1,), "7")
-    items = [item for response in wrong[:1000] for item in ((asked, response), (asked, r"\boxed{7}"))]
-    with RewardPool(RewardConfig(kind="math", workers=1)) as pool:
+    items = [(asked, response) for response in wrong[:1000]]
+    items[::10] = [(asked, r"\boxed{7}")] * 100
+    with RewardPool(RewardConfig(kind="math", workers=1, timeout_seconds=120.0)) as pool:
         before = pool.score([(asked, r"\boxed{7}")])
         workers = [handle.pid for handle in pool._pool._team.workers]
         rewards = pool.score(items)
         assert [handle.pid for handle in pool._pool._team.workers] == workers
     assert before[0].value == 1.0
-    assert {(reward.value, reward.error) for reward in rewards[::2]} == {(0.0, None)}
-    assert {(reward.value, reward.error) for reward in rewards[1::2]} == {(1.0, None)}
+    assert {(reward.value, reward.error) for reward in rewards[::10]} == {(1.0, None)}
+    del rewards[::10]
+    assert {(reward.value, reward.error) for reward in rewards} == {(0.0, None)}
 
 
 SLOW = {
