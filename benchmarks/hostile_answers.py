@@ -90,9 +90,8 @@ def _used() -> float:
 def _show(name: str, seconds: float, used: float, rewards: list[Reward]) -> None:
     errors = sum(reward.error is not None for reward in rewards)
     right = sum(reward.value == 1.0 for reward in rewards)
-    print(
-        f"{name:20} {len(rewards):5} answers {seconds:7.2f} s   processor {used:7.2f} s   right {right:5}   lost to an error {errors}"
-    )
+    time_taken = f"{seconds:7.2f} s   processor {used:7.2f} s"
+    print(f"{name:20} {len(rewards):5} answers {time_taken}   right {right:5}   lost to an error {errors}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 _HUGE = 18.0
 _LOG_2 = math.log10(2)
+_DEGREE_COSTS = 200.0
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class Arithmetic:
             return self.note(Bound(upper.digits * lower.most, lower.most, upper.degree * lower.most + lower.degree))
         product = lower.most * max(upper.digits, 1.0)
         whole = upper.whole and lower.whole
-        # What is no whole number goes by the gamma function.
-        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most)
+        # With what is no whole number it is a gamma function, or a polynomial of as high a degree.
+        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
         return self.note(Bound(digits, whole=whole))
 
     def function(self, argument: Bound) -> Bound:
