@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from aspo_megatron.rewards.latex_size import LIMIT, latex_size
 from aspo_megatron.rewards.magnitude import Size
@@ -42,7 +43,7 @@ def find_formula(response: str, max_length: int) -> str | None:
 
     Args:
         response: any text. The time is linear in its length.
-        max_length: a box or tag with more characters is no answer.
+        max_length: a box, a tag or a number with more characters is no answer.
     """
     text = after_thinking(response).replace("\u2212", "-")
     boxes = _last_boxes(text)
@@ -56,7 +57,7 @@ def find_formula(response: str, max_length: int) -> str | None:
     _, marker, after = text.rpartition("####")
     number = _LEADING_NUMBER.match(after) if marker else None
     if number is not None:
-        return number[1]
+        return number[1] if len(number[1]) <= max_length else None
     if marker and after.strip():
         return _delimited(after.strip().partition("\n")[0][:max_length])
     end = text.rstrip()
@@ -67,7 +68,7 @@ def find_formula(response: str, max_length: int) -> str | None:
 
 def _last_boxes(text: str) -> list[str] | None:
     """Contents of the last complete box and of those joined to it; an empty list if none is complete, None if none."""
-    matches = list(_BOX.finditer(text))[-_MAX_BOXES:]
+    matches = deque(_BOX.finditer(text), maxlen=_MAX_BOXES)
     contents: list[str] = []
     following = 0
     for match in reversed(matches):

@@ -11,13 +11,16 @@ from dataclasses import replace
 from aspo_megatron.rewards import latex_tokens as tokens
 from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join
 
-LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2)
+LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2.5)
 """A formula with more of something is no answer, unless the reference is about as large."""
 
 _MAKERS = frozenset(("eye", "zeros", "ones", "diag"))
 _LONG_SUM = 100.0
+_ENDLESS = 10.0
+_DIGITS_LIKE_A_FUNCTION = 100.0
 _LARGEST_MATRIX = 16.0
 _DEEPEST = 100
+_MOST_TOKENS = 10_000
 
 
 class _TooDeepError(Exception):
@@ -30,7 +33,10 @@ def latex_size(text: str) -> Size:
     Args:
         text: LaTeX, or a plain expression such as 2**3.
     """
-    reader = _Reader(tokens.TOKEN.findall(text))
+    found = tokens.TOKEN.findall(text)
+    if len(found) > _MOST_TOKENS:
+        return Size(digits=math.inf)
+    reader = _Reader(found)
     try:
         reader.read()
     except _TooDeepError:
@@ -54,7 +60,8 @@ class _Reader:
     def size(self) -> Size:
         """What was found by now."""
         found = self._arithmetic
-        costly = self._size.costly + (self._functions if self._size.costly else 0)
+        more = self._functions + found.digits / _DIGITS_LIKE_A_FUNCTION
+        costly = self._size.costly + (more if self._size.costly else 0)
         return replace(self._size, digits=found.digits, terms=found.terms, roots=found.roots, costly=costly)
 
     def read(self) -> None:
@@ -253,12 +260,14 @@ class _Reader:
         is_finite = name in tokens.SUMS and bool(above) and not any(bound.degree for bound in above)
         count = range_.most if is_finite else 1.0
         if not is_finite:
-            self._count(costly=1)
+            self._count(costly=_ENDLESS if name == "\\prod" else 1)
         elif count > _LONG_SUM:
             self._count(costly=math.log10(count))
         outer = self._symbol
         self._symbol = replace(outer, digits=max(outer.digits, math.log10(count)))
         body = self._product(Bound())
+        if name in tokens.SUMS and not is_finite and not body.degree:
+            self._count(costly=_ENDLESS)
         self._symbol = outer
         return self._arithmetic.repeated(body, count, product=name == "\\prod")
 

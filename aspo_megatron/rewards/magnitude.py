@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 _HUGE = 18.0
 _LOG_2 = math.log10(2)
+_DEGREE_COSTS = 200.0
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,11 @@ class Arithmetic:
         """Of a binomial coefficient."""
         if upper.degree or lower.degree:
             return self.note(Bound(upper.digits * lower.most, lower.most, upper.degree * lower.most + lower.degree))
-        digits = lower.most * max(upper.digits, 1.0)
-        if upper.whole and lower.whole:
-            digits = min(digits, upper.most * _LOG_2)
-        return self.note(Bound(digits, whole=upper.whole and lower.whole))
+        product = lower.most * max(upper.digits, 1.0)
+        whole = upper.whole and lower.whole
+        # With what is no whole number it is a gamma function, or a polynomial of as high a degree.
+        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
+        return self.note(Bound(digits, whole=whole))
 
     def function(self, argument: Bound) -> Bound:
         """Of a function that is left as it is, or has a small value: a sine, a logarithm."""
@@ -135,7 +137,8 @@ class Arithmetic:
     def repeated(self, body: Bound, count: float, *, product: bool) -> Bound:
         """Of a sum or product of so many terms."""
         digits = body.digits + math.log10(max(count, 1.0)) if body.whole and not product else body.digits * count
-        terms = body.terms * count if body.degree else 1.0
+        terms = _multisets(body.terms, count) if product else body.terms * count
+        terms = terms if body.degree else 1.0
         return self.note(Bound(digits, terms, body.degree * (count if product else 1.0), body.whole))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,14 +22,24 @@ from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_lim
 from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, last_side, says_unequal
 from aspo_megatron.rewards.latex_size import LIMIT, latex_size
 from aspo_megatron.rewards.magnitude import Size
+from aspo_megatron.rewards.sympy_size import sympy_size
 from aspo_megatron.rewards.values import same_by_value
 
 # math-verify warns that its own time limit is off; the one of `score` and the reward pool's hold instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _MORE_THAN_THE_REFERENCE = 1.5
+_ALGEBRA = replace(LIMIT, digits=3000.0)
+"""For what is compared by algebra: that looks for factors of numbers, which nothing can interrupt."""
+
 _LARGEST_REFERENCE = 100_000.0
+"""Digits above which an answer is right only if it is written as the reference is."""
+
 _LETTER = re.compile(r"\(?[A-Z]\)?")
+
+
+class _UnreadableError(Exception):
+    """Nothing can be read in a reference."""
 
 
 def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> float:
@@ -48,15 +59,27 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         if text and _squeezed(formula) == _squeezed(boxed):
             return 1.0
     try:
+        return _grade(text, formula, seconds)
+    except _UnreadableError:
+        raise ValueError(
+            f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def _grade(text: str, formula: str | None, seconds: float) -> float:
+    """Remembered, as many responses to a problem give the same answer."""
+    try:
         with cpu_limit(seconds):
+            size = latex_size(text)
+            if size.digits > _LARGEST_REFERENCE:
+                return 0.0
             reference = _parse_reference(text)
             if not reference:
-                raise ValueError(
-                    f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
-                )
-            if formula is None or (says_unequal(formula) and not says_unequal(boxed)):
+                raise _UnreadableError
+            if formula is None or (says_unequal(formula) and not says_unequal(f"\\boxed{{{text}}}")):
                 return 0.0
-            return _compare(text, reference, formula)
+            return _compare(reference, formula, size.grown(_MORE_THAN_THE_REFERENCE), reads_last_side="=" not in text)
     except OutOfTimeError:
         _forget()
         return 0.0
@@ -65,17 +88,16 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         raise
 
 
-def _compare(text: str, reference: list[Any], formula: str) -> float:
-    size = latex_size(text)
-    if size.digits > _LARGEST_REFERENCE:
-        return 0.0
-    limit = LIMIT.join(size.grown(_MORE_THAN_THE_REFERENCE))
+def _compare(reference: list[Any], formula: str, about: Size, *, reads_last_side: bool) -> float:
+    """Compare with a reference, where an answer may be `about` that large if that is more than the limits."""
     try:
-        answer = _read(formula, limit, reads_last_side="=" not in text)
+        answer = _read(formula, LIMIT.join(about), reads_last_side)
     except TooBigError:
         return 0.0
     same = same_by_value(reference[0], answer[0]) if len(answer) > 1 else None
-    return float(verify(reference, answer, timeout_seconds=None) if same is None else same)
+    if same is None and all(sympy_size(read).fits(_ALGEBRA.join(about)) for read in answer):
+        same = verify(reference, answer, timeout_seconds=None)
+    return float(same or False)
 
 
 def _read(formula: str, limit: Size, reads_last_side: bool) -> list[Any]:
