@@ -11,10 +11,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.plain import plain
 
 
 class SamplingConfig(Section):
@@ -88,6 +90,8 @@ class ServersConfig(Section):
         description="By how much 90 % of a probe's log-probs may differ; null: 1e-4 in float32; in bfloat16 0.2, and "
         "0.5 of a model with experts, or where trainer or servers alone quantise; there the run only warns.",
     )
+
+    _one_line = field_validator("addresses", "router", "host")(plain)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

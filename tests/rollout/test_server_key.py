@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
@@ -187,6 +188,15 @@ def test_every_server_has_a_key_that_nobody_sees(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0
         assert len(settings) == 1
     assert not any(path.exists() for path in settings)
+
+
+@pytest.mark.parametrize("key", ["addresses", "router", "host"])
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x85", "\u2028"])
+def test_an_address_is_one_line(key: str, character: str) -> None:
+    address = f"http://node7:1{character}X: y"
+    given = {"addresses": ["http://node7:1"], key: [address] if key == "addresses" else address}
+    with pytest.raises(ValidationError, match=f"{key}.*\\n.*has the control character"):
+        ServersConfig.model_validate(given)
 
 
 @pytest.mark.parametrize(
