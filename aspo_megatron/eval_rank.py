@@ -21,7 +21,7 @@ from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers
+from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang import SGLangEngine
 
@@ -45,7 +45,9 @@ def evaluate_plan(plan: EvalPlan) -> None:
     first = configs[0]
     inputs = [read_inputs(config) for config in configs]
     with (
-        process_grid(first.parallel, first.platform, first.seed) as topology,
+        process_grid(
+            first.parallel, first.platform, first.seed, servers_elsewhere=servers_elsewhere(first)
+        ) as topology,
         ExitStack() as stack,
     ):
         topology.whereabouts.phase("load model")

@@ -19,6 +19,7 @@ from pathlib import Path
 from aspo_megatron.boards import SharedBoard
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch_end import explain
+from aspo_megatron.loopback import LOOPBACK
 from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
 from aspo_megatron.streams import PATIENCE_SECONDS, say
 from aspo_megatron.verdict import Verdict, find_late
@@ -102,14 +103,14 @@ def launch(
 
 @contextlib.contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A TCP port that nobody else is given while this lasts, and that rank 0 can listen on.
+    """A loopback port that nobody else is given while this lasts, and that rank 0 can listen on.
 
     The socket is bound but does not listen: the kernel then hands the port to no one who asks for any free port, but
     lets a listener with SO_REUSEADDR, such as torch's store, bind it too.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("", 0))
+        holder.bind((LOOPBACK, 0))
         yield holder.getsockname()[1]
 
 

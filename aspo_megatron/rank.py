@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.loopback import LOOPBACK
 from aspo_megatron.streams import open_closed, say, unfailing
 from aspo_megatron.whereabouts import WaitedInVainError
 
@@ -53,7 +54,7 @@ def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
 
     MASTER_ADDR and MASTER_PORT are left as the job's script has set them (slurm/train.sbatch looks for a free port).
     Otherwise rank 0 is on the first node of the step, and its port follows from the job and step, so that jobs which
-    share a node do not meet.
+    share a node do not meet. On one node ranks meet at its loopback address, which no other machine reaches.
 
     Raises:
         UserError: several nodes, and `scontrol` cannot name the first.
@@ -66,7 +67,7 @@ def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": env["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": str(_tasks_on_this_node(env)),
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": env.get("MASTER_ADDR") or _first_node(env),
+        "MASTER_ADDR": LOOPBACK if _is_one_node(env) else env.get("MASTER_ADDR") or _first_node(env),
         "MASTER_PORT": env.get("MASTER_PORT") or str(10000 + (job * 7 + step) % 20000),
     }
 
@@ -83,9 +84,11 @@ def rank_settings(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name not in env}
 
 
+def _is_one_node(env: Mapping[str, str]) -> bool:
+    return int(env.get("SLURM_STEP_NUM_NODES", "1")) == 1
+
+
 def _first_node(env: Mapping[str, str]) -> str:
-    if int(env.get("SLURM_STEP_NUM_NODES", "1")) == 1:
-        return "127.0.0.1"
     command = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -14,6 +14,7 @@ import typer
 
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import UserError
+from aspo_megatron.reading import read_text
 
 _ROUND_SECONDS = 5.0
 
@@ -38,7 +39,8 @@ def serve(
     """Start the SGLang servers of a run on this machine: rollout.servers.count of them, each with tp GPUs.
 
     Waits until they answer, starts those again that die, and ends them all with Ctrl-C, SIGTERM or its own death.
-    Their output is in RUN/logs/server<N>.log.
+    Their output is in RUN/logs/server<N>.log. They ask for a key: that of rollout.servers.api_key_file, else one that
+    is made, in RUN/logs/servers.key.
 
     \b
       aspo serve run.yaml rollout.servers.count=8
@@ -47,7 +49,7 @@ def serve(
     """
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.platform import choose_platform
-    from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key
+    from aspo_megatron.rollout.server import LocalServers, ServedModel
 
     words = list(overrides or [])
     if shared is not None:
@@ -58,8 +60,6 @@ def serve(
     run = load_config(config, words)
     read_family(run.model.path)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
-    for host in exposed_without_key(settings):
-        typer.echo(f"warning: {host} is not this machine alone, and there is no rollout.servers.api_key_file", err=True)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: ended.set())
@@ -67,6 +67,7 @@ def serve(
     device = choose_platform(run.platform.device, local_rank=0, threads=1).device
     with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, typer.echo) as servers:
         typer.echo(f"starting {settings.count} server(s); output in {log_dir}/server*.log")
+        typer.echo(f"their key is in {servers.key_file}; who uses them sets rollout.servers.api_key_file")
         while not servers.ready(_ROUND_SECONDS):
             if ended.is_set():
                 return
@@ -84,7 +85,7 @@ def _gather(shared: Path, nodes: int) -> None:
     """The last of the machines to be ready brings all addresses together; two that think so write the same."""
     files = [path for path in sorted(shared.glob("addresses-*")) if path.suffix != ".partial"]
     if len(files) == nodes:
-        _write_lines(shared / "addresses", [line for path in files for line in path.read_text().splitlines()])
+        _write_lines(shared / "addresses", [line for path in files for line in read_text(path).splitlines()])
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

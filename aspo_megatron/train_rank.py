@@ -23,7 +23,7 @@ from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers
+from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
     workers = max(1, config.reward.workers // ranks_here)
     with (
         RewardPool(config.reward.model_copy(update={"workers": workers})) as rewards,
-        process_grid(config.parallel, config.platform, config.seed) as topology,
+        process_grid(
+            config.parallel, config.platform, config.seed, servers_elsewhere=servers_elsewhere(config)
+        ) as topology,
     ):
         _train(config, inputs, topology, rewards, stop)
     return 0

@@ -64,8 +64,9 @@ def main(
             "disk": DiskTransport(write, Path(work) / "sync", 300.0),
         }
         ends = end_of_sequence_ids(model, tokenizer)
+        vocab_size = family.shape(1).vocab_size
         engines = {
-            name: SGLangEngine(config, servers.urls, transport, sizes, family.shape(1).vocab_size, ends, tokenizer)
+            name: SGLangEngine(config, servers.urls, transport, sizes, vocab_size, ends, tokenizer, servers.api_key)
             for name, transport in transports.items()
         }
         functions: dict[str, Callable[[], object]] = {"plain copy": lambda: [t.clone() for t in weights.values()]}

@@ -11,10 +11,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.plain import plain
 
 
 class SamplingConfig(Section):
@@ -38,7 +40,7 @@ class ServersConfig(Section):
     )
     count: PositiveInt = Field(1, description="Servers to start on this machine.")
     tp: PositiveInt = Field(1, description="GPUs that share the model in each started server.")
-    host: str = Field("127.0.0.1", description="Where started servers listen. Beyond loopback, set api_key_file.")
+    host: str = Field("127.0.0.1", description="Where started servers listen; the default is for this machine alone.")
     port: NonNegativeInt = Field(0, le=65535, description="Port of the first started server; 0: free ones are taken.")
     python: Path = Field(
         Path(".venv-sglang/bin/python"),
@@ -50,7 +52,11 @@ class ServersConfig(Section):
     )
     max_cached_tokens: PositiveInt = Field(65536, description="Tokens in the KV cache of a started server on CPU.")
     extra_args: tuple[str, ...] = Field((), description="Further arguments of `python -m sglang.launch_server`.")
-    api_key_file: Path | None = Field(None, description="File with the key that the servers ask for.")
+    api_key_file: Path | None = Field(
+        None,
+        description="File with the key that the servers ask for; null: for those that are started one is made, in "
+        "RUN/logs/servers.key.",
+    )
     start_timeout_seconds: PositiveFloat = Field(900.0, description="A server that is not ready by then has failed.")
     restarts: NonNegativeInt = Field(3, description="How often a started server that died is started again.")
     concurrency: PositiveInt = Field(256, description="Responses that each rank asks of one server at a time.")
@@ -84,6 +90,8 @@ class ServersConfig(Section):
         description="By how much 90 % of a probe's log-probs may differ; null: 1e-4 in float32; in bfloat16 0.2, and "
         "0.5 of a model with experts, or where trainer or servers alone quantise; there the run only warns.",
     )
+
+    _one_line = field_validator("addresses", "router", "host")(plain)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,4 +1,8 @@
-"""Moving samples between ranks: from the rank that generated them to the replica that trains on them."""
+"""Moving samples between ranks: from the rank that generated them to the replica that trains on them.
+
+Ranks believe each other: what they send is unpickled, here as in PyTorch's own collectives of objects. Who can be
+a rank is decided where they meet (`meeting.py`).
+"""
 
 from __future__ import annotations
 

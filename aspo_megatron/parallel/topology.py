@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.meeting import interfaces, meet
 from aspo_megatron.parallel.platform import Platform, choose_platform
 from aspo_megatron.parallel.watch import watched
 from aspo_megatron.whereabouts import Whereabouts
@@ -73,10 +73,18 @@ class Topology:
 
 
 @contextmanager
-def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed: int) -> Iterator[Topology]:
+def process_grid(
+    parallel: ParallelConfig, platform_config: PlatformConfig, seed: int, *, servers_elsewhere: bool = False
+) -> Iterator[Topology]:
     """Join the process group that the launcher described, and build megatron's groups; leave both at the end.
 
     Without a launcher (no WORLD_SIZE) this is a grid of one rank.
+
+    Args:
+        parallel: the layout.
+        platform_config: device, threads, and how long a collective may wait.
+        seed: of megatron's random states.
+        servers_elsewhere: servers on other machines will be sent weights.
 
     Raises:
         ConfigError: if the layout does not fit the number of ranks that were started.
@@ -93,19 +101,12 @@ def process_grid(parallel: ParallelConfig, platform_config: PlatformConfig, seed
     )
     platform.install()
     minutes = platform_config.timeout_minutes
-    with watched(world_size, minutes) as whereabouts:
-        _join(platform, world_size, timedelta(minutes=minutes))
+    with interfaces(world_size, servers_elsewhere), watched(world_size, minutes) as whereabouts:
+        meet(platform.backend, world_size, timedelta(minutes=minutes))
         whereabouts.phase("building the groups of ranks")
         yield replace(build_grid(parallel, platform, minutes, seed), whereabouts=whereabouts)
     # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
     leave_grid(platform)
-
-
-def _join(platform: Platform, world_size: int, timeout: timedelta) -> None:
-    if world_size == 1:
-        dist.init_process_group(platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
-    else:
-        dist.init_process_group(platform.backend, timeout=timeout)
 
 
 def build_grid(parallel: ParallelConfig, platform: Platform, timeout_minutes: float, seed: int) -> Topology:

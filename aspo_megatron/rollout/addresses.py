@@ -6,27 +6,31 @@ import contextlib
 import socket
 from urllib.parse import urlsplit
 
-_LOOPBACK = ("127.", "localhost", "::1")
+from aspo_megatron.loopback import is_loopback
 
-
-def is_loopback(address: str) -> bool:
-    """Whether a host, or the host of a URL, is this machine and cannot be reached from others."""
-    host = urlsplit(address).hostname if "://" in address else address
-    return (host or "").removeprefix("[").startswith(_LOOPBACK)
+__all__ = ["address_towards", "free_ports", "in_url", "is_loopback"]
 
 
 def address_towards(url: str) -> str:
     """This machine's address as the server at `url` sees it."""
     parts = urlsplit(url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((parts.hostname, parts.port or 80))  # sends nothing: it looks up the way
+    found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)
+    family, kind, _, _, address = found[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing: it looks up the way
         return str(probe.getsockname()[0])
+
+
+def in_url(host: str) -> str:
+    """A host as URLs have it: an address with colons is in brackets there."""
+    return f"[{host}]" if ":" in host else host
 
 
 def free_ports(count: int, host: str = "") -> list[int]:
     """`count` different ports of `host` (all addresses: empty) that nobody listens on."""
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        probes = [stack.enter_context(socket.socket(family)) for _ in range(count)]
         for probe in probes:
             probe.bind((host, 0))
         return [probe.getsockname()[1] for probe in probes]

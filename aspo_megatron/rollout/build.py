@@ -12,14 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.exchange import from_leader, rank
+from aspo_megatron.rollout.addresses import is_loopback
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 from aspo_megatron.rollout.ends import end_of_sequence_ids
 from aspo_megatron.rollout.engine import RolloutEngine
-from aspo_megatron.rollout.server import LocalServers, ServedModel, exposed_without_key, read_api_key
+from aspo_megatron.rollout.server import LocalServers, ServedModel
+from aspo_megatron.rollout.server_key import read_api_key, without_key
 from aspo_megatron.rollout.sglang import SGLangEngine
 from aspo_megatron.rollout.sync_way import Way, way_to_servers
 from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
@@ -66,15 +68,17 @@ def engine_of(
         yield EmbeddedEngine(config.model.path, tokenizer, dtype, device, config.rollout.max_batch_tokens)
         return
     servers = config.rollout.servers
-    for address in exposed_without_key(servers) if rank() == 0 else ():
-        tell(
-            f"warning: {address} can be reached from other machines, and asks for no key (rollout.servers.api_key_file)"
-        )
+    for address in open_doors(servers) if rank() == 0 else ():
+        tell(f"warning: {address}, without a key (rollout.servers.api_key_file)")
     # In rounds, as the other ranks' patience with a collective has an end.
     while not from_leader(local is None or local.ready(_ROUND_SECONDS)):
         pass
-    started = from_leader(None if local is None else (local.urls, local.way))
-    urls, way = started or (servers.addresses, way_to_servers(servers, device.type, False, tell))
+    started = from_leader(None if local is None else (local.urls, local.way, local.api_key))
+    urls, way, key = started or (
+        servers.addresses,
+        way_to_servers(servers, device.type, False, tell),
+        read_api_key(servers),
+    )
     engine = SGLangEngine(
         servers,
         urls,
@@ -83,10 +87,22 @@ def engine_of(
         family.shape(tp=1).vocab_size,
         end_of_sequence_ids(config.model.path, tokenizer),
         tokenizer,
-        read_api_key(servers),
+        key,
     )
     with closing(engine):
         yield engine
+
+
+def servers_elsewhere(config: RunConfig) -> bool:
+    """Whether the run uses servers that are not, or may not be, on this machine."""
+    addresses = config.rollout.servers.addresses if config.rollout.engine == "sglang" else ()
+    return not all(is_loopback(address) for address in addresses)
+
+
+def open_doors(servers: ServersConfig) -> list[str]:
+    """Who may use the servers, and give them weights, for which there is no key."""
+    who = ("whoever reaches it from another machine", "every user of this machine")
+    return [f"{address} may be used by {who[is_loopback(address)]}" for address in without_key(servers)]
 
 
 def _transport(config: RunConfig, family: Family, device: torch.device, way: Way, own: bool) -> Transport:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -24,13 +22,18 @@ import torch
 
 from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.rollout.addresses import free_ports, is_loopback
+from aspo_megatron.foreign_text import safe
+from aspo_megatron.rollout.addresses import free_ports, in_url, is_loopback
 from aspo_megatron.rollout.server_environment import server_environment
+from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key, settings_file, without_key
 from aspo_megatron.rollout.sync_way import Way
+
+__all__ = ["LocalServers", "ServedModel", "exposed_without_key", "read_api_key", "server_command"]
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
 _TAIL_LINES = 15
+_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,11 @@ class LocalServers:
         log_dir.mkdir(parents=True, exist_ok=True)
         ports = _ports(config)
         self._servers = [
-            _Running(number, f"http://{config.host}:{port}", log_dir / f"server{number}.log")
+            _Running(number, f"http://{in_url(config.host)}:{port}", log_dir / f"server{number}.log")
             for number, port in enumerate(ports)
         ]
-        self._settings = _settings_file(config)
+        self.api_key, self.key_file = key_for_own_servers(config, log_dir)
+        self._settings = settings_file(self.api_key)
         self._closing = threading.Event()
         self._failure: str | None = None
         self._started = threading.Event()
@@ -136,7 +140,7 @@ class LocalServers:
         """
         until = time.monotonic() + seconds
         waiting = list(self._servers)
-        while waiting := [server for server in waiting if not _answers(server.url, self._config)]:
+        while waiting := [server for server in waiting if not _answers(server.url, self.api_key)]:
             server = waiting[0]
             if self._failure:
                 raise UserError(self._failure)
@@ -154,8 +158,7 @@ class LocalServers:
         """End all servers and what they have started."""
         self._closing.set()
         self._thread.join()
-        if self._settings is not None:
-            self._settings.unlink(missing_ok=True)
+        self._settings.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +199,8 @@ class LocalServers:
         server.began = time.monotonic()
         port = int(server.url.rpartition(":")[2])
         command = server_command(self._config, self._model, self._device, port, self._settings)
-        if self._settings is not None:
-            server.log.touch()
-            server.log.chmod(0o600)  # SGLang writes all its settings there, the key too
+        server.log.touch()
+        server.log.chmod(0o600)  # SGLang writes all its settings there, the key too
         with server.log.open("ab") as log:
             server.process = subprocess.Popen(
                 [sys.executable, "-m", "aspo_megatron.rollout.tied", str(os.getpid()), *command],
@@ -235,40 +237,9 @@ def server_command(
     return [*command, *config.extra_args]
 
 
-def _settings_file(config: ServersConfig) -> Path | None:
-    """A file with the key that only this user can read, as command lines are seen by all; None without a key."""
-    key = read_api_key(config)
-    if key is None:
-        return None
-    # SGLang asks for YAML, which JSON is.
-    descriptor, name = tempfile.mkstemp(prefix="aspo-server-", suffix=".yaml")
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"api-key": key}, file)
-    return Path(name)
-
-
-def read_api_key(config: ServersConfig) -> str | None:
-    """The key in `api_key_file`.
-
-    Raises:
-        UserError: the file cannot be read or is empty.
-    """
-    if config.api_key_file is None:
-        return None
-    try:
-        key = config.api_key_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UserError(f"rollout.servers.api_key_file: {error}") from error
-    if not key:
-        raise UserError(f"rollout.servers.api_key_file: {config.api_key_file} is empty")
-    return key
-
-
 def exposed_without_key(config: ServersConfig) -> list[str]:
-    """Addresses beyond loopback that anyone who reaches them may use."""
-    if config.api_key_file is not None:
-        return []
-    return [address for address in config.addresses or (config.host,) if not is_loopback(address)]
+    """Addresses of servers beyond loopback that anyone who reaches them may use."""
+    return [address for address in without_key(config) if not is_loopback(address)]
 
 
 def _ports(config: ServersConfig) -> list[int]:
@@ -276,7 +247,7 @@ def _ports(config: ServersConfig) -> list[int]:
         return free_ports(config.count, config.host)
     ports = list(range(config.port, config.port + config.count))
     for port in ports:
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((config.host, port))
@@ -285,11 +256,12 @@ def _ports(config: ServersConfig) -> list[int]:
     return ports
 
 
-def _answers(url: str, config: ServersConfig) -> bool:
-    key = read_api_key(config)
-    request = urllib.request.Request(f"{url}/model_info", headers={"Authorization": f"Bearer {key}"} if key else {})
+def _answers(url: str, key: str) -> bool:
+    request = urllib.request.Request(f"{url}/model_info", headers={"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(request, timeout=5.0) as answer:
+        # Past the proxies of the environment, who would be told the key.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=5.0) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
@@ -310,5 +282,9 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return "\n".join(lines[-_TAIL_LINES:])
+    """The last lines of what a server has written, which may be much."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = safe(file.read(_TAIL_BYTES).decode(errors="replace")).splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+    return ""

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import aiohttp
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 
 _SHORT_SECONDS = 10.0
+_LONGEST_SAID = 300
 
 
 class ServerError(Exception):
@@ -97,7 +99,7 @@ class ServerClient:
         for path in ("/model_info", "/get_model_info"):
             try:
                 reply = await self._request("GET", path, None, _SHORT_SECONDS)
-                return str(reply["weight_version"])
+                return _version(reply["weight_version"])
             except ServerError as fault:
                 if fault.status != 404:
                     raise
@@ -140,7 +142,7 @@ class ServerClient:
         if status in (401, 403):
             raise UserError(f"{self.url} asks for another API key: set rollout.servers.api_key_file")
         if status != 200 or (isinstance(reply, dict) and reply.get("success") is False):
-            said = content[:300].decode(errors="replace").strip().replace("\n", " ")
+            said = one_line(content[:_LONGEST_SAID].decode(errors="replace").strip().replace("\n", " "))
             raise ServerError(self.url, f"{path} answered {status}: {said}", status)
         return reply
 
@@ -157,7 +159,7 @@ class ServerClient:
                 token_ids=[int(token) for token in reply["output_ids"]],
                 log_probs=[float(triple[0]) for triple in meta["output_token_logprobs"]],
                 finish=meta["finish_reason"]["type"],
-                version=str(meta["weight_version"]),
+                version=_version(meta["weight_version"]),
                 spans=_spans(meta),
             )
             scored = [triple[1] for triple in meta["output_token_logprobs"]]
@@ -176,7 +178,7 @@ class ServerClient:
         return completion
 
     def _nonsense(self, reply: Any) -> ServerError:
-        return ServerError(self.url, f"the answer is not to what was asked: {str(reply)[:300]}")
+        return ServerError(self.url, f"the answer is not to what was asked: {one_line(str(reply)[:_LONGEST_SAID])}")
 
 
 def _spans(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
@@ -189,13 +191,18 @@ def _spans(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
         if span["start"] != end or span["end"] < end:
             raise ValueError(f"a span of versions begins at {span['start']}, the one before ends at {end}")
         if span["end"] > end:
-            spans.append((str(span["version"]), int(span["end"]) - end))
+            spans.append((_version(span["version"]), int(span["end"]) - end))
         end = int(span["end"])
     return tuple(spans)
+
+
+def _version(named: object) -> str:
+    """The name of a version, which is shown."""
+    return one_line(str(named)[:_LONGEST_SAID])
 
 
 def _decoded(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from aspo_megatron.config import ServersConfig
+from aspo_megatron.loopback import is_loopback, loopback_interface
 
 _FOR_RANKS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -18,8 +19,13 @@ _NCCL = {"NCCL_CUMEM_ENABLE": "-2", "NCCL_NVLS_ENABLE": "2"}
 
 
 def server_environment(config: ServersConfig, device: str, number: int, env: Mapping[str, str]) -> dict[str, str]:
-    """A server's environment: without what tells this process that it is a rank, with GPUs counted from the last."""
+    """A server's environment: without what tells this process that it is a rank, with GPUs counted from the last.
+
+    One that is for this machine alone has gloo, too, listen where no other reaches it.
+    """
     kept = {name: value for name, value in env.items() if not _is_for_ranks(name, value)}
+    if is_loopback(config.host) and (here := loopback_interface()):
+        kept = {"GLOO_SOCKET_IFNAME": here} | kept
     if device == "cpu":
         return kept | {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
     if config.sync in ("auto", "distributed"):

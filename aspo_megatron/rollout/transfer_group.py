@@ -7,14 +7,17 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import Store, TCPStore
 
 # PyTorch has no public way to form a group with processes outside of the world; SGLang joins by the same function.
 from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
+
+from aspo_megatron.loopback import listen
 
 _BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
 _FORMING = threading.Lock()
@@ -51,24 +54,28 @@ class TransferGroup:
         size = 1 + server_ranks
         joining, sending = timedelta(seconds=join_seconds), timedelta(seconds=send_seconds)
         # Not `rendezvous`, by which the server joins: a process that torchrun has started would host no store by it.
-        store = TCPStore(address, port, size, is_master=True, timeout=joining, multi_tenant=True)
-        with _without_watchdog() if backend == "nccl" else contextlib.nullcontext():
-            self._group, _ = _new_process_group_helper(
-                size,
-                0,
-                [],
-                Backend(backend),
-                PrefixStore(name, store),
-                group_name=GroupName(name),
-                timeout=sending if backend == "nccl" else min(joining, sending),  # gloo connects here
-            )
-        if backend == "gloo":
-            self._group.set_timeout(sending)
-        _world.pg_group_ranks[self._group] = {number: number for number in range(size)}
-        self._cuda = torch.device("cuda") if backend == "nccl" else None
-        # Of its own: a broadcast that hangs, as the server is gone, must not hold up what the trainer does.
-        self._stream = torch.cuda.Stream() if self._cuda else None
+        # And at this address alone: whoever reaches the store can take the server's place.
+        try:
+            listener = listen(address, port)
+        except OSError as error:
+            raise RuntimeError(f"cannot listen at {address}, port {port}: {error}") from error
+        store = TCPStore(address, port, size, True, joining, master_listen_fd=listener.detach())
         self._busy = threading.Lock()
+        self._gloo: Any = None
+        self._cuda: torch.device | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if backend == "gloo":
+            self._sending = sending
+            self._gloo = _gloo_group(address, name, store, size, min(joining, sending))
+            return
+        with _without_watchdog():
+            self._group, _ = _new_process_group_helper(
+                size, 0, [], Backend(backend), PrefixStore(name, store), group_name=GroupName(name), timeout=sending
+            )
+        _world.pg_group_ranks[self._group] = {number: number for number in range(size)}
+        self._cuda = torch.device("cuda")
+        # Of its own: a broadcast that hangs, as the server is gone, must not hold up what the trainer does.
+        self._stream = torch.cuda.Stream()
 
     def send(self, tensors: list[Tensor]) -> None:
         """Broadcast tensors, in their order; returns when the server has them.
@@ -79,7 +86,7 @@ class TransferGroup:
         with self._busy, torch.cuda.stream(self._stream):
             if self._stream is None:
                 for tensor in tensors:
-                    dist.broadcast(tensor, src=0, group=self._group)
+                    self._gloo.broadcast([tensor], _from_here(self._sending)).wait()
                 return
             self._stream.wait_stream(torch.cuda.default_stream())
             for work in [dist.broadcast(tensor, src=0, group=self._group, async_op=True) for tensor in tensors]:
@@ -98,7 +105,27 @@ class TransferGroup:
     def close(self) -> None:
         """Leave the group, once nothing is being sent."""
         with self._busy, contextlib.suppress(RuntimeError):  # the server may be gone
-            dist.destroy_process_group(self._group)
+            if self._gloo is None:
+                dist.destroy_process_group(self._group)
+            self._gloo = None
+
+
+def _gloo_group(address: str, name: str, store: Store, size: int, patience: timedelta) -> Any:
+    """A group that listens at this address; PyTorch's own way of making one asks the environment where.
+
+    Its store's prefixes are those of `_new_process_group_helper`, by which the server joins.
+    """
+    gloo: Any = dist.ProcessGroupGloo  # whose types do not name all that it has
+    options = gloo._Options()
+    options._devices = [gloo.create_device(hostname=address)]
+    options._timeout = patience
+    return gloo(PrefixStore("cpu/", PrefixStore(f"{name}/", PrefixStore(name, store))), 0, size, options)
+
+
+def _from_here(patience: timedelta) -> dist.BroadcastOptions:
+    options = dist.BroadcastOptions()
+    options.rootRank, options.timeout = 0, patience
+    return options
 
 
 @contextlib.contextmanager

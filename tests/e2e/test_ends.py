@@ -54,6 +54,8 @@ def training(tmp_path: Path, work: Path) -> Training:
     connections = [connection for rank in ranks.values() for connection in rank.net_connections("tcp")]
     ports = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
     assert int(ranks[0].environ()["MASTER_PORT"]) in ports
+    everywhere = [one for process in processes for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+    assert {one.laddr.ip for one in everywhere} == {"127.0.0.1"}  # no other machine reaches any of them
     others = [process for process in processes if process not in ranks.values()]
     return Training(command, ranks, others, ports)
 

@@ -25,6 +25,13 @@ def test_a_task_on_one_node():
     assert slurm_environment(TASK | {"SLURM_JOB_ID": "72"})["MASTER_PORT"] != found["MASTER_PORT"]
 
 
+def test_tasks_of_one_node_meet_where_no_other_machine_reaches_them():
+    given = {"MASTER_ADDR": "node1", "MASTER_PORT": "12345"}
+    found = slurm_environment(TASK | given)
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("127.0.0.1", "12345")
+    assert slurm_environment(TASK | given | {"SLURM_STEP_NUM_NODES": "2"})["MASTER_ADDR"] == "node1"
+
+
 def test_torchrun_wins():
     assert slurm_environment(TASK | {"RANK": "0", "WORLD_SIZE": "4"}) == {}
 

@@ -91,9 +91,8 @@ def test_calls_that_are_not_listed_do_not_exist(mode: Mode) -> None:
             assert sandbox.run(PRELUDE + source, "").output == b"-1 1\n", (name, arguments)
 
 
+@pytest.mark.parametrize("mode", ["namespaces"], indirect=True)  # without, they are the machine's
 def test_numbers_of_processes_begin_anew(mode: Mode) -> None:
-    if mode != "namespaces":
-        pytest.skip("without namespaces they are the machine's")
     leave, find = NUMBERS
     with Sandbox(mode, Limits(seconds=60), packages=False) as sandbox:
         before = sandbox.run(PRELUDE + find, "")

@@ -100,6 +100,7 @@ def sglang_engine(
         shape.vocab_size,
         end_of_sequence_ids(policy.folder, policy.tokenizer),
         policy.tokenizer,
+        KEY,
     )
 
 
@@ -109,6 +110,7 @@ ENGINES: dict[str, Callable[[Policy, int, pytest.FixtureRequest], RolloutEngine]
 }
 SERVED = {"llama": llama_folder, "qwen2": qwen2_folder}
 SERVERS = {"llama": 2, "qwen2": 1}
+KEY = "to-the-servers-of-tests"
 SGLANG_PYTHON = Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
 
 EngineMaker = Callable[..., RolloutEngine]
@@ -125,7 +127,10 @@ def sglang_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
             folder = tmp_path_factory.mktemp(f"served-{family}")
             make_folder(folder, tied=family == "llama", eos_token_id=[END, OTHER_END])
             make_tokenizer(read_family(folder).shape(tp=1).vocab_size).save_pretrained(folder)
-            config = ServersConfig(python=SGLANG_PYTHON, max_cached_tokens=16384, count=SERVERS[family])
+            (folder / "key").write_text(KEY)
+            config = ServersConfig(
+                python=SGLANG_PYTHON, max_cached_tokens=16384, count=SERVERS[family], api_key_file=folder / "key"
+            )
             served = ServedModel(folder, "float32", random=False)
             running[family] = stack.enter_context(LocalServers(config, served, "cpu", folder / "logs", print))
         for servers in running.values():

@@ -56,10 +56,10 @@ class Proxy:
         if fault == "hang":
             await asyncio.sleep(3600)
         url = self.target + request.path_qs
-        kind = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": request.headers.get("Authorization", "")}
         async with (
             aiohttp.ClientSession() as session,
-            session.request(request.method, url, data=body, headers=kind) as answer,
+            session.request(request.method, url, data=body, headers=headers) as answer,
         ):
             content, status = await answer.read(), answer.status
         if fault == "drop":

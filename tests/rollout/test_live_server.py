@@ -18,7 +18,7 @@ from aspo_megatron.rollout.engine import ServersLostError
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
 
-from .conftest import RAGGED, Policy, ask, make_embedded, sglang_engine
+from .conftest import KEY, RAGGED, Policy, ask, make_embedded, sglang_engine
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
 
@@ -106,7 +106,8 @@ def test_aspo_eval_of_servers_as_they_are(policy: Policy, served: list[str], tmp
     for url in served:
         argv += ["--server", url]
     argv += ["data.format=raw", "reward.kind=length:score", "eval={samples: 3, pass_k: [3], chunk: 2}"]
-    argv += ["rollout.sampling.max_response_tokens=8"]
+    (tmp_path / "key").write_text(KEY)
+    argv += ["rollout.sampling.max_response_tokens=8", "rollout.servers.api_key_file=key"]
     done = aspo(*argv, folder=tmp_path)
     assert done.code == 0, done.stderr
     assert "words: 4 problems, 3 responses each" in done.stdout

@@ -21,7 +21,7 @@ from aspo_megatron.rollout.addresses import free_ports
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
 
-from .conftest import COUNTS, RAGGED, SGLANG_PYTHON, Policy, ask, assert_complete, sglang_engine
+from .conftest import COUNTS, KEY, RAGGED, SGLANG_PYTHON, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy
 
 pytestmark = [
@@ -41,7 +41,16 @@ class Router:
         self.url = f"http://127.0.0.1:{port}"
         command = [str(SGLANG_PYTHON), "-m", "sglang_router.launch_router", "--worker-urls", *servers]
         command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics_port)]
-        command += ["--policy", "round_robin", "--health-check-endpoint", "/model_info", "--log-level", "error"]
+        command += [
+            "--api-key",
+            KEY,
+            "--policy",
+            "round_robin",
+            "--health-check-endpoint",
+            "/model_info",
+            "--log-level",
+            "error",
+        ]
         command += ["--worker-startup-check-interval", "1", "--health-check-interval-secs", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 100
@@ -90,7 +99,8 @@ def test_an_answer_by_other_weights_is_not_used(
     """Somebody else has given a server other weights; the router does not know."""
     body = json.dumps({"new_version": "3", "abort_all_requests": False}).encode()
     url = f"{sglang_servers['llama'].urls[0]}/update_weight_version"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(url, body, headers)
     assert urllib.request.urlopen(request, timeout=30).status == 200
     assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=7)
     assert proxies[1].answered  # asked in the router's place
