@@ -26,8 +26,9 @@ Result = TypeVar("Result")
 _MEMORY = 1 << 30
 _MEMORY_OF_CORE = 128 << 20
 """Address space beyond what this process has; the threads of a tokenizer take some each."""
-_PATIENCE = 20
-"""Seconds by the clock for each second of computing: the machine may be busy with other things."""
+_PATIENCE = 60.0
+_SLOWNESS = 20.0
+"""Seconds by the clock, and more for each second of computing: the machine may be busy with other things."""
 
 
 class ApartError(Exception):
@@ -41,12 +42,19 @@ class Apart(Generic[Part, Result]):
     """
 
     def __init__(self, work: Callable[[Part], Result]) -> None:
-        """`work`: called there with each part; what it raises is an `ApartError` here."""
+        """`work`: called there with each part; what it raises is an `ApartError` here.
+
+        Raises:
+            ApartError: there is no room for another process.
+        """
         asked, self._asking = Pipe(duplex=False)
         self._answers, answering = Pipe(duplex=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the work has nothing to do with
-            self._process = os.fork()
+            try:
+                self._process = os.fork()
+            except OSError as error:
+                raise ApartError(f"no process can be started: {error.strerror}") from error
         if self._process == 0:
             self._asking.close()
             _serve(work, asked, answering)
@@ -72,7 +80,7 @@ class Apart(Generic[Part, Result]):
         Raises:
             ApartError: the work raised, took longer, took too much memory, or its process ended.
         """
-        patience = seconds * _PATIENCE
+        patience = _PATIENCE + seconds * _SLOWNESS
         try:
             self._asking.send((part, seconds))
             if not self._answers.poll(patience):
@@ -105,11 +113,10 @@ def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):  # a crash writes a backtrace
             os.dup2(nowhere, descriptor)
-        _limit(resource.RLIMIT_CORE, 0)
-        _limit_memory()
+        computing = _set_limits()
         while True:
             part, seconds = asked.recv()
-            _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
+            computing(math.ceil(time.process_time() + seconds))
             answering.send((None, work(part)))
     except EOFError:  # the other process has all it wants, or has ended
         pass
@@ -120,14 +127,18 @@ def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection)
         os._exit(0)
 
 
-def _limit_memory() -> None:
+def _set_limits() -> Callable[[int], None]:
+    """Limit this process's memory; what sets how many seconds it may have computed. A user's own limits stay."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         has = pages * resource.getpagesize()
-        _limit(resource.RLIMIT_AS, has + _MEMORY + _MEMORY_OF_CORE * (os.cpu_count() or 1))
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        memory = has + _MEMORY + _MEMORY_OF_CORE * (os.cpu_count() or 1)
+        resource.setrlimit(resource.RLIMIT_AS, (_least(memory, soft), hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    return lambda seconds: resource.setrlimit(resource.RLIMIT_CPU, (_least(seconds, soft), hard))
 
 
-def _limit(which: int, value: int) -> None:
-    """Limit this process; what its user has set stays."""
-    _, hard = resource.getrlimit(which)
-    resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+def _least(wanted: int, limit: int) -> int:
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit)

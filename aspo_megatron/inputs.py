@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.integrity import MANIFEST
-from aspo_megatron.checkpoint.sidecar import INDEX, checkpoint_around
+from aspo_megatron.checkpoint.sidecar import INDEX, checkpoint_around, refuse_foreign_sidecar
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
@@ -106,6 +106,7 @@ def _check_weights(folder: Path, family: Family) -> None:
     if checkpoint is None:
         check_weights(folder)
         return
+    refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
     with PieceReader(checkpoint) as reader:
         HfView(reader, family).check()

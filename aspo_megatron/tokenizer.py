@@ -35,6 +35,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from aspo_megatron.models.hf_config import transformers_config
 
     config = transformers_config(family)
+    if "tokenizer_class" in family.hf_config:
+        config.tokenizer_class = family.hf_config["tokenizer_class"]
     try:
         # What is damaged or hostile shows there; then it is loaded here.
         with Apart[Path, None](lambda path: _try(path, config)) as elsewhere:
@@ -60,6 +62,7 @@ def _try(folder: Path, config: PretrainedConfig) -> None:
     tokenizer = _load(folder, config)
     ids = tokenizer(["1 + 1 ="])["input_ids"][0]
     tokenizer.decode(ids)
+    tokenizer.decode(sorted(tokenizer.get_vocab().values()))  # a decoder may make much of little
     if not all(isinstance(token, int) and token >= 0 for token in ids):
         raise ValueError(f"it makes no whole numbers of a text, but {ids}")
     if not isinstance(tokenizer.eos_token_id, int | None):

@@ -92,6 +92,7 @@ def test_each_way_to_fail_is_said(
     work, says = FAILURES[name]
     if name == "waiting":
         monkeypatch.setattr(apart, "_PATIENCE", 0.2)
+        monkeypatch.setattr(apart, "_SLOWNESS", 0.0)
     with Apart(work) as elsewhere, pytest.raises(ApartError) as raised:
         elsewhere(None, 1.0)
     assert str(raised.value).startswith(says)

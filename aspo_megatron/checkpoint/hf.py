@@ -260,7 +260,8 @@ def weight_files(folder: Path) -> list[str]:
     for file in files:
         if not (folder / file).is_file():
             others = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.gguf")]
-            hint = f"; it holds {', '.join(others)}, which must be converted to safetensors first" if others else ""
+            told = one_line(", ".join(sorted(others)))
+            hint = f"; it holds {told}, which must be converted to safetensors first" if others else ""
             raise CheckpointError(f"{folder}: {file} is missing{hint}")
         refuse_foreign_file(folder, folder / file)
     return files

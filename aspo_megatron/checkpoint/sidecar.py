@@ -40,8 +40,9 @@ def sidecar_files(folder: Path) -> list[Path]:
     """The files of a Hugging Face folder that are not weights: configuration, tokenizer, chat template, license.
 
     Raises:
-        CheckpointError: one of them lies elsewhere.
+        CheckpointError: one of them lies elsewhere, or the folder of a checkpoint does.
     """
+    refuse_foreign_sidecar(folder)
     found = sorted(
         path
         for path in folder.iterdir()
@@ -54,6 +55,17 @@ def sidecar_files(folder: Path) -> list[Path]:
     for path in found:
         refuse_foreign_file(folder, path)
     return found
+
+
+def refuse_foreign_sidecar(folder: Path) -> None:
+    """See that the Hugging Face folder in a checkpoint, if it is one, lies there.
+
+    Raises:
+        CheckpointError: it is a link to another place.
+    """
+    checkpoint = checkpoint_around(folder)
+    if checkpoint is not None:
+        refuse_foreign_file(checkpoint, folder)
 
 
 def copy_sidecar(model_folder: Path, checkpoint: Path) -> None:

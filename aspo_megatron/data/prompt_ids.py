@@ -34,11 +34,19 @@ class PromptMaker:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None) -> None:
+        """`tokenizer`: of the model.
+
+        Raises:
+            ConfigError: there is no room for another process.
+        """
         self._folder = one_line(tokenizer.name_or_path or "the model")
         self._chat, self._system = chat, system
         if chat:
             import jinja2.sandbox  # noqa: F401 (here, and not again in each process)
-        self._work = Apart(_Work(tokenizer, system))
+        try:
+            self._work = Apart(_Work(tokenizer, system))
+        except ApartError as error:
+            raise ConfigError(f"{self._folder}: the tokenizer cannot be used: {error}") from error
         self._begun = False
 
     def __enter__(self) -> Self:

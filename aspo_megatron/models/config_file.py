@@ -79,12 +79,14 @@ class ConfigFields(_Fields):
     rope_scaling: RopeFields | None = None
     rope_parameters: RopeFields | None = None
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+    original_max_position_embeddings: _Context | None = None
     bos_token_id: _TokenId | None = None
     eos_token_id: _TokenId | list[_TokenId] | None = None
     pad_token_id: _TokenId | None = None
     dtype: _Dtype | None = None
     torch_dtype: _Dtype | None = None
     architectures: list[str] | None = None
+    num_labels: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     num_experts: _Experts | None = None
     num_local_experts: _Experts | None = None
     num_experts_per_tok: _Experts | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,33 +13,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line, reason_of
+from aspo_megatron.models.config_file import ConfigFields
 from aspo_megatron.models.family import Family
 
-_LEFT_OUT = ("model_type", "quantization_config")
-"""Fields that transformers is not given: the first it is told by itself; weights that are read are not quantised."""
+_LEFT_OUT = ("num_labels", "output_router_logits")
+"""What models of transformers can have, and nobody here asks them for."""
 
 
 def transformers_config(family: Family, attention: str = "sdpa") -> PretrainedConfig:
     """The configuration of a model in transformers. `attention`: its implementation, whatever the file says of it.
 
-    Nothing is read from the folder again: transformers would follow what config.json says of other files and of code.
+    Nothing is read from the folder again, and of config.json transformers is given what it has fields for: what else
+    stands there it would follow to other files and to code, or put in the place of its own methods.
 
     Raises:
         CheckpointError: transformers refuses it, or understands it in another way than `Family` does.
     """
     fields = {
-        name: copy.deepcopy(value)  # transformers writes defaults into what it is given
-        for name, value in family.hf_config.items()
-        if name not in _LEFT_OUT and not name.lstrip("_").startswith("attn_implementation")
+        name: copy.deepcopy(family.hf_config[name])  # transformers writes defaults into what it is given
+        for name in sorted(_fields(CONFIG_MAPPING[family.name]) & family.hf_config.keys())
     }
-    for name in fields:
-        if callable(getattr(PretrainedConfig, name, None)) or name.startswith("__"):
-            raise CheckpointError(f"config.json: {one_line(name)} is no field; it would replace a part of transformers")
     pad = fields.get("pad_token_id")
     if pad is not None and not -family.vocab_size <= pad < family.vocab_size:  # as torch takes it
         raise CheckpointError(f"config.json: pad_token_id {pad} is none of the model's {family.vocab_size} tokens")
@@ -81,6 +81,16 @@ def inverse_frequencies(family: Family) -> Tensor:
     if frequencies.numel() != family.head_dim // 2 or not torch.isfinite(frequencies).all():
         raise CheckpointError(f"config.json: rope type {kind!r} gives no finite frequency for each pair of a head")
     return frequencies
+
+
+def _fields(kind: type[PretrainedConfig]) -> set[str]:
+    """The fields of a model's configuration in transformers; not those that it has in common with all others."""
+    if dataclasses.is_dataclass(kind):
+        general = {field.name for field in dataclasses.fields(PretrainedConfig)}
+        own = {field.name for field in dataclasses.fields(kind)} - general
+    else:  # before 5.4
+        own = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+    return (own | ConfigFields.model_fields.keys()) - set(_LEFT_OUT)
 
 
 def _understood(family: Family) -> dict[str, Any]:

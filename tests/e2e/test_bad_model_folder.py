@@ -76,7 +76,11 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], list[str]]] = {
     "nested": (content("config.json", "[" * 100_000), ALL, ["config.json", "nested too deeply"]),
     "fewer weights": (config(num_hidden_layers=10_000), WEIGHTS, ["layers.2.", "492,816,512 parameters"]),
     "weights elsewhere": (elsewhere, WEIGHTS, ["index.json", "'../home/other.safetensors'"]),
-    "a method": (config(to_dict=5), ("train", "eval", "check"), ["to_dict is no field"]),
+    "cache": (
+        config(use_cache="yes"),
+        ("train", "eval", "check"),
+        ["config.json: transformers refuses it", "use_cache"],
+    ),
     "tokenizer {}": (content("tokenizer.json", "{}"), TOKENIZER, ["model: the tokenizer cannot be read", "KeyError"]),
     "its own tokenizer": (
         change("tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),

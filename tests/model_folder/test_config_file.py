@@ -221,6 +221,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "pad token 10^12": ({"pad_token_id": 10**12}, "pad_token_id"),
     "precision a function": ({"dtype": "load"}, "dtype"),
     "precision a number": ({"torch_dtype": 32}, "torch_dtype"),
+    "labels without number": ({"num_labels": 10**9}, "num_labels"),
     "architectures a text": ({"architectures": "LlamaForCausalLM"}, "architectures"),
     "kind a list": ({"model_type": ["llama"]}, "model_type ['llama']"),
     "kind null": ({"model_type": None}, "model_type None"),
@@ -293,13 +294,9 @@ def test_no_text_and_no_file(tmp_path: Path) -> None:
 
 
 MISUNDERSTOOD: dict[str, tuple[dict[str, Any], str]] = {
-    "a method": ({"to_dict": 5}, "to_dict is no field"),
-    "another method": ({"get_text_config": {}}, "get_text_config is no field"),
-    "a class": ({"__class__": "int"}, "__class__ is no field"),
     "cache text": ({"use_cache": "yes"}, "use_cache"),
     "dropout text": ({"attention_dropout": "a"}, "attention_dropout"),
-    "labels": ({"id2label": ["a"]}, "transformers refuses it"),
-    "a parameter twice": ({"cls": 5}, "transformers refuses it"),
+    "experts' output text": ({"pretraining_tp": "a"}, "pretraining_tp"),
     "hidden not of heads": ({"hidden_size": 66}, "multiple"),
     "pad beyond": ({"pad_token_id": 257}, "pad_token_id 257"),
     "factor missing": ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
@@ -309,6 +306,33 @@ MISUNDERSTOOD: dict[str, tuple[dict[str, Any], str]] = {
                               "no finite frequency"),
     "theta too large": ({"rope_parameters": {"rope_type": "linear", "factor": 1e-300, "rope_theta": 1e4}}, "linear"),
 }  # fmt: skip
+
+
+NOT_TAKEN: dict[str, dict[str, Any]] = {
+    "a method": {"to_dict": 5},
+    "another method": {"get_text_config": {}, "from_dict": None, "validate": 1},
+    "a class": {"__class__": "int", "__dict__": {}, "__init__": 0},
+    "a parameter": {"cls": 5, "self": 6, "args": 7, "kwargs": 8},
+    "its own output": {"return_dict": False, "output_hidden_states": True, "is_encoder_decoder": True},
+    "labels": {"id2label": ["a"], "label2id": 5, "num_labels": 1 << 20, "problem_type": "x"},
+    "experts' output": {"output_router_logits": True},
+    "a name": {"name_or_path": "a/b", "_name_or_path": "deepseek-ai/deepseek-r1-distill-llama-8b"},
+    "private ones": {
+        "_rope_type_labels": ["a"],
+        "_experts_implementation": "eager",
+        "ignore_keys_at_rope_validation": 1,
+    },
+    "plans": {"base_model_tp_plan": {"x": "y"}, "sub_configs_defaults": {"a": {}}, "extra_files": ["x"]},
+    "quantised": {"quantization_config": {"quant_method": "hqq"}},
+}
+
+
+@pytest.mark.parametrize("name", NOT_TAKEN)
+def test_what_transformers_has_no_field_for_is_not_given_to_it(tmp_path: Path, name: str) -> None:
+    plain = transformers_config(read_family(with_config(tmp_path / "plain", BASE)))
+    family = read_family(with_config(tmp_path / "model", {**BASE, **NOT_TAKEN[name]}))
+    assert transformers_config(family) == plain
+    assert family.hf_config == {**BASE, **NOT_TAKEN[name]}  # as it is written again
 
 
 @pytest.mark.parametrize("name", MISUNDERSTOOD)
