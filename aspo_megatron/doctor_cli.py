@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.streams import show
+
 
 def doctor(
     config: Annotated[
@@ -37,5 +39,5 @@ def doctor(
     host = Host()
     wishes = read_wishes(None if config is None else Path(config), words, host)
     groups = report.examine(host, wishes)
-    typer.echo(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
+    show(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
     raise typer.Exit(report.exit_code(groups))

@@ -14,6 +14,9 @@ import typer
 
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_text
+from aspo_megatron.streams import say, show
 
 _ROUND_SECONDS = 5.0
 
@@ -59,14 +62,14 @@ def serve(
     read_family(run.model.path)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
     for host in exposed_without_key(settings):
-        typer.echo(f"warning: {host} is not this machine alone, and there is no rollout.servers.api_key_file", err=True)
+        say(f"warning: {one_line(host)} is not this machine alone, and there is no rollout.servers.api_key_file")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: ended.set())
     log_dir = run.output_dir / "logs"
     device = choose_platform(run.platform.device, local_rank=0, threads=1).device
-    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, typer.echo) as servers:
-        typer.echo(f"starting {settings.count} server(s); output in {log_dir}/server*.log")
+    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, show) as servers:
+        show(f"starting {settings.count} server(s); output in {one_line(log_dir)}/server*.log")
         while not servers.ready(_ROUND_SECONDS):
             if ended.is_set():
                 return
@@ -74,7 +77,7 @@ def serve(
             _write_lines(addresses, servers.urls)
         if shared is not None:
             _gather(shared, nodes)
-        typer.echo(f"ready: {' '.join(servers.urls)}")
+        show(f"ready: {' '.join(servers.urls)}")
         while not ended.wait(_ROUND_SECONDS):
             if servers.failure:
                 raise UserError(servers.failure)
@@ -84,10 +87,10 @@ def _gather(shared: Path, nodes: int) -> None:
     """The last of the machines to be ready brings all addresses together; two that think so write the same."""
     files = [path for path in sorted(shared.glob("addresses-*")) if path.suffix != ".partial"]
     if len(files) == nodes:
-        _write_lines(shared / "addresses", [line for path in files for line in path.read_text().splitlines()])
+        _write_lines(shared / "addresses", [line for path in files for line in read_text(path).splitlines()])
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     partial.replace(path)

@@ -165,7 +165,9 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         if dtype is None and kept_index.is_file():
             shutil.copyfile(kept_index, partial / _INDEX)
         elif len(headers) > 1:
-            (partial / _INDEX).write_text(make_index({name: entries_of(head) for name, head in headers.items()}))
+            (partial / _INDEX).write_text(
+                make_index({name: entries_of(head) for name, head in headers.items()}), encoding="utf-8"
+            )
         extra = load_file(source / _EXTRA) if (source / _EXTRA).is_file() else {}
 
         def read(entry: Entry) -> list[Tensor]:
@@ -270,7 +272,7 @@ def _note_dtype(path: Path, dtype: torch.dtype) -> None:
     for name in ("dtype", "torch_dtype"):
         if name in config:
             config[name] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def write_folder(
     try:
         partial.mkdir(parents=True)
         _write_weights(partial, tensors, max_shard_bytes)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 shutil.copyfile(tokenizer_from / name, partial / name)
@@ -224,14 +224,16 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
         "metadata": {"total_size": total},
         "weight_map": {name: final[int(number)] for name, number in weight_map.items()},
     }
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files of a Hugging Face folder."""
     if (folder / _INDEX).is_file():
         try:
-            files = sorted({str(file) for file in json.loads((folder / _INDEX).read_text())["weight_map"].values()})
+            files = sorted(
+                {str(file) for file in json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder / _INDEX}: not a safetensors index ({error!r})") from error
     else:

@@ -174,7 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise CheckpointError(f"{folder}: {MANIFEST} is missing, so this is not a complete checkpoint")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         version = content["version"]
         if version not in _READ:
             raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")

@@ -167,7 +167,7 @@ def _read_parts(folder: Path) -> list[Part]:
 
 def _read_part(path: Path) -> Part:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if not self_consistent(content):
             raise CheckpointError(f"{path}: damaged")
         files = {name: FileEntry(**entry) for name, entry in content["files"].items()}

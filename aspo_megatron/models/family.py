@@ -149,7 +149,7 @@ def read_family(folder: Path) -> Family:
     if not path.is_file():
         raise CheckpointError(f"model.path: {folder} holds no config.json, so it is not a Hugging Face model folder")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(config, dict):

@@ -86,9 +86,9 @@ def _cast(folder: Path, names: Collection[str]) -> None:
         tensors = load_file(folder / file)
         changed = {name: tensors[name].to(DTYPE) for name in tensors if name in names}
         save_file(tensors | changed, folder / file, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = str(DTYPE).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _tensors(model: nn.Module, form: Format) -> Iterator[tuple[str, Tensor]]:

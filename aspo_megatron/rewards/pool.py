@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 from aspo_megatron.config import RewardConfig
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.dispatcher import Dispatcher
 from aspo_megatron.rewards.tasks import Batch, Item, Reward
 
 __all__ = ["Item", "PendingRewards", "Reward", "RewardPool", "log_errors"]
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 
 class PendingRewards:

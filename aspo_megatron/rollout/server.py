@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ import torch
 
 from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_text
 from aspo_megatron.rollout.addresses import free_ports, is_loopback
 from aspo_megatron.rollout.server_environment import server_environment
 from aspo_megatron.rollout.sync_way import Way
@@ -256,11 +259,14 @@ def read_api_key(config: ServersConfig) -> str | None:
     if config.api_key_file is None:
         return None
     try:
-        key = config.api_key_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
+        key = read_text(config.api_key_file, most_bytes=2**16).strip()
+    except UserError as error:
         raise UserError(f"rollout.servers.api_key_file: {error}") from error
     if not key:
-        raise UserError(f"rollout.servers.api_key_file: {config.api_key_file} is empty")
+        raise UserError(f"rollout.servers.api_key_file: {one_line(config.api_key_file)} is empty")
+    if not re.fullmatch("[!-~]+", key):
+        what = "must hold one word of ASCII"
+        raise UserError(f"rollout.servers.api_key_file: {one_line(config.api_key_file)} {what}")
     return key
 
 
