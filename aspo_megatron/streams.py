@@ -27,6 +27,9 @@ _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN)
 _BAR = re.compile(r"\r|(\x1b\[A)+\Z")
 """How the bars of libraries begin to draw a line anew, and go up to one."""
 
+_TEXT = re.compile("[^\0\udc80-\udcff]+")
+"""In what was decoded, all but zeros and the bytes that are no UTF-8."""
+
 
 def open_closed() -> None:
     """Open those of descriptors 0 to 2 that are closed on /dev/null.
@@ -112,7 +115,7 @@ class ShownStream(io.TextIOBase):
         self._at_first_error = at_first_error
         self._patience = patience_seconds
         self._failed = self._over = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
         self._descriptor = _descriptor_of(stream)
 
     @property
@@ -154,21 +157,27 @@ class ShownStream(io.TextIOBase):
         """Nothing is kept back."""
 
     def show(self, data: bytes) -> None:
-        """Show what another process has printed, if that is possible."""
+        """Show what another process has printed, if that is possible; into a file or pipe, what is no text as well."""
         text = self._decoder.decode(data).replace("\r\n", "\n")
-        self.draw(printed(text.replace("\r", "\n")))  # a bar that is drawn anew begins a new line
+        text = text.replace("\r", "\n")  # a bar that is drawn anew begins a new line
+        if self.isatty():
+            self.draw(safe(text))
+        else:
+            self._pass(_TEXT.sub(lambda found: safe(found[0]), text).encode("utf-8", errors="surrogateescape"))
 
     def draw(self, text: str) -> None:
         """Show what is of this program's own making, if that is possible, such as colours.
 
         What the encoding lacks is written as an escape.
         """
+        self._pass(text.encode(self.encoding, errors="backslashreplace"))
+
+    def _pass(self, data: bytes) -> None:
         if self._stream is None or self._over:
             return
         try:
-            data = text.encode(self.encoding, errors="backslashreplace")
             if self._descriptor is None:
-                self._stream.write(data.decode(self.encoding))
+                self._stream.write(data.decode(self.encoding, errors="replace"))
                 self._stream.flush()
             else:
                 self._pass_on(self._descriptor, data)
