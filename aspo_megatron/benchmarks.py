@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def parse(text: str) -> list[Wanted]:
                 f"--benchmark {one_line(name)}: no such benchmark; the nearest is {near!r}. "
                 f"They are: {', '.join(BENCHMARKS)}; any other problems: --problems FILE"
             )
-        wanted.append(Wanted(name, Path(file).expanduser() if file else None))
+        wanted.append(Wanted(name, Path(os.path.expanduser(file)) if file else None))
     names = [one.name for one in wanted]
     for name in names:
         if names.count(name) > 1:

@@ -156,7 +156,7 @@ def check(
     with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
         work = Path(folder)
         name = models[0] if models else "qwen2"
-        built_in = name in checks.BUILT_IN and not Path(name).exists()
+        built_in = name in checks.BUILT_IN and not os.path.exists(name)
         path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
         chosen = chosen or checks.layouts_for(read_family(path), ranks)
         rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def doctor(
     from aspo_megatron.doctor.wishes import read_wishes
 
     words = list(overrides or [])
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and "=" in config and not os.path.exists(config):
         words, config = [config, *words], None
     host = Host()
     wishes = read_wishes(None if config is None else Path(config), words, host)

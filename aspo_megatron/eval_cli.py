@@ -163,7 +163,7 @@ def _check_options(benchmark: str | None, problems: Path | None, config: Path | 
         raise ConfigError("nothing to evaluate on: give --benchmark NAME, --problems FILE or --config RUN/config.yaml")
     if benchmark is not None and problems is not None:
         raise ConfigError("--benchmark and --problems are both given: leave one out")
-    if benchmark is not None and output is not None and (output.suffix == ".jsonl" or output.is_file()):
+    if benchmark is not None and output is not None and (output.suffix == ".jsonl" or os.path.isfile(output)):
         raise ConfigError(f"--output {one_line(output)}: of benchmarks it is a folder, with a file for each")
 
 
@@ -191,8 +191,8 @@ def model_folder(model: str) -> Path:
     Raises:
         ConfigError: it cannot be fetched.
     """
-    path = Path(model).expanduser()
-    if path.exists() or not _HUB_NAME.fullmatch(model):
+    path = Path(os.path.expanduser(model))
+    if os.path.exists(path) or not _HUB_NAME.fullmatch(model):
         return path
     from huggingface_hub import snapshot_download
 

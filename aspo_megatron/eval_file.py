@@ -15,7 +15,7 @@ from typing import Any, Self, TypeGuard
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
-from aspo_megatron.reading import open_file, parse_json, read_json
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json, read_json
 from aspo_megatron.writing import json_line, plain_errors, write_whole
 
 Record = dict[str, Any]
@@ -174,8 +174,10 @@ class ResultFile:
     def _whole_lines(self) -> Iterator[tuple[int, Record, int]]:
         """Number, record and bytes of each line, but for one at the end that was torn by a kill."""
         with open_file(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
+            number = 0
+            while line := file.readline(MOST_BYTES):  # a longer line comes in pieces, none of which is a response
+                number += 1
+                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                     return
                 where = f"{self._name}:{number}"
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_results(paths: Iterable[str]) -> Results:
 
 
 def _scores_files(path: Path) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):
         pattern = f"*{SCORES_SUFFIX}"
         found = sorted(path.glob(pattern)) or sorted(path.glob(f"*/{pattern}"))
         if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def quantize(
     from aspo_megatron.quantize.run import Job, quantize_model
 
     refuse_target(target)
-    if not model.is_dir():
+    if not os.path.isdir(model):
         raise ConfigError(f"{one_line(model)}: no such folder")
     path = config or _config_above(model)
     settings = [f"model.path={model}", "model.init=pretrained", "warmup.updates=0"]
@@ -71,7 +72,7 @@ def quantize(
     inputs = read_inputs(run)
     device = choose_platform(run.platform.device, local_rank=0, threads=run.platform.threads_per_rank).device
     chosen = layouts[layout] if layout else form.layouts[0]
-    recorded = path.parent if (path.parent / SAMPLES_FILE).is_file() else run.output_dir
+    recorded = path.parent if os.path.isfile(path.parent / SAMPLES_FILE) else run.output_dir
     job = Job(run, recorded, target, form, chosen, prompts, problems, device)
     report = quantize_model(job, inputs, say)
     show(report.text())
@@ -85,6 +86,6 @@ def _config_above(model: Path) -> Path:
         ConfigError: there is none.
     """
     for folder in model.absolute().parents[:2]:
-        if (folder / "config.yaml").is_file():
+        if os.path.isfile(folder / "config.yaml"):
             return folder / "config.yaml"
     raise ConfigError(f"{model}: no config.yaml of its run in the folders above; give --config RUN/config.yaml")

@@ -13,7 +13,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import named
 from aspo_megatron.metrics.record import SAMPLES_FILE
-from aspo_megatron.reading import open_file, parse_json
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
 from aspo_megatron.streams import say
 
 
@@ -113,8 +113,10 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines, numbered; an unfinished last line is left out: the run may be writing it."""
     try:
         with open_file(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
+            number = 0
+            while line := file.readline(MOST_BYTES):  # a longer line comes in pieces, none of which is a response
+                number += 1
+                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                     return
                 yield number, line
     except FileNotFoundError as error:

@@ -260,3 +260,19 @@ def test_a_configuration_from_the_shell(tmp_path: Path) -> None:
     os.close(writing)
     assert load_config(Path(f"/dev/fd/{reading}")).output_dir == Path("x")
     os.close(reading)
+
+
+def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aspo_megatron.metrics.sample_file.MOST_BYTES", 1000)
+    monkeypatch.setattr("aspo_megatron.eval_file.MOST_BYTES", 1000)
+    response = json.dumps({"problem": "p", "response": "r", "reward": 1.0} | LINE)
+    long = json.dumps({"problem": "p", "response": "r" * 5000, "reward": 1.0} | LINE)
+    (tmp_path / "samples.jsonl").write_text(f"{response}\n{long}\n{response}\n")
+    told: list[str] = []
+    assert len(read_samples(tmp_path, warn=told.append).samples) == 2
+    assert "damaged, no response; left out" in told[0]
+    with ResultFile(tmp_path / "a.jsonl", ABOUT) as results:
+        results.append([LINE])
+    (tmp_path / "a.jsonl").write_text(f"{long}\n")
+    with one_line_that_names(tmp_path / "a.jsonl"):
+        ResultFile(tmp_path / "a.jsonl", ABOUT)
