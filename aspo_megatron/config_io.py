@@ -29,7 +29,7 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_bytes
 from aspo_megatron.writing import write_whole
-from aspo_megatron.yaml_text import plain_errors, read_yaml
+from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 RUN_CONFIG = "config.yaml"
 RUN_LOCK = ".lock"
@@ -152,7 +152,7 @@ def _read_yaml(path: Path) -> DictConfig:
             raise ConfigError(f"{name}: no such configuration file") from error
         raise
     try:
-        with plain_errors(path, ConfigError):
+        with yaml_errors(path, ConfigError):
             tree = OmegaConf.load(io.StringIO(text))
     except OSError as error:  # a bare word
         raise ConfigError(f"{name}: must hold `key: value` lines") from error

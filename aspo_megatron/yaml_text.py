@@ -28,7 +28,7 @@ def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
         UserError: of the class `error`: it cannot be read, is no YAML, or is nested or repeated too much.
     """
     data = _of_the_shell(path, error) if path.parent == _DESCRIPTORS else read_bytes(path, error, _MOST_BYTES)
-    with plain_errors(path, error):
+    with yaml_errors(path, error):
         text = data.decode("utf-8-sig")
         letters = _letters(yaml.compose(text, Loader=yaml.SafeLoader), {})
     if letters > _MOST_LETTERS:
@@ -37,7 +37,7 @@ def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
 
 
 @contextmanager
-def plain_errors(path: Path, error: type[UserError] = UserError) -> Iterator[None]:
+def yaml_errors(path: Path, error: type[UserError] = UserError) -> Iterator[None]:
     """Turns what YAML's loaders raise into one line, of the class `error`, that names the file and the place."""
     name = one_line(path)
     try:

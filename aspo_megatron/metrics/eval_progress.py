@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
-from aspo_megatron.metrics.shown import drawn, print_text, shown_console, words
+from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console
 
 _LINE_SECONDS = 10.0
 
@@ -67,4 +67,4 @@ class EvalProgress:
 
     def message(self, text: str) -> None:
         """Show a line that stays."""
-        print_text(self._console, words(text))
+        print_text(self._console, lines(text))

@@ -16,7 +16,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.panels import panels_of
 from aspo_megatron.metrics.series import Series, final
-from aspo_megatron.yaml_text import plain_errors, read_yaml
+from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 CONFIG_FILE = "config.yaml"
 ABSENT = "-"
@@ -84,7 +84,7 @@ def _settings(path: Path) -> dict[str, str]:
     if not os.path.lexists(path):
         return {}
     try:
-        with plain_errors(path):
+        with yaml_errors(path):
             tree = yaml.safe_load(read_yaml(path))
     except UserError as error:
         raise UserError(f"{one_line(path)}: cannot be read as YAML: {error}") from error

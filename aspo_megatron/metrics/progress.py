@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.shown import drawn, print_text, shown_console, words
+from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console, words
 
 _RECENT_STEPS = 20  # over which the time left is estimated
 
@@ -95,7 +95,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print the line, with no markup and no wrapping."""
-        print_text(self._console, words(text))
+        print_text(self._console, lines(text))
 
 
 class LiveProgress:
@@ -143,7 +143,7 @@ class LiveProgress:
 
     def message(self, text: str) -> None:
         """Print the line above the live one."""
-        print_text(self._bar.console, words(text), wrap=True)
+        print_text(self._bar.console, lines(text), wrap=True)
 
 
 class _Clock:

@@ -82,34 +82,19 @@ class _Canvas(io.TextIOBase):
         return len(text)
 
 
-class _Above(io.TextIOBase):
-    """What is printed, line by line above a bar."""
+class _Above(ShownStream):
+    """What is printed, line by line above a bar. A line that has no end yet is kept back."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__(cast(TextIO, console.file))
         self._console = console
         self._begun = ""
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._console.encoding
-
-    def isatty(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._console.file.fileno()
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, text: str) -> int:
         whole, newline, self._begun = f"{self._begun}{printed(text)}".rpartition("\n")
         if newline:
             print_text(self._console, Text(whole))
         return len(text)
-
-    def flush(self) -> None:
-        """A line that has no end yet is kept back."""
 
     def end(self) -> None:
         if self._begun:

@@ -218,6 +218,7 @@ def test_what_is_printed_above_a_bar_is_text(kind: str, monkeypatch: pytest.Monk
     from aspo_megatron.metrics.eval_progress import EvalProgress
     from aspo_megatron.metrics.progress import progress_display
     from aspo_megatron.metrics.scores import Scores
+    from aspo_megatron.streams import show
 
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=300)
@@ -225,6 +226,7 @@ def test_what_is_printed_above_a_bar_is_text(kind: str, monkeypatch: pytest.Monk
     with progress_display(2, leader=True, console=console) as display:
         print(text)
         print(text, end="", flush=True)
+        show(text)
         display.message(text)
         display.phase(text)
         display.update(1, reward=0.5, tokens_per_second=1.0)
@@ -234,5 +236,5 @@ def test_what_is_printed_above_a_bar_is_text(kind: str, monkeypatch: pytest.Monk
         progress.update(2, Scores.of([1, 1], 2, (1,)))
         progress.message(text)
     assert faults(file.getvalue()) == []
-    assert file.getvalue().count("after") >= 6
+    assert file.getvalue().count("after") >= 7
     assert "\x1b[31m" not in file.getvalue()
