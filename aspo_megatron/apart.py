@@ -131,7 +131,7 @@ def _set_limits() -> Callable[[int], None]:
     """Limit this process's memory; what sets how many seconds it may have computed. A user's own limits stay."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         has = pages * resource.getpagesize()
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         memory = has + _MEMORY + _MEMORY_OF_CORE * (os.cpu_count() or 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from typing import Any, Literal
 
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.data.sources import Record, read_source
-from aspo_megatron.errors import ConfigError
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
 from aspo_megatron.writing import whole_file
 
 TEMPERATURE = 0.8
@@ -114,14 +117,14 @@ def parse(text: str) -> list[Wanted]:
         if name not in BENCHMARKS:
             near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"--benchmark {name}: no such benchmark; the nearest is {near!r}. They are: {', '.join(BENCHMARKS)}; "
-                "any other problems: --problems FILE"
+                f"--benchmark {one_line(name)}: no such benchmark; the nearest is {near!r}. "
+                f"They are: {', '.join(BENCHMARKS)}; any other problems: --problems FILE"
             )
-        wanted.append(Wanted(name, Path(file).expanduser() if file else None))
+        wanted.append(Wanted(name, Path(os.path.expanduser(file)) if file else None))
     names = [one.name for one in wanted]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"--benchmark {text}: {name} is named twice")
+            raise ConfigError(f"--benchmark {one_line(text)}: {name} is named twice")
     return wanted
 
 
@@ -220,9 +223,9 @@ def _source(wanted: Wanted) -> SourceConfig:
 def _first_fields(file: Path) -> dict[str, Any]:
     """Those of the first line; none if it cannot be read, which `read_source` then says."""
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            fields = json.loads(next(lines, "{}"))
-    except (OSError, ValueError):
+        with open_file(file) as lines:
+            fields = parse_json(lines.readline(MOST_BYTES).decode("utf-8-sig"), "line 1")
+    except (OSError, ValueError, UserError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

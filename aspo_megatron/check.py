@@ -159,7 +159,7 @@ def layouts_for(family: Family, most_ranks: int) -> list[str]:
 def make_built_in(name: str, folder: Path) -> Path:
     """A small random model of `BUILT_IN` with tied embeddings; norms and biases are random too."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(BUILT_IN[name]))
+    (folder / "config.json").write_text(json.dumps(BUILT_IN[name]), encoding="utf-8")
     shapes = hf_shapes(folder)
     random = RandomTensors(shapes, std=0.1, seed=0)
     noise = torch.Generator().manual_seed(0)
@@ -231,7 +231,7 @@ def run_check(
             result=f"{stem}.safetensors",
         )
         processes = layout.parallel.world_size if layout else 1
-        stem.with_suffix(".json").write_text(json.dumps(asdict(spec)))
+        stem.with_suffix(".json").write_text(json.dumps(asdict(spec)), encoding="utf-8")
         code = launch("aspo_megatron.check_rank", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
         if code:
             raise SystemExit(code)

@@ -186,5 +186,5 @@ def _write(
 
 
 if __name__ == "__main__":
-    row = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    row = Spec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     check_hugging_face(row) if row.parallel == {} else check_layout(row)

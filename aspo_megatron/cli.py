@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from contextlib import ExitStack, nullcontext
 
 from aspo_megatron import rank, streams
@@ -28,6 +29,14 @@ def main() -> None:
     except UserError as error:
         streams.say(f"error: {error}")
         raise SystemExit(2) from error
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            raise
+        streams.say(error.code)  # by whoever has ended the command like this
+        raise SystemExit(1) from error
+    except Exception as error:
+        streams.say(traceback.format_exc().rstrip())
+        raise SystemExit(1) from error
     finally:
         rank.skip_last_search_for_garbage()
         if lost:  # what the command was asked for

@@ -29,7 +29,10 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.config_reference import help_text
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.stop import StopRequest
+from aspo_megatron.streams import show
+from aspo_megatron.writing import write_whole
 
 app = typer.Typer(
     help="Train language models with ASPO on Megatron-Core.",
@@ -149,17 +152,15 @@ def check(
     chosen = [*(layouts or []), *(text for text in arguments or [] if "=" in text)]
     models = [text for text in arguments or [] if "=" not in text]
     if len(models) > 1:
-        raise ConfigError(f"one model at a time, not {' and '.join(models)}")
+        raise ConfigError(f"one model at a time, not {one_line(' and '.join(models))}")
     with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
         work = Path(folder)
         name = models[0] if models else "qwen2"
-        built_in = name in checks.BUILT_IN and not Path(name).exists()
+        built_in = name in checks.BUILT_IN and not os.path.exists(name)
         path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
         chosen = chosen or checks.layouts_for(read_family(path), ranks)
         rows = []
-        typer.echo(
-            f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient"
-        )
+        show(f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient")
         for row in checks.run_check(
             path,
             chosen,
@@ -171,12 +172,12 @@ def check(
         ):
             rows.append(row)
             weight = "-" if row.weight_difference is None else f"{row.weight_difference:.1e}"
-            typer.echo(
-                f"{row.layout:<24} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
-                f"{weight:>10}  {'pass' if row.passed else 'FAIL'}  {row.gradient_name}"
+            show(
+                f"{one_line(row.layout):<24} {row.loss:>10.6f} {row.grad_norm:>10.6f} {row.gradient_difference:>10.1e} "
+                f"{weight:>10}  {'pass' if row.passed else 'FAIL'}  {one_line(row.gradient_name)}"
             )
     if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        write_whole(json_file, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
 
@@ -197,9 +198,9 @@ def losses() -> None:
 
     for name in registry.names():
         loss = registry.get(name)
-        typer.echo(f"{name}: {(loss.__doc__ or '').strip().splitlines()[0]}")
+        show(f"{name}: {(loss.__doc__ or '').strip().splitlines()[0]}")
         for key, field in loss.model_fields.items():
-            typer.echo(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
+            show(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
 
 
 def _train_as_rank(run: RunConfig, stop: StopRequest) -> int:
@@ -222,5 +223,5 @@ def _is_finished(run: RunConfig) -> bool:
     """Whether there is nothing left to train, which is said then."""
     if not run_folder.is_finished(run):
         return False
-    typer.echo(f"{run.output_dir} has done its {run.train.steps} steps; to go on, raise train.steps")
+    show(f"{one_line(run.output_dir)} has done its {run.train.steps} steps; to go on, raise train.steps")
     return True

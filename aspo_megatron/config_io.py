@@ -7,8 +7,10 @@ makes them relative to the current directory.
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,10 @@ from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_reference import OWN_NAME, key_names, sections
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_bytes
 from aspo_megatron.writing import write_whole
+from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 RUN_CONFIG = "config.yaml"
 RUN_LOCK = ".lock"
@@ -58,11 +63,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one line for each wrong key, missing key or wrong value, or the file's problem and line.
     """
-    runs_own = path is not None and path.name == RUN_CONFIG and (path.parent / RUN_LOCK).is_file()
+    runs_own = path is not None and path.name == RUN_CONFIG and os.path.isfile(path.parent / RUN_LOCK)
     try:
         config = _load(path, overrides)
     except ConfigError as error:
-        if path is not None and path.name == RUN_CONFIG and not path.exists() and (missing := missing_config(path)):
+        gone = path is not None and path.name == RUN_CONFIG and not os.path.lexists(path)
+        if path is not None and gone and (missing := missing_config(path)):
             raise missing from error
         if path is None or not runs_own:
             raise
@@ -80,10 +86,13 @@ def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
         tree = OmegaConf.merge({} if path is None else _read_yaml(path), _read_overrides(overrides))
         data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except GrammarParseError as error:
-        raise ConfigError(f"{error.full_key}: a malformed ${{...}} reference; write \\${{ for plain text") from error
+        key = one_line(error.full_key)
+        raise ConfigError(f"{key}: a malformed ${{...}} reference; write \\${{ for plain text") from error
     except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
+        key = f"{one_line(error.full_key)}: " if error.full_key else ""
+        raise ConfigError(f"{key}{one_line(str(error).splitlines()[0])}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{'overrides' if path is None else one_line(path)}: references without an end") from error
     config = _validated(data)
     model = config.model.model_copy(update={"path": model_folder(config.model.path)})
     return config.model_copy(update={"model": model})
@@ -92,8 +101,9 @@ def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
 def damaged_config(path: Path, reason: str) -> DamagedConfigError:
     """What to say of the configuration in a run folder that cannot be read; names a copy of it, if there is one."""
     copy = _copy_in_states(path)
-    cure = f"copy {copy} over it" if copy else f"remove {path.parent}, or choose another output_dir"
-    return DamagedConfigError(f"{path}: damaged, or written by another version ({reason}); {cure}")
+    where = one_line(path.parent)
+    cure = f"copy {one_line(copy)} over it" if copy else f"remove {where}, or choose another output_dir"
+    return DamagedConfigError(f"{one_line(path)}: damaged, or written by another version ({reason}); {cure}")
 
 
 def missing_config(path: Path) -> DamagedConfigError | None:
@@ -101,7 +111,8 @@ def missing_config(path: Path) -> DamagedConfigError | None:
     copy = _copy_in_states(path)
     if copy is None:
         return None
-    return DamagedConfigError(f"{path}: missing; copy {copy} to this place, which goes on with the run")
+    to_do = f"copy {one_line(copy)} to this place, which goes on with the run"
+    return DamagedConfigError(f"{one_line(path)}: missing; {to_do}")
 
 
 def _copy_in_states(path: Path) -> Path | None:
@@ -115,7 +126,7 @@ def refuse_cut(path: Path) -> None:
     Raises:
         DamagedConfigError: it does not end as `save_config` ends it, with a whole line of the last section.
     """
-    content = path.read_bytes()
+    content = read_bytes(path, ConfigError)
     written = re.findall(rb"^(\w+):", content, flags=re.MULTILINE)
     if not content.endswith(b"\n") or written[-1:] != [list(RunConfig.model_fields)[-1].encode()]:
         raise damaged_config(path, "its end is missing")
@@ -131,21 +142,22 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def _read_yaml(path: Path) -> DictConfig:
+    name = one_line(path)
+    if os.path.isdir(path):
+        raise ConfigError(f"{name}: Is a directory; name a file")
     try:
-        tree = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    except OSError as error:  # OmegaConf reports a file that holds a bare word in this way, without an errno
-        reason = error.strerror or "must hold `key: value` lines"
-        raise ConfigError(f"{path}: {reason}") from error
+        text = read_yaml(path, ConfigError)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ConfigError(f"{name}: no such configuration file") from error
+        raise
+    try:
+        with yaml_errors(path, ConfigError):
+            tree = OmegaConf.load(io.StringIO(text))
+    except OSError as error:  # a bare word
+        raise ConfigError(f"{name}: must hold `key: value` lines") from error
     if not isinstance(tree, DictConfig):
-        raise ConfigError(f"{path}: must hold `key: value` lines, not a list")
+        raise ConfigError(f"{name}: must hold `key: value` lines, not a list")
     return tree
 
 
@@ -157,31 +169,41 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(f"{override!a}: not UTF-8, as all text has to be")
         key, equals, value = override.partition("=")
         if not equals:
-            raise ConfigError(f"{override}: an override is written key=value, e.g. optimizer.lr=2e-6")
+            raise ConfigError(f"{one_line(override)}: an override is written key=value, e.g. optimizer.lr=2e-6")
         if not all(key.split(".")) or key != key.strip():
-            raise ConfigError(f"{override}: {key!r} is no key; keys are names joined by single dots")
+            raise ConfigError(f"{one_line(override)}: {key!r} is no key; keys are names joined by single dots")
         if key in text_keys and value != "null" and not value.startswith(("'", '"')):
             value = json.dumps(value, ensure_ascii=False)  # a quoted YAML string
         try:
             tree.merge_with_dotlist([f"{key}={value}"])
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{override}: the value is not YAML; put it in quotes") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{one_line(override)}: the value is not YAML; put it in quotes") from error
     return tree
 
 
 def _validated(data: Any) -> RunConfig:
     infinite = [f"{key}: must be a finite number, not {value}" for key, value in _leaves(data) if _is_infinite(value)]
     if infinite:
-        raise ConfigError("\n".join(infinite))
+        raise ConfigError("\n".join(map(one_line, infinite)))
+    broken = [f"{key}: holds a zero byte or half of a surrogate pair" for key, value in _leaves(data) if _broken(value)]
+    if broken:
+        raise ConfigError("\n".join(map(one_line, broken)))
     try:
         # JSON, because there pydantic's strict mode takes lists for tuples and strings for paths.
         return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error.errors()))) from error
+        raise ConfigError("\n".join(map(one_line, _lines(error.errors())))) from error
+    except TypeError as error:
+        raise ConfigError(f"keys have to be text: {error}") from error
 
 
 def _is_infinite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def _broken(value: Any) -> bool:
+    """Whether a value is what no file can be named like."""
+    return isinstance(value, str) and bool(re.search(r"[\0\ud800-\udfff]", value))
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

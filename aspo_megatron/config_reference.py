@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.streams import show
 
 _PLAIN_TYPES = {
     bool: "true or false",
@@ -243,7 +244,7 @@ def main(argv: list[str]) -> int:
     if argv:
         Path(argv[0]).write_text(reference_text(), encoding="utf-8")
     else:
-        sys.stdout.write(help_text())
+        show(help_text(), end="")
     return 0
 
 

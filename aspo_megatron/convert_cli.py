@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +60,7 @@ def hf_to_megatron(
         convert.hf_to_megatron(source, target, layout, precision, advance)
     if verify:
         _compare(source, target, precision)
-    typer.echo(f"{target}: written for {layout.world_size} ranks")
+    show(f"{one_line(target)}: written for {layout.world_size} ranks")
 
 
 @app.command("megatron-to-hf")
@@ -82,7 +85,7 @@ def megatron_to_hf(
         convert.megatron_to_hf(source, target, precision, advance)
     if verify:
         _compare(target, source, precision)
-    typer.echo(f"{target}: written")
+    show(f"{one_line(target)}: written")
 
 
 def _compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None) -> None:
@@ -90,14 +93,14 @@ def _compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None) -> No
 
     with _progress("verify", convert.weight_bytes(hf_folder)) as advance:
         count = convert.compare(hf_folder, checkpoint, dtype, advance)
-    typer.echo(f"verified: {count} tensors are the same bit for bit")
+    show(f"verified: {count} tensors are the same bit for bit")
 
 
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--pp-layers {text}: must be whole numbers, such as 13,15") from error
+        raise ConfigError(f"--pp-layers {one_line(text)}: must be whole numbers, such as 13,15") from error
 
 
 def _precision(name: str | None) -> torch.dtype | None:
@@ -106,7 +109,7 @@ def _precision(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     if name not in _DTYPES:
-        raise ConfigError(f"--dtype {name}: must be one of {', '.join(_DTYPES)}")
+        raise ConfigError(f"--dtype {one_line(name)}: must be one of {', '.join(_DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -117,8 +120,17 @@ def _progress(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    from aspo_megatron.metrics.shown import drawn, shown_console
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=shown_console(Console(stderr=True)),
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not sys.stderr.isatty(),
+    )
+    with drawn(bar):
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from aspo_megatron.streams import show
 
 
 def doctor(
@@ -32,10 +35,10 @@ def doctor(
     from aspo_megatron.doctor.wishes import read_wishes
 
     words = list(overrides or [])
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and "=" in config and not os.path.exists(config):
         words, config = [config, *words], None
     host = Host()
     wishes = read_wishes(None if config is None else Path(config), words, host)
     groups = report.examine(host, wishes)
-    typer.echo(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
+    show(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
     raise typer.Exit(report.exit_code(groups))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
     from aspo_megatron.benchmarks import Wanted
@@ -114,10 +116,10 @@ class _Files:
 
         problems = self.work / f"{wanted.name}.jsonl"
         if wanted.file is None:
-            typer.echo(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
+            show(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
         found = benchmarks.write_problems(wanted, problems)
         if found != wanted.benchmark.problems:
-            typer.echo(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
+            show(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         settings = [*common, *benchmarks.settings(wanted.benchmark, problems, _samples(overrides))]
         # The sampling of evaluation is what counts here, under whichever name it is set.
         sampling = [text.replace("rollout.", "eval.", 1) for text in overrides if text.startswith("rollout.sampling.")]
@@ -151,7 +153,7 @@ class _Files:
         inputs = read_inputs(run)
         inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:
-            raise ConfigError(f"{self.config} has no held-out problems: give --problems FILE")
+            raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"
         save_config(run, path)
         return path
@@ -162,8 +164,8 @@ def _check_options(benchmark: str | None, problems: Path | None, config: Path | 
         raise ConfigError("nothing to evaluate on: give --benchmark NAME, --problems FILE or --config RUN/config.yaml")
     if benchmark is not None and problems is not None:
         raise ConfigError("--benchmark and --problems are both given: leave one out")
-    if benchmark is not None and output is not None and (output.suffix == ".jsonl" or output.is_file()):
-        raise ConfigError(f"--output {output}: of benchmarks it is a folder, with a file for each")
+    if benchmark is not None and output is not None and (output.suffix == ".jsonl" or os.path.isfile(output)):
+        raise ConfigError(f"--output {one_line(output)}: of benchmarks it is a folder, with a file for each")
 
 
 def _samples(overrides: Sequence[str]) -> int | None:
@@ -190,8 +192,8 @@ def model_folder(model: str) -> Path:
     Raises:
         ConfigError: it cannot be fetched.
     """
-    path = Path(model).expanduser()
-    if path.exists() or not _HUB_NAME.fullmatch(model):
+    path = Path(os.path.expanduser(model))
+    if os.path.exists(path) or not _HUB_NAME.fullmatch(model):
         return path
     from huggingface_hub import snapshot_download
 
@@ -206,5 +208,5 @@ def model_folder(model: str) -> Path:
             )
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{model}: no such folder, and the Hub does not give it ({reason})") from error
+        reason = one_line(" ".join(str(error).split())[:300])
+        raise ConfigError(f"{one_line(model)}: no such folder, and the Hub does not give it ({reason})") from error

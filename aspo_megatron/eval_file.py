@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
-from aspo_megatron.writing import plain_errors, write_whole
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json, read_json
+from aspo_megatron.writing import json_line, plain_errors, write_whole
 
 Record = dict[str, Any]
 
@@ -22,6 +24,7 @@ CORRECT = 1.0
 """The reward from which a response counts as right."""
 
 SCORES_SUFFIX = ".scores.json"
+_LARGEST = 2**53
 
 
 def scores_path(responses: Path) -> Path:
@@ -66,19 +69,18 @@ class ResultFile:
         """
         self.path, self._about = path, about
         self.right: dict[int, int] = {}
+        self._name = one_line(path)
         self._tokens = self._cut = 0
-        self._refuse_another()
-        try:
+        with plain_errors(path):
+            self._refuse_another()
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what the full disk refused would be written once more on closing.
             self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            raise UserError(f"{path}: another process is writing it; give another --output") from error
+            raise UserError(f"{self._name}: another process is writing it; give another --output") from error
         except OSError:  # a file system without locks
             pass
         with plain_errors(path):
@@ -103,8 +105,7 @@ class ResultFile:
         Raises:
             UserError: they cannot be written (is the disk full?).
         """
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        data = lines.encode(errors="backslashreplace")
+        data = b"".join(map(json_line, records))
         with plain_errors(self.path):
             while data:
                 data = data[self._file.write(data) :]
@@ -119,9 +120,8 @@ class ResultFile:
 
     def records(self) -> Iterator[Record]:
         """All responses."""
-        with self.path.open("rb") as file:
-            for line in file:
-                yield json.loads(line)
+        for _, record, _ in self._whole_lines():
+            yield record
 
     def _count(self, record: Record) -> None:
         self.right[record["index"]] = self.right.get(record["index"], 0) + int(record["reward"] >= CORRECT)
@@ -129,23 +129,28 @@ class ResultFile:
         self._cut += record["finish_reason"] == "length"
 
     def _refuse_another(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if not self.path.exists():
+            return
+        if not self.path.is_file():
+            raise ConfigError(f"{self._name}: not a regular file; give another --output")
+        if self.path.stat().st_size == 0:
             return
         beside = scores_path(self.path)
         if not beside.is_file():
+            missing = one_line(beside.name)
             raise ConfigError(
-                f"{self.path} is there, and is not of `aspo eval` ({beside.name} is missing); give another --output"
+                f"{self._name} is there, and is not of `aspo eval` ({missing} is missing); give another --output"
             )
         was = read_scores(beside)["identity"]
         now = json.loads(json.dumps(self._about.identity))
         differing = [
-            f"{key} {_shown(was.get(key))}, not {_shown(now.get(key))}"
+            f"{one_line(key)} {_shown(was.get(key))}, not {_shown(now.get(key))}"
             for key in sorted(was.keys() | now.keys())
             if was.get(key) != now.get(key)
         ]
         if differing:
             raise ConfigError(
-                f"{self.path} holds another evaluation: of {'; '.join(differing)}; give another --output, or remove it"
+                f"{self._name} holds another evaluation: of {'; '.join(differing)}; give another --output, or remove it"
             )
 
     def _read(self) -> int:
@@ -157,7 +162,7 @@ class ResultFile:
             group.append(record)
             if record["index"] != group[0]["index"] or record["index"] in self.right:
                 raise UserError(
-                    f"{self.path}:{number}: problem {record['index']} is not where it belongs; the file is damaged, "
+                    f"{self._name}:{number}: problem {record['index']} is not where it belongs; the file is damaged, "
                     "remove it"
                 )
             if len(group) == self._about.samples:
@@ -168,20 +173,35 @@ class ResultFile:
 
     def _whole_lines(self) -> Iterator[tuple[int, Record, int]]:
         """Number, record and bytes of each line, but for one at the end that was torn by a kill."""
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
+        with open_file(self.path) as file:
+            number = 0
+            while line := file.readline(MOST_BYTES):  # a longer line comes in pieces, none of which is a response
+                number += 1
+                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                     return
+                where = f"{self._name}:{number}"
                 try:
-                    record = json.loads(line)
-                    if not isinstance(record["index"], int):
-                        raise TypeError("`index` is no number")
-                    float(record["reward"]), int(record["tokens"]), str(record["finish_reason"])
-                except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                    record = parse_json(line, where)
+                    if not self._is_response(record):
+                        raise UserError(f"{where}: a value is missing, or of another kind")
+                except UserError as error:
                     raise UserError(
-                        f"{self.path}:{number}: not a line of JSON that is a response; the file is damaged, remove it"
+                        f"{where}: not a line of JSON that is a response; the file is damaged, remove it"
                     ) from error
                 yield number, record, len(line)
+
+    def _is_response(self, record: Any) -> bool:
+        """Whether what is counted is there, and can be."""
+        if not isinstance(record, dict):
+            return False
+        index, reward, tokens = (record.get(name) for name in ("index", "reward", "tokens"))
+        return (
+            _is_count(index)
+            and index < self._about.problems
+            and (type(reward) is float or (type(reward) is int and abs(reward) <= _LARGEST))
+            and _is_count(tokens)
+            and isinstance(record.get("finish_reason"), str)
+        )
 
     def _write_scores(self) -> None:
         about, done = self._about, len(self.right) * self._about.samples
@@ -209,18 +229,37 @@ def read_scores(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not one.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"benchmark", "model", "complete", "problems", "samples", "right", "identity"} - content.keys()
-        if missing:
-            raise ValueError(f"no {missing.pop()!r}")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not the scores of an evaluation ({error})") from error
-    return dict(content)
+    if not os.path.lexists(path):
+        raise ConfigError(f"{one_line(path)}: cannot be read: no such file or folder")
+    content = read_json(path, ConfigError)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{one_line(path)}: not the scores of an evaluation")
+    for name, is_right in _SCORES.items():
+        if name not in content or not is_right(content[name]):
+            what = f"`{name}` is of another kind" if name in content else f"no {name!r}"
+            raise ConfigError(f"{one_line(path)}: not the scores of an evaluation ({what})")
+    done, problems, samples = len(content["right"]), content["problems"], content["samples"]
+    if max(content["right"], default=0) > samples or done > problems or (content["complete"] and done < problems):
+        raise ConfigError(f"{one_line(path)}: not the scores of an evaluation (`right` does not fit the others)")
+    return content
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+_SCORES: dict[str, Callable[[Any], bool]] = {
+    "benchmark": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, str),
+    "complete": lambda value: isinstance(value, bool),
+    "problems": _is_count,
+    "samples": lambda value: _is_count(value) and value > 0,
+    "right": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    "identity": lambda value: isinstance(value, dict),
+}
+"""What a scores file has in any version, and what each value has to be."""
 
 
 def _shown(value: object) -> str:
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else one_line(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.reading import read_json
 from aspo_megatron.writing import write_whole
 
 
@@ -52,7 +53,7 @@ class EvalPlan:
     @classmethod
     def read(cls, path: Path) -> EvalPlan:
         """From the JSON of `write`."""
-        content = json.loads(path.read_text())
+        content = read_json(path)
         jobs = tuple(
             EvalJob(job["name"], Path(job["config"]), job["side"], Path(job["output"]) if job["output"] else None)
             for job in content["jobs"]

@@ -15,6 +15,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import About, ResultFile, scores_path
 from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs
 from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
@@ -24,6 +25,7 @@ from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.streams import show
 
 _RESPONSES_AT_ONCE = 256
 
@@ -52,8 +54,8 @@ def evaluate_plan(plan: EvalPlan) -> None:
     ):
         topology.whereabouts.phase("load model")
         device = topology.platform.device
-        servers = stack.enter_context(own_servers(first, device, print))
-        engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, print))
+        servers = stack.enter_context(own_servers(first, device, show))
+        engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, show))
         weights = _adopt(engine) if plan.live else ""
         tasks = []
         for job, config, read in zip(plan.jobs, configs, inputs, strict=True):
@@ -128,12 +130,13 @@ def _at_once(config: RunConfig, processes: int) -> int:
 def _report(task: _Task, scores: Scores | None) -> None:
     found = scores or (task.results.scores() if task.results else None)
     assert found is not None
-    print(f"{task.job.name}: {len(task.problems)} problems, {found.samples} responses each; 95 % confidence intervals")
+    each = f"{len(task.problems)} problems, {found.samples} responses each; 95 % confidence intervals"
+    show(f"{one_line(task.job.name)}: {each}")
     for name, estimate in found.named().items():
-        print(f"{name:>10}  {estimate}")
+        show(f"{name:>10}  {estimate}")
     if task.results:
-        print(f"responses   {task.results.path}")
-        print(f"scores      {scores_path(task.results.path)}")
+        show(f"responses   {one_line(task.results.path)}")
+        show(f"scores      {one_line(scores_path(task.results.path))}")
 
 
 if __name__ == "__main__":

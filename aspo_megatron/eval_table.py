@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from aspo_megatron.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import SCORES_SUFFIX, read_scores, scores_path
+from aspo_megatron.foreign_text import markdown, one_line
 from aspo_megatron.metrics.scores import difference_estimate, mean_estimate
 from aspo_megatron.published import PUBLISHED
 
@@ -31,8 +33,9 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [self.head, ["---", *["--:"] * (len(self.head) - 1)], *self.rows]
-        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{note}" for note in self.notes)])
+        head, *rows = [[markdown(cell) for cell in line] for line in (self.head, *self.rows)]
+        lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{markdown(n)}" for n in self.notes)])
 
 
 Results = dict[str, dict[str, dict[str, Any]]]
@@ -51,22 +54,24 @@ def read_results(paths: Iterable[str]) -> Results:
         path = Path(place if equals else text)
         for file in _scores_files(path):
             content = read_scores(file)
-            model = name if equals else str(content["model"])
+            model = name if equals else content["model"]
             of_model = results.setdefault(model, {})
             if content["benchmark"] in of_model:
                 raise ConfigError(
-                    f"{file}: a second result of {model} on {content['benchmark']}; name it: {model}-2={file}"
+                    f"{one_line(file)}: a second result of {one_line(model)} on {one_line(content['benchmark'])}; "
+                    f"name it: {one_line(model)}-2={one_line(file)}"
                 )
             of_model[content["benchmark"]] = content
     return results
 
 
 def _scores_files(path: Path) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):
         pattern = f"*{SCORES_SUFFIX}"
         found = sorted(path.glob(pattern)) or sorted(path.glob(f"*/{pattern}"))
         if not found:
-            raise ConfigError(f"{path}: no result of `aspo eval` (*{SCORES_SUFFIX}) in it, nor in the folders below")
+            what = f"no result of `aspo eval` (*{SCORES_SUFFIX}) in it, nor in the folders below"
+            raise ConfigError(f"{one_line(path)}: {what}")
         return found
     return [scores_path(path) if path.suffix == ".jsonl" else path]
 
@@ -103,7 +108,7 @@ def differences(results: Results, against: str) -> Table:
         ConfigError: there is no such model.
     """
     if against not in results:
-        raise ConfigError(f"--against {against}: no such model; there are: {', '.join(results)}")
+        raise ConfigError(f"--against {one_line(against)}: no such model; there are: {one_line(', '.join(results))}")
     names = _columns({against: results[against]})
     rows = []
     for model, of_model in results.items():
@@ -165,7 +170,7 @@ def _remarks(name: str, content: dict[str, Any]) -> list[str]:
     """What makes a result another thing than the paper's."""
     remarks = []
     if not content["complete"]:
-        remarks.append(f"{content['problems_done']} of {content['problems']} problems so far")
+        remarks.append(f"{len(content['right'])} of {content['problems']} problems so far")
     if name in BENCHMARKS:
         identity = content["identity"]
         paper = _PAPER | {"samples": BENCHMARKS[name].samples}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import Generation, Request, ResponseSource, RolloutEngine
 from aspo_megatron.scoring import score_groups
-from aspo_megatron.writing import write_whole
+from aspo_megatron.writing import json_line, write_whole
 
 _EVAL_STREAM = 1
 """Separates the random numbers of evaluation from those of rollouts."""
@@ -42,8 +41,7 @@ class Evaluation:
 
     def content(self) -> bytes:
         """All records as JSONL."""
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
-        return "".join(lines).encode(errors="backslashreplace")
+        return b"".join(map(json_line, self.records))
 
     def write(self, path: Path) -> None:
         """Write `content` into a file.

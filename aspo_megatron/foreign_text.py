@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import unicodedata
+
+_MARKDOWN = re.compile(
+    r"""
+    [&<>|`*\\~$]            # HTML, cells, code, emphasis, escapes, mathematics
+    | (?<![^\W_])_ | _(?![^\W_])  # emphasis, which the _ in a name is not
+    | \[(?=\^) | \](?=[(\[:])  # footnotes and links, which a mark like [1] is not
+    | @(?!\d+(?![\w.-]))     # addresses, which avg@64 is not
+    | (?<=www)\. | :(?=//)   # what becomes a link by itself
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def safe(text: object) -> str:
@@ -23,6 +36,34 @@ def reason_of(error: BaseException, most: int = 300) -> str:
     """An error of a library in a line: its class, and the first `most` characters of what it says."""
     said = one_line(" ".join(str(error).split()))
     return f"{type(error).__name__}: {said[:most]}" if said else type(error).__name__
+
+
+def printed(text: str) -> str:
+    """Like `safe`, for what a program prints: lone surrogates are escapes, other systems' ends of lines are such."""
+    encodable = text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return safe(encodable.replace("\r\n", "\n"))
+
+
+def markdown(text: object) -> str:
+    """Like `one_line`, for a place in a line or table cell of Markdown: it is neither markup, HTML nor a link there.
+
+    What would be one is written as HTML has single characters, which Markdown takes for text everywhere.
+    """
+    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", one_line(text))
+
+
+def plain_logger(name: str) -> logging.Logger:
+    """The logger of a module: each of its records is one line of plain text, below it a traceback if there is one."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_make_plain)
+    return logger
+
+
+def _make_plain(record: logging.LogRecord) -> bool:
+    record.msg, record.args = one_line(record.getMessage()), ()
+    if record.exc_info:
+        record.exc_text = safe(logging.Formatter().formatException(record.exc_info))
+    return True
 
 
 def _visible(character: str) -> str:

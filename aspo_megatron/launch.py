@@ -18,10 +18,11 @@ from pathlib import Path
 
 from aspo_megatron.boards import SharedBoard
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch_end import explain
 from aspo_megatron.loopback import LOOPBACK
 from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
-from aspo_megatron.streams import PATIENCE_SECONDS, say
+from aspo_megatron.streams import PATIENCE_SECONDS, say, shown
 from aspo_megatron.verdict import Verdict, find_late
 from aspo_megatron.whereabouts import Note, connection_lost
 
@@ -91,7 +92,7 @@ def launch(
             watch = _Watch(ranks, board, timeout_minutes)
             failures = watch.wait(signals, _STOP_SIGNALS if stops_by_itself else ())
         except OSError as error:
-            raise UserError(f"{error.filename or log_dir}: cannot run the ranks: {error.strerror}") from error
+            raise UserError(f"{one_line(error.filename or log_dir)}: cannot run the ranks: {error.strerror}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
@@ -197,5 +198,4 @@ def _stop(ranks: Sequence[RankProcess], grace_seconds: float, signals: list[int]
         if rank.tee is not None:
             rank.tee.join(timeout=PATIENCE_SECONDS + 1.0)  # the log has all of it then
     if sys.stdout.isatty() and any(rank.process.returncode for rank in ranks):
-        sys.stdout.write("\x1b[?25h\n")  # a live display that was killed has left its line open and the cursor hidden
-        sys.stdout.flush()
+        shown(sys.stdout).draw("\x1b[?25h\n")  # a live display that was killed has left its line open, no cursor

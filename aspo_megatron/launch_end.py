@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.rank import USER_ERROR_CODE
 from aspo_megatron.rank_process import Failure, RankProcess
 from aspo_megatron.streams import say
@@ -20,7 +21,7 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
         rank = ranks[failure.rank]
         if failure.reported:
             with contextlib.suppress(OSError), rank.log.open("a", encoding="utf-8") as log:
-                log.write(f"{failure.text}")
+                log.write(safe(failure.text))
             rank.report.unlink(missing_ok=True)
     if not failures:
         return 0
@@ -28,7 +29,7 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
     if verdict.late:
         late = ranks_text(verdict.late)
         say(f"{verdict.text}")
-        say(f"error: {late} did not arrive and the run was ended; all output is in {log_dir}/rank*.log")
+        say(f"error: {late} did not arrive and the run was ended; all output is in {one_line(log_dir)}/rank*.log")
         return 1
     tail = ranks[first.rank].tail()
     if first.code == USER_ERROR_CODE:
@@ -43,7 +44,7 @@ def explain(failures: Sequence[Failure], verdict: Verdict, ranks: Sequence[RankP
     body = first.text or "\n".join(tail)
     head = f"rank {first.rank} of {len(ranks)} {how}"
     say(f"{head}:\n{body}" if body else head)
-    say(f"error: rank {first.rank} failed and the run was ended; all output is in {log_dir}/rank*.log")
+    say(f"error: rank {first.rank} failed and the run was ended; all output is in {one_line(log_dir)}/rank*.log")
     return 1
 
 

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import say, show
+
 
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
@@ -49,7 +52,7 @@ def plan(
 
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
     if gpu.lower() not in kinds:
-        raise ConfigError(f"--gpu {gpu}: known are {', '.join(kinds)}")
+        raise ConfigError(f"--gpu {one_line(gpu)}: known are {', '.join(kinds)}")
     on = kinds[gpu.lower()]
     run = load_config(config, overrides or [])
     folder = model_shape(run, config)
@@ -59,11 +62,11 @@ def plan(
         run, left_out = simulated.simulated_form(run, folder)
     made = report.make_plan(run, family, gpus, on, layouts)
     if not simulate:
-        typer.echo(json.dumps(made.as_json(), indent=2) if as_json else text.text(made), nl=as_json)
+        show(json.dumps(made.as_json(), indent=2) + "\n" if as_json else text.text(made), end="")
         return
-    ranks = simulated.simulate_ranks(run, family, on, lambda line: typer.echo(line, err=True))
+    ranks = simulated.simulate_ranks(run, family, on, say)
     if as_json:
         found = made.as_json() | {"simulated": simulated.as_json(ranks, left_out, on)}
-        typer.echo(json.dumps(found, indent=2))
+        show(json.dumps(found, indent=2))
     else:
-        typer.echo(f"{text.text(made)}\n{simulated_text.text(run, ranks, left_out, on)}", nl=False)
+        show(f"{text.text(made)}\n{simulated_text.text(run, ranks, left_out, on)}", end="")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +10,8 @@ import typer
 from rich.console import Console
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import say, show
 
 
 def plot(
@@ -45,6 +45,7 @@ def plot(
     from aspo_megatron.metrics.page import plot_page, write_page
     from aspo_megatron.metrics.plots import draw_figure, figure_png, write_figure
     from aspo_megatron.metrics.series import read_series
+    from aspo_megatron.metrics.shown import shown_console
     from aspo_megatron.metrics.text_plot import print_figure
 
     groups = _groups(group or [])
@@ -52,22 +53,22 @@ def plot(
     for one in series:
         if len(set(one.last_steps)) > 1:
             ends = ", ".join(map(str, sorted(set(one.last_steps))))
-            typer.echo(f"warning: group {one.name}: its runs end at steps {ends}; drawn as far as all go", err=True)
+            say(f"warning: group {one_line(one.name)}: its runs end at steps {ends}; drawn as far as all go")
     if out is None and html is None and not text:
         single = len(series) == 1 and len(series[0].folders) == 1
         stem = series[0].folders[0] / "curves" if single else Path("comparison")
         out, html = stem.with_suffix(".png"), stem.with_suffix(".html")
     if text:
-        print_figure(series, _console(), smooth)
+        print_figure(series, shown_console(Console()), smooth)
     if out is None and html is None:
         return
     figure = draw_figure(series, smooth)
     if out is not None:
         write_figure(figure, out)
-        typer.echo(f"picture: {out}")
+        show(f"picture: {one_line(out)}")
     if html is not None:
         write_page(html, plot_page(series, figure_png(figure)))
-        typer.echo(f"page:    {html}")
+        show(f"page:    {one_line(html)}")
 
 
 def _groups(options: Sequence[str]) -> dict[str, list[Path]]:
@@ -76,7 +77,7 @@ def _groups(options: Sequence[str]) -> dict[str, list[Path]]:
         name, equals, members = option.partition("=")
         if not equals or not name or name in groups:
             problem = "given twice" if name in groups else "not NAME=RUN,RUN"
-            raise UserError(f"--group {option}: {problem}; e.g. --group aspo=runs/aspo-1,runs/aspo-2")
+            raise UserError(f"--group {one_line(option)}: {problem}; e.g. --group aspo=runs/aspo-1,runs/aspo-2")
         groups[name] = [Path(member) for member in members.split(",") if member]
     return groups
 
@@ -102,17 +103,11 @@ def samples(
     from aspo_megatron.metrics.page import write_page
     from aspo_megatron.metrics.sample_file import read_samples
     from aspo_megatron.metrics.sample_view import print_samples, samples_page
+    from aspo_megatron.metrics.shown import shown_console
 
     selection = read_samples(run, step, problem, count)
     if html is None:
-        print_samples(selection, _console())
+        print_samples(selection, shown_console(Console()))
     else:
         write_page(html, samples_page(f"Responses of {run}", selection))
-        typer.echo(f"page: {html}")
-
-
-def _console() -> Console:
-    """Standard output; what its encoding lacks is written as an escape, so that printing never fails."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(file=sys.stdout)
+        show(f"page: {one_line(html)}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import say, show
 
 
 def quantize(
@@ -44,11 +47,11 @@ def quantize(
     from aspo_megatron.quantize.formats import FORMATS
 
     if format_name not in FORMATS:
-        raise ConfigError(f"--format {format_name}: known are {', '.join(FORMATS)}")
+        raise ConfigError(f"--format {one_line(format_name)}: known are {', '.join(FORMATS)}")
     form = FORMATS[format_name]
     layouts = {name: name for name in form.layouts}
     if layout is not None and layout not in layouts:
-        raise ConfigError(f"--layout {layout}: {format_name} is written as {' or '.join(layouts)}")
+        raise ConfigError(f"--layout {one_line(layout)}: {format_name} is written as {' or '.join(layouts)}")
     modelopt.check_available(form)
 
     from aspo_megatron.config import ParallelConfig
@@ -60,8 +63,8 @@ def quantize(
     from aspo_megatron.quantize.run import Job, quantize_model
 
     refuse_target(target)
-    if not model.is_dir():
-        raise ConfigError(f"{model}: no such folder")
+    if not os.path.isdir(model):
+        raise ConfigError(f"{one_line(model)}: no such folder")
     path = config or _config_above(model)
     settings = [f"model.path={model}", "model.init=pretrained", "warmup.updates=0"]
     settings += [f"parallel={ParallelConfig().model_dump_json()}", "rollout.engine=embedded", "log.wandb=none"]
@@ -69,11 +72,11 @@ def quantize(
     inputs = read_inputs(run)
     device = choose_platform(run.platform.device, local_rank=0, threads=run.platform.threads_per_rank).device
     chosen = layouts[layout] if layout else form.layouts[0]
-    recorded = path.parent if (path.parent / SAMPLES_FILE).is_file() else run.output_dir
+    recorded = path.parent if os.path.isfile(path.parent / SAMPLES_FILE) else run.output_dir
     job = Job(run, recorded, target, form, chosen, prompts, problems, device)
-    report = quantize_model(job, inputs, lambda text: typer.echo(text, err=True))
-    typer.echo(report.text())
-    typer.echo(f"{target}: written")
+    report = quantize_model(job, inputs, say)
+    show(report.text())
+    show(f"{one_line(target)}: written")
 
 
 def _config_above(model: Path) -> Path:
@@ -83,6 +86,6 @@ def _config_above(model: Path) -> Path:
         ConfigError: there is none.
     """
     for folder in model.absolute().parents[:2]:
-        if (folder / "config.yaml").is_file():
+        if os.path.isfile(folder / "config.yaml"):
             return folder / "config.yaml"
     raise ConfigError(f"{model}: no config.yaml of its run in the folders above; give --config RUN/config.yaml")

@@ -91,7 +91,8 @@ def _is_one_node(env: Mapping[str, str]) -> bool:
 def _first_node(env: Mapping[str, str]) -> str:
     command = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
+        return done.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise UserError(f"{' '.join(command)} failed ({error}): the address of rank 0 is not known") from error
 

@@ -79,7 +79,7 @@ class RankProcess:
             with self.log.open("rb") as file:  # of a log that may be larger than memory
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 text = file.read(_TAIL_BYTES).decode(errors="replace")
-            return [line for line in text.splitlines() if line][-_TAIL_LINES:]
+            return [line for line in text.split("\n") if line.strip()][-_TAIL_LINES:]
         return []
 
     def failure(self) -> Failure | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 
 MOST_BYTES = 64 * 2**20
 """By default, the size above which a file is not read: many times that of any index or configuration."""
+
+
+class NotAFileError(OSError):
+    """A folder, pipe or device, where there should be a file."""
 
 
 def read_bytes(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> bytes:
@@ -28,28 +33,33 @@ def read_bytes(path: Path, error: type[UserError] = UserError, most_bytes: int =
     """
     name = one_line(path)
     try:
-        # A pipe that nobody writes to would block while it is opened.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            content = _read(descriptor, most_bytes + 1) if regular else b""
-        finally:
-            os.close(descriptor)
+        with open_file(path) as file:
+            content = file.read(most_bytes + 1)
     except FileNotFoundError as missing:
         raise error(f"{name}: no such file") from missing
+    except NotAFileError as reason:
+        raise error(f"{name}: {reason.strerror}") from reason
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the name
         said = reason.strerror if isinstance(reason, OSError) else None
         raise error(f"{name}: cannot be read: {said or reason}") from reason
-    if not regular:
-        raise error(f"{name}: not a regular file")
     if len(content) > most_bytes:
         raise error(f"{name}: larger than {most_bytes / 2**20:g} MiB")
     return content
 
 
-def _read(descriptor: int, most: int) -> bytes:
-    with open(descriptor, "rb", closefd=False) as file:
-        return file.read(most)
+def open_file(path: Path) -> BinaryIO:
+    """A file of any size, to be read piece by piece.
+
+    Raises:
+        NotAFileError: it would block or never end.
+        OSError: it cannot be opened.
+    """
+    # A pipe that nobody writes to would block while it is opened.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotAFileError(errno.EINVAL, "not a regular file")
+    return open(descriptor, "rb")
 
 
 def read_text(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> str:

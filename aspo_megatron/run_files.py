@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.step_metrics import sample_weights
@@ -68,5 +69,5 @@ def write_summary(folder: Path, summary: Mapping[str, Any], warn: Callable[[str]
     try:
         draw_curves([folder], folder / "curves.png")
     except UserError as error:
-        warn(f"warning: {error}; `aspo plot {folder}` draws the curves later")
+        warn(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,9 @@ from aspo_megatron.config_io import (
     refuse_cut,
     save_config,
 )
-from aspo_megatron.errors import ConfigError
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_json
 
 _MAY_CHANGE = (
     "output_dir",
@@ -66,12 +67,13 @@ def refuse_foreign_folder(run: RunConfig) -> None:
         ConfigError: names the folder, and the keys that differ.
     """
     folder = run.output_dir
+    name = one_line(folder)
     try:
         if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
             return
         has_config = (folder / RUN_CONFIG).is_file()
     except OSError as error:
-        raise ConfigError(f"output_dir: {folder} cannot be read ({error.strerror})") from error
+        raise ConfigError(f"output_dir: {name} cannot be read ({error.strerror})") from error
     if not has_config:
         raise _without_config(folder)
     try:
@@ -84,22 +86,23 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     differing = differing_keys(saved, run)
     if differing:
         raise ConfigError(
-            f"output_dir: {folder} holds another run, which differs in {', '.join(differing)}; "
+            f"output_dir: {name} holds another run, which differs in {one_line(', '.join(differing))}; "
             "choose another folder or remove it"
         )
 
 
 def _without_config(folder: Path) -> ConfigError:
     """What to say of an output folder that has something in it, but no configuration."""
+    name = one_line(folder)
     if not folder.is_dir():
-        return ConfigError(f"output_dir: {folder} is a file; choose a folder")
+        return ConfigError(f"output_dir: {name} is a file; choose a folder")
     missing = missing_config(folder / RUN_CONFIG)
     if missing is not None:
         return missing
     if any((folder / name).exists() for name in _LEFT):
         left = f"holds what is left of a run, whose {RUN_CONFIG} is missing"
-        return ConfigError(f"output_dir: {folder} {left}; choose another folder or remove it")
-    return ConfigError(f"output_dir: {folder} holds files of something else; choose a new or an empty folder")
+        return ConfigError(f"output_dir: {name} {left}; choose another folder or remove it")
+    return ConfigError(f"output_dir: {name} holds files of something else; choose a new or an empty folder")
 
 
 def differing_keys(saved: RunConfig, run: RunConfig) -> list[str]:
@@ -112,9 +115,9 @@ def differing_keys(saved: RunConfig, run: RunConfig) -> list[str]:
 def is_finished(run: RunConfig) -> bool:
     """Whether the run in the folder has done all that is asked for."""
     try:
-        summary = json.loads((run.output_dir / _SUMMARY).read_text())
+        summary = read_json(run.output_dir / _SUMMARY)
         return bool(summary["steps"] >= run.train.steps)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not whole: the end is done again
+    except (UserError, KeyError, TypeError):  # none, or not whole: the end is done again
         return False
 
 
@@ -127,17 +130,18 @@ def claimed(run: RunConfig) -> Iterator[None]:
     """
     refuse_foreign_folder(run)
     folder = run.output_dir
+    name = one_line(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise ConfigError(f"output_dir: {folder} cannot be written ({error.strerror})") from error
+        raise ConfigError(f"output_dir: {name} cannot be written ({error.strerror})") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel takes it back when this process ends
         except BlockingIOError as error:
             use = "is in use by a run that goes on at this moment; wait for its end, or choose another folder"
-            raise ConfigError(f"output_dir: {folder} {use}") from error
+            raise ConfigError(f"output_dir: {name} {use}") from error
         except OSError:  # a file system without locks
             pass
         save_config(run, folder / RUN_CONFIG)

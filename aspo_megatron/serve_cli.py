@@ -14,7 +14,9 @@ import typer
 
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
+from aspo_megatron.streams import show
 
 _ROUND_SECONDS = 5.0
 
@@ -65,9 +67,9 @@ def serve(
         signal.signal(number, lambda number, frame: ended.set())
     log_dir = run.output_dir / "logs"
     device = choose_platform(run.platform.device, local_rank=0, threads=1).device
-    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, typer.echo) as servers:
-        typer.echo(f"starting {settings.count} server(s); output in {log_dir}/server*.log")
-        typer.echo(f"their key is in {servers.key_file}; who uses them sets rollout.servers.api_key_file")
+    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, show) as servers:
+        show(f"starting {settings.count} server(s); output in {one_line(log_dir)}/server*.log")
+        show(f"their key is in {one_line(servers.key_file)}; who uses them sets rollout.servers.api_key_file")
         while not servers.ready(_ROUND_SECONDS):
             if ended.is_set():
                 return
@@ -75,7 +77,7 @@ def serve(
             _write_lines(addresses, servers.urls)
         if shared is not None:
             _gather(shared, nodes)
-        typer.echo(f"ready: {' '.join(servers.urls)}")
+        show(f"ready: {' '.join(servers.urls)}")
         while not ended.wait(_ROUND_SECONDS):
             if servers.failure:
                 raise UserError(servers.failure)
@@ -90,5 +92,5 @@ def _gather(shared: Path, nodes: int) -> None:
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     partial.replace(path)

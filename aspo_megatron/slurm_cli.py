@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import hand_over, show
+from aspo_megatron.writing import write_whole
+
 
 def slurm(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
@@ -39,12 +43,12 @@ def slurm(
     job = jobs.make_job(config, overrides or [], options, array, chain)
     script = jobs.render(job, jobs.read_template())
     if out is not None:
-        out.write_text(script, encoding="utf-8")
+        write_whole(out, script)
     if submit:
         ids = jobs.submit(job, script)
         log = job.run.slurm.log_dir / f"{job.name}-{'<job>' if job.sweep else ids[0]}.log"
-        typer.echo(f"submitted: job {', then '.join(ids)}; log: {log}")
+        show(one_line(f"submitted: job {', then '.join(ids)}; log: {log}"))
     elif out is None:
-        typer.echo(script, nl=False)
+        hand_over(script)
     else:
-        typer.echo(f"{out}: written; it wants the folder {job.run.slurm.log_dir} to be there: sbatch {out}")
+        show(one_line(f"{out}: written; it wants the folder {job.run.slurm.log_dir} to be there: sbatch {out}"))

@@ -76,7 +76,7 @@ def _end_workers() -> None:
     """
     for children in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in children.read_text().split():
+            for child in children.read_text(encoding="utf-8").split():
                 if b"multiprocessing.spawn" in Path(f"/proc/{child}/cmdline").read_bytes():
                     os.kill(int(child), signal.SIGKILL)
 

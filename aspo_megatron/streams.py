@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
 import io
 import math
 import os
+import re
 import select
 import stat
 import sys
@@ -15,11 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO, cast
 
+from aspo_megatron.foreign_text import printed, safe
+
 PATIENCE_SECONDS = 5.0
 """How long a run waits for the reader of what it shows, once."""
 
 _AGAIN_SECONDS = 0.01
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN)
+_BAR = re.compile(r"\r|(\x1b\[A)+\Z")
+"""How the bars of libraries begin to draw a line anew, and go up to one."""
+
+_TEXT = re.compile("[^\0\udc80-\udcff]+")
+"""In what was decoded, all but zeros and the bytes that are no UTF-8."""
 
 
 def open_closed() -> None:
@@ -45,9 +54,23 @@ def open_closed() -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def say(line: str) -> None:
-    """Show a line on stderr, if that is possible."""
-    shown_stderr().write(f"{line}\n")
+def say(text: object) -> None:
+    """Show lines on stderr, if that is possible; whatever is in them is text there."""
+    shown_stderr().write(f"{safe(text)}\n")
+
+
+def show(text: object, end: str = "\n") -> None:
+    """Show lines on stdout, if that is possible; whatever is in them is text there."""
+    shown(sys.stdout).write(f"{safe(text)}{end}")
+
+
+def hand_over(text: str) -> None:
+    """Write to stdout what a program is to read: as it is, unless it is a terminal that shows it."""
+    stream = shown(sys.stdout)
+    if stream.isatty():
+        show(text, end="")
+    else:
+        stream.draw(text)
 
 
 def warn(error: OSError) -> None:
@@ -76,6 +99,7 @@ def unfailing(
 class ShownStream(io.TextIOBase):
     """Text for another stream, unbuffered. What cannot be written is left out; `at_first_error` is called once.
 
+    What is printed, by whomever, is plain text there: see `safe`. Only `draw` has colours and moves the cursor.
     A disk may get room, and a reader may read on: then the following is shown again. Other errors are for good. A
     reader that stands still is waited for once, `patience_seconds`.
     """
@@ -91,6 +115,7 @@ class ShownStream(io.TextIOBase):
         self._at_first_error = at_first_error
         self._patience = patience_seconds
         self._failed = self._over = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
         self._descriptor = _descriptor_of(stream)
 
     @property
@@ -120,15 +145,34 @@ class ShownStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Show the text, if that is possible. What the encoding lacks is written as an escape."""
-        self.show(text.encode(self.encoding, errors="backslashreplace"))
+        """Show text, if that is possible. In a terminal, the bar of a library is drawn anew in its line."""
+        bar = _BAR.match(text)
+        if bar and self.isatty():
+            self.draw(bar[0] + printed(text[bar.end() :]))
+        else:
+            self.draw(printed(f"\n{text[1:]}" if bar and bar[0] == "\r" else text))
         return len(text)
 
     def flush(self) -> None:
         """Nothing is kept back."""
 
     def show(self, data: bytes) -> None:
-        """Show what is encoded already, if that is possible."""
+        """Show what another process has printed, if that is possible; into a file or pipe, what is no text as well."""
+        text = self._decoder.decode(data).replace("\r\n", "\n")
+        text = text.replace("\r", "\n")  # a bar that is drawn anew begins a new line
+        if self.isatty():
+            self.draw(safe(text))
+        else:
+            self._pass(_TEXT.sub(lambda found: safe(found[0]), text).encode("utf-8", errors="surrogateescape"))
+
+    def draw(self, text: str) -> None:
+        """Show what is of this program's own making, if that is possible, such as colours.
+
+        What the encoding lacks is written as an escape.
+        """
+        self._pass(text.encode(self.encoding, errors="backslashreplace"))
+
+    def _pass(self, data: bytes) -> None:
         if self._stream is None or self._over:
             return
         try:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import show
 
 
 def table(
@@ -39,14 +41,14 @@ def table(
     bases = [] if published == "none" else published.split(",")
     for base in bases:
         if base not in BASES:
-            raise ConfigError(f"--published {base}: there are {', '.join(BASES)} and none")
+            raise ConfigError(f"--published {one_line(base)}: there are {', '.join(BASES)} and none")
     found = read_results(results)
     tables: list[Table] = [comparison(found, bases, passed=passed)]
     if against is not None:
         tables.append(differences(found, against))
     for one in tables:
         if markdown or not sys.stdout.isatty():
-            typer.echo(one.markdown() + "\n")
+            show(f"{one.markdown()}\n")
         else:
             _show(one.head, one.rows, one.notes)
 
@@ -54,14 +56,15 @@ def table(
 def _show(head: list[str], rows: list[list[str]], notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table as Drawn
-    from rich.text import Text
 
-    console = Console()
+    from aspo_megatron.metrics.shown import print_text, shown_console, words
+
+    console = shown_console(Console())
     drawn = Drawn()
     for number, name in enumerate(head):
-        drawn.add_column(Text(name), justify="left" if number == 0 else "right")
+        drawn.add_column(words(name), justify="left" if number == 0 else "right")
     for row in rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*map(words, row))
     console.print(drawn)
     for note in notes:
-        console.print(Text(note, style="dim"))
+        print_text(console, words(note, style="dim"), wrap=True)

@@ -18,6 +18,7 @@ from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.reading import read_json
+from aspo_megatron.streams import show
 
 RANKS = 4
 """The most that a tiny run starts."""
@@ -105,7 +106,7 @@ def tiny_form(path: Path, overrides: Sequence[str]) -> RunConfig:
         UserError: as `tiny_run`.
     """
     config, changes = tiny_run(path, overrides)
-    print("\n".join(changes), flush=True)
+    show("\n".join(changes))
     return config
 
 
@@ -180,7 +181,7 @@ def tiny_sizes(family: Family, parallel: ParallelConfig) -> dict[str, Any]:
 def _write_model(folder: Path, sizes: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(_TOKENIZER / name, folder / name)
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs import Inputs, open_weights, read_inputs, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
@@ -25,6 +26,7 @@ from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.stop import StopRequest
+from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
     from aspo_megatron.parallel.model import PolicyModel
@@ -147,16 +149,16 @@ def _starting_model(
 
 def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
     if summary is None:
-        print(f"stopped as asked; to go on: aspo train {config.output_dir / 'config.yaml'}")
+        show(f"stopped as asked; to go on: aspo train {one_line(config.output_dir / 'config.yaml')}")
         return
     before, after = summary["heldout_before"], summary["heldout_after"]
     if before is not None and after is not None:
-        print(
+        show(
             f"held-out accuracy: {before:.1%} before, {after:.1%} after "
             f"({summary['heldout_problems']} problems, {summary['steps']} steps, {summary['seconds']:.0f} s)"
         )
-    print(f"trained model:     {config.output_dir / 'hf'}")
-    print(f"curves:            {config.output_dir / 'curves.png'}")
+    show(f"trained model:     {one_line(config.output_dir / 'hf')}")
+    show(f"curves:            {one_line(config.output_dir / 'curves.png')}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from typing import Protocol
 
 import psutil
 
+from aspo_megatron.foreign_text import one_line
+
 BEAT_SECONDS = 0.5
 """How often a rank notes that it lives, among the ranks of one machine; over the network less often."""
 
@@ -109,7 +111,7 @@ class Whereabouts:
 
     def phase(self, text: str) -> None:
         """Note what is done from now on."""
-        self._note = replace(self._note, phase=text[:100], turn=self._note.turn + 1, since=time.time())
+        self._note = replace(self._note, phase=one_line(text)[:100], turn=self._note.turn + 1, since=time.time())
         self._changed.set()
 
     @property
@@ -167,7 +169,7 @@ def place_of(frame: FrameType | None) -> tuple[str, bool]:
         at = at.f_back
     at = at or frame
     path = Path(at.f_code.co_filename)
-    return f"{path.parent.name}/{path.name}:{at.f_lineno} {at.f_code.co_name}"[-200:], waits
+    return one_line(f"{path.parent.name}/{path.name}:{at.f_lineno} {at.f_code.co_name}")[-200:], waits
 
 
 def _calls_to_wait(frame: FrameType) -> bool:

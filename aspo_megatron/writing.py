@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:
@@ -26,6 +29,15 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
         partial.write_bytes(data)
 
 
+def json_line(record: Mapping[str, Any], *, strict: bool = False) -> bytes:
+    """A line of a file of JSON lines, which reads back the same whatever the machine's locale and the text in it.
+
+    `strict`: NaN and infinity, which JSON lacks, are a ValueError.
+    """
+    line = json.dumps(record, ensure_ascii=False, allow_nan=not strict) + "\n"
+    return line.encode("utf-8", errors="backslashreplace")  # half of a surrogate pair, as JSON has it
+
+
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` when the block ends, and is removed if it fails.
@@ -33,12 +45,13 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     What is there and is no file, such as /dev/stdout, is written itself; behind a link, what the link leads to.
 
     Raises:
-        UserError: it cannot be written; names it. What was there is as it was.
+        UserError: it cannot be written (to a pipe, as nobody reads it); names it. What was there is as it was.
     """
     with plain_errors(path):
         target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
-            yield path
+        if path.exists() and not path.is_file():
+            with _read_by_somebody(path):
+                yield path
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.partial")
@@ -53,6 +66,19 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
             raise
         if durable:
             to_disk(target.parent)
+
+
+@contextmanager
+def _read_by_somebody(path: Path) -> Iterator[None]:
+    """Holds a pipe open meanwhile: opening it once more does not wait for a reader then."""
+    if not path.is_fifo():
+        yield
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def to_disk(path: Path) -> None:
@@ -70,8 +96,9 @@ def to_disk(path: Path) -> None:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError into one line that names the file."""
+    """Turns an OSError, and a name that the machine's locale lacks, into one line that names the file."""
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except (OSError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{one_line(path)}: cannot be written: {reason or error}") from error

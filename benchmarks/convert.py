@@ -190,7 +190,7 @@ def _child(pipe: Any, function: Callable[..., None], args: tuple[Any, ...]) -> N
 
 
 def _anonymous() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
     return 0

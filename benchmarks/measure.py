@@ -59,7 +59,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
         function()
         return torch.cuda.max_memory_allocated(device) - before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     before = _kibibytes(_STATUS, "VmRSS")
     function()
     return max(_kibibytes(_STATUS, "VmHWM") - before, 0)
@@ -77,7 +77,11 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
     model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return f"{model}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
@@ -85,7 +89,7 @@ def machine(device: torch.device) -> str:
 
 def _kibibytes(path: Path, field: str) -> int:
     """A field of one of Linux's tables, in bytes."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"{path} has no {field}: memory on CPU is measured on Linux only")

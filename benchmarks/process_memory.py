@@ -27,7 +27,7 @@ def peak_of(command: Sequence[str], log: Path, env: dict[str, str] | None = None
     """
     peaks: dict[int, int] = {}
     ended = threading.Event()
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
 
         def watch() -> None:
@@ -46,14 +46,14 @@ def peak_of(command: Sequence[str], log: Path, env: dict[str, str] | None = None
             if process.is_running():
                 process.terminate()
     if code:
-        raise CommandFailedError(f"{' '.join(command)}: exit code {code}\n{log.read_text()[-3000:]}")
+        raise CommandFailedError(f"{' '.join(command)}: exit code {code}\n{log.read_text(encoding='utf-8')[-3000:]}")
     return sum(peaks.values())
 
 
 def _peak_bytes(pid: int) -> int:
     """Since the process began; 0 if it has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

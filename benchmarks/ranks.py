@@ -52,4 +52,4 @@ def _as_rank(path: Path, environment: dict[str, str], function: Callable[..., Re
     os.environ.update(environment)
     ignore_warnings_of_libraries()
     torch.set_num_threads(1)
-    path.write_text(json.dumps(function(*args)))
+    path.write_text(json.dumps(function(*args)), encoding="utf-8")

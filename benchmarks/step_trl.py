@@ -56,10 +56,10 @@ class Clock(TrainerCallback):
 
 def main(task_path: str, result_path: str) -> None:
     """Run the task's steps, each of two optimizer steps."""
-    task = json.loads(Path(task_path).read_text())
+    task = json.loads(Path(task_path).read_text(encoding="utf-8"))
     torch.set_num_threads(task["threads"])
     logging.disable_progress_bar()
-    problems = [json.loads(line) for line in Path(task["problems"]).read_text().splitlines()]
+    problems = [json.loads(line) for line in Path(task["problems"]).read_text(encoding="utf-8").splitlines()]
     samples = task["prompts"] * task["responses"]
     config = GRPOConfig(
         output_dir=str(Path(result_path).parent / "trl"),
@@ -114,7 +114,7 @@ def main(task_path: str, result_path: str) -> None:
                 "update": both["step"] - both["generate_and_score"],
             }
         )
-    Path(result_path).write_text(json.dumps(steps))
+    Path(result_path).write_text(json.dumps(steps), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Task:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1))
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
 
 def prepare(workload: Workload, smollm2: Path, folder: Path, steps: int, threads: int) -> Task:
@@ -147,4 +147,4 @@ def _never_end(folder: Path) -> None:
 
 
 def _set(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}, indent=1))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}, indent=1), encoding="utf-8")

@@ -89,8 +89,8 @@ def _serve(pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     with installed(CpuPlatform()):
-        import aspo_megatron.parallel.model
-        import aspo_megatron.parallel.optimizer
+        import aspo_megatron.parallel.model  # noqa: F401
+        import aspo_megatron.parallel.optimizer  # noqa: F401
         import aspo_megatron.trainer  # noqa: F401
     while True:
         try:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+
+import yaml
 
 from aspo_megatron import __version__
 from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import markdown, one_line
 
 _TEXT = """---
 library_name: transformers
 pipeline_tag: text-generation
-base_model: {base}
+base_model: {yaml_base}
 tags:
 - {loss}
 - reinforcement-learning
@@ -20,7 +23,7 @@ tags:
 
 # {name}
 
-`{base}` after {step} of {steps} steps of reinforcement learning with aspo-megatron {version}.
+{base} after {step} of {steps} steps of reinforcement learning with aspo-megatron {version}.
 
 | | |
 |---|---|
@@ -50,13 +53,14 @@ def model_card(
     base = one_line((checkpoint_around(config.model.path) or config.model.path).name)
     source, parallel = config.data.train, config.parallel
     return _TEXT.format(
-        name=f"{base}, {config.loss.name}, step {step}",
-        base=base,
+        name=markdown(f"{base}, {config.loss.name}, step {step}"),
+        yaml_base=_yaml(base),
+        base=markdown(base) if "`" in base else f"`{one_line(base)}`",
         step=step,
         steps=config.train.steps,
         version=__version__,
         loss=config.loss.name,
-        problems=one_line(f"{source.kind} {source.family or source.path}"),
+        problems=markdown(f"{source.kind} {source.family or source.path}"),
         prompts=config.rollout.prompts_per_step,
         responses=config.rollout.responses_per_prompt,
         lr=config.optimizer.lr,
@@ -68,3 +72,9 @@ def model_card(
         heldout="".join(f"| {name} | {value:.1%} |\n" for name, value in accuracies.items() if value is not None),
         config=json.dumps(config.model_dump(mode="json", exclude={"output_dir", "platform", "log"}), indent=1),
     )
+
+
+def _yaml(text: str) -> str:
+    """A text as a value in YAML, without quotes where it needs none."""
+    plain = re.fullmatch(r"[A-Za-z][\w.-]*", text, re.ASCII) and isinstance(yaml.safe_load(text), str)
+    return text if plain else json.dumps(one_line(text), ensure_ascii=False)

@@ -217,7 +217,7 @@ def _note_dtype(path: Path, dtype: torch.dtype) -> None:
     for name in ("dtype", "torch_dtype"):
         if name in config:
             config[name] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -202,7 +202,7 @@ def write_folder(
     try:
         partial.mkdir(parents=True)
         _write_weights(partial, tensors, max_shard_bytes)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 refuse_foreign_file(tokenizer_from, tokenizer_from / name)
@@ -251,7 +251,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
         "metadata": {"total_size": total},
         "weight_map": {name: final[int(number)] for name, number in weight_map.items()},
     }
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,12 @@ from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import Record, read_source
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, plain_logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _PLACEHOLDER = "{prompt}"
 

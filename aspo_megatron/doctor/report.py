@@ -21,6 +21,7 @@ from aspo_megatron.doctor.packages import package_lines
 from aspo_megatron.doctor.servers import Sglang, read_sglang, server_lines
 from aspo_megatron.doctor.slurm import slurm_lines
 from aspo_megatron.doctor.wishes import Wishes, placed
+from aspo_megatron.foreign_text import one_line
 
 _SHOWN: dict[Mark, str] = {"ok": "ok", "warn": "WARN", "wrong": "WRONG", "unknown": "?", "unneeded": "-"}
 _NAME_WIDTH = 20
@@ -69,10 +70,10 @@ def text(groups: Sequence[Group], wishes: Wishes) -> str:
     for group in groups:
         shown += ["", group.name]
         for line in group.lines:
-            shown.append(f"  {_SHOWN[line.mark]:<6}{line.what:<{_NAME_WIDTH}} {line.found}")
+            shown.append(f"  {_SHOWN[line.mark]:<6}{one_line(line.what):<{_NAME_WIDTH}} {one_line(line.found)}")
             if line.todo:
-                shown.append(f"  {'':<6}{'':<{_NAME_WIDTH}} -> {line.todo}")
-    return "\n".join([*shown[1:], "", f"{_counts(groups)}; {_next(groups, wishes)}"])
+                shown.append(f"  {'':<6}{'':<{_NAME_WIDTH}} -> {one_line(line.todo)}")
+    return "\n".join([*shown[1:], "", f"{_counts(groups)}; {one_line(_next(groups, wishes))}"])
 
 
 def as_json(groups: Sequence[Group], wishes: Wishes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.metrics.line_file import LineFile
+from aspo_megatron.reading import open_file
 
 _LARGEST_STEP = 1 << 53
 _SHOWN = 5
@@ -39,7 +40,7 @@ def read_lines(path: Path, *, numbers_only: bool) -> Iterator[Line]:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for number, data in enumerate(file, start=1):
             if data.endswith(b"\n") or not data.startswith(b"{"):
                 record = _record(data, numbers_only) if data.endswith(b"\n") else None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
-from aspo_megatron.metrics.shown import shown_console
+from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console
 
 _LINE_SECONDS = 10.0
 
@@ -20,9 +22,10 @@ class EvalProgress:
 
     def __init__(self, name: str, done: int, total: int, console: Console | None = None) -> None:
         """`done` of `total` problems were answered by an earlier process."""
-        self._name, self._before, self._total = name, done, total
+        self._name, self._before, self._total = one_line(name), done, total
         self._console = shown_console(console)
         self._began = self._said = time.monotonic()
+        self._shown = ExitStack()
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(
@@ -32,23 +35,23 @@ class EvalProgress:
                 TextColumn("{task.fields[average]}", markup=False),
                 TimeRemainingColumn(),
                 console=self._console,
+                redirect_stdout=False,
                 redirect_stderr=False,  # stderr goes to the rank's log too
                 transient=True,
             )
-            self._task = self._bar.add_task(name, total=total, completed=done, average="")
+            self._task = self._bar.add_task(self._name, total=total, completed=done, average="")
 
     def __enter__(self) -> Self:
         """Start to show."""
         if self._bar:
-            self._bar.start()
+            self._shown.enter_context(drawn(self._bar))
         if self._before:
             self.message(f"{self._name}: {self._before} of {self._total} problems were done before")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Give the terminal back."""
-        if self._bar:
-            self._bar.stop()
+        self._shown.close()
 
     def update(self, done: int, scores: Scores) -> None:
         """So many problems are done, with these scores."""
@@ -64,4 +67,4 @@ class EvalProgress:
 
     def message(self, text: str) -> None:
         """Show a line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_text(self._console, lines(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import yaml
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.panels import panels_of
 from aspo_megatron.metrics.series import Series, final
+from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 CONFIG_FILE = "config.yaml"
 ABSENT = "-"
@@ -78,16 +81,24 @@ def config_differences(series: Sequence[Series]) -> Table:
 
 def _settings(path: Path) -> dict[str, str]:
     """Dotted key -> value as text, empty if there is no such file."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    try:
+        with yaml_errors(path):
+            tree = yaml.safe_load(read_yaml(path))
+    except UserError as error:
+        raise UserError(f"{one_line(path)}: cannot be read as YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a run's configuration; move it away to draw without it")
+        raise UserError(f"{one_line(path)}: not a run's configuration; move it away to draw without it")
     flat = _flat(tree)
-    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in flat.items()}
+    return {key: value if isinstance(value, str) else _shown(value) for key, value in flat.items()}
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except TypeError:  # YAML has dates as keys, for one
+        return str(value)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.panels import Line, Panel, panels_of
 from aspo_megatron.metrics.series import Curve, Series, curve, read_series
 from aspo_megatron.writing import whole_file
@@ -15,12 +16,14 @@ from aspo_megatron.writing import whole_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours: told apart with any kind of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("", "o", "s", "^")  # tell the series apart that share a colour, when there are more than colours
 _COLUMNS = 3
+_LONGEST_KEY = 40
 _WIDTH, _ROW_HEIGHT = 10.5, 2.75  # inches; at a README's width (about 830 pixels) the smallest text has 9 pixels
 _DPI = 150
 
@@ -48,7 +51,7 @@ def write_figure(figure: Figure, output: Path) -> None:
         with whole_file(output) as partial:
             figure.savefig(partial, dpi=_DPI, format=output.suffix[1:] or "png")
     except ValueError as error:  # an unknown suffix; matplotlib lists the known ones
-        raise UserError(f"{output}: {error}") from error
+        raise UserError(f"{one_line(output)}: {one_line(error)}") from error
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -73,7 +76,7 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
 
     panels, missing = panels_of(series)
     if not panels:
-        raise UserError(f"{series[0].folders[0]}: its metrics have none of the quantities that are drawn")
+        raise UserError(f"{one_line(series[0].folders[0])}: its metrics have none of the quantities that are drawn")
     rows = -(-len(panels) // _COLUMNS)
     size = (_WIDTH, _ROW_HEIGHT * rows + 0.6)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
@@ -89,12 +92,13 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
     else:
         _draw_names(figure, series)
     if notes := _notes(series, missing, max(windows)):
-        figure.supxlabel(notes, fontsize=8, color="0.35")
+        figure.supxlabel(notes, fontsize=8, color="0.35", parse_math=False)
     return figure
 
 
-def short(name: str, length: int = 48) -> str:
-    """The name, its middle left out if it is longer than `length`."""
+def short(text: object, length: int = 48) -> str:
+    """A name for a place in a line, its middle left out if it is longer than `length`."""
+    name = one_line(text)
     return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
 
 
@@ -120,8 +124,13 @@ def _draw_names(figure: Figure, series: Sequence[Series]) -> None:
     ]
     columns = max(1, min(len(names), 126 // (max(map(len, names)) + 7)))
     legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
+    _name(legend, names)
+
+
+def _name(legend: Legend, names: Sequence[str]) -> None:
+    """Write names into a legend that was made with others: they may have dollar signs, or begin with an underscore."""
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)  # a name may have dollar signs, and begin with an underscore
+        text.set_parse_math(False)
         text.set_text(name)
 
 
@@ -196,9 +205,9 @@ def _legend(panel: Panel, color: str) -> list[Line2D]:
             linewidth=1.6,
             marker="o" if line.sparse else "",
             markersize=4.5,
-            label=line.label,
+            label=f"{number}",
         )
-        for line in panel.lines
+        for number, line in enumerate(panel.lines)
         if line.label
     ]
 
@@ -219,6 +228,7 @@ def _finish_axes(axes: Axes, panel: Panel, keys: list[Line2D]) -> None:
             low, high = 0.0, high if axes.dataLim.ymax > 0 else 0.01 if panel.percent else 1.0
         axes.set_ylim(low, high + room * (high - low))
     if keys:
-        axes.legend(
+        legend = axes.legend(
             handles=keys, fontsize=8, frameon=False, loc="upper left", handlelength=2.4, labelspacing=0.3, borderpad=0.1
         )
+        _name(legend, [short(line.label, _LONGEST_KEY) for line in panel.lines if line.label])

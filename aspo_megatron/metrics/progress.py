@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from aspo_megatron.metrics.shown import shown_console
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console, words
 
 _RECENT_STEPS = 20  # over which the time left is estimated
 
@@ -94,7 +95,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print the line, with no markup and no wrapping."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_text(self._console, lines(text))
 
 
 class LiveProgress:
@@ -112,24 +113,26 @@ class LiveProgress:
             _TimeLeftColumn(self._clock),
             TextColumn("{task.description}", style="dim", markup=False),
             console=shown_console(console),
+            redirect_stdout=False,
             redirect_stderr=False,  # stderr goes to the rank's log too
         )
+        self._drawn = drawn(self._bar)
         self._task = self._bar.add_task("start", total=total_steps, numbers="")
 
     def __enter__(self) -> Self:
         """Start to draw."""
         self._clock.start()
-        self._bar.start()
+        self._drawn.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Draw the last state and give the terminal back."""
         self._bar.update(self._task, description="")
-        self._bar.stop()
+        self._drawn.__exit__(None, None, None)
 
     def phase(self, label: str) -> None:
         """Show the label at the end of the line."""
-        self._bar.update(self._task, description=label)
+        self._bar.update(self._task, description=one_line(label))
 
     def update(self, step: int, *, reward: float, tokens_per_second: float, heldout: float | None = None) -> None:
         """Show the step's numbers."""
@@ -140,7 +143,7 @@ class LiveProgress:
 
     def message(self, text: str) -> None:
         """Print the line above the live one."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        print_text(self._bar.console, lines(text), wrap=True)
 
 
 class _Clock:
@@ -185,7 +188,7 @@ class _TimeLeftColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left = self._clock.seconds_left()
-        return Text("" if left is None or task.finished else f"{_duration(left)} left", style="cyan")
+        return words("" if left is None or task.finished else f"{_duration(left)} left", style="cyan")
 
 
 def _numbers(reward: float, tokens_per_second: float, heldout: float | None) -> list[str]:

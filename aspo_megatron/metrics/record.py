@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,12 +14,13 @@ from typing import Any, Self
 import numpy as np
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import Line, named, read_lines, set_aside
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.streams import say
-from aspo_megatron.writing import plain_errors, whole_file, write_whole
+from aspo_megatron.writing import json_line, plain_errors, whole_file, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -182,13 +182,13 @@ class Recorder:
         if failure is not None and not self._failing:
             self._warn(f"warning: {failure}; the run goes on, and what is not written waits in memory for room")
         if failure is None and self._failing:
-            self._warn(f"what waited for room is written: {self._metrics.path.parent} has all of it")
+            self._warn(f"what waited for room is written: {one_line(self._metrics.path.parent)} has all of it")
         self._failing = failure is not None
         return failure
 
     def _without_tensorboard(self, error: OSError) -> None:
-        reason = error.strerror or error
-        self._warn(f"warning: {self._tensorboard_path}: cannot be written: {reason}; the run goes on without it")
+        where, reason = one_line(self._tensorboard_path), error.strerror or error
+        self._warn(f"warning: {where}: cannot be written: {reason}; the run goes on without it")
         if self._events is not None:
             with suppress(OSError):
                 self._events.close()
@@ -200,7 +200,7 @@ class Recorder:
             act(self._wandb)
         except Exception as error:  # whatever another program's trouble is: the run is not to end of it
             self._wandb = None
-            self._warn(f"warning: wandb: {type(error).__name__}: {error}; the run goes on without it")
+            self._warn(f"warning: wandb: {type(error).__name__}: {one_line(error)}; the run goes on without it")
 
 
 def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str, float]]:
@@ -211,6 +211,7 @@ def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str
     Raises:
         UserError: no such file, or it has lines, of which none is a metrics line.
     """
+    name = one_line(path)
     by_step: dict[int, dict[str, float]] = {}
     damaged: list[Line] = []
     try:
@@ -218,16 +219,16 @@ def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str
             if line.record is None:
                 damaged.append(line)
             else:
-                by_step[line.step] = {name: float(value) for name, value in line.record.items()}
+                by_step[line.step] = {key: float(value) for key, value in line.record.items()}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; is this a run folder?") from error
+        raise UserError(f"{name}: no such file; is this a run folder?") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
     if damaged and not by_step:
-        raise UserError(f"{path}, line {damaged[0].number}: not a line of metrics: {damaged[0].data[:60]!r}")
+        raise UserError(f"{name}, line {damaged[0].number}: not a line of metrics: {damaged[0].data[:60]!r}")
     if damaged:
         where = named("line", [line.number for line in damaged])
-        warn(f"warning: {path}, {where}: damaged, no metrics of a step; left out")
+        warn(f"warning: {name}, {where}: damaged, no metrics of a step; left out")
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -278,12 +279,11 @@ def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
     if missing:
         told.append(f"{named('step', missing)} missing: what was recorded then is lost, the states are whole")
     if told:
-        warn(f"warning: {path}, {'; '.join(told)}; the run goes on")
+        warn(f"warning: {one_line(path)}, {'; '.join(told)}; the run goes on")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False) + "\n"
-    return line.encode("utf-8", errors="backslashreplace")
+    return json_line(_strict(record), strict=True)
 
 
 def _strict(value: Any) -> Any:

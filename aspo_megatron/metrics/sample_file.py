@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import named
 from aspo_megatron.metrics.record import SAMPLES_FILE
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
 from aspo_megatron.streams import say
 
 
@@ -64,7 +66,8 @@ def read_samples(
     Raises:
         UserError: no such file, it has lines of which none is a response, or none match.
     """
-    path = run if run.is_file() else run / SAMPLES_FILE
+    path = run if os.path.isfile(run) else run / SAMPLES_FILE
+    name = one_line(path)
     chosen: deque[ShownSample] = deque(maxlen=count)
     steps: Counter[int] = Counter()
     problems: Counter[str] = Counter()
@@ -73,7 +76,7 @@ def read_samples(
     first = ""
     for number, line in _whole_lines(path):
         try:
-            sample = _sample(line, f"{path}, line {number}")
+            sample = _sample(line, f"{name}, line {number}")
         except UserError as error:
             first = first or str(error)
             refused.append(number)
@@ -88,11 +91,11 @@ def read_samples(
     if refused and not total:
         raise UserError(first)
     if refused:
-        warn(f"warning: {path}, {named('line', refused)}: damaged, no response; left out")
+        warn(f"warning: {name}, {named('line', refused)}: damaged, no response; left out")
     if not total:
-        raise UserError(f"{path}: no response is recorded yet")
+        raise UserError(f"{name}: no response is recorded yet")
     if not matching:
-        raise UserError(f"{path}: {_none_matches(step, problem, steps, problems)}")
+        raise UserError(f"{name}: {_none_matches(step, problem, steps, problems)}")
     return Selection(tuple(chosen), matching, total)
 
 
@@ -109,21 +112,24 @@ def _none_matches(step: int | None, problem: str | None, steps: Counter[int], pr
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines, numbered; an unfinished last line is left out: the run may be writing it."""
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
+        with open_file(path) as file:
+            number = 0
+            while line := file.readline(MOST_BYTES):  # a longer line comes in pieces, none of which is a response
+                number += 1
+                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                     return
                 yield number, line
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; is this a run folder, and was log.samples_per_step above 0?") from error
+        what = "no such file; is this a run folder, and was log.samples_per_step above 0?"
+        raise UserError(f"{one_line(path)}: {what}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{one_line(path)}: cannot be read: {error.strerror or error}") from error
 
 
 def _sample(line: bytes, where: str) -> ShownSample:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line, where)
+    except UserError as error:
         raise UserError(f"{where}: not JSON: {line[:60]!r}") from error
     try:
         step, advantage, answer = record.get("step"), record.get("advantage"), record.get("answer")
@@ -145,7 +151,7 @@ def _sample(line: bytes, where: str) -> ShownSample:
     except KeyError as error:
         raise UserError(f"{where}: not a sampled response: it has no {error}") from error
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: not a sampled response: {error}") from error
+        raise UserError(f"{where}: not a sampled response: {one_line(error)}") from error
     if len(sample.tokens) != len(sample.weights):
         raise UserError(f"{where}: {len(sample.tokens)} `tokens` but {len(sample.weights)} `weights`")
     return sample

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from aspo_megatron.foreign_text import safe
+from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.metrics.page import html_page, html_text
 from aspo_megatron.metrics.sample_file import Selection, ShownSample, weight_summary
+from aspo_megatron.metrics.shown import lines, print_text, words
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,18 @@ def weight_class(weight: float) -> _Class:
 def print_samples(selection: Selection, console: Console) -> None:
     """Print responses, question first. Without colours, tokens off the neutral class are written as [token|weight]."""
     if any(sample.weights for sample in selection.samples):
-        _print(console, _terminal_legend(console))
+        print_text(console, _terminal_legend(console))
     for sample in selection.samples:
         console.print(Rule(characters="-" if console.options.ascii_only else "─", style="dim"))
-        _print(console, Text(_heading(sample), style="bold"))
+        print_text(console, words(_heading(sample), style="bold"))
         for label, text in _asked(sample):
-            _print(console, Text.assemble((f"{label}: ", "bold"), safe(text)))
-        _print(console, Text("response:", style="bold"))
-        _print(console, _terminal_response(sample, console))
+            print_text(console, lines((f"{label}: ", "bold"), text))
+        print_text(console, words("response:", style="bold"))
+        print_text(console, _terminal_response(sample, console))
         if sample.weights:
-            _print(console, Text(f"({safe(weight_summary(sample))})", style="dim"))
-        console.print()
-    _print(console, Text(_footer(selection), style="dim"))
-
-
-def _print(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=True, highlight=False)
+            print_text(console, words(f"({weight_summary(sample)})", style="dim"))
+        print_text(console, words())
+    print_text(console, words(_footer(selection), style="dim"))
 
 
 def _colored(console: Console) -> bool:
@@ -86,13 +83,10 @@ def _colored(console: Console) -> bool:
 
 
 def _terminal_legend(console: Console) -> Text:
-    legend = Text(_LEGEND_TITLE)
     if not _colored(console):
-        return legend.append(f" [token|weight]; 0 is dropped; unmarked is {_NEUTRAL.label}")
-    legend.append("\n")
-    for entry in _LEGEND:
-        legend.append(f" {entry.label} ", style=_terminal_style(entry, console)).append(" ")
-    return legend
+        return lines(f"{_LEGEND_TITLE} [token|weight]; 0 is dropped; unmarked is {_NEUTRAL.label}")
+    entries = [(f" {entry.label} ", _terminal_style(entry, console)) for entry in _LEGEND]
+    return lines(f"{_LEGEND_TITLE}\n", *(part for entry in entries for part in (entry, " ")))
 
 
 def _terminal_style(entry: _Class, console: Console) -> str:
@@ -106,16 +100,16 @@ def _terminal_style(entry: _Class, console: Console) -> str:
 
 def _terminal_response(sample: ShownSample, console: Console) -> Text:
     if not sample.weights:
-        return Text(safe(sample.response))
-    text = Text()
+        return lines(sample.response)
+    parts: list[str | tuple[str, str]] = []
     for token, weight in zip(sample.tokens, sample.weights, strict=True):
         entry = weight_class(weight)
         if _colored(console):
-            text.append(_shown(token, entry), style=_terminal_style(entry, console))
+            parts.append((_shown(token, entry), _terminal_style(entry, console)))
         else:
             shown = _shown(token, _NEUTRAL)
-            text.append(shown if entry is _NEUTRAL else f"[{shown}|{weight:.2g}]")
-    return text
+            parts.append(shown if entry is _NEUTRAL else f"[{shown}|{weight:.2g}]")
+    return lines(*parts)
 
 
 def _shown(token: str, entry: _Class) -> str:
@@ -130,14 +124,14 @@ def _shown(token: str, entry: _Class) -> str:
 
 def _heading(sample: ShownSample) -> str:
     parts = [] if sample.step is None else [f"step {sample.step}"]
-    parts += [f"problem {safe(sample.problem).replace(chr(10), ' ')}", f"reward {sample.reward:.4g}"]
+    parts += [f"problem {one_line(sample.problem)}", f"reward {sample.reward:.4g}"]
     if sample.advantage is not None:
         # Where all rewards of a group agree, rounding may leave a trace of an advantage.
         pushed = "" if abs(sample.advantage) < 1e-6 else " (pushed up)" if sample.advantage > 0 else " (pushed down)"
         parts.append(f"advantage {sample.advantage if pushed else 0:+.2f}{pushed}")
     if sample.finish_reason:
         cut = " (cut)" if sample.finish_reason == "length" else ""
-        parts.append(f"finish {safe(sample.finish_reason).replace(chr(10), ' ')}{cut}")
+        parts.append(f"finish {one_line(sample.finish_reason)}{cut}")
     return " | ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import METRICS_FILE, read_metrics
 
 FloatArray = npt.NDArray[np.float64]
@@ -85,25 +87,25 @@ def read_series(runs: Sequence[Path], groups: Mapping[str, Sequence[Path]]) -> l
     series = [_one(name, [run]) for name, run in zip(run_names(runs), runs, strict=True)]
     for name, members in groups.items():
         if not members:
-            raise UserError(f"group {name}: it has no runs; write --group {name}=RUN,RUN")
+            raise UserError(f"group {one_line(name)}: it has no runs; write --group {one_line(name)}=RUN,RUN")
         if name in {other.name for other in series}:
-            raise UserError(f"group {name}: a run has this name already; give the group another")
+            raise UserError(f"group {one_line(name)}: a run has this name already; give the group another")
         series.append(_one(name, members))
     return series
 
 
 def _one(name: str, runs: Sequence[Path]) -> Series:
-    folders = tuple(run.parent if run.is_file() else run for run in runs)
+    folders = tuple(run.parent if os.path.isfile(run) else run for run in runs)
     if len({folder.absolute() for folder in folders}) < len(folders):
-        raise UserError(f"group {name}: a run is named twice")
+        raise UserError(f"group {one_line(name)}: a run is named twice")
     return Series(name, folders, tuple(_records(run) for run in runs))
 
 
 def _records(run: Path) -> list[dict[str, float]]:
-    path = run if run.is_file() else run / METRICS_FILE
+    path = run if os.path.isfile(run) else run / METRICS_FILE
     records = read_metrics(path)
     if not records:
-        raise UserError(f"{path}: no step is recorded yet, so there is nothing to draw")
+        raise UserError(f"{one_line(path)}: no step is recorded yet, so there is nothing to draw")
     return records
 
 
@@ -113,10 +115,10 @@ def run_names(runs: Sequence[Path]) -> list[str]:
     Raises:
         UserError: a run is given twice.
     """
-    folders = [(run.parent if run.is_file() else run).absolute() for run in runs]
+    folders = [(run.parent if os.path.isfile(run) else run).absolute() for run in runs]
     if len(set(folders)) < len(folders):
         twice = next(run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1)
-        raise UserError(f"{twice}: this run is named twice")
+        raise UserError(f"{one_line(twice)}: this run is named twice")
     names: list[str] = []
     for depth in range(1, max((len(folder.parts) for folder in folders), default=1)):
         names = ["/".join(folder.parts[1:][-depth:]) for folder in folders]

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
-from rich.text import Text
 
-from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.figures import Table, config_differences, deviation, number
 from aspo_megatron.metrics.panels import Panel, panels_of
 from aspo_megatron.metrics.plots import COLORS, short
 from aspo_megatron.metrics.series import Curve, FloatArray, Series, curve, final
+from aspo_megatron.metrics.shown import lines, print_text, words
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-~=+*#"
@@ -52,18 +51,14 @@ def print_figure(series: Sequence[Series], console: Console, smooth: int | None 
     levels = _ASCII if console.options.ascii_only else _BLOCKS
     drawn = [row.points for row in every if len(row.points)]
     span = (min((p.steps[0] for p in drawn), default=0.0), max((p.steps[-1] for p in drawn), default=0.0))
-    title = Text(f"{safe(short(series[0].name))}  " if len(series) == 1 else "", style="bold")
-    title.append(f"steps {span[0]:.0f} to {span[1]:.0f}; first value, curve, final figure\n", style="dim not bold")
-    _print(console, title)
+    title = (f"{short(series[0].name)}  " if len(series) == 1 else "", "bold")
+    steps = (f"steps {span[0]:.0f} to {span[1]:.0f}; first value, curve, final figure\n", "dim")
+    print_text(console, lines(title, steps))
     for panel in panels:
         _print_panel(panel, rows[panel], console, (name, begin, width), span, levels)
     if missing:
-        _print(console, Text(f"not recorded: {', '.join(missing)}", style="dim"))
+        print_text(console, words(f"not recorded: {', '.join(missing)}", style="dim"))
     _print_differences(config_differences(series), console)
-
-
-def _print(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=True, highlight=False)
 
 
 def _rows(panel: Panel, series: Sequence[Series], smooth: int | None) -> list[_Row]:
@@ -78,7 +73,7 @@ def _rows(panel: Panel, series: Sequence[Series], smooth: int | None) -> list[_R
             rows.append(
                 _Row(
                     line.label if len(series) > 1 else "",
-                    short(safe(one.name if len(series) > 1 else line.label), _LONGEST_NAME),
+                    short(one.name if len(series) > 1 else line.label, _LONGEST_NAME),
                     points,
                     number(float(points.mean[0]), percent=panel.percent) if len(points) else "",
                     number(end.value, percent=panel.percent) + spread,
@@ -99,25 +94,24 @@ def _print_panel(
     """Print a panel's curves under their common scale. `widths`: columns for names, first values and curves."""
     name, begin, width = widths
     drawn = [row.points for row in rows if len(row.points)]
-    heading = Text(panel.title, style="bold")
+    heading = [(panel.title, "bold")]
     scale = (0.0, 0.0)
     if drawn:
         heights = np.concatenate([_heights(points.mean, panel) for points in drawn])
         scale = (float(heights.min()), float(heights.max()))
         low, high = (number(10**end if panel.log else end, percent=panel.percent) for end in scale)
-        heading.append(f"  {panel.unit}, {low} to {high}{' (log)' if panel.log else ''}", style="dim not bold")
-    _print(console, heading)
+        heading.append((f"  {panel.unit}, {low} to {high}{' (log)' if panel.log else ''}", "dim"))
+    print_text(console, words(*heading))
     under = ""
     for row in rows:
         if row.under != under:
-            _print(console, Text(f" {row.under}"))
+            print_text(console, words(f" {row.under}"))
             under = row.under
-        line = Text(f"  {row.name:<{name}} {row.begin:>{begin}} ")
         heights = _heights(row.points.mean, panel)
-        line.append(_blocks(row.points.steps, heights, scale, span, width, levels), style=row.color)
-        line.append(f" {row.end}")
-        _print(console, line)
-    _print(console, Text(""))
+        blocks = _blocks(row.points.steps, heights, scale, span, width, levels)
+        head = f"  {row.name:<{name}} {row.begin:>{begin}} "
+        print_text(console, words(head, (blocks, row.color), f" {row.end}"))
+    print_text(console, words())
 
 
 def _heights(values: FloatArray, panel: Panel) -> FloatArray:
@@ -154,10 +148,10 @@ def _print_differences(table: Table, console: Console) -> None:
     """A setting, and below it the value of each series."""
     if not table.rows:
         return
-    _print(console, Text("Settings that differ", style="bold"))
-    names = [short(safe(column), _LONGEST_NAME) for column in table.columns]
+    print_text(console, words("Settings that differ", style="bold"))
+    names = [short(column, _LONGEST_NAME) for column in table.columns]
     width = max(map(len, names))
     for label, cells in table.rows:
-        _print(console, Text(f" {safe(label)}"))
+        print_text(console, words(f" {label}"))
         for name, cell in zip(names, cells, strict=True):
-            _print(console, Text(f"  {name:<{width}} {safe(cell)}"))
+            print_text(console, words(f"  {name:<{width}} {cell}"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_text
 from aspo_megatron.writing import write_whole
 
 _ID = "wandb-id"
@@ -37,7 +40,7 @@ class WandbRun:
         try:
             self._run = wandb.init(
                 project=project,
-                name=run_dir.name,
+                name=one_line(run_dir.name),
                 id=_id_of(run_dir),
                 resume="allow",
                 mode=mode,
@@ -46,9 +49,9 @@ class WandbRun:
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except wandb.Error as error:
-            raise UserError(f"log.wandb={mode}: {error}; `wandb login`, or set log.wandb=offline") from error
+            raise UserError(f"log.wandb={mode}: {one_line(error)}; `wandb login`, or set log.wandb=offline") from error
         except OSError as error:
-            raise UserError(f"log.wandb={mode}: {error}; cure it, or set log.wandb=none") from error
+            raise UserError(f"log.wandb={mode}: {one_line(error)}; cure it, or set log.wandb=none") from error
         # Steps that are done again after a resume are sent again: wandb's own count of steps may not go back.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -76,6 +79,6 @@ def check_installed(mode: str) -> None:
 
 def _id_of(run_dir: Path) -> str:
     path = run_dir / _ID
-    if not path.is_file():
+    if not os.path.lexists(path):
         write_whole(path, uuid.uuid4().hex)
-    return path.read_text()
+    return read_text(path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from aspo_megatron.foreign_text import one_line
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = ()) -> list[str]:
     """Columns as wide as they must be; the first and those of `left` begin at the left."""
-    cells = [list(head), *(list(row) for row in rows)]
+    cells = [list(map(one_line, row)) for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     return [
         "  ".join(

@@ -89,7 +89,7 @@ def _cast(folder: Path, names: Collection[str]) -> None:
         save_file(tensors | changed, folder / file, metadata={"format": "pt"})
     config = read_json(folder / "config.json", CheckpointError)
     config["dtype"] = str(DTYPE).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _tensors(model: nn.Module, form: Format) -> Iterator[tuple[str, Tensor]]:

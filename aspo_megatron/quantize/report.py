@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.quantize.change import AccuracyChange, LogProbChange
+from aspo_megatron.writing import write_whole
 
 REPORT_FILE = "quantization.json"
 
@@ -54,7 +56,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """As `quantization.json` in a folder."""
-        (folder / REPORT_FILE).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / REPORT_FILE, json.dumps(self.as_json(), indent=2) + "\n")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,7 +88,7 @@ class Report:
         lines += [f"{name:<44} {before:<26} {after}".rstrip() for name, before, after in rows]
         counted = ", ".join(f"{count} {kind}" for kind, count in self.quantized.items())
         kept = ", ".join(f"{kind} ({dtype})" for kind, dtype in self.kept.items())
-        return "\n".join([*lines, f"quantised: {counted}", f"kept: {kept}"])
+        return "\n".join(map(one_line, [*lines, f"quantised: {counted}", f"kept: {kept}"]))
 
 
 def by_kind(names: Iterable[str]) -> dict[str, int]:

@@ -6,7 +6,6 @@ scored again, by another. What a response does to each worker that tries it cost
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards.handle import Handle, describe_exit, shape
 from aspo_megatron.rewards.messages import GarbledError
 from aspo_megatron.rewards.task_queue import TaskQueue
@@ -25,7 +25,7 @@ from aspo_megatron.rewards.tasks import Batch, Item, Reward, Task, tasks_of
 from aspo_megatron.rewards.team import Team
 from aspo_megatron.rewards.worker import describe
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _GRACE_SECONDS = 5.0
 _STOPPED_SECONDS = 5.0

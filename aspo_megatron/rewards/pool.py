@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.dispatcher import Dispatcher
 from aspo_megatron.rewards.tasks import Batch, Item, Reward
@@ -16,7 +16,7 @@ from aspo_megatron.rewards.team import no_room
 
 __all__ = ["Item", "PendingRewards", "Reward", "RewardPool", "log_errors"]
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 
 class PendingRewards:

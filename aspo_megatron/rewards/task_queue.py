@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterable
 
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards.tasks import Reward, Task
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _TRIES = 3
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import selectors
 import time
 from multiprocessing.process import BaseProcess
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, plain_logger
 from aspo_megatron.rewards.handle import Handle
 from aspo_megatron.rewards.output import Output
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _MAX_STARTS_ENDED = 3
 _MAX_STARTS_KILLED = 10

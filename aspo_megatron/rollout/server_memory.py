@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rollout.engine import MemoryTag
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _SECONDS = 120.0
 _IDLE_SECONDS = 30

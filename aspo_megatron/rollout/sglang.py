@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.config import SamplingConfig, ServersConfig
 from aspo_megatron.data.samples import Sample, VersionSpan
 from aspo_megatron.errors import AgreedError, UserError
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.parallel.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.checksums import disagreement
 from aspo_megatron.rollout.ends import EndRule
@@ -29,7 +29,7 @@ from aspo_megatron.rollout.server_client import Completion, ServerClient, Server
 from aspo_megatron.rollout.server_memory import ServerMemory
 from aspo_megatron.rollout.weight_sync import SyncResult, Transport, sync_weights
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 _PATIENCE_SECONDS = 1.0
 _ROUND_SECONDS = 20.0

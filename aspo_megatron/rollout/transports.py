@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import logging
 import pickle
 import threading
 import uuid
@@ -18,6 +17,7 @@ from typing import ParamSpec, TypeVar
 from torch import Tensor
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rollout.addresses import address_towards, free_ports, is_loopback
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 from aspo_megatron.rollout.shared_bucket import SharedBucket, has_room
@@ -25,7 +25,7 @@ from aspo_megatron.rollout.sync_way import refuse_other_nccl
 from aspo_megatron.rollout.transfer_group import TransferGroup
 from aspo_megatron.rollout.weight_sync import Prepared
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,7 +7,6 @@ then come the buckets, the new version, and it goes on. How a bucket travels is 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 from aspo_megatron.rollout.shared_bucket import SharedBucket
 
-logger = logging.getLogger(__name__)
+logger = plain_logger(__name__)
 
 Bucket = list[tuple[str, Tensor]]
 _CONTROL_SECONDS = 60.0

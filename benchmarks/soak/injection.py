@@ -146,7 +146,7 @@ class Call:
 def read_log(path: Path) -> list[Call]:
     """The calls that were noted, of all processes."""
     calls = []
-    for line in path.read_text(errors="surrogateescape").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         process, rank, number, name, error, where = line.split(" ", 5)
         calls.append(Call(int(process), rank, int(number), name, int(error), Path(where)))
     return calls

@@ -50,7 +50,7 @@ _TIMES = ("seconds/", "tokens_per_second")
 def write_recipe(path: Path, steps: int) -> None:
     """The configuration, without `output_dir`."""
     model = _ROOT / "examples" / "tiny" / "model"
-    path.write_text(_SETTINGS.format(model=model, steps=steps, eval_every=max(2, steps // 4)))
+    path.write_text(_SETTINGS.format(model=model, steps=steps, eval_every=max(2, steps // 4)), encoding="utf-8")
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,76 @@
+"""The one place through which YAML files are read: what cannot be is one line that names the file and the place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import read_bytes
+
+_DESCRIPTORS = Path("/dev/fd")
+_MOST_BYTES = 2**20
+_MOST_LETTERS = 2**24
+"""Of all values together, each counted as often as it is referred to."""
+
+
+def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
+    """The text of a YAML file, which can be parsed, and whose values fit into memory.
+
+    A short text may stand for more values than any memory has: by aliases of what consists of aliases.
+
+    Raises:
+        UserError: of the class `error`: it cannot be read, is no YAML, or is nested or repeated too much.
+    """
+    data = _of_the_shell(path, error) if path.parent == _DESCRIPTORS else read_bytes(path, error, _MOST_BYTES)
+    with yaml_errors(path, error):
+        text = data.decode("utf-8-sig")
+        letters = _letters(yaml.compose(text, Loader=yaml.SafeLoader), {})
+    if letters > _MOST_LETTERS:
+        raise error(f"{one_line(path)}: its aliases (*name) stand for too much, or for themselves")
+    return text
+
+
+@contextmanager
+def yaml_errors(path: Path, error: type[UserError] = UserError) -> Iterator[None]:
+    """Turns what YAML's loaders raise into one line, of the class `error`, that names the file and the place."""
+    name = one_line(path)
+    try:
+        yield
+    except RecursionError as reason:
+        raise error(f"{name}: YAML that is nested too deeply") from reason
+    except yaml.MarkedYAMLError as reason:
+        mark = reason.problem_mark
+        where = f"{name}, line {mark.line + 1}, column {mark.column + 1}" if mark else name
+        raise error(f"{where}: not YAML: {one_line(reason.problem)}") from reason
+    except (yaml.YAMLError, ValueError) as reason:  # ValueError: the 99th of a month, for one
+        raise error(f"{name}: not YAML: {one_line(str(reason).splitlines()[0])}") from reason
+
+
+def _of_the_shell(path: Path, error: type[UserError]) -> bytes:
+    """What a pipe holds that a shell has opened, as in `aspo plan <(...)`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError as reason:
+        raise error(f"{path}: cannot be read: {reason.strerror}") from reason
+
+
+def _letters(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How much text a value is with all that it refers to; infinite if it refers to itself."""
+    if node is None:
+        return 0
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        if isinstance(node, yaml.MappingNode):
+            known[id(node)] = 1 + sum(_letters(part, known) for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            known[id(node)] = 1 + sum(_letters(part, known) for part in node.value)
+        else:
+            known[id(node)] = 1 + len(node.value)
+    return known[id(node)]
