@@ -15,6 +15,9 @@ from aspo_megatron.foreign_text import one_line
 MOST_LINE_BYTES = 256 * 2**20
 """A longer line is not read: several times that of the largest known problem with its tests."""
 
+MOST_DEPTH = 100
+"""Lists and objects within each other. Deeper ones could not be relied on to pass from process to process."""
+
 _LINES_BETWEEN_REPORTS = 4096
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip; gunzip it",
@@ -118,7 +121,7 @@ class _Parser:
         try:
             fields = self._decoder.decode(line)
         except RecursionError as error:
-            raise ConfigError(f"{where}: JSON that is nested too deeply") from error
+            raise ConfigError(f"{where}: nested more than {MOST_DEPTH} deep") from error
         except json.JSONDecodeError as error:
             hint = "; JSONL has a whole object on each line" if line.strip() in ("[", "{") else ""
             raise ConfigError(f"{where}: not valid JSON ({error.msg}, column {error.colno}){hint}") from error
@@ -127,6 +130,8 @@ class _Parser:
         if not isinstance(fields, dict):
             hint = "; a list of problems goes on a line for each" if isinstance(fields, list) else ""
             raise ConfigError(f"{where}: each line must be a JSON object, not {show(fields)}{hint}")
+        if line.count("[") + line.count("{") > MOST_DEPTH and _is_deep(fields):
+            raise ConfigError(f"{where}: nested more than {MOST_DEPTH} deep")
         if self._repeated is not None:
             raise ConfigError(f"{where}: two fields are named {show(self._repeated)}; take one out")
         return fields
@@ -139,6 +144,14 @@ class _Parser:
             names = [name for name, _ in pairs]
             self._repeated = next(name for name in names if names.count(name) > 1)
         return fields
+
+
+def _is_deep(fields: Any) -> bool:
+    level = [fields]
+    for _ in range(MOST_DEPTH):
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    return bool(level)
 
 
 def show(value: object) -> str:

@@ -139,12 +139,13 @@ def _tokenize(
 
 
 def _token_ids(texts: Sequence[str], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    if config.format == "chat":
-        # The template writes the special tokens itself.
-        texts, special = _render_chats(texts, config.system, tokenizer), False
-    else:
-        special = True
-    encoded = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False)
+    chat = config.format == "chat"
+    if chat:
+        texts = _render_chats(texts, config.system, tokenizer)
+    # A chat template writes the special tokens itself.
+    encoded = tokenizer(
+        list(texts), add_special_tokens=not chat, return_attention_mask=False, return_token_type_ids=False
+    )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
@@ -179,17 +180,19 @@ class _Limits:
         Raises:
             ConfigError: it is refused.
         """
-        count, name = len(problem.prompt_ids), one_line(problem.id)
+        count = len(problem.prompt_ids)
+        reason = ""
         if count == 0:
-            raise ConfigError(f"problem {name}: the tokenizer makes no token of its prompt; see data.template")
-        if count > self.max_prompt_tokens:
-            raise ConfigError(
-                f"problem {name}: its prompt has {count} tokens, more than data.max_prompt_tokens="
-                f"{self.max_prompt_tokens}; raise that or take the problem out"
+            reason = "the tokenizer makes no token of its prompt; see data.template"
+        elif count > self.max_prompt_tokens:
+            reason = (
+                f"its prompt has {count} tokens, more than data.max_prompt_tokens={self.max_prompt_tokens}; "
+                "raise that or take the problem out"
             )
-        if count + self.max_response_tokens > self.context_length:
-            raise ConfigError(
-                f"problem {name}: its prompt of {count} tokens and a response of up to {self.max_response_tokens} "
-                f"exceed the model's context of {self.context_length} tokens; lower sampling.max_response_tokens or "
-                "take the problem out"
+        elif count + self.max_response_tokens > self.context_length:
+            reason = (
+                f"its prompt of {count} tokens and a response of up to {self.max_response_tokens} exceed the model's "
+                f"context of {self.context_length} tokens; lower sampling.max_response_tokens or take the problem out"
             )
+        if reason:
+            raise ConfigError(f"problem {one_line(problem.id)}: {reason}")
