@@ -48,12 +48,15 @@ def taken_over(path: Path) -> tuple[ProblemStore, ProblemStore] | None:
 def reading_shown(steps: int) -> Callable[[str], None]:
     """What shows how far problems are read, in the display of a run of so many steps: a line every few seconds."""
     display = progress_display(steps, leader=True)
-    shown = time.monotonic()
+    shown: float | None = None  # what comes before is importing
 
     def tell(text: str) -> None:
         nonlocal shown
-        if time.monotonic() - shown > _SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
+        now = time.monotonic()
+        if shown is None:
+            shown = now
+        elif now - shown > _SECONDS_BETWEEN_LINES:
+            shown = now
             display.message(text)
 
     return tell

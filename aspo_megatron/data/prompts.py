@@ -127,6 +127,8 @@ def _tokenize(
 ) -> ProblemStore:
     builder = StoreBuilder(side.records)
     for first in range(0, len(side.numbers), _TOKENISED_AT_ONCE):
+        if first:
+            tell(f"{first:,} of {len(side.numbers):,} problems tokenised")
         numbers = side.numbers[first : first + _TOKENISED_AT_ONCE].tolist()
         records = [side.records[number] for number in numbers]
         texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
@@ -134,7 +136,6 @@ def _tokenize(
             problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
             limits.check(problem)
             builder.add(number, problem)
-        tell(f"{first + len(numbers):,} of {len(side.numbers):,} problems tokenised")
     return builder.store()
 
 
