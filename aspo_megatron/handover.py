@@ -20,20 +20,19 @@ def handed_over(*stores: ProblemStore) -> Iterator[Path | None]:
 
     None where there is no memory for it.
     """
-    descriptor = None
-    try:
-        descriptor = os.memfd_create("problems", os.MFD_CLOEXEC)
-        with open(descriptor, "wb", closefd=False) as file:
-            for store in stores:
-                store.write(file)
-        path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    except OSError:
-        path = None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.memfd_create("problems", os.MFD_CLOEXEC)
+            with contextlib.ExitStack() as unless_written:
+                unless_written.callback(os.close, descriptor)
+                with open(descriptor, "wb", closefd=False) as file:
+                    for store in stores:
+                        store.write(file)
+                stack.push(unless_written.pop_all())
+            path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        except OSError:
+            path = None
         yield path
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def taken_over(path: Path) -> tuple[ProblemStore, ProblemStore] | None:

@@ -30,7 +30,7 @@ def test_ranks_need_no_file_of_problems(tmp_path: Path) -> None:
     (tmp_path / "problems.jsonl").write_text("".join(lines))
     settings = [
         "output_dir=run",
-        "data.train={kind: jsonl, path: problems.jsonl}",
+        "data.train={kind: jsonl, path: problems.jsonl, prompt_field: prompt}",
         "reward.kind=my_reward:score",
         "parallel={dp: 2}",
         "warmup={updates: 2, batch_size: 6, lr: 1e-3}",
