@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from aspo_megatron.data.store import ProblemStore, read_stores
@@ -20,19 +20,28 @@ def handed_over(*stores: ProblemStore) -> Iterator[Path | None]:
 
     None where there is no memory for it.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            descriptor = os.memfd_create("problems", os.MFD_CLOEXEC)
-            with contextlib.ExitStack() as unless_written:
-                unless_written.callback(os.close, descriptor)
-                with open(descriptor, "wb", closefd=False) as file:
-                    for store in stores:
-                        store.write(file)
-                stack.push(unless_written.pop_all())
-            path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-        except OSError:
-            path = None
-        yield path
+    descriptor = _written(stores)
+    del stores  # whoever gives them up has no more of them, however long this lasts
+    try:
+        yield None if descriptor is None else Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _written(stores: Iterable[ProblemStore]) -> int | None:
+    try:
+        descriptor = os.memfd_create("problems", os.MFD_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            for store in stores:
+                store.write(file)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def taken_over(path: Path) -> tuple[ProblemStore, ProblemStore] | None:

@@ -72,7 +72,7 @@ def _read(path: Path, lines: int, tokenizer: Any) -> tuple[ProblemStore, Problem
 
 
 def _command(path: Path, lines: int, pipe: Connection) -> None:
-    """The launcher: it reads, and keeps what it has read for the leader, in memory that is not its own."""
+    """The launcher: it reads, and keeps what it has read for the leader alone."""
     tokenizer = load_tokenizer(MODEL)
     _read(path, 100, tokenizer)  # what is imported and made once
     before, began = _resident("VmRSS"), time.process_time()

@@ -9,12 +9,15 @@ import pickle
 import random
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aspo_megatron import commands
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data import store as store_module
 from aspo_megatron.data.prompts import load_problems
@@ -23,6 +26,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.handover import handed_over, reading_shown, taken_over
+from aspo_megatron.inputs import Inputs
 
 
 class Bytes:
@@ -134,6 +138,23 @@ def test_another_process_takes_them_over() -> None:
         read = subprocess.run([sys.executable, "-c", READER, str(path)], stdout=subprocess.PIPE, check=True).stdout
     assert pickle.loads(read) == (list(part), [], "", empty_store().digest)
     assert taken_over(Path(str(path))) is None  # it lasts as long as the command
+
+
+def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its ranks run, which may be for days."""
+    left: list[weakref.ref[ProblemStore]] = []
+    nothing: Any = None
+
+    def read_inputs(*_: Any) -> Inputs:
+        stores = stored(PROBLEMS), stored(PROBLEMS[:2])
+        left.extend(map(weakref.ref, stores))
+        return Inputs(nothing, nothing, *stores)
+
+    monkeypatch.setattr("aspo_megatron.inputs.read_inputs", read_inputs)
+    run: Any = SimpleNamespace(train=SimpleNamespace(steps=3))
+    with commands._problems_read(run) as (path,):
+        assert [store() for store in left] == [None, None]
+        assert taken_over(path) == (PROBLEMS, PROBLEMS[:2])
 
 
 @pytest.mark.parametrize("call", ["memfd_create", "write"])
