@@ -48,9 +48,10 @@ class Asking:
         """Stand where a run stood. What it had carried is asked anew, from the start."""
         self._stream.position = standing.asked
         self.standing = standing
-        left = [Question(position, 0, self._stream.at(position)) for position in standing.carried]
-        self._carried = left[self._rank :: self._ranks]
-        self._carried_by = [len(left[rank :: self._ranks]) for rank in range(self._ranks)]
+        parts = [standing.carried[rank :: self._ranks] for rank in range(self._ranks)]
+        problems = self._stream.deal(parts, self._rank)
+        self._carried = [Question(at, 0, problem) for at, problem in zip(parts[self._rank], problems, strict=True)]
+        self._carried_by = [len(part) for part in parts]
 
     def first(self, *, last_step: bool) -> tuple[list[Question], int]:
         """This rank's part of what is asked at the beginning of a step, and how many of it the step trains on.
@@ -82,10 +83,9 @@ class Asking:
 
     def _taken(self, numbers: Sequence[int], first_number: int = 0) -> list[Question]:
         """The next problems of the stream, one for each number; this rank's part of them."""
-        start = self._stream.position
-        taken = zip(numbers, self._stream.take(len(numbers)), strict=True)
-        return [
-            Question(start + index, number, problem)
-            for index, (number, problem) in enumerate(taken)
-            if (number - first_number) % self._ranks == self._rank
-        ]
+        parts: list[list[tuple[int, int]]] = [[] for _ in range(self._ranks)]
+        for position, number in enumerate(numbers, start=self._stream.position):
+            parts[(number - first_number) % self._ranks].append((position, number))
+        self._stream.position += len(numbers)
+        problems = self._stream.deal([[position for position, _ in part] for part in parts], self._rank)
+        return [Question(*asked, problem) for asked, problem in zip(parts[self._rank], problems, strict=True)]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -92,16 +93,14 @@ def train(
         os.environ.update(rank.slurm_environment(os.environ))
         stop = context.find_object(StopRequest) or StopRequest()
         rank.rank_main(lambda: _train_as_rank(run, stop))
-    from aspo_megatron.inputs import read_inputs
 
     run_folder.refuse_foreign_folder(run)
     if _is_finished(run):
         return
-    read_inputs(run).check_tokens()
-    with run_folder.claimed(run):
+    with _problems_read(run) as problems, run_folder.claimed(run):
         code = launch(
             "aspo_megatron.train_rank",
-            [str(run.output_dir / "config.yaml")],
+            [str(run.output_dir / "config.yaml"), *map(str, problems)],
             run.parallel.world_size,
             run.platform.threads_per_rank,
             log_dir=run.output_dir / "logs",
@@ -203,18 +202,29 @@ def losses() -> None:
             show(f"    loss.{key} = {field.default}  {field.description or ''}".rstrip())
 
 
+@contextlib.contextmanager
+def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
+    """Read and check all input; where the ranks find the problems, if they are told by a file."""
+    from aspo_megatron.handover import handed_over, reading_shown
+    from aspo_megatron.inputs import read_inputs
+
+    inputs = read_inputs(run, reading_shown(run.train.steps))
+    inputs.check_tokens()
+    with handed_over(inputs.train, inputs.heldout) as path:
+        del inputs  # the run may last for days
+        yield [] if path is None else [path]
+
+
 def _train_as_rank(run: RunConfig, stop: StopRequest) -> int:
     """What `aspo train` does when torchrun or srun has started it as a rank."""
     from aspo_megatron import train_rank
-    from aspo_megatron.inputs import read_inputs
 
     leader = os.environ.get("RANK", "0") == "0"
     if leader:
         run_folder.refuse_foreign_folder(run)
     if run_folder.is_finished(run):
         return 0 if not leader or _is_finished(run) else 1
-    inputs = read_inputs(run)
-    inputs.check_tokens()
+    inputs = train_rank.read_here(run)
     with run_folder.claimed(run) if leader else contextlib.nullcontext():
         return train_rank.train(run, inputs, stop)
 

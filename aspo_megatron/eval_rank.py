@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.checkpoint.hf import hf_shapes
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
-from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import About, ResultFile, scores_path
 from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.inputs import Inputs, open_weights, read_inputs
+from aspo_megatron.inputs import Inputs, open_weights, read_as_rank
 from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.exchange import from_leader
@@ -25,6 +26,7 @@ from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.sharing import SharedProblems
 from aspo_megatron.streams import show
 
 _RESPONSES_AT_ONCE = 256
@@ -37,7 +39,7 @@ class _Task:
     job: EvalJob
     config: RunConfig
     inputs: Inputs
-    problems: list[Problem]
+    problems: SharedProblems
     results: ResultFile | None
 
 
@@ -45,7 +47,8 @@ def evaluate_plan(plan: EvalPlan) -> None:
     """Evaluate a model on all sets of problems; the leader prints the scores and keeps every response."""
     configs = [load_config(job.config) for job in plan.jobs]
     first = configs[0]
-    inputs = [read_inputs(config) for config in configs]
+    leader = os.environ.get("RANK", "0") == "0"
+    inputs = [read_as_rank(config, leader=leader) for config in configs]
     with (
         process_grid(
             first.parallel, first.platform, first.seed, servers_elsewhere=servers_elsewhere(first)
@@ -59,11 +62,12 @@ def evaluate_plan(plan: EvalPlan) -> None:
         weights = _adopt(engine) if plan.live else ""
         tasks = []
         for job, config, read in zip(plan.jobs, configs, inputs, strict=True):
-            problems = from_leader(read.train if job.side == "train" else read.heldout)[: config.eval.max_problems]
+            held = (read.train if job.side == "train" else read.heldout).first(config.eval.max_problems)
+            problems = SharedProblems(held)
             results = None
             if topology.is_leader and job.output:
                 weights = weights or weights_fingerprint(config.model.path)
-                results = stack.enter_context(_open(plan, job, config, problems, weights))
+                results = stack.enter_context(_open(plan, job, config, held, weights))
             tasks.append(_Task(job, config, read, problems, results))
         left = from_leader([task.results is None or not task.results.complete for task in tasks])
         if any(left) and not plan.live:
@@ -83,7 +87,7 @@ def _adopt(engine: RolloutEngine) -> str:
     return f"served as version {engine.adopt()}"
 
 
-def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: list[Problem], weights: str) -> ResultFile:
+def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: ProblemStore, weights: str) -> ResultFile:
     assert job.output is not None
     about = About(
         job.name,
@@ -116,7 +120,8 @@ def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> Scores 
                 progress.update(done, scores)
 
         evaluator = Evaluator(rewards, tokenizer, config.eval.samples, config.seed, rank, world_size)
-        evaluate_into(task.results, engine, evaluator, problems, sampling, _at_once(config, world_size), tell)
+        at_once = _at_once(config, world_size)
+        evaluate_into(task.results, engine, evaluator, problems, sampling, at_once, tell)
     return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import EvalConfig, SamplingConfig
+from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.eval_file import CORRECT, Record, ResultFile
 from aspo_megatron.metrics.scores import Scores
@@ -67,12 +68,11 @@ class Evaluator:
     rank: int
     world_size: int
 
-    def requests(self, numbered: Sequence[tuple[int, Problem]]) -> list[Request]:
-        """This rank's share of the problems; each bears its number."""
-        return [
-            Request(problem, self.samples, (self.seed, _EVAL_STREAM, index), index)
-            for index, problem in numbered[self.rank :: self.world_size]
-        ]
+    def requests(self, problems: Dealer, indexes: Sequence[int]) -> list[Request]:
+        """This rank's share of the problems with these numbers, which they bear."""
+        parts = [indexes[rank :: self.world_size] for rank in range(self.world_size)]
+        own = zip(parts[self.rank], problems.deal(parts, self.rank), strict=True)
+        return [Request(problem, self.samples, (self.seed, _EVAL_STREAM, index), index) for index, problem in own]
 
     def records(self, requests: Sequence[Request], groups: Sequence[list[Sample]]) -> list[Record]:
         """Those of all ranks' responses, on every rank, in the problems' order. A collective."""
@@ -98,7 +98,7 @@ def evaluate(
     engine: ResponseSource,
     rewards: RewardPool,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem] | Dealer,
     config: EvalConfig,
     sampling: SamplingConfig,
     seed: int,
@@ -107,7 +107,8 @@ def evaluate(
 ) -> Evaluation:
     """Ask every problem `config.samples` times, all at once. A collective: every rank gets the whole result."""
     evaluator = Evaluator(rewards, tokenizer, config.samples, seed, rank, world_size)
-    requests = evaluator.requests(list(enumerate(problems[: config.max_problems])))
+    asked = range(len(problems))[: config.max_problems]
+    requests = evaluator.requests(dealer(problems), asked)
     records = evaluator.records(requests, engine.generate(requests, sampling))
     return summarize(records, config.samples, config.pass_k)
 
@@ -116,7 +117,7 @@ def evaluate_into(
     results: ResultFile | None,
     engine: RolloutEngine,
     evaluator: Evaluator,
-    problems: Sequence[Problem],
+    problems: Dealer,
     sampling: SamplingConfig,
     at_once: int,
     tell: Callable[[int, Scores], None],
@@ -135,11 +136,11 @@ def evaluate_into(
         tell: given the number of problems done and their scores each time that some more are, on the leader.
     """
     done = set(from_leader(tuple(results.right) if results else ()))
-    left = [(index, problem) for index, problem in enumerate(problems) if index not in done]
+    left = [index for index in range(len(problems)) if index not in done]
     begun: deque[tuple[list[Request], Generation]] = deque()
     for start in range(0, len(left) + at_once, at_once):
         if start < len(left):
-            requests = evaluator.requests(left[start : start + at_once])
+            requests = evaluator.requests(problems, left[start : start + at_once])
             begun.append((requests, engine.start(requests, sampling)))
         if start == 0:
             continue

@@ -6,6 +6,7 @@ transformers takes seconds to import, so it is imported where it is needed: what
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from aspo_megatron.checkpoint.integrity import MANIFEST
 from aspo_megatron.checkpoint.sidecar import INDEX, checkpoint_around, refuse_foreign_sidecar
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
-from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.sources import silent
+from aspo_megatron.data.store import ProblemStore, empty_store
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.handover import taken_over
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
@@ -35,8 +38,8 @@ class Inputs:
 
     family: Family
     tokenizer: PreTrainedTokenizerBase
-    train: list[Problem]
-    heldout: list[Problem]
+    train: ProblemStore
+    heldout: ProblemStore
 
     def check_tokens(self) -> None:
         """See that the model knows all tokens that the tokenizer has made of the problems.
@@ -45,21 +48,56 @@ class Inputs:
             CheckpointError: names the problem and the token.
         """
         size = self.family.vocab_size
-        for problem in itertools.chain(self.train, self.heldout):
-            largest = max(problem.prompt_ids)
-            if largest >= size:
+        for problems in (self.train, self.heldout):
+            problem = problems.first_beyond(size)
+            if problem is not None:
                 raise CheckpointError(
-                    f"problem {one_line(problem.id)}: the tokenizer makes token {largest} of it, the model has {size} "
-                    "(vocab_size of config.json); tokenizer and config.json are of different models"
+                    f"problem {one_line(problem.id)}: the tokenizer makes token {max(problem.prompt_ids)} of it, the "
+                    f"model has {size} (vocab_size of config.json); tokenizer and config.json are of different models"
                 )
 
 
-def read_inputs(config: RunConfig) -> Inputs:
-    """Read and check everything but the weights' values.
+def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent) -> Inputs:
+    """Read and check everything but the weights' values; `tell` is told now and then how far problems are read.
 
     Raises:
         UserError: whatever cannot be used, named.
     """
+    family, tokenizer = _read_model(config)
+    train, heldout = load_problems(
+        config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens, tell
+    )
+    if config.warmup.updates and all(problem.answer is None for problem in train):
+        raise ConfigError(
+            "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
+            "set data.train.answer_field, or warmup.updates=0"
+        )
+    scorers.check(config.reward, itertools.chain(train, heldout))
+    check_installed(config.log.wandb)
+    return Inputs(family, tokenizer, train, heldout)
+
+
+def read_as_rank(
+    config: RunConfig, *, leader: bool, handed: Path | None = None, tell: Callable[[str], None] = silent
+) -> Inputs:
+    """As `read_inputs`, in a rank: only the leader has problems, which `sharing` gives to the others.
+
+    `handed`: see `handed_over`; where it can be read no problem is read again.
+
+    Raises:
+        UserError: see `read_inputs`.
+    """
+    stores = taken_over(handed) if leader and handed is not None else None
+    if leader and stores is None:
+        return read_inputs(config, tell)
+    family, tokenizer = _read_model(config)
+    scorers.check(config.reward)
+    check_installed(config.log.wandb)
+    train, heldout = stores or (empty_store(), empty_store())
+    return Inputs(family, tokenizer, train, heldout)
+
+
+def _read_model(config: RunConfig) -> tuple[Family, PreTrainedTokenizerBase]:
     refuse_outside()
     if (config.model.path / INDEX).is_file():
         raise CheckpointError(
@@ -77,17 +115,7 @@ def read_inputs(config: RunConfig) -> Inputs:
         refuse_beyond_memory(config, family)
     tokenizer = load_tokenizer(config.model.path)
     _check_engine(config.model.path, family, tokenizer)
-    train, heldout = load_problems(
-        config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens
-    )
-    if config.warmup.updates and all(problem.answer is None for problem in train):
-        raise ConfigError(
-            "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
-            "set data.train.answer_field, or warmup.updates=0"
-        )
-    scorers.check(config.reward, [*train, *heldout])
-    check_installed(config.log.wandb)
-    return Inputs(family, tokenizer, train, heldout)
+    return family, tokenizer
 
 
 def _check_weights(folder: Path, family: Family) -> None:

@@ -1,4 +1,4 @@
-"""What one rank of `aspo train` does: `python -m aspo_megatron.train_rank RUN/config.yaml`."""
+"""What one rank of `aspo train` does: `python -m aspo_megatron.train_rank RUN/config.yaml [PROBLEMS]`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
+from aspo_megatron.data.sources import silent
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.inputs import Inputs, open_weights, read_inputs, weights_digest
+from aspo_megatron.handover import reading_shown
+from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.wandb_run import WandbRun
@@ -25,6 +26,7 @@ from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
+from aspo_megatron.sharing import SharedInputs, shared
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.streams import show
 
@@ -46,15 +48,22 @@ def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
     return 0
 
 
-def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: RewardPool, stop: StopRequest) -> None:
+def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
+    """What this rank reads; problems only where it is the leader and they are not `handed` over."""
+    leader = os.environ.get("RANK", "0") == "0"
+    tell = reading_shown(config.train.steps) if leader else silent
+    inputs = read_as_rank(config, leader=leader, handed=handed, tell=tell)
+    inputs.check_tokens()
+    return inputs
+
+
+def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardPool, stop: StopRequest) -> None:
     # megatron-core may be imported from here on: the platform is installed.
     from aspo_megatron.checkpoint.folders import tidy
     from aspo_megatron.checkpoint.run_state import read_state
     from aspo_megatron.checkpoint.training import find_state
     from aspo_megatron.trainer import Trainer
 
-    # Some reasoning-gym families draw other problems in each process.
-    inputs = replace(inputs, train=from_leader(inputs.train), heldout=from_leader(inputs.heldout))
     stopped = partial(_stopped, config, stop, topology)
     if stopped():
         return
@@ -69,6 +78,7 @@ def _train(config: RunConfig, inputs: Inputs, topology: Topology, rewards: Rewar
             progress.message(line)
         device = topology.platform.device
         servers = stack.enter_context(own_servers(config, device, progress.message))
+        inputs = shared(read)
         state = find_state(config, inputs.family, progress.message)
         if state is None and again:
             progress.message(
@@ -113,7 +123,7 @@ def _stopped(config: RunConfig, stop: StopRequest, topology: Topology) -> bool:
 
 def _starting_model(
     config: RunConfig,
-    inputs: Inputs,
+    inputs: SharedInputs,
     topology: Topology,
     progress: ProgressDisplay,
     weights: str,
@@ -164,4 +174,4 @@ def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
 if __name__ == "__main__":
     asked_to_stop = StopRequest()
     settings = load_config(Path(sys.argv[1]))
-    train(settings, read_inputs(settings), asked_to_stop)
+    train(settings, read_here(settings, *map(Path, sys.argv[2:])), asked_to_stop)

@@ -18,7 +18,7 @@ from aspo_megatron import losses
 from aspo_megatron.asking import Asking, Standing
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, problems_digest
+from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights
 from aspo_megatron.checkpoint.training import StateSaver, load_latest
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
@@ -26,7 +26,6 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
-from aspo_megatron.inputs import Inputs
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import from_leader, to_replicas
@@ -39,6 +38,7 @@ from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, w
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
+from aspo_megatron.sharing import SharedInputs
 from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics, update_metrics
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.streams import say
@@ -55,7 +55,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        inputs: Inputs,
+        inputs: SharedInputs,
         model: PolicyModel,
         engine: RolloutEngine,
         rewards: RewardPool,
@@ -91,7 +91,6 @@ class Trainer:
             self._topology.rank,
             self._topology.world_size,
         )
-        self._problems = {problem.id: problem for problem in inputs.train}
         self._collector = Collector(
             config, self._engine, rewards, inputs.tokenizer, self._asking, self._topology, self._phase
         )
@@ -300,7 +299,7 @@ class Trainer:
             tell(f"warning: {changed}; the run goes on with its own, from {state}")
         self._saver.go_on_from(self._at.step)
         self._asking.go_on(Standing(self._at.asked, tuple(self._at.carried)))
-        if self._at.problems != problems_digest(self._inputs.train):
+        if self._at.problems != self._inputs.train.digest:
             self._progress.message("warning: data.train gives other problems than before; the run goes on with them")
         self._progress.message(f"going on after step {self._at.step}, from {state}")
 
@@ -342,7 +341,7 @@ class Trainer:
                 self._saver.cannot_save(self._at.step, unwritten)
                 return
             seconds = time.perf_counter() - self._started
-            self._saver.save(replace(self._at, seconds=seconds, problems=problems_digest(self._inputs.train)))
+            self._saver.save(replace(self._at, seconds=seconds, problems=self._inputs.train.digest))
 
     def _flushed(self) -> str | None:
         """Have the disk take what is recorded, on the leader; the reason if it does not."""
@@ -434,7 +433,8 @@ class Trainer:
         with self._phase("samples"):
             outputs = list(token_outputs(self._model, self._shown(batches), self._limits))
         if self._recorder:
-            records = sample_records(outputs, self._problems, self._inputs.tokenizer, self._objective.loss)
+            problems = self._inputs.train.named(sample.problem_id for sample, _, _ in outputs)
+            records = sample_records(outputs, problems, self._inputs.tokenizer, self._objective.loss)
             self._recorder.log_samples(step, records)
 
     def _shown(self, batches: Sequence[Groups]) -> Groups:
@@ -444,7 +444,7 @@ class Trainer:
         summary = {
             "heldout_before": self._at.heldout_before,
             "heldout_after": self._at.heldout_after,
-            "heldout_problems": len(self._inputs.heldout[: self._config.eval.max_problems]),
+            "heldout_problems": len(range(len(self._inputs.heldout))[: self._config.eval.max_problems]),
             "seconds": time.perf_counter() - self._started,
             "steps": self._config.train.steps,
             "tokens": self._at.tokens,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.stream import ProblemStream
@@ -23,7 +24,7 @@ from aspo_megatron.parallel.step import PassLimits, update
 def warm_up(
     model: PolicyModel,
     config: RunConfig,
-    problems: list[Problem],
+    problems: Sequence[Problem] | Dealer,
     tokenizer: PreTrainedTokenizerBase,
     progress: ProgressDisplay,
     stopped: Callable[[], bool],
@@ -40,7 +41,7 @@ def warm_up(
         config.parallel,
     )
     limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, temperature=1.0)
-    stream = ProblemStream([problem for problem in problems if problem.answer is not None], config.seed)
+    stream = ProblemStream(dealer(problems).answered(), config.seed)
     loss = 0.0
     for number in range(config.warmup.updates):
         if stopped():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import RUN_CONFIG, load_config
-from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.moments import MOMENTS
@@ -34,7 +32,7 @@ class TrainerState:
     """Where the training loop stands after `step` steps.
 
     `asked`: problems taken from the stream, and used but for those that stand at `carried` (`rollout.cut_off`).
-    `problems`: what the stream is made of, see `problems_digest`. `tokens` and `seconds` add up over resumed parts.
+    `problems`: what the stream is made of, see `ProblemStore.digest`. `tokens` and `seconds` add up over resumed parts.
     `weights`: hash of those in `model.path` when the run began, see `weights_fingerprint`; "" if there were none.
     """
 
@@ -47,14 +45,6 @@ class TrainerState:
     problems: str
     carried: list[int] = field(default_factory=list)
     weights: str = ""
-
-
-def problems_digest(problems: list[Problem]) -> str:
-    """A hash of the problems and their order."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(repr((problem.id, problem.prompt_ids, problem.answer)).encode())
-    return digest.hexdigest()
 
 
 def read_state(folder: Path) -> TrainerState:

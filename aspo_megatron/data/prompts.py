@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data.prompt_ids import PromptMaker
-from aspo_megatron.data.samples import Problem
-from aspo_megatron.data.sources import Record, read_source
+from aspo_megatron.data.records import Records, kinds
+from aspo_megatron.data.samples import IntArray, Problem
+from aspo_megatron.data.sources import read_source, silent
+from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
 
@@ -19,11 +23,24 @@ if TYPE_CHECKING:
 logger = plain_logger(__name__)
 
 _PLACEHOLDER = "{prompt}"
+_TOKENISED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The problems to train on, or those held out: the records of a source that have these numbers."""
+
+    records: Records
+    numbers: IntArray
 
 
 def load_problems(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, context_length: int, max_response_tokens: int
-) -> tuple[list[Problem], list[Problem]]:
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    max_response_tokens: int,
+    tell: Callable[[str], None] = silent,
+) -> tuple[ProblemStore, ProblemStore]:
     """Read, split and tokenise the problems.
 
     A problem whose text (spaces around it aside) came before is dropped. Held-out problems are those of
@@ -36,6 +53,7 @@ def load_problems(
         tokenizer: of the model that is trained.
         context_length: tokens the model can hold, prompt and response together.
         max_response_tokens: room that a response must have after the prompt.
+        tell: told now and then how far it is.
 
     Returns:
         Training problems (at least one) and held-out problems (none if the configuration asks for none).
@@ -45,10 +63,11 @@ def load_problems(
             asked for, the prompt's form does not fit the tokenizer, or a prompt is too long.
     """
     _check_form(config, tokenizer)
-    train, heldout = _split(config)
+    train, heldout = _split(config, tell)
+    limits = _Limits(config.max_prompt_tokens, context_length, max_response_tokens)
     return (
-        _tokenize(train, config, tokenizer, context_length, max_response_tokens),
-        _tokenize(heldout, config, tokenizer, context_length, max_response_tokens),
+        _tokenize(train, config, tokenizer, limits, tell),
+        empty_store() if heldout is None else _tokenize(heldout, config, tokenizer, limits, tell),
     )
 
 
@@ -64,82 +83,91 @@ def _check_form(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         raise ConfigError("data.format: the model's tokenizer has no chat template; set data.format: raw")
 
 
-def _split(config: DataConfig) -> tuple[list[Record], list[Record]]:
+def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Side | None]:
     """Training and held-out records without repetitions."""
-    train = _unique(read_source(config.train, "data.train"), "data.train")
-    heldout: list[Record] = []
+    train, own = _unique(read_source(config.train, "data.train", tell), "data.train")
+    heldout = None
     if config.heldout is not None:
-        heldout = _unique(read_source(config.heldout, "data.heldout"), "data.heldout")
-        held = {_identity(record) for record in heldout}
-        kept = [record for record in train if _identity(record) not in held]
-        if len(kept) < len(train):
-            logger.warning("data.train: dropped %d problems that are in data.heldout", len(train) - len(kept))
-        train = kept
+        heldout, others = _unique(read_source(config.heldout, "data.heldout", tell), "data.heldout")
+        both = kinds(np.concatenate([own, others]))
+        kept = train.numbers[~np.isin(both[: len(own)], both[len(own) :])]
+        if len(kept) < len(own):
+            logger.warning("data.train: dropped %d problems that are in data.heldout", len(own) - len(kept))
+        train = _Side(train.records, kept)
     elif config.heldout_fraction > 0:
-        count = round(config.heldout_fraction * len(train))
+        count = round(config.heldout_fraction * len(own))
         if count == 0:
             raise ConfigError(
-                f"data.heldout_fraction: {config.heldout_fraction} of {len(train)} problems is none; raise it"
+                f"data.heldout_fraction: {config.heldout_fraction} of {len(own)} problems is none; raise it"
             )
-        by_hash = sorted(train, key=lambda record: hashlib.sha256(_identity(record).encode()).digest())
-        held = {_identity(record) for record in by_hash[:count]}
-        heldout = [record for record in train if _identity(record) in held]
-        train = [record for record in train if _identity(record) not in held]
-    if not train:
+        held = kinds(own) < count  # those with the smallest hashes
+        heldout = _Side(train.records, train.numbers[held])
+        train = _Side(train.records, train.numbers[~held])
+    if not len(train.numbers):
         raise ConfigError("data.train: no problem is left to train on, all are held out")
     return train, heldout
 
 
-def _identity(record: Record) -> str:
-    """What makes two problems the same. The template is no part of it: another one must not change the split."""
-    return record.question.strip()
-
-
-def _unique(records: Sequence[Record], key: str) -> list[Record]:
-    """The first record of each text."""
-    first: dict[str, Record] = {}
-    for record in records:
-        first.setdefault(_identity(record), record)
-    if len(first) < len(records):
-        logger.info("%s: %d of %d problems left, the others repeat one", key, len(first), len(records))
-    return list(first.values())
+def _unique(records: Records, key: str) -> tuple[_Side, np.ndarray]:
+    """The first record of each text; hashes of the texts, which the records are relieved of."""
+    identities = records.take_identities()
+    _, first = np.unique(kinds(identities), return_index=True)
+    numbers: IntArray = np.sort(first)
+    if len(numbers) < len(records):
+        logger.info("%s: %d of %d problems left, the others repeat one", key, len(numbers), len(records))
+    return _Side(records, numbers), identities[numbers]
 
 
 def _tokenize(
-    records: Sequence[Record],
+    side: _Side,
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
-    context_length: int,
-    max_response_tokens: int,
-) -> list[Problem]:
-    if not records:
-        return []
-    texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
-    names = [f"problem {one_line(record.id)}" for record in records]
+    limits: _Limits,
+    tell: Callable[[str], None],
+) -> ProblemStore:
+    builder = StoreBuilder(side.records)
     with PromptMaker(tokenizer, chat=config.format == "chat", system=config.system) as maker:
-        problems = [
-            Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
-            for record, ids in zip(records, maker.ids(texts, names), strict=True)
-        ]
-    _check_lengths(problems, config.max_prompt_tokens, context_length, max_response_tokens)
-    return problems
+        for first in range(0, len(side.numbers), _TOKENISED_AT_ONCE):
+            if first:
+                tell(f"{first:,} of {len(side.numbers):,} problems tokenised")
+            numbers = side.numbers[first : first + _TOKENISED_AT_ONCE].tolist()
+            records = [side.records[number] for number in numbers]
+            texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
+            names = [f"problem {one_line(record.id)}" for record in records]
+            for number, record, ids in zip(numbers, records, maker.ids(texts, names), strict=True):
+                problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
+                limits.check(problem)
+                builder.add(number, problem)
+    return builder.store()
 
 
-def _check_lengths(
-    problems: Sequence[Problem], max_prompt_tokens: int, context_length: int, max_response_tokens: int
-) -> None:
-    for problem in problems:
+@dataclass(frozen=True)
+class _Limits:
+    """How long prompts may be."""
+
+    max_prompt_tokens: int
+    context_length: int
+    max_response_tokens: int
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a problem without a prompt, or with one that is too long.
+
+        Raises:
+            ConfigError: it is refused.
+        """
         count = len(problem.prompt_ids)
+        reason = ""
         if count == 0:
-            raise ConfigError(f"problem {problem.id}: the tokenizer makes no token of its prompt; see data.template")
-        if count > max_prompt_tokens:
-            raise ConfigError(
-                f"problem {problem.id}: its prompt has {count} tokens, more than data.max_prompt_tokens="
-                f"{max_prompt_tokens}; raise that or take the problem out"
+            reason = "the tokenizer makes no token of its prompt; see data.template"
+        elif count > self.max_prompt_tokens:
+            reason = (
+                f"its prompt has {count} tokens, more than data.max_prompt_tokens={self.max_prompt_tokens}; "
+                "raise that or take the problem out"
             )
-        if count + max_response_tokens > context_length:
-            raise ConfigError(
-                f"problem {problem.id}: its prompt of {count} tokens and a response of up to {max_response_tokens} "
-                f"exceed the model's context of {context_length} tokens; lower sampling.max_response_tokens or "
-                "take the problem out"
+        elif count + self.max_response_tokens > self.context_length:
+            reason = (
+                f"its prompt of {count} tokens and a response of up to {self.max_response_tokens} exceed the model's "
+                f"context of {self.context_length} tokens; lower sampling.max_response_tokens or take the problem out"
             )
+        if reason:
+            raise ConfigError(f"problem {one_line(problem.id)}: {reason}")

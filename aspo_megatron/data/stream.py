@@ -5,34 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem
 
 
 class ProblemStream:
-    """An endless stream; where it stands is a number, so that a run can be resumed."""
+    """An endless stream; where it stands is a number, so that a run can be resumed.
 
-    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+    Where ranks share the problems, they ask for them together.
+    """
+
+    def __init__(self, problems: Sequence[Problem] | Dealer, seed: int) -> None:
         """`problems`: at least one."""
-        self._problems = problems
+        self._problems = dealer(problems)
         self._seed = seed
+        self._orders: dict[int, npt.NDArray[np.int32]] = {}
         self.position = 0
 
     def take(self, count: int) -> list[Problem]:
         """The next `count` problems."""
-        taken: list[Problem] = []
-        while len(taken) < count:
-            epoch, index = divmod(self.position, len(self._problems))
-            part = self._order(epoch)[index : index + count - len(taken)]
-            taken += [self._problems[i] for i in part]
-            self.position += len(part)
-        return taken
+        start = self.position
+        self.position += count
+        return self._problems.to_all([self._place(position) for position in range(start, self.position)])
 
     def at(self, position: int) -> Problem:
-        """The problem that is at a place of the stream."""
-        epoch, index = divmod(position, len(self._problems))
-        return self._problems[self._order(epoch)[index]]
+        """The problem that is at a position of the stream."""
+        (problem,) = self._problems.to_all([self._place(position)])
+        return problem
 
-    def _order(self, epoch: int) -> list[int]:
-        order: list[int] = np.random.default_rng([self._seed, epoch]).permutation(len(self._problems)).tolist()
-        return order
+    def deal(self, parts: Sequence[Sequence[int]], rank: int) -> list[Problem]:
+        """The problems at the positions of this rank's part; there is one for each rank."""
+        return self._problems.deal([[self._place(position) for position in part] for part in parts], rank)
+
+    def _place(self, position: int) -> int:
+        """Where among the problems the one is that is at a position of the stream."""
+        epoch, index = divmod(position, len(self._problems))
+        if epoch not in self._orders:
+            if len(self._orders) == 2:  # a step may ask for the last of one epoch and the first of the next
+                del self._orders[min(self._orders)]
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._problems))
+            self._orders[epoch] = order.astype(np.int32)
+        return int(self._orders[epoch][index])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -65,6 +65,14 @@ def from_leader(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def from_leader_to_each(make: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
+    """What the leader has made for this rank: `make` gives something for each rank, and is called on the leader."""
+    if not dist.is_initialized():
+        (own,) = make()
+        return list(own)
+    return _all_to_all(make() if rank() == 0 else [()] * dist.get_world_size())
 
 
 def to_replicas(
