@@ -42,6 +42,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.folder = ""
+        self._temporary = f"{tempfile.gettempdir()}/tmp"  # asked for within a hook this would wait for itself
         self.deeds: list[str] = []
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -63,7 +64,7 @@ class Watch:
     def _is_own(self, path: object) -> bool:
         """Within the folder, or in the folder of temporary files, or relative to an open folder."""
         text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        return not os.path.isabs(text) or self._is_within(text) or text.startswith(f"{tempfile.gettempdir()}/tmp")
+        return not os.path.isabs(text) or self._is_within(text) or text.startswith(self._temporary)
 
     @staticmethod
     def _writes(arguments: tuple[Any, ...]) -> bool:
