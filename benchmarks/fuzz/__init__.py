@@ -1,0 +1,1 @@
+"""Foreign files of every kind, damaged and crafted at random, given to what reads them."""

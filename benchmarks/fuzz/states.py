@@ -1,0 +1,56 @@
+"""Saved states: read as a run that goes on reads them, and their manifests made anew as an attacker would."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from aspo_megatron.checkpoint.integrity import MANIFEST, file_entry, with_digest
+
+
+def renew_manifests(run: Path) -> None:
+    """Have the manifests agree with the files: no checksum is a secret."""
+    for state in (run / "checkpoints").glob("step-*"):
+        try:
+            content = json.loads((state / MANIFEST).read_bytes())
+            content["files"] = {name: asdict(file_entry(state / name)) for name in content["files"]}
+        except (ValueError, RecursionError, OSError, KeyError, TypeError, AttributeError):
+            continue  # the manifest itself was spoiled
+        content.pop("digest", None)
+        (state / MANIFEST).write_bytes(with_digest(content))
+
+
+@cache
+def _model() -> tuple[Any, Any, Any]:
+    """A model in one process, its optimizer and its configuration, of the first run that is read."""
+    from aspo_megatron.checkpoint.hf import SafetensorsFolder
+    from aspo_megatron.config_io import load_config
+    from aspo_megatron.models.family import read_family
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.topology import process_grid
+
+    run = Path.cwd() / "run"
+    config = load_config(run / "config.yaml")
+    topology = ExitStack().enter_context(process_grid(config.parallel, config.platform, config.seed))
+    with SafetensorsFolder(run / "hf") as tensors:
+        model = build_model(read_family(run / "hf"), topology, config.model, tensors)
+    return model, Optimizer(model, config.optimizer, config.train.steps, config.parallel), config
+
+
+def resume(run: Path) -> None:
+    """Load the latest state of a run, as a run of one process does."""
+    from aspo_megatron.checkpoint.folders import tidy
+    from aspo_megatron.checkpoint.training import find_state, load_latest
+
+    model, optimizer, config = _model()
+    config = config.model_copy(update={"output_dir": run})
+    said: list[str] = []
+    tidy(run, said.append)
+    state = find_state(config, model.family, said.append)
+    if state is not None:
+        load_latest(state, config, model.family, model, optimizer, said.append)
