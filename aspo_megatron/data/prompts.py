@@ -12,7 +12,6 @@ from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import Record, read_source
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +115,7 @@ def _tokenize(
     if not records:
         return []
     texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
-    names = [f"problem {one_line(record.id)}" for record in records]
+    names = [f"problem {record.id}" for record in records]
     with PromptMaker(tokenizer, chat=config.format == "chat", system=config.system) as maker:
         problems = [
             Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
