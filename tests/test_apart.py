@@ -122,6 +122,15 @@ def test_nothing_of_this_process_is_changed_or_run_there(tmp_path: Path, capfd: 
     assert [path.name for path in tmp_path.iterdir()] == [f"closed-{os.getpid()}"]
 
 
+def test_no_room_for_a_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", full)
+    with pytest.raises(ApartError, match="no process can be started: Resource temporarily unavailable"):
+        Apart(flood)
+
+
 def interrupts(part: object) -> None:
     os.kill(os.getppid(), signal.SIGINT)
     time.sleep(1000)

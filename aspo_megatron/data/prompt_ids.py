@@ -66,7 +66,7 @@ class PromptMaker:
         for part in self._parts(texts):
             own = list(texts[part.start : part.stop])
             seconds = _SECONDS + sum(map(len, own)) / _CHARACTERS
-            which = names[part.start] if len(own) == 1 else f"{names[part.start]} to {names[part.stop - 1]}"
+            which = one_line(" to ".join(dict.fromkeys((names[part.start], names[part.stop - 1]))))
             if self._chat:
                 try:
                     self._work(("render", own), seconds)

@@ -133,7 +133,7 @@ def _tokenize(
             numbers = side.numbers[first : first + _TOKENISED_AT_ONCE].tolist()
             records = [side.records[number] for number in numbers]
             texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
-            names = [f"problem {one_line(record.id)}" for record in records]
+            names = [f"problem {record.id}" for record in records]
             for number, record, ids in zip(numbers, records, maker.ids(texts, names), strict=True):
                 problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
                 limits.check(problem)

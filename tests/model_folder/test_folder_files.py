@@ -154,6 +154,18 @@ def test_a_link_in_a_checkpoint_is_not_followed(folder: Path, secret: Path, tmp_
         assert not (target / "back").exists()
 
 
+def test_a_checkpoint_whose_folder_is_elsewhere_is_not_read(folder: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "megatron"
+    hf_to_megatron(folder, checkpoint, converter_layout(read_family(folder)), None, lambda _: None)
+    (checkpoint / "hf").rename(tmp_path / "home")
+    (checkpoint / "hf").symlink_to("../home")
+    with pytest.raises(CheckpointError, match=r"megatron/hf: a link out of"):
+        sidecar_files(checkpoint / "hf")
+    with pytest.raises(CheckpointError):
+        megatron_to_hf(checkpoint, tmp_path / "back", None, lambda _: None)
+    assert not (tmp_path / "back").exists()
+
+
 @pytest.mark.parametrize("digits", [HASH, HASH + "0123456789abcdef01234567"])
 def test_a_snapshot_in_the_cache_of_the_hub_is_its_own(folder: Path, tmp_path: Path, digits: str) -> None:
     model = tmp_path / "hub" / "models--org--name"
