@@ -78,7 +78,7 @@ def _close(number: Decimal, wanted: Decimal, tolerance: float) -> bool:
         return False
     error = _EXACT.abs(_EXACT.subtract(number, wanted))
     allowed = _EXACT.multiply(Decimal(repr(tolerance)), max(Decimal(1), _EXACT.abs(wanted)))
-    return error.is_finite() and error <= allowed
+    return error <= allowed
 
 
 def same_value(actual: Any, expected: Any, tolerance: float) -> bool:

@@ -75,7 +75,8 @@ def test_what_is_written_as_the_reference_is_right(formula):
     "reference", ["2^{2^{2023}}", "(10^9)!", "9^{9^9}", r"\binom{10^9}{500000000}", "10^{10^{10}}"]
 )
 @pytest.mark.parametrize("answer", ["5", "x", r"2^{2^{2024}}"])
-def test_a_reference_too_big_to_compute_is_not_computed(reference, answer):
+def test_a_reference_too_big_to_compute_is_not_computed(reference, answer, monkeypatch):
+    monkeypatch.setattr(math_reward, "_parse_reference", None)
     assert grade(reference, rf"\boxed{{{answer}}}") == 0.0
 
 
