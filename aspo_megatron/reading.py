@@ -15,6 +15,8 @@ from aspo_megatron.foreign_text import one_line
 MOST_BYTES = 64 * 2**20
 """By default, the size above which a file is not read: many times that of any index or configuration."""
 
+_PIECE_BYTES = 2**20
+
 
 class NotAFileError(OSError):
     """A folder, pipe or device, where there should be a file."""
@@ -33,8 +35,10 @@ def read_bytes(path: Path, error: type[UserError] = UserError, most_bytes: int =
     """
     name = one_line(path)
     try:
-        with open_file(path) as file:
-            content = file.read(most_bytes + 1)
+        content = bytearray()
+        with open_file(path) as file:  # in pieces: room is made for all that is asked for at once
+            while len(content) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
+                content += piece
     except FileNotFoundError as missing:
         raise error(f"{name}: no such file") from missing
     except NotAFileError as reason:
@@ -44,7 +48,7 @@ def read_bytes(path: Path, error: type[UserError] = UserError, most_bytes: int =
         raise error(f"{name}: cannot be read: {said or reason}") from reason
     if len(content) > most_bytes:
         raise error(f"{name}: larger than {most_bytes / 2**20:g} MiB")
-    return content
+    return bytes(content)
 
 
 def open_file(path: Path) -> BinaryIO:

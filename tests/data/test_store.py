@@ -33,6 +33,7 @@ class Bytes:
     """A tokenizer: a token for each byte."""
 
     chat_template = None
+    name_or_path = "bytes"
 
     def __call__(self, texts: list[str], **options: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [list(text.encode()) for text in texts]}

@@ -93,7 +93,7 @@ def test_control_characters_are_refused_in_what_the_ranks_are_told(folder: Path,
 
 @pytest.mark.parametrize("code", ["U+0000", "U+000D", "U+001B", "U+0085", "U+2028"])
 def test_own_lines_are_lines_of_text(folder: Path, code: str) -> None:
-    with pytest.raises(ConfigError, match=r"^slurm\.setup: "):
+    with pytest.raises(ConfigError, match=r"^slurm\.setup(\.0)?: "):
         script_of({"setup": [f"module load{CONTROLS[code]} cuda"]})
     assert "\nmodule load cuda\n\techo 1\n" in script_of({"setup": ["module load cuda\n\techo 1"]})
 
