@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
+from children import own_children
 
 from aspo_megatron import apart
 from aspo_megatron.apart import Apart, ApartError
@@ -29,10 +29,10 @@ def test_results_come_in_order_from_one_process_that_remembers() -> None:
 
     with Apart(work) as elsewhere:
         results = [elsewhere(number, 5.0) for number in range(50)]
-        assert {result[2] for result in results} == {child.pid for child in psutil.Process().children()}
+        assert {result[2] for result in results} == {child.pid for child in own_children()}
     assert [result[:2] for result in results] == [(n * n, n * (n + 1) // 2) for n in range(50)]
     assert seen == []
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 def flood(part: object) -> bytes:
@@ -96,7 +96,7 @@ def test_each_way_to_fail_is_said(
     with Apart(work) as elsewhere, pytest.raises(ApartError) as raised:
         elsewhere(None, 1.0)
     assert str(raised.value).startswith(says)
-    assert psutil.Process().children() == []
+    assert own_children() == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -139,4 +139,4 @@ def interrupts(part: object) -> None:
 def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
     with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
         elsewhere(None, 60.0)
-    assert psutil.Process().children() == []
+    assert own_children() == []

@@ -74,7 +74,8 @@ def write_hf_index(source: Path, target: Path, headers: dict[str, bytes], dtype:
         refuse_foreign_file(source, kept)
         shutil.copyfile(kept, target / _INDEX)
     elif len(headers) > 1:
-        (target / _INDEX).write_text(make_index({name: entries_of(head) for name, head in headers.items()}))
+        index = make_index({name: entries_of(head) for name, head in headers.items()})
+        (target / _INDEX).write_text(index, encoding="utf-8")
 
 
 def kept_extra(source: Path) -> dict[str, Tensor]:

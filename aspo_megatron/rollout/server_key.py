@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -74,8 +75,8 @@ def _read(path: Path) -> str:
         raise UserError(f"{_SETTING}: {error}") from error
     if not key:
         raise UserError(f"{_SETTING}: {one_line(path)} is empty")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"{_SETTING}: {one_line(path)} is not one line of plain letters, digits and signs")
+    if not re.fullmatch("[!-~]+", key):
+        raise UserError(f"{_SETTING}: {one_line(path)} must hold one word of ASCII letters, digits and signs")
     return key
 
 

@@ -7,8 +7,8 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
+from children import own_children
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data import prompt_ids
@@ -97,7 +97,7 @@ def test_a_template_that_fails_is_one_line(
     assert line.isprintable()
     assert len(line) < 700
     assert list(tmp_path.iterdir()) == []
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 ENDLESS = {
@@ -120,7 +120,7 @@ def test_a_template_without_end_is_given_up(
     (line,) = str(raised.value).splitlines()
     assert line.startswith(f"data.format: the chat template of {TINY} fails: takes longer than")
     assert ("at problem 1 to problem 19" if name == "one prompt among many" else "at problem 0") in line
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 WHOLE = json.loads((TINY / "tokenizer.json").read_text())
@@ -152,8 +152,8 @@ def test_a_tokenizer_that_fails_is_one_line(tmp_path: Path, name: str, capfd: py
 
 def test_what_ends_the_process_is_one_line(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     with PromptMaker(tokenizer, chat=False) as maker:
-        (child,) = psutil.Process().children()
+        (child,) = own_children()
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(ConfigError, match=r"the tokenizer fails: its process ended by SIGKILL, .*at problem 0"):
             list(maker.ids(["a"], ["problem 0"]))
-    assert psutil.Process().children() == []
+    assert own_children() == []

@@ -152,7 +152,9 @@ def without_encoding(source: str) -> Iterator[tuple[int, str]]:
         modes = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         binary = any("b" in mode for mode in modes if set(mode) <= set("rwabxt+"))
         text_methods = name in ("read_text", "write_text") and bool(owner)
-        opened = name == "open" and owner not in ("os", "gzip", "tokenize") and not binary
+        # `timeout`: that opens an address.
+        of_the_web = any(keyword.arg == "timeout" for keyword in node.keywords)
+        opened = name == "open" and owner not in ("os", "gzip", "tokenize") and not binary and not of_the_web
         if text_methods or (opened and (owner or node.args)) or (name == "fdopen" and not binary):
             yield node.lineno, ast.unparse(node)
 
