@@ -13,8 +13,12 @@ quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with AS
 tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 	$(BIN)/aspo train examples/tiny/run.yaml
 
-test: .venv/.installed  ## All tests
-	$(BIN)/python -m pytest -q
+# Tests of whole runs have the machine for themselves. Of the others most use one processor, or wait for something.
+ALONE := e2e or slurm or sglang
+
+test: .venv/.installed  ## All tests: half an hour on two cores
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
+	$(BIN)/python -m pytest -q -m "$(ALONE)" && exit $$together
 
 # Without a network: make gpu-check PYTHON=python3 WHEELS=wheels, where tools/gather_wheels.py has filled wheels/.
 gpu-check: $(if $(WHEELS),,.venv/.installed)  ## What of this works on the GPU of this machine: under ten minutes

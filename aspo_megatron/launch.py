@@ -22,6 +22,7 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch_end import explain
 from aspo_megatron.loopback import LOOPBACK
 from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
+from aspo_megatron.stop import handled
 from aspo_megatron.streams import PATIENCE_SECONDS, say, shown
 from aspo_megatron.verdict import Verdict, find_late
 from aspo_megatron.whereabouts import Note, connection_lost
@@ -36,16 +37,8 @@ _ANSWER_SECONDS = 3.0  # within which a rank that lives notes that it does
 def _signals_noted(*more: signal.Signals) -> Iterator[list[int]]:
     """Collects the signals that ask the launcher to stop, instead of dying of them."""
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more)}
-    # Ignored signals stay ignored: nohup and the background jobs of a script ask for that.
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, lambda number, frame: received.append(number))
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more), lambda number, frame: received.append(number)):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def launch(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,13 +21,26 @@ ENDING = (signal.SIGINT, signal.SIGHUP)
 
 
 @contextlib.contextmanager
+def handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Meanwhile `handler` hears these signals. Ignored ones stay ignored: nohup and background jobs ask for that."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: own for number, own in before.items() if own not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, own in before.items():
+            signal.signal(number, own)
+
+
+@contextlib.contextmanager
 def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Signals] = ()) -> Iterator[None]:
     """Meanwhile a signal ends this process at once, in one line: by one of `well` with exit code 0.
 
     For the time in which there is nothing to save. An exception would not do: thrown in the middle of an import, it
     arrives as another error, or as a traceback that nobody can catch. Nor would a handler of Python's: it waits until
-    the main thread comes back from a library, as from meeting other ranks that are gone. So a thread is told. Ignored
-    signals stay ignored.
+    the main thread comes back from a library, as from meeting other ranks that are gone. So a thread is told.
     """
     heard: list[int] = []
 
@@ -44,28 +57,24 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
         os._exit(0 if asked else 128 + number)
 
     def listen() -> None:
-        while number := os.read(reading, 1):
+        while number := os.read(reading, 1)[0]:
             # Others may have put handlers over these since, for what comes later.
-            if number[0] in heard or signal.getsignal(number[0]) is note:
-                end(number[0])
+            if number in heard or signal.getsignal(number) is note:
+                end(number)
 
-    before = {number: signal.getsignal(number) for number in (*numbers, *well)}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     listening = threading.Thread(target=listen, name="signals", daemon=True)
     listening.start()
     others = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in before:
-        signal.signal(number, note)
     try:
-        yield
+        with handled((*numbers, *well), note):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(others)
-        os.close(writing)
+        os.write(writing, b"\0")  # no signal; a process that was forked meanwhile may keep the pipe open
         listening.join()
+        os.close(writing)
         os.close(reading)
 
 

@@ -138,6 +138,14 @@ def port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+def start_rank(rank: int, port: int, folder: Path, work: Path) -> subprocess.Popen[str]:
+    """One of two ranks, as srun starts them."""
+    settings = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings |= {"RANK": rank, "LOCAL_RANK": rank}
+    command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
+    return start(["env", *(f"{key}={value}" for key, value in settings.items()), *command], folder)
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     zip(
@@ -150,10 +158,7 @@ def test_signal_to_ranks_of_a_scheduler(
     tmp_path: Path, work: Path, port: int, name: str, number: signal.Signals
 ) -> None:
     """All ranks get it, as from srun; at this moment in rank 0, and at any in the other."""
-    settings = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common = ["env", *(f"{key}={value}" for key, value in settings.items())]
-    command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
-    both = [start([*common, f"RANK={rank}", f"LOCAL_RANK={rank}", *command], tmp_path) for rank in (1, 0)]
+    both = [start_rank(rank, port, tmp_path, work) for rank in (1, 0)]
     others = wait_for(IN_EACH_PROCESS[name], tmp_path / "run", both)
     while not all(has_mapped("_pydantic_core")(tmp_path, psutil.Process(each.pid)) for each in both):
         time.sleep(0.002)  # before Python runs a signal ends a process by itself
@@ -173,10 +178,7 @@ def test_a_rank_that_waits_for_rank_0_hears_signals(tmp_path: Path, work: Path, 
     """While torch connects no handler of Python's is called."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(120)
-        settings = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_ADDR": "127.0.0.1"}
-        settings["MASTER_PORT"] = server.getsockname()[1]
-        command = [*ASPO, "train", str(work / "small.yaml"), *SETTINGS]
-        process = start(["env", *(f"{key}={value}" for key, value in settings.items()), *command], tmp_path)
+        process = start_rank(1, server.getsockname()[1], tmp_path, work)
         connection, _ = server.accept()
         with connection:
             time.sleep(0.5)

@@ -37,15 +37,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 MatrixRow = Callable[[str, float, float], None]
-_worst: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+_ROW = "layout against one process"
 
 
 @pytest.fixture
-def matrix_row() -> MatrixRow:
+def matrix_row(record_property: Callable[[str, object], None]) -> MatrixRow:
     """Notes a layout's worst differences for the table at the end."""
 
     def note(layout: str, gradient: float, weight: float) -> None:
-        _worst[layout].append((gradient, weight))
+        record_property(_ROW, (layout, gradient, weight))
 
     return note
 
@@ -58,11 +58,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         terminalreporter.section("layouts not run")
         terminalreporter.write_line("\n".join(reason.removeprefix("Skipped: ") for reason in skipped))
-    if not _worst:
+    worst: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for report in (*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])):
+        for name, row in report.user_properties:
+            if name == _ROW:
+                worst[row[0]].append((row[1], row[2]))
+    if not worst:
         return
     terminalreporter.section("layouts against one process")
     terminalreporter.write_line(f"{'layout':<34}{'compared':>9}{'gradients':>11}{'weights':>10}")
-    for layout, pairs in _worst.items():
+    for layout, pairs in worst.items():
         gradients, weights = zip(*pairs, strict=True)
         weight = "-" if math.isnan(weights[0]) else f"{max(weights):.1e}"
         terminalreporter.write_line(f"{layout:<34}{len(pairs):>9}{max(gradients):>11.1e}{weight:>10}")
