@@ -93,6 +93,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
 
 
+@every_page
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for span in spans(page):
+        if re.fullmatch(r"tests/[\w/]+(\.py)?", span):
+            assert (ROOT / span).exists(), span
+
+
+def test_all_that_is_not_trusted_has_a_test() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!---|from elsewhere)(.*) \|$", page.split("\n## ")[2], flags=re.MULTILINE)
+    assert len(rows) > 15
+    for row in rows:
+        assert re.search(r"`tests/[\w/]+\.py`$", row), row
+
+
 def test_the_index_has_every_page() -> None:
     linked = {link.partition("#")[0] for link in _LINK.findall(INDEX.read_text(encoding="utf-8"))}
     missing = {page.name for page in PAGES if page.parent == INDEX.parent} - {INDEX.name} - linked
