@@ -51,13 +51,17 @@ class Apart(Generic[Part, Result]):
         self._answers, answering = Pipe(duplex=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the work has nothing to do with
+            # A signal to the new process is none to this one, which the handlers of Python would tell of it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 self._process = os.fork()
+                if self._process == 0:
+                    self._asking.close()
+                    _serve(work, asked, answering)
             except OSError as error:
                 raise ApartError(f"no process can be started: {error.strerror}") from error
-        if self._process == 0:
-            self._asking.close()
-            _serve(work, asked, answering)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         asked.close()
         answering.close()
 
@@ -107,9 +111,7 @@ def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection)
     try:
         gc.disable()
         faulthandler.disable()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
+        _forget_handlers()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):  # a crash writes a backtrace
             os.dup2(nowhere, descriptor)
@@ -125,6 +127,16 @@ def _serve(work: Callable[[Any], Any], asked: Connection, answering: Connection)
             answering.send((reason_of(error), None))
     finally:
         os._exit(0)
+
+
+def _forget_handlers() -> None:
+    """Let each signal, blocked until now, do here what it does by itself, and nothing in the other process."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _set_limits() -> Callable[[int], None]:

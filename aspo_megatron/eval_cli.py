@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,11 +86,11 @@ def evaluate(
     if server:
         common += ["rollout.engine=sglang", f"rollout.servers.addresses=[{','.join(server)}]"]
     name = label or label_of(model)
-    with tempfile.TemporaryDirectory(prefix="aspo-eval-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aspo-eval-") as folder, ExitStack() as handed:
         work = Path(folder)
         if config is None:
             common.append(f"output_dir={folder}")
-        files = _Files(work, config, output, name)
+        files = _Files(work, config, output, name, bool(server), handed)
         if wanted:
             jobs = [files.benchmark(one, common, overrides or []) for one in wanted]
         else:
@@ -101,12 +102,17 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Files:
-    """Where the command puts what the ranks read, and where the results go."""
+    """Where the command puts what the ranks read, and where the results go.
+
+    `live`: servers have the weights. `handed`: keeps the problems that are handed over.
+    """
 
     work: Path
     config: Path | None
     output: Path | None
     model: str
+    live: bool
+    handed: ExitStack
 
     def benchmark(self, wanted: Wanted, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a benchmark's problems and settings."""
@@ -126,7 +132,8 @@ class _Files:
         own = [text for text in overrides if not text.startswith("rollout.sampling.")]
         run = load_config(self.config, [*settings, *sampling, *own])
         target = self.output or Path("evals") / self.model
-        return EvalJob(wanted.name, self._checked(run, wanted.name), "train", target / f"{wanted.name}.jsonl")
+        read, there = self._checked(run, wanted.name)
+        return EvalJob(wanted.name, read, "train", target / f"{wanted.name}.jsonl", there)
 
     def problems(self, problems: Path | None, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a file of problems, or a run's held-out ones."""
@@ -139,24 +146,26 @@ class _Files:
             settings += ["data.heldout_fraction=0"]
         run = load_config(self.config, [*settings, *overrides])
         name = "held-out" if problems is None else problems.stem
-        return EvalJob(name, self._checked(run, name), "heldout" if problems is None else "train", self.output)
+        read, there = self._checked(run, name)
+        return EvalJob(name, read, "heldout" if problems is None else "train", self.output, there)
 
-    def _checked(self, run: RunConfig, name: str) -> Path:
-        """Read all input once before any process starts; the file with the configuration."""
+    def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
+        """Read all input once before any process starts; where the configuration is, and where the problems are."""
         from aspo_megatron.config_io import save_config
+        from aspo_megatron.handover import handed_over
         from aspo_megatron.inputs import read_inputs
 
         if run.eval.sampling is not None:  # the room that a response needs in the model's context
             length = {"max_response_tokens": run.eval.sampling.max_response_tokens}
             sampling = run.rollout.sampling.model_copy(update=length)
             run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
-        inputs = read_inputs(run)
+        inputs = read_inputs(run, weights=not self.live)
         inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"
         save_config(run, path)
-        return path
+        return path, self.handed.enter_context(handed_over(inputs.train, inputs.heldout))
 
 
 def _check_options(benchmark: str | None, problems: Path | None, config: Path | None, output: Path | None) -> None:

@@ -24,12 +24,14 @@ class EvalJob:
         config: file with the whole configuration.
         side: which of its problems are asked: `train` (all of a problems file) or `heldout`.
         output: file for the responses; None keeps none.
+        problems: where the leader finds them, see `handover`; None: it reads them itself.
     """
 
     name: str
     config: Path
     side: Literal["train", "heldout"]
     output: Path | None
+    problems: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ class EvalPlan:
         """From the JSON of `write`."""
         content = read_json(path)
         jobs = tuple(
-            EvalJob(job["name"], Path(job["config"]), job["side"], Path(job["output"]) if job["output"] else None)
+            EvalJob(job["name"], Path(job["config"]), job["side"], _path(job["output"]), _path(job["problems"]))
             for job in content["jobs"]
         )
         return cls(content["model"], content["live"], jobs)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> dict[str, Any]:

@@ -48,7 +48,10 @@ def evaluate_plan(plan: EvalPlan) -> None:
     configs = [load_config(job.config) for job in plan.jobs]
     first = configs[0]
     leader = os.environ.get("RANK", "0") == "0"
-    inputs = [read_as_rank(config, leader=leader) for config in configs]
+    inputs = [
+        read_as_rank(config, leader=leader, handed=job.problems, weights=not plan.live)
+        for job, config in zip(plan.jobs, configs, strict=True)
+    ]
     with (
         process_grid(
             first.parallel, first.platform, first.seed, servers_elsewhere=servers_elsewhere(first)

@@ -57,13 +57,15 @@ class Inputs:
                 )
 
 
-def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent) -> Inputs:
+def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weights: bool = True) -> Inputs:
     """Read and check everything but the weights' values; `tell` is told now and then how far problems are read.
+
+    `weights`: whether this machine is to hold any; else neither their files nor their sizes are looked at.
 
     Raises:
         UserError: whatever cannot be used, named.
     """
-    family, tokenizer = _read_model(config)
+    family, tokenizer = _read_model(config, weights=weights)
     train, heldout = load_problems(
         config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens, tell
     )
@@ -78,7 +80,12 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent) -> Inpu
 
 
 def read_as_rank(
-    config: RunConfig, *, leader: bool, handed: Path | None = None, tell: Callable[[str], None] = silent
+    config: RunConfig,
+    *,
+    leader: bool,
+    handed: Path | None = None,
+    tell: Callable[[str], None] = silent,
+    weights: bool = True,
 ) -> Inputs:
     """As `read_inputs`, in a rank: only the leader has problems, which `sharing` gives to the others.
 
@@ -89,15 +96,15 @@ def read_as_rank(
     """
     stores = taken_over(handed) if leader and handed is not None else None
     if leader and stores is None:
-        return read_inputs(config, tell)
-    family, tokenizer = _read_model(config)
+        return read_inputs(config, tell, weights=weights)
+    family, tokenizer = _read_model(config, weights=weights)
     scorers.check(config.reward)
     check_installed(config.log.wandb)
     train, heldout = stores or (empty_store(), empty_store())
     return Inputs(family, tokenizer, train, heldout)
 
 
-def _read_model(config: RunConfig) -> tuple[Family, PreTrainedTokenizerBase]:
+def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrainedTokenizerBase]:
     refuse_outside()
     if (config.model.path / INDEX).is_file():
         raise CheckpointError(
@@ -107,9 +114,9 @@ def _read_model(config: RunConfig) -> tuple[Family, PreTrainedTokenizerBase]:
     family = read_family(config.model.path)
     family.check_layout(config.parallel)
     losses.build(config.loss.name, config.loss.hyperparameters)
-    if config.model.init == "pretrained":
+    if weights and config.model.init == "pretrained":
         _check_weights(config.model.path, family)
-    else:
+    elif weights:
         from aspo_megatron.plan.machine import refuse_beyond_memory
 
         refuse_beyond_memory(config, family)

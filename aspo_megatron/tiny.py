@@ -175,7 +175,8 @@ def tiny_sizes(family: Family, parallel: ParallelConfig) -> dict[str, Any]:
     }
     if family.num_experts:
         sizes |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    return {key: value for key, value in family.hf_config.items() if key not in ("num_local_experts",)} | sizes
+    left_out = ("num_local_experts", "layer_types")  # for each layer of the large model, and all the same
+    return {key: value for key, value in family.hf_config.items() if key not in left_out} | sizes
 
 
 def _write_model(folder: Path, sizes: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -140,3 +141,41 @@ def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
     with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
         elsewhere(None, 60.0)
     assert own_children() == []
+
+
+MEANWHILE = """
+import os, signal, sys, time, types
+from aspo_megatron import apart
+from aspo_megatron.stop import ENDING, ended_by_signals
+
+number = int(sys.argv[1])
+
+def ended(part=None):
+    os.kill(os.getpid(), number)
+
+if sys.argv[2] == "before its work":
+    apart.gc = types.SimpleNamespace(disable=ended)
+with ended_by_signals(ENDING, well=(signal.SIGTERM, signal.SIGUSR1)):
+    try:
+        with apart.Apart(ended) as elsewhere:
+            elsewhere(None, 5.0)
+    except apart.ApartError as error:
+        print(error)
+    time.sleep(0.2)
+print("goes on", signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+@pytest.mark.parametrize("when", ["before its work", "at its work"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_that_ends_it_ends_nothing_else(number: signal.Signals, when: str) -> None:
+    """The command that reads is ended by the thread that is told of signals, through a pipe that both have."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEANWHILE, str(int(number)), when],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert done.stdout == f"its process ended by {number.name}, perhaps for want of memory\ngoes on set()\n"

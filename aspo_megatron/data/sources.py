@@ -21,6 +21,9 @@ __all__ = ["Record", "Records", "read_source"]
 Fields = tuple[str, str, str | None, dict[str, Any]]
 """Where a record is from, its question, its answer, its other fields."""
 
+_LONGEST_ID = 1000
+"""Characters: an id is part of what is shown of a problem."""
+
 _ROWS_BETWEEN_REPORTS = 4096
 
 
@@ -124,7 +127,10 @@ def _answer(value: object, where: str, field: str, key: str) -> str:
 
 def _check_id(other: Mapping[str, Any], where: str) -> None:
     if other.get("id") is not None:
-        _check_text(str(other["id"]), where, "id")
+        name = str(other["id"])
+        if len(name) > _LONGEST_ID:
+            raise ConfigError(f"{where}: field 'id' has {len(name):,} characters; give a name of at most {_LONGEST_ID}")
+        _check_text(name, where, "id")
 
 
 def _check_text(text: str, where: str, field: str) -> None:

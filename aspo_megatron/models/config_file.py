@@ -27,6 +27,7 @@ _Vocabulary = Annotated[int, Field(gt=0, le=1 << 24)]
 _Experts = Annotated[int, Field(gt=0, le=1 << 14)]
 _Context = Annotated[int, Field(gt=0, le=1 << 40)]
 _Positive = Annotated[float, Field(gt=0)]
+_PerPair = Annotated[list[_Positive], Field(max_length=1 << 13)]
 _TokenId = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 _Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 
@@ -52,8 +53,8 @@ class RopeFields(_Fields):
     mscale: float | None = None
     mscale_all_dim: float | None = None
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
-    short_factor: list[_Positive] | None = None
-    long_factor: list[_Positive] | None = None
+    short_factor: _PerPair | None = None
+    long_factor: _PerPair | None = None
 
 
 class ConfigFields(_Fields):
@@ -74,14 +75,14 @@ class ConfigFields(_Fields):
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     use_sliding_window: bool | None = None
-    layer_types: list[str] | None = None
+    layer_types: Annotated[list[str], Field(max_length=10_000)] | None = None
     rope_theta: _Positive | None = None
     rope_scaling: RopeFields | None = None
     rope_parameters: RopeFields | None = None
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     original_max_position_embeddings: _Context | None = None
     bos_token_id: _TokenId | None = None
-    eos_token_id: _TokenId | list[_TokenId] | None = None
+    eos_token_id: _TokenId | Annotated[list[_TokenId], Field(max_length=1000)] | None = None
     pad_token_id: _TokenId | None = None
     dtype: _Dtype | None = None
     torch_dtype: _Dtype | None = None

@@ -63,7 +63,7 @@ def refuse_code(folder: Path, config: dict[str, Any]) -> None:
     for key, value in _items(config, where):
         if key.lstrip("_").endswith(_IMPLEMENTATION_KEYS):
             for name in value.values() if isinstance(value, dict) else (value,):
-                if name is not None and name not in _IMPLEMENTATIONS:
+                if name is not None and not (isinstance(name, str) and name in _IMPLEMENTATIONS):
                     raise CheckpointError(
                         f"{where}: {one_line(key)} is {one_line(repr(name))[:80]}, code of somebody's repository; "
                         "take the field out"

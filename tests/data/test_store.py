@@ -144,12 +144,13 @@ def test_another_process_takes_them_over() -> None:
 def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     """While its ranks run, which may be for days."""
     left: list[weakref.ref[ProblemStore]] = []
-    nothing: Any = None
+    family: Any = SimpleNamespace(vocab_size=1 << 31)
+    tokenizer: Any = None
 
     def read_inputs(*_: Any) -> Inputs:
         stores = stored(PROBLEMS), stored(PROBLEMS[:2])
         left.extend(map(weakref.ref, stores))
-        return Inputs(nothing, nothing, *stores)
+        return Inputs(family, tokenizer, *stores)
 
     monkeypatch.setattr("aspo_megatron.inputs.read_inputs", read_inputs)
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3))

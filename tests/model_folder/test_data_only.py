@@ -57,6 +57,11 @@ CODE: dict[str, tuple[Change, str]] = {
     "other weights": (config(transformers_weights="adapter_model.bin"), "transformers_weights"),
     "layers that differ": (config(per_layer_config={"0": {"hidden_size": 1}}), "per_layer_config"),
     "other names": (config(attribute_map={"hidden_size": "vocab_size"}), "attribute_map"),
+    "kernels in a list": (
+        config(attn_implementation=["some-org/kernel"]),
+        "attn_implementation is ['some-org/kernel']",
+    ),
+    "kernels for parts": (config(attn_implementation={"": "sdpa", "a": {"b": "c/d"}}), "implementation is {'b'"),
     "generation of its own": (config(custom_generate="a/b"), "generates by code"),
     "Python": (file("modeling_own.py"), "modeling_own.py: code"),
     "compiled Python": (file("own.pyc"), "own.pyc: code"),

@@ -142,3 +142,18 @@ def test_tokens_that_the_model_does_not_know_are_one_line(tmp_path: Path, name: 
     with pytest.raises(CheckpointError) as raised:
         read_inputs(config).check_tokens()
     the_line(raised.value, "problem problems-0", "vocab_size of config.json")
+
+
+def test_weights_that_others_hold_are_not_looked_at(tmp_path: Path) -> None:
+    """Behind servers, which are asked as they are, a model may be larger than this machine."""
+    folder = copy_of_tiny(tmp_path / "model")
+    change_json(folder / "config.json", hidden_size=8192, num_hidden_layers=1000, num_attention_heads=64, head_dim=128)
+    (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
+    config = load_config(None, [
+        f"model.path={folder}", "model.init=random", f"output_dir={tmp_path / 'run'}", "data.format=raw",
+        f"data.train={{kind: jsonl, path: {tmp_path / 'problems.jsonl'}}}", "reward.kind=math", "platform.device=cpu",
+        "rollout.sampling.max_response_tokens=8", "model.dtype=float32",
+    ])  # fmt: skip
+    assert len(read_inputs(config, weights=False).train) == 1
+    with pytest.raises(UserError, match="and the machine has"):
+        read_inputs(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +14,7 @@ from forked import Server, fork_ranks, kill
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config, save_config
 from aspo_megatron.models.family import read_family
+from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.plan.readme import with_plan
 from aspo_megatron.plan.report import make_plan
 from aspo_megatron.slurm import shape
@@ -100,6 +102,16 @@ def train_in_ranks(path: Path, world_size: int) -> list[int | None]:
         rank.join(100)
     kill(ranks)
     return [rank.exitcode for rank in ranks]
+
+
+def test_a_model_that_names_the_kind_of_each_layer(tmp_path: Path) -> None:
+    """As transformers writes them since 4.53."""
+    recipe = Path(shutil.copytree(EXAMPLES / "qwen3_8b", tmp_path / "recipe"))
+    shape = json.loads((recipe / "model" / "config.json").read_text())
+    shape["layer_types"] = ["full_attention"] * shape["num_hidden_layers"]
+    (recipe / "model" / "config.json").write_text(json.dumps(shape))
+    run, _ = tiny_run(recipe / "run.yaml", [f"output_dir={tmp_path / 'run'}"])
+    assert transformers_config(read_family(run.model.path)).num_hidden_layers < shape["num_hidden_layers"]
 
 
 @pytest.mark.distributed
