@@ -50,7 +50,7 @@ class SafetensorsFolder:
         """Open every file of the folder and read their headers.
 
         Raises:
-            CheckpointError: no safetensors, a file of the index is missing, truncated or damaged, or a tensor is in two.
+            CheckpointError: none there, a file of the index is missing, truncated or damaged, or a tensor is in two.
         """
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
