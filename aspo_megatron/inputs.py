@@ -144,7 +144,7 @@ def _check_weights(folder: Path, family: Family) -> None:
     refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
     with PieceReader(checkpoint) as reader:
-        HfView(reader, family).check()
+        HfView(reader, family)
 
 
 def _check_engine(folder: Path, family: Family, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -56,6 +56,14 @@ _MAY_CHANGE = (
 
 _BEFORE_ALL = {RUN_LOCK, f"{RUN_CONFIG}.partial"}
 _SUMMARY = "summary.json"
+_LINES = ("metrics.jsonl", "samples.jsonl")
+_FILES = (RUN_CONFIG, RUN_LOCK, *_LINES, *(f"{name}.damaged" for name in _LINES), _SUMMARY, "curves.png", "wandb-id")
+_FOLDERS = ("eval", "exports", "hf", "logs", "profile", "sync", "tensorboard", "wandb")
+"""What a run writes to, besides `checkpoints`."""
+
+_REPLACED = ("exports", "hf", "wandb")
+"""What is in these is never written to: it is replaced, by wandb's own links too."""
+
 _LEFT = ("checkpoints", "metrics.jsonl", _SUMMARY)
 """What tells the folder of a run from any other."""
 
@@ -89,6 +97,27 @@ def refuse_foreign_folder(run: RunConfig) -> None:
             f"output_dir: {name} holds another run, which differs in {one_line(', '.join(differing))}; "
             "choose another folder or remove it"
         )
+
+
+def refuse_links(folder: Path) -> None:
+    """See that what a run writes to in its folder lies there. `checkpoints` may be a link to a larger disk.
+
+    Raises:
+        ConfigError: a file is a link or no regular file, or a folder is a link; names it.
+    """
+    paths = [folder / name for name in (*_FILES, *_FOLDERS)]
+    try:
+        for inner in _FOLDERS:
+            if (folder / inner).is_dir() and inner not in _REPLACED:
+                paths += sorted((folder / inner).iterdir())
+        for path in paths:
+            if os.path.lexists(path) and (path.is_symlink() or not (path.is_file() or path.is_dir())):
+                what = "a link" if path.is_symlink() else "not a regular file"
+                raise ConfigError(
+                    f"output_dir: {one_line(path)}: {what}, and a run writes to its own folder alone; take it out"
+                )
+    except OSError as error:
+        raise ConfigError(f"output_dir: {one_line(folder)} cannot be read ({error.strerror})") from error
 
 
 def _without_config(folder: Path) -> ConfigError:
@@ -130,6 +159,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
     """
     refuse_foreign_folder(run)
     folder = run.output_dir
+    refuse_links(folder)
     name = one_line(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

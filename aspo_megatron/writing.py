@@ -55,6 +55,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.partial")
+        partial.unlink(missing_ok=True)  # what a link of this name leads to would be written
         try:
             yield partial
             if durable:

@@ -146,11 +146,11 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
             shutil.copyfile(path, partial / path.name)
-        headers = kept_headers(source, view, dtype)
+        extra = kept_extra(source)
+        headers = kept_headers(source, view, extra, dtype)
         if dtype is not None:
             _note_dtype(partial / "config.json", dtype)
         write_hf_index(source, partial, headers, dtype)
-        extra = kept_extra(source)
 
         def read(entry: Entry) -> list[Tensor]:
             parts = [extra[entry.name]] if entry.name in extra else view.read_parts(entry.name)

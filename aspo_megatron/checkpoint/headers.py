@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
-from aspo_megatron.checkpoint.safetensors_file import Entry, divide, entries_of, make_header, make_index, read_header
+from aspo_megatron.checkpoint.safetensors_file import (
+    LARGEST_HEADER,
+    Entry,
+    divide,
+    entries_of,
+    make_header,
+    make_index,
+    read_header,
+)
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_foreign_file
 from aspo_megatron.models.mapping import hf_sizes
-from aspo_megatron.reading import read_bytes
+from aspo_megatron.reading import parse_json, read_bytes
 
 _FOLDER = "headers"
 _EXTRA = "extra.safetensors"
 _INDEX = "model.safetensors.index.json"
+_COMPUTED = ".rotary_emb.inv_freq"
+"""How the names of tensors end that are no weights, which older files hold all the same."""
 
 
 def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family: Family) -> None:
@@ -39,10 +54,10 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family
         if name == HEAD and family.tied_embeddings:
             if not torch.equal(bits(tensors.read_whole(HEAD)), bits(tensors.read_whole(EMBEDDING))):
                 raise CheckpointError(f"{source}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}")
-        elif name.endswith(".rotary_emb.inv_freq"):  # older files hold what is computed from config.json
+        elif name.endswith(_COMPUTED):  # older files hold what is computed from config.json
             extra[name] = tensors.read_whole(name)
         else:
-            raise CheckpointError(f"{source}: tensor {name} is not one that a {family.name} model has")
+            raise CheckpointError(f"{source}: tensor {shown(name)} is not one that a {family.name} model has")
     if extra:
         save_file(extra, partial / _EXTRA)
 
@@ -52,38 +67,91 @@ def _unknown(tensors: SafetensorsFolder, family: Family) -> list[str]:
     return [name for name in tensors.names() if name not in known]
 
 
-def kept_headers(source: Path, view: HfView, dtype: torch.dtype | None) -> dict[str, bytes]:
+def kept_headers(
+    source: Path, view: HfView, extra: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, bytes]:
     """The headers of the files to write: those that were there before the conversion, or new ones.
 
+    Args:
+        source: the checkpoint.
+        view: its tensors.
+        extra: see `kept_extra`.
+        dtype: what the files are to be of, if that is not what they were of.
+
     Raises:
-        CheckpointError: one cannot be read.
+        CheckpointError: one cannot be read, or they are not those of the model's tensors.
     """
-    if dtype is None and (source / _FOLDER).is_dir():
-        paths = sorted((source / _FOLDER).glob("*.safetensors"))
-        for path in paths:
+    folder = source / _FOLDER
+    if dtype is None and os.path.lexists(folder):
+        refuse_foreign_file(source, folder)
+        headers = {}
+        for path in sorted(folder.glob("*.safetensors")):
             refuse_foreign_file(source, path)
-        return {path.name: read_bytes(path, CheckpointError) for path in paths}
+            headers[path.name] = read_bytes(path, CheckpointError, LARGEST_HEADER)
+        _check_names(folder, headers, view, extra)
+        return headers
     entries = [Entry(name, dtype or view.dtype(name), tuple(size)) for name, size in view.sizes.items()]
     return {name: make_header(part) for name, part in divide(entries, 4 << 30).items()}
 
 
-def write_hf_index(source: Path, target: Path, headers: dict[str, bytes], dtype: torch.dtype | None) -> None:
-    """Write the index of files with these headers into the folder `target`, if it has one."""
+def _check_names(folder: Path, headers: Mapping[str, bytes], view: HfView, extra: Mapping[str, Tensor]) -> None:
+    """See that headers name each tensor of the model once, and no others but those that files may hold besides.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    named: set[str] = set()
+    for file, header in headers.items():
+        for entry in entries_of(header):
+            if entry.name in named or not (view.has(entry.name) or entry.name in extra):
+                raise CheckpointError(
+                    f"{one_line(folder / file)}: tensor {shown(entry.name)} is there twice, or unknown"
+                )
+            named.add(entry.name)
+    lacking = view.sizes.keys() - named
+    if lacking:
+        raise CheckpointError(f"{one_line(folder)}: tensor {min(lacking)} is in none of its headers")
+
+
+def write_hf_index(source: Path, target: Path, headers: Mapping[str, bytes], dtype: torch.dtype | None) -> None:
+    """Write the index of files with these headers into the folder `target`, if it has one.
+
+    Raises:
+        CheckpointError: the one of before the conversion cannot be read, or is not theirs.
+    """
     kept = source / _FOLDER / _INDEX
-    if dtype is None and kept.is_file():
+    if dtype is None and os.path.lexists(kept):
         refuse_foreign_file(source, kept)
-        shutil.copyfile(kept, target / _INDEX)
+        content = read_bytes(kept, CheckpointError)
+        told = parse_json(content, one_line(kept), CheckpointError)
+        where = told.get("weight_map") if isinstance(told, dict) else None
+        files = {entry.name: file for file, header in headers.items() for entry in entries_of(header)}
+        if not isinstance(where, dict) or any(files.get(name) != file for name, file in where.items()):
+            raise CheckpointError(f"{one_line(kept)}: not the index of the headers beside it")
+        (target / _INDEX).write_bytes(content)
     elif len(headers) > 1:
         index = make_index({name: entries_of(head) for name, head in headers.items()})
         (target / _INDEX).write_text(index, encoding="utf-8")
 
 
 def kept_extra(source: Path) -> dict[str, Tensor]:
-    """Tensors that were kept beside those of the model."""
-    if not (source / _EXTRA).is_file():
+    """Tensors that were kept beside those of the model.
+
+    Raises:
+        CheckpointError: they cannot be read, or are the model's own.
+    """
+    path = source / _EXTRA
+    if not os.path.lexists(path):
         return {}
-    refuse_foreign_file(source, source / _EXTRA)
-    return load_file(source / _EXTRA)
+    refuse_foreign_file(source, path)
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{one_line(path)}: cannot be read ({one_line(str(error)[:300])})") from error
+    for name in found:
+        if not name.endswith(_COMPUTED):
+            raise CheckpointError(f"{one_line(path)}: tensor {shown(name)} is not one that is kept beside a model's")
+    return found
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import reprlib
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aspo_megatron.checkpoint.safetensors_file import DTYPES
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family, read_family
@@ -26,6 +29,7 @@ from aspo_megatron.reading import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_FLOATING = {name for name, dtype in DTYPES.items() if dtype.is_floating_point}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -46,7 +50,7 @@ class SafetensorsFolder:
         """Open every file of the folder and read their headers.
 
         Raises:
-            CheckpointError: no safetensors, a file of the index is missing, or a file is truncated or damaged.
+            CheckpointError: none there, a file of the index is missing, truncated or damaged, or a tensor is in two.
         """
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
@@ -57,8 +61,12 @@ class SafetensorsFolder:
                 names = opened.keys()
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
-                    f"{folder / file}: truncated or damaged ({error}); copy or download the file again"
+                    f"{one_line(folder / file)}: truncated or damaged ({one_line(str(error)[:300])}); "
+                    "copy or download the file again"
                 ) from error
+            twice = self._where.keys() & names
+            if twice:
+                raise CheckpointError(f"{one_line(folder / file)}: tensor {shown(min(twice))} is in another file, too")
             self._files[file] = opened
             self._where.update(dict.fromkeys(names, file))
 
@@ -83,13 +91,18 @@ class SafetensorsFolder:
         shape: list[int] = self._slice(name).get_shape()
         return shape
 
+    def dtype(self, name: str) -> str:
+        """Precision of a tensor, as its file has it."""
+        return str(self._slice(name).get_dtype())
+
     def read(self, name: str, dim: int, start: int, stop: int) -> Tensor:
         """Rows start..stop of a tensor along dim 0 or 1; only they are read from the file."""
         view = self._slice(name)
         size = view.get_shape()[dim]
         if stop > size:
             raise CheckpointError(
-                f"{self._folder}: tensor {name} has size {size} along dim {dim}, config.json asks for at least {stop}"
+                f"{self._folder}: tensor {shown(name)} has size {size} along dim {dim}, "
+                f"config.json asks for at least {stop}"
             )
         part: Tensor = view[start:stop] if dim == 0 else view[:, start:stop]
         return part
@@ -153,6 +166,10 @@ def check_weights(folder: Path) -> None:
             if tuple(source.shape(name)) != shape:
                 raise CheckpointError(
                     f"{folder}: tensor {name} has shape {source.shape(name)}, config.json asks for {list(shape)}"
+                )
+            if source.dtype(name) not in _FLOATING:
+                raise CheckpointError(
+                    f"{folder}: tensor {name} is of {source.dtype(name)}: no weights, which are floating-point numbers"
                 )
 
 
@@ -258,11 +275,11 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files of a Hugging Face folder."""
     files = _files_of_index(folder) if (folder / _INDEX).is_file() else [_SINGLE]
     for file in files:
-        if not (folder / file).is_file():
+        if not os.path.isfile(folder / file):
             others = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.gguf")]
             told = one_line(", ".join(sorted(others)))
             hint = f"; it holds {told}, which must be converted to safetensors first" if others else ""
-            raise CheckpointError(f"{folder}: {file} is missing{hint}")
+            raise CheckpointError(f"{folder}: {shown(file)} is missing{hint}")
         refuse_foreign_file(folder, folder / file)
     return files
 

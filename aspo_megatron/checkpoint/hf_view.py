@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
 
@@ -32,6 +32,11 @@ class HfView:
     """A `TensorSource` over a megatron checkpoint. `sizes`: of all its tensors, in the table's order."""
 
     def __init__(self, reader: PieceReader, family: Family) -> None:
+        """See that every tensor is in the checkpoint, with the model's sizes.
+
+        Raises:
+            CheckpointError: one is missing, of another size, or holds no floating-point numbers; names it.
+        """
         self._reader = reader
         self._shape = family.shape(tp=1)
         self.sizes = hf_sizes(family.rows, self._shape)
@@ -47,24 +52,26 @@ class HfView:
             self._places[HEAD] = self._places[EMBEDDING]
         # Query, key and value come from one tensor; they are wanted at about the same time.
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
-
-    def check(self) -> None:
-        """See that every tensor is in the checkpoint, with the model's sizes.
-
-        Raises:
-            CheckpointError: one is missing or of another size; names it.
-        """
         for name, size in self.sizes.items():
-            place = self._place(name)
-            sizes = place.row.sizes(self._shape)
-            keys = checkpoint_keys(place.row, place.layer, place.expert)
-            there = self._reader.size(keys[place.source if len(keys) > 1 else 0])
-            rows = sum(each[0] for each in sizes) if len(keys) == 1 else size[0]
-            padded = name in (EMBEDDING, HEAD) and there[0] > rows
-            if (there[0] != rows and not padded) or there[1:] != size[1:]:
-                raise CheckpointError(
-                    f"tensor {name}: config.json asks for {list(size)}, the checkpoint has {list(there)} of it"
-                )
+            self._check(name, size)
+
+    def _check(self, name: str, size: tuple[int, ...]) -> None:
+        place = self._place(name)
+        keys = checkpoint_keys(place.row, place.layer, place.expert)
+        key = keys[place.source if len(keys) > 1 else 0]
+        there, dtype = self._reader.size(key), self._reader.dtype(key)
+        rows = sum(each[0] for each in place.row.sizes(self._shape)) if len(keys) == 1 else size[0]
+        padded = name in (EMBEDDING, HEAD) and there[:1] > (rows,)
+        if (there[:1] != (rows,) and not padded) or there[1:] != size[1:]:
+            raise CheckpointError(
+                f"tensor {name}: config.json asks for {list(size)}, the checkpoint has {list(there)} of it"
+            )
+        if not dtype.is_floating_point:
+            raise CheckpointError(f"tensor {name}: is of {dtype}: no weights, which are floating-point numbers")
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._places
 
     def dtype(self, name: str) -> torch.dtype:
         """Precision of a tensor."""
@@ -105,7 +112,7 @@ class HfView:
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:
-            raise CheckpointError(f"tensor {one_line(name)} is not one that the model has")
+            raise CheckpointError(f"tensor {shown(name)} is not one that the model has")
         return self._places[name]
 
     def _keep(self, tensors: zip[tuple[str, Tensor]]) -> None:

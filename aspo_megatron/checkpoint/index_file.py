@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aspo_megatron.checkpoint.plain_pickle import Made, Name, Pairs, PlainPickleError, read_pickle
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_file import DTYPES, whole_numbers
-from aspo_megatron.foreign_text import one_line
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _NAMES = {
@@ -51,11 +51,6 @@ def parse_index(content: bytes) -> Metadata:
             raise PlainPickleError(f"tensor {shown(index.fqn)}: a piece of it is in two places")
         storage[index] = _place(index.fqn, entry)
     return Metadata(state_dict_metadata=tensors, storage_data=storage, storage_meta=StorageMeta())
-
-
-def shown(key: str) -> str:
-    """A tensor's name of an index, for a place in a line."""
-    return one_line(key[:200])
 
 
 def _tensor(key: str, entry: Any) -> TensorStorageMetadata:

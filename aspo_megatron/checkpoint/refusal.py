@@ -11,6 +11,7 @@ from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.integrity import FileEntry, Manifest, check_model, read_manifest, verify_files
 from aspo_megatron.checkpoint.names import OPTIMIZER, all_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader, check_common
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
@@ -56,7 +57,7 @@ def _whole(folder: Path, family: Family, optimizer: Names | None) -> Manifest:
     check_common(folder)
     with PieceReader(folder) as reader:
         _check_files(folder, reader, manifest.files)
-        HfView(reader, family).check()
+        HfView(reader, family)
         for name in optimizer(folder, manifest) if optimizer is not None else ():
             for key in all_keys(family):
                 there, weight = reader.size(f"{OPTIMIZER}.{name}.{key}"), reader.size(key)
@@ -71,4 +72,4 @@ def _check_files(folder: Path, reader: PieceReader, files: Mapping[str, FileEntr
     """See that every piece is in a file whose checksum is known."""
     for key in reader.keys():  # noqa: SIM118 (not a dict)
         if not files.keys() >= reader.files(key):
-            raise CheckpointError(f"{folder}: tensor {key}: a piece of it is in no file")
+            raise CheckpointError(f"{folder}: tensor {shown(key)}: a piece of it is in no file")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_file import whole_numbers
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -74,13 +75,13 @@ def entries_of(header: bytes) -> list[Entry]:
     try:
         if len(header) > LARGEST_HEADER:
             raise ValueError("it is larger than the format allows")
-        content = told.mapping(json.loads(header, object_pairs_hook=_without_doubles), "it")
+        content = told.mapping(json.loads(header.decode(), object_pairs_hook=_without_doubles), "it")
         places = [(*_place(name, entry), name) for name, entry in content.items() if name != "__metadata__"]
         entries, position = [], 0
         for begin, end, name in sorted(places):
             entry = _entry(name, content[name])
             if begin != position or end - begin != nbytes(entry):
-                raise ValueError(f"{_shown(name)} is not where its size says")
+                raise ValueError(f"tensor {shown(name)} is not where its size says")
             entries.append(entry)
             position = end
         return entries
@@ -96,10 +97,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place(name: str, value: Any) -> tuple[int, int]:
-    entry = told.mapping(value, _shown(name))
+    entry = told.mapping(value, f"tensor {shown(name)}")
     offsets = told.wholes(entry, "data_offsets")
     if len(offsets) != 2 or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{_shown(name)} is not described as a tensor")
+        raise ValueError(f"tensor {shown(name)} is not described as a tensor")
     return offsets[0], offsets[1]
 
 
@@ -108,10 +109,6 @@ def _entry(name: str, entry: Mapping[str, Any]) -> Entry:
     if dtype not in DTYPES:
         raise CheckpointError(f"safetensors: precision {dtype!r} is not supported")
     return Entry(name, DTYPES[dtype], whole_numbers(tuple(told.wholes(entry, "shape"))))
-
-
-def _shown(name: str) -> str:
-    return one_line(f"tensor {name[:200]}")
 
 
 def make_header(entries: Sequence[Entry]) -> bytes:
@@ -169,7 +166,8 @@ def _check(entry: Entry, parts: Sequence[Tensor]) -> None:
     dtypes = {part.dtype for part in parts}
     if size != entry.size or dtypes != {entry.dtype} or len({part.shape[1:] for part in parts}) > 1:
         raise CheckpointError(
-            f"tensor {entry.name} is {first.dtype} {list(size)}, {entry.dtype} {list(entry.size)} was there before"
+            f"tensor {shown(entry.name)} is {first.dtype} {list(size)}, "
+            f"{entry.dtype} {list(entry.size)} was there before"
         )
 
 

@@ -138,6 +138,10 @@ def _fill(reader: PieceReader, wanted: Iterable[ShardedTensor | ShardedTensorFac
         padded = part.allow_shape_mismatch  # a vocabulary: what is beyond its end is zero
         if there != whole and not (padded and there[1:] == whole[1:]):
             raise CheckpointError(f"tensor {part.key} has size {list(there)}, {list(whole)} is wanted")
+        if not reader.dtype(part.key).is_floating_point:
+            raise CheckpointError(
+                f"tensor {part.key} is of {reader.dtype(part.key)}, floating-point numbers are wanted"
+            )
         target = part.data.detach()
         if padded:
             target.zero_()

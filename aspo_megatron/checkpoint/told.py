@@ -17,6 +17,11 @@ from aspo_megatron.foreign_text import one_line
 LARGEST = 2**63 - 1
 
 
+def shown(name: str) -> str:
+    """A tensor's name of somebody's file, for a place in a line."""
+    return one_line(name[:200])
+
+
 def with_digest(content: Mapping[str, Any]) -> bytes:
     """What is told, as JSON that bears a checksum of itself."""
     return json.dumps({**content, "digest": _digest(content)}, indent=1).encode() + b"\n"

@@ -68,6 +68,8 @@ def find_tensor(read_at: ReadAt, start: int, length: int) -> StoredTensor:
     archive = _Archive(read_at, start, length)
     dtype, size, count = _described(read_pickle(archive.content("data.pkl"), _NAMES))
     elements = archive.place("data/0")
+    if archive.content("byteorder", b"little") != b"little":
+        raise ValueError("its bytes are in another order")
     if len(elements) != count * dtype.itemsize:
         raise ValueError(f"{len(elements)} bytes hold no {count} elements of {dtype}")
     return StoredTensor(dtype, size, elements.start, len(elements))
@@ -104,8 +106,10 @@ class _Archive:
             raise BadZipFile("not an archive of torch.save")
         return range(begin, begin + told.file_size)
 
-    def content(self, name: str) -> bytes:
-        """The content of a record that is small."""
+    def content(self, name: str, otherwise: bytes | None = None) -> bytes:
+        """The content of a record that is small; `otherwise` if there is none."""
+        if otherwise is not None and self._folder + name not in self._records:
+            return otherwise
         place = self.place(name)
         if len(place) > _MOST_AT_ONCE:
             raise BadZipFile(f"{name} is larger than torch.save writes it")
@@ -148,10 +152,12 @@ def _described(told: Any) -> tuple[torch.dtype, tuple[int, ...], int]:
     if type(told) is not Made or told.of not in (_TYPED, _UNTYPED) or len(told.args) < 6 or told.state is not None:
         raise ValueError("it is no tensor")
     storage, offset, size, stride, _, _, *more = told.args
+    if len(more) != (told.of == _UNTYPED):  # what torch does to the elements as it loads them, such as turn signs
+        raise ValueError("it is not a tensor as its elements are")
     if type(storage) is not Made or storage.of != PERSISTENT or type(storage.args[0]) is not tuple:
         raise ValueError("it is no tensor")
     kind, memory, key, _, _ = storage.args[0]
-    named, dtypes = (memory, _STORAGES) if told.of == _TYPED else (more[0] if more else None, DTYPES)
+    named, dtypes = (memory, _STORAGES) if told.of == _TYPED else (more[0], DTYPES)
     dtype = dtypes.get(named.name) if type(named) is Name and named.module == "torch" else None
     if (kind, key) != ("storage", "0") or dtype is None or offset != 0:
         raise ValueError("it is not a single tensor")
