@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 
 from aspo_megatron.rewards import latex_tokens as tokens
-from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join
+from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join, number
 
 LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2.5)
 """A formula with more of something is no answer, unless the reference is about as large."""
@@ -19,6 +19,8 @@ _LONG_SUM = 100.0
 _ENDLESS = 10.0
 _DIGITS_LIKE_A_FUNCTION = 100.0
 _LARGEST_MATRIX = 16.0
+_CELLS_OF_A_DETERMINANT = 8.0
+_CELLS_OF_AN_INVERSE = 4.0
 _DEEPEST = 100
 _MOST_TOKENS = 10_000
 
@@ -44,17 +46,19 @@ def latex_size(text: str) -> Size:
     return reader.size
 
 
-class _Reader:
-    """Goes through tokens once, from left to right."""
+class _Reader(tokens.Tokens):
+    """Adds up the sizes of what it goes through."""
 
     def __init__(self, found: list[str]) -> None:
-        self._tokens = found
-        self._next = self._depth = 0
+        super().__init__(found)
+        self._depth = 0
         self._symbol = SYMBOL
         self._arithmetic = Arithmetic()
         self._open = {0: 0, 1: 0}
         self._size = Size(tokens=len(found))
         self._functions = 0
+        self._after_matrix = -1
+        self._algebra = 0.0
 
     @property
     def size(self) -> Size:
@@ -69,14 +73,6 @@ class _Reader:
         while self._peek():
             self._list()
             self._take()
-
-    def _peek(self) -> str:
-        return self._tokens[self._next] if self._next < len(self._tokens) else ""
-
-    def _take(self) -> str:
-        token = self._peek()
-        self._next += 1
-        return token
 
     def _note(self, **counts: float) -> None:
         self._size = self._size.join(Size(**counts))
@@ -127,6 +123,8 @@ class _Reader:
         while (token := self._peek()) in tokens.POSTFIXES:
             self._take()
             if token in tokens.POWERS:
+                if self._after_matrix == self._next - 1:
+                    self._count(costly=self._algebra / _CELLS_OF_AN_INVERSE)
                 bound = self._arithmetic.power(bound, self._operand())
             elif token == "!":
                 bound = self._arithmetic.factorial(bound)
@@ -180,7 +178,7 @@ class _Reader:
         if token in tokens.BARS:
             return Bound()
         if token[0] == "." or token[0].isdecimal():
-            return self._arithmetic.note(_number(token))
+            return self._arithmetic.note(number(token))
         if token[0] == "\\":
             return self._command(token)
         return CONSTANT if token in "eEπ" else self._symbol
@@ -188,9 +186,29 @@ class _Reader:
     def _group(self, kind: int) -> Bound:
         self._opened(kind, 1)
         bound = self._list()
+        is_matrix = self._after_matrix == self._next
         self._take()
+        self._after_matrix = self._next if is_matrix else self._after_matrix
         self._opened(kind, -1)
         return bound
+
+    def _matrix(self) -> Bound:
+        """An environment to its end; a determinant is computed as it is read."""
+        name, before = self._skip_group(), self._size.cells
+        bound = self._list()
+        cells = self._size.cells - before + 1
+        # Numbers take no time worth counting.
+        self._algebra = cells if bound.degree or not bound.whole else 0.0
+        if name == "vmatrix":
+            bound = self._determinant(bound, cells)
+        self._take()
+        self._skip_group()
+        self._after_matrix = self._next
+        return bound
+
+    def _determinant(self, bound: Bound, cells: float) -> Bound:
+        self._count(costly=self._algebra / _CELLS_OF_A_DETERMINANT)
+        return self._arithmetic.power(bound, Bound(math.log10(cells) / 2))
 
     def _command(self, name: str) -> Bound:
         bound = CONSTANT if name == "\\pi" else self._symbol
@@ -205,7 +223,9 @@ class _Reader:
             bound = self._repeated(name)
         elif name in tokens.FUNCTIONS:
             bound = self._function(name)
-        elif name in tokens.WORDS or name == "\\begin":
+        elif name == "\\begin":
+            bound = self._matrix()
+        elif name in tokens.WORDS:
             self._skip_group()
         return bound
 
@@ -214,17 +234,8 @@ class _Reader:
         token = self._peek()
         if token[:1].isdecimal() and len(token) > 1:
             self._tokens[self._next] = token[1:]
-            return _number(token[0])
+            return number(token[0])
         return self._operand()
-
-    def _skip_group(self) -> str:
-        """What is in the braces that follow, without reading it."""
-        if self._peek() != "{":
-            return ""
-        begin, depth = self._next + 1, 0
-        while (token := self._take()) and (depth := depth + (token == "{") - (token == "}")):
-            pass
-        return "".join(self._tokens[begin : self._next - 1])
 
     def _scripts(self) -> tuple[list[Bound], list[Bound]]:
         """What stands below and above a command."""
@@ -240,15 +251,20 @@ class _Reader:
         self._functions += 1
         operator = self._skip_group() if name == "\\operatorname" else ""
         below, above = self._scripts()
+        self._algebra = 0.0
         argument = join(self._operand(), *below)
         if operator in _MAKERS and argument.most > _LARGEST_MATRIX:
             self._note(cells=argument.most**2)
+        if operator in tokens.MATRIX_WORK:
+            self._count(costly=_ENDLESS)
+        if name == "\\det":
+            argument = self._determinant(argument, max(self._algebra, 1.0))
         if name in tokens.GAMMAS:
             bound = self._arithmetic.factorial(argument)
         elif name in tokens.GROWING:
             bound = self._arithmetic.power(CONSTANT, argument)
         else:
-            bound = self._arithmetic.function(argument)
+            bound = argument if name in tokens.KEEPING else self._arithmetic.function(argument)
         for exponent in above:
             bound = self._arithmetic.power(bound, exponent)
         return bound
@@ -257,31 +273,19 @@ class _Reader:
         """A sum or product with its range; an integral or a limit, which are counted as costly."""
         below, above = self._scripts()
         range_ = join(*below, *above)
-        is_finite = name in tokens.SUMS and bool(above) and not any(bound.degree for bound in above)
+        is_sum = name in tokens.SUMS
+        is_finite = is_sum and bool(above) and not any(bound.degree for bound in above)
         count = range_.most if is_finite else 1.0
-        if not is_finite:
+        if is_finite and not all(bound.whole for bound in above):
+            self._count(costly=_ENDLESS)  # To a fraction: a gamma function.
+        elif not is_finite:
             self._count(costly=_ENDLESS if name == "\\prod" else 1)
         elif count > _LONG_SUM:
             self._count(costly=math.log10(count))
         outer = self._symbol
         self._symbol = replace(outer, digits=max(outer.digits, math.log10(count)))
         body = self._product(Bound())
-        if name in tokens.SUMS and not is_finite and not body.degree:
+        if is_sum and not is_finite and not body.degree:
             self._count(costly=_ENDLESS)
         self._symbol = outer
         return self._arithmetic.repeated(body, count, product=name == "\\prod")
-
-
-def _number(token: str) -> Bound:
-    mantissa, _, exponent = token.lower().partition("e")
-    whole = mantissa.replace(",", "").partition(".")[0]
-    digits = _digits(whole) + (min(float(exponent.lstrip("+-")[:30]), 1e30) if exponent else 0.0)
-    return Bound(digits, whole="." not in token and not exponent)
-
-
-def _digits(whole: str) -> float:
-    """Logarithm to base 10 of a number in digits, or a little more."""
-    digits = whole.lstrip("0")
-    if not digits:
-        return 0.0
-    return math.log10(int(digits[:15])) + len(digits[15:]) + (1e-9 if len(digits) > 15 else 0.0)

@@ -122,6 +122,8 @@ class Arithmetic:
 
     def binomial(self, upper: Bound, lower: Bound) -> Bound:
         """Of a binomial coefficient."""
+        if lower.degree and not upper.degree:
+            return self.factorial(upper)  # A gamma function of it is in there.
         if upper.degree or lower.degree:
             return self.note(Bound(upper.digits * lower.most, lower.most, upper.degree * lower.most + lower.degree))
         product = lower.most * max(upper.digits, 1.0)
@@ -159,3 +161,19 @@ def _multisets(kinds: float, count: float) -> float:
     rest = min(kinds, 1e9) - 1
     ways = math.lgamma(count + rest + 1) - math.lgamma(count + 1) - math.lgamma(rest + 1)
     return math.exp(min(ways, 300.0))
+
+
+def number(token: str) -> Bound:
+    """Of a number as it is written."""
+    mantissa, _, exponent = token.lower().partition("e")
+    whole = mantissa.replace(",", "").partition(".")[0]
+    digits = _digits(whole) + (min(float(exponent.lstrip("+-")[:30]), 1e30) if exponent else 0.0)
+    return Bound(digits, whole="." not in token and not exponent)
+
+
+def _digits(whole: str) -> float:
+    """Logarithm to base 10 of a number in digits, or a little more."""
+    digits = whole.lstrip("0")
+    if not digits:
+        return 0.0
+    return math.log10(int(digits[:15])) + len(digits[15:]) + (1e-9 if len(digits) > 15 else 0.0)

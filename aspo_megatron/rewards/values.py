@@ -9,6 +9,10 @@ import sympy
 _DIGITS = 15
 _MOST_DIGITS = 100
 _CLEARLY = 1e-4
+_CLEARLY_IF_SMALL = 1e-2
+_NOTHING = 1e-40
+"""What is smaller may be what is left of numbers that cancel."""
+
 _POINTS = 2
 _EXACT = (sympy.Rational, sympy.Add, sympy.Mul, sympy.Pow, sympy.factorial, sympy.binomial)
 # Their value takes a while, or their name is all that counts.
@@ -69,7 +73,10 @@ def _differ_at(one: Any, other: Any, point: int) -> bool:
     first, second = (_value(expression, values) for expression in (one, other))
     if first is None or second is None:
         return False
-    return bool(abs(first - second) > _CLEARLY * max(1.0, abs(first), abs(second)))
+    larger = max(abs(first), abs(second))
+    # math-verify rounds to six decimals, so that any two numbers below are the same to it.
+    allowed = max(_CLEARLY, _CLEARLY * larger) if larger > _CLEARLY else max(_NOTHING, _CLEARLY_IF_SMALL * larger)
+    return bool(abs(first - second) > allowed)
 
 
 def _value(expression: Any, values: dict[str, Any]) -> Any:

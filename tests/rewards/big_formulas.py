@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+FIVE = r"a & b & c & d & 1 \\ d & k & g & h & 2 \\ 1 & 2 & 3 & 4 & 5 \\ x & y & z & w & u \\ a & c & x & z & 9"
+"""What is in a matrix of five rows."""
+
 BIG: dict[str, tuple[str, ...]] = {
     "powers": (
         *(r"9^{9^{9}}", r"9^9^9", r"9**9**9", r"9^{12!}", r"(10^{99999})^{99999}", r"{10^{99999}}^{99999}"),
@@ -30,7 +33,7 @@ BIG: dict[str, tuple[str, ...]] = {
     "binomials": (
         *(r"\binom{2 \cdot 10^9}{10^9}", r"\binom{12!}{11!}", r"{99999999 \choose 4999999}", r"\dbinom{10^9}{500000}"),
         *(r"\binom{10^9}{\frac{22}{7}}", r"\binom{10^9}{\pi}", r"\binom{99999}{\binom{99}{49}}", r"\binom{9^9}{9^8}"),
-        *(r"\tbinom{99999}{50000}", r"{10^{6} \choose 10^{5}}", r"\binom{x}{99999}"),
+        *(r"\tbinom{99999}{50000}", r"{10^{6} \choose 10^{5}}", r"\binom{10^{20}}{k}", r"\binom{x}{99999}"),
     ),
     "symbols": (
         *(r"(x+1)^{99999}", r"(x+y+z+w)^{200}", r"(a+b+c)^{50}(d+e+f)^{50}", r"((x+1)^{99}+y)^{99}", r"(x+y)^{10^{4}}"),
@@ -71,8 +74,22 @@ BIG: dict[str, tuple[str, ...]] = {
             r"\sum_{n=1}^\infty \frac{\sin n}{n^3+\cos n}",
         ),
         *(r"\int_0^1 e^{x^{x^x}} \sin(\tan x) dx", r"\lim_{x\to 0} \frac{\sin(\tan(x))-\tan(\sin(x))}{x^7}"),
+        *(r"\prod_{k=1}^{0.5} (2+k)", r"\prod_{k=1}^{\pi} (12+k)", r"\sum_{k=1}^{\sqrt{2}} k"),
         *(r"\int \int \int x y z dx dy dz", r"\lim_{n\to\infty} \lim_{m\to\infty} \lim_{k \to 0} nmk"),
         *(r"\int_0^{\infty} \frac{\ln x \sin x}{\sqrt{x}} dx", r"\prod_{p=2}^{10^{10}} (1-\frac{1}{p^2})"),
+    ),
+    "matrices": (
+        *(rf"\begin{{vmatrix}} {FIVE} \end{{vmatrix}}", rf"\det(\begin{{pmatrix}} {FIVE} \end{{pmatrix}})"),
+        *(rf"\begin{{pmatrix}} {FIVE} \end{{pmatrix}}^{{-1}}", rf"((\begin{{pmatrix}} {FIVE} \end{{pmatrix}}))^{{-1}}"),
+        *(
+            rf"\operatorname{{{name}}}\begin{{pmatrix}} a & b & 7 \\ c & d & 8 \\ 1 & 2 & x \end{{pmatrix}}"
+            for name in ("rank", "svd", "eig", "eigenvals", "eigenvects", "nullspace", "rref", "orth", "norm")
+        ),
+        *(
+            r"\begin{vmatrix} (x+1)^{99} & y \\ 2 & (x-1)^{99} \end{vmatrix}",
+            r"(\operatorname{lcm}(10^{999}, 7))^{2000}",
+        ),
+        r"\operatorname{tr}(\begin{pmatrix} 10^{999} & 0 \\ 0 & 1 \end{pmatrix})^{2000}",
     ),
     "shapes": (
         *(
@@ -92,6 +109,15 @@ BIG: dict[str, tuple[str, ...]] = {
 }
 
 RIGHT: tuple[tuple[str, str], ...] = (
+    *(
+        (r"2", r"\begin{vmatrix} 1 & 2 \\ 0 & 2 \end{vmatrix}"),
+        ("xy-uz", r"\begin{vmatrix} x & u \\ z & y \end{vmatrix}"),
+        (r"\binom{2024}{k}", r"\binom{2024}{2024-k}"),
+        ("12", r"\operatorname{lcm}(4, 6)"),
+        (r"1.6 \times 10^{-19}", r"1.60 \cdot 10^{-19}"),
+        (r"\frac{\sqrt{2}}{10^{8}}", r"\frac{1}{10^{8} \sqrt{2}} \cdot 2"),
+        ("0.00012345", "0.000123"),
+    ),
     *(("10^{100}", r"10^{99} \cdot 10"), ("10^{100}", "(10^{50})^2"), ("10^{100}", "1" + "0" * 100)),
     *(
         ("1" + "0" * 100, "10^{100}"),
@@ -159,3 +185,14 @@ INFINITE: tuple[tuple[str, str, float], ...] = (
         (r"\infty", r"\text{none}", 0.0),
     ),
 )
+
+SMALL: tuple[tuple[str, str], ...] = (
+    *(
+        (r"1.6 \times 10^{-19}", "0.0"),
+        (r"1.6 \times 10^{-19}", r"3.2 \times 10^{-10}"),
+        (r"\frac{\pi}{10^{7}}", "0.0"),
+    ),
+    *((r"\frac{\sqrt{2}}{10^{20}}", r"\frac{\sqrt{3}}{10^{20}}"), ("0.0000001", "0.0"), ("0.0000012", "0.0000014")),
+    *((r"\frac{\pi}{10^{7}}", "0.0000001"), (r"e^{-20}", "0.0"), (r"e^{-20}", r"e^{-21}"), ("0.0", "0.0000001")),
+)
+"""Numbers below the sixth decimal and what is not the same."""

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from big_formulas import BIG, INFINITE, RIGHT
+from big_formulas import BIG, INFINITE, RIGHT, SMALL
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -186,3 +186,9 @@ def test_an_answer_out_of_time_is_wrong_and_spoils_nothing(monkeypatch):
     assert score(asked, slow, seconds=0.05) == 0.0
     assert score(asked, r"\boxed{1+x^2}") == 1.0
     assert score(asked, r"\boxed{x^2-1}") == 0.0
+
+
+@pytest.mark.parametrize(("reference", "answer"), SMALL)
+def test_small_numbers_are_not_all_the_same(reference, answer):
+    assert grade(reference, rf"\boxed{{{answer}}}") == 0.0
+    assert grade(reference, rf"\boxed{{{reference} \cdot 1}}") == 1.0
