@@ -184,15 +184,15 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 def _validated(data: Any) -> RunConfig:
     infinite = [f"{key}: must be a finite number, not {value}" for key, value in _leaves(data) if _is_infinite(value)]
     if infinite:
-        raise ConfigError("\n".join(map(one_line, infinite)))
+        raise ConfigError(*infinite)
     broken = [f"{key}: holds a zero byte or half of a surrogate pair" for key, value in _leaves(data) if _broken(value)]
     if broken:
-        raise ConfigError("\n".join(map(one_line, broken)))
+        raise ConfigError(*broken)
     try:
         # JSON, because there pydantic's strict mode takes lists for tuples and strings for paths.
         return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(map(one_line, _lines(error.errors())))) from error
+        raise ConfigError(*_lines(error.errors())) from error
     except TypeError as error:
         raise ConfigError(f"keys have to be text: {error}") from error
 

@@ -1,8 +1,16 @@
 """Errors that a user can act on: the `aspo` command prints them as one line and exits with code 2."""
 
+from aspo_megatron.foreign_text import one_line
+
 
 class UserError(Exception):
-    """Bad input: a wrong key, file, tensor or layout. The message names it and says what to do."""
+    """Bad input: a wrong key, file, tensor or layout. The message names it and says what to do.
+
+    Each argument is a line of the message, and no more than a line of text, whatever names are in it.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(one_line, self.args))
 
 
 class AgreedError(UserError):

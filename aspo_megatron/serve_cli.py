@@ -80,7 +80,7 @@ def serve(
         show(f"ready: {' '.join(servers.urls)}")
         while not ended.wait(_ROUND_SECONDS):
             if servers.failure:
-                raise UserError(servers.failure)
+                raise UserError(*servers.failure.split("\n"))
 
 
 def _gather(shared: Path, nodes: int) -> None:

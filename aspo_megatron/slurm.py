@@ -172,7 +172,14 @@ def submit(job: Job, script: str) -> list[str]:
     ids = []
     for _ in range(job.chain):
         try:
-            done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["sbatch", "--parsable"],
+                input=script,
+                capture_output=True,
+                encoding="utf-8",  # the script's own, whatever the locale is
+                errors="backslashreplace",
+                check=False,
+            )
         except OSError as error:
             raise UserError("there is no sbatch here: submit on a machine of the cluster") from error
         if done.returncode:

@@ -143,11 +143,12 @@ class LocalServers:
         while waiting := [server for server in waiting if not _answers(server.url, self.api_key)]:
             server = waiting[0]
             if self._failure:
-                raise UserError(self._failure)
+                raise UserError(*self._failure.split("\n"))
             if time.monotonic() - server.began > self._config.start_timeout_seconds:
                 raise UserError(
                     f"{server.url} is not ready after {self._config.start_timeout_seconds:g} s; the end of "
-                    f"{server.log}:\n{_tail(server.log)}"
+                    f"{server.log}:",
+                    *_tail(server.log).split("\n"),
                 )
             if time.monotonic() > until:
                 return False
@@ -256,11 +257,18 @@ def _ports(config: ServersConfig) -> list[int]:
     return ports
 
 
+class _NoWayElsewhere(urllib.request.HTTPRedirectHandler):
+    """A server that names another place is not followed, as that would be told the key."""
+
+    def redirect_request(self, *given: object) -> None:
+        return None
+
+
 def _answers(url: str, key: str) -> bool:
     request = urllib.request.Request(f"{url}/model_info", headers={"Authorization": f"Bearer {key}"})
     try:
         # Past the proxies of the environment, who would be told the key.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoWayElsewhere)
         with direct.open(request, timeout=5.0) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):

@@ -131,7 +131,7 @@ class ServerClient:
         limit = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(timeout_seconds, _SHORT_SECONDS))
         try:
             async with self._session.request(
-                method, self.url + path, data=data, headers=self._headers, timeout=limit
+                method, self.url + path, data=data, headers=self._headers, timeout=limit, allow_redirects=False
             ) as answer:
                 status, content = answer.status, await answer.read()
         except TimeoutError as error:

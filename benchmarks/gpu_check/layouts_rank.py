@@ -15,10 +15,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore
 
 from aspo_megatron import check_rank
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.parallel.meeting import interfaces, store_of_this_machine
 from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform, Platform, choose_platform
 from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
 from benchmarks.gpu_check.layouts_backend import NAME, register
@@ -48,7 +49,7 @@ def run_rows(way: str, paths: Sequence[str]) -> None:
     """Compute the rows. When one is done there is a file beside its result: how many tensors went through the host."""
     ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     copied = register() if way == SHARED else Counter[str]()
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, rank == 0, _PATIENCE)
+    store = store_of_this_machine(rank, ranks, _PATIENCE)
     for path in paths:
         row = check_rank.Spec(**json.loads(Path(path).read_text(encoding="utf-8")))
         copied.clear()
@@ -72,8 +73,9 @@ def _grid(parallel: ParallelConfig, device: str, way: str, store: PrefixStore) -
         platform = choose_platform(device, int(os.environ["LOCAL_RANK"]), 1)
     platform.install()
     numbers = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
-    dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
-    yield build_grid(parallel, platform, 1.0, seed=1)
+    with interfaces(numbers["world_size"], servers_elsewhere=False):
+        dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
+        yield build_grid(parallel, platform, 1.0, seed=1)
     leave_grid(platform)
 
 

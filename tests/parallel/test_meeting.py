@@ -43,14 +43,14 @@ def receive(port: int) -> None:
     group.broadcast([torch.zeros(3)], dist.BroadcastOptions()).wait()
 
 
-def doors(name: str) -> set[tuple[str, int]]:
+def doors(name: str, ranks: int) -> set[tuple[str, int]]:
     """Where a rank listens on a machine of this name, its leader in a group with a server besides."""
     before, own_name = listening(), socket.gethostname()
     if name:
         kernel.unshare(kernel.CLONE_NEWUTS)
         socket.sethostname(name)
     try:
-        layout = ParallelConfig(dp=2)
+        layout = ParallelConfig(dp=ranks)
         with process_grid(layout, PlatformConfig(device="cpu", timeout_minutes=1), seed=1) as topology:
             dist.all_reduce(torch.zeros(1))
             if topology.is_leader:
@@ -84,8 +84,10 @@ def outside() -> str:
 def test_nobody_else_reaches_ranks_of_one_machine(ranks: Ranks, name: str) -> None:
     if name != "its own" and os.geteuid() != 0:
         pytest.skip("only root gives a machine another name")
-    leader, other = ranks.run(2, doors, "" if name == "its own" else outside())
-    assert {address for address, _ in (*leader, *other)} == {"127.0.0.1"}
+    machine = "" if name == "its own" else outside()
+    leader, other = ranks.run(2, doors, machine, 2)
+    (alone,) = ranks.run(1, doors, machine, 1)
+    assert {address for address, _ in (*leader, *other, *alone)} == {"127.0.0.1"}
     assert len(leader) >= 3  # the store, gloo, and a group for weights
     assert len(other) >= 1
 
@@ -118,7 +120,11 @@ def test_ranks_of_several_machines_meet_as_torchrun_has_them(
         ("localhost", 8, False, {}, "here", "here"),
         ("::1", 2, False, {}, "here", "here"),
         ("127.0.0.1", 2, True, {}, "here", None),
-        ("127.0.0.1", 1, False, {}, None, None),
+        ("127.0.0.1", 1, False, {}, "here", "here"),
+        ("", 1, False, {}, "here", "here"),
+        ("node7", 1, False, {}, "here", "here"),
+        ("", 1, True, {}, "here", None),
+        ("", 2, False, {}, None, None),
         ("node7", 2, False, {}, None, None),
         ("127.0.0.1", 2, False, {"GLOO_SOCKET_IFNAME": "ib0"}, "ib0", "here"),
         ("127.0.0.1", 2, False, {"NCCL_SOCKET_IFNAME": "ib0"}, "here", "ib0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 import yaml
@@ -21,7 +23,8 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.loopback import loopback_interface
 from aspo_megatron.rollout.addresses import in_url, is_loopback
 from aspo_megatron.rollout.build import open_doors
-from aspo_megatron.rollout.server import LocalServers, ServedModel
+from aspo_megatron.rollout.server import LocalServers, ServedModel, _answers
+from aspo_megatron.rollout.server_client import ServerClient, ServerError
 from aspo_megatron.rollout.server_environment import server_environment
 from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key
 
@@ -246,3 +249,33 @@ def test_a_proxy_is_not_told_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert not servers.ready(0.0)
         proxy.shutdown()
     assert asked == []
+
+
+def test_a_server_that_names_another_place_is_not_followed(tmp_path: Path) -> None:
+    """Whoever is there would be told the key, or asked what only the server is meant to be."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if self.path == "/elsewhere" else 307)
+            self.send_header("Location", f"http://localhost:{place.server_port}/elsewhere")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    async def post(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            await ServerClient(url, session, "key").post("/generate", {}, 10.0)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as place:
+        threading.Thread(target=place.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{place.server_port}"
+        assert not _answers(url, "key")
+        with pytest.raises(ServerError, match="/generate answered 307"):
+            asyncio.run(post(url))
+        place.shutdown()
+    assert asked == ["/model_info", "/generate"]

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.foreign_text import markdown, one_line, plain_logger, printed, safe
 from tests.text.hostile import HOSTILE, KINDS, faults
 
@@ -106,3 +107,12 @@ def test_tracebacks_of_records_and_percent_signs(caplog: pytest.LogCaptureFixtur
     assert faults(caplog.text, own=False) == []
     assert [record.getMessage() for record in caplog.records] == ["it has failed at 50 % %s", "100 %"]
     assert logging.getLogger("aspo_megatron.tests.plain") is logger
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [UserError, ConfigError, CheckpointError])
+def test_a_line_of_a_user_s_error_is_one_line(kind: str, error: type[UserError]) -> None:
+    said = str(error(f"model.path: {KINDS[kind]}\nerror: none", "a second line"))
+    assert faults(said, own=False) == []
+    assert len(said.splitlines()) == 2
+    assert said.endswith("error: none\na second line")
