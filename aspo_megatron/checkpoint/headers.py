@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.safetensors_file import Entry, divide, entries_of, make_header, make_index, read_header
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_foreign_file
 from aspo_megatron.models.mapping import hf_sizes
@@ -79,11 +81,18 @@ def write_hf_index(source: Path, target: Path, headers: dict[str, bytes], dtype:
 
 
 def kept_extra(source: Path) -> dict[str, Tensor]:
-    """Tensors that were kept beside those of the model."""
+    """Tensors that were kept beside those of the model.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
     if not (source / _EXTRA).is_file():
         return {}
     refuse_foreign_file(source, source / _EXTRA)
-    return load_file(source / _EXTRA)
+    try:
+        return load_file(source / _EXTRA)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{one_line(source / _EXTRA)}: truncated or damaged ({one_line(error)[:300]})") from error
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class SafetensorsFolder:
                 names = opened.keys()
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
-                    f"{folder / file}: truncated or damaged ({error}); copy or download the file again"
+                    f"{one_line(folder / file)}: truncated or damaged ({one_line(error)[:300]}); copy or download the file again"
                 ) from error
             self._files[file] = opened
             self._where.update(dict.fromkeys(names, file))
@@ -262,7 +262,7 @@ def weight_files(folder: Path) -> list[str]:
             others = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.gguf")]
             told = one_line(", ".join(sorted(others)))
             hint = f"; it holds {told}, which must be converted to safetensors first" if others else ""
-            raise CheckpointError(f"{folder}: {file} is missing{hint}")
+            raise CheckpointError(f"{one_line(folder)}: {one_line(file[:200])} is missing{hint}")
         refuse_foreign_file(folder, folder / file)
     return files
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,8 +142,8 @@ class _Parser:
         fields = dict(pairs)
         self._repeated = None
         if len(fields) < len(pairs):
-            names = [name for name, _ in pairs]
-            self._repeated = next(name for name in names if names.count(name) > 1)
+            counts = Counter(name for name, _ in pairs)
+            self._repeated = next(name for name, count in counts.items() if count > 1)
         return fields
 
 

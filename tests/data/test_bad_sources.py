@@ -85,6 +85,10 @@ CONTENT: dict[str, tuple[bytes, str]] = {
     "half a line": (GOOD + GOOD[:12], "d.jsonl:2: not valid JSON"),
     "control characters": (b'{"prompt": "\x1b[31m", "answer": 1}', "not valid JSON (Invalid control character"),
     "two answers": (b'{"prompt": "a", "answer": 1, "answer": 2}', "d.jsonl:1: two fields are named 'answer'"),
+    "two answers after many fields": (
+        b"{" + b"".join(b'"f%d": 1, ' % i for i in range(200_000)) + b'"answer": 1, "answer": 2}',
+        "d.jsonl:1: two fields are named 'answer'",
+    ),
     "no answer, odd names": (b'{"prompt": "a", "\\u001b[2J\\n": 1}', "the fields there are: prompt, \u241b[2J\u240a"),
     "no answer, many fields": (b"{" + b", ".join(b'"f%d": 1' % i for i in range(9999)) + b"}", "Set data.heldout.pro"),
     "yaml": (b"prompt: a\nanswer: b\n", "d.jsonl:1: not valid JSON (Expecting value"),
@@ -92,6 +96,7 @@ CONTENT: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.timeout(60)  # what takes time by the square of a line's length does not end
 @pytest.mark.parametrize("name", CONTENT)
 def test_content(tmp_path: Path, name: str) -> None:
     content, said = CONTENT[name]
