@@ -57,7 +57,8 @@ class SafetensorsFolder:
                 names = opened.keys()
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
-                    f"{one_line(folder / file)}: truncated or damaged ({one_line(error)[:300]}); copy or download the file again"
+                    f"{one_line(folder / file)}: truncated or damaged ({one_line(error)[:300]}); "
+                    "copy or download the file again"
                 ) from error
             self._files[file] = opened
             self._where.update(dict.fromkeys(names, file))

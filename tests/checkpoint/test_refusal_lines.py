@@ -17,7 +17,7 @@ DAMAGED = len(HEADER).to_bytes(8, "little") + HEADER + bytes(4)
 
 def test_tensors_beside_the_model(tmp_path: Path) -> None:
     (tmp_path / "extra.safetensors").write_bytes(DAMAGED)
-    with pytest.raises(CheckpointError, match="extra.safetensors: truncated or damaged") as refused:
+    with pytest.raises(CheckpointError, match=r"extra\.safetensors: truncated or damaged") as refused:
         kept_extra(tmp_path)
     assert len(str(refused.value)) < 1000
 
