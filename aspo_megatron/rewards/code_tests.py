@@ -61,10 +61,10 @@ def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
         tests = list(read(values, function))
     except _MALFORMED as error:
         raise ValueError(
-            f"problem {one_line(problem.id)}: {name} holds no tests in a known form ({one_line(error)})"
+            f"{_named(problem)}: {name} holds no tests in a known form ({one_line(error)[:300]})"
         ) from error
     if not tests:
-        raise ValueError(f"problem {one_line(problem.id)}: {name} holds no test")
+        raise ValueError(f"{_named(problem)}: {name} holds no test")
     return tests
 
 
@@ -90,7 +90,11 @@ def _find(problem: Problem, field: str | None) -> tuple[str, Any]:
     for name in FIELDS if field is None else (field,):
         if problem.metadata.get(name):
             return name, problem.metadata[name]
-    raise ValueError(f"problem {problem.id} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
+    raise ValueError(f"{_named(problem)} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
+
+
+def _named(problem: Problem) -> str:
+    return f"problem {one_line(problem.id[:100])}"
 
 
 def _function_name(fields: Mapping[str, Any]) -> str | None:

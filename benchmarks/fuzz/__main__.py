@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.fuzz.play import Tally, make_good, play
+from benchmarks.fuzz.good import make_good
+from benchmarks.fuzz.play import Reader, Tally, child, play
 from benchmarks.fuzz.subjects import SUBJECTS
 
 _DESCRIPTION = """\
@@ -22,8 +23,8 @@ _EPILOG = """\
 examples:
   python -m benchmarks.fuzz                              # ten minutes for each kind of file
   python -m benchmarks.fuzz --seconds 8                  # a minute in all
-  python -m benchmarks.fuzz --only checkpoint --seed 5   # another seed, one kind
-  python -m benchmarks.fuzz --only checkpoint --seed 5 --first 1234 --seconds 1     # a case again
+  python -m benchmarks.fuzz --only weights --seed 5   # another seed, one kind
+  python -m benchmarks.fuzz --only weights --seed 5 --first 1234 --seconds 1     # a case again
 
 exit codes: 0 nothing was wrong; 1 something was, and its folders stay; 2 bad arguments"""
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_good(good, options.model)
     wrong = 0
     for subject in options.only or SUBJECTS:
-        tally = play(subject, good, work, options.seed, options.seconds, options.first)
+        with Reader(child(subject), good, work / "marker") as reader:
+            tally = play(reader, subject, work, options.seed, options.seconds, options.first)
         wrong += len(tally.findings)
         _say(subject, tally)
     if wrong:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import struct
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
 MARKER_VARIABLE = "ASPO_FUZZ_MARKER"
 """The environment variable with the path of a file that is there once somebody's code has run."""
+
+ELSEWHERE = ("/proc/version", "/dev/zero", "/proc/self/environ")
+"""Names of files that no reader opens."""
 
 _NUMBERS = [0, 1, -1, 2, 7, 127, 255, 65535, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**9, 10**30]
 _FLOATS = [0.0, -0.0, 0.5, -1.5, 1e-320, 1e308, 1e309, float("inf"), float("-inf"), float("nan")]
@@ -25,9 +32,8 @@ _TEXTS = [
     "\x1b]52;c;aGk=\x07\x1b[2J",
     "\u202eabc\u2066",
     "\ud800",
-    "../../../etc/passwd",
-    "/dev/zero",
-    "/proc/self/environ",
+    "../../../proc/version",
+    *ELSEWHERE,
     "[red]a[/red] [link=x]",
     "| a | <img src=x onerror=alert(1)>",
     "=cmd|'/c calc'!A1",
@@ -43,6 +49,30 @@ _TEXTS = [
     "NaN",
     "kernels-community/flash-attn",
     "some_module--SomeClass",
+]
+
+
+_TEMPLATES = [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 10**10 }}",
+    "{{ messages[0]['content'] * 10**8 }}",
+    "{% set x = namespace(a='b') %}{% for i in range(99) %}{% set x.a = x.a + x.a %}{% endfor %}{{ x.a }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ messages.append.__self__.__class__ }}",
+    "{% include '/proc/version' %}",
+    "{% import 'os' as os %}{{ os.system('true') }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{{ raise_exception('\x1b]52;c;aGk=\x07' * 9999) }}",
+    "{{ strftime_now('%' * 99999) }}",
+    "{{ messages | tojson(indent=10**9) }}",
+    "{{ '%999999999d' % 1 }}",
+    "{{ '{:>999999999}'.format(1) }}",
+    "{{ messages.clear() }}{{ messages }}",
+    "{{ undefined.attribute }}",
+    "{{ 1 / 0 }}",
+    "{%",
+    "\x00\x1b[2J",
 ]
 
 
@@ -130,6 +160,37 @@ def json_lines(data: bytes, rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
+def yaml_tree(data: bytes, rng: random.Random) -> bytes:
+    """A YAML text with some of its values changed, or with aliases of aliases. Blind where it is none."""
+    try:
+        tree = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return blind(data, rng)
+    if rng.random() < 0.05:
+        layers = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 12))
+        return data + b"\nx0: &x0 [a]\n" + layers.encode()
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        tree = _changed(tree, rng)
+    return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
+
+
+def template(data: bytes, rng: random.Random) -> bytes:
+    """A chat template with something of somebody else's at its start, at its end or in its place."""
+    return rng.choice([b"", data]) + rng.choice(_TEMPLATES).encode() + rng.choice([b"", data])
+
+
+def replaced(path: Path, rng: random.Random) -> None:
+    """No file, or a thing of another kind, in the place of a file."""
+    path.unlink()
+    kind = rng.randrange(6)
+    if kind == 0:
+        path.mkdir()
+    elif kind == 1:
+        os.mkfifo(path)
+    elif kind < 5:
+        path.symlink_to(rng.choice([*ELSEWHERE, path, path.parent, "/dev/stdin", "nowhere"]))
+
+
 def _changed(tree: Any, rng: random.Random) -> Any:
     """A copy with one place changed, the deeper the more places there are."""
     keys: list[Any] = list(tree) if isinstance(tree, dict) else list(range(len(tree))) if isinstance(tree, list) else []
@@ -174,11 +235,16 @@ def safetensors(data: bytes, rng: random.Random) -> bytes:
 
 def packed_tests(data: bytes, rng: random.Random) -> bytes:
     """A line with tests that are packed as LiveCodeBench packs them, damaged at one of the layers."""
-    record = json.loads(data.splitlines()[0])
-    tests = zlib.decompress(b64decode(record["private_test_cases"]))
+    try:
+        record = json.loads(data.splitlines()[0])
+        text = str(record["public_test_cases"])
+    except (ValueError, LookupError, TypeError, RecursionError):  # changed already
+        return blind(data, rng)
+    tests = pickle.dumps(text)
     layer = rng.randrange(6)
     if layer == 0:
-        tests = pickle.dumps(json_tree(pickle.loads(tests).encode(), rng).decode())
+        changed = json_tree(text.encode("utf-8", "surrogatepass"), rng)
+        tests = pickle.dumps(changed.decode("utf-8", "replace"))
     elif layer == 1:
         tests = pickled(tests, rng)
     elif layer == 2:

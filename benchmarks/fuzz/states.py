@@ -12,16 +12,22 @@ from typing import Any
 from aspo_megatron.checkpoint.integrity import MANIFEST, file_entry, with_digest
 
 
-def renew_manifests(run: Path) -> None:
+def renew_manifests(folder: Path) -> None:
     """Have the manifests agree with the files: no checksum is a secret."""
-    for state in (run / "checkpoints").glob("step-*"):
+    for state in sorted(path.parent for path in folder.rglob(MANIFEST) if _is_plain(path)):
         try:
             content = json.loads((state / MANIFEST).read_bytes())
-            content["files"] = {name: asdict(file_entry(state / name)) for name in content["files"]}
+            for name in content["files"]:
+                if _is_plain(state / name):  # one that is changed may name a device, which has no end
+                    content["files"][name] = asdict(file_entry(state / name))
         except (ValueError, RecursionError, OSError, KeyError, TypeError, AttributeError):
             continue  # the manifest itself was spoiled
         content.pop("digest", None)
         (state / MANIFEST).write_bytes(with_digest(content))
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 @cache
@@ -45,6 +51,8 @@ def _model() -> tuple[Any, Any, Any]:
 def resume(run: Path) -> None:
     """Load the latest state of a run, as a run of one process does."""
     from aspo_megatron.checkpoint.folders import tidy
+    from aspo_megatron.checkpoint.run_state import changed_weights, read_state
+    from aspo_megatron.checkpoint.start import load_start
     from aspo_megatron.checkpoint.training import find_state, load_latest
 
     model, optimizer, config = _model()
@@ -52,5 +60,7 @@ def resume(run: Path) -> None:
     said: list[str] = []
     tidy(run, said.append)
     state = find_state(config, model.family, said.append)
+    if not load_start(config, model.family, model, "", said.append) and state is not None:
+        changed_weights(config, read_state(state), "")
     if state is not None:
         load_latest(state, config, model.family, model, optimizer, said.append)

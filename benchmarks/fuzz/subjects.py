@@ -1,17 +1,14 @@
-"""What is fuzzed: a folder of good files, which of them are changed and how, and who reads them."""
+"""What is fuzzed: which of the good folder's files are changed and how, and who reads them."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import random
-import zlib
-from base64 import b64encode
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from benchmarks.fuzz import readers
 from benchmarks.fuzz.mutations import (
     Mutation,
     blind,
@@ -19,170 +16,150 @@ from benchmarks.fuzz.mutations import (
     json_tree,
     packed_tests,
     pickled,
+    replaced,
     safetensors,
+    template,
     whole,
+    yaml_tree,
 )
 from benchmarks.fuzz.states import renew_manifests, resume
+
+_REPLACED = 0.03
+_RENEWED = 0.8
+"""Shares of cases in which a file is replaced by something else, and in which manifests are made to fit."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """A kind of foreign file.
 
-    `mutations`: of the files that match a pattern, by it. `read`: the reader, called with the case's folder, which
-    has the whole of a run's folder and a file of problems.
+    `needs`: what of the good folder a case has. `mutations`: of the files that match a pattern, by it. `read`: the
+    reader, called with the case's folder.
     """
 
     name: str
+    needs: tuple[str, ...]
     mutations: Mapping[str, tuple[Mutation, ...]]
     read: Callable[[Path], None]
 
-    def spoil(self, folder: Path, rng: random.Random) -> list[str]:
-        """Change one to three of the files; their names."""
-        changed = []
+    def make_case(self, good: Path, target: Path, rng: random.Random) -> list[str]:
+        """Copy what is needed and change one to three of the files; their names."""
+        self.copy(good, target)
+        changed: list[str] = []
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             pattern = rng.choice(list(self.mutations))
-            path = rng.choice(sorted(folder.glob(pattern)))
-            content = rng.choice(self.mutations[pattern])(path.read_bytes(), rng)
-            path.write_bytes(content)
-            changed.append(str(path.relative_to(folder)))
-        if rng.random() < 0.8:
-            renew_manifests(folder / "run")
+            # One that was replaced is let be: what a link leads to is not to be written.
+            files = sorted(path for path in target.glob(pattern) if path.is_file() and not path.is_symlink())
+            if not files:
+                continue
+            path = rng.choice(files)
+            if rng.random() < _REPLACED:
+                replaced(path, rng)
+            else:
+                path.write_bytes(rng.choice(self.mutations[pattern])(path.read_bytes(), rng))
+            changed.append(str(path.relative_to(target)))
+        if rng.random() < _RENEWED:
+            renew_manifests(target)
         return changed
 
-
-def write_problems(path: Path) -> None:
-    """Two problems, one with packed tests."""
-    tests = json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}] * 3)
-    packed = b64encode(zlib.compress(pickle.dumps(tests))).decode()
-    records = [
-        {"question": "Add two numbers.", "answer": "3", "id": "a", "private_test_cases": packed},
-        {"question": "What is 2+2?", "answer": 4, "id": "b", "public_test_cases": tests},
-    ]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    def copy(self, good: Path, target: Path) -> None:
+        """The good case."""
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in self.needs:
+            copy = shutil.copytree if (good / name).is_dir() else shutil.copyfile
+            copy(good / name, target / name)
 
 
-def _model(folder: Path) -> None:
-    from aspo_megatron.config import ParallelConfig
-    from aspo_megatron.models.family import read_family
-
-    read_family(folder / "run" / "hf").check_layout(ParallelConfig(tp=2, sequence_parallel=True))
-
-
-def _tokenizer(folder: Path) -> None:
-    from aspo_megatron.config_io import load_config
-    from aspo_megatron.data.prompts import load_problems
-    from aspo_megatron.inputs import load_tokenizer
-
-    data = load_config(
-        None,
-        [
-            "model.path=x",
-            "output_dir=y",
-            f"data.train={{kind: jsonl, path: {folder / 'problems.jsonl'}, prompt_field: question}}",
-            "data.heldout_fraction=0.5",
-            "data.format=chat",
-            "reward.kind=math",
-        ],
-    ).data
-    load_problems(data, load_tokenizer(folder / "run" / "hf"), 4096, 16)
-
-
-def _weights(folder: Path) -> None:
-    from aspo_megatron.checkpoint.finite import FiniteTensors
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights
-
-    check_weights(folder / "run" / "hf")
-    with SafetensorsFolder(folder / "run" / "hf") as tensors:
-        finite = FiniteTensors(tensors)
-        for name in tensors.names():
-            finite.read(name)
-
-
-def _state(folder: Path) -> None:
-    """A saved state as `aspo convert` and `aspo eval` read it."""
-    from aspo_megatron.checkpoint.convert import megatron_to_hf
-
-    (state,) = (folder / "run" / "checkpoints").glob("step-*")
-    with TemporaryDirectory(dir=folder) as out:
-        megatron_to_hf(state, Path(out) / "hf", None, lambda *told: None)
-
-
-def _resumed(folder: Path) -> None:
-    resume(folder / "run")
-
-
-def _problems(folder: Path) -> None:
-    from aspo_megatron.config import SourceConfig
-    from aspo_megatron.data.sources import read_source
-
-    source = SourceConfig(
-        kind="jsonl", path=str(folder / "problems.jsonl"), prompt_field="question", answer_field="answer"
-    )
-    read_source(source, "data.train")
-
-
-def _tests(folder: Path) -> None:
-    from aspo_megatron.data.samples import Problem
-    from aspo_megatron.rewards.code_tests import read_tests
-
-    for line in (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        read_tests(Problem("a", "question", (1,), None, record))
-
-
-def _views(folder: Path) -> None:
-    """What `aspo plot`, `samples` and `table` read of others' runs, and what a run reads of its own."""
-    from aspo_megatron.config_io import load_config
-    from aspo_megatron.metrics.figures import config_differences, final_figures
-    from aspo_megatron.metrics.sample_file import read_samples
-    from aspo_megatron.metrics.series import read_series
-
-    run = folder / "run"
-    series = read_series([run, run], {})
-    final_figures(series)
-    config_differences(series)
-    read_samples(run, warn=lambda text: None)
-    load_config(run / "config.yaml")
-
-
-def _table(folder: Path) -> None:
-    from aspo_megatron.eval_table import comparison, read_results
-
-    comparison(read_results([str(next(folder.glob("result/*.json")))]), []).markdown()
-
-
-JSON = (json_tree, json_tree, blind, whole)
-STATE = {
+_JSON = (json_tree, json_tree, blind, whole)
+_LINES = (json_lines, json_lines, blind, whole)
+_TENSORS = (safetensors, safetensors, blind, whole)
+_STATE = {
     "run/checkpoints/step-*/.metadata": (pickled, pickled, blind, whole),
     "run/checkpoints/step-*/*.distcp": (blind, whole),
     "run/checkpoints/step-*/common.pt": (blind, whole),
-    "run/checkpoints/step-*/*.json": JSON,
+    "run/checkpoints/step-*/*.json": _JSON,
+    "run/checkpoints/step-*/hf/*.json": _JSON,
     "run/checkpoints/step-*/*.safetensors": (safetensors, blind),
+}
+_RESUMED = {
+    **_STATE,
+    "run/checkpoints/step-*/config.yaml": (yaml_tree, blind),
+    "run/checkpoints/latest": (blind, whole),
+    "run/checkpoints/start/*.json": _JSON,
+    "run/checkpoints/start/.metadata": (pickled, blind),
+    "run/checkpoints/start/*.distcp": (blind, whole),
+}
+_CONVERTED = {
+    "converted/.metadata": (pickled, pickled, blind, whole),
+    "converted/*.distcp": (blind, whole),
+    "converted/common.pt": (blind, whole),
+    "converted/*.json": _JSON,
+    "converted/extra.safetensors": _TENSORS,
+    "converted/headers/*.safetensors": _TENSORS,
+    "converted/headers/*.json": _JSON,
+    "converted/hf/*.json": _JSON,
+}
+_FOLDER = {
+    "model/tokenizer.json": _JSON,
+    "model/tokenizer_config.json": _JSON,
+    "model/special_tokens_map.json": _JSON,
+    "model/added_tokens.json": _JSON,
+    "model/generation_config.json": _JSON,
+    "model/config.json": (json_tree,),
+    "model/chat_template.jinja": (template, template, blind, whole),
+    "problems.jsonl": (json_lines,),
 }
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("config.json", {"run/hf/config.json": (json_tree, json_tree, json_tree, blind, whole)}, _model),
         Subject(
-            "tokenizer",
-            {"run/hf/tokenizer.json": JSON, "run/hf/tokenizer_config.json": JSON, "problems.jsonl": (json_lines,)},
-            _tokenizer,
+            "config.json",
+            ("model", "problems.jsonl"),
+            {"model/config.json": (json_tree, json_tree, json_tree, blind, whole)},
+            readers.model,
         ),
-        Subject("weights", {"run/hf/*.safetensors": (safetensors, safetensors, blind, whole)}, _weights),
-        Subject("checkpoint", STATE, _state),
-        Subject("resumed state", STATE | {"run/checkpoints/latest": (blind, whole)}, _resumed),
-        Subject("problems", {"problems.jsonl": (json_lines, json_lines, blind, whole)}, _problems),
-        Subject("packed tests", {"problems.jsonl": (packed_tests,)}, _tests),
+        Subject("model folder", ("model", "problems.jsonl"), _FOLDER, readers.inputs),
+        Subject(
+            "weights",
+            ("model",),
+            {"model/*.safetensors": _TENSORS, "model/model.safetensors.index.json": _JSON},
+            readers.weights,
+        ),
+        Subject("state", ("run",), _STATE, readers.state),
+        Subject("resumed state", ("run",), _RESUMED, lambda folder: resume(folder / "run")),
+        Subject("converted checkpoint", ("converted", "problems.jsonl"), _CONVERTED, readers.converted),
+        Subject("problems", ("problems.jsonl",), {"problems.jsonl": _LINES}, readers.problems),
+        Subject("packed tests", ("problems.jsonl",), {"problems.jsonl": (packed_tests,)}, readers.problems),
+        Subject("recipe", ("run.yaml",), {"run.yaml": (yaml_tree, yaml_tree, blind, whole)}, readers.settings),
         Subject(
             "run folder",
+            ("run", "other"),
             {
-                "run/metrics.jsonl": (json_lines, blind),
-                "run/samples.jsonl": (json_lines, blind),
-                "run/config.yaml": (blind, whole),
-                "run/summary.json": JSON,
+                "run/metrics.jsonl": _LINES,
+                "run/samples.jsonl": _LINES,
+                "run/eval/*.jsonl": _LINES,
+                "run/config.yaml": (yaml_tree, blind, whole),
             },
-            _views,
+            readers.views,
+        ),
+        Subject(
+            "run that goes on",
+            ("run",),
+            {
+                "run/metrics.jsonl": _LINES,
+                "run/samples.jsonl": _LINES,
+                "run/config.yaml": (yaml_tree, blind, whole),
+                "run/summary.json": _JSON,
+                "run/tensorboard/*": (blind, whole),
+            },
+            readers.gone_on_with,
+        ),
+        Subject(
+            "evaluation",
+            ("evaluation",),
+            {"evaluation/*.jsonl": _LINES, "evaluation/*.json": _JSON},
+            readers.evaluation,
         ),
     )
 }

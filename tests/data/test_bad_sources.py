@@ -97,6 +97,7 @@ CONTENT: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.timeout(60)  # what takes time by the square of a line's length does not end
 @pytest.mark.parametrize("name", CONTENT)
 def test_content(tmp_path: Path, name: str) -> None:
     content, said = CONTENT[name]
