@@ -147,7 +147,7 @@ def kept_extra(source: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{one_line(path)}: cannot be read ({one_line(str(error)[:300])})") from error
+        raise CheckpointError(f"{one_line(path)}: truncated or damaged ({one_line(str(error)[:300])})") from error
     for name in found:
         if not name.endswith(_COMPUTED):
             raise CheckpointError(f"{one_line(path)}: tensor {shown(name)} is not one that is kept beside a model's")

@@ -171,7 +171,7 @@ TYPES: dict[str, tuple[Callable[[Path], object], str]] = {
     for dtype in (torch.int64, torch.int16, torch.bool, torch.complex64)
 }
 KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a damaged extra file": (extra(b"xx"), "extra.safetensors: cannot be read"),
+    "a damaged extra file": (extra(b"xx"), "extra.safetensors: truncated or damaged"),
     "a pipe": (lambda folder: os.mkfifo(folder / "extra.safetensors"), "not a regular file"),
     "a model's weight beside it": (extra(save({WEIGHT: torch.ones(48, 72)})), "is not one that is kept"),
     "headers elsewhere": (elsewhere, "a link out of the model folder"),
