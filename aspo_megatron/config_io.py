@@ -28,6 +28,7 @@ from aspo_megatron.config_reference import OWN_NAME, key_names, sections
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_bytes
+from aspo_megatron.references import refuse_endless, unread
 from aspo_megatron.writing import write_whole
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
@@ -84,10 +85,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
 def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     try:
         tree = OmegaConf.merge({} if path is None else _read_yaml(path), _read_overrides(overrides))
+        refuse_endless(OmegaConf.to_container(tree))
         data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except GrammarParseError as error:
-        key = one_line(error.full_key)
-        raise ConfigError(f"{key}: a malformed ${{...}} reference; write \\${{ for plain text") from error
+        raise unread(error.full_key or "") from error
     except OmegaConfBaseException as error:
         key = f"{one_line(error.full_key)}: " if error.full_key else ""
         raise ConfigError(f"{key}{one_line(str(error).splitlines()[0])}") from error
@@ -158,6 +159,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{name}: must hold `key: value` lines") from error
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"{name}: must hold `key: value` lines, not a list")
+    refuse_endless(OmegaConf.to_container(tree))  # as merging may follow them
     return tree
 
 

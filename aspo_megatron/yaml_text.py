@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,8 +16,10 @@ from aspo_megatron.reading import read_bytes
 
 _DESCRIPTORS = Path("/dev/fd")
 _MOST_BYTES = 2**20
-_MOST_LETTERS = 2**24
+MOST_LETTERS = 2**24
 """Of all values together, each counted as often as it is referred to."""
+_MOST_VALUES = 20_000
+"""Parsing a value takes a tenth of a millisecond, and a megabyte may hold half a million."""
 
 
 def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
@@ -30,10 +33,24 @@ def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
     data = _of_the_shell(path, error) if path.parent == _DESCRIPTORS else read_bytes(path, error, _MOST_BYTES)
     with yaml_errors(path, error):
         text = data.decode("utf-8-sig")
-        letters = _letters(yaml.compose(text, Loader=yaml.SafeLoader), {})
-    if letters > _MOST_LETTERS:
+        letters = _letters(yaml.compose(text, Loader=_Loader), {})
+    if letters > MOST_LETTERS:
         raise error(f"{one_line(path)}: its aliases (*name) stand for too much, or for themselves")
     return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops where there are too many values."""
+
+    _values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"has more than {_MOST_VALUES:,} values", problem_mark=mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 @contextmanager
