@@ -114,19 +114,15 @@ def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrained
     family = read_family(config.model.path)
     family.check_layout(config.parallel)
     losses.build(config.loss.name, config.loss.hyperparameters)
-    if weights and config.model.init == "pretrained":
-        _check_weights(config.model.path, family)
-    elif weights:
-        from aspo_megatron.plan.machine import refuse_beyond_memory
-
-        refuse_beyond_memory(config, family)
+    if weights:
+        _check_weights(config, family)
     tokenizer = load_tokenizer(config.model.path)
     _check_engine(config.model.path, family, tokenizer)
     return family, tokenizer
 
 
-def _check_weights(folder: Path, family: Family) -> None:
-    """See that all tensors are there, without reading them.
+def _check_weights(config: RunConfig, family: Family) -> None:
+    """See that all tensors are there, without reading them; of random ones that they fit into memory.
 
     Raises:
         CheckpointError: they are not; names the file or the tensor.
@@ -135,8 +131,13 @@ def _check_weights(folder: Path, family: Family) -> None:
     from aspo_megatron.checkpoint.hf_view import HfView
     from aspo_megatron.checkpoint.integrity import check_model, read_manifest
     from aspo_megatron.checkpoint.piece_reader import PieceReader
+    from aspo_megatron.plan.machine import refuse_beyond_memory
 
-    refuse_quantised(folder, family)
+    folder = config.model.path
+    refuse_quantised(folder, family)  # Random weights too: what is exported would say that they are.
+    if config.model.init == "random":
+        refuse_beyond_memory(config, family)
+        return
     checkpoint = checkpoint_around(folder)
     if checkpoint is None:
         check_weights(folder)

@@ -40,6 +40,7 @@ from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
 
 _MOST_DIMS = 8
+_MOST_CORNERS = 2**22
 _PIECE_FILE = re.compile(r"__[0-9]{1,9}_[0-9]{1,9}\.distcp")
 _ALIGNMENT = 64
 """Of each piece in its file, as that of the elements in a piece: then they can be used where they are."""
@@ -213,9 +214,10 @@ def check_cover(key: str, whole: TensorStorageMetadata) -> None:
         spans = zip(chunk.offsets, chunk.sizes, whole.size, strict=True)
         if any(start < 0 or start + length > size for start, length, size in spans):
             raise CheckpointError(f"tensor {key}: a piece at {list(chunk.offsets)} is not inside of it")
-    if len(whole.chunks) > 1 and _corners(whole.chunks) != _corners(
-        [ChunkStorageMetadata(torch.Size([0] * dims), whole.size)]
-    ):
+    filled = [chunk for chunk in whole.chunks if chunk.sizes.numel()]
+    if len(filled) << dims > _MOST_CORNERS:
+        raise CheckpointError(f"tensor {key}: of {len(filled):,} pieces, which is more than any layout makes")
+    if len(filled) > 1 and _corners(filled) != _corners([ChunkStorageMetadata(torch.Size([0] * dims), whole.size)]):
         raise CheckpointError(f"tensor {key}: two pieces have the same elements")
 
 

@@ -64,16 +64,23 @@ def set_aside(path: Path, lines: Iterable[Line]) -> Path:
     return aside.path
 
 
-def named(what: str, numbers: Sequence[int]) -> str:
+def named(what: str, numbers: Iterable[int]) -> str:
     """Words for ascending numbers, e.g. `line 2`, `steps 3 to 7, 9`, of many the first few."""
-    spans: list[tuple[int, int]] = []
+    spans: list[range] = []
     for number in numbers:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1] = (spans[-1][0], number)
+        if spans and number == spans[-1].stop:
+            spans[-1] = range(spans[-1].start, number + 1)
         else:
-            spans.append((number, number))
-    words = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:_SHOWN]]
-    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(words)}{' and more' * (len(spans) > _SHOWN)}"
+            spans.append(range(number, number + 1))
+    return named_spans(what, spans)
+
+
+def named_spans(what: str, spans: Sequence[range]) -> str:
+    """As `named`, of numbers that are too many to be counted."""
+    ends = [(span.start, span.stop - 1) for span in spans[:_SHOWN]]
+    words = [str(first) if first == last else f"{first} to {last}" for first, last in ends]
+    one = len(spans) == 1 and " " not in words[0]
+    return f"{what}{'' if one else 's'} {', '.join(words)}{' and more' * (len(spans) > _SHOWN)}"
 
 
 def _record(data: bytes, numbers_only: bool) -> dict[str, Any] | None:

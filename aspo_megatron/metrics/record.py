@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,7 @@ import numpy as np
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.damage import Line, named, read_lines, set_aside
+from aspo_megatron.metrics.damage import Line, named, named_spans, read_lines, set_aside
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.wandb_run import WandbRun
@@ -275,9 +276,11 @@ def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
                     file.write(line.data)
     elif path.is_file():
         os.truncate(path, end)
-    missing = [number for number in range(1, step + 1) if number not in there] if is_metrics else []
+    known = [0, *sorted(there - {0}), step + 1] if is_metrics else []
+    # The step may be any number that a folder is named by.
+    missing = [range(before + 1, after) for before, after in pairwise(known) if after - before > 1]
     if missing:
-        told.append(f"{named('step', missing)} missing: what was recorded then is lost, the states are whole")
+        told.append(f"{named_spans('step', missing)} missing: what was recorded then is lost, the states are whole")
     if told:
         warn(f"warning: {one_line(path)}, {'; '.join(told)}; the run goes on")
 

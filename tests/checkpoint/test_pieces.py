@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 
 from aspo_megatron.checkpoint.piece_reader import PieceReader
-from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
+from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, check_cover, without_crc, write_index
 from aspo_megatron.errors import CheckpointError
 
 TENSORS: dict[str, Callable[[], Tensor]] = {
@@ -119,3 +120,21 @@ def refuse(folder: Path, piece: Piece, content: bytes, message: str) -> None:
     )
     with PieceReader(folder) as reader, pytest.raises(CheckpointError, match=message):
         reader.read(piece.key)
+
+
+def pieces(count: int, dims: int, length: int) -> TensorStorageMetadata:
+    """A tensor of `dims` dimensions in so many pieces along the first."""
+    rest = [1] * (dims - 1)
+    chunks = [
+        ChunkStorageMetadata(torch.Size([number * length, *[0] * (dims - 1)]), torch.Size([length, *rest]))
+        for number in range(count)
+    ]
+    return TensorStorageMetadata(TensorProperties(torch.float32), torch.Size([count * length, *rest]), chunks)
+
+
+@pytest.mark.timeout(60)
+def test_pieces_of_many_dimensions_take_no_hours() -> None:
+    check_cover("w", pieces(1000, dims=8, length=1))
+    check_cover("w", pieces(300_000, dims=8, length=0))
+    with pytest.raises(CheckpointError, match="tensor w: of 20,000 pieces, which is more than any layout makes"):
+        check_cover("w", pieces(20_000, dims=8, length=1))

@@ -116,7 +116,8 @@ def test_lists_null_sections_and_references() -> None:
     ("r\udcff=1", r"'r\udcff=1': not UTF-8, as all text has to be"),
     ("data.train.prompt_field=\udc80", r"'data.train.prompt_field=\udc80': not UTF-8, as all text has to be"),
     ("eval.pass_k=[1", "eval.pass_k=[1: the value is not YAML; put it in quotes"),
-    ("data.template=${", "data.template: of ${...} only ${section.key} and ${oc.env:NAME} are read; write \\${ for plain text"),
+    ("data.template=${",
+     "data.template: of ${...} only ${section.key} and ${oc.env:NAME} are read; write \\${ for plain text"),
     ("seed=${nope}", "seed: Interpolation key 'nope' not found"),
 ])  # fmt: skip
 def test_mistake_is_one_line(override: str, line: str) -> None:

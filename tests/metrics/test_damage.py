@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.damage import named
+from aspo_megatron.metrics.damage import named, named_spans
 from aspo_megatron.metrics.record import Recorder, read_metrics
 
 DAMAGED = {
@@ -117,6 +117,13 @@ def test_missing_steps_are_told(tmp_path: Path, content: bytes | None, steps: st
     assert read_metrics(tmp_path / "metrics.jsonl")[-1] == {"step": 5, "a": 5}
 
 
+@pytest.mark.timeout(60)
+def test_a_step_without_measure_is_no_endless_count(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines(1, 3)))
+    (told,) = go_on(tmp_path, 10**18)
+    assert f"steps 4 to {10**18} missing: what was recorded then is lost" in told
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -174,6 +181,7 @@ def test_a_file_without_metrics_is_an_error(tmp_path: Path) -> None:
 def test_numbers_are_named_shortly() -> None:
     assert named("line", [2]) == "line 2"
     assert named("step", [1, 2, 3, 7]) == "steps 1 to 3, 7"
+    assert named_spans("step", [range(3, 10**30)]) == f"steps 3 to {10**30 - 1}"
     assert named("line", list(range(1, 100, 2))) == "lines 1, 3, 5, 7, 9 and more"
 
 

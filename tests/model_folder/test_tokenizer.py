@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aspo_megatron import tokenizer as tokenizers_module
+from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.inputs import read_inputs
@@ -129,16 +130,20 @@ LARGE_IDS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def run_with(folder: Path, where: Path) -> RunConfig:
+    (where / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
+    return load_config(None, [
+        f"model.path={folder}", "model.init=random", f"output_dir={where / 'run'}", "data.format=raw",
+        f"data.train={{kind: jsonl, path: {where / 'problems.jsonl'}}}", "reward.kind=math", "platform.device=cpu",
+        "rollout.sampling.max_response_tokens=8", "model.dtype=float32",
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize("name", LARGE_IDS)
 def test_tokens_that_the_model_does_not_know_are_one_line(tmp_path: Path, name: str) -> None:
     folder = copy_of_tiny(tmp_path / "model")
     LARGE_IDS[name](folder)
-    (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
-    config = load_config(None, [
-        f"model.path={folder}", "model.init=random", f"output_dir={tmp_path / 'run'}", "data.format=raw",
-        f"data.train={{kind: jsonl, path: {tmp_path / 'problems.jsonl'}}}", "reward.kind=math", "platform.device=cpu",
-        "rollout.sampling.max_response_tokens=8",
-    ])  # fmt: skip
+    config = run_with(folder, tmp_path)
     with pytest.raises(CheckpointError) as raised:
         read_inputs(config).check_tokens()
     the_line(raised.value, "problem problems-0", "vocab_size of config.json")
@@ -148,12 +153,17 @@ def test_weights_that_others_hold_are_not_looked_at(tmp_path: Path) -> None:
     """Behind servers, which are asked as they are, a model may be larger than this machine."""
     folder = copy_of_tiny(tmp_path / "model")
     change_json(folder / "config.json", hidden_size=8192, num_hidden_layers=1000, num_attention_heads=64, head_dim=128)
-    (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
-    config = load_config(None, [
-        f"model.path={folder}", "model.init=random", f"output_dir={tmp_path / 'run'}", "data.format=raw",
-        f"data.train={{kind: jsonl, path: {tmp_path / 'problems.jsonl'}}}", "reward.kind=math", "platform.device=cpu",
-        "rollout.sampling.max_response_tokens=8", "model.dtype=float32",
-    ])  # fmt: skip
+    config = run_with(folder, tmp_path)
     assert len(read_inputs(config, weights=False).train) == 1
     with pytest.raises(UserError, match="and the machine has"):
+        read_inputs(config)
+
+
+def test_random_weights_of_a_quantised_model_are_refused(tmp_path: Path) -> None:
+    """What a run exports has this config.json, and would be read as if it were quantised."""
+    folder = copy_of_tiny(tmp_path / "model")
+    change_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
+    config = run_with(folder, tmp_path)
+    assert len(read_inputs(config, weights=False).train) == 1
+    with pytest.raises(CheckpointError, match="its weights are quantised; give the folder"):
         read_inputs(config)
