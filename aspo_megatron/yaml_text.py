@@ -18,8 +18,8 @@ _DESCRIPTORS = Path("/dev/fd")
 _MOST_BYTES = 2**20
 MOST_LETTERS = 2**24
 """Of all values together, each counted as often as it is referred to."""
-_MOST_VALUES = 20_000
-"""Parsing a value takes a tenth of a millisecond, and a megabyte may hold half a million."""
+_MOST_VALUES = 10_000
+"""As OmegaConf has it, which counts them when they are read; a megabyte may hold half a million."""
 
 
 def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
@@ -45,11 +45,11 @@ class _Loader(yaml.SafeLoader):
     _values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self._values += 1
-        if self._values > _MOST_VALUES:
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem=f"has more than {_MOST_VALUES:,} values", problem_mark=mark)
         node: yaml.Node | None = super().compose_node(parent, index)
+        self._values += 1
+        if self._values > _MOST_VALUES and node:
+            problem = f"has more than {_MOST_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return node
 
 
