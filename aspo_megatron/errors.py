@@ -3,14 +3,25 @@
 from aspo_megatron.foreign_text import one_line
 
 
+_MOST_LINES = 50
+_LONGEST_LINE = 2000
+
+
 class UserError(Exception):
     """Bad input: a wrong key, file, tensor or layout. The message names it and says what to do.
 
-    Each argument is a line of the message, and no more than a line of text, whatever names are in it.
+    Each argument is a line of the message, and no more than a line of text, whatever names are in it. Of
+    many lines, and of a line that is a page, the beginning is shown.
     """
 
     def __str__(self) -> str:
-        return "\n".join(map(one_line, self.args))
+        lines = [_shortened(one_line(line)) for line in self.args[:_MOST_LINES]]
+        more = len(self.args) - len(lines)
+        return "\n".join([*lines, f"and {more:,} more"] if more else lines)
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}... ({len(line):,} characters)"
 
 
 class AgreedError(UserError):
