@@ -2,9 +2,8 @@
 
 from aspo_megatron.foreign_text import one_line
 
-
 _MOST_LINES = 50
-_LONGEST_LINE = 2000
+_LONGEST_LINE = 5000  # longer than the longest path
 
 
 class UserError(Exception):

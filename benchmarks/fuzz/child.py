@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 30
 """What reading a folder of small files may take."""
 _MOST_BYTES_OF_FORKS = 3 << 30
 """What a fork may have beyond this process: a GiB, and its threads' address space."""
-_LONGEST_LINE = 4000
+_LONGEST_LINE = 6000
 
 
 def _outcome(name: str, folder: Path, watch: Watch) -> dict[str, Any]:

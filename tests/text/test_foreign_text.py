@@ -122,5 +122,5 @@ def test_of_an_error_with_many_or_long_lines_the_beginning_is_shown() -> None:
     lines = str(ConfigError(*(f"k{number}: unknown key" for number in range(10_000)))).split("\n")
     assert len(lines) == 51
     assert lines[49:] == ["k49: unknown key", "and 9,950 more"]
-    assert str(UserError("a" * 100_000)) == "a" * 2000 + "... (100,000 characters)"
+    assert str(UserError("a" * 100_000)) == "a" * 5000 + "... (100,000 characters)"
     assert str(UserError("a\nb", "c")) == "a\N{SYMBOL FOR LINE FEED}b\nc"
