@@ -92,7 +92,8 @@ def version_of(python: Path) -> str | None:
             version_command(python),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_ASK_SECONDS,
             check=False,
         )
