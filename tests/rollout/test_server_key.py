@@ -197,6 +197,31 @@ def test_every_server_has_a_key_that_nobody_sees(tmp_path: Path) -> None:
     assert not any(path.exists() for path in settings)
 
 
+@pytest.mark.parametrize(
+    ("words", "option", "key"),
+    [
+        (["--api-key", "mine"], "--api-key", "api_key_file"),
+        (["--api-key=mine"], "--api-key", "api_key_file"),
+        (["--enable-metrics", "--api-k", "mine"], "--api-key", "api_key_file"),
+        (["--api_key", "mine"], "--api-key", "api_key_file"),
+        (["--host", "0.0.0.0"], "--host", "host"),
+        (["--host=0.0.0.0"], "--host", "host"),
+        (["--hos", "0.0.0.0"], "--host", "host"),
+        (["--port=3"], "--port", "port"),
+        (["--config", "settings.yaml"], "--config", "words"),
+    ],
+)
+def test_what_a_run_sets_itself_is_no_further_argument(words: list[str], option: str, key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"extra_args: {option}: .*{key}"):
+        ServersConfig.model_validate({"extra_args": words})
+
+
+def test_other_further_arguments() -> None:
+    words = ["--context-length", "4096", "--quantization=fp8", "--enable-metrics", "--host-cache", "-1", "--", "mine"]
+    words += ["--admin-api-key=k", "--hicache-size", "3", "--api-keys-file", "key", "host", "--configs"]
+    assert ServersConfig.model_validate({"extra_args": words}).extra_args == tuple(words)
+
+
 @pytest.mark.parametrize("key", ["addresses", "router", "host"])
 @pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x85", "\u2028"])
 def test_an_address_is_one_line(key: str, character: str) -> None:
