@@ -122,7 +122,7 @@ def _progress(label: str, total: int) -> Iterator[Advance]:
 
     from aspo_megatron.metrics.shown import drawn, shown_console
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     bar = Progress(
         *columns,
         TimeRemainingColumn(),

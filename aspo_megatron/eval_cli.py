@@ -154,11 +154,14 @@ class _Files:
         from aspo_megatron.config_io import save_config
         from aspo_megatron.handover import handed_over
         from aspo_megatron.inputs import read_inputs
+        from aspo_megatron.run_folder import refuse_links
 
         if run.eval.sampling is not None:  # the room that a response needs in the model's context
             length = {"max_response_tokens": run.eval.sampling.max_response_tokens}
             sampling = run.rollout.sampling.model_copy(update=length)
             run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
+        if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
+            refuse_links(run.output_dir)
         inputs = read_inputs(run, weights=not self.live)
         inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:

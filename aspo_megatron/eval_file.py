@@ -16,7 +16,7 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.reading import MOST_BYTES, open_file, parse_json, read_json
-from aspo_megatron.writing import json_line, plain_errors, write_whole
+from aspo_megatron.writing import json_line, plain_errors, refuse_link, write_whole
 
 Record = dict[str, Any]
 
@@ -64,7 +64,7 @@ class ResultFile:
         """Open or begin the file. A last problem that is not whole, as a kill may leave it, is cut off.
 
         Raises:
-            ConfigError: the file holds another evaluation (says what differs) or something else.
+            ConfigError: the file holds another evaluation (says what differs) or something else, or is a link.
             UserError: it cannot be written, is damaged, or is being written by another process.
         """
         self.path, self._about = path, about
@@ -72,6 +72,8 @@ class ResultFile:
         self._name = one_line(path)
         self._tokens = self._cut = 0
         with plain_errors(path):
+            for file in (path, scores_path(path)):
+                refuse_link(file, "--output")
             self._refuse_another()
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what the full disk refused would be written once more on closing.

@@ -22,12 +22,8 @@ def is_loopback(address: str) -> bool:
         return False
     if (host or "").lower() == "localhost":
         return True
-    try:
-        found = ipaddress.ip_address(host or "")
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
+    found = _numeric(host or "")
+    return found is not None and found.is_loopback
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -36,8 +32,25 @@ def listen(address: str, port: int) -> socket.socket:
     Raises:
         OSError: it is no address of this machine, or somebody else listens there.
     """
-    family, _, _, _, (host, *_) = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-    return socket.create_server((str(host), port), family=family)
+    host = str(_numeric(address) or address)
+    family, _, _, _, (host, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]  # type: ignore[assignment]
+    return socket.create_server((host, port), family=family)
+
+
+def _numeric(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is, in any spelling that whoever connects to it takes (127.1, 0x7f.1); None for a name.
+
+    An IPv4 address in an IPv6 one is itself.
+    """
+    if not (host and host.isascii() and host.isprintable()):
+        return None
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        address = ipaddress.ip_address(found[0][4][0])
+    except (OSError, ValueError):
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def loopback_interface() -> str | None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import say, show
+from aspo_megatron.writing import refuse_link
 
 
 def plot(
@@ -58,6 +59,8 @@ def plot(
         single = len(series) == 1 and len(series[0].folders) == 1
         stem = series[0].folders[0] / "curves" if single else Path("comparison")
         out, html = stem.with_suffix(".png"), stem.with_suffix(".html")
+        for file in (out, html):
+            refuse_link(file, "--out")
     if text:
         print_figure(series, shown_console(Console()), smooth)
     if out is None and html is None:

@@ -23,6 +23,7 @@ from aspo_megatron.config_io import (
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_json
+from aspo_megatron.writing import refuse_link
 
 _MAY_CHANGE = (
     "output_dir",
@@ -111,11 +112,7 @@ def refuse_links(folder: Path) -> None:
             if (folder / inner).is_dir() and inner not in _REPLACED:
                 paths += sorted((folder / inner).iterdir())
         for path in paths:
-            if os.path.lexists(path) and (path.is_symlink() or not (path.is_file() or path.is_dir())):
-                what = "a link" if path.is_symlink() else "not a regular file"
-                raise ConfigError(
-                    f"output_dir: {one_line(path)}: {what}, and a run writes to its own folder alone; take it out"
-                )
+            refuse_link(path, "output_dir")
     except OSError as error:
         raise ConfigError(f"output_dir: {one_line(folder)} cannot be read ({error.strerror})") from error
 

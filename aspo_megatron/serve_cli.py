@@ -17,6 +17,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
 from aspo_megatron.streams import show
+from aspo_megatron.writing import plain_errors
 
 _ROUND_SECONDS = 5.0
 
@@ -52,6 +53,7 @@ def serve(
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.platform import choose_platform
     from aspo_megatron.rollout.server import LocalServers, ServedModel
+    from aspo_megatron.run_folder import refuse_links
 
     words = list(overrides or [])
     if shared is not None:
@@ -60,6 +62,7 @@ def serve(
         words += [f"output_dir={shared / node}"]
         addresses = shared / f"addresses-{node}"
     run = load_config(config, words)
+    refuse_links(run.output_dir)
     read_family(run.model.path)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
     ended = threading.Event()
@@ -92,5 +95,8 @@ def _gather(shared: Path, nodes: int) -> None:
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
+    with plain_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # what a link of this name leads to would be written
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        partial.replace(path)

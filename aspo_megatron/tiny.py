@@ -16,14 +16,17 @@ from typing import Any
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.reading import read_json
 from aspo_megatron.streams import show
+from aspo_megatron.writing import refuse_link
 
 RANKS = 4
 """The most that a tiny run starts."""
 
 _TOKENIZER = Path(__file__).parents[1] / "examples" / "tiny" / "model"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _AXES = ("tp", "cp", "dp", "pp")
 _GIVEN_UP = ("dp", "cp", "pp", "tp")
 """Which axis goes first where not all of them can be 2."""
@@ -181,12 +184,14 @@ def tiny_sizes(family: Family, parallel: ParallelConfig) -> dict[str, Any]:
 
 def _write_model(folder: Path, sizes: dict[str, Any]) -> None:
     try:
+        for path in (folder, *(folder / name for name in ("config.json", *_TOKENIZER_FILES))):
+            refuse_link(path, "model.path")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
-        for name in ("tokenizer.json", "tokenizer_config.json"):
+        for name in _TOKENIZER_FILES:
             shutil.copyfile(_TOKENIZER / name, folder / name)
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the tiny model: {error.strerror}") from error
+        raise UserError(f"{one_line(folder)}: cannot write the tiny model: {error.strerror}") from error
 
 
 def _changes(run: RunConfig, config: RunConfig, family: Family, sizes: dict[str, Any]) -> list[str]:
@@ -195,9 +200,10 @@ def _changes(run: RunConfig, config: RunConfig, family: Family, sizes: dict[str,
     experts = f", {sizes['num_experts']} experts" if family.num_experts else ""
     return [
         f"tiny model: {family.name}, {sizes['num_hidden_layers']} layers of {sizes['hidden_size']}{experts}, random, "
-        f"float32, in {config.model.path}",
+        f"float32, in {one_line(config.model.path)}",
         f"layout: {', '.join(axes) or 'as it is'}; {config.parallel.world_size} ranks on CPUs",
-        f"sums of reasoning-gym, the embedded engine, {config.train.steps} steps; run folder {config.output_dir}",
+        f"sums of reasoning-gym, the embedded engine, {config.train.steps} steps; "
+        f"run folder {one_line(config.output_dir)}",
     ]
 
 

@@ -82,7 +82,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
         state = find_state(config, inputs.family, progress.message)
         if state is None and again:
             progress.message(
-                f"no state is saved in {config.output_dir / 'checkpoints'}; the run begins again at step 1"
+                f"no state is saved in {one_line(config.output_dir / 'checkpoints')}; the run begins again at step 1"
             )
         weights = from_leader(weights_digest(config) if topology.is_leader else "")
         model = _starting_model(config, inputs, topology, progress, weights, stopped, state)

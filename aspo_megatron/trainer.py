@@ -26,6 +26,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import from_leader, to_replicas
@@ -296,12 +297,12 @@ class Trainer:
         if changed is not None:
             if config.has_reference and not config.warmup.updates:
                 raise CheckpointError(f"{changed}, and the KL refers to them; give the folder that holds those")
-            tell(f"warning: {changed}; the run goes on with its own, from {state}")
+            tell(one_line(f"warning: {changed}; the run goes on with its own, from {state}"))
         self._saver.go_on_from(self._at.step)
         self._asking.go_on(Standing(self._at.asked, tuple(self._at.carried)))
         if self._at.problems != self._inputs.train.digest:
             self._progress.message("warning: data.train gives other problems than before; the run goes on with them")
-        self._progress.message(f"going on after step {self._at.step}, from {state}")
+        self._progress.message(f"going on after step {self._at.step}, from {one_line(state)}")
 
     def _keep(self) -> None:
         """Save or export what is due after a step."""
@@ -415,7 +416,7 @@ class Trainer:
             write_whole(folder / "summary.txt", profile.summary(title, self._work, rate, topology.world_size))
             profile.draw_memory(folder / "memory.png")
             self._progress.message(
-                f"profile of step {step}: {folder}/summary.txt; traces for ui.perfetto.dev beside it"
+                f"profile of step {step}: {one_line(folder)}/summary.txt; traces for ui.perfetto.dev beside it"
             )
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:

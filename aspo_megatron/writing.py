@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
 
 
@@ -80,6 +80,22 @@ def _read_by_somebody(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_link(path: Path, setting: str) -> None:
+    """See that what is to be written lies in its folder, whoever has filled that.
+
+    Args:
+        path: the file, or folder of files; it may not be there yet.
+        setting: what names the folder to the user.
+
+    Raises:
+        ConfigError: it is a link, or no regular file; names it.
+        OSError: that cannot be told.
+    """
+    if path.is_symlink() or (os.path.lexists(path) and not (path.is_file() or path.is_dir())):
+        what = "a link" if path.is_symlink() else "not a regular file"
+        raise ConfigError(f"{setting}: {one_line(path)}: {what}, and what is written stays in its folder; take it out")
 
 
 def to_disk(path: Path) -> None:

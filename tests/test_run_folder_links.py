@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from aspo_megatron.errors import ConfigError
+from aspo_megatron import eval_cli, plot_cli, serve_cli, tiny
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.eval_file import About, ResultFile
 from aspo_megatron.run_folder import refuse_links
 from aspo_megatron.writing import write_whole
+from tests.metrics.made_runs import make_run
 
 FILES = (
     "metrics.jsonl", "samples.jsonl", "metrics.jsonl.damaged", "config.yaml", ".lock", "summary.json", "curves.png",
@@ -52,3 +57,78 @@ def test_what_is_left_half_written_is_not_written_through(tmp_path: Path) -> Non
     write_whole(tmp_path / "config.yaml", "new")
     assert (own.read_text(), (tmp_path / "config.yaml").read_text()) == ("of the user", "new")
     assert not (tmp_path / "config.yaml").is_symlink()
+
+
+APP = typer.Typer()
+APP.command("serve")(serve_cli.serve)
+APP.command("eval")(eval_cli.evaluate)
+APP.command("plot")(plot_cli.plot)
+
+
+def small_run(folder: Path) -> Path:
+    """A run's folder, whose servers are its own, and its configuration beside it."""
+    folder.mkdir()
+    config = folder.with_suffix(".yaml")
+    data = "{train: {kind: jsonl, path: p.jsonl}}"
+    config.write_text(
+        f"output_dir: {folder}\nmodel: {{path: {folder / 'model'}}}\ndata: {data}\nrollout: {{engine: sglang}}\n"
+    )
+    return config
+
+
+@pytest.mark.parametrize("command", ["serve", "eval"])
+@pytest.mark.parametrize("name", ["logs/server0.log", "logs", "sync"])
+def test_servers_write_to_the_folder_alone(tmp_path: Path, command: str, name: str) -> None:
+    own, config = tmp_path / "own", small_run(tmp_path / "run")
+    own.write_text("of the user")
+    path = tmp_path / "run" / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(own)
+    words = [str(config)] if command == "serve" else [str(tmp_path / "model"), "--config", str(config)]
+    with pytest.raises(ConfigError, match=rf"^output_dir: .*{name}: a link"):
+        CliRunner().invoke(APP, [command, *words], catch_exceptions=False)
+    assert own.read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.scores.json"])
+def test_results_are_no_links(tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own"
+    own.write_text("")
+    (tmp_path / name).symlink_to(own)
+    with pytest.raises(ConfigError, match=rf"^--output: .*{name}: a link"):
+        ResultFile(tmp_path / "a.jsonl", About("a", "b", 2, 1, (1,), {}))
+    assert own.read_text() == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"own", name}
+
+
+@pytest.mark.parametrize("name", ["curves.png", "curves.html"])
+def test_curves_are_no_links(tmp_path: Path, name: str) -> None:
+    own, run = tmp_path / "own", make_run(tmp_path / "run", names=("entropy",))
+    own.write_text("of the user")
+    (run / name).symlink_to(own)
+    with pytest.raises(ConfigError, match=rf"^--out: .*{name}: a link"):
+        CliRunner().invoke(APP, ["plot", str(run)], catch_exceptions=False)
+    assert own.read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "."])
+def test_a_tiny_model_is_no_link(tmp_path: Path, name: str) -> None:
+    own, folder = tmp_path / "own", tmp_path / "model"
+    own.mkdir() if name == "." else own.write_text("of the user")
+    if name != ".":
+        folder.mkdir()
+    (folder / name).symlink_to(own)
+    with pytest.raises(ConfigError, match=r"^model\.path: .*: a link"):
+        tiny._write_model(folder, {})
+    assert list(own.iterdir()) == [] if name == "." else own.read_text() == "of the user"
+
+
+def test_addresses_are_not_written_through_a_link(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("of the user")
+    for name in ("addresses", f"addresses.{os.getpid()}.partial"):
+        (tmp_path / name).symlink_to(own)
+    serve_cli._write_lines(tmp_path / "addresses", ["a", "b"])
+    assert (own.read_text(), (tmp_path / "addresses").read_text()) == ("of the user", "a\nb\n")
+    with pytest.raises(UserError, match=r"own/addresses: cannot be written"):
+        serve_cli._write_lines(own / "addresses", ["a"])

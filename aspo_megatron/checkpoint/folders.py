@@ -12,6 +12,7 @@ from pathlib import Path
 from aspo_megatron.checkpoint.parts import PARTIAL, complete_left, remove
 from aspo_megatron.checkpoint.writer import discard
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.writing import plain_errors, to_disk, write_whole
 
 _NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,15})")
@@ -111,7 +112,8 @@ def tidy(run: Path, warn: Callable[[str], None]) -> None:
             if folder.is_symlink() or not folder.is_dir() or not complete_left(folder):
                 discard(folder)
         except OSError as error:
-            warn(f"warning: {folder} is left as it is ({error.strerror or error}); the next start looks at it again")
+            why = one_line(error.strerror or error)
+            warn(f"warning: {one_line(folder)} is left as it is ({why}); the next start looks at it again")
     for pattern in (f"checkpoints/*{_REMOVED}", f"exports/*{PARTIAL}", f"*{PARTIAL}"):
         for path in run.glob(pattern):
             with contextlib.suppress(OSError):

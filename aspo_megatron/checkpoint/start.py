@@ -16,6 +16,7 @@ from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weig
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.model import PolicyModel
@@ -46,7 +47,8 @@ def save_start(
     writer.begin(model_shards(model), {_ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
     error = writer.complete() or from_leader(attempt(lambda: to_disk(folder.parent)))
     if error is not None:
-        warn(f"warning: {folder} was not saved ({error}); the run goes on, and does the warm-up again if it is resumed")
+        then = "the run goes on, and does the warm-up again if it is resumed"
+        warn(f"warning: {one_line(folder)} was not saved ({one_line(error)}); {then}")
 
 
 def load_start(
@@ -75,7 +77,7 @@ def load_start(
         error = from_leader(attempt(lambda: set_aside(folder)) if dist.get_rank() == 0 else None)
         if error is not None:
             raise CheckpointError(f"{reason}; and it cannot be renamed ({error})")
-        warn(f"warning: {reason}; the warm-up is done again")
+        warn(f"warning: {one_line(reason)}; the warm-up is done again")
         return False
     if weights and made_of and made_of != weights:
         raise CheckpointError(

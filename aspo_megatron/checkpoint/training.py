@@ -28,6 +28,7 @@ from aspo_megatron.checkpoint.state import (
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.parallel.host_copies import HostCopies
@@ -107,7 +108,7 @@ class StateSaver:
         """Say that there will be no state after `step`."""
         run = self._config.output_dir
         kept = "older states are kept" if listed(run)[0] else "and none was saved before"
-        self._warn(f"warning: {step_folder(run, step)} was not saved ({reason}); the run goes on, {kept}")
+        self._warn(one_line(f"warning: {step_folder(run, step)} was not saved ({reason}); the run goes on, {kept}"))
 
     def _wanted(self) -> dict[str, Sizes]:
         """The tensors that this rank will look for when it loads the state."""
@@ -132,7 +133,7 @@ class StateSaver:
         run, keep = self._config.output_dir, self._config.checkpoint.keep
         lack = from_leader(publish(run, step, keep) if self._leads else None)
         if lack is not None:
-            self._warn(f"warning: {step_folder(run, step)} is saved, but {lack}; the run goes on")
+            self._warn(one_line(f"warning: {step_folder(run, step)} is saved, but {lack}; the run goes on"))
 
 
 def find_state(
@@ -160,7 +161,7 @@ def find_state(
         reason = (unusable or {}).get(folder) or state_refusal(config, family, folder)
         if reason is None:
             if refused:
-                warn(f"warning: {refused[-1]}; going on from {folder.name} instead")
+                warn(one_line(f"warning: {refused[-1]}; going on from {folder.name} instead"))
                 _set_aside(config.output_dir, step)
             return folder
         refused.append(reason)

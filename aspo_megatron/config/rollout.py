@@ -95,6 +95,9 @@ class ServersConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for word in self.extra_args:
+            if (option := _set_elsewhere(word)) is not None:
+                raise ValueError(f"extra_args: {option}: {_SET_ELSEWHERE[option]}")
         for address in self.addresses:
             if not address.startswith(("http://", "https://")):
                 raise ValueError(f"addresses: {address!r} does not begin with http:// or https://")
@@ -105,6 +108,22 @@ class ServersConfig(Section):
         if self.router is not None and not self.addresses:
             raise ValueError("router: name the servers behind it in addresses; weights go to them directly")
         return self
+
+
+_SET_ELSEWHERE = {
+    "--api-key": "the run would not know the key; set rollout.servers.api_key_file",
+    "--host": "set rollout.servers.host, by which the run finds the servers",
+    "--port": "set rollout.servers.port, by which the run finds the servers",
+    "--config": "the servers' key is in their one file of settings; give the settings as words here",
+}
+"""Arguments of servers that the run gives them itself: a second one would take its place."""
+
+
+def _set_elsewhere(word: str) -> str | None:
+    """Which of these an argument is, as SGLang takes it for one: `--api-key=a`, or cut short, `--api-k`."""
+    given = word.split("=", 1)[0].strip().replace("_", "-")
+    found = [name for name in _SET_ELSEWHERE if len(given) > len("--") and name.startswith(given)]
+    return found[0] if found else None
 
 
 class RolloutConfig(Section):

@@ -10,6 +10,7 @@ from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.servers import Sglang
 from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.loopback import is_loopback
 
 _ASK_SECONDS = 60.0
 _CUDA = "13"
@@ -126,6 +127,6 @@ def _own_name(host: Host, wishes: Wishes) -> Line:
     if address is None:
         say = wrong if several else warn
         return say("host name", f"{name} has no address", todo)
-    if several and address.startswith(("127.", "::1")):
+    if several and is_loopback(address):
         return wrong("host name", f"{name} is {address}, which other nodes cannot reach", todo)
     return ok("host name", f"{name} is {address}")

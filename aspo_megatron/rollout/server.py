@@ -22,7 +22,7 @@ import torch
 
 from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.foreign_text import safe
+from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.rollout.addresses import free_ports, in_url, is_loopback
 from aspo_megatron.rollout.server_environment import server_environment
 from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key, settings_file, without_key
@@ -187,12 +187,12 @@ class LocalServers:
         assert server.process is not None
         _end([server.process])  # its children
         server.process = None
-        what = f"the SGLang server {server.url} {how}"
+        what, log = f"the SGLang server {server.url} {how}", one_line(server.log)
         if server.starts > self._config.restarts:
-            self._failure = f"{what}, after {server.starts} starts; the end of {server.log}:\n{_tail(server.log)}"
+            self._failure = f"{what}, after {server.starts} starts; the end of {log}:\n{_tail(server.log)}"
             self._tell(self._failure)
             return
-        self._tell(f"{what}; it is started again ({server.log} has its output)")
+        self._tell(f"{what}; it is started again ({log} has its output)")
         self._start(server)
 
     def _start(self, server: _Running) -> None:

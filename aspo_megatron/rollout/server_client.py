@@ -24,7 +24,7 @@ class ServerError(Exception):
     """
 
     def __init__(self, url: str, reason: str, status: int | None = None) -> None:
-        super().__init__(f"{url}: {reason}")
+        super().__init__(one_line(f"{url}: {reason}"))
         self.status = status
 
 

@@ -12,6 +12,7 @@ from torch.cuda import nccl
 
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 
 Way = Literal["distributed", "tensor", "disk"]
 
@@ -44,7 +45,7 @@ def way_to_servers(config: ServersConfig, device: str, own: bool, tell: Callable
     if config.sync == "distributed":
         raise UserError(f"rollout.servers.sync=distributed: {reason}")
     if not config.colocate:  # there `auto` has no choice
-        tell(f"weights go to the servers by rollout.servers.sync=tensor: {reason}")
+        tell(f"weights go to the servers by rollout.servers.sync=tensor: {one_line(reason)}")
     return "tensor"
 
 
@@ -92,7 +93,8 @@ def version_of(python: Path) -> str | None:
             version_command(python),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_ASK_SECONDS,
             check=False,
         )

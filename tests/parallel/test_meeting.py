@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -119,6 +120,8 @@ def test_ranks_of_several_machines_meet_as_torchrun_has_them(
         ("127.0.0.1", 2, False, {}, "here", "here"),
         ("localhost", 8, False, {}, "here", "here"),
         ("::1", 2, False, {}, "here", "here"),
+        ("127.1", 2, False, {}, "here", "here"),
+        ("0x7f.1", 2, False, {}, "here", "here"),
         ("127.0.0.1", 2, True, {}, "here", None),
         ("127.0.0.1", 1, False, {}, "here", "here"),
         ("", 1, False, {}, "here", "here"),
@@ -152,6 +155,21 @@ def test_interfaces(
     # Of NCCL's names the beginning counts, unless it is told otherwise.
     assert found == [loopback if gloo == "here" else gloo, f"={loopback}" if nccl == "here" else nccl]
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1", "0x7f.1", "127.0.0.2", "::ffff:127.0.0.1", "localhost"])
+def test_the_store_listens_at_an_address_of_this_machine_alone(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    (port,) = free_ports(1, "127.0.0.1")
+    for name, value in {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert stays_here(os.environ)
+    before = listening()
+    store = meeting.store_of_this_machine(0, 1, timedelta(seconds=20))
+    (found,) = listening() - before
+    assert is_loopback(found[0])
+    assert found[1] == port
+    assert TCPStore(address, port, is_master=False, timeout=timedelta(seconds=20)).num_keys() >= 0
+    del store
 
 
 def test_a_port_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

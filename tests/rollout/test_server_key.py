@@ -33,6 +33,8 @@ HERE = (
     *("127.0.0.1", "127.0.0.2", "127.255.255.254", "localhost", "LocalHost", "::1", "[::1]", "0:0:0:0:0:0:0:1"),
     *("::ffff:127.0.0.1", "[::ffff:127.9.9.9]", "http://127.0.0.1:30000", "https://localhost:1", "http://[::1]:30000"),
     *("http://[::ffff:127.0.0.1]:3", "http://user@127.0.0.1:3/path?127.0.0.1"),
+    *("127.1", "127.0.1", "0x7f.1", "0X7F.0.0.1", "0177.0.0.1", "2130706433", "0x7f000001", "::ffff:7f00:1"),
+    *("http://127.1:30000", "http://0x7f.1"),
 )
 ELSEWHERE = (
     *("127.0.0.1.example.com", "localhost.example.com", "127.example.com", "127.", "::1234", "::10", "::1.example.com"),
@@ -45,6 +47,8 @@ ELSEWHERE = (
     *("http://example.com/127.0.0.1", "http://example.com#@127.0.0.1", "http://127.0.0.1\\@example.com", "http://[::1"),
     *("0.0.0.0", "::", "10.0.0.7", "128.0.0.1", "1127.0.0.1", "::ffff:10.0.0.7", "::ffff:0:127.0.0.1", "", "http://"),
     *("127.0.0.1 ", "\u0661\u0662\u0667.\u0660.\u0660.\u0661", "localhost.localdomain"),
+    *("127", "0127.1", "127..1", "+127.1", " 127.1", "127.1 x", "127.1.example.com", "127.0.0.256", "0", "0x7f.1\0"),
+    *("::127.0.0.1", "64:ff9b::7f00:1", "\uff11\uff12\uff17.1", "127.0.0.1\n", "http://127.1.example.com"),
     *("xlocalhost", "http://:30000", "127.0.0.1:30000", "node7"),
 )
 
@@ -191,6 +195,31 @@ def test_every_server_has_a_key_that_nobody_sees(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0
         assert len(settings) == 1
     assert not any(path.exists() for path in settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "key"),
+    [
+        (["--api-key", "mine"], "--api-key", "api_key_file"),
+        (["--api-key=mine"], "--api-key", "api_key_file"),
+        (["--enable-metrics", "--api-k", "mine"], "--api-key", "api_key_file"),
+        (["--api_key", "mine"], "--api-key", "api_key_file"),
+        (["--host", "0.0.0.0"], "--host", "host"),
+        (["--host=0.0.0.0"], "--host", "host"),
+        (["--hos", "0.0.0.0"], "--host", "host"),
+        (["--port=3"], "--port", "port"),
+        (["--config", "settings.yaml"], "--config", "words"),
+    ],
+)
+def test_what_a_run_sets_itself_is_no_further_argument(words: list[str], option: str, key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"extra_args: {option}: .*{key}"):
+        ServersConfig.model_validate({"extra_args": words})
+
+
+def test_other_further_arguments() -> None:
+    words = ["--context-length", "4096", "--quantization=fp8", "--enable-metrics", "--host-cache", "-1", "--", "mine"]
+    words += ["--admin-api-key=k", "--hicache-size", "3", "--api-keys-file", "key", "host", "--configs"]
+    assert ServersConfig.model_validate({"extra_args": words}).extra_args == tuple(words)
 
 
 @pytest.mark.parametrize("key", ["addresses", "router", "host"])

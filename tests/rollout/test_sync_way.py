@@ -30,7 +30,7 @@ def way_of_own_servers(
 ) -> tuple[str, list[str]]:
     """The way that a run's own servers are started for, and what is told. `theirs`: what their Python prints."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho a warning; echo '{theirs}'\n")
+    python.write_text(f"#!/bin/sh\necho a warning; echo '{theirs}'\n", encoding="utf-8", errors="surrogateescape")
     python.chmod(0o755)
     monkeypatch.setattr(nccl, "version", lambda: (2, 29, 7))
     told: list[str] = []
@@ -77,6 +77,10 @@ def test_the_same_nccl_broadcasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     """So does one that cannot be asked for: NCCL will say it."""
     assert way_of_own_servers(monkeypatch, tmp_path, theirs) == ("distributed", [])
     assert way_of_own_servers(monkeypatch, tmp_path, theirs, sync="distributed") == ("distributed", [])
+
+
+def test_what_is_no_text_is_no_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert way_of_own_servers(monkeypatch, tmp_path, "\udcff")[0] == "distributed"
 
 
 def test_nothing_else_asks_for_the_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

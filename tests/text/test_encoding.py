@@ -155,7 +155,8 @@ def without_encoding(source: str) -> Iterator[tuple[int, str]]:
         # `timeout`: that opens an address.
         of_the_web = any(keyword.arg == "timeout" for keyword in node.keywords)
         opened = name == "open" and owner not in ("os", "gzip", "tokenize") and not binary and not of_the_web
-        if text_methods or (opened and (owner or node.args)) or (name == "fdopen" and not binary):
+        of_a_program = any(keyword.arg in ("text", "universal_newlines") for keyword in node.keywords)
+        if text_methods or (opened and (owner or node.args)) or (name == "fdopen" and not binary) or of_a_program:
             yield node.lineno, ast.unparse(node)
 
 
@@ -173,7 +174,7 @@ def test_every_text_file_has_its_encoding() -> None:
     [
         "path.read_text()", "(a / b).write_text(x)", "a.write_text(x, errors='replace')", "open(path)", "path.open()",
         "path.open('a')", "path.open(mode='r+')", "os.fdopen(1, 'w')", "self.path.read_text()", "open(path, mode='x')",
-        "open(path, 'w')",
+        "open(path, 'w')", "subprocess.run(command, text=True)", "Popen(command, universal_newlines=True)",
     ],
 )  # fmt: skip
 def test_a_missing_encoding_is_found(line: str) -> None:

@@ -1,0 +1,99 @@
+"""What is shown in a line stays in it: a value in the text of a line is a number, or in one line."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aspo_megatron
+from aspo_megatron.rollout.server_client import ServerError
+from tests.text.test_printers import name_of
+
+ROOT = Path(aspo_megatron.__file__).parent
+SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write"}
+ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
+
+
+PLAIN: dict[str, set[str]] = {
+    "checkpoint/folders.py": {"why"},
+    "checkpoint/start.py": {"then"},
+    "cli.py": {"error", "lost[0].strerror"},
+    "commands.py": {
+        "'pass' if row.passed else 'FAIL'",
+        "(loss.__doc__ or '').strip().splitlines()[0]",
+        "field.default",
+        "field.description or ''",
+        "key",
+        "name",
+        "run.train.steps",
+    },
+    "convert_cli.py": {"count", "layout.world_size"},
+    "data/jsonl.py": {"key"},
+    "data/sources.py": {"key"},
+    "eval_cli.py": {"found", "wanted.benchmark.dataset", "wanted.benchmark.problems", "wanted.name"},
+    "eval_rank.py": {"each", "estimate"},
+    "launch.py": {"signal.Signals(watch.interrupted).name"},
+    "launch_end.py": {"body", "first.rank", "first.text or ''.join(tail[-1:])", "head", "late", "verdict.text"},
+    "metrics/eval_progress.py": {"average", "done", "self._before", "self._name", "self._total"},
+    "metrics/progress.py": {"_duration(left)"},
+    "metrics/record.py": {"'; '.join(told)", "failure", "name", "reason", "type(error).__name__", "where"},
+    "metrics/sample_file.py": {"name"},
+    "plan/simulated.py": {"child.rank", "figures.stage", "peak"},
+    "plan_cli.py": {"simulated_text.text(run, ranks, left_out, on)", "text.text(made)"},
+    "plot_cli.py": {"ends"},
+    "quantize/run.py": {"asked", "texts.tokens"},
+    "rollout/build.py": {"address"},
+    "rollout/server.py": {"log", "what"},
+    "run_files.py": {"error"},
+    "serve_cli.py": {"' '.join(servers.urls)", "settings.count"},
+    "streams.py": {"end", "reason", "safe(text)"},
+    "synced_engine.py": {"lost", "said"},
+    "table_cli.py": {"one.markdown()"},
+    "train_rank.py": {"summary['heldout_problems']", "summary['steps']"},
+    "trainer.py": {"error", "self._at.step", "step"},
+}
+"""By file, what is in one line by itself."""
+
+
+def loose(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each value in what is shown that may hold more than a line."""
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or name_of(call).removeprefix(".") not in SHOWS:
+            continue
+        for text in call.args[:1]:
+            whole = isinstance(text, ast.Call) and name_of(text) == "one_line"
+            for value in () if whole else ast.walk(text):
+                if not isinstance(value, ast.FormattedValue) or value.format_spec or value.conversion == ord("r"):
+                    continue
+                if not (isinstance(value.value, ast.Call) and name_of(value.value) in ONE_LINE):
+                    yield call.lineno, ast.unparse(value.value)
+
+
+def test_what_is_shown_stays_in_its_line() -> None:
+    found: dict[str, set[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        file = path.relative_to(ROOT).as_posix()
+        for _, value in loose(path.read_text(encoding="utf-8")):
+            found.setdefault(file, set()).add(value)
+    assert found == PLAIN
+
+
+@pytest.mark.parametrize(
+    "line", ["show(f'a {name}')", "self._tell(f'{a}{one_line(b)}')", "say(f'{x.path}' if y else z)"]
+)
+def test_a_loose_value_is_found(line: str) -> None:
+    assert list(loose(line))
+
+
+@pytest.mark.parametrize(
+    "line", ["show(f'{a:.1f}')", "say(f'{one_line(a)} {a!r}')", "tell(one_line(f'{a}'))", "read(f'{a}')", "show('a')"]
+)
+def test_what_is_in_its_line(line: str) -> None:
+    assert not list(loose(line))
+
+
+def test_what_a_server_says_is_one_line() -> None:
+    assert "\n" not in str(ServerError("http://a", "Bad status line:\n  b'\\n\x1b'"))
