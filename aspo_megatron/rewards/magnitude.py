@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 _HUGE = 18.0
 _LOG_2 = math.log10(2)
 _DEGREE_COSTS = 200.0
+_LOW_DEGREE = 4.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Bound:
     def most(self) -> float:
         """What a number within this bound is at most, itself at most 10^18: an exponent, or so many terms of a sum."""
         return float(10 ** min(self.digits, _HUGE))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether a polynomial within this bound is summed by a formula, in no time that depends on how many terms."""
+        return self.whole and self.degree <= _LOW_DEGREE
 
 
 @dataclass(frozen=True)
@@ -136,10 +142,10 @@ class Arithmetic:
         """Of a function that is left as it is, or has a small value: a sine, a logarithm."""
         return Bound(math.log10(1 + argument.digits) + 1, degree=min(argument.degree, 1.0), whole=False)
 
-    def repeated(self, body: Bound, count: float, *, product: bool) -> Bound:
-        """Of a sum or product of so many terms."""
+    def repeated(self, body: Bound, count: float, *, product: bool, at_once: bool) -> Bound:
+        """Of a sum or product of so many terms; a sum `at_once` is never written out."""
         digits = body.digits + math.log10(max(count, 1.0)) if body.whole and not product else body.digits * count
-        terms = _multisets(body.terms, count) if product else body.terms * count
+        terms = _multisets(body.terms, count) if product else body.terms * (1.0 if at_once else count)
         terms = terms if body.degree else 1.0
         return self.note(Bound(digits, terms, body.degree * (count if product else 1.0), body.whole))
 

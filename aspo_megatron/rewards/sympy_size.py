@@ -99,4 +99,5 @@ class _Walk:
         self._symbol = Bound(max(outer.digits, math.log10(max(count, 1.0))), degree=1.0)
         body = self.bound(node.function)
         self._symbol = outer
-        return self.arithmetic.repeated(body, count, product=isinstance(node, sympy.Product))
+        at_once = body.is_low and isinstance(node, sympy.Sum) and bool(node.function.is_polynomial())
+        return self.arithmetic.repeated(body, count, product=isinstance(node, sympy.Product), at_once=at_once)
