@@ -16,8 +16,8 @@ LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, brac
 """A formula with more of something is no answer, unless the reference is about as large."""
 
 _LONG_SUM = 100.0
-_LONG_PRODUCT = 5.0
-_DIGITS_IN_A_MATRIX = 20.0
+_LONG_PRODUCT = 5.5
+_DIGITS_IN_A_MATRIX = 8.0
 _ENDLESS = 10.0
 _DIGITS_LIKE_A_FUNCTION = 100.0
 _LARGEST_MATRIX = 16.0
@@ -296,5 +296,5 @@ class _Reader(tokens.Tokens):
             self._count(costly=_ENDLESS if is_product or (is_sum and not body.degree) else 1)
         elif count > _LONG_SUM:
             self._count(costly=1 if at_once else math.log10(count))
-        self._long_products += is_product and count > _LONG_PRODUCT and not is_easy
+        self._long_products += is_product and count > _LONG_PRODUCT * (4 / max(body.degree, 1) if is_easy else 1)
         return self._arithmetic.repeated(body, count, product=is_product, at_once=at_once)

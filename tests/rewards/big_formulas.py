@@ -82,7 +82,8 @@ BIG: dict[str, tuple[str, ...]] = {
             r"\sum_{k=1}^{8 \bmod 3/4} k",
             r"\sum_{k=1}^{3(4)/2(5)} k",
         ),
-        *(rf"\lfloor {n}\prod_{{k=1}}^{{{n}}}(x+\sqrt k)\rfloor" for n in (8, 12, 20, 50)),
+        *(rf"\lfloor {n}\prod_{{k=1}}^{{{n}}}(x+\sqrt k)\rfloor" for n in (6, 12, 20, 50)),
+        *(r"\lfloor 3\prod_{k=1}^{100}(x+k)\rfloor", r"\lceil \frac13\prod_{k=1}^{20}(x+k)(y+k)\rceil"),
         *(
             r"\lceil \frac13\prod_{k=1}^{99}(1+\frac1k)\rceil",
             r"\left\lfloor \prod_{k=1}^{50}(1+\sqrt k)+1\right\rfloor",
