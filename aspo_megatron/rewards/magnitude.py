@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 _HUGE = 18.0
-_LOG_2 = math.log10(2)
+LOG_2 = math.log10(2)
 _DEGREE_COSTS = 200.0
 _LOW_DEGREE = 4.0
 
@@ -87,7 +87,7 @@ class Arithmetic:
         """Of a sum or difference."""
         low, high = sorted((left.digits, right.digits))
         whole = left.whole and right.whole
-        digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + _LOG_2
+        digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + LOG_2
         symbolic = left.degree or right.degree
         terms = left.terms + right.terms if symbolic else 1.0
         return self.note(Bound(digits, terms, max(left.degree, right.degree), whole))
@@ -135,7 +135,7 @@ class Arithmetic:
         product = lower.most * max(upper.digits, 1.0)
         whole = upper.whole and lower.whole
         # With what is no whole number it is a gamma function, or a polynomial of as high a degree.
-        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
+        digits = min(product, upper.most * LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
         return self.note(Bound(digits, whole=whole))
 
     def function(self, argument: Bound) -> Bound:
