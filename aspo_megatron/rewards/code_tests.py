@@ -13,6 +13,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json
 from aspo_megatron.rewards.packed_tests import MOST_UNPACKED, unpack
+from aspo_megatron.rewards.text import named
 
 FIELDS = ("input_output", "tests", "test_cases", "public_test_cases", "public_tests")
 """Where tests are looked for, after the answer."""
@@ -61,10 +62,10 @@ def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
         tests = list(read(values, function))
     except _MALFORMED as error:
         raise ValueError(
-            f"{_named(problem)}: {name} holds no tests in a known form ({one_line(error)[:300]})"
+            f"{named(problem)}: {name} holds no tests in a known form ({one_line(error)[:300]})"
         ) from error
     if not tests:
-        raise ValueError(f"{_named(problem)}: {name} holds no test")
+        raise ValueError(f"{named(problem)}: {name} holds no test")
     return tests
 
 
@@ -90,11 +91,7 @@ def _find(problem: Problem, field: str | None) -> tuple[str, Any]:
     for name in FIELDS if field is None else (field,):
         if problem.metadata.get(name):
             return name, problem.metadata[name]
-    raise ValueError(f"{_named(problem)} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
-
-
-def _named(problem: Problem) -> str:
-    return f"problem {one_line(problem.id[:100])}"
+    raise ValueError(f"{named(problem)} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
 
 
 def _function_name(fields: Mapping[str, Any]) -> str | None:

@@ -120,7 +120,7 @@ def choose_side(formula: str, reference_is_letter: bool) -> str:
 
 def is_too_big(formula: str, limit: Size = LIMIT) -> bool:
     """Whether computing a formula could take for ever, or math-verify for long to read it."""
-    return not latex_size(formula.removeprefix(_BOXED)).fits(limit)
+    return not latex_size(formula).fits(limit)
 
 
 def last_side(equation: str) -> str | None:

@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from aspo_megatron.rewards import latex_tokens as tokens
 from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join, number
+from aspo_megatron.rewards.plain_latex import is_of_fractions, is_polynomial, is_whole
 
 LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2.5)
 """A formula with more of something is no answer, unless the reference is about as large."""
 
-_MAKERS = frozenset(("eye", "zeros", "ones", "diag"))
 _LONG_SUM = 100.0
+_LONG_PRODUCT = 5.5
+_DIGITS_IN_A_MATRIX = 8.0
 _ENDLESS = 10.0
 _DIGITS_LIKE_A_FUNCTION = 100.0
 _LARGEST_MATRIX = 16.0
@@ -59,6 +61,7 @@ class _Reader(tokens.Tokens):
         self._functions = 0
         self._after_matrix = -1
         self._algebra = 0.0
+        self._long_products = 0
 
     @property
     def size(self) -> Size:
@@ -89,10 +92,8 @@ class _Reader(tokens.Tokens):
                 self._count(unions=1)
             elif token in ("&", "\\\\"):
                 self._count(cells=1)
-            if token == "\\choose":
-                members.append(self._arithmetic.binomial(members[-1], self._sum()))
-            else:
-                members.append(self._sum())
+            member = self._sum()
+            members.append(self._arithmetic.binomial(members[-1], member) if token == "\\choose" else member)
         return join(*members)
 
     def _sum(self) -> Bound:
@@ -174,7 +175,7 @@ class _Reader(tokens.Tokens):
 
     def _read_item(self, token: str) -> Bound:
         if token in tokens.BRACKETS:
-            return self._group(tokens.BRACKETS[token])
+            return self._group(token)
         if token in tokens.BARS:
             return Bound()
         if token[0] == "." or token[0].isdecimal():
@@ -183,13 +184,16 @@ class _Reader(tokens.Tokens):
             return self._command(token)
         return CONSTANT if token in "eEπ" else self._symbol
 
-    def _group(self, kind: int) -> Bound:
+    def _group(self, opener: str) -> Bound:
+        kind, before = tokens.BRACKETS[opener], self._long_products
         self._opened(kind, 1)
         bound = self._list()
         is_matrix = self._after_matrix == self._next
         self._take()
         self._after_matrix = self._next if is_matrix else self._after_matrix
         self._opened(kind, -1)
+        if opener in tokens.ROUNDING and self._long_products > before:
+            self._count(costly=_ENDLESS)  # They are multiplied out.
         return bound
 
     def _matrix(self) -> Bound:
@@ -239,24 +243,27 @@ class _Reader(tokens.Tokens):
 
     def _scripts(self) -> tuple[list[Bound], list[Bound]]:
         """What stands below and above a command."""
-        below, above = [], []
-        while self._peek() in ("_", "^"):
-            if self._take() == "_":
-                below.append(self._index())
-            else:
-                above.append(self._operand())
-        return below, above
+        found: dict[str, list[Bound]] = {"_": [], "^": []}
+        while (token := self._peek()) in found:
+            self._take()
+            begin = self._next
+            bound = self._index() if token == "_" else self._operand()
+            is_exact = bound.whole or is_whole(self._tokens[begin : self._next])
+            found[token].append(replace(bound, whole=is_exact))
+        return found["_"], found["^"]
 
     def _function(self, name: str) -> Bound:
         self._functions += 1
         operator = self._skip_group() if name == "\\operatorname" else ""
         below, above = self._scripts()
-        self._algebra = 0.0
+        self._algebra, begin, cells = 0.0, self._next, self._size.cells
         argument = join(self._operand(), *below)
-        if operator in _MAKERS and argument.most > _LARGEST_MATRIX:
+        if operator in tokens.MAKERS and argument.most > _LARGEST_MATRIX:
             self._note(cells=argument.most**2)
         if operator in tokens.MATRIX_WORK:
-            self._count(costly=_ENDLESS)
+            is_plain = argument.digits <= _DIGITS_IN_A_MATRIX and is_of_fractions(self._tokens[begin : self._next])
+            if not is_plain or self._size.cells - cells >= tokens.MATRIX_WORK[operator]:
+                self._count(costly=_ENDLESS)
         if name == "\\det":
             argument = self._determinant(argument, max(self._algebra, 1.0))
         if name in tokens.GAMMAS:
@@ -276,16 +283,18 @@ class _Reader(tokens.Tokens):
         is_sum = name in tokens.SUMS
         is_finite = is_sum and bool(above) and not any(bound.degree for bound in above)
         count = range_.most if is_finite else 1.0
-        if is_finite and not all(bound.whole for bound in above):
-            self._count(costly=_ENDLESS)  # To a fraction: a gamma function.
-        elif not is_finite:
-            self._count(costly=_ENDLESS if name == "\\prod" else 1)
-        elif count > _LONG_SUM:
-            self._count(costly=math.log10(count))
         outer = self._symbol
         self._symbol = replace(outer, digits=max(outer.digits, math.log10(count)))
+        begin = self._next
         body = self._product(Bound())
-        if is_sum and not is_finite and not body.degree:
-            self._count(costly=_ENDLESS)
         self._symbol = outer
-        return self._arithmetic.repeated(body, count, product=name == "\\prod")
+        is_easy = body.is_low and is_polynomial(self._tokens[begin : self._next])
+        is_product, at_once = name == "\\prod", name == "\\sum" and is_easy
+        if is_finite and not range_.whole:
+            self._count(costly=_ENDLESS)  # From or to a fraction: a gamma function.
+        elif not is_finite:
+            self._count(costly=_ENDLESS if is_product or (is_sum and not body.degree) else 1)
+        elif count > _LONG_SUM:
+            self._count(costly=1 if at_once else math.log10(count))
+        self._long_products += is_product and count > _LONG_PRODUCT * (4 / max(body.degree, 1) if is_easy else 1)
+        return self._arithmetic.repeated(body, count, product=is_product, at_once=at_once)

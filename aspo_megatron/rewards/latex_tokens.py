@@ -36,9 +36,16 @@ GAMMAS = _set(r"\Gamma \gamma")
 KEEPING = _set(r"\operatorname \det")
 """Their value may be as large as their argument."""
 FUNCTIONS = SMALL | GROWING | GAMMAS | KEEPING
-MATRIX_WORK = _set("rank rref nullspace eig eigen diagonalize eigenvals eigenvalues eigenvects eigenvectors svd SVD")
-MATRIX_WORK |= _set("norm orth ortho orthogonal orthogonalize")
-"""Operators that are computed as they are read, for any matrix."""
+MATRIX_WORK = {
+    **dict.fromkeys(_set("rank rref nullspace norm orth ortho orthogonal orthogonalize eigenvals eigenvalues"), 16),
+    **dict.fromkeys(_set("eigenvects eigenvectors"), 9),
+    **dict.fromkeys(_set("eig eigen diagonalize"), 4),
+    **dict.fromkeys(_set("svd SVD"), 0),
+}
+"""Operators that are computed as they are read, and how many cells of fractions take them tenths of a second."""
+
+MAKERS = _set("eye zeros ones diag")
+ROUNDING = _set(r"\lfloor \lceil")
 SUMS = _set(r"\sum \prod")
 REPEATED = SUMS | _set(r"\int \iint \iiint \oint \lim")
 WORDS = _set(r"\text \mbox \textbf \textit \textrm \textnormal")

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, fields, replace
 
 _HUGE = 18.0
-_LOG_2 = math.log10(2)
+LOG_2 = math.log10(2)
 _DEGREE_COSTS = 200.0
+_LOW_DEGREE = 4.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Bound:
     def most(self) -> float:
         """What a number within this bound is at most, itself at most 10^18: an exponent, or so many terms of a sum."""
         return float(10 ** min(self.digits, _HUGE))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether a polynomial within this bound is summed by a formula, in no time that depends on how many terms."""
+        return self.whole and self.degree <= _LOW_DEGREE
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Arithmetic:
         """Of a sum or difference."""
         low, high = sorted((left.digits, right.digits))
         whole = left.whole and right.whole
-        digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + _LOG_2
+        digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + LOG_2
         symbolic = left.degree or right.degree
         terms = left.terms + right.terms if symbolic else 1.0
         return self.note(Bound(digits, terms, max(left.degree, right.degree), whole))
@@ -129,17 +135,17 @@ class Arithmetic:
         product = lower.most * max(upper.digits, 1.0)
         whole = upper.whole and lower.whole
         # With what is no whole number it is a gamma function, or a polynomial of as high a degree.
-        digits = min(product, upper.most * _LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
+        digits = min(product, upper.most * LOG_2) if whole else max(product, upper.most, lower.most * _DEGREE_COSTS)
         return self.note(Bound(digits, whole=whole))
 
     def function(self, argument: Bound) -> Bound:
         """Of a function that is left as it is, or has a small value: a sine, a logarithm."""
         return Bound(math.log10(1 + argument.digits) + 1, degree=min(argument.degree, 1.0), whole=False)
 
-    def repeated(self, body: Bound, count: float, *, product: bool) -> Bound:
-        """Of a sum or product of so many terms."""
+    def repeated(self, body: Bound, count: float, *, product: bool, at_once: bool) -> Bound:
+        """Of a sum or product of so many terms; a sum `at_once` is never written out."""
         digits = body.digits + math.log10(max(count, 1.0)) if body.whole and not product else body.digits * count
-        terms = _multisets(body.terms, count) if product else body.terms * count
+        terms = _multisets(body.terms, count) if product else body.terms * (1.0 if at_once else count)
         terms = terms if body.degree else 1.0
         return self.note(Bound(digits, terms, body.degree * (count if product else 1.0), body.whole))
 

@@ -23,6 +23,7 @@ from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula,
 from aspo_megatron.rewards.latex_size import LIMIT, latex_size
 from aspo_megatron.rewards.magnitude import Size
 from aspo_megatron.rewards.sympy_size import sympy_size
+from aspo_megatron.rewards.text import named
 from aspo_megatron.rewards.values import same_by_value
 
 # math-verify warns that its own time limit is off; the one of `score` and the reward pool's hold instead.
@@ -62,7 +63,7 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         return _grade(text, formula, seconds)
     except _UnreadableError:
         raise ValueError(
-            f"math-verify cannot read the reference answer {problem.answer!r} of problem {problem.id}"
+            f"math-verify cannot read the reference answer {problem.answer!r} of {named(problem)}"
         ) from None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from aspo_megatron.config import RewardComponent
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.rewards.text import named
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Mixture:
             name: scorer(problem, response) for name, component, scorer in self.parts if applies(component, problem)
         }
         if not values:
-            raise ValueError(f"no part of the mixture is for problem {problem.id}; see reward.components.*.when")
+            raise ValueError(f"no part of the mixture is for {named(problem)}; see reward.components.*.when")
         # fsum, so that weights such as 0.7, 0.2 and 0.1 make 1, from which on a response counts as right.
         weighted = [component.weight * values[name] for name, component, _ in self.parts if name in values]
         return Score(math.fsum(weighted), values)

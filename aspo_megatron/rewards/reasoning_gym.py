@@ -13,7 +13,7 @@ from reasoning_gym import get_score_answer_fn
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
 from aspo_megatron.rewards.plain_answers import Computes, computes, is_plain
-from aspo_megatron.rewards.text import extract_answer
+from aspo_megatron.rewards.text import extract_answer, named
 
 
 def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> float:
@@ -26,7 +26,7 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
         ValueError: the problem does not come from reasoning-gym.
     """
     if "family" not in problem.metadata or "entry" not in problem.metadata:
-        raise ValueError(f"problem {problem.id} does not come from reasoning-gym")
+        raise ValueError(f"{named(problem)} does not come from reasoning-gym")
     rule, kind = _rule(problem.metadata["family"])
     answer = extract_answer(response, problem.answer)
     try:

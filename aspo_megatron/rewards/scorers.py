@@ -18,6 +18,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.cpu_clock import cpu_seconds
 from aspo_megatron.rewards.mixture import Mixture, Score, applies
+from aspo_megatron.rewards.text import named
 
 if TYPE_CHECKING:
     from aspo_megatron.config import CodeConfig, RewardConfig
@@ -47,7 +48,7 @@ def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
         parts = {name: part for name, part in config.components.items() if applies(part, problem)}
         if not parts:
             raise ConfigError(
-                f"reward.components: none is for problem {problem.id}; give one whose `when` it meets, or no `when`"
+                f"reward.components: none is for {named(problem)}; give one whose `when` it meets, or no `when`"
             )
         for name, part in parts.items():
             _check_problem(part.kind, part.code or config.code, f"reward.components.{name}", problem)
@@ -56,17 +57,18 @@ def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
 def _check_problem(kind: str, code: CodeConfig, key: str, problem: Problem) -> None:
     if kind == "math" and problem.answer is None:
         raise ConfigError(
-            f"{key}.kind: math needs reference answers, and problem {problem.id} has none; "
-            "set answer_field of its source"
+            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source"
         )
     if kind == "reasoning_gym" and "family" not in problem.metadata:
-        raise ConfigError(f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {problem.id} is not")
+        raise ConfigError(
+            f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {named(problem)} is not"
+        )
     if kind == "code":
         from aspo_megatron.rewards.code_tests import has_tests, read_tests
 
         if not has_tests(problem, code.tests_field):
             raise ConfigError(
-                f"{key}.kind: code needs tests, and problem {problem.id} has none; set {key}.code.tests_field"
+                f"{key}.kind: code needs tests, and {named(problem)} has none; set {key}.code.tests_field"
             )
         try:
             read_tests(problem, code.tests_field)
@@ -176,7 +178,7 @@ def _finite(kind: str, scorer: Scorer) -> Scorer:
     def checked(problem: Problem, response: str) -> float:
         value: object = scorer(problem, response)
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"reward {kind!r} gave {value!r} for problem {problem.id}; it must give a finite number")
+            raise ValueError(f"reward {kind!r} gave {value!r} for {named(problem)}; it must give a finite number")
         return float(value)
 
     return checked

@@ -8,10 +8,9 @@ from typing import Any
 
 import sympy
 
-from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join
+from aspo_megatron.rewards.magnitude import CONSTANT, LOG_2, SYMBOL, Arithmetic, Bound, Size, join
 
 _MOST_NODES = 5000
-_LOG_2 = math.log10(2)
 
 
 def sympy_size(formula: Any) -> Size:
@@ -57,7 +56,7 @@ class _Walk:
             return Bound(math.log10(max(abs(node.p), node.q)), whole=node.q == 1)
         if isinstance(node, sympy.Float):
             _, mantissa, exponent, bits = node._mpf_
-            return Bound(abs(exponent + bits) * _LOG_2 if mantissa else 0.0, whole=False)
+            return Bound(abs(exponent + bits) * LOG_2 if mantissa else 0.0, whole=False)
         return CONSTANT if node.is_NumberSymbol else self._symbol
 
     def _operation(self, node: Any, bounds: list[Bound]) -> Bound:
@@ -99,4 +98,5 @@ class _Walk:
         self._symbol = Bound(max(outer.digits, math.log10(max(count, 1.0))), degree=1.0)
         body = self.bound(node.function)
         self._symbol = outer
-        return self.arithmetic.repeated(body, count, product=isinstance(node, sympy.Product))
+        at_once = body.is_low and isinstance(node, sympy.Sum) and bool(node.function.is_polynomial())
+        return self.arithmetic.repeated(body, count, product=isinstance(node, sympy.Product), at_once=at_once)

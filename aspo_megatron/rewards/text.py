@@ -1,8 +1,16 @@
-"""Finding the answer in a response."""
+"""Finding the answer in a response, and naming its problem in messages."""
 
 from __future__ import annotations
 
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.foreign_text import one_line
+
 _OPENING, _CLOSING = "<answer>", "</answer>"
+
+
+def named(problem: Problem) -> str:
+    """A problem in a message, by the beginning of its name."""
+    return f"problem {one_line(problem.id[:100])}"
 
 
 def after_thinking(response: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 FIVE = r"a & b & c & d & 1 \\ d & k & g & h & 2 \\ 1 & 2 & 3 & 4 & 5 \\ x & y & z & w & u \\ a & c & x & z & 9"
 """What is in a matrix of five rows."""
 
+THREE = r"\begin{pmatrix} 1 & 2 & 3 \\ 4 & 5 & 7 \\ 8 & 1 & 2 \end{pmatrix}"
+
 BIG: dict[str, tuple[str, ...]] = {
     "powers": (
         *(r"9^{9^{9}}", r"9^9^9", r"9**9**9", r"9^{12!}", r"(10^{99999})^{99999}", r"{10^{99999}}^{99999}"),
@@ -74,6 +76,19 @@ BIG: dict[str, tuple[str, ...]] = {
             r"\sum_{n=1}^\infty \frac{\sin n}{n^3+\cos n}",
         ),
         *(r"\int_0^1 e^{x^{x^x}} \sin(\tan x) dx", r"\lim_{x\to 0} \frac{\sin(\tan(x))-\tan(\sin(x))}{x^7}"),
+        *(
+            r"\prod_{k=\frac12}^{5} (2+k)",
+            r"\sum_{k=1}^{11/2} k",
+            r"\sum_{k=1}^{8 \bmod 3/4} k",
+            r"\sum_{k=1}^{3(4)/2(5)} k",
+        ),
+        *(rf"\lfloor {n}\prod_{{k=1}}^{{{n}}}(x+\sqrt k)\rfloor" for n in (6, 12, 20, 50)),
+        *(r"\lfloor 3\prod_{k=1}^{100}(x+k)\rfloor", r"\lceil \frac13\prod_{k=1}^{20}(x+k)(y+k)\rceil"),
+        *(
+            r"\lceil \frac13\prod_{k=1}^{99}(1+\frac1k)\rceil",
+            r"\left\lfloor \prod_{k=1}^{50}(1+\sqrt k)+1\right\rfloor",
+        ),
+        *(r"\sum_{k=0}^{2023} 2^{k}", r"\sum_{k=0}^{999} (-1)^{k} k", r"\sum_{k=0}^{2000} \binom{2000}{k}"),
         *(r"\prod_{k=1}^{0.5} (2+k)", r"\prod_{k=1}^{\pi} (12+k)", r"\sum_{k=1}^{\sqrt{2}} k"),
         *(r"\int \int \int x y z dx dy dz", r"\lim_{n\to\infty} \lim_{m\to\infty} \lim_{k \to 0} nmk"),
         *(r"\int_0^{\infty} \frac{\ln x \sin x}{\sqrt{x}} dx", r"\prod_{p=2}^{10^{10}} (1-\frac{1}{p^2})"),
@@ -85,6 +100,9 @@ BIG: dict[str, tuple[str, ...]] = {
             rf"\operatorname{{{name}}}\begin{{pmatrix}} a & b & 7 \\ c & d & 8 \\ 1 & 2 & x \end{{pmatrix}}"
             for name in ("rank", "svd", "eig", "eigenvals", "eigenvects", "nullspace", "rref", "orth", "norm")
         ),
+        *(rf"\operatorname{{{name}}}({THREE})" for name in ("eig", "diagonalize", "svd")),
+        r"\operatorname{eigenvals}\begin{pmatrix} 10^{99} & 1 \\ 1 & 7 \end{pmatrix}",
+        r"\operatorname{eigenvals}\begin{pmatrix} \sqrt2 & 1 & 3 \\ 1 & \sqrt7 & 1 \\ 1 & 2 & 5 \end{pmatrix}",
         *(
             r"\begin{vmatrix} (x+1)^{99} & y \\ 2 & (x-1)^{99} \end{vmatrix}",
             r"(\operatorname{lcm}(10^{999}, 7))^{2000}",
@@ -109,6 +127,23 @@ BIG: dict[str, tuple[str, ...]] = {
 }
 
 RIGHT: tuple[tuple[str, str], ...] = (
+    *(
+        ("511566", rf"\sum_{{k=1}}^{{{end}}} k")
+        for end in (
+            r"(2023-1)/2",
+            r"\frac{2022}{2}",
+            r"\left(\frac{2023-1}{2}\right)",
+            r"10110/5 \cdot \frac{\frac{4}{2}}{4}",
+        )
+    ),
+    *(("120", r"\prod_{k=\frac{2}{2}}^{10/2} k"), ("55", r"\sum_{k=0}^{\dfrac{20}{2}} \binom{k}{1}")),
+    *(
+        ("2047276", r"\sum_{k=1}^{2023} k"),
+        ("4092529", r"\sum_{k=1}^{2023} (2k-1)"),
+        ("21", r"\lfloor\frac{1}{34}\prod_{k=1}^{5}(k+1)\rfloor"),
+    ),
+    *(("5", rf"\operatorname{{norm}}\begin{{pmatrix}} 3 \\ {four} \end{{pmatrix}}") for four in ("4", r"\frac{8}{2}")),
+    *(("3", rf"\operatorname{{rank}}({THREE})"), ("3", rf"\operatorname{{rank}}{THREE}")),
     *(
         (r"2", r"\begin{vmatrix} 1 & 2 \\ 0 & 2 \end{vmatrix}"),
         ("xy-uz", r"\begin{vmatrix} x & u \\ z & y \end{vmatrix}"),

@@ -170,10 +170,30 @@ def test_kinds_that_cannot_work(user_module, kind, message):
 def test_rewards_that_do_not_fit_the_problems():
     with pytest.raises(ConfigError, match=r"math needs reference answers, and problem p-0 has none"):
         check(RewardConfig(kind="math"), [problem(None)])
-    with pytest.raises(ConfigError, match=r"reasoning_gym scores problems of reasoning-gym only, which p-0 is not"):
+    with pytest.raises(
+        ConfigError, match=r"reasoning_gym scores problems of reasoning-gym only, which problem p-0 is not"
+    ):
         check(RewardConfig(kind="reasoning_gym"), [problem("7")])
     check(RewardConfig(kind="math"), [problem("7")])
     check(RewardConfig(kind="reasoning_gym"), [problem("7", family="chain_sum", entry={})])
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ({"kind": "math"}, "math needs reference answers"),
+        ({"kind": "reasoning_gym"}, "scores problems of reasoning-gym only"),
+        ({"kind": "code"}, "code needs tests"),
+        ({"kind": "mixture", "components": {"a": {"kind": "math", "when": {"x": "1"}}}}, "none is for"),
+    ],
+)
+def test_a_problems_name_is_plain_and_short_in_messages(reward, message):
+    odd = Problem("\x1b[31m\nerror: " + "long" * 1000, "?", (1,))
+    with pytest.raises(ConfigError, match=message) as caught:
+        check(RewardConfig.model_validate(reward), [odd])
+    said = str(caught.value)
+    assert len(said) < 400
+    assert said.isprintable()
 
 
 def test_workers_do_not_load_torch():

@@ -34,7 +34,7 @@ def grade(answer: str, response: str) -> float:
 def test_what_is_too_big_is_seen_before_it_is_computed(kind, monkeypatch):
     monkeypatch.setattr(math_reward, "verify", None)
     assert len(BIG[kind]) >= 10
-    assert [formula for formula in BIG[kind] if not is_too_big(rf"\boxed{{{formula}}}")] == []
+    assert [formula for formula in BIG[kind] if not is_too_big(formula)] == []
     assert [formula for formula in BIG[kind] if grade("42", rf"\boxed{{{formula}}}") != 0.0] == []
 
 
