@@ -182,9 +182,9 @@ def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advanc
 
 
 def weight_bytes(folder: Path) -> int:
-    """Size of the weights of a Hugging Face folder or of a checkpoint, for progress bars."""
+    """Size of the weights of a Hugging Face folder or of a checkpoint, as far as they are there, for progress bars."""
     hf = (folder / "config.json").is_file()
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors" if hf else "*.distcp"))
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors" if hf else "*.distcp") if path.is_file())
 
 
 def _write_place(
