@@ -24,7 +24,6 @@ _MOST_BYTES = 1 << 30
 """What reading a folder of small files may take."""
 _MOST_BYTES_OF_FORKS = 3 << 30
 """What a fork may have beyond this process: a GiB, and its threads' address space."""
-_LONGEST_LINE = 6000
 
 
 def _outcome(name: str, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -41,8 +40,6 @@ def _outcome(name: str, folder: Path, watch: Watch) -> dict[str, Any]:
     except UserError as error:
         refused = str(error)
         lines = refused.split("\n")
-        if max(map(len, lines)) > _LONGEST_LINE:
-            wrong.append(f"a message of {len(refused)} characters")
         if "Traceback" in refused or len(lines) > len(error.args) or list(map(one_line, lines)) != lines:
             wrong.append(f"a message that is more than a line of text for each thing: {refused[:300]!r}")
     except BaseException as error:  # a panic of the tokenizers library is none of Exception
@@ -67,7 +64,9 @@ def _outcome(name: str, folder: Path, watch: Watch) -> dict[str, Any]:
 
 def _peak() -> int:
     """The largest resident memory since this was asked for last, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not that of getrusage, which begins with the memory of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return peak
 

@@ -73,7 +73,7 @@ WRONG = {
     "run_module": "code that is in a file has run",
     "run_harmless_module": "exec ",
     "end": "the process has ended by 3",
-    "write_a_novel": "a message of 10000 characters",
+    "write_lines": "a message that is more than a line of text",
     "write_to_the_terminal": "a message that is more than a line of text",
 }
 

@@ -119,12 +119,17 @@ def sleep(folder: Path) -> None:
     time.sleep(1000)
 
 
-def write_a_novel(folder: Path) -> None:
-    raise UserError("x" * 10_000)
+class RawError(UserError):
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def write_lines(folder: Path) -> None:
+    raise RawError("a\nb")
 
 
 def write_to_the_terminal(folder: Path) -> None:
-    raise UserError("\x1b[2J")
+    raise RawError("\x1b[2J")
 
 
 DEEDS = {
@@ -149,7 +154,7 @@ DEEDS = {
         run_harmless_module,
         end,
         sleep,
-        write_a_novel,
+        write_lines,
         write_to_the_terminal,
     )
 }
