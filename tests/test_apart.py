@@ -138,8 +138,12 @@ def interrupts(part: object) -> None:
 
 
 def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
-    with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
-        elsewhere(None, 60.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are to ignore it
+    try:
+        with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
+            elsewhere(None, 60.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert own_children() == []
 
 
