@@ -41,16 +41,8 @@ class Router:
         self.url = f"http://127.0.0.1:{port}"
         command = [str(SGLANG_PYTHON), "-m", "sglang_router.launch_router", "--worker-urls", *servers]
         command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics_port)]
-        command += [
-            "--api-key",
-            KEY,
-            "--policy",
-            "round_robin",
-            "--health-check-endpoint",
-            "/model_info",
-            "--log-level",
-            "error",
-        ]
+        command += ["--policy", "round_robin", "--health-check-endpoint", "/model_info", "--log-level", "error"]
+        command += ["--api-key", KEY]
         command += ["--worker-startup-check-interval", "1", "--health-check-interval-secs", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 100
@@ -61,7 +53,8 @@ class Router:
 
     def _workers(self) -> int:
         try:
-            with urllib.request.urlopen(f"{self.url}/workers", timeout=5) as answer:
+            asked = urllib.request.Request(f"{self.url}/workers", headers={"Authorization": f"Bearer {KEY}"})
+            with urllib.request.urlopen(asked, timeout=5) as answer:
                 return sum(bool(worker["is_healthy"]) for worker in json.load(answer)["workers"])
         except (OSError, urllib.error.URLError):
             return 0
