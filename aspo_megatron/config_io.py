@@ -152,13 +152,13 @@ def _read_yaml(path: Path) -> DictConfig:
         if isinstance(error.__cause__, FileNotFoundError):
             raise ConfigError(f"{name}: no such configuration file") from error
         raise
-    try:
-        with yaml_errors(path, ConfigError):
-            tree = OmegaConf.load(io.StringIO(text))
-    except OSError as error:  # a bare word
-        raise ConfigError(f"{name}: must hold `key: value` lines") from error
-    if not isinstance(tree, DictConfig):
-        raise ConfigError(f"{name}: must hold `key: value` lines, not a list")
+    with yaml_errors(path, ConfigError):
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):  # a word would be read as YAML once more
+            what = ", not a list" if isinstance(root, yaml.SequenceNode) else ""
+            raise ConfigError(f"{name}: must hold `key: value` lines{what}")
+        tree = OmegaConf.load(io.StringIO(text))
+    assert isinstance(tree, DictConfig)
     refuse_endless(OmegaConf.to_container(tree))  # as merging may follow them
     return tree
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ _LARGEST = 256 << 20
 
 def model_folder(path: Path) -> Path:
     """The Hugging Face folder that `path` stands for: the one inside, if it is a checkpoint; else itself."""
-    return path / SIDECAR if (path / MANIFEST).is_file() else path
+    return path / SIDECAR if os.path.isfile(path / MANIFEST) else path
 
 
 def checkpoint_around(folder: Path) -> Path | None:
     """The checkpoint that a Hugging Face folder is inside, whose weights are its weights; None if it has its own."""
-    return folder.parent if folder.name == SIDECAR and (folder.parent / MANIFEST).is_file() else None
+    return folder.parent if folder.name == SIDECAR and os.path.isfile(folder.parent / MANIFEST) else None
 
 
 def sidecar_files(folder: Path) -> list[Path]:

@@ -146,6 +146,8 @@ def test_missing_keys_are_named_to_the_last_level() -> None:
     ("seed: 1\nseed: 2\n", ", line 2, column 1: not YAML: found duplicate key seed"),
     ("- a\n", "must hold `key: value` lines, not a list"),
     ("3\n", "must hold `key: value` lines"),
+    ("'1_0'\n", "must hold `key: value` lines"),
+    ("'seed: 3'\n", "must hold `key: value` lines"),
     ("seed: ???\n", "seed: "),
     ("seed: 1\x00\n", "not YAML"),
 ])  # fmt: skip
@@ -164,6 +166,11 @@ def test_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00a: \x80")
     with pytest.raises(ConfigError, match="not YAML"):
         load_config(tmp_path / "run.yaml", REQUIRED)
+
+
+def test_a_model_whose_name_is_too_long_is_left_to_who_reads_it() -> None:
+    name = "x" * 70_000
+    assert load(f"model.path={name}").model.path == Path(name)
 
 
 def test_empty_file_is_no_setting(tmp_path: Path) -> None:
