@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,8 @@ _COLUMNS = 3
 _LONGEST_KEY = 40
 _WIDTH, _ROW_HEIGHT = 10.5, 2.75  # inches; at a README's width (about 830 pixels) the smallest text has 9 pixels
 _DPI = 150
+_LARGEST = 307.0
+"""Power of ten to which an axis goes at most: just below the largest number that there is."""
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
@@ -221,7 +224,8 @@ def _finish_axes(axes: Axes, panel: Panel, keys: list[Line2D]) -> None:
     low, high = axes.get_ylim()
     room = 0.12 * len(keys)  # above the lines, for the keys
     if axes.get_yscale() == "log":
-        axes.set_ylim(low, high * (high / low) ** room)
+        top = math.log10(high) + room * (math.log10(high) - math.log10(low))
+        axes.set_ylim(low, max(high, 10 ** min(top, _LARGEST)))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         if panel.from_zero and axes.dataLim.ymin >= 0:

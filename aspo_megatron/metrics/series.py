@@ -20,6 +20,7 @@ SMOOTH_FROM = 60
 """Steps; curves with more are smoothed unless the caller says how much."""
 
 _TAIL = 0.1  # the share of the steps over which a final figure is a mean
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Series:
 
     def has(self, metric: str) -> bool:
         """Whether a run of it recorded the metric, with a finite value."""
-        return any(np.isfinite(record.get(metric, np.nan)) for run in self.runs for record in run)
+        return any(_drawn(record.get(metric, np.nan)) for run in self.runs for record in run)
 
     @property
     def last_steps(self) -> list[int]:
@@ -163,7 +164,12 @@ def final(series: Series, metric: str, *, last_only: bool = False) -> Final | No
 
 def _finite(run: Sequence[Mapping[str, float]], metric: str) -> dict[float, float]:
     """Step -> value, where it is finite."""
-    return {record["step"]: record[metric] for record in run if np.isfinite(record.get(metric, np.nan))}
+    return {record["step"]: record[metric] for record in run if _drawn(record.get(metric, np.nan))}
+
+
+def _drawn(value: float) -> bool:
+    """Whether a value has a place in a figure: axes of larger ones are beyond the numbers that there are."""
+    return bool(abs(value) <= _LARGEST)
 
 
 def moving_mean(values: FloatArray, window: int) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib.image
@@ -97,6 +98,16 @@ def test_difference_to_the_engine_is_on_a_log_scale(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 3, names=("engine_log_prob_diff/mean", "engine_log_prob_diff/max"))
     panels = {axes.get_title(): axes for axes in draw_figure(read_series([run], {})).axes}
     assert panels["Log-probs: trainer against engine"].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("values", [[1e-320, 1e100], [-1e100, 1e100], [1e-320, 1.0], [1.0, 1e101], [1.0, 1.7e308]])
+@pytest.mark.parametrize("key", ["engine_log_prob_diff/mean", "entropy", "ratio/pos"])
+def test_numbers_at_the_ends_of_what_there_is_are_drawn(tmp_path: Path, values: list[float], key: str) -> None:
+    (tmp_path / "run").mkdir()
+    lines = [json.dumps({"step": step, key: value}) for step, value in enumerate(values, start=1)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    write_figure(draw_figure(read_series([tmp_path / "run"], {})), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
