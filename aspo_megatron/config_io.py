@@ -147,16 +147,13 @@ def _read_yaml(path: Path) -> DictConfig:
     if os.path.isdir(path):
         raise ConfigError(f"{name}: Is a directory; name a file")
     try:
-        text = read_yaml(path, ConfigError)
+        # OmegaConf would read a single word as YAML once more.
+        text = read_yaml(path, ConfigError, keys_only=True)
     except ConfigError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise ConfigError(f"{name}: no such configuration file") from error
         raise
     with yaml_errors(path, ConfigError):
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and not isinstance(root, yaml.MappingNode):  # a word would be read as YAML once more
-            what = ", not a list" if isinstance(root, yaml.SequenceNode) else ""
-            raise ConfigError(f"{name}: must hold `key: value` lines{what}")
         tree = OmegaConf.load(io.StringIO(text))
     assert isinstance(tree, DictConfig)
     refuse_endless(OmegaConf.to_container(tree))  # as merging may follow them

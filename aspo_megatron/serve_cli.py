@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from aspo_megatron.config_io import load_config
-from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
 from aspo_megatron.streams import show
@@ -82,8 +81,7 @@ def serve(
             _gather(shared, nodes)
         show(f"ready: {' '.join(servers.urls)}")
         while not ended.wait(_ROUND_SECONDS):
-            if servers.failure:
-                raise UserError(*servers.failure.split("\n"))
+            servers.refuse_lost()
 
 
 def _gather(shared: Path, nodes: int) -> None:

@@ -22,10 +22,15 @@ _MOST_VALUES = 10_000
 """As OmegaConf has it, which counts them when they are read; a megabyte may hold half a million."""
 
 
-def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
+def read_yaml(path: Path, error: type[UserError] = UserError, *, keys_only: bool = False) -> str:
     """The text of a YAML file, which can be parsed, and whose values fit into memory.
 
     A short text may stand for more values than any memory has: by aliases of what consists of aliases.
+
+    Args:
+        path: the file, or a pipe that a shell has opened.
+        error: the class of what is raised.
+        keys_only: it must hold `key: value` lines, or nothing.
 
     Raises:
         UserError: of the class `error`: it cannot be read, is no YAML, or is nested or repeated too much.
@@ -33,9 +38,13 @@ def read_yaml(path: Path, error: type[UserError] = UserError) -> str:
     data = _of_the_shell(path, error) if path.parent == _DESCRIPTORS else read_bytes(path, error, _MOST_BYTES)
     with yaml_errors(path, error):
         text = data.decode("utf-8-sig")
-        letters = _letters(yaml.compose(text, Loader=_Loader), {})
+        root = yaml.compose(text, Loader=_Loader)
+        letters = _letters(root, {})
     if letters > MOST_LETTERS:
         raise error(f"{one_line(path)}: its aliases (*name) stand for too much, or for themselves")
+    if keys_only and root is not None and not isinstance(root, yaml.MappingNode):
+        what = ", not a list" if isinstance(root, yaml.SequenceNode) else ""
+        raise error(f"{one_line(path)}: must hold `key: value` lines{what}")
     return text
 
 

@@ -35,8 +35,8 @@ class Series:
     runs: tuple[Sequence[Mapping[str, float]], ...]
 
     def has(self, metric: str) -> bool:
-        """Whether a run of it recorded the metric, with a finite value."""
-        return any(_drawn(record.get(metric, np.nan)) for run in self.runs for record in run)
+        """Whether a run of it recorded the metric, with a value that can be drawn."""
+        return any(_is_drawable(record.get(metric, np.nan)) for run in self.runs for record in run)
 
     @property
     def last_steps(self) -> list[int]:
@@ -136,7 +136,7 @@ def curve(series: Series, metric: str, smooth: int | None) -> Curve:
         metric: its name in metrics.jsonl.
         smooth: points in the moving mean; 1 for none; None for a fifteenth of the points if there are many.
     """
-    values = [found for run in series.runs if (found := _finite(run, metric))]
+    values = [found for run in series.runs if (found := _drawable(run, metric))]
     shared = set.intersection(*map(set, values)) if values else set()
     steps = sorted(shared)
     if not steps:
@@ -152,7 +152,7 @@ def final(series: Series, metric: str, *, last_only: bool = False) -> Final | No
     """Where a metric ends, None if no run recorded it. `last_only`: the last point alone, not the last tenth."""
     ends = []
     for run in series.runs:
-        values = list(_finite(run, metric).values())
+        values = list(_drawable(run, metric).values())
         if values:
             count = 1 if last_only else max(1, round(_TAIL * len(values)))
             ends.append(float(np.mean(values[-count:])))
@@ -162,13 +162,13 @@ def final(series: Series, metric: str, *, last_only: bool = False) -> Final | No
     return Final(float(np.mean(ends)), spread)
 
 
-def _finite(run: Sequence[Mapping[str, float]], metric: str) -> dict[float, float]:
-    """Step -> value, where it is finite."""
-    return {record["step"]: record[metric] for record in run if _drawn(record.get(metric, np.nan))}
+def _drawable(run: Sequence[Mapping[str, float]], metric: str) -> dict[float, float]:
+    """Step -> value, where it can be drawn."""
+    return {record["step"]: record[metric] for record in run if _is_drawable(record.get(metric, np.nan))}
 
 
-def _drawn(value: float) -> bool:
-    """Whether a value has a place in a figure: axes of larger ones are beyond the numbers that there are."""
+def _is_drawable(value: float) -> bool:
+    """Whether a value has a place in a figure: it is a number, and so are the ends of an axis that shows it."""
     return bool(abs(value) <= _LARGEST)
 
 

@@ -127,10 +127,14 @@ class LocalServers:
         """How they are made ready to be given weights."""
         return "distributed" if self._config.sync == "auto" else self._config.sync
 
-    @property
-    def failure(self) -> str | None:
-        """Why a server was given up, None while all run or are being started."""
-        return self._failure
+    def refuse_lost(self) -> None:
+        """See that all run, or are being started.
+
+        Raises:
+            UserError: one was given up; the message holds the end of its log.
+        """
+        if self._failure:
+            raise UserError(*self._failure.split("\n"))
 
     def ready(self, seconds: float) -> bool:
         """Whether all answer within `seconds`.
@@ -142,8 +146,7 @@ class LocalServers:
         waiting = list(self._servers)
         while waiting := [server for server in waiting if not _answers(server.url, self.api_key)]:
             server = waiting[0]
-            if self._failure:
-                raise UserError(*self._failure.split("\n"))
+            self.refuse_lost()
             if time.monotonic() - server.began > self._config.start_timeout_seconds:
                 raise UserError(
                     f"{server.url} is not ready after {self._config.start_timeout_seconds:g} s; the end of "

@@ -74,12 +74,15 @@ class Subject:
 _JSON = (json_tree, json_tree, blind, whole)
 _LINES = (json_lines, json_lines, blind, whole)
 _TENSORS = (safetensors, safetensors, blind, whole)
+_CHECKPOINT = {
+    ".metadata": (pickled, pickled, blind, whole),
+    "*.distcp": (blind, whole),
+    "common.pt": (blind, whole),
+    "*.json": _JSON,
+    "hf/*.json": _JSON,
+}
 _STATE = {
-    "run/checkpoints/step-*/.metadata": (pickled, pickled, blind, whole),
-    "run/checkpoints/step-*/*.distcp": (blind, whole),
-    "run/checkpoints/step-*/common.pt": (blind, whole),
-    "run/checkpoints/step-*/*.json": _JSON,
-    "run/checkpoints/step-*/hf/*.json": _JSON,
+    **{f"run/checkpoints/step-*/{pattern}": mutations for pattern, mutations in _CHECKPOINT.items()},
     "run/checkpoints/step-*/*.safetensors": (safetensors, blind),
 }
 _RESUMED = {
@@ -91,14 +94,10 @@ _RESUMED = {
     "run/checkpoints/start/*.distcp": (blind, whole),
 }
 _CONVERTED = {
-    "converted/.metadata": (pickled, pickled, blind, whole),
-    "converted/*.distcp": (blind, whole),
-    "converted/common.pt": (blind, whole),
-    "converted/*.json": _JSON,
+    **{f"converted/{pattern}": mutations for pattern, mutations in _CHECKPOINT.items()},
     "converted/extra.safetensors": _TENSORS,
     "converted/headers/*.safetensors": _TENSORS,
     "converted/headers/*.json": _JSON,
-    "converted/hf/*.json": _JSON,
 }
 _FOLDER = {
     "model/tokenizer.json": _JSON,

@@ -127,7 +127,7 @@ USUAL: dict[str, Change] = {
     "an older name": tokenizer_config(tokenizer_class="GPT2TokenizerFast"),
     "no class": tokenizer_config(tokenizer_class=None),
     "what older ones leave": tokenizer_config(
-        special_tokens_map_file="/root/.cache/x", name_or_path="/root/x", tokenizer_file="/nowhere/tokenizer.json"
+        special_tokens_map_file="/home/x/.cache/x", name_or_path="/home/x", tokenizer_file="/nowhere/tokenizer.json"
     ),
     "auto_map beside a known class": tokenizer_config(auto_map={"AutoTokenizer": ["x.Qwen2Tokenizer", None]}),
     "files that nobody reads": lambda folder: [
