@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,22 @@ _LARGEST = 256 << 20
 
 def model_folder(path: Path) -> Path:
     """The Hugging Face folder that `path` stands for: the one inside, if it is a checkpoint; else itself."""
-    return path / SIDECAR if os.path.isfile(path / MANIFEST) else path
+    return path / SIDECAR if _is_checkpoint(path) else path
 
 
 def checkpoint_around(folder: Path) -> Path | None:
     """The checkpoint that a Hugging Face folder is inside, whose weights are its weights; None if it has its own."""
-    return folder.parent if folder.name == SIDECAR and os.path.isfile(folder.parent / MANIFEST) else None
+    return folder.parent if folder.name == SIDECAR and _is_checkpoint(folder.parent) else None
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a manifest is there. One that may not be looked at is an error; a name too long for any file is none."""
+    try:
+        return (folder / MANIFEST).is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def sidecar_files(folder: Path) -> list[Path]:

@@ -94,6 +94,9 @@ def test_what_a_configuration_names_is_looked_for(tmp_path: Path) -> None:
 def test_settings_alone_change_the_default_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    find = Host.which  # a machine that submits jobs need have no GPU
+    monkeypatch.setattr(Host, "which", lambda self, program: None if program == "sbatch" else find(self, program))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     code, out, _ = doctor(monkeypatch, capsys, "platform.device=cuda", "--json")
     (line,) = (line for line in json.loads(out)["lines"] if line["what"] == "GPUs for the run")
     assert line["mark"] == ("ok" if torch.cuda.is_available() else "wrong")
