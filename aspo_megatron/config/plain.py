@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T", str, Path, None, tuple[str, ...])
+from aspo_megatron.foreign_text import one_line
 
-_BREAKING = ("Cc", "Zl", "Zp", "Cs")
-"""Control characters (C0, DEL, C1), the separators of lines and paragraphs, and what cannot be written as UTF-8."""
+T = TypeVar("T", str, Path, None, tuple[str, ...])
 
 
 def breaking_character(text: str, allowed: str = "") -> str | None:
-    """The first character that ends a line, or is no text, such as `U+000A`; None if there is none."""
-    found = (one for one in text if one not in allowed and unicodedata.category(one) in _BREAKING)
+    """The first character that ends a line, turns the reading direction or is no text, as `U+000A`; else None.
+
+    What is printed with such a character, as a batch script is, would be read otherwise than it works.
+    """
+    found = (one for one in text if one not in allowed and one_line(one) != one)
     return next((f"U+{ord(one):04X}" for one in found), None)
 
 
@@ -22,7 +23,7 @@ def plain(value: T) -> T:
     """A text, a path or several texts, as they are.
 
     Raises:
-        ValueError: there is a character in them that ends a line, or is no text.
+        ValueError: there is a character in them that ends a line, turns the reading direction or is no text.
     """
     texts: tuple[str, ...] = value if isinstance(value, tuple) else () if value is None else (str(value),)
     for text in texts:

@@ -19,7 +19,7 @@ from aspo_megatron.config import SlurmConfig
 from aspo_megatron.errors import ConfigError
 
 CONTROLS = {
-    **{f"U+{code:04X}": chr(code) for code in (*range(0x20), 0x7F, *range(0x80, 0xA0), 0x2028, 0x2029)},
+    **{f"U+{code:04X}": chr(code) for code in (*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x2028, 0x202F), 0x2066)},
     "CRLF": "\r\n",
 }
 DIRECTIVES = ("partition", "account", "qos", "constraint", "log_dir")
@@ -79,7 +79,7 @@ def test_control_characters_are_refused_by_their_key(folder: Path, key: str) -> 
     assert "\n" not in str(said.value)
 
 
-@pytest.mark.parametrize("code", ["U+000A", "U+000D", "U+001B", "U+007F", "U+0085", "U+009B", "U+2028", "U+2029"])
+@pytest.mark.parametrize("code", ["U+000A", "U+000D", "U+001B", "U+007F", "U+0085", "U+009B", "U+2028", "U+202E"])
 @pytest.mark.parametrize("place", ["an override", "a sweep", "the file's name"])
 def test_control_characters_are_refused_in_what_the_ranks_are_told(folder: Path, place: str, code: str) -> None:
     text = f"a{CONTROLS[code]}touch M #"
@@ -91,7 +91,7 @@ def test_control_characters_are_refused_in_what_the_ranks_are_told(folder: Path,
         script_of({}, *overrides, name=name, sweep=sweep if place == "a sweep" else None)
 
 
-@pytest.mark.parametrize("code", ["U+0000", "U+000D", "U+001B", "U+0085", "U+2028"])
+@pytest.mark.parametrize("code", ["U+0000", "U+000D", "U+001B", "U+0085", "U+2028", "U+202E"])
 def test_own_lines_are_lines_of_text(folder: Path, code: str) -> None:
     with pytest.raises(ConfigError, match=r"^slurm\.setup(\.0)?: "):
         script_of({"setup": [f"module load{CONTROLS[code]} cuda"]})
