@@ -181,12 +181,9 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 
 
 def _validated(data: Any) -> RunConfig:
-    infinite = [f"{key}: must be a finite number, not {value}" for key, value in _leaves(data) if _is_infinite(value)]
-    if infinite:
-        raise ConfigError(*infinite)
-    broken = [f"{key}: holds a zero byte or half of a surrogate pair" for key, value in _leaves(data) if _broken(value)]
-    if broken:
-        raise ConfigError(*broken)
+    unfit = [f"{key}: {reason}" for key, value in _leaves(data) if (reason := _unfit(value))]
+    if unfit:
+        raise ConfigError(*unfit)
     try:
         # JSON, because there pydantic's strict mode takes lists for tuples and strings for paths.
         return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
@@ -196,13 +193,15 @@ def _validated(data: Any) -> RunConfig:
         raise ConfigError(f"keys have to be text: {error}") from error
 
 
-def _is_infinite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _broken(value: Any) -> bool:
-    """Whether a value is what no file can be named like."""
-    return isinstance(value, str) and bool(re.search(r"[\0\ud800-\udfff]", value))
+def _unfit(value: Any) -> str:
+    """What is wrong with a value wherever it stands; empty if nothing is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, not {value}"
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python shows none of more than 4,300 digits
+        return "has more digits than any number that is meant"
+    if isinstance(value, str) and re.search(r"[\0\ud800-\udfff]", value):  # no file can be named so
+        return "holds a zero byte or half of a surrogate pair"
+    return ""
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -84,7 +85,7 @@ def evaluate(
         "platform.timeout_minutes=1440",  # processes wait for the one with the longest responses
     ]
     if server:
-        common += ["rollout.engine=sglang", f"rollout.servers.addresses=[{','.join(server)}]"]
+        common += ["rollout.engine=sglang", f"rollout.servers.addresses={json.dumps(server)}"]
     name = label or label_of(model)
     with tempfile.TemporaryDirectory(prefix="aspo-eval-") as folder, ExitStack() as handed:
         work = Path(folder)

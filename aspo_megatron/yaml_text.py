@@ -20,6 +20,9 @@ MOST_LETTERS = 2**24
 """Of all values together, each counted as often as it is referred to."""
 _MOST_VALUES = 10_000
 """As OmegaConf has it, which counts them when they are read; a megabyte may hold half a million."""
+_WHOLE = "tag:yaml.org,2002:int"
+_LONGEST_NUMBER = 400
+"""Digits: those of the largest floating-point number. Python shows none of more than 4,300."""
 
 
 def read_yaml(path: Path, error: type[UserError] = UserError, *, keys_only: bool = False) -> str:
@@ -49,15 +52,19 @@ def read_yaml(path: Path, error: type[UserError] = UserError, *, keys_only: bool
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops where there are too many values."""
+    """Stops where there are too many values, or a number that is longer than any."""
 
     _values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         node: yaml.Node | None = super().compose_node(parent, index)
         self._values += 1
-        if self._values > _MOST_VALUES and node:
+        problem = None
+        if self._values > _MOST_VALUES:
             problem = f"has more than {_MOST_VALUES:,} values"
+        elif isinstance(node, yaml.ScalarNode) and node.tag == _WHOLE and len(node.value) > _LONGEST_NUMBER:
+            problem = f"a number of {len(node.value):,} digits"
+        if problem and node:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return node
 

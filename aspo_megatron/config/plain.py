@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from aspo_megatron.foreign_text import one_line
 
@@ -30,3 +31,21 @@ def plain(value: T) -> T:
         if found := breaking_character(text):
             raise ValueError(f"has the control character {found}, and must be one line of text")
     return value
+
+
+def refuse_no_address(key: str, text: str) -> None:
+    """See that requests can be sent to the text that `key` holds.
+
+    Raises:
+        ValueError: it does not begin with http:// or https://, or is followed by no host, or no port.
+    """
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"{key}: {text!r} does not begin with http:// or https://")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as error:  # half of a bracketed address, a port of letters, a name with a part of 64 letters
+        raise ValueError(f"{key}: {text!r} is no address such as http://node1:30000: {error}") from error
+    if not host or port == 0 or parts.query or parts.fragment or any(map(str.isspace, text)):
+        raise ValueError(f"{key}: {text!r} is no address such as http://node1:30000")

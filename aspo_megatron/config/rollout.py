@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
-from aspo_megatron.config.plain import plain
+from aspo_megatron.config.plain import plain, refuse_no_address
 
 
 class SamplingConfig(Section):
@@ -99,12 +99,11 @@ class ServersConfig(Section):
             if (option := _set_elsewhere(word)) is not None:
                 raise ValueError(f"extra_args: {option}: {_SET_ELSEWHERE[option]}")
         for address in self.addresses:
-            if not address.startswith(("http://", "https://")):
-                raise ValueError(f"addresses: {address!r} does not begin with http:// or https://")
+            refuse_no_address("addresses", address)
         if len(set(self.addresses)) < len(self.addresses):
             raise ValueError("addresses: a server is named twice")
-        if self.router is not None and not self.router.startswith(("http://", "https://")):
-            raise ValueError(f"router: {self.router!r} does not begin with http:// or https://")
+        if self.router is not None:
+            refuse_no_address("router", self.router)
         if self.router is not None and not self.addresses:
             raise ValueError("router: name the servers behind it in addresses; weights go to them directly")
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -70,10 +70,18 @@ def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
 
 
 def _read_all(values: tuple[Any, ...], function: str | None) -> tuple[CodeTest, ...]:
-    return tuple(test for value in values for test in _read(_decoded(value), function))
+    tests = tuple(test for value in values for test in _read(_decoded(value), function))
+    if all(_may_be_wrapped(test) for test in tests):
+        return tests
+    return tuple(test if test.function is None else replace(test, expected=test.expected[:1]) for test in tests)
 
 
 _read_texts = lru_cache(maxsize=_REMEMBERED)(_read_all)
+
+
+def _may_be_wrapped(test: CodeTest) -> bool:
+    """APPS wraps the results of some problems into a list, and nothing tells of which; but then it is all results."""
+    return test.function is None or len(test.expected) == 2
 
 
 def has_tests(problem: Problem, field: str | None = None) -> bool:
@@ -136,8 +144,7 @@ def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
         return CodeTest(function, json.dumps(arguments), (parse_json(expected, "an output"),))
     if not isinstance(given, list):
         raise ValueError(f"arguments must be a list, not {type(given).__name__}")
-    # APPS wraps some results into a list, and nothing tells which.
-    wrapped = tuple(expected[:1]) if isinstance(expected, list) else ()
+    wrapped = tuple(expected) if isinstance(expected, list) and len(expected) == 1 else ()
     return CodeTest(function, json.dumps(given), (expected, *wrapped))
 
 

@@ -15,6 +15,8 @@ from aspo_megatron.foreign_text import one_line
 
 _SHORT_SECONDS = 10.0
 _LONGEST_SAID = 300
+_MOST_BYTES = 1 << 27
+"""Of an answer: a prompt of a million tokens has log-probs of half of it."""
 
 
 class ServerError(Exception):
@@ -133,11 +135,13 @@ class ServerClient:
             async with self._session.request(
                 method, self.url + path, data=data, headers=self._headers, timeout=limit, allow_redirects=False
             ) as answer:
-                status, content = answer.status, await answer.read()
+                status, content = answer.status, await _read(answer)
         except TimeoutError as error:
             raise ServerError(self.url, f"no answer to {path} within {timeout_seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServerError(self.url, f"{path}: {error or type(error).__name__}") from error
+        if len(content) > _MOST_BYTES:
+            raise ServerError(self.url, f"{path}: the answer does not end within {_MOST_BYTES >> 20} MiB")
         reply = _decoded(content)
         if status in (401, 403):
             raise UserError(f"{self.url} asks for another API key: set rollout.servers.api_key_file")
@@ -199,6 +203,16 @@ def _spans(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
 def _version(named: object) -> str:
     """The name of a version, which is shown."""
     return one_line(str(named)[:_LONGEST_SAID])
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The answer, or somewhat more than `_MOST_BYTES` of it."""
+    content = bytearray()
+    async for part in answer.content.iter_any():
+        content += part
+        if len(content) > _MOST_BYTES:
+            break
+    return bytes(content)
 
 
 def _decoded(content: bytes) -> Any:

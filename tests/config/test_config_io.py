@@ -132,6 +132,42 @@ def test_every_wrong_key_has_its_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["seed", "parallel.tp", "reward.options.bonus", "data.train.params.x"])
+def test_a_number_that_cannot_be_shown_is_one_line(key: str) -> None:
+    assert error_of(f"{key}=0x{'F' * 5000}") == f"{key}: has more digits than any number that is meant"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("node1:30000", "does not begin with http:// or https://"),
+        ("http://", "is no address such as http://node1:30000"),
+        ("http://:30000", "is no address such as http://node1:30000"),
+        ("http://node1:abc", "is no address such as http://node1:30000: Port could not be cast"),
+        ("http://node1:99999999", "is no address such as http://node1:30000: Port out of range"),
+        ("http://node1:0", "is no address such as http://node1:30000"),
+        (f"http://{'a' * 64}:1", "is no address such as http://node1:30000: .*label"),
+        ("http://a..b:1", "is no address such as http://node1:30000: .*label"),
+        ("http://[::1:1", "is no address such as http://node1:30000"),
+        ("http://node 1:1", "is no address such as http://node1:30000"),
+        ("http://node1:1/?x=1", "is no address such as http://node1:30000"),
+        ("http://node1:1/#x", "is no address such as http://node1:30000"),
+    ],
+)
+def test_what_no_server_can_be_at_is_no_address(address: str, words: str) -> None:
+    for key, value in (("addresses", f'["{address}"]'), ("router", f'"{address}"')):
+        with pytest.raises(ConfigError, match=rf"^rollout\.servers: {key}: .*{words}") as caught:
+            load(f"rollout.servers.{key}={value}")
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["http://node1", "https://user@node1.example.com:1/path", "http://[::1]:3", "http://127.1:3"]
+)
+def test_addresses_of_servers(address: str) -> None:
+    assert load(f'rollout.servers.addresses=["{address}"]').rollout.servers.addresses == (address,)
+
+
 def test_missing_keys_are_named_to_the_last_level() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None)
@@ -150,6 +186,10 @@ def test_missing_keys_are_named_to_the_last_level() -> None:
     ("'seed: 3'\n", "must hold `key: value` lines"),
     ("seed: ???\n", "seed: "),
     ("seed: 1\x00\n", "not YAML"),
+    (f"seed: 0x{'F' * 5000}\n", ", line 1, column 7: not YAML: a number of 5,002 digits"),
+    (f"data: {{format: [0b{'1' * 500}]}}\n", ", line 1, column 17: not YAML: a number of 502 digits"),
+    (f"0x{'F' * 500}: 3\n", ", line 1, column 1: not YAML: a number of 502 digits"),
+    (f"seed: {'7' * 5000}\n", ", line 1, column 7: not YAML: a number of 5,000 digits"),
 ])  # fmt: skip
 def test_bad_file_is_named_with_the_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -71,6 +71,16 @@ def test_tests_of_functions():
     assert read_tests(problem(tests=json.dumps([item]))) == expected
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    [[[1, 2, 3], [1, 9]], [[[1, 2], [3, 4]], [[1, 2], [5]]], [[1], [1, 2]], [[1], []], [[1], 1], [[[1, 2]], [[1], 2]]],
+)
+def test_part_of_an_expected_list_is_no_result(outputs):
+    """Only where each result is a list of one may it be a wrapped one."""
+    tests = read_tests(problem(json.dumps({"fn_name": "f", "inputs": [[5], [7]], "outputs": outputs})))
+    assert [test.expected for test in tests] == [(output,) for output in outputs]
+
+
 def test_input_and_output_as_lists_of_lines():
     assert read_tests(problem(tests={"inputs": [["1", "2"]], "outputs": [["3"]]})) == [CodeTest(None, "1\n2", "3")]
 
@@ -223,6 +233,12 @@ def test_functions(scorer, source, reward):
         source = source.replace("{3, 4}", "{4, 3, 5}")
     asked = problem(public_test_cases=ADD_TEST, metadata={"func_name": "add"})
     assert scorer.score(asked, fenced(source)) == reward
+
+
+def test_the_first_of_what_is_expected_is_no_result(scorer):
+    asked = problem(json.dumps({"fn_name": "f", "inputs": [[5], [7]], "outputs": [[1, 2, 3], [1, 9]]}))
+    assert scorer.score(asked, fenced("def f(n): return 1")) == 0.0
+    assert scorer.score(asked, fenced("def f(n): return [1, 2, 3] if n == 5 else [1, 9]")) == 1.0
 
 
 def test_all_or_a_fraction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import sys
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.loopback import loopback_interface
+from aspo_megatron.rollout import server_client
 from aspo_megatron.rollout.addresses import in_url, is_loopback
 from aspo_megatron.rollout.build import open_doors
 from aspo_megatron.rollout.server import LocalServers, ServedModel, _answers
@@ -308,3 +310,32 @@ def test_a_server_that_names_another_place_is_not_followed(tmp_path: Path) -> No
             asyncio.run(post(url))
         place.shutdown()
     assert asked == ["/model_info", "/generate"]
+
+
+def test_an_answer_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger's server sends is not kept beyond a bound."""
+    sent = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal sent
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while sent < 1 << 30:
+                    sent += self.wfile.write(b" " * (1 << 16))
+
+        def log_message(self, *parts: object) -> None:
+            pass
+
+    async def version(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            await ServerClient(url, session, None).version()
+
+    monkeypatch.setattr(server_client, "_MOST_BYTES", 1 << 20)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as place:
+        threading.Thread(target=place.serve_forever, daemon=True).start()
+        with pytest.raises(ServerError, match="/model_info: the answer does not end within 1 MiB"):
+            asyncio.run(version(f"http://127.0.0.1:{place.server_port}"))
+        place.shutdown()
+    assert sent < 64 << 20  # the rest was never taken
