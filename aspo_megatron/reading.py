@@ -66,6 +66,23 @@ def open_file(path: Path) -> BinaryIO:
     return open(descriptor, "rb")
 
 
+def own_file(folder: Path, name: str, error: type[UserError] = UserError) -> Path:
+    """A file in a folder of somebody else; it may be missing.
+
+    Raises:
+        UserError: of the class `error`: it is a link out of the folder, to a file of whoever reads it.
+    """
+    path = folder / name
+    if path.is_symlink():
+        try:
+            inside = path.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError) as reason:  # RuntimeError: before Python 3.13, a link that leads to itself
+            raise error(f"{one_line(path)}: a link that leads nowhere") from reason
+        if not inside:
+            raise error(f"{one_line(path)}: a link out of its folder; put the file itself there, or name the file")
+    return path
+
+
 def read_text(path: Path, error: type[UserError] = UserError, most_bytes: int = MOST_BYTES) -> str:
     """The text of a file: UTF-8, with a byte order mark or without.
 

@@ -22,8 +22,8 @@ from aspo_megatron.config_io import (
 )
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.reading import read_json
-from aspo_megatron.writing import refuse_link
+from aspo_megatron.reading import read_json, read_text
+from aspo_megatron.writing import refuse_link, write_whole
 
 _MAY_CHANGE = (
     "output_dir",
@@ -65,7 +65,12 @@ _FOLDERS = ("eval", "exports", "hf", "logs", "profile", "sync", "tensorboard", "
 _REPLACED = ("exports", "hf", "wandb")
 """What is in these is never written to: it is replaced, by wandb's own links too."""
 
-_LEFT = ("checkpoints", "metrics.jsonl", _SUMMARY)
+_STATES = "checkpoints"
+_CLAIM = "of-run"
+"""In a folder that a link `checkpoints` leads to: the path of the run's folder."""
+_LONGEST_CLAIM = 1 << 14
+
+_LEFT = (_STATES, "metrics.jsonl", _SUMMARY)
 """What tells the folder of a run from any other."""
 
 
@@ -78,7 +83,7 @@ def refuse_foreign_folder(run: RunConfig) -> None:
     folder = run.output_dir
     name = one_line(folder)
     try:
-        if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= _BEFORE_ALL):
+        if not folder.exists() or (folder.is_dir() and all(map(_is_before_all, folder.iterdir()))):
             return
         has_config = (folder / RUN_CONFIG).is_file()
     except OSError as error:
@@ -100,14 +105,22 @@ def refuse_foreign_folder(run: RunConfig) -> None:
         )
 
 
+def _is_before_all(path: Path) -> bool:
+    """Whether it may be there before a run begins."""
+    empty = path.name == _STATES and path.is_symlink() and path.is_dir() and not any(path.iterdir())
+    return empty or path.name in _BEFORE_ALL
+
+
 def refuse_links(folder: Path) -> None:
     """See that what a run writes to in its folder lies there. `checkpoints` may be a link to a larger disk.
 
     Raises:
-        ConfigError: a file is a link or no regular file, or a folder is a link; names it.
+        ConfigError: a file is a link or no regular file, or a folder is a link; `checkpoints` leads to a folder with
+            something in it that is not this run's. Names it.
     """
     paths = [folder / name for name in (*_FILES, *_FOLDERS)]
     try:
+        _refuse_foreign_states(folder)
         for inner in _FOLDERS:
             if (folder / inner).is_dir() and inner not in _REPLACED:
                 paths += sorted((folder / inner).iterdir())
@@ -115,6 +128,29 @@ def refuse_links(folder: Path) -> None:
             refuse_link(path, "output_dir")
     except OSError as error:
         raise ConfigError(f"output_dir: {one_line(folder)} cannot be read ({error.strerror})") from error
+
+
+def _refuse_foreign_states(folder: Path) -> None:
+    """See that a link `checkpoints`, which may be of whoever made the folder, leads to no states of another run."""
+    link = folder / _STATES
+    if not link.is_symlink() or not link.is_dir():  # to a disk that is not there: see `checkpoint.folders`
+        return
+    there = link.resolve()
+    claim = there / _CLAIM
+    if os.path.lexists(claim) and read_text(claim, ConfigError, _LONGEST_CLAIM).strip() == str(folder.resolve()):
+        return
+    if os.path.lexists(claim) or any(there.iterdir()):
+        raise ConfigError(
+            f"output_dir: {one_line(link)} leads to {one_line(there)}, which does not say that its files are of this "
+            f"run; if so, write {one_line(folder.resolve())} into its file {_CLAIM}, else take the link out"
+        )
+
+
+def _claim_states(folder: Path) -> None:
+    """Say in the folder that a link `checkpoints` leads to whose states it holds."""
+    link = folder / _STATES
+    if link.is_symlink() and link.is_dir() and not (link / _CLAIM).exists():
+        write_whole(link / _CLAIM, f"{folder.resolve()}\n")
 
 
 def _without_config(folder: Path) -> ConfigError:
@@ -171,6 +207,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
             raise ConfigError(f"output_dir: {name} {use}") from error
         except OSError:  # a file system without locks
             pass
+        _claim_states(folder)
         save_config(run, folder / RUN_CONFIG)
         yield
     finally:

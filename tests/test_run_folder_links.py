@@ -10,9 +10,14 @@ import typer
 from typer.testing import CliRunner
 
 from aspo_megatron import eval_cli, plot_cli, serve_cli, tiny
+from aspo_megatron.checkpoint.folders import publish, tidy
+from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_file import About, ResultFile
-from aspo_megatron.run_folder import refuse_links
+from aspo_megatron.metrics.figures import config_differences
+from aspo_megatron.metrics.sample_file import read_samples
+from aspo_megatron.metrics.series import read_series
+from aspo_megatron.run_folder import claimed, refuse_links
 from aspo_megatron.writing import write_whole
 from tests.metrics.made_runs import make_run
 
@@ -48,6 +53,58 @@ def test_links_that_nothing_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "run" / "wandb" / "latest-run").symlink_to("run-1")
     refuse_links(tmp_path / "run")
     refuse_links(tmp_path / "there is none")
+
+
+def linked_run(tmp_path: Path) -> tuple[Path, Path]:
+    """A run's folder whose `checkpoints` leads to another."""
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    run.mkdir()
+    disk.mkdir()
+    (run / "checkpoints").symlink_to(disk)
+    return run, disk
+
+
+@pytest.mark.parametrize(
+    "name", ["step-000001/k", "notes.partial", "step-000007.removed/k", "latest", "thesis.partial/a.txt", ".hidden"]
+)
+def test_states_of_somebody_else_are_not_reached_by_a_link(tmp_path: Path, name: str) -> None:
+    run, disk = linked_run(tmp_path)
+    (disk / name).parent.mkdir(exist_ok=True)
+    (disk / name).write_text("of the user")
+    for claim in (None, tmp_path / "another run"):
+        if claim:
+            (disk / "of-run").write_text(f"{claim}\n")
+        with pytest.raises(ConfigError, match=r"^output_dir: .*run/checkpoints leads to .*disk, .* does not say"):
+            refuse_links(run)
+    (disk / "of-run").write_text(f"{run}\n")
+    refuse_links(run)
+    assert (disk / name).read_text() == "of the user"
+
+
+def test_a_run_says_whose_states_are_where_its_link_leads(tmp_path: Path) -> None:
+    run, disk = linked_run(tmp_path)
+    config = load_config(None, [f"output_dir={run}", "model.path=m", "data.train={kind: jsonl, path: p}"])
+    for _ in range(2):
+        with claimed(config):
+            assert (disk / "of-run").read_text() == f"{run}\n"
+        (disk / "step-000001").mkdir(exist_ok=True)
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / "checkpoints").symlink_to(disk)
+    with pytest.raises(ConfigError, match="does not say"):
+        refuse_links(tmp_path / "stranger")
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.partial", "thesis.partial/a.txt", "step-x.partial", "old.removed", "a.step-000001.removed"]
+)
+def test_only_names_that_a_run_makes_are_tidied_away(tmp_path: Path, name: str) -> None:
+    states = tmp_path / "checkpoints"
+    for one in (name, "step-000003.removed/k", "step-000004.partial/k", "latest.partial"):
+        (states / one).parent.mkdir(parents=True, exist_ok=True)
+        (states / one).write_text("x")
+    tidy(tmp_path, print)
+    assert publish(tmp_path, 5, 1) is None
+    assert sorted(path.name for path in states.iterdir()) == sorted(["latest", Path(name).parts[0]])
 
 
 def test_what_is_left_half_written_is_not_written_through(tmp_path: Path) -> None:
@@ -109,6 +166,25 @@ def test_curves_are_no_links(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^--out: .*{name}: a link"):
         CliRunner().invoke(APP, ["plot", str(run)], catch_exceptions=False)
     assert own.read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "samples.jsonl"])
+def test_what_is_shown_of_a_run_is_its_own(tmp_path: Path, name: str) -> None:
+    """A stranger's link would put a file of the user's into a page that is passed on."""
+    runs = [make_run(tmp_path / run, names=("entropy",)) for run in "ab"]
+    secret = tmp_path / name
+    secret.write_text("github.com: {oauth_token: gho_SECRET}\n")
+    (runs[0] / name).unlink(missing_ok=True)
+    (runs[0] / name).symlink_to(secret)
+    (runs[1] / "config.yaml").write_text("github.com: {oauth_token: x}\n")
+    read = read_samples if name == "samples.jsonl" else lambda run: config_differences(read_series([run, runs[1]], {}))
+    with pytest.raises(UserError, match=rf"a/{name}: a link out of its folder"):
+        read(runs[0])
+    secret.rename(runs[0] / "kept")
+    (runs[0] / name).unlink()
+    (runs[0] / name).symlink_to("kept")
+    if name == "config.yaml":
+        assert "gho_SECRET" in str(read(runs[0]))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "."])

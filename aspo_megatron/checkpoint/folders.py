@@ -19,6 +19,8 @@ _NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,15})")
 _LATEST = "latest"
 _REMOVED = ".removed"
 _REFUSED = ".refused"
+_OWN = re.compile(rf"(?:{_NAME.pattern}|start|{_LATEST})(?:{re.escape(PARTIAL)}|{re.escape(_REMOVED)})")
+"""What an ended run leaves half-written or half-removed."""
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -60,7 +62,7 @@ def publish(run: Path, step: int, keep: int) -> str | None:
             old = step_folder(run, number)
             if number < step:  # never half of it under its name
                 old.rename(old.with_name(old.name + _REMOVED))
-        errors = [attempt(partial(remove, gone)) for gone in folder.parent.glob(f"step-*{_REMOVED}")]
+        errors = [attempt(partial(remove, gone)) for gone in _left(run, _REMOVED)]
     except OSError as error:
         errors = [f"{error.filename}: {error.strerror}"]
     return next((f"an old state could not be removed ({error})" for error in errors if error), None)
@@ -107,14 +109,18 @@ def tidy(run: Path, warn: Callable[[str], None]) -> None:
 
     For the leader, before anything is saved. Nothing that cannot be done ends the run.
     """
-    for folder in sorted((run / "checkpoints").glob(f"*{PARTIAL}")):
+    for folder in _left(run, PARTIAL):
         try:
             if folder.is_symlink() or not folder.is_dir() or not complete_left(folder):
                 discard(folder)
         except OSError as error:
             why = one_line(error.strerror or error)
             warn(f"warning: {one_line(folder)} is left as it is ({why}); the next start looks at it again")
-    for pattern in (f"checkpoints/*{_REMOVED}", f"exports/*{PARTIAL}", f"*{PARTIAL}"):
-        for path in run.glob(pattern):
-            with contextlib.suppress(OSError):
-                remove(path)
+    for path in (*_left(run, _REMOVED), *run.glob(f"exports/*{PARTIAL}"), *run.glob(f"*{PARTIAL}")):
+        with contextlib.suppress(OSError):
+            remove(path)
+
+
+def _left(run: Path, suffix: str) -> list[Path]:
+    """What a run has left among its states under a name of its own; other files there are somebody's."""
+    return [path for path in sorted((run / "checkpoints").glob(f"*{suffix}")) if _OWN.fullmatch(path.name)]

@@ -26,6 +26,7 @@ from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text
 from aspo_megatron.writing import to_disk
 
@@ -166,9 +167,10 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         CheckpointError: no manifest, a damaged one, another format or version, or a file is missing or truncated;
-            names it.
+            names it. A file is a link out of the folder.
     """
     path = folder / MANIFEST
+    refuse_links_out(folder)
     if not path.is_file():
         raise CheckpointError(f"{folder}: {MANIFEST} is missing, so this is not a complete checkpoint")
     text = read_text(path, CheckpointError)

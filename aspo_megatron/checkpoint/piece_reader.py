@@ -30,6 +30,7 @@ from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_bytes
 
 _LARGEST_INDEX = 1 << 30
@@ -43,8 +44,9 @@ class PieceReader:
         """Read the index.
 
         Raises:
-            CheckpointError: see `read_index`.
+            CheckpointError: see `read_index`; a file is a link out of the folder.
         """
+        refuse_links_out(folder)
         metadata = read_index(folder)
         self._folder = folder
         self._tensors: dict[str, TensorStorageMetadata] = dict(metadata.state_dict_metadata)  # type: ignore[arg-type]

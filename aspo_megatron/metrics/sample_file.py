@@ -13,7 +13,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import named
 from aspo_megatron.metrics.record import SAMPLES_FILE
-from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
+from aspo_megatron.reading import MOST_BYTES, open_file, own_file, parse_json
 from aspo_megatron.streams import say
 
 
@@ -66,7 +66,7 @@ def read_samples(
     Raises:
         UserError: no such file, it has lines of which none is a response, or none match.
     """
-    path = run if os.path.isfile(run) else run / SAMPLES_FILE
+    path = run if os.path.isfile(run) else own_file(run, SAMPLES_FILE)
     name = one_line(path)
     chosen: deque[ShownSample] = deque(maxlen=count)
     steps: Counter[int] = Counter()

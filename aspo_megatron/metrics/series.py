@@ -13,6 +13,7 @@ import numpy.typing as npt
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import METRICS_FILE, read_metrics
+from aspo_megatron.reading import own_file
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -103,7 +104,7 @@ def _one(name: str, runs: Sequence[Path]) -> Series:
 
 
 def _records(run: Path) -> list[dict[str, float]]:
-    path = run if os.path.isfile(run) else run / METRICS_FILE
+    path = run if os.path.isfile(run) else own_file(run, METRICS_FILE)
     records = read_metrics(path)
     if not records:
         raise UserError(f"{one_line(path)}: no step is recorded yet, so there is nothing to draw")

@@ -6,6 +6,7 @@ anything that this user can read.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -56,6 +57,18 @@ def refuse_foreign_file(folder: Path, path: Path) -> None:
         )
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise CheckpointError(f"{name}: not a regular file")
+
+
+def refuse_links_out(folder: Path) -> None:
+    """See that no file in a checkpoint, at any depth, is a link to somebody else's.
+
+    Raises:
+        CheckpointError: see `refuse_foreign_file`.
+    """
+    for inner, folders, files in os.walk(folder):
+        for path in (Path(inner, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                refuse_foreign_file(folder, path)
 
 
 def is_plain_name(name: object) -> bool:

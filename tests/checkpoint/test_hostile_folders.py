@@ -179,6 +179,30 @@ def test_no_reader_runs_what_stands_before_a_tensor(
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_takes_files_of_others(converted: Path, model: Path, tmp_path: Path, reader: str) -> None:
+    """A link leads to a file with the very content that is expected: whose it is decides."""
+    own = tmp_path / "own"
+    for name in (
+        ".metadata",
+        "__1_0.distcp",
+        "manifest.json",
+        "common.pt",
+        "metadata.json",
+        "headers",
+        "hf/config.json",
+    ):
+        folder = Path(shutil.copytree(converted, tmp_path / "checkpoint"))
+        if reader == "convert --verify":
+            shutil.copyfile(model / "model.safetensors", folder / "hf" / "model.safetensors")
+        (folder / name).rename(own)
+        (folder / name).symlink_to(own)
+        refused(lambda: READERS[reader](folder, tmp_path), f"checkpoint/{name}: a link out of the")  # noqa: B023
+        assert not list(tmp_path.glob("back*"))
+        shutil.rmtree(folder)
+        shutil.rmtree(own) if own.is_dir() else own.unlink()
+
+
 # ---- going on with a run --------------------------------------------------------------------------------------------
 
 
