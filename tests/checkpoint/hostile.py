@@ -161,6 +161,12 @@ def many(value: Any) -> None:
     value.chunks[0].sizes = torch.Size([value.size[0] // 100_000, *value.size[1:]])
 
 
+def two_hundred_thousand(folder: Path, marker: Path) -> None:
+    """References to one piece, each of which would be made anew."""
+    sparse("__9_0.distcp", 8 << 20)(folder, marker)
+    entry(lambda told: told.chunks.extend(told.chunks[:1] * 200_000))(folder, marker)
+
+
 def size(*told: int) -> Spoil:
     return entry(lambda weight: setattr(weight, "size", torch.Size(told)))
 
@@ -243,7 +249,7 @@ INDEXES: dict[str, tuple[Spoil, str]] = {
     "a size of many dimensions": (size(*[1] * 40), "a size or a place"),
     "a larger tensor": (size(2**40, 8), "elements are there"),
     "no pieces": (entry(lambda told: told.chunks.clear()), "elements are there"),
-    "two hundred thousand pieces": (entry(lambda told: told.chunks.extend(told.chunks * 200_000)), "more pieces than"),
+    "two hundred thousand pieces": (two_hundred_thousand, "more pieces than the model's tensors are cut into"),
     "a hundred thousand pieces": (entry(many), "two pieces have the same elements"),
     "pieces of other dimensions": (entry(lambda told: setattr(told.chunks[0], "sizes", torch.Size([8]))), "dimensions"),
     "no precision": (entry(lambda told: setattr(told.properties, "dtype", None)), "is not described as one"),
