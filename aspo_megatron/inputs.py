@@ -144,7 +144,7 @@ def _check_weights(config: RunConfig, family: Family) -> None:
         return
     refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
-    with PieceReader(checkpoint) as reader:
+    with PieceReader(checkpoint, family) as reader:
         HfView(reader, family)
 
 
@@ -183,7 +183,7 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
         reason = refusal(checkpoint, family)
         if reason is not None:
             raise CheckpointError(f"model.path: {reason}")
-        return FiniteTensors(HfView(PieceReader(checkpoint), family))
+        return FiniteTensors(HfView(PieceReader(checkpoint, family), family))
     return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,13 @@ from aspo_megatron.foreign_text import one_line
 MOST_BYTES = 64 * 2**20
 """By default, the size above which a file is not read: many times that of any index or configuration."""
 
+MOST_VALUES = 4 * 2**20
+"""Values of a JSON text, above which it is not parsed: they may take a GiB, which is thirty times the text's size."""
+
 _PIECE_BYTES = 2**20
+
+_TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""A text in JSON, or the beginning of one that does not end."""
 
 
 class NotAFileError(OSError):
@@ -108,11 +115,40 @@ def parse_json(text: str | bytes, where: str, error: type[UserError] = UserError
     """What a JSON text holds; `where` begins the error's line, such as a file's name and a line's number.
 
     Raises:
-        UserError: of the class `error`: it is no JSON, or nested too deeply.
+        UserError: of the class `error`: it is no JSON, nested too deeply, or of more values than `MOST_VALUES`.
     """
     try:
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        refuse_many_values(text, where, error)
         return json.loads(text)
     except RecursionError as reason:
         raise error(f"{where}: JSON that is nested too deeply") from reason
     except ValueError as reason:  # also numbers of thousands of digits, and bytes that are no UTF-8
         raise error(f"{where}: not JSON: {one_line(reason)}") from reason
+
+
+def refuse_many_values(text: str, where: str, error: type[UserError] = UserError) -> None:
+    """See that a JSON text has no more than `MOST_VALUES` values, before it is parsed.
+
+    Raises:
+        UserError: of the class `error`; the line begins with `where`.
+    """
+    if _separators(text, 0, len(text)) > MOST_VALUES and _has_many_values(text):
+        raise error(f"{where}: JSON of more than {MOST_VALUES:,} values, which is not read")
+
+
+def _separators(text: str, start: int, stop: int) -> int:
+    """At least the number of values in a part of a JSON text: each follows a comma or begins an object or a list."""
+    return sum(text.count(sign, start, stop) for sign in ",[{")
+
+
+def _has_many_values(text: str) -> bool:
+    """Whether this is so without what looks like separators in texts, such as programs and their tests."""
+    found, at = 0, 0
+    for count, string in enumerate(_TEXT.finditer(text)):
+        found += _separators(text, at, string.start())
+        at = string.end()
+        if found > MOST_VALUES or count > 2 * MOST_VALUES:  # a name and its value have one separator
+            return True
+    return found + _separators(text, at, len(text)) > MOST_VALUES

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from aspo_megatron import reading
+from aspo_megatron.checkpoint.integrity import MANIFEST, read_manifest
 from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.eval_file import read_scores
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json, read_json, read_text
 
@@ -73,3 +77,61 @@ def test_lines_of_json_name_their_place() -> None:
     assert parse_json(b'{"a": "\\ud83d"}', "x.jsonl, line 3") == {"a": "\ud83d"}
     with pytest.raises(UserError, match=r"^x\.jsonl, line 3: not JSON: "):
         parse_json("{", "x.jsonl, line 3")
+
+
+MANY = "[" + "{}," * 3_000_000 + "{}]"
+"""A file of 9 MB, which would take 200 MB as values."""
+
+
+def test_files_of_many_values_are_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("parsed"))
+    (tmp_path / "a.scores.json").write_text(MANY)
+    (tmp_path / MANIFEST).write_text(MANY)
+    for name, read in {
+        "a.scores.json": lambda: read_scores(tmp_path / "a.scores.json"),
+        MANIFEST: lambda: read_manifest(tmp_path),
+    }.items():
+        with pytest.raises(UserError) as error:
+            read()
+        assert str(error.value) == f"{tmp_path / name}: JSON of more than 4,194,304 values, which is not read"
+
+
+@pytest.mark.parametrize(
+    ("text", "many"),
+    [
+        ("[1,2,3,4]", False),
+        ("[1,2,3,4,5]", True),
+        ("[[[[[1]]]]]", True),
+        ('{"a":{},"b":{}}', False),
+        ('{"a":{},"b":{},"c":{}}', True),
+        ('["a,,,,,","[[[[{{{{"]', False),
+        (r'["\\",",,,,,"]', False),
+        (r'["\",,,,,\\\"",1]', False),
+        (r'["\\",1,2,3,4]', True),
+        (r'["\n,,,,,,,\\",1]', False),
+        ('{"a":"b","c":"d","e":"f","g":"h"}', False),
+        ("[1,2,3,4" + " " * 100 + "]", False),
+    ],
+)
+@pytest.mark.parametrize("code", [None, "utf-8", "utf-16"])
+def test_values_are_counted(text: str, many: bool, code: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_VALUES", 4)
+    content = text if code is None else text.encode(code)
+    if not many:
+        assert parse_json(content, "a") == json.loads(text)
+        return
+    with pytest.raises(UserError, match=r"^a: JSON of more than 4 values"):
+        parse_json(content, "a")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("text", ['""' * 3_000_000 + MANY, '"' + "\\," * 9_000_000, '["a,b",' * 4_000_000 + "["])
+def test_what_is_no_json_is_not_gone_through_for_ever(text: str) -> None:
+    with pytest.raises(UserError, match=r"not JSON|more than"):
+        parse_json(text, "a")
+
+
+def test_long_texts_are_no_values() -> None:
+    """Such as tests of several MiB: numbers in a text, with commas."""
+    text = "1,2,3\n" * 3_000_000
+    assert parse_json(json.dumps([{"input": text, "output": "1"}]), "a")[0]["input"] == text

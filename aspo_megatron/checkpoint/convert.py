@@ -141,8 +141,11 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         CheckpointError: the checkpoint is damaged, or the target cannot be written.
     """
     manifest = read_manifest(source)
-    with _written_beside(target) as partial, verified_meanwhile(source, manifest), PieceReader(source) as reader:
-        family = read_family(source / SIDECAR)
+    with (
+        _written_beside(target) as partial,
+        verified_meanwhile(source, manifest),
+        PieceReader(source, family := read_family(source / SIDECAR)) as reader,
+    ):
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
             shutil.copyfile(path, partial / path.name)
@@ -169,7 +172,7 @@ def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advanc
         CheckpointError: a tensor differs; names it.
     """
     family = read_family(hf_folder)
-    with SafetensorsFolder(hf_folder) as tensors, PieceReader(checkpoint) as reader:
+    with SafetensorsFolder(hf_folder) as tensors, PieceReader(checkpoint, family) as reader:
         view = HfView(reader, family)
         for name in view.sizes:
             one, other = tensors.read_whole(name), view.read_whole(name)

@@ -15,7 +15,6 @@ from torch import Tensor
 from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.safetensors_file import (
-    LARGEST_HEADER,
     Entry,
     divide,
     entries_of,
@@ -34,6 +33,9 @@ from aspo_megatron.reading import parse_json, read_bytes
 _FOLDER = "headers"
 _EXTRA = "extra.safetensors"
 _INDEX = "model.safetensors.index.json"
+_MOST_BESIDE, _MOST_OF_A_TENSOR = 16 << 20, 1 << 10
+"""Bytes of what headers say besides tensors, and of a tensor."""
+
 _COMPUTED = ".rotary_emb.inv_freq"
 """How the names of tensors end that are no weights, which older files hold all the same."""
 
@@ -45,8 +47,13 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family
         CheckpointError: a tensor that no table knows.
     """
     (partial / _FOLDER).mkdir()
+    left = _most_bytes(len(tensors.names()))
     for name in weight_files(source):
-        (partial / _FOLDER / name).write_bytes(read_header(source / name))
+        header = read_header(source / name)
+        left -= len(header)
+        if left < 0:  # they could not be read again
+            raise CheckpointError(f"{one_line(source / name)}: its header is larger than that of so many tensors")
+        (partial / _FOLDER / name).write_bytes(header)
     if (source / _INDEX).is_file():
         shutil.copyfile(source / _INDEX, partial / _FOLDER / _INDEX)
     extra = {}
@@ -60,6 +67,11 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family
             raise CheckpointError(f"{source}: tensor {shown(name)} is not one that a {family.name} model has")
     if extra:
         save_file(extra, partial / _EXTRA)
+
+
+def _most_bytes(tensors: int) -> int:
+    """Bytes of the headers of all files of a model together: several times what any is known to have."""
+    return _MOST_BESIDE + tensors * _MOST_OF_A_TENSOR
 
 
 def _unknown(tensors: SafetensorsFolder, family: Family) -> list[str]:
@@ -84,14 +96,33 @@ def kept_headers(
     folder = source / _FOLDER
     if dtype is None and os.path.lexists(folder):
         refuse_foreign_file(source, folder)
-        headers = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            refuse_foreign_file(source, path)
-            headers[path.name] = read_bytes(path, CheckpointError, LARGEST_HEADER)
+        headers = _read_all(source, folder, _most_bytes(len(view.sizes) + len(extra)))
         _check_names(folder, headers, view, extra)
         return headers
     entries = [Entry(name, dtype or view.dtype(name), tuple(size)) for name, size in view.sizes.items()]
     return {name: make_header(part) for name, part in divide(entries, 4 << 30).items()}
+
+
+def _read_all(source: Path, folder: Path, most_bytes: int) -> dict[str, bytes]:
+    """The headers in a folder of a checkpoint; the sizes of all are looked at before one is read.
+
+    Raises:
+        CheckpointError: one cannot be read, or they are larger together.
+    """
+    paths = sorted(folder.glob("*.safetensors"))
+    for path in paths:
+        refuse_foreign_file(source, path)
+    try:
+        together = sum(path.stat().st_size for path in paths)
+    except OSError as error:
+        raise CheckpointError(f"{one_line(error.filename)}: cannot be read: {error.strerror}") from error
+    if together > most_bytes:
+        raise CheckpointError(f"{one_line(folder)}: its headers are larger than those of the model's tensors")
+    headers = {}
+    for path in paths:  # which may be larger by now
+        headers[path.name] = read_bytes(path, CheckpointError, most_bytes)
+        most_bytes -= len(headers[path.name])
+    return headers
 
 
 def _check_names(folder: Path, headers: Mapping[str, bytes], view: HfView, extra: Mapping[str, Tensor]) -> None:
@@ -102,7 +133,11 @@ def _check_names(folder: Path, headers: Mapping[str, bytes], view: HfView, extra
     """
     named: set[str] = set()
     for file, header in headers.items():
-        for entry in entries_of(header):
+        try:
+            entries = entries_of(header)
+        except CheckpointError as error:
+            raise CheckpointError(f"{one_line(folder / file)}: {error}") from error
+        for entry in entries:
             if entry.name in named or not (view.has(entry.name) or entry.name in extra):
                 raise CheckpointError(
                     f"{one_line(folder / file)}: tensor {shown(entry.name)} is there twice, or unknown"

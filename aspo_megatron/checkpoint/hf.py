@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aspo_megatron.checkpoint.safetensors_file import DTYPES
+from aspo_megatron.checkpoint.safetensors_file import DTYPES, small_headers
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -55,7 +55,7 @@ class SafetensorsFolder:
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
         self._folder = folder
-        for file in weight_files(folder):
+        for file in small_headers(folder, weight_files(folder)):
             try:
                 opened = safe_open(folder / file, framework="pt")
                 names = opened.keys()

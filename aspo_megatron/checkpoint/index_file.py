@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,18 +33,42 @@ _NAMES = {
 """What an index is made of: descriptions of tensors."""
 
 
-def parse_index(content: bytes) -> Metadata:
+_MOST_PIECES = 4 * 64
+"""Of a weight: as it is and as the optimizer's three tensors, each cut for so many ranks."""
+
+_READ, _MADE = 4096, 1024
+"""Bytes of memory that a piece takes as it is read, and when it is made anew, at most."""
+
+_SMALL, _LARGE = 1 << 27, 1 << 31
+"""Bytes of memory that any index may take, and the most that one may: more than the state of a model of 36,000 experts
+takes if each is cut for eight ranks."""
+
+MEMORY_OF_A_BYTE = 8
+"""An index takes more memory than bytes, by more than this."""
+
+
+def index_memory(weights: int) -> int:
+    """Bytes of memory that the index of a model of so many `weights` may take as it is read."""
+    return min(_SMALL + weights * _MOST_PIECES * _READ, _LARGE)
+
+
+def parse_index(content: bytes, most_bytes: int) -> Metadata:
     """The index that a file holds, with torch's own classes; nothing of it is as the file's writer has made it.
 
+    `most_bytes`: of memory that what it says may take, and as much again what is made of that.
+
     Raises:
-        ValueError: it is damaged, or holds anything but the description of tensors.
+        ValueError: it is damaged, holds anything but the description of tensors, or more of that.
     """
-    fields = _fields(read_pickle(content, _NAMES), "Metadata", "the index of a distributed checkpoint")
+    told = read_pickle(content, _NAMES, most_bytes)
+    fields = _fields(told, "Metadata", "the index of a distributed checkpoint")
     tensors: dict[str, Any] = {}
+    left = most_bytes // _MADE
     for key, entry in _pairs(fields.get("state_dict_metadata")):
         if type(key) is not str or key in tensors:
             raise PlainPickleError("a tensor's name is no text, or is there twice")
-        tensors[key] = _tensor(key, entry)
+        tensors[key] = _tensor(key, entry, left)
+        left -= 1 + len(tensors[key].chunks)
     storage: dict[MetadataIndex, _StorageInfo] = {}
     for place, entry in _pairs(fields.get("storage_data")):
         index = _index(place)
@@ -53,7 +78,7 @@ def parse_index(content: bytes) -> Metadata:
     return Metadata(state_dict_metadata=tensors, storage_data=storage, storage_meta=StorageMeta())
 
 
-def _tensor(key: str, entry: Any) -> TensorStorageMetadata:
+def _tensor(key: str, entry: Any, most_pieces: int) -> TensorStorageMetadata:
     name = f"tensor {shown(key)}"
     fields = _fields(entry, "TensorStorageMetadata", name)
     properties = fields.get("properties")
@@ -64,6 +89,8 @@ def _tensor(key: str, entry: Any) -> TensorStorageMetadata:
     chunks = fields.get("chunks")
     if dtype is None or type(chunks) is not list:
         raise PlainPickleError(f"{name}: is not described as one")
+    if len(chunks) >= most_pieces:
+        raise PlainPickleError(f"{name}: more pieces than the model's tensors are cut into")
     pieces = [_fields(chunk, "ChunkStorageMetadata", name) for chunk in chunks]
     return TensorStorageMetadata(
         TensorProperties(dtype),
@@ -113,7 +140,7 @@ def _fields(told: Any, kind: str, name: str, module: str = _METADATA) -> dict[st
     return fields
 
 
-def _pairs(told: Any) -> Pairs:
+def _pairs(told: Any) -> Iterator[tuple[Any, Any]]:
     if type(told) is not Pairs:
         raise PlainPickleError("it is not the index of a distributed checkpoint")
-    return told
+    return told.pairs()

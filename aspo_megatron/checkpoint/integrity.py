@@ -27,7 +27,7 @@ from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_links_out
-from aspo_megatron.reading import read_text
+from aspo_megatron.reading import read_text, refuse_many_values
 from aspo_megatron.writing import to_disk
 
 FORMAT_VERSION = 3
@@ -174,6 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise CheckpointError(f"{folder}: {MANIFEST} is missing, so this is not a complete checkpoint")
     text = read_text(path, CheckpointError)
+    refuse_many_values(text, one_line(path), CheckpointError)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

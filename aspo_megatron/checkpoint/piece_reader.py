@@ -23,31 +23,32 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.index_file import parse_index
+from aspo_megatron.checkpoint.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
 from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
 from aspo_megatron.checkpoint.tensors import check_cover, is_piece_file
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_links_out
+from aspo_megatron.models.mapping import hf_tensors
 from aspo_megatron.reading import read_bytes
 
-_LARGEST_INDEX = 1 << 30
 _LARGEST_COMMON = 1 << 16
 
 
 class PieceReader:
     """The global tensors of a checkpoint, read by name. Use as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the index.
+    def __init__(self, folder: Path, family: Family) -> None:
+        """Read the index, which must be that of a checkpoint of this family's size.
 
         Raises:
             CheckpointError: see `read_index`; a file is a link out of the folder.
         """
         refuse_links_out(folder)
-        metadata = read_index(folder)
+        metadata = read_index(folder, hf_tensors(family.rows, family.shape(tp=1)))
         self._folder = folder
         self._tensors: dict[str, TensorStorageMetadata] = dict(metadata.state_dict_metadata)  # type: ignore[arg-type]
         self._storage = metadata.storage_data
@@ -214,15 +215,16 @@ def _part(tensor: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
     return tensor
 
 
-def read_index(folder: Path) -> Metadata:
+def read_index(folder: Path, weights: int) -> Metadata:
     """The index of a checkpoint, made anew of what its file says; nothing that this might hold is run.
 
-    Its tensors are whole, and every piece is in a file of the folder.
+    Its tensors are whole, and every piece is in a file of the folder. A model of so many `weights` bounds how much it
+    may say.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it holds anything but the description of tensors.
+        CheckpointError: there is none, it is damaged, says more, or holds anything but the description of tensors.
     """
-    index = _parsed(folder / INDEX)
+    index = _parsed(folder / INDEX, index_memory(weights))
     sizes: dict[str, int | None] = {}
     for key, whole in index.state_dict_metadata.items():
         assert isinstance(whole, TensorStorageMetadata)
@@ -243,18 +245,19 @@ def read_index(folder: Path) -> Metadata:
     return index
 
 
-def _parsed(path: Path) -> Metadata:
+def _parsed(path: Path, most_memory: int) -> Metadata:
+    most = most_memory // MEMORY_OF_A_BYTE
     try:
         # A piece has a kilobyte beside its elements, and less than that in the index.
-        most = (1 << 20) + sum(file.stat().st_size for file in path.parent.glob("*.distcp"))
-        if path.stat().st_size > min(most, _LARGEST_INDEX):
+        most = min(most, (1 << 20) + sum(file.stat().st_size for file in path.parent.glob("*.distcp")))
+        if path.stat().st_size > most:
             raise CheckpointError(f"{path}: cannot be read: it is larger than the index of what is there")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing, so this is not a megatron distributed checkpoint") from error
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
     try:
-        return parse_index(read_bytes(path, CheckpointError, _LARGEST_INDEX))
+        return parse_index(read_bytes(path, CheckpointError, most), most_memory)
     except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 

@@ -8,7 +8,8 @@ stays a name (`Name`), what would be made by calling it is a record of that (`Ma
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ _DEEPEST = 1 << 14
 
 _LONGEST = 200
 """Bytes of a whole number, and characters of a name that is shown."""
+
+_REFERENCE = 9
+"""Bytes that a value takes in a list of values, which has an eighth in reserve."""
+
+_NAME = 400
+"""Bytes that a name takes with its two texts."""
 
 
 class PlainPickleError(ValueError):
@@ -44,28 +51,36 @@ class Made:
     state: Any = None
 
 
-class Pairs(list[tuple[Any, Any]]):
-    """The pairs of a mapping. They are not looked up: to compare what a pickle has made may take for ever."""
+class Pairs(list[Any]):
+    """The keys and values of a mapping, in turn: to look a key up, and compare it, may take for ever."""
+
+    __slots__ = ()
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Each key with its value."""
+        each = iter(self)
+        return zip(each, each, strict=True)
 
 
 PERSISTENT = Name("", "persistent")
 """`Made.of` of what the pickle says is kept outside of it."""
 
 
-def read_pickle(data: bytes, names: Mapping[str, Collection[str]]) -> Any:
+def read_pickle(data: bytes, names: Mapping[str, Collection[str]], most_bytes: int) -> Any:
     """What a pickle says: None, numbers, text, bytes, tuples, lists, `Pairs`, `Name`, `Made`.
 
     Nothing that is printed or compared without looking at its types: tuples and lists may hold themselves.
 
     Args:
-        data: the pickle.
+        data: the pickle, each byte of which may make a value of a hundred bytes.
         names: those that it may call, by module.
+        most_bytes: of memory that its values may take.
 
     Raises:
-        PlainPickleError: it is damaged, names something else, or wants to do more than describe data.
+        PlainPickleError: it is damaged, names something else, makes more, or wants to do more than describe data.
     """
     try:
-        return _Reader(data, names).read()
+        return _Reader(data, names, most_bytes).read()
     except (IndexError, struct.error) as error:
         raise PlainPickleError("it ends before its end") from error
     except (UnicodeDecodeError, OverflowError) as error:
@@ -75,22 +90,26 @@ def read_pickle(data: bytes, names: Mapping[str, Collection[str]]) -> Any:
 class _Reader:
     """Follows the instructions of a pickle, with values on a stack."""
 
-    def __init__(self, data: bytes, names: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, data: bytes, names: Mapping[str, Collection[str]], most_bytes: int) -> None:
         self._data, self._names = data, names
         self._at = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: list[Any] = []
+        self._left = most_bytes
+        self._most_kept = most_bytes // _REFERENCE // 4
 
     def read(self) -> Any:
         """Follow the instructions to the end. The most frequent are here, since an index has millions of them."""
         data, stack, memo, follow = self._data, self._stack, self._memo, self._instructions()
-        at = 0
+        at, most_kept = 0, self._most_kept
         while True:
             code = data[at]
             at += 1
             if code == 0x94:  # keep the value on top
                 memo.append(stack[-1])
+                if len(memo) > most_kept:
+                    self._take(self._left + 1)
             elif code == 0x68:  # a kept value
                 stack.append(memo[data[at]])
                 at += 1
@@ -106,17 +125,17 @@ class _Reader:
                 self._at = at
                 instruction()
                 at = self._at
-                if len(stack) > _DEEPEST:
-                    raise PlainPickleError("too many values wait for their place")
+            if len(stack) > _DEEPEST:
+                raise PlainPickleError("too many values wait for their place")
         if len(stack) != 1 or self._marks:
             raise PlainPickleError("it is not one value")
         return stack[0]
 
     def _instructions(self) -> dict[int, Callable[[], None]]:
-        push = self._stack.append
+        push, constant = self._push, self._stack.append
         constants = {"N": None, "\x88": True, "\x89": False, ")": ()}
         told: dict[str, Callable[[], None]] = {
-            sign: (lambda value=value: push(value))  # type: ignore[misc]
+            sign: (lambda value=value: constant(value))  # type: ignore[misc]
             for sign, value in constants.items()
         }
         told |= {
@@ -142,7 +161,7 @@ class _Reader:
             "u": lambda: self._set(self._from_mark()),
             "q": lambda: self._keep(self._number(1)),
             "r": lambda: self._keep(self._number(4)),
-            "j": lambda: push(self._memo[self._number(4)]),
+            "j": lambda: constant(self._memo[self._number(4)]),
             "c": lambda: push(self._name(self._line(), self._line())),
             "\x93": self._name_from_stack,
             "\x81": self._make,
@@ -190,6 +209,16 @@ class _Reader:
 
     # ---- values -----------------------------------------------------------------------------------------------
 
+    def _take(self, size: int) -> None:
+        """Count bytes that values are about to take, or have just taken."""
+        self._left -= size
+        if self._left < 0:
+            raise PlainPickleError("it makes more values than what it should describe has")
+
+    def _push(self, value: Any) -> None:
+        self._take(sys.getsizeof(value))
+        self._stack.append(value)
+
     def _pop(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
             raise PlainPickleError("it is damaged")
@@ -210,19 +239,23 @@ class _Reader:
         stack, start = self._stack, len(self._stack) - count
         if start < (self._marks[-1] if self._marks else 0):
             raise PlainPickleError("it is damaged")
-        stack[start:] = [tuple(stack[start:])]
+        made = tuple(stack[start:])
+        del stack[start:]
+        self._push(made)
 
     def _append(self, values: list[Any]) -> None:
         to = self._stack[-1]
         if type(to) is not list:
             raise PlainPickleError("it would add to what is no list")
+        self._take(len(values) * _REFERENCE)
         to += values
 
     def _set(self, values: list[Any]) -> None:
         to = self._stack[-1]
         if type(to) is not Pairs or len(values) % 2:
             raise PlainPickleError("it would set an entry of what is no mapping")
-        to += zip(values[::2], values[1::2], strict=True)
+        self._take(len(values) * _REFERENCE)
+        to += values
 
     def _set_one(self) -> None:
         value, key = self._pop(), self._pop()
@@ -231,11 +264,14 @@ class _Reader:
     def _keep(self, number: int) -> None:
         if number != len(self._memo):  # writers count from 0
             raise PlainPickleError("it is damaged")
+        if number >= self._most_kept:
+            self._take(self._left + 1)
         self._memo.append(self._stack[-1])
 
     # ---- names, and what would be made of them ------------------------------------------------------------------
 
     def _name(self, module: str, name: str) -> Name:
+        self._take(_NAME)
         told = Name(module, name)
         if name not in self._names.get(module, ()):
             raise PlainPickleError(f"it names {told}, which describes no tensor")
@@ -254,7 +290,7 @@ class _Reader:
         args, of = stack.pop(), stack.pop()
         if type(of) is not Name or type(args) is not tuple:
             raise PlainPickleError("it would call what is no class that it may name")
-        stack.append(Made(of, args))
+        self._push(Made(of, args))
 
     def _give_state(self) -> None:
         state, made = self._pop(), self._stack[-1]

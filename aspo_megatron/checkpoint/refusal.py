@@ -55,7 +55,7 @@ def _whole(folder: Path, family: Family, optimizer: Names | None) -> Manifest:
     manifest = read_manifest(folder)
     check_model(folder, manifest, family.hf_config, family.name)
     check_common(folder)
-    with PieceReader(folder) as reader:
+    with PieceReader(folder, family) as reader:
         _check_files(folder, reader, manifest.files)
         HfView(reader, family)
         for name in optimizer(folder, manifest) if optimizer is not None else ():

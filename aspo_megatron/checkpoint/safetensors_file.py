@@ -21,6 +21,7 @@ from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_file import whole_numbers
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import open_file, refuse_many_values
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,6 +36,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own bound."""
+
+_LARGEST_TOGETHER = 32 << 20
+"""Bytes of the headers of all files of a model, of whose tensors the library makes ten times as much: more than twice
+those of any known model."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,28 @@ def read_header(path: Path) -> bytes:
     return header
 
 
+def small_headers(folder: Path, files: Sequence[str]) -> Sequence[str]:
+    """The same files of a folder, if their headers are together as small as those of models are.
+
+    Raises:
+        CheckpointError: they are not; names the file at which that is seen. What is damaged is not said here.
+    """
+    left = _LARGEST_TOGETHER
+    for name in files:
+        try:
+            with open_file(folder / name) as file:
+                length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+        except (OSError, ValueError):
+            continue
+        left -= length if length <= size else 0
+        if left < 0:
+            raise CheckpointError(
+                f"{one_line(folder / name)}: the headers up to this file's are larger than "
+                f"{_LARGEST_TOGETHER >> 20} MiB, which is more than those of any model's tensors"
+            )
+    return files
+
+
 def entries_of(header: bytes) -> list[Entry]:
     """The tensors that a header describes, in the order of their bytes, which lie one after the other.
 
@@ -75,7 +102,9 @@ def entries_of(header: bytes) -> list[Entry]:
     try:
         if len(header) > LARGEST_HEADER:
             raise ValueError("it is larger than the format allows")
-        content = told.mapping(json.loads(header.decode(), object_pairs_hook=_without_doubles), "it")
+        text = header.decode()
+        refuse_many_values(text, "not the header of a safetensors file", CheckpointError)
+        content = told.mapping(json.loads(text, object_pairs_hook=_without_doubles), "it")
         places = [(*_place(name, entry), name) for name, entry in content.items() if name != "__metadata__"]
         entries, position = [], 0
         for begin, end, name in sorted(places):

@@ -84,7 +84,7 @@ def load_model(model: PolicyModel, folder: Path) -> None:
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    with _together(folder, lambda: PieceReader(folder)) as reader:
+    with _together(folder, lambda: PieceReader(folder, model.family)) as reader:
         _together(folder, lambda: _fill(reader, [sharded for _, sharded in _sharded_parameters(model)]))
 
 
@@ -95,7 +95,7 @@ def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str,
         CheckpointError: a tensor is missing or of another shape.
     """
     if counters["updates"]:
-        with _together(folder, lambda: PieceReader(folder)) as reader:
+        with _together(folder, lambda: PieceReader(folder, model.family)) as reader:
             for name in optimizer.state_names():
                 _load_states(model, optimizer, name, reader, folder)
     optimizer.load_counters(counters)

@@ -48,6 +48,9 @@ _NAMES = {
 _MOST_AT_ONCE = 1 << 17
 """Bytes that are read of an archive's directory, or of what describes a tensor: both have hundreds."""
 
+_MOST_MADE = 1 << 20
+"""Bytes of memory that what describes a tensor may take."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -66,7 +69,7 @@ def find_tensor(read_at: ReadAt, start: int, length: int) -> StoredTensor:
         ValueError, BadZipFile, and whatever zipfile raises: there is no such tensor, or more than that.
     """
     archive = _Archive(read_at, start, length)
-    dtype, size, count = _described(read_pickle(archive.content("data.pkl"), _NAMES))
+    dtype, size, count = _described(read_pickle(archive.content("data.pkl"), _NAMES, _MOST_MADE))
     elements = archive.place("data/0")
     if archive.content("byteorder", b"little") != b"little":
         raise ValueError("its bytes are in another order")
@@ -82,7 +85,7 @@ def holds_nothing(content: bytes) -> bool:
         See `find_tensor`.
     """
     archive = _Archive(lambda start, count: content[start : start + count], 0, len(content))
-    told = read_pickle(archive.content("data.pkl"), {})
+    told = read_pickle(archive.content("data.pkl"), {}, _MOST_MADE)
     return type(told) is Pairs and not told
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.reading import refuse_many_values
 
 MOST_LINE_BYTES = 256 * 2**20
 """A longer line is not read: several times that of the largest known problem with its tests."""
@@ -116,8 +117,9 @@ class _Parser:
         """The object on a line.
 
         Raises:
-            ConfigError: it is none, or has two fields of one name.
+            ConfigError: it is none, has two fields of one name, or more values than are read.
         """
+        refuse_many_values(line, where, ConfigError)
         self._repeated = None
         try:
             fields = self._decoder.decode(line)

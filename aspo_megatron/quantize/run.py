@@ -146,7 +146,7 @@ def _weights(folder: Path, family: Family) -> Iterator[TensorSource]:
         with SafetensorsFolder(folder) as tensors:
             yield tensors
     else:
-        with verified_meanwhile(checkpoint, read_manifest(checkpoint)), PieceReader(checkpoint) as reader:
+        with verified_meanwhile(checkpoint, read_manifest(checkpoint)), PieceReader(checkpoint, family) as reader:
             yield HfView(reader, family)
 
 

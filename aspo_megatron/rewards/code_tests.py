@@ -11,7 +11,7 @@ from typing import Any
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.reading import parse_json
+from aspo_megatron.reading import parse_json, refuse_many_values
 from aspo_megatron.rewards.packed_tests import MOST_UNPACKED, unpack
 from aspo_megatron.rewards.text import named
 
@@ -25,6 +25,10 @@ _REMEMBERED = 2
 _MIB = 1 << 20
 _SHORT_RESULT = 1 << 16
 _LONGER_THAN_EXPECTED = 32
+_MOST_ARGUMENTS = 1000
+
+_Told = tuple[Any, Any, str | None]
+"""What is given, what is expected, and the name of the function, of one test."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,23 @@ def _decoded(value: Any) -> Any:
 
 
 def _read(value: Any, function: str | None) -> Iterator[CodeTest]:
+    told = list(_told(value, function))
+    # Each output is JSON of its own, and all of them are kept.
+    outputs = (expected for given, expected, name in told if name is not None and isinstance(given, str))
+    refuse_many_values("\n".join(outputs), "outputs")
+    return (_test(*each) for each in told)
+
+
+def _told(value: Any, function: str | None) -> Iterator[_Told]:
     if isinstance(value, list):
         for item in value:
             is_stream = str(item.get("testtype", item.get("type"))).startswith("std")
-            yield _test(item["input"], item["output"], None if is_stream else _function_name(item) or function)
+            yield item["input"], item["output"], None if is_stream else _function_name(item) or function
         return
     inputs, outputs = (value["inputs"], value["outputs"]) if "inputs" in value else (value["input"], value["output"])
     own = _function_name(value)
     for given, expected in zip(inputs, outputs, strict=True):
-        yield _test(given, expected, own)
+        yield given, expected, own
 
 
 def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
@@ -140,7 +152,11 @@ def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
         return CodeTest(None, _text(given), _text(expected))
     if isinstance(given, str):
         # LiveCodeBench: an argument a line.
-        arguments = [parse_json(line, "an argument") for line in given.splitlines() if line.strip()]
+        lines = given.split("\n", _MOST_ARGUMENTS)
+        if len(lines) > _MOST_ARGUMENTS:
+            raise ValueError(f"more than {_MOST_ARGUMENTS} arguments")
+        refuse_many_values(given, "arguments")
+        arguments = [parse_json(line, "an argument") for line in lines if line.strip()]
         return CodeTest(function, json.dumps(arguments), (parse_json(expected, "an output"),))
     if not isinstance(given, list):
         raise ValueError(f"arguments must be a list, not {type(given).__name__}")

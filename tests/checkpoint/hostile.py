@@ -161,6 +161,12 @@ def many(value: Any) -> None:
     value.chunks[0].sizes = torch.Size([value.size[0] // 100_000, *value.size[1:]])
 
 
+def two_hundred_thousand(folder: Path, marker: Path) -> None:
+    """References to one piece, each of which would be made anew."""
+    sparse("__9_0.distcp", 8 << 20)(folder, marker)
+    entry(lambda told: told.chunks.extend(told.chunks[:1] * 200_000))(folder, marker)
+
+
 def size(*told: int) -> Spoil:
     return entry(lambda weight: setattr(weight, "size", torch.Size(told)))
 
@@ -175,6 +181,16 @@ def beside(act: Callable[[Path], Act]) -> Spoil:
 
 def named(module: str, name: str) -> bytes:
     return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+
+
+def filled(values: bytes, times: int) -> Spoil:
+    """An index of lists of values, beside a file that says to be large."""
+
+    def spoil(folder: Path, marker: Path) -> None:
+        sparse("__9_0.distcp", 100 << 20)(folder, marker)
+        (folder / ".metadata").write_bytes(b"\x80\x02]" + (b"(" + values + b"e") * times + b".")
+
+    return spoil
 
 
 METADATA = "torch.distributed.checkpoint.metadata"
@@ -225,12 +241,15 @@ INDEXES: dict[str, tuple[Spoil, str]] = {
     "a name of pairs of pairs": (raw(lambda _: b"\x80\x04}" + TWINS + b"Ns."), "not Metadata"),
     "a cut one": (raw(lambda _: pickle.dumps({"a": 1})[:-3]), "ends before its end"),
     "an empty one": (raw(lambda _: b""), "ends before its end"),
+    "a value for each byte": (filled(b"}" * 16000, 500), "makes more values than what it should describe"),
+    "75 MiB of values": (filled(b"}" * 16000, 4915), "larger than the index of what is there"),
     "one of 20 GiB": (sparse(".metadata", 20 << 30, b"\x80\x02"), "larger than the index of what is there"),
     # Tensors.
     "elements beyond all": (size(2**40, 2**40), "elements than there are"),
     "a size of many dimensions": (size(*[1] * 40), "a size or a place"),
     "a larger tensor": (size(2**40, 8), "elements are there"),
     "no pieces": (entry(lambda told: told.chunks.clear()), "elements are there"),
+    "two hundred thousand pieces": (two_hundred_thousand, "more pieces than the model's tensors are cut into"),
     "a hundred thousand pieces": (entry(many), "two pieces have the same elements"),
     "pieces of other dimensions": (entry(lambda told: setattr(told.chunks[0], "sizes", torch.Size([8]))), "dimensions"),
     "no precision": (entry(lambda told: setattr(told.properties, "dtype", None)), "is not described as one"),

@@ -185,8 +185,8 @@ class Hostile:
 
 def test_an_index_that_would_act_is_refused(converted: Path, tmp_path: Path) -> None:
     (converted / ".metadata").write_bytes(pickle.dumps(Hostile(tmp_path / "pwned")))
-    with pytest.raises(CheckpointError, match=r"names .*open, which describes no tensor"), PieceReader(converted):
-        pass
+    with pytest.raises(CheckpointError, match=r"names .*open, which describes no tensor"):
+        PieceReader(converted, read_family(converted / "hf"))
     assert not (tmp_path / "pwned").exists()
 
 

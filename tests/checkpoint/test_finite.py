@@ -57,7 +57,7 @@ def test_a_model_with_an_odd_weight_is_refused(tmp_path: Path, kind: str, odd: s
     else:
         hf_to_megatron(folder, tmp_path / "megatron", converter_layout(family), None, lambda _: None)
         file = tmp_path / "megatron" / "__0_0.distcp"
-        source = FiniteTensors(HfView(PieceReader(tmp_path / "megatron"), family))
+        source = FiniteTensors(HfView(PieceReader(tmp_path / "megatron", family), family))
     for name, tensor in tensors.items():
         if name != TENSOR:
             assert torch.equal(source.read_whole(name), tensor)

@@ -31,7 +31,7 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
 from models import llama_folder
 
-from .hostile import saved, sign, torch_index
+from .hostile import saved, sign, sparse, torch_index
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
 
@@ -75,6 +75,13 @@ def index_of(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
 
 
+def many_tensors(folder: Path) -> None:
+    """A header of half a million tensors without elements."""
+    empty = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(f'"{number:07}":{empty}' for number in range(600_000)) + "}").encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
         f"weights of {dtype}": (
@@ -83,6 +90,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         )
         for dtype in (torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64)
     },
+    "many tensors": (many_tensors, r"model\.safetensors: the headers up to this file's are larger than 32 MiB"),
     "a tensor in two files": (in_two, "is in another file, too"),
     "a file's name that turns text": (index_of("\x1b[31m.safetensors"), "is missing"),
     "a file's long name": (index_of("x" * 3000 + ".safetensors"), "is missing"),
@@ -114,7 +122,7 @@ def piece(end: str, change: Callable[[Tensor], Tensor]) -> Callable[[Path], obje
     def spoil(folder: Path) -> None:
         metadata = torch_index(folder)
         key = next(key for key in metadata.state_dict_metadata if key.endswith(end))
-        with PieceReader(folder) as reader:
+        with PieceReader(folder, read_family(folder / "hf")) as reader:
             tensor = change(reader.read(key).clone())
         for old in [old for old in metadata.storage_data if old.fqn == key]:
             del metadata.storage_data[old]
@@ -184,6 +192,14 @@ KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "headers/model.safetensors").write_bytes("{}".encode("utf-16")),
         "not the header",
     ),
+    "headers larger than any": (
+        lambda folder: [sparse(f"headers/x{number}.safetensors", 6 << 20)(folder, folder) for number in range(3)],
+        "headers: its headers are larger than those of the model's tensors",
+    ),
+    "a header of many values": (
+        lambda folder: (folder / "headers/a.safetensors").write_bytes(b'{"a":[' + b"{}," * 3_000_000 + b"{}]}"),
+        r"headers/a\.safetensors: not the header of a safetensors file: JSON of more than 4,194,304 values",
+    ),
     "an index that leads out": (kept_index("../../x.safetensors"), "not the index of the headers"),
     "an index of no end": (
         lambda folder: ((folder / "headers/model.safetensors.index.json").touch(),
@@ -216,5 +232,13 @@ def test_a_checkpoint(converted: Path, tmp_path: Path, kind: str) -> None:
     refused(lambda: megatron_to_hf(folder, tmp_path / "back", None, lambda _: None), reason)
     assert not list(tmp_path.glob("back*"))
     if kind in SHAPES | TYPES:
-        with PieceReader(folder) as reader:
+        with PieceReader(folder, read_family(folder / "hf")) as reader:
             refused(lambda: HfView(reader, read_family(folder / "hf")), reason)
+
+
+def test_headers_that_could_not_be_read_again_are_not_kept(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "note": "x" * (17 << 20)})
+    layout = converter_layout(read_family(folder), tp=1)
+    refused(lambda: hf_to_megatron(folder, tmp_path / "out", layout, None, lambda _: None), "its header is larger")

@@ -74,7 +74,7 @@ def refused(read: Callable[[], object], reason: str) -> None:
 def test_an_index(checkpoint: Path, marker: Path, kind: str) -> None:
     spoil, reason = INDEXES[kind]
     spoil(checkpoint, marker)
-    refused(lambda: PieceReader(checkpoint), reason)
+    refused(lambda: PieceReader(checkpoint, read_family(checkpoint / "hf")), reason)
 
 
 @pytest.mark.parametrize("kind", PIECES)
@@ -82,7 +82,7 @@ def test_the_words_before_a_tensor(checkpoint: Path, marker: Path, kind: str) ->
     spoil, reason = PIECES[kind]
     spoil(checkpoint, marker)
     key = weight_of(torch_index(checkpoint))
-    with PieceReader(checkpoint) as reader:
+    with PieceReader(checkpoint, read_family(checkpoint / "hf")) as reader:
         refused(lambda: reader.read(key), reason)
         refused(lambda: reader.fill(key, torch.empty(reader.size(key)), (0, 0)), reason)
 
@@ -137,7 +137,8 @@ READERS: dict[str, Callable[[Path, Path], None]] = {
 INDEXES_BY_ALL = [
     "bytes for a tensor", "a class of its own", "a class that is changed", "slots of a class", "a dotted name",
     "a thing kept elsewhere", "a place in a huge memory", "elements beyond all", "the file '../__0_0.distcp'",
-    "a length beyond the file", *(kind for kind in INDEXES if kind.endswith("its root")),
+    "a length beyond the file", "a value for each byte", "two hundred thousand pieces",
+    *(kind for kind in INDEXES if kind.endswith("its root")),
 ]  # fmt: skip
 PIECES_BY_ALL = [
     "a pickle instead", "an old torch file", "something else that is saved", "memory of memory", "a bomb for words",

@@ -16,6 +16,11 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorPr
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, check_cover, without_crc, write_index
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models import llama
+from aspo_megatron.models.family import Family
+
+FAMILY = Family("llama", llama.ROWS, {}, 2, 48, 72, 12, 6, 4, 97, 256, 1e-6, True, False, False)
+"""Of a small model; no more is asked of it here than how many tensors it may have."""
 
 TENSORS: dict[str, Callable[[], Tensor]] = {
     "fp32": lambda: torch.randn(5, 7),
@@ -50,7 +55,7 @@ def test_what_is_written_is_read(tmp_path: Path, crc: bool) -> None:
         assert torch.serialization.get_crc32_options()
     content = (tmp_path / "__0_0.distcp").read_bytes()
     assert all(piece.start % 64 == 0 for piece in pieces)
-    with PieceReader(tmp_path) as reader:
+    with PieceReader(tmp_path, FAMILY) as reader:
         for piece in pieces:
             want = tensors[piece.key]
             own = torch.load(io.BytesIO(content[piece.start : piece.start + piece.length]), weights_only=True)
@@ -62,12 +67,12 @@ def test_what_is_written_is_read(tmp_path: Path, crc: bool) -> None:
 def test_a_tensor_outlives_its_reader(tmp_path: Path) -> None:
     want = torch.randn(1000)
     write(tmp_path, {"t": want})
-    with PieceReader(tmp_path) as reader:
+    with PieceReader(tmp_path, FAMILY) as reader:
         found = reader.read("t")
     del reader
     assert torch.equal(found, want)
     found.add_(1)  # does not reach the file
-    with PieceReader(tmp_path) as again:
+    with PieceReader(tmp_path, FAMILY) as again:
         assert torch.equal(again.read("t"), want)
 
 
@@ -79,7 +84,7 @@ def test_pieces_of_one_tensor(tmp_path: Path) -> None:
         first.write("columns", whole[:, :3], (6, 8), (0, 0))
         second.write("columns", whole[:, 3:], (6, 8), (0, 3))
     write_index(tmp_path, [*second.pieces, *first.pieces])
-    with PieceReader(tmp_path) as reader:
+    with PieceReader(tmp_path, FAMILY) as reader:
         assert [len(part) for part in reader.read_parts("rows")] == [4, 2]
         assert torch.equal(reader.read("rows"), whole)
         assert torch.equal(reader.read("columns"), whole)
@@ -118,7 +123,7 @@ def refuse(folder: Path, piece: Piece, content: bytes, message: str) -> None:
     write_index(
         folder, [Piece(piece.key, piece.dtype, piece.whole, piece.offset, piece.size, piece.file, 0, len(content))]
     )
-    with PieceReader(folder) as reader, pytest.raises(CheckpointError, match=message):
+    with PieceReader(folder, FAMILY) as reader, pytest.raises(CheckpointError, match=message):
         reader.read(piece.key)
 
 

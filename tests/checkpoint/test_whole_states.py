@@ -88,7 +88,7 @@ def read_any(folder: Path) -> Any:
 
 def index(change: Callable[[Any], object]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        metadata = read_index(folder)
+        metadata = read_index(folder, weights=100)
         change(metadata)
         (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 

@@ -54,6 +54,10 @@ CONTENT: dict[str, tuple[bytes, str]] = {
     "zip": (b"PK\x03\x04\x14", "a zip archive"),
     "parquet": (b"PAR1\x15\x04", "a Parquet file; set kind: huggingface"),
     "deep lists": (b"[" * 200_000, "d.jsonl:1: nested more than 100 deep"),
+    "many values": (
+        line(x=0).replace(b"0}", b"[" + b"{}," * 3_000_000 + b"{}]}"),
+        "d.jsonl:1: JSON of more than 4,194",
+    ),
     "deep objects": (b'{"a":' * 200_000, "d.jsonl:1: nested more than 100 deep"),
     "deep field": (line(tests=0).replace(b"0}", b"[" * 400 + b"]" * 400 + b"}"), "d.jsonl:1: nested more than 100"),
     "number of 5000 digits": (

@@ -65,6 +65,12 @@ def laughs(levels: int = 60) -> bytes:
     return b"\x80\x04}(" + b"K\x01" + b"2\x86" * levels + b"K\x01u."
 
 
+def called(given: str, expected: str = "1", times: int = 1, lines: int = 1) -> str:
+    """Tests of a function."""
+    about = {"metadata": {"func_name": "f"}, "testtype": "functional"}
+    return json.dumps([{"input": given * lines, "output": expected, **about}] * times)
+
+
 TWO_LEVELS = packed(pickle.dumps(packed(b" " * (4 * MIB))))
 STREAM = zlib.compress(pickle.dumps(TEXT))
 BAD: dict[str, tuple[str, str]] = {
@@ -98,6 +104,14 @@ BAD: dict[str, tuple[str, str]] = {
     "an extension": (packed(b"\x80\x02\x82\x01."), "EXT1"),
     "a persistent id": (packed(b"Pabc\n."), "PERSID"),
     "a terminal's escapes": (packed(b"\x80\x04\x8c\x05\x1b[31m\x8c\x01b\x93."), "ask for ␛\\[31m.b"),
+    "many values": (packed(pickle.dumps("[" + "{}," * 3_000_000 + "{}]")), "tests: JSON of more than 4,194,304 values"),
+    "many values, plain": ("[" + "{}," * 3_000_000 + "{}]", "tests: JSON of more than 4,194,304 values"),
+    "many outputs": (called("1", "[" + "{}," * 1_000_000 + "{}]", times=3), "outputs: JSON of more than"),
+    "many values as arguments": (
+        called("[" + "{}," * 1_000_000 + "{}]\n", times=3, lines=3),
+        "arguments: JSON of more",
+    ),
+    "many arguments": (called("11\n", lines=10_000), "more than 1000 arguments"),
     "deep JSON": (packed(pickle.dumps("[" * 200_000 + "]" * 200_000)), "nested too deeply"),
     "deep JSON, plain": ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
     "deep objects": ('{"inputs":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
@@ -165,3 +179,13 @@ def test_a_list_that_is_changed_does_not_change_the_next_one():
     tests = read_tests(problem(TEXT))
     tests.clear()
     assert len(read_tests(problem(TEXT))) == 1
+
+
+def test_large_tests_are_read():
+    """Text of several MiB with commas, and as many numbers in lists as problems have."""
+    text, numbers = "1,2,3\n" * 3_000_000, list(range(1_000_000))
+    stream = json.dumps([{"input": text, "output": "2\n", "testtype": "stdin"}])
+    assert read_tests(problem(packed(pickle.dumps(stream)))) == [CodeTest(None, text, "2\n")]
+    call = json.dumps({"fn_name": "f", "inputs": [[numbers], [numbers]], "outputs": [[1], [1]]})
+    assert read_tests(problem(call))[0].given == json.dumps([numbers])
+    assert len(read_tests(problem(called(json.dumps(numbers), json.dumps(text), times=3)))) == 3
