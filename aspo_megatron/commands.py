@@ -206,10 +206,12 @@ def losses() -> None:
 def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
     from aspo_megatron.handover import handed_over, reading_shown
+    from aspo_megatron.imitations import check_imitations
     from aspo_megatron.inputs import read_inputs
 
     inputs = read_inputs(run, reading_shown(run.train.steps))
     inputs.check_tokens()
+    check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     with handed_over(inputs.train, inputs.heldout) as path:
         del inputs  # the run may last for days
         yield [] if path is None else [path]

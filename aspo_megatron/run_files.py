@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.decoding import decode
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
@@ -48,12 +49,12 @@ def sample_records(
             "problem": sample.problem_id,
             "question": problems[sample.problem_id].question,
             "answer": problems[sample.problem_id].answer,
-            "response": tokenizer.decode(sample.response_ids),
+            "response": decode(tokenizer, sample.response_ids),
             "reward": sample.reward,
             "advantage": sample.advantage,
             "finish_reason": sample.finish_reason,
             "weight_versions": sample.versions,
-            "tokens": [tokenizer.decode([token]) for token in sample.response_ids.tolist()],
+            "tokens": [decode(tokenizer, [token]) for token in sample.response_ids.tolist()],
             "weights": sample_weights(loss, sample, log_probs, entropy),
         }
         for sample, log_probs, entropy in outputs

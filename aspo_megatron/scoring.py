@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.decoding import decode
 from aspo_megatron.rewards.pool import PendingRewards, Reward, RewardPool, log_errors
 
 
@@ -35,7 +36,7 @@ class Scoring:
 
     def begin(self, problem: Problem, samples: list[Sample]) -> None:
         """Have a complete group scored; from any thread, but not beside `results`."""
-        texts = [self._tokenizer.decode(sample.response_ids, skip_special_tokens=True) for sample in samples]
+        texts = [decode(self._tokenizer, sample.response_ids, skip_special_tokens=True) for sample in samples]
         pending = self._rewards.submit((problem, text) for text in texts)
         self._begun[id(samples)] = samples, texts, pending  # which keeps the samples, and so their id, alive
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.decoding import refusal
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line, reason_of
 from aspo_megatron.models.data_only import read_tokenizer_config
@@ -25,7 +26,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face folder.
 
     Raises:
-        CheckpointError: the folder has none, it cannot be read, or it needs code of its own.
+        CheckpointError: the folder has none, it cannot be read, it needs code of its own, or responses may not be
+            decoded with it.
     """
     name = one_line(folder)
     if not any((folder / file).is_file() for file in FILES):
@@ -39,13 +41,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         config.tokenizer_class = family.hf_config["tokenizer_class"]
     try:
         # What is damaged or hostile shows there; then it is loaded here.
-        with Apart[Path, None](lambda path: _try(path, config)) as elsewhere:
-            elsewhere(folder, _SECONDS)
-        return _load(folder, config)
+        with Apart[Path, str | None](lambda path: _try(path, config)) as elsewhere:
+            refused = elsewhere(folder, _SECONDS)
+        if refused is None:
+            return _load(folder, config)
     except ApartError as error:
         raise CheckpointError(f"{name}: the tokenizer cannot be read ({error})") from error
     except Exception as error:  # of a library that raises all kinds
         raise CheckpointError(f"{name}: the tokenizer cannot be read ({reason_of(error)})") from error
+    raise CheckpointError(f"{name}: the tokenizer cannot be used: {refused}")
 
 
 def _load(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
@@ -57,9 +61,12 @@ def _load(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _try(folder: Path, config: PretrainedConfig) -> None:
-    """Use a tokenizer in all the ways in which it is used later."""
+def _try(folder: Path, config: PretrainedConfig) -> str | None:
+    """Use a tokenizer in all the ways in which it is used later; why it is refused, if it is."""
     tokenizer = _load(folder, config)
+    refused = refusal(tokenizer)
+    if refused is not None:
+        return refused
     ids = tokenizer(["1 + 1 ="])["input_ids"][0]
     tokenizer.decode(ids)
     tokenizer.decode(sorted(tokenizer.get_vocab().values()))  # a decoder may make much of little
@@ -71,6 +78,7 @@ def _try(folder: Path, config: PretrainedConfig) -> None:
     for template in templates.values() if isinstance(templates, dict) else (templates,):
         if not isinstance(template, str | None):
             raise TypeError(f"its chat template is no text, but a {type(template).__name__}")
+    return None
 
 
 def _refuse_code(folder: Path, family: Family, config: dict[str, Any]) -> None:

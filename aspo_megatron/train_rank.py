@@ -16,6 +16,7 @@ from aspo_megatron.data.sources import silent
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.handover import reading_shown
+from aspo_megatron.imitations import check_imitations
 from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, weights_digest
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
@@ -54,6 +55,8 @@ def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
     tell = reading_shown(config.train.steps) if leader else silent
     inputs = read_as_rank(config, leader=leader, handed=handed, tell=tell)
     inputs.check_tokens()
+    if leader and handed is None:
+        check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     return inputs
 
 

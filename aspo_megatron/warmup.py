@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.data.dealing import Dealer, dealer
+from aspo_megatron.data.dealing import Dealer
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.data.stream import ProblemStream
+from aspo_megatron.decoding import encode
+from aspo_megatron.imitations import imitated, imitated_text
 from aspo_megatron.losses import LossOutput, Stat
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model import PolicyModel
@@ -41,7 +42,7 @@ def warm_up(
         config.parallel,
     )
     limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, temperature=1.0)
-    stream = ProblemStream(dealer(problems).answered(), config.seed)
+    stream = imitated(problems, config.seed)
     loss = 0.0
     for number in range(config.warmup.updates):
         if stopped():
@@ -66,9 +67,8 @@ def _each_token_counts_one(sample: Sample) -> tuple[float, float]:
 
 def _imitation(problem: Problem, response: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
     """The reference answer as if it had been sampled, with the end-of-sequence token if there is one."""
-    text = response.replace("{answer}", problem.answer or "")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], *end], dtype=np.int64)
+    ids = np.array([*encode(tokenizer, imitated_text(problem, response)), *end], dtype=np.int64)
     return Sample(
         problem_id=problem.id,
         group=0,

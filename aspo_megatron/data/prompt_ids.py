@@ -30,10 +30,12 @@ class PromptMaker:
     """Makes tokens of texts. Use as a context manager.
 
     With `chat` a text is what the user says, after `system` if that is given: the chat template makes a prompt of it,
-    up to where the answer begins.
+    up to where the answer begins. Without `special` a text is not a prompt, and no tokens are put around it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, chat: bool, system: str | None = None, special: bool = True
+    ) -> None:
         """`tokenizer`: of the model.
 
         Raises:
@@ -44,7 +46,7 @@ class PromptMaker:
         if chat:
             import jinja2.sandbox  # noqa: F401 (here, and not again in each process)
         try:
-            self._work = Apart(_Work(tokenizer, system))
+            self._work = Apart(_Work(tokenizer, system, special))
         except ApartError as error:
             raise ConfigError(f"{self._folder}: the tokenizer cannot be used: {error}") from error
         self._begun = False
@@ -97,8 +99,8 @@ class PromptMaker:
 class _Work:
     """What the process does."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None, special: bool) -> None:
+        self._tokenizer, self._special = tokenizer, special
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self._rendered: list[str] = []
 
@@ -112,7 +114,7 @@ class _Work:
             # The template writes the special tokens itself.
             encoded = self._tokenizer(self._rendered, add_special_tokens=False)
         else:
-            encoded = self._tokenizer(texts)
+            encoded = self._tokenizer(texts, add_special_tokens=self._special)
         found: list[list[int]] = encoded["input_ids"]
         if not all(type(token) is int and token >= 0 for ids in found for token in ids):
             raise ValueError("it does not make whole numbers of a text")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.metrics.record import SAMPLES_FILE
 from aspo_megatron.metrics.sample_file import read_samples
@@ -55,6 +56,9 @@ def calibration_texts(
         problems: those that the run trains on.
         tokenizer: of the model.
         count: how many sequences at most. Longer ones than 4096 tokens are cut.
+
+    Raises:
+        UserError: the responses cannot be read, or the tokenizer fails with one of them.
     """
     texts = [ids[:_LONGEST] for ids in _recorded(run, problems, tokenizer, count)]
     left = min(count - len(texts), len(problems))
@@ -68,10 +72,14 @@ def _recorded(
     if not (run / SAMPLES_FILE).is_file() or not (run / SAMPLES_FILE).stat().st_size:
         return []
     prompts = {(problem.id, problem.question): problem.prompt_ids for problem in problems}
-    texts = []
-    for sample in read_samples(run, count=count).samples:
-        prompt = prompts.get((sample.problem, sample.question))
-        if prompt is not None:  # the run may have been given other problems since
-            response = tokenizer(sample.response, add_special_tokens=False)["input_ids"]
-            texts.append((*prompt, *response))
-    return texts
+    # The run may have been given other problems since.
+    asked = [
+        sample for sample in read_samples(run, count=count).samples if (sample.problem, sample.question) in prompts
+    ]
+    names = [f"the recorded response to problem {sample.problem}" for sample in asked]
+    with PromptMaker(tokenizer, chat=False, special=False) as maker:
+        responses = list(maker.ids([sample.response for sample in asked], names))
+    return [
+        (*prompts[sample.problem, sample.question], *response)
+        for sample, response in zip(asked, responses, strict=True)
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from aspo_megatron.decoding import decode
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
@@ -35,7 +36,7 @@ class EndRule:
             return True
         if not self.stops:
             return False
-        tail = self.tokenizer.decode(tokens[-self._window :])
+        tail = decode(self.tokenizer, tokens[-self._window :])
         return any(stop in tail for stop in self.stops)
 
 

@@ -64,6 +64,21 @@ def elsewhere(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
 
 
+def decoder(*steps: object) -> Spoil:
+    """One that does these steps after its own."""
+
+    def write(folder: Path) -> None:
+        own = json.loads((folder / "tokenizer.json").read_text())["decoder"]
+        change("tokenizer.json", decoder={"type": "Sequence", "decoders": [own, *steps]})(folder)
+
+    return write
+
+
+def replace(kind: str, pattern: str, content: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+BACKTRACKING = r"\A(?!<\|end\|>!)(?!1 \+)(([\s\S])+)+[^\s\S]"
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 CASES: dict[str, tuple[Spoil, tuple[str, ...], list[str]]] = {
     "10^9 layers": (config(num_hidden_layers=10**9), ALL, ["config.json", "num_hidden_layers", "1000000000"]),
@@ -82,6 +97,16 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], list[str]]] = {
         ["config.json: transformers refuses it", "use_cache"],
     ),
     "tokenizer {}": (content("tokenizer.json", "{}"), TOKENIZER, ["model: the tokenizer cannot be read", "KeyError"]),
+    "a decoder without end": (
+        decoder({"type": "Fuse"}, replace("Regex", BACKTRACKING, "x")),
+        TOKENIZER,
+        ["model: the tokenizer cannot be used: its decoder has a Replace with a regular expression"],
+    ),
+    "a decoder that floods": (
+        decoder(replace("Regex", "[a-z][0-9A-Z]", "\U0001d538" * 15_000)),
+        TOKENIZER,
+        ["model: the tokenizer cannot be used: its decoder has a Replace with a regular expression"],
+    ),
     "its own tokenizer": (
         change("tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]}),
         TOKENIZER,
@@ -92,7 +117,12 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], list[str]]] = {
     "a template without end": (content("chat_template.jinja", LOOP), TOKENIZER, ["takes longer than"]),
 }
 
-AS_COMMANDS = [("10^9 layers", "plan"), ("a link", "convert"), ("a template without end", "train")]
+AS_COMMANDS = [
+    ("10^9 layers", "plan"),
+    ("a link", "convert"),
+    ("a template without end", "train"),
+    ("a decoder without end", "eval"),
+]
 """Cases that are run as a user runs them; the others call what the command calls."""
 
 

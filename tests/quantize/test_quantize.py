@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,30 @@ def test_texts_are_recorded_responses_and_then_prompts(run: Path) -> None:
     assert decoded[:2] == [f"{first.question} = 12", f"{second.question} = 4"]
     assert texts.sequences[2:] == tuple(inputs.train[index * len(inputs.train) // 8].prompt_ids for index in range(8))
     assert calibration_texts(run, inputs.train, inputs.tokenizer, 10).responses == 0
+
+
+def test_a_recorded_response_that_the_tokenizer_fails_with_is_one_line(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(run / "hf", tmp_path / "hf"))
+    whole = json.loads((model / "tokenizer.json").read_text())
+    whole["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (model / "tokenizer.json").write_text(json.dumps(whole))
+    inputs = read_inputs(load_config(run / "config.yaml", [f"model.path={model}"]))
+    first, second = inputs.train[:2]
+    record(run, [(first.id, first.question, " 12"), (second.id, second.question, "a" * 40 + "!")])
+    with pytest.raises(ConfigError) as raised:
+        calibration_texts(run, inputs.train, inputs.tokenizer, 10)
+    (run / "samples.jsonl").unlink()
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{model}: the tokenizer fails: PanicException")
+    assert f"at the recorded response to problem {second.id}" in line
+    assert "panicked" not in capfd.readouterr().err
 
 
 def test_figures_of_the_change() -> None:
