@@ -18,6 +18,7 @@ from aspo_megatron.rewards.sympy_size import sympy_size
 TARGETS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 
 _LATEX = re.compile(r"(?:first|next\d)_latex(\w+)")
+_GOES_ON = re.compile(r"[,;]\s*(?:\\[lc]?dots[a-z]?(?![a-zA-Z])|\.\.\.|\u2026)[^=]*\Z")
 
 
 class TooBigError(Exception):
@@ -74,3 +75,8 @@ def _normalized(latex: str, target: Any, environment: str) -> str:
     config = target.normalization_config
     normalized: str = normalize_latex(latex, replace(config, boxed="last") if environment == "Boxed" else config)
     return normalized
+
+
+def goes_on(formula: str) -> bool:
+    r"""Whether a list, in the last side of a formula, is not given in full: `1,2,\ldots`, which is read as 1 and 2."""
+    return _GOES_ON.search(formula) is not None

@@ -12,19 +12,23 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import sympy
 from math_verify import parse, verify
 from math_verify.parser import parse_latex_cached
 from sympy.core.cache import clear_cache
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.answers import TARGETS, TooBigError, read_answer
+from aspo_megatron.rewards.answers import TARGETS, TooBigError, goes_on, read_answer
 from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
-from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, last_side, says_unequal
+from aspo_megatron.rewards.equations import is_told_apart
+from aspo_megatron.rewards.finite import is_finite_where_needed
+from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, is_boxed, last_side, says_unequal
 from aspo_megatron.rewards.latex_size import LIMIT, latex_size
 from aspo_megatron.rewards.magnitude import Size
 from aspo_megatron.rewards.sympy_size import sympy_size
 from aspo_megatron.rewards.text import named
 from aspo_megatron.rewards.values import same_by_value
+from aspo_megatron.rewards.words import read_word_reference, read_words
 
 # math-verify warns that its own time limit is off; the one of `score` and the reward pool's hold instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -80,7 +84,17 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
                 raise _UnreadableError
             if formula is None or (says_unequal(formula) and not says_unequal(f"\\boxed{{{text}}}")):
                 return 0.0
-            return _compare(reference, formula, size.grown(_MORE_THAN_THE_REFERENCE), reads_last_side="=" not in text)
+            words, given = read_word_reference(text), read_words(formula)
+            if words is not None and given is not None:
+                return float(words == given)
+            if words is not None:
+                reference = _parse_reference(rf"\text{{{words}}}")
+            about = size.grown(_MORE_THAN_THE_REFERENCE)
+            answer = _read_within(formula, about, reads_last_side="=" not in text)
+            if not answer or (goes_on(formula if is_boxed(formula) else answer[-1]) and not goes_on(text)):
+                return 0.0
+            is_product = words is not None and isinstance(answer[0], sympy.Mul | sympy.Pow)
+            return 0.0 if is_product else _compare(reference, answer, about)
     except OutOfTimeError:
         _forget()
         return 0.0
@@ -89,16 +103,24 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
         raise
 
 
-def _compare(reference: list[Any], formula: str, about: Size, *, reads_last_side: bool) -> float:
+def _compare(reference: list[Any], answer: list[Any], about: Size) -> float:
     """Compare with a reference, where an answer may be `about` that large if that is more than the limits."""
-    try:
-        answer = _read(formula, LIMIT.join(about), reads_last_side)
-    except TooBigError:
-        return 0.0
     same = same_by_value(reference[0], answer[0]) if len(answer) > 1 else None
     if same is None and all(sympy_size(read).fits(_ALGEBRA.join(about)) for read in answer):
-        same = verify(reference, answer, timeout_seconds=None)
+        same = (
+            is_finite_where_needed(reference[0], *answer)
+            and verify(reference, answer, timeout_seconds=None)
+            and is_told_apart(reference[0], answer[0])
+        )
     return float(same or False)
+
+
+def _read_within(formula: str, about: Size, *, reads_last_side: bool) -> list[Any]:
+    """The answer; nothing if it is too big."""
+    try:
+        return _read(formula, LIMIT.join(about), reads_last_side)
+    except TooBigError:
+        return []
 
 
 def _read(formula: str, limit: Size, reads_last_side: bool) -> list[Any]:

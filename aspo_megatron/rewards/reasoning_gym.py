@@ -5,8 +5,10 @@ Some families give part of the credit to an answer that contains the right one, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 from reasoning_gym import get_score_answer_fn
 
@@ -31,10 +33,19 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
     answer = extract_answer(response, problem.answer)
     try:
         with cpu_limit(seconds):
-            is_safe = is_plain(answer, problem.answer or "", kind)
-            return rule(answer=answer if is_safe else "", entry=problem.metadata["entry"])
+            entry = problem.metadata["entry"]
+            is_safe = is_plain(answer, problem.answer or "", kind) and _uses_numbers(answer, problem.metadata)
+            return rule(answer=answer if is_safe else "", entry=entry)
     except OutOfTimeError:
         return 0.0
+
+
+def _uses_numbers(answer: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether the numbers are those of the problem, which the rule of puzzle24 does not look at."""
+    if metadata["family"] != "puzzle24":
+        return True
+    numbers = metadata["entry"]["metadata"]["numbers"]
+    return sorted(re.findall(r"\d+", answer)) == sorted(map(str, numbers))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
@@ -13,8 +14,11 @@ _CLEARLY_IF_SMALL = 1e-2
 _NOTHING = 1e-40
 """What is smaller may be what is left of numbers that cancel."""
 
-_POINTS = 2
+POINTS = 2
+"""At how many points formulas with variables are looked at."""
+
 _EXACT = (sympy.Rational, sympy.Add, sympy.Mul, sympy.Pow, sympy.factorial, sympy.binomial)
+_UNKNOWN = (sympy.core.function.AppliedUndef, sympy.Derivative)
 # Their value takes a while, or their name is all that counts.
 _UNSUITED = (
     sympy.Integral,
@@ -46,7 +50,7 @@ def same_by_value(reference: Any, answer: Any) -> bool | None:
         if None not in exact:
             return bool(exact[0] == exact[1])
         if _is_suited(reference) and _is_suited(answer):
-            differ = any(_differ_at(reference, answer, point) for point in range(_POINTS))
+            differ = any(_differ_at(reference, answer, point) for point in range(POINTS))
             return False if differ else None
     except Exception:  # Of the many things that evaluating odd formulas can raise, all mean that it is not known.
         return None
@@ -67,10 +71,8 @@ def _is_suited(expression: Any) -> bool:
 
 
 def _differ_at(one: Any, other: Any, point: int) -> bool:
-    # By name, so that symbols that are said to be real and others of the same name have the same value.
-    names = sorted({symbol.name for symbol in one.free_symbols | other.free_symbols})
-    values = {name: sympy.Rational(7 * index + 11 + 5 * point, 23) for index, name in enumerate(names)}
-    first, second = (_value(expression, values) for expression in (one, other))
+    names = names_of(one, other)
+    first, second = (evaluate(expression, names, point) for expression in (one, other))
     if first is None or second is None:
         return False
     larger = max(abs(first), abs(second))
@@ -79,8 +81,28 @@ def _differ_at(one: Any, other: Any, point: int) -> bool:
     return bool(abs(first - second) > allowed)
 
 
-def _value(expression: Any, values: dict[str, Any]) -> Any:
-    """A number of 15 digits; None if it is not one."""
+def evaluate(expression: Any, names: Iterable[str], point: int, digits: int = _DIGITS) -> Any:
+    """The value of an expression at a point, complex perhaps; None if it is not known to be a finite number.
+
+    Variables have a fraction each, others at each point. What is applied to something and not known otherwise, as f
+    in f(x), is one more variable.
+
+    Args:
+        expression: any.
+        names: those of all variables in question, so that different expressions have the same values for them.
+        point: counted from 0.
+        digits: significant ones.
+    """
+    if expression.has(*_UNKNOWN):
+        expression = expression.replace(lambda part: isinstance(part, _UNKNOWN), lambda part: sympy.Symbol(str(part)))
+        names = {*names, *(symbol.name for symbol in expression.free_symbols)}
+    # By name, so that symbols that are said to be real and others of the same name have the same value.
+    values = {name: sympy.Rational(7 * index + 11 + 5 * point, 23) for index, name in enumerate(sorted(names))}
     subs = {symbol: values[symbol.name] for symbol in expression.free_symbols}
-    value = expression.evalf(_DIGITS, subs=subs, maxn=_MOST_DIGITS)
-    return value if value.is_number and value.is_finite else None
+    value = expression.evalf(digits, subs=subs, maxn=_MOST_DIGITS)
+    return value if value.is_number and value.is_finite and not value.has(sympy.AccumBounds) else None
+
+
+def names_of(*expressions: Any) -> set[str]:
+    """The names of the variables in expressions."""
+    return {symbol.name for expression in expressions for symbol in expression.free_symbols}

@@ -154,3 +154,33 @@ def test_the_limit_of_the_pool_is_passed_on(tmp_path):
     problem = asked("chain_sum")
     assert scorer(problem, problem.answer or "").value == 1.0
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("family", ["simple_integration", "intermediate_integration"])
+def test_the_integral_of_the_question_is_no_answer(family):
+    for entry in reasoning_gym.create_dataset(family, size=60, seed=3):
+        problem = Problem("p-0", "?", (1,), entry["answer"], {"family": family, "entry": entry})
+        integrand, variable = entry["metadata"]["integrand"], entry["metadata"]["variable"]
+        integral = f"Integral({integrand}, {variable})"
+        if integral not in problem.answer:
+            assert evaluate(problem, integral) == evaluate(problem, f"2*{integral} - {integral} + C") == 0.0
+        assert evaluate(problem, problem.answer) == 1.0
+
+
+def test_integrals_that_the_reference_has_may_be_in_an_answer():
+    entry = next(
+        entry
+        for entry in reasoning_gym.create_dataset("intermediate_integration", size=60, seed=3)
+        if "Integral" in entry["answer"]
+    )
+    problem = Problem("p-0", "?", (1,), entry["answer"], {"family": "intermediate_integration", "entry": entry})
+    assert evaluate(problem, f"7 + {entry['answer']}") == 1.0
+    assert evaluate(problem, f"{entry['answer']} + 0*Integral(x**2, x)") == 0.0
+
+
+def test_a_formula_for_24_uses_the_numbers_of_the_problem():
+    entry = reasoning_gym.create_dataset("puzzle24", size=1, seed=5)[0]
+    entry["metadata"]["numbers"] = [2, 3, 5, 5]
+    problem = Problem("p-0", "?", (1,), None, {"family": "puzzle24", "entry": entry})
+    assert evaluate(problem, "5*5 - 3 + 2") == 1.0
+    assert {evaluate(problem, answer) for answer in ("6*4*1*1", "5*5 - 3/3", "24", "8*3 + 5 - 5", "")} == {0.01}
