@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.line_file import LineFile
-from aspo_megatron.reading import open_file
+from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
 
 _LARGEST_STEP = 1 << 53
 _SHOWN = 5
+_MOST_DAMAGED = 100_000
+_MOST_DAMAGED_BYTES = 256 << 20
+_SHORTEST = len('{"step": 0}\n')
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,51 @@ def read_lines(path: Path, *, numbers_only: bool) -> Iterator[Line]:
 
     Raises:
         OSError: the file cannot be read.
+        UserError: too much of it is damaged, see `Damage`.
+    """
+    damage = Damage(path)
+    for number, data in bounded_lines(path):
+        record = _record(data, numbers_only) if data.endswith(b"\n") else None
+        if record is None:
+            damage.count(len(data))
+        yield Line(number, data, record)
+
+
+def bounded_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers, but for an unfinished last one that begins as a record does.
+
+    What is longer than any line that is written comes in pieces, none of which is a record.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     with open_file(path) as file:
-        for number, data in enumerate(file, start=1):
-            if data.endswith(b"\n") or not data.startswith(b"{"):
-                record = _record(data, numbers_only) if data.endswith(b"\n") else None
-                yield Line(number, data, record)
+        number = 0
+        while data := file.readline(MOST_BYTES):
+            number += 1
+            if data.endswith(b"\n") or len(data) == MOST_BYTES or not data.startswith(b"{"):
+                yield number, data
+
+
+class Damage:
+    """How much of a file is damaged. What an accident leaves is little: a file of nothing else is no run's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = self._bytes = 0
+
+    def count(self, size: int) -> None:
+        """One more line, of so many bytes.
+
+        Raises:
+            UserError: there are too many; names the file.
+        """
+        self._lines, self._bytes = self._lines + 1, self._bytes + size
+        if self._lines > _MOST_DAMAGED or self._bytes > _MOST_DAMAGED_BYTES:
+            raise UserError(
+                f"{one_line(self._path)}: {self._lines:,} damaged lines of {self._bytes >> 20} MiB, and perhaps more; "
+                "no accident leaves so many: move the file away"
+            )
 
 
 def set_aside(path: Path, lines: Iterable[Line]) -> Path:
@@ -85,7 +128,9 @@ def named_spans(what: str, spans: Sequence[range]) -> str:
 
 def _record(data: bytes, numbers_only: bool) -> dict[str, Any] | None:
     try:
-        record = json.loads(data.decode("utf-8-sig"))
+        if len(data) < _SHORTEST:
+            return None
+        record = parse_json(data.decode("utf-8-sig"), "a line")
         step = record["step"]
         if not isinstance(record, dict) or type(step) is not int or not 0 <= step <= _LARGEST_STEP:
             return None
@@ -93,5 +138,5 @@ def _record(data: bytes, numbers_only: bool) -> dict[str, Any] | None:
             for value in record.values():
                 float(value)
         return record
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (UserError, ValueError, TypeError, KeyError, OverflowError):
         return None

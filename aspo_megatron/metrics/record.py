@@ -254,6 +254,10 @@ def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
 
     What goes stands at the end as a rule: then the file is cut off there, which a full disk allows.
     """
+    if step < 0:  # nothing is kept
+        if path.is_file():
+            os.truncate(path, 0)
+        return
     is_metrics = path.name == METRICS_FILE
     there: set[int] = set()
     damaged: list[Line] = []
@@ -261,7 +265,7 @@ def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
     for line in read_lines(path, numbers_only=is_metrics) if path.is_file() else ():
         position += len(line.data)
         if line.record is None:
-            damaged += [line] * (step >= 0)
+            damaged.append(line)
         elif line.step <= step:
             there.add(line.step)
             kept, end = kept + len(line.data), position

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.damage import named
+from aspo_megatron.metrics.damage import Damage, bounded_lines, named
 from aspo_megatron.metrics.record import SAMPLES_FILE
-from aspo_megatron.reading import MOST_BYTES, open_file, own_file, parse_json
+from aspo_megatron.reading import own_file, parse_json
 from aspo_megatron.streams import say
 
 
@@ -74,12 +74,14 @@ def read_samples(
     matching = total = 0
     refused: list[int] = []
     first = ""
+    damage = Damage(path)
     for number, line in _whole_lines(path):
         try:
             sample = _sample(line, f"{name}, line {number}")
         except UserError as error:
             first = first or str(error)
             refused.append(number)
+            damage.count(len(line))
             continue
         total += 1
         problems[sample.problem] += 1
@@ -112,13 +114,7 @@ def _none_matches(step: int | None, problem: str | None, steps: Counter[int], pr
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines, numbered; an unfinished last line is left out: the run may be writing it."""
     try:
-        with open_file(path) as file:
-            number = 0
-            while line := file.readline(MOST_BYTES):  # a longer line comes in pieces, none of which is a response
-                number += 1
-                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
-                    return
-                yield number, line
+        yield from bounded_lines(path)
     except FileNotFoundError as error:
         what = "no such file; is this a run folder, and was log.samples_per_step above 0?"
         raise UserError(f"{one_line(path)}: {what}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.damage import named, named_spans
 from aspo_megatron.metrics.record import Recorder, read_metrics
+from aspo_megatron.metrics.sample_file import read_samples
 
 DAMAGED = {
     "zeros within": b'{"step": 3, "a": \0\0\0}\n',
@@ -195,3 +197,48 @@ def test_a_full_disk_allows_to_cut_what_is_at_the_end(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "replace", full)
     assert go_on(tmp_path, 4) == []
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 5
+
+
+GOOD = b'{"step": 1, "a": 1.0}\n'
+NO_ACCIDENT = {
+    "a hole": b"",
+    "empty lines": b"\n" * 200_000,
+    "short lines": b"{\n" * 200_000,
+    "lines that must be parsed": b"{aaaaaaaaaaa\n" * 100_001,
+    "long lines": (b"x" * (1 << 22) + b"\n") * 80,
+}
+
+
+@pytest.mark.parametrize("kind", NO_ACCIDENT)
+def test_a_file_that_no_accident_leaves_is_refused_early(tmp_path: Path, kind: str) -> None:
+    """In little memory and time, whatever its size; nothing of it is changed."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_bytes(GOOD + NO_ACCIDENT[kind] + GOOD)
+        if kind == "a hole":
+            os.truncate(tmp_path / name, 20 << 30)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), before[1]))
+    try:
+        for read in (
+            lambda: read_metrics(tmp_path / "metrics.jsonl"),
+            lambda: read_samples(tmp_path),
+            lambda: go_on(tmp_path, 1),
+        ):
+            with pytest.raises(UserError, match=r"(metrics|samples)\.jsonl: .* damaged lines .* move the file away"):
+                read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == size
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "samples.jsonl"}
+    go_on(tmp_path, -1)  # a run that begins anew needs none of it
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0]
+
+
+def test_many_values_in_a_line_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "a": [' + b"{}," * (5 << 20) + b"{}]}\n" + GOOD)
+    told: list[str] = []
+    assert read_metrics(path, warn=told.append) == [{"step": 1.0, "a": 1.0}]
+    assert "line 1: damaged" in told[0]

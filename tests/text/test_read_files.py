@@ -263,7 +263,7 @@ def test_a_configuration_from_the_shell(tmp_path: Path) -> None:
 
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspo_megatron.metrics.sample_file.MOST_BYTES", 1000)
+    monkeypatch.setattr("aspo_megatron.metrics.damage.MOST_BYTES", 1000)
     monkeypatch.setattr("aspo_megatron.eval_file.MOST_BYTES", 1000)
     response = json.dumps({"problem": "p", "response": "r", "reward": 1.0} | LINE)
     long = json.dumps({"problem": "p", "response": "r" * 5000, "reward": 1.0} | LINE)
