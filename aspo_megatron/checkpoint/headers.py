@@ -36,6 +36,7 @@ _INDEX = "model.safetensors.index.json"
 _MOST_BESIDE, _MOST_OF_A_TENSOR = 16 << 20, 1 << 10
 """Bytes of what headers say besides tensors, and of a tensor."""
 
+_MOST_EXTRA = 16 << 20
 _COMPUTED = ".rotary_emb.inv_freq"
 """How the names of tensors end that are no weights, which older files hold all the same."""
 
@@ -179,6 +180,8 @@ def kept_extra(source: Path) -> dict[str, Tensor]:
     if not os.path.lexists(path):
         return {}
     refuse_foreign_file(source, path)
+    if path.stat().st_size > _MOST_EXTRA:
+        raise CheckpointError(f"{one_line(path)}: larger than what is kept beside a model's tensors")
     try:
         found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:

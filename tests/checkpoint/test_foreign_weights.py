@@ -200,6 +200,10 @@ KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "headers/a.safetensors").write_bytes(b'{"a":[' + b"{}," * 3_000_000 + b"{}]}"),
         r"headers/a\.safetensors: not the header of a safetensors file: JSON of more than 4,194,304 values",
     ),
+    "more beside the weights than any": (
+        extra(save({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(5 << 20)})),
+        r"extra\.safetensors: larger than what is kept beside",
+    ),
     "an index that leads out": (kept_index("../../x.safetensors"), "not the index of the headers"),
     "an index of no end": (
         lambda folder: ((folder / "headers/model.safetensors.index.json").touch(),
