@@ -80,7 +80,8 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
                 raise _UnreadableError
             if formula is None or (says_unequal(formula) and not says_unequal(f"\\boxed{{{text}}}")):
                 return 0.0
-            return _compare(reference, formula, size.grown(_MORE_THAN_THE_REFERENCE), reads_last_side="=" not in text)
+            about = size.join(sympy_size(reference[0])).grown(_MORE_THAN_THE_REFERENCE)
+            return _compare(reference, formula, about, reads_last_side="=" not in text)
     except OutOfTimeError:
         _forget()
         return 0.0
