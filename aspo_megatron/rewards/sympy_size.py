@@ -17,6 +17,8 @@ from aspo_megatron.rewards.magnitude import CONSTANT, LOG_2, SYMBOL, Arithmetic,
 _MOST_NODES = 5000
 _ROUNDED_TERMS = 40
 _FUNCTIONS_IN_TERMS = 100
+_FEW = 12
+_POWER_OF_SYMBOLS = 4
 _ROUNDED_FACTORS = 5
 _SYMBOLS_TO_SOLVE = 4
 _DEGREE_TO_SOLVE = 3
@@ -74,7 +76,8 @@ class _Walk:
         if isinstance(node, sympy.Integral | sympy.Limit):
             self.slow += not is_quick(node)
         if isinstance(node, sympy.Pow | sympy.MatPow) and getattr(node.base, "is_Matrix", False):
-            self.slow += not isinstance(node.exp, sympy.Integer)
+            most = _POWER_OF_SYMBOLS if node.base.free_symbols else math.inf
+            self.slow += not (isinstance(node.exp, sympy.Integer) and abs(node.exp) <= most)
         is_rounding = isinstance(node, _ROUNDING)
         self._rounded += is_rounding
         bounds = [self.bound(argument) for argument in node.args]
@@ -134,7 +137,7 @@ class _Walk:
         self._symbol = Bound(max(outer.digits, math.log10(max(count, 1.0))), degree=1.0)
         body = self.bound(node.function)
         self._symbol = outer
-        self.slow += not self._is_quick(node, count)
+        self.slow += not self._is_quick(node, count) or (count > _FEW and body.terms > _FEW)
         at_once = body.is_low and isinstance(node, sympy.Sum) and bool(node.function.is_polynomial())
         return self.arithmetic.repeated(body, count, product=isinstance(node, sympy.Product), at_once=at_once)
 
@@ -143,6 +146,8 @@ class _Walk:
         ends = [end for limits in node.limits for end in limits[1:]]
         if not all(end.is_number and end.is_finite for end in ends):
             return is_quick(node)
+        if node.free_symbols and node.function.has(sympy.binomial):
+            return False  # It is taken for a hypergeometric function.
         inner = list(sympy.preorder_traversal(node.function))
         functions = sum(isinstance(each, sympy.Function) or _is_root(each) for each in inner)
         if not self._rounded:

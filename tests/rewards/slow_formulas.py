@@ -8,6 +8,7 @@ SLOW_FORMULAS: dict[str, tuple[str, ...]] = {
     "series of matrices": (
         *(rf"{head}{THREE}{tail}" for head, tail in (("e^{", "}"), ("2^{", "}"), ("x^{", "}"), (r"\exp(", ")"))),
         *(rf"{head}{THREE}{tail}" for head, tail in ((r"\sin(", ")"), (r"\ln", ""), (r"\cosh(", ")"), ("e^{-2", "}"))),
+        r"\begin{pmatrix} 7-x & 2 \\ y & 5 \end{pmatrix}^{10}",
         *(rf"{THREE}^{{{power}}}" for power in ("x", "1/2", r"\pi", "n+1")),
     ),
     "sums without end": (
@@ -21,6 +22,7 @@ SLOW_FORMULAS: dict[str, tuple[str, ...]] = {
         *(r"\sum_{n=1}^{\infty}\frac{1}{(n^2+1)(n^2+2)}", r"\sum_{n=2}^{\infty}\sec^{-2} n"),
     ),
     "sums to a variable": (
+        *(r"\sum_{k=0}^{20}\binom{20}{k}x^k", r"\sum_{k=2}^{90}(2k(k+7))^{20}"),
         *(
             r"\sum_{k=1}^{n}(k+x)^{40}",
             r"\sum_{k=1}^{n}k^{200}",
