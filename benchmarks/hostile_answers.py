@@ -48,8 +48,47 @@ KINDS = {
         "x_{{" * 30 + "{n}" + "}}" * 30,
         r"\frac{{1}}{{" * 60 + "{n}" + "}}" * 60,
     ),
+    "series of matrices": (
+        r"e^{{\begin{{pmatrix}}{n}&2&3\\4&5&6\\7&8&10\end{{pmatrix}}}}",
+        r"\begin{{pmatrix}}{n}&2&3\\4&5&6\\7&8&10\end{{pmatrix}}^{{x}}",
+        r"\begin{{pmatrix}}{n}&2&3\\4&5&6\\7&8&10\end{{pmatrix}}^{{1/2}}",
+    ),
+    "sums without end": (
+        r"\sum_{{n=2}}^{{\infty}}\frac{{{n}}}{{n\ln n}}",
+        r"\sum_{{n=1}}^{{\infty}}\frac{{\sin {n}n}}{{n}}",
+        r"\sum_{{k=1}}^{{n}}(k+x)^{{{n}}}",
+        r"\sum_{{k=1}}^{{n}}k^{{1{n}}}",
+    ),
+    "quick sums": (
+        r"\sum_{{n=1}}^{{\infty}}\frac{{1}}{{{n}^n}}",
+        r"\sum_{{k=1}}^{{n}}(k+{n})^3",
+        r"\sum_{{n=1}}^{{\infty}}\frac{{{n}}}{{n^2}}",
+    ),
+    "further integrals": (
+        r"\int\frac{{\ln x}}{{x^3+{n}}}dx",
+        r"\int_0^\infty\frac{{\ln x}}{{x^2+{n}}}dx",
+        r"\int\frac{{{n}}}{{(x^2+a)(x^2+b)(x^2+c)}}dx",
+        r"\int (x^2+ax+{n})^{{7/2}}dx",
+    ),
+    "quick integrals": (r"\int_0^{{{n}}} x^2dx", r"\int_0^\pi\sin {n}xdx", r"\int_0^\infty e^{{-{n}x}}dx"),
+    "roundings": (
+        r"\lfloor\sum_{{k=1}}^{{90}}\frac{{{n}}}{{\sqrt{{k+\pi}}}}\rfloor",
+        r"\operatorname{{floor}}(\prod_{{k=1}}^{{20}}(x+{n}\sqrt{{k}}))",
+        r"|\prod_{{k=1}}^{{20}}(x+\sqrt{{k+{n}}})|",
+        r"\max(\prod_{{k=1}}^{{20}}(x+\sqrt{{k}}), {n})",
+    ),
+    "relations": (
+        r"\sqrt{{x+{n}}}+\sqrt{{x+2}}+\sqrt{{y+3}}+\sqrt[3]{{y}}=7",
+        r"\sin x+\sin 2x+\sin 3x+\cos {n}x=y+\tan y",
+        r"x^5+\sin(x)y^3+\sqrt{{x+y}}=\ln(x+{n}y)",
+        r"x^4+xy^3+y^2+{n}x=1",
+    ),
+    "quick relations": (r"x^2+{n}y^2=9", r"\frac{{x}}{{{n}}}+\frac{{y}}{{2}}=1", r"y=\sqrt{{x+{n}}}"),
     "lists": ("+".join(f"x_{{{{{i}}}}}" for i in range(90)) + "+{n}", r"1 & {n} \\" * 90),
 }
+
+RELATIONS = ("relations", "quick relations")
+"""These are answers to a line, as all that is needed of an equation where a number is asked for is its last side."""
 
 
 def main(
@@ -58,16 +97,17 @@ def main(
     reference: Annotated[str, typer.Option(help="The right answer.")] = "7",
 ) -> None:
     """Print a line for each kind, and one for all."""
-    problem = Problem("p", "?", (1,), reference)
+    problem, line = Problem("p", "?", (1,), reference), Problem("p", "?", (1,), "y=2x+1")
     right: Item = (problem, rf"\boxed{{{reference}}}")
     with RewardPool(RewardConfig(kind="math", workers=workers)) as pool:
         _show("right answers", *_timed(pool, [right] * answers))
         everything: list[Item] = []
         for kind, templates in KINDS.items():
-            items = [(problem, rf"\boxed{{{text}}}") for text in _different(templates, answers // len(KINDS))]
+            asked = line if kind in RELATIONS else problem
+            items = [(asked, rf"\boxed{{{text}}}") for text in _different(templates, answers // len(KINDS))]
             everything += items
             _show(kind, *_timed(pool, items))
-        shifted = [(problem, response.replace("}", "+0}", 1)) for _, response in everything]
+        shifted = [(asked, response.replace("}", "+0}", 1)) for asked, response in everything]
         _show("all, and right ones", *_timed(pool, [item for each in shifted for item in (each, right)]))
 
 

@@ -11,6 +11,7 @@ from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import ExprExtractionConfig, LatexExtractionConfig
 from math_verify.parser import extract_match, get_extraction_regexes
 
+from aspo_megatron.rewards.closed_forms import evaluated
 from aspo_megatron.rewards.formula import is_too_big
 from aspo_megatron.rewards.magnitude import Size
 from aspo_megatron.rewards.sympy_size import sympy_size
@@ -55,7 +56,7 @@ def read_answer(formula: str, limit: Size) -> list[Any]:
                 continue
             if not sympy_size(read).fits(limit):
                 raise TooBigError(text)
-            return [read, first]
+            return [evaluated(read), first]
     return [first] if first else []
 
 

@@ -126,7 +126,9 @@ def is_too_big(formula: str, limit: Size = LIMIT) -> bool:
 def last_side(equation: str) -> str | None:
     """The last side of an equation or a chain of them, in a box; None if a text is a list or no equation."""
     side = _EQUALS.split(equation)[-1]
-    return None if side == equation or "," in equation or ";" in equation else f"{_BOXED}{side}}}"
+    # Below a sum an equals sign is in braces.
+    is_none = side == equation or "," in equation or ";" in equation or side.count("{") != side.count("}")
+    return None if is_none else f"{_BOXED}{side}}}"
 
 
 def is_boxed(formula: str) -> bool:

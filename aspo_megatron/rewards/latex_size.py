@@ -6,29 +6,29 @@ This is no grammar. What may be read in several ways is taken in the way that ma
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from aspo_megatron.rewards import latex_tokens as tokens
-from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Arithmetic, Bound, Size, join, number
+from aspo_megatron.rewards.magnitude import CONSTANT, SYMBOL, Bound, Size, join, number
 from aspo_megatron.rewards.plain_latex import is_of_fractions, is_polynomial, is_whole
 
-LIMIT = Size(digits=10_000, terms=2000, roots=1000, tokens=300, nesting=10, braces=20, cells=64, unions=12, costly=2.5)
+LIMIT = replace(
+    Size(10_000, 2000, 1000, tokens=300, nesting=10, braces=20, cells=64, unions=12),
+    costly=2.5,
+    slow=0.5,
+    solving=1.5,
+)
 """A formula with more of something is no answer, unless the reference is about as large."""
 
 _LONG_SUM = 100.0
 _LONG_PRODUCT = 5.5
 _DIGITS_IN_A_MATRIX = 8.0
 _ENDLESS = 10.0
-_DIGITS_LIKE_A_FUNCTION = 100.0
 _LARGEST_MATRIX = 16.0
 _CELLS_OF_A_DETERMINANT = 8.0
 _CELLS_OF_AN_INVERSE = 4.0
-_DEEPEST = 100
 _MOST_TOKENS = 10_000
-
-
-class _TooDeepError(Exception):
-    pass
 
 
 def latex_size(text: str) -> Size:
@@ -43,45 +43,26 @@ def latex_size(text: str) -> Size:
     reader = _Reader(found)
     try:
         reader.read()
-    except _TooDeepError:
+    except tokens.TooDeepError:
         return Size(digits=math.inf)
     return reader.size
 
 
-class _Reader(tokens.Tokens):
+class _Reader(tokens.Counter):
     """Adds up the sizes of what it goes through."""
 
     def __init__(self, found: list[str]) -> None:
         super().__init__(found)
-        self._depth = 0
         self._symbol = SYMBOL
-        self._arithmetic = Arithmetic()
-        self._open = {0: 0, 1: 0}
-        self._size = Size(tokens=len(found))
-        self._functions = 0
         self._after_matrix = -1
         self._algebra = 0.0
         self._long_products = 0
-
-    @property
-    def size(self) -> Size:
-        """What was found by now."""
-        found = self._arithmetic
-        more = self._functions + found.digits / _DIGITS_LIKE_A_FUNCTION
-        costly = self._size.costly + (more if self._size.costly else 0)
-        return replace(self._size, digits=found.digits, terms=found.terms, roots=found.roots, costly=costly)
 
     def read(self) -> None:
         """Go through all of it; brackets that nothing opened are passed over."""
         while self._peek():
             self._list()
             self._take()
-
-    def _note(self, **counts: float) -> None:
-        self._size = self._size.join(Size(**counts))
-
-    def _count(self, **counts: float) -> None:
-        self._size = replace(self._size, **{name: getattr(self._size, name) + n for name, n in counts.items()})
 
     def _list(self) -> Bound:
         """Until a bracket closes: sums, with commas, relations and unions between them."""
@@ -126,13 +107,31 @@ class _Reader(tokens.Tokens):
             if token in tokens.POWERS:
                 if self._after_matrix == self._next - 1:
                     self._count(costly=self._algebra / _CELLS_OF_AN_INVERSE)
-                bound = self._arithmetic.power(bound, self._operand())
+                bound = self._power(bound, self._no_matrix)
             elif token == "!":
                 bound = self._arithmetic.factorial(bound)
-            elif token == "_":
-                self._index()
+            elif token in ("_", "'"):
+                bound = replace(bound, names=None)
+                if token == "_":
+                    self._index()
             elif token in tokens.BARS:
                 bound = self._arithmetic.plus(total, self._arithmetic.times(product, bound))
+        return bound
+
+    def _power(self, base: Bound, read: Callable[[], Bound]) -> Bound:
+        """A power, whose exponent is read; with a sign in that it may be no polynomial."""
+        begin = self._next
+        exponent = read()
+        if tokens.SIGNS.intersection(self._tokens[begin : self._next]):
+            base = replace(base, names=None)
+        return self._arithmetic.power(base, exponent)
+
+    def _no_matrix(self) -> Bound:
+        """An exponent, or the argument of a function: of a matrix it would be a series."""
+        begin = self._next
+        bound = self._operand()
+        if "\\begin" in self._tokens[begin : self._next]:
+            self._count(costly=_ENDLESS)
         return bound
 
     def _operand(self) -> Bound:
@@ -145,14 +144,9 @@ class _Reader(tokens.Tokens):
         if self._peek() in tokens.POWERS:
             self._take()
             self._deeper()
-            bound = self._arithmetic.power(bound, self._operand())
+            bound = self._power(bound, self._operand)
             self._depth -= 1
         return bound
-
-    def _deeper(self) -> None:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _TooDeepError
 
     def _index(self) -> Bound:
         """What stands below: counted as brackets are, as it takes the parser as long."""
@@ -162,10 +156,6 @@ class _Reader(tokens.Tokens):
         bound = self._item()
         self._opened(1, -1)
         return bound
-
-    def _opened(self, kind: int, by: int) -> None:
-        self._open[kind] += by
-        self._note(nesting=self._open[1], braces=self._open[0])
 
     def _item(self) -> Bound:
         self._deeper()
@@ -182,7 +172,7 @@ class _Reader(tokens.Tokens):
             return self._arithmetic.note(number(token))
         if token[0] == "\\":
             return self._command(token)
-        return CONSTANT if token in "eEπ" else self._symbol
+        return CONSTANT if token in "eEπ" else replace(self._symbol, names=frozenset(token))
 
     def _group(self, opener: str) -> Bound:
         kind, before = tokens.BRACKETS[opener], self._long_products
@@ -257,7 +247,7 @@ class _Reader(tokens.Tokens):
         operator = self._skip_group() if name == "\\operatorname" else ""
         below, above = self._scripts()
         self._algebra, begin, cells = 0.0, self._next, self._size.cells
-        argument = join(self._operand(), *below)
+        argument = join(self._operand() if name in tokens.KEEPING else self._no_matrix(), *below)
         if operator in tokens.MAKERS and argument.most > _LARGEST_MATRIX:
             self._note(cells=argument.most**2)
         if operator in tokens.MATRIX_WORK:

@@ -1,8 +1,11 @@
-"""Pieces of LaTeX, what they do in a formula, and going through them."""
+"""Pieces of LaTeX, what they do in a formula, and going through them, counting."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+
+from aspo_megatron.rewards.magnitude import Arithmetic, Size
 
 TOKEN = re.compile(
     r"\\[a-zA-Z]+|\\.|\*\*|\d{1,3}(?:,\d{3})+(?!\d)|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[^\s~]", re.DOTALL
@@ -48,6 +51,8 @@ MAKERS = _set("eye zeros ones diag")
 ROUNDING = _set(r"\lfloor \lceil")
 SUMS = _set(r"\sum \prod")
 REPEATED = SUMS | _set(r"\int \iint \iiint \oint \lim")
+_DEEPEST = 100
+_DIGITS_LIKE_A_FUNCTION = 100.0
 WORDS = _set(r"\text \mbox \textbf \textit \textrm \textnormal")
 
 
@@ -74,3 +79,42 @@ class Tokens:
         while (token := self._take()) and (depth := depth + (token == "{") - (token == "}")):
             pass
         return "".join(self._tokens[begin : self._next - 1])
+
+
+class TooDeepError(Exception):
+    """Brackets or operations stand in each other too often to be read."""
+
+
+class Counter(Tokens):
+    """Counts what is found on the way."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__(found)
+        self._depth = 0
+        self._arithmetic = Arithmetic()
+        self._open = {0: 0, 1: 0}
+        self._size = Size(tokens=len(found))
+        self._functions = 0
+
+    @property
+    def size(self) -> Size:
+        """What was found by now."""
+        found = self._arithmetic
+        more = self._functions + found.digits / _DIGITS_LIKE_A_FUNCTION
+        costly = self._size.costly + (more if self._size.costly else 0)
+        return replace(self._size, digits=found.digits, terms=found.terms, roots=found.roots, costly=costly)
+
+    def _note(self, **counts: float) -> None:
+        self._size = self._size.join(Size(**counts))
+
+    def _count(self, **counts: float) -> None:
+        self._size = replace(self._size, **{name: getattr(self._size, name) + n for name, n in counts.items()})
+
+    def _deeper(self) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise TooDeepError
+
+    def _opened(self, kind: int, by: int) -> None:
+        self._open[kind] += by
+        self._note(nesting=self._open[1], braces=self._open[0])

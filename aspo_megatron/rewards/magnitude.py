@@ -9,6 +9,7 @@ _HUGE = 18.0
 LOG_2 = math.log10(2)
 _DEGREE_COSTS = 200.0
 _LOW_DEGREE = 4.0
+_SMALL_BASE = 4.0
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,17 @@ class Bound:
     """What the value of a part of a formula cannot exceed.
 
     `digits` is the logarithm to base 10 of the largest numerator, denominator or coefficient; `terms` and `degree`
-    are those of the expanded polynomial (a number has degree 0); `whole` says that no fraction is in it.
+    are those of the expanded polynomial (a number has degree 0); `whole` says that no fraction is in it. `names` are
+    the variables of what is a polynomial in them, None of what may be none; `base` is the number of digits of the
+    number that this one is a whole power of.
     """
 
     digits: float = 0.0
     terms: float = 1.0
     degree: float = 0.0
     whole: bool = True
+    names: frozenset[str] | None = None
+    base: float = math.inf
 
     @property
     def most(self) -> float:
@@ -40,7 +45,8 @@ class Size:
     """How much there is to compute: the largest bounds within a formula, and counts of what takes time.
 
     `roots` is the largest number of digits under a root; `nesting` the depth of brackets and indices, `braces` that of
-    braces; `costly` counts integrals, limits and long sums, with the functions that are in the formula then.
+    braces; `costly` counts integrals, limits and long sums, with the functions that are in the formula then; `slow`
+    those of no form that is known to be quick; `solving` is what makes a relation hard to solve.
     """
 
     digits: float = 0.0
@@ -52,6 +58,8 @@ class Size:
     cells: float = 0.0
     unions: float = 0.0
     costly: float = 0.0
+    slow: float = 0.0
+    solving: float = 0.0
 
     def fits(self, limit: Size) -> bool:
         """Whether nothing exceeds the limit."""
@@ -79,7 +87,9 @@ class Arithmetic:
         self.terms = 1.0
 
     def note(self, bound: Bound) -> Bound:
-        """The same bound, which may be the largest so far."""
+        """The same bound, which may be the largest so far; in one variable no more terms than the degree gives."""
+        if bound.degree and bound.names is not None and len(bound.names) == 1:
+            bound = replace(bound, terms=min(bound.terms, bound.degree + 1))
         self.digits, self.terms = max(self.digits, bound.digits), max(self.terms, bound.terms)
         return bound
 
@@ -90,40 +100,53 @@ class Arithmetic:
         digits = high + math.log10(1 + 10 ** max(low - high, -_HUGE)) if whole else low + high + LOG_2
         symbolic = left.degree or right.degree
         terms = left.terms + right.terms if symbolic else 1.0
-        return self.note(Bound(digits, terms, max(left.degree, right.degree), whole))
+        return self.note(Bound(digits, terms, max(left.degree, right.degree), whole, _names(left, right)))
 
     def times(self, left: Bound, right: Bound) -> Bound:
         """Of a product."""
+        if left == Bound():
+            return self.note(right)
         terms = left.terms * right.terms
         degree = left.degree + right.degree
-        return self.note(Bound(left.digits + right.digits, terms, degree, left.whole and right.whole))
+        return self.note(
+            Bound(left.digits + right.digits, terms, degree, left.whole and right.whole, _names(left, right))
+        )
 
     def over(self, left: Bound, right: Bound) -> Bound:
         """Of a quotient."""
         if left.whole and right.whole and not left.degree and not right.degree:
             return self.note(Bound(max(left.digits, right.digits), whole=False))
-        return replace(self.times(left, right), whole=False)
+        names = left.names if not right.degree else None
+        return replace(self.times(left, right), whole=False, names=names)
 
     def power(self, base: Bound, exponent: Bound) -> Bound:
         """Of a power; a fraction as exponent is a root."""
         if not exponent.whole:
-            self.roots = max(self.roots, base.digits)
+            self._root_of(base)
         count = exponent.most
         digits = base.digits * count if base.digits else 0.0
         degree = base.degree * count + exponent.degree
         terms = _multisets(base.terms, count) if base.degree else 1.0
-        return self.note(Bound(digits, terms * exponent.terms, degree, base.whole and exponent.whole))
+        whole = base.whole and exponent.whole
+        names = base.names if exponent.whole and not exponent.degree else None
+        number = min(base.base, base.digits) if whole and not degree else math.inf
+        return self.note(Bound(digits, terms * exponent.terms, degree, whole, names, number))
+
+    def _root_of(self, number: Bound) -> None:
+        """Of powers of a small number it is told at once, others are searched for factors."""
+        if number.base > _SMALL_BASE:
+            self.roots = max(self.roots, number.digits)
 
     def root(self, base: Bound, index: Bound) -> Bound:
         """Of a root; its index has no bound of its own but in `digits`."""
-        self.roots = max(self.roots, base.digits)
+        self._root_of(base)
         return self.note(Bound(base.digits + index.digits, base.terms, base.degree + index.degree, whole=False))
 
     def factorial(self, number: Bound) -> Bound:
         """Of n!, or of the gamma function."""
         count = number.most
         if number.degree:
-            return self.note(replace(number, terms=number.terms + count, digits=number.digits * count))
+            return self.note(replace(number, terms=number.terms + count, digits=number.digits * count, names=None))
         return self.note(Bound(math.lgamma(count + 2) / math.log(10), whole=number.whole))
 
     def binomial(self, upper: Bound, lower: Bound) -> Bound:
@@ -152,12 +175,20 @@ class Arithmetic:
 
 def join(*bounds: Bound) -> Bound:
     """Of a list, whose members do not meet."""
+    if len(bounds) == 1:
+        return bounds[0]
     return Bound(
         max((bound.digits for bound in bounds), default=0.0),
         max((bound.terms for bound in bounds), default=1.0),
         max((bound.degree for bound in bounds), default=0.0),
         all(bound.whole for bound in bounds),
     )
+
+
+def _names(*bounds: Bound) -> frozenset[str] | None:
+    """The variables of a polynomial of polynomials."""
+    found = [bound.names for bound in bounds if bound.degree]
+    return None if None in found else frozenset(name for names in found if names is not None for name in names)
 
 
 def _multisets(kinds: float, count: float) -> float:

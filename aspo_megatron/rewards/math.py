@@ -89,7 +89,7 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
                 return float(words == given)
             if words is not None:
                 reference = _parse_reference(rf"\text{{{words}}}")
-            about = size.grown(_MORE_THAN_THE_REFERENCE)
+            about = size.join(sympy_size(reference[0])).grown(_MORE_THAN_THE_REFERENCE)
             answer = _read_within(formula, about, reads_last_side="=" not in text)
             if not answer or (goes_on(formula if is_boxed(formula) else answer[-1]) and not goes_on(text)):
                 return 0.0

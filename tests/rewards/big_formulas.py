@@ -194,6 +194,15 @@ RIGHT: tuple[tuple[str, str], ...] = (
         ("0.5", r"50\%"),
         ("90", r"90^\circ"),
     ),
+    *(("(1+x)^{2024}", "(1+x)^{1012}(1+x)^{1012}"), ("10^{1012}", r"\sqrt{10^{2024}}")),
+    *(("1012^{1012}", r"\sqrt{1012^{2024}}"), ("1", r"\sum_{n=1}^{\infty}\frac{1}{2^n}")),
+    *((r"\frac{n(n+1)}{2}", r"\sum_{k=1}^{n}k"), (r"\frac{n(n+1)(2n+1)}{6}", r"\sum_{k=1}^{n} k^2")),
+    *(("1", r"\sum_{n=1}^{\infty}\frac{1}{n(n+1)}"), (r"\ln 2", r"\sum_{n=1}^{\infty}\frac{(-1)^{n+1}}{n}")),
+    *(("e", r"\sum_{n=0}^{\infty}\frac{1}{n!}"), ("e^x", r"\sum_{k=0}^{\infty}\frac{x^k}{k!}")),
+    *(("2", r"\sum_{n=1}^\infty\frac{n}{2^n}"), ("e", r"\lim_{n\to\infty}(1+\frac1n)^n")),
+    *((r"\sqrt{\pi}", r"\int_{-\infty}^{\infty}e^{-x^2}dx"), (r"\frac{\pi}{4}", r"\int_0^1\frac{1}{1+x^2}dx")),
+    *(("2", r"\int_0^\pi\sin x dx"), (r"\ln 2", r"\int_1^2\frac{1}{x}dx"), (r"\frac{x^3}{3}", r"\int x^2 dx")),
+    *((r"\frac{1}{2}", r"\int_0^1\int_0^1 x dx dy"), (r"1-\cos x", r"\int_0^x \sin t dt")),
     *((r"\frac{30}{13}", r"2+\cfrac{1}{3+\cfrac{1}{4}}"), (r"6.02 \times 10^{23}", r"6.02 \cdot 10^{23}")),
 )
 

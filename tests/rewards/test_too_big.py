@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from big_formulas import BIG, INFINITE, RIGHT, SMALL
+from slow_formulas import SLOW_FORMULAS
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -36,6 +37,37 @@ def test_what_is_too_big_is_seen_before_it_is_computed(kind, monkeypatch):
     assert len(BIG[kind]) >= 10
     assert [formula for formula in BIG[kind] if not is_too_big(formula)] == []
     assert [formula for formula in BIG[kind] if grade("42", rf"\boxed{{{formula}}}") != 0.0] == []
+
+
+@pytest.mark.parametrize("kind", SLOW_FORMULAS)
+def test_what_would_take_seconds_is_seen_before_it_is_computed(kind, monkeypatch):
+    monkeypatch.setattr(math_reward, "verify", None)
+    monkeypatch.setattr(math_reward, "same_by_value", None)
+    reference = "y=2x+1" if kind == "relations" else "7"
+    assert len(SLOW_FORMULAS[kind]) >= 10
+    for formula in SLOW_FORMULAS[kind]:
+        with pytest.raises(TooBigError):
+            read_answer(rf"\boxed{{{formula}}}", LIMIT)
+    assert [formula for formula in SLOW_FORMULAS[kind] if grade(reference, rf"\boxed{{{formula}}}") != 0.0] == []
+
+
+@pytest.mark.parametrize("above", [r"\infty", "10^9"])
+def test_where_a_sum_begins_is_no_last_side(above):
+    assert grade("7", rf"\boxed{{\sum_{{k=7}}^{{{above}}}\sin k}}") == 0.0
+    assert grade("7", rf"\boxed{{\sum_{{k=9}}^{{{above}}}\sin k = 7}}") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        (r"\int_0^1 x^{x} dx", r"\int_{0}^{1} x^x dx"),
+        (r"y=\sin x+\cos x", r"y=\cos x+\sin x"),
+        (r"y=\sin x+\cos x", r"\cos x+\sin x=y"),
+        ("x^4+xy^3+y^2+x=1", "x^4+y^3x+x=1-y^2"),
+    ],
+)
+def test_a_reference_of_the_kind_allows_it(reference, answer):
+    assert grade(reference, rf"\boxed{{{answer}}}") == 1.0
 
 
 @pytest.mark.parametrize(
