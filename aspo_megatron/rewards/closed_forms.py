@@ -39,6 +39,7 @@ _SUMMANDS = {("exponential",): (2, True), ("factorial",): (1, False), ("exponent
 _INVERSE = {"exponential": "exponential", "gamma": "factorial", "sign": "sign"}
 _IN_LIMITS = (sympy.sin, sympy.cos, sympy.tan, sympy.exp, sympy.log)
 _PLAIN = (sympy.Rational, sympy.NumberSymbol, sympy.Symbol, sympy.Add, sympy.Mul, sympy.Pow)
+_NO_VALUES = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan, sympy.AccumBounds)
 _UNDONE = (sympy.Integral, sympy.Limit, sympy.Sum)
 _ONE: Coefficients = (Fraction(1),)
 
@@ -96,13 +97,15 @@ def is_quick(node: Any) -> bool:
 def evaluated(expression: Any) -> Any:
     """An expression with the values of the integrals, limits and endless sums in it that are quick to evaluate.
 
+    What has no finite value stays as it is: SymPy takes limits from the right, where there may be none.
+
     Args:
         expression: what math-verify has read. What is no expression stays as it is.
     """
     if not isinstance(expression, sympy.Expr) or not expression.has(*_UNDONE):
         return expression
-    found = {node for node in expression.atoms(*_UNDONE) if is_quick(node)}
-    return expression.xreplace({node: node.doit() for node in found})
+    found = {node: node.doit() for node in expression.atoms(*_UNDONE) if is_quick(node)}
+    return expression.xreplace({node: value for node, value in found.items() if not value.has(*_NO_VALUES)})
 
 
 def _is_quick_endless_sum(node: Any) -> bool:

@@ -89,7 +89,8 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
                 return float(words == given)
             if words is not None:
                 reference = _parse_reference(rf"\text{{{words}}}")
-            about = size.join(sympy_size(reference[0])).grown(_MORE_THAN_THE_REFERENCE)
+            read = sympy_size(reference[0])
+            about = (size.join(read) if read.digits <= _LARGEST_REFERENCE else size).grown(_MORE_THAN_THE_REFERENCE)
             answer = _read_within(formula, about, reads_last_side="=" not in text)
             if not answer or (goes_on(formula if is_boxed(formula) else answer[-1]) and not goes_on(text)):
                 return 0.0

@@ -44,7 +44,7 @@ def sympy_size(formula: Any) -> Size:
     walk = _Walk()
     try:
         walk.bound(formula)
-    except RecursionError:
+    except Exception:  # SymPy raises many things when it is asked about odd formulas, such as sec(pi/2)
         return Size(digits=math.inf)
     found = walk.arithmetic
     return Size(found.digits, found.terms, found.roots, slow=walk.slow, solving=walk.solving)
