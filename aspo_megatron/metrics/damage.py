@@ -16,7 +16,7 @@ _LARGEST_STEP = 1 << 53
 _SHOWN = 5
 _MOST_DAMAGED = 100_000
 _MOST_DAMAGED_BYTES = 256 << 20
-_SHORTEST = len('{"step": 0}\n')
+_SHORTEST = len('{"step":0}\n')
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
+
+from aspo_megatron.reading import MOST_BYTES
 
 _BLOCK = 1 << 16
 
@@ -58,17 +61,24 @@ def _open(path: Path) -> int:
     if path.is_file():
         with path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
-            end = start = size
-            while start > 0 and end == size:
-                start = max(0, start - _BLOCK)
-                file.seek(start)
-                found = file.read(_BLOCK).rfind(b"\n")
-                if found >= 0:
-                    end = start + found + 1
-                    break
-            else:
-                end = 0
-            if end < size:
+            end = _end_of_lines(file, size)
+            if end is None:
+                file.seek(size)
+                file.write(b"\n")
+            elif end < size:
                 file.truncate(end)
     # A pipe that nobody reads is an error then, instead of a wait for ever.
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
+
+
+def _end_of_lines(file: BinaryIO, size: int) -> int | None:
+    """Where the last whole line ends; None if what follows it is longer than any line, and so no part of one."""
+    first = max(0, size - MOST_BYTES)
+    start = size
+    while start > first:
+        start = max(first, start - _BLOCK)
+        file.seek(start)
+        found = file.read(_BLOCK).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return None if first else 0

@@ -153,7 +153,7 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         return Inputs(family, tokenizer, *stores)
 
     monkeypatch.setattr("aspo_megatron.inputs.read_inputs", read_inputs)
-    run: Any = SimpleNamespace(train=SimpleNamespace(steps=3))
+    run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=SimpleNamespace(updates=0, batch_size=1))
     with commands._problems_read(run) as (path,):
         assert [store() for store in left] == [None, None]
         assert taken_over(path) == (PROBLEMS, PROBLEMS[:2])

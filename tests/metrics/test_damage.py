@@ -11,6 +11,7 @@ import pytest
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.damage import named, named_spans
+from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.record import Recorder, read_metrics
 from aspo_megatron.metrics.sample_file import read_samples
 
@@ -242,3 +243,18 @@ def test_many_values_in_a_line_are_damage(tmp_path: Path) -> None:
     told: list[str] = []
     assert read_metrics(path, warn=told.append) == [{"step": 1.0, "a": 1.0}]
     assert "line 1: damaged" in told[0]
+
+
+def test_what_is_longer_than_a_line_is_kept_and_written_after(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(GOOD)
+    os.truncate(path, 20 << 30)
+    lines = LineFile(path)
+    lines.add(GOOD)
+    lines.write()
+    lines.close()
+    with path.open("rb") as file:
+        assert file.read(len(GOOD)) == GOOD
+        assert file.seek(0, os.SEEK_END) == (20 << 30) + 1 + len(GOOD)
+        file.seek(20 << 30)
+        assert file.read() == b"\n" + GOOD
