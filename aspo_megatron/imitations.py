@@ -10,8 +10,7 @@ from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.errors import CheckpointError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.tokenizer import unknown_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +50,4 @@ def check_imitations(
             names = [f"the answer to problem {problem.id}" for problem in batch]
             for name, ids in zip(names, maker.ids(texts, names), strict=True):
                 if max(ids, default=0) >= vocab_size:
-                    raise CheckpointError(
-                        f"{one_line(name)}: the tokenizer makes token {max(ids)} of it, the model has {vocab_size} "
-                        "(vocab_size of config.json); tokenizer and config.json are of different models"
-                    )
+                    raise unknown_token(name, max(ids), vocab_size)

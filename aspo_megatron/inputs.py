@@ -19,13 +19,12 @@ from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.sources import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
 from aspo_megatron.errors import CheckpointError, ConfigError
-from aspo_megatron.foreign_text import one_line
 from aspo_megatron.handover import taken_over
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
-from aspo_megatron.tokenizer import load_tokenizer
+from aspo_megatron.tokenizer import load_tokenizer, unknown_token
 from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:
@@ -51,10 +50,7 @@ class Inputs:
         for problems in (self.train, self.heldout):
             problem = problems.first_beyond(size)
             if problem is not None:
-                raise CheckpointError(
-                    f"problem {one_line(problem.id)}: the tokenizer makes token {max(problem.prompt_ids)} of it, the "
-                    f"model has {size} (vocab_size of config.json); tokenizer and config.json are of different models"
-                )
+                raise unknown_token(f"problem {problem.id}", max(problem.prompt_ids), size)
 
 
 def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weights: bool = True) -> Inputs:

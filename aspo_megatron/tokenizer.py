@@ -52,6 +52,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     raise CheckpointError(f"{name}: the tokenizer cannot be used: {refused}")
 
 
+def unknown_token(text: str, token: int, vocab_size: int) -> CheckpointError:
+    """What to raise where the tokenizer makes a token of a text (named so) that the model does not have."""
+    return CheckpointError(
+        f"{one_line(text)}: the tokenizer makes token {token} of it, the model has {vocab_size} (vocab_size of "
+        "config.json); tokenizer and config.json are of different models"
+    )
+
+
 def _load(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 

@@ -16,7 +16,6 @@ _LARGEST_STEP = 1 << 53
 _SHOWN = 5
 _MOST_DAMAGED = 100_000
 _MOST_DAMAGED_BYTES = 256 << 20
-_SHORTEST = len('{"step":0}\n')
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,6 @@ def named_spans(what: str, spans: Sequence[range]) -> str:
 
 def _record(data: bytes, numbers_only: bool) -> dict[str, Any] | None:
     try:
-        if len(data) < _SHORTEST:
-            return None
         record = parse_json(data.decode("utf-8-sig"), "a line")
         step = record["step"]
         if not isinstance(record, dict) or type(step) is not int or not 0 <= step <= _LARGEST_STEP:
