@@ -52,4 +52,12 @@ class DataConfig(Section):
     format: Literal["raw", "chat"] = Field("chat", description="Plain completion, or the tokenizer's chat template.")
     template: str = Field("{prompt}", description="Text around a problem; `{prompt}` is replaced by it.")
     system: str | None = Field(None, description="System message (format chat).")
-    max_prompt_tokens: PositiveInt = Field(2048, description="A longer prompt is an error that names the problem.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Variables for the chat template, e.g. `{enable_thinking: false}`."
+    )
+    max_prompt_tokens: PositiveInt = Field(2048, description="A problem with a longer prompt cannot be used.")
+    on_bad: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="What becomes of problems that cannot be used: `refuse` ends before anything is started, with "
+        "their number and the first of them; `drop` leaves them out and says how many.",
+    )

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.cpu_clock import cpu_seconds
 from aspo_megatron.rewards.mixture import Mixture, Score, applies
@@ -42,38 +43,50 @@ def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
     """
     build(config)
     for problem in problems:
-        if config.kind != "mixture":
-            _check_problem(config.kind, config.code, "reward", problem)
-            continue
-        parts = {name: part for name, part in config.components.items() if applies(part, problem)}
-        if not parts:
-            raise ConfigError(
-                f"reward.components: none is for {named(problem)}; give one whose `when` it meets, or no `when`"
-            )
-        for name, part in parts.items():
-            _check_problem(part.kind, part.code or config.code, f"reward.components.{name}", problem)
+        reason = unfit(config, problem)
+        if reason is not None:
+            raise ConfigError(reason.text)
 
 
-def _check_problem(kind: str, code: CodeConfig, key: str, problem: Problem) -> None:
+def unfit(config: RewardConfig, problem: Problem) -> Reason | None:
+    """Why a reward cannot score the responses to a problem; None if it can."""
+    if config.kind != "mixture":
+        return _unfit(config.kind, config.code, "reward", problem)
+    parts = {name: part for name, part in config.components.items() if applies(part, problem)}
+    if not parts:
+        text = f"reward.components: none is for {named(problem)}; give one whose `when` it meets, or no `when`"
+        return Reason("no reward for it", text)
+    reasons = (
+        _unfit(part.kind, part.code or config.code, f"reward.components.{name}", problem)
+        for name, part in parts.items()
+    )
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unfit(kind: str, code: CodeConfig, key: str, problem: Problem) -> Reason | None:
     if kind == "math" and problem.answer is None:
-        raise ConfigError(
-            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source"
+        return Reason(
+            "no reference answer",
+            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source",
         )
     if kind == "reasoning_gym" and "family" not in problem.metadata:
-        raise ConfigError(
-            f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {named(problem)} is not"
+        return Reason(
+            "not of reasoning-gym",
+            f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {named(problem)} is not",
         )
     if kind == "code":
         from aspo_megatron.rewards.code_tests import has_tests, read_tests
 
         if not has_tests(problem, code.tests_field):
-            raise ConfigError(
-                f"{key}.kind: code needs tests, and {named(problem)} has none; set {key}.code.tests_field"
+            return Reason(
+                "no tests",
+                f"{key}.kind: code needs tests, and {named(problem)} has none; set {key}.code.tests_field",
             )
         try:
             read_tests(problem, code.tests_field)
         except ValueError as error:
-            raise ConfigError(f"{key}.kind: code: {error}") from error
+            return Reason("unreadable tests", f"{key}.kind: code: {error}")
+    return None
 
 
 def is_built_in(config: RewardConfig) -> bool:
