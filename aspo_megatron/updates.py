@@ -45,17 +45,19 @@ class StepUpdates:
             batches: this replica's groups of each mini-batch of the step, also of those that are empty.
 
         Returns:
-            The figures, averaged over the updates that were made; `lr` is that at the end of the step.
+            The figures, averaged over the updates that were made; `lr` is the last update's, made or not.
 
         Raises:
             AgreedError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
         """
         results: list[UpdateResult] = []
+        lr = 0.0
         on_policy = replace(self._objective, on_policy=self._config.first_update_is_on_policy)
         first = (step - 1) * self._config.updates_per_step
         for _ in range(self._config.train.epochs):
             for batch in batches:
                 self._optimizer.stand_at(first + len(results))
+                lr = self._optimizer.lr
                 results.append(
                     update(
                         self._model,
@@ -70,8 +72,8 @@ class StepUpdates:
                 _check_finite(step, len(results), results[-1])
         if all(result.skipped for result in results):
             self._tell(f"warning: step {step} trained on nothing: {_why_nothing(self._config)}")
-        self._optimizer.stand_at(first + self._config.updates_per_step - 1)
-        return update_metrics(results) | {"lr": self._optimizer.lr}
+        self._optimizer.stand_at(first + len(results))  # a skipped update has not moved it
+        return update_metrics(results) | {"lr": lr}
 
     def tell_if_none(self) -> None:
         """Say so at the end of a run whose weights nothing has changed."""
