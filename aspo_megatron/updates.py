@@ -9,6 +9,7 @@ from dataclasses import replace
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
@@ -71,17 +72,15 @@ class StepUpdates:
                 )
                 _check_finite(step, len(results), results[-1])
         if all(result.skipped for result in results):
-            self._tell(f"warning: step {step} trained on nothing: {_why_nothing(self._config)}")
+            self._tell(one_line(f"warning: step {step} trained on nothing: {_why_nothing(self._config)}"))
         self._optimizer.stand_at(first + len(results))  # a skipped update has not moved it
         return update_metrics(results) | {"lr": lr}
 
     def tell_if_none(self) -> None:
         """Say so at the end of a run whose weights nothing has changed."""
         if not self._optimizer.counters()["updates"]:
-            self._tell(
-                "warning: no step made an update, so the model is the one that the run began with: "
-                f"{_why_nothing(self._config)}"
-            )
+            same = "warning: no step made an update, so the model is the one that the run began with"
+            self._tell(one_line(f"{same}: {_why_nothing(self._config)}"))
 
 
 def _why_nothing(config: RunConfig) -> str:
