@@ -104,7 +104,6 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     return metrics | {
         "loss/total": sum(result.loss for result in done) / len(done),
         "grad_norm": sum(result.grad_norm for result in done) / len(done),
-        "lr": done[-1].lr,
     }
 
 

@@ -6,7 +6,6 @@ then trains on its share of the samples.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,16 +33,17 @@ from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.reference import Reference
-from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, score, token_outputs, update
+from aspo_megatron.parallel.step import PassLimits, score, token_outputs
 from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
 from aspo_megatron.sharing import SharedInputs
-from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics, update_metrics
+from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics
 from aspo_megatron.stop import StopRequest
 from aspo_megatron.streams import say
 from aspo_megatron.synced_engine import SyncedEngine
+from aspo_megatron.updates import StepUpdates
 from aspo_megatron.worth import charge_kl
 from aspo_megatron.writing import write_whole
 
@@ -75,16 +75,11 @@ class Trainer:
         self._topology = model.topology
         self._reference = Reference(model, config.model.reference) if config.has_reference else None
         rollout, train = config.rollout, config.train
-        self._updates_per_step = rollout.prompts_per_step // train.prompts_per_update * train.epochs
-        self._optimizer = Optimizer(
-            model,
-            config.optimizer,
-            train.steps * self._updates_per_step,
-            config.parallel,
-        )
+        updates = train.steps * config.updates_per_step
+        self._optimizer = Optimizer(model, config.optimizer, updates, config.parallel)
         self._objective = PolicyObjective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
-        self._weighting = aggregation_of(config.loss, rollout.sampling.max_response_tokens)
         self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, rollout.sampling.temperature)
+        self._updates = StepUpdates(config, model, self._optimizer, self._objective, self._limits, progress.message)
         self._asking = Asking(
             ProblemStream(inputs.train, config.seed),
             rollout.prompts_per_step,
@@ -146,6 +141,7 @@ class Trainer:
         if self._recorder:
             self._recorder.flush()  # a run is not finished while lines wait for room on the disk
         self._export(self._config.output_dir / "hf")
+        self._updates.tell_if_none()
         return self._summarize()
 
     def _step(self, step: int) -> None:
@@ -162,11 +158,13 @@ class Trainer:
         metrics = rollout_metrics(rollout)
         if self._config.rollout.engine == "sglang":
             metrics |= staleness_metrics(rollout, step - 1)
-        batches = to_replicas(rollout.groups, self._config.train.prompts_per_update, self._topology)
+        groups, config = rollout.groups, self._config
+        batches = to_replicas(groups, config.train.prompts_per_update, self._topology, config.mini_batches)
         self._score(batches)
         if self._config.shaping.kl_coef:
             metrics |= charge_kl(batches, self._config, self._topology)
-        metrics |= self._update(step, batches)
+        with self._phase("update"):
+            metrics |= self._updates.make(step, batches)
         self._complete_written()
         self._record_samples(step, batches)
         if self._profile:
@@ -222,31 +220,6 @@ class Trainer:
         """The groups whose old log-probs no update gives: also those that samples.jsonl shows."""
         known = batches[:1] if self._config.first_update_is_on_policy else []
         return [*self._shown(known), *(group for batch in batches[len(known) :] for group in batch)]
-
-    def _update(self, step: int, batches: Sequence[Groups]) -> dict[str, float]:
-        """All optimizer updates of a step; their figures, averaged over the updates.
-
-        Raises:
-            AgreedError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
-        """
-        results: list[UpdateResult] = []
-        on_policy = replace(self._objective, on_policy=self._config.first_update_is_on_policy)
-        with self._phase("update"):
-            for _ in range(self._config.train.epochs):
-                for batch in batches:
-                    results.append(
-                        update(
-                            self._model,
-                            self._optimizer,
-                            batch,
-                            self._objective if results else on_policy,
-                            self._weighting,
-                            self._limits,
-                            self._config.loss.router_aux_coef,
-                        )
-                    )
-                    _check_finite(step, len(results), results[-1])
-        return update_metrics(results)
 
     def _sync(self, version: int) -> dict[str, float]:
         """Give the engine the trained weights; what to log of it. Responses in flight are waited for, or go on."""
@@ -453,12 +426,3 @@ class Trainer:
         if self._recorder:
             write_summary(self._config.output_dir, summary, self._progress.message)
         return summary
-
-
-def _check_finite(step: int, number: int, result: UpdateResult) -> None:
-    for what, value in (("loss", result.loss), ("gradient norm", result.grad_norm)):
-        if not math.isfinite(value):
-            raise AgreedError(
-                f"step {step}, update {number}: the {what} is {value}, and the weights are lost with it. The states "
-                "saved before are as they were; see NaN and collapse in docs/troubleshooting.md"
-            )

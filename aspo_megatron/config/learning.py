@@ -57,9 +57,14 @@ class OptimizerConfig(Section):
     """Adam of megatron-core."""
 
     lr: PositiveFloat = Field(1e-6, description="Learning rate after the warm-up.")
-    min_lr: NonNegativeFloat = Field(0.0, description="Learning rate at the end of a decaying schedule.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course after the warm-up.")
-    warmup_updates: NonNegativeInt = Field(0, description="Optimizer updates over which lr rises from 0.")
+    min_lr: NonNegativeFloat = Field(
+        0.0, description="Learning rate that a decaying schedule comes down to: the last update is one before it."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="Course after the warm-up; updates that dynamic sampling leaves out count, too.",
+    )
+    warmup_updates: NonNegativeInt = Field(0, description="Optimizer updates over which lr rises; none is made at 0.")
     weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay.")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Decay of the first moment.")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Decay of the second moment.")

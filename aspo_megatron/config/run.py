@@ -151,6 +151,16 @@ class RunConfig(Section):
         return bool(self.loss.kl_coef or self.shaping.kl_coef)
 
     @property
+    def mini_batches(self) -> int:
+        """Parts of a rollout, each for one optimizer update."""
+        return self.rollout.prompts_per_step // self.train.prompts_per_update
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates that a step plans; dynamic sampling may leave some out."""
+        return self.mini_batches * self.train.epochs
+
+    @property
     def first_update_is_on_policy(self) -> bool:
         """Whether a step's first update gives its mini-batch's old log-probs itself, so that no other pass is needed.
 

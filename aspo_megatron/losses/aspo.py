@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.bound import LARGEST_RATIO
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -30,7 +31,7 @@ class Aspo(Loss):
     clip does: the value is continuous in r, and at r = 1 equal to PPO's. The paper defines the gradient only.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
-    Bad tokens: a ratio that overflows is harmless where it is masked or capped; with `dual_clip` null it gives inf.
+    Bad tokens: with `dual_clip` null r and 1/r weigh at most e^20, and keep their gradient as under a cap.
     """
 
     name: ClassVar[str] = "aspo"
@@ -76,7 +77,7 @@ def aspo_loss(log_probs: Tensor, tokens: RatioTokens, clip_range: ClipRange, dua
 def aspo_weights(tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> Weights:
     """Masking on the unflipped ratio, flipped weight for A > 0, cap: see `Aspo`."""
     clipped = clip_range.clip(tokens)
-    flipped = torch.where(tokens.advantages > 0, clipped.reciprocal(), clipped)
+    flipped = torch.where(tokens.advantages > 0, clipped.reciprocal().clamp(max=LARGEST_RATIO), clipped)
     outside = clip_range.outside(tokens)
     if dual_clip is None:
         value, capped = flipped, torch.zeros_like(outside)

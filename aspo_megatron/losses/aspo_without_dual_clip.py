@@ -12,9 +12,9 @@ from aspo_megatron.losses.base import register
 
 @register
 class AspoWithoutDualClip(Aspo):
-    """`aspo` with dual_clip null: the flipped weight 1/r, and r for A < 0, grow without bound.
+    """`aspo` with dual_clip null: the flipped weight 1/r, and r for A < 0, grow without a cap.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: a ratio that overflows gives inf.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: none weighs more than e^20.
     """
 
     name: ClassVar[str] = "aspo-without-dual-clip"

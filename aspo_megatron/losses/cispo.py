@@ -20,7 +20,7 @@ class Cispo(Loss):
     The gradient is -A * w * grad log pi with that weight, and the value -A * w. eps_low = 1 means no lower bound, as in
     the paper, which tunes the upper one alone; 4 is in the range that later work found to be safe.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: a ratio that overflows counts 1 + eps_high.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the bound e^20 is above 1 + eps_high.
     """
 
     name: ClassVar[str] = "cispo"

@@ -17,6 +17,8 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from aspo_megatron.losses.bound import ratio_of
+
 Correction = Literal["none", "tis", "icepop"]
 
 
@@ -24,7 +26,7 @@ def correction_weights(
     kind: Correction, old_log_probs: Tensor, rollout_log_probs: Tensor, ratio_min: float, ratio_max: float
 ) -> Tensor:
     """The weight of each token, in the shape of the log-probs, which are the trainer's and the engine's."""
-    ratio = torch.exp(old_log_probs - rollout_log_probs)
+    ratio = ratio_of(old_log_probs - rollout_log_probs)
     match kind:
         case "none":
             return torch.ones_like(ratio)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.bound import bounded
 from aspo_megatron.losses.responses import response_mean
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
@@ -25,7 +26,7 @@ class Gmpo(Loss):
     It is not token-wise: s needs the whole response, so the tensors must hold whole responses.
 
     Denominator: that of the aggregation, over unmasked tokens; a clipped token still counts in it, and in |y|.
-    Bad tokens: a log-ratio that overflows on the side that is not clipped pulls its whole response with it.
+    Bad tokens: one with log r > 20 counts 20 in the mean of a negative response, and has no gradient.
     """
 
     name: ClassVar[str] = "gmpo"
@@ -52,11 +53,12 @@ class Gmpo(Loss):
         tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
         bounds = log_probs.new_tensor([-self.eps_low, self.eps_high])
         clip_range = ClipRange(*bounds.exp())
-        of_positive, of_negative = tokens.log_ratio.minimum(bounds[1]), tokens.log_ratio.maximum(bounds[0])
-        of_neutral = tokens.log_ratio.clamp(0.0, 0.0)  # not zeros: a NaN must stay one
+        log_ratio = bounded(tokens.log_ratio)
+        of_positive, of_negative = log_ratio.minimum(bounds[1]), log_ratio.maximum(bounds[0])
+        of_neutral = log_ratio.clamp(0.0, 0.0)  # not zeros: a NaN must stay one
         positive, negative = tokens.advantages > 0, tokens.advantages < 0
         clipped = torch.where(positive, of_positive, torch.where(negative, of_negative, of_neutral))
         mean = response_mean(clipped, mask, cu_seqlens).masked_fill(~mask, 0.0).exp()
-        dropped = clip_range.outside(tokens)
+        dropped = clip_range.outside(tokens) | tokens.beyond
         weights = Weights(mean, mean.masked_fill(dropped, 0.0), dropped, torch.zeros_like(mask))
         return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

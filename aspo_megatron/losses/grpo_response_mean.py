@@ -26,7 +26,7 @@ class GrpoResponseMean(Loss):
     It is not token-wise: the mean needs the whole response, so the tensors must hold whole responses.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
-    Bad tokens: a ratio that overflows makes its whole response inf, even where its own token is clipped.
+    Bad tokens: a ratio counts at most e^20 in the mean of its response; else as `grpo`.
     """
 
     name: ClassVar[str] = "grpo-response-mean"

@@ -19,7 +19,7 @@ class GrpoWithoutIs(Loss):
     The ASPO paper finds that outcome-supervised GRPO learns as well so, which is its case against token-level ratios.
     The value is -A.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: no ratio is used, so none can overflow.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: no ratio is used.
     """
 
     name: ClassVar[str] = "grpo-without-is"

@@ -26,7 +26,8 @@ class Gspo(Loss):
     It is not token-wise: the ratio needs the whole response, so the tensors must hold whole responses.
 
     Denominator: that of the aggregation, over unmasked tokens; a clipped response still counts in it.
-    Bad tokens: one whose log-ratio overflows pulls its whole response with it.
+    Bad tokens: one pulls its whole response with it; a negative response with s > e^20 has the loss -A * e^20 and no
+    gradient.
     """
 
     name: ClassVar[str] = "gspo"
@@ -50,7 +51,7 @@ class Gspo(Loss):
         """See `Loss.__call__`; does not use `entropy`."""
         own = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
         log_ratio = response_mean(own.log_ratio, mask, cu_seqlens).masked_fill(~mask, 0.0)
-        tokens = RatioTokens(log_ratio, log_ratio.exp(), own.advantages, mask)
+        tokens = RatioTokens.at(log_ratio, own.advantages, mask)
         clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
         weights = ppo_weights(tokens, clip_range, None)
         return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

@@ -7,6 +7,8 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from aspo_megatron.losses.bound import bounded
+
 Estimator = Literal["k1", "k2", "k3"]
 
 
@@ -19,7 +21,7 @@ def estimate(kind: Estimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Te
     - k2 = d^2 / 2: biased, >= 0; gradient -d, which is that of the KL on samples of pi.
     - k3 = exp(d) - d - 1: unbiased, >= 0; gradient 1 - exp(d). This is the paper's.
 
-    Nothing is clamped: a reference that finds a token e^88 times likelier gives inf in fp32.
+    For k3 d counts at most 20 (`bound.py`), and has no gradient beyond. k1 and k2 cannot overflow and are not bounded.
 
     Args:
         kind: which estimator.
@@ -43,5 +45,6 @@ def estimate(kind: Estimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Te
 
 
 def k3(difference: Tensor) -> Tensor:
-    """exp(d) - d - 1, without the cancellation that leaves nothing of a small d in fp32."""
+    """exp(d) - d - 1 of the bounded d, without the cancellation that leaves nothing of a small d in fp32."""
+    difference = bounded(difference)
     return torch.expm1(difference) - difference

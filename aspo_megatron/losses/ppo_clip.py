@@ -24,7 +24,7 @@ class PpoClip(Loss):
     token beyond has no gradient.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
-    Bad tokens: a ratio that overflows is harmless where it is clipped; for A < 0 without `dual_clip` it gives inf.
+    Bad tokens: a negative token with r > e^20, without `dual_clip`, has the loss -A * e^20 and no gradient (as verl).
     """
 
     name: ClassVar[str] = "grpo"
@@ -68,5 +68,5 @@ def ppo_weights(tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | N
         negative = tokens.advantages < 0
         value = torch.where(negative, clipped.clamp(max=dual_clip), clipped)
         capped = negative & ~outside & (clipped > dual_clip)
-    dropped = outside | capped
+    dropped = outside | capped | tokens.beyond
     return Weights(value=value, gradient=value.masked_fill(dropped, 0.0), dropped=dropped, capped=capped)

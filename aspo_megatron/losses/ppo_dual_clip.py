@@ -16,7 +16,7 @@ class PpoDualClip(PpoClip):
 
     ASPO's cap is softer: it keeps the gradient, with weight c.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: an overflowing ratio does no harm.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the bound e^20 is above c.
     """
 
     name: ClassVar[str] = "ppo-dual-clip"

@@ -21,7 +21,7 @@ class Sapo(Loss):
     sides. Negative tokens fade sooner (tau_negative above tau_positive), since their gradient spreads over the whole
     vocabulary.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: where a ratio overflows w is 0.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: far from r = 1 w is 0.
     """
 
     name: ClassVar[str] = "sapo"
@@ -47,8 +47,7 @@ class Sapo(Loss):
         tau = torch.where(tokens.advantages > 0, positive, negative)
         logit = tau * (ratio - 1.0)
         gate = torch.sigmoid(logit)
-        # sigmoid(-x) for 1 - sigmoid(x), which keeps its digits; an infinite ratio has weight 0, not inf * 0.
-        weight = 4.0 * gate * torch.sigmoid(-logit) * ratio.masked_fill(ratio.isinf(), 0.0)
+        weight = 4.0 * gate * torch.sigmoid(-logit) * ratio  # sigmoid(-x) for 1 - sigmoid(x) keeps its digits
         nowhere = torch.zeros_like(mask)
         weights = Weights(value=gate * 4.0 / tau, gradient=weight, dropped=nowhere, capped=nowhere)
         everything = ClipRange(ratio.new_full((), 0.0), ratio.new_full((), torch.inf))

@@ -15,7 +15,7 @@ def ratio_stats(tokens: RatioTokens, clip_range: ClipRange, weights: Weights) ->
     - `clip/pos_high`, `clip/neg_low`: share with r above the range for A > 0, below it for A < 0: no gradient.
     - `clip/pos_low`, `clip/neg_high`: share outside the range on the other side: these keep a gradient.
     - `clip/dual`: share, among tokens that the range keeps (A = 0 left out), at which the cap `dual_clip` acts.
-    - `clip/fraction`: share of all tokens that lose their gradient, by the range or by a cap that drops it.
+    - `clip/fraction`: share of all tokens that lose their gradient: by the range, a cap that drops it, or the bound.
     - `weight/pos`, `weight/neg`: w where the gradient is -A * w * grad log pi; 0 at tokens without gradient.
     - `ratio/pos`, `ratio/neg`: r = pi / pi_old.
     - `approx_kl`: k3 estimate of KL(pi_old || pi) in nats.

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aspo_megatron.losses.bound import MOST_NATS, ratio_of
+
 
 @dataclass(frozen=True)
 class RatioTokens:
     """The tokens as a ratio loss sees them, all [tokens], without gradient.
 
     A token out of `mask` has ratio 1 and advantage 0, so that nothing that stands there (a padding's infinite
-    log-prob, say) can turn a sum into NaN. At the other tokens nothing is clamped: an inf or NaN stays visible.
+    log-prob, say) can turn a sum into NaN. At the other tokens the ratio is bounded (`bound.py`); a NaN stays visible.
     """
 
     log_ratio: Tensor
     """log pi - log pi_old"""
     ratio: Tensor
-    """r = pi / pi_old"""
+    """r = pi / pi_old, or the bound where that is larger"""
     advantages: Tensor
     mask: Tensor
 
@@ -27,7 +29,17 @@ class RatioTokens:
     def of(cls, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:
         """From the arguments of a loss."""
         log_ratio = (log_probs.detach() - old_log_probs.detach()).masked_fill(~mask, 0.0)
-        return cls(log_ratio, log_ratio.exp(), advantages.detach().masked_fill(~mask, 0.0), mask)
+        return cls.at(log_ratio, advantages.detach().masked_fill(~mask, 0.0), mask)
+
+    @classmethod
+    def at(cls, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:
+        """With a log-ratio of the caller's; it and the advantages are 0 out of the mask, and have no gradient."""
+        return cls(log_ratio, ratio_of(log_ratio), advantages, mask)
+
+    @property
+    def beyond(self) -> Tensor:
+        """Where the bound acts, bool [tokens]."""
+        return self.log_ratio > MOST_NATS
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class ClipRange:
         return past_upper | past_lower
 
     def clip(self, tokens: RatioTokens) -> Tensor:
-        """The ratio, stopped at the bound that the advantage pushes it to; 1 for A = 0 (inf * 0 would be NaN)."""
+        """The ratio, stopped at the bound that the advantage pushes it to; 1 for A = 0."""
         positive = torch.minimum(tokens.ratio, self.upper)
         negative = torch.maximum(tokens.ratio, self.lower)
         neutral = tokens.ratio.clamp(1.0, 1.0)  # not ones: a NaN must stay one
@@ -69,7 +81,7 @@ class Weights:
     value: Tensor
     gradient: Tensor
     dropped: Tensor
-    """Bool: the clip range or the cap takes the gradient away."""
+    """Bool: the clip range, the cap or the bound takes the gradient away."""
     capped: Tensor
     """Bool: inside the clip range, and the cap `dual_clip` acts."""
 
@@ -77,9 +89,8 @@ class Weights:
 def surrogate(log_probs: Tensor, tokens: RatioTokens, weights: Weights) -> Tensor:
     """-A * value, [tokens], with the gradient -A * weights.gradient with respect to `log_probs`.
 
-    Value and gradient of a policy loss part wherever a stop-gradient or a clip acts. Both come out exactly, and
-    no ratio is differentiated, so a ratio that overflows where it is clipped or capped does no harm. Out of the
-    mask both are exactly 0.
+    Value and gradient of a policy loss part wherever a stop-gradient or a clip acts. Both come out exactly, as
+    no ratio is differentiated. Out of the mask both are exactly 0.
     """
     zero_with_gradient = (log_probs - log_probs.detach()).masked_fill(~tokens.mask, 0.0)
     return -tokens.advantages * (weights.value + weights.gradient * zero_with_gradient)

@@ -76,7 +76,7 @@ def from_leader_to_each(make: Callable[[], Sequence[Sequence[T]]]) -> list[T]:
 
 
 def to_replicas(
-    groups: Sequence[Sequence[Sample]], groups_per_batch: int, topology: Topology
+    groups: Sequence[Sequence[Sample]], groups_per_batch: int, topology: Topology, planned: int = 0
 ) -> list[list[list[Sample]]]:
     """Hand each group to the data-parallel replica that trains on it.
 
@@ -85,13 +85,15 @@ def to_replicas(
         groups_per_batch: the mini-batch of a group is its number // groups_per_batch. Each mini-batch is spread over
             the replicas by token count.
         topology: this rank's place.
+        planned: how many mini-batches there are, if groups that were left out would have been in the last.
 
     Returns:
-        This replica's groups of each mini-batch, in the order of their numbers, the same on all its ranks.
+        This replica's groups of each mini-batch, in the order of their numbers, the same on all its ranks. A mini-batch
+        of which nothing is left has none.
     """
     sizes = dict(pair for part in gather([(g[0].group, packed_length(g)) for g in groups]) for pair in part)
     replica_of: dict[int, int] = {}
-    batches = sorted({number // groups_per_batch for number in sizes})
+    batches = range(max([planned, *(number // groups_per_batch + 1 for number in sizes)]))
     for batch in batches:
         members = sorted(number for number in sizes if number // groups_per_batch == batch)
         replica_of |= zip(members, balance([sizes[number] for number in members], topology.dp), strict=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+from aspo_megatron.losses.bound import ratio_of
 from aspo_megatron.losses.correction import correction_weights
 from aspo_megatron.losses.entropy import low_entropy_mask
 from aspo_megatron.losses.responses import shares
@@ -87,7 +88,7 @@ class PolicyObjective:
         }
         if terms.weights is not None:
             stats["rollout_correction/weight"] = Stat(terms.weights, mask)
-        ratio, share = (log_probs - old_log_probs).detach().exp(), shares(mask, batch.cu_seqlens)
+        ratio, share = ratio_of((log_probs - old_log_probs).detach()), shares(mask, batch.cu_seqlens)
         stats["response_ratio/pos"] = Stat(ratio, share * (batch.advantages > 0))
         stats["response_ratio/neg"] = Stat(ratio, share * (batch.advantages < 0))
         if terms.divergence is not None:

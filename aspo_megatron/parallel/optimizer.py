@@ -1,4 +1,4 @@
-"""megatron-core's Adam over its gradient buffers, and the course of the learning rate."""
+"""megatron-core's Adam over its gradient buffers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from megatron.core.optimizer import ChainedOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.parallel.moments import MOMENTS, HostMoments
+from aspo_megatron.parallel.schedule import Schedule
 
 MAIN_WEIGHT = "fp32_param"
 
@@ -83,20 +83,7 @@ class Optimizer:
             if isinstance(part.optimizer, torch.optim.Adam):  # not Transformer Engine's or Apex's, which always are
                 for group in part.optimizer.param_groups:
                     group["fused"] = True  # one pass over a parameter and its moments: a quarter of the time on CPU
-        self._schedule = OptimizerParamScheduler(
-            self._adam,
-            init_lr=0.0,
-            max_lr=config.lr,
-            min_lr=config.min_lr if config.schedule != "constant" else config.lr,
-            lr_warmup_steps=config.warmup_updates,
-            lr_decay_steps=max(updates, config.warmup_updates + 1),
-            lr_decay_style=config.schedule,
-            start_wd=config.weight_decay,
-            end_wd=config.weight_decay,
-            wd_incr_steps=0,
-            wd_incr_style="constant",
-        )
-        self._schedule.step(increment=1 if config.warmup_updates else 0)  # an update at lr 0 would be lost
+        self._schedule = Schedule(self._adam, config, updates)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last update."""
@@ -121,9 +108,18 @@ class Optimizer:
                 dist.all_gather(slices, slices[ranks.rank()].clone(), group=ranks)
         yield from model.hf_tensors(lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
 
+    @property
+    def lr(self) -> float:
+        """The rate of the next update."""
+        return float(self._adam.param_groups[0]["lr"])
+
+    def stand_at(self, place: int) -> None:
+        """Make the next update at `place` in the run, counted from 0; else it follows the one before."""
+        self._schedule.stand_at(place)
+
     def step(self) -> tuple[float, float]:
         """Clip the gradients, update the weights; returns the gradient norm before clipping, and the rate used."""
-        lr = float(self._adam.param_groups[0]["lr"])
+        lr = self.lr
         if self._fence is not None:
             self._fence()
             self._fence = None
@@ -133,7 +129,7 @@ class Optimizer:
         if self._away is not None:
             self._away.leave(self._adam_states())
         self._updates += int(done)
-        self._schedule.step(increment=1)
+        self._schedule.stand_at(self._schedule.place + 1)
         return float(norm), lr
 
     def update_after(self, fence: Callable[[], None]) -> None:
@@ -159,8 +155,8 @@ class Optimizer:
         return (*MOMENTS, MAIN_WEIGHT) if separate else MOMENTS
 
     def counters(self) -> dict[str, int]:
-        """Updates made, and where the schedule stands."""
-        return {"updates": self._updates, "scheduled": int(self._schedule.num_steps)}
+        """Updates made, and the number of the next one in the run, from 1: those left out count there."""
+        return {"updates": self._updates, "scheduled": self._schedule.place + 1}
 
     def states(self) -> Iterator[tuple[Tensor, str, Tensor | None]]:
         """Each parameter of this rank, with each of `state_names`, fp32, in its shape; nothing before an update.
@@ -217,8 +213,7 @@ class Optimizer:
             else:  # Transformer Engine's and Apex's count for a group of parameters
                 for group in slot.adam.param_groups:
                     group["step"] = updates
-        self._schedule.num_steps = 0
-        self._schedule.step(increment=counters["scheduled"])
+        self._schedule.stand_at(counters["scheduled"] - 1)
 
     def _parts(self) -> list[Any]:
         adam = self._adam

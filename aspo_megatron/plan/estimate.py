@@ -45,7 +45,7 @@ def passes_of(config: RunConfig, parallel: ParallelConfig, assume: Assumptions) 
     group = prompt + rollout.responses_per_prompt * (response - 1)
     busiest = -(-train.prompts_per_update // parallel.dp)
     groups = busiest * rollout.prompts_per_step // train.prompts_per_update
-    updates = rollout.prompts_per_step // train.prompts_per_update * train.epochs
+    updates = config.updates_per_step
     forward = config.share_scored + int(config.has_reference)
     micro_batches = max(busiest * group / train.max_tokens_per_micro_batch, 1.0)
     scored = groups * rollout.responses_per_prompt * response

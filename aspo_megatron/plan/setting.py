@@ -89,5 +89,5 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         cpu=cpu,
         reference_on_host=config.model.reference == "host",
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
-        scored=micro_batches * (config.rollout.prompts_per_step // config.train.prompts_per_update),
+        scored=micro_batches * config.mini_batches,
     )

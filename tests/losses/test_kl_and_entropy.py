@@ -59,10 +59,6 @@ def test_out_of_the_mask_nothing_counts(kind: kl.Estimator) -> None:
     assert float(grad[0]) != 0
 
 
-def test_k3_overflow_is_visible() -> None:
-    assert kl.estimate("k3", torch.tensor([-200.0]), torch.tensor([0.0])).isinf().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("quantile", [0.0, 0.25, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("lengths", [[1], [1, 2, 3, 4, 5, 6], [200, 0, 1, 77], [0, 11, 0]])

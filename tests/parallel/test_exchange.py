@@ -92,6 +92,18 @@ def test_no_groups_at_all(ranks: Ranks) -> None:
     assert ranks.run(2, exchange, GRIDS["dp2"], [[], []]) == [(0, []), (1, [])]
 
 
+def exchange_of_four(layout: ParallelConfig, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+    with process_grid(layout, PLATFORM, seed=1) as topology:
+        return numbers_of(to_replicas([make(number) for number in numbers[topology.rank]], BATCH, topology, planned=4))
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_a_mini_batch_of_which_nothing_is_left_keeps_its_place(ranks: Ranks) -> None:
+    assert ranks.run(2, exchange_of_four, GRIDS["tp2"], [[1, 9], [8]]) == [[[1], [], [8, 9], []]] * 2
+    assert ranks.run(2, exchange_of_four, GRIDS["dp2"], [[], []]) == [[[]] * 4] * 2
+
+
 def beside_the_gpu(layout: ParallelConfig) -> tuple[list[int], str, str, list[int]]:
     """Messages and samples between ranks whose GPUs never answer, on the process groups that GPUs have."""
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,101 @@
+"""The optimizer updates of a step, each at its place in the run, whatever dynamic sampling leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from aspo_megatron.config import RunConfig
+from aspo_megatron.data.samples import Sample
+from aspo_megatron.errors import AgreedError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.objective import PolicyObjective
+from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, update
+from aspo_megatron.step_metrics import update_metrics
+
+
+class StepUpdates:
+    """Makes the updates of each step.
+
+    A run plans `RunConfig.updates_per_step` of them in each. One without a token that counts is skipped: it changes
+    nothing, but it has its place all the same, so that the learning rate follows the run, also in one that goes on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: PolicyModel,
+        optimizer: Optimizer,
+        objective: PolicyObjective,
+        limits: PassLimits,
+        tell: Callable[[str], None],
+    ) -> None:
+        """`tell` is told of steps without an update."""
+        self._config, self._model, self._optimizer = config, model, optimizer
+        self._objective, self._limits, self._tell = objective, limits, tell
+        self._weighting = aggregation_of(config.loss, config.rollout.sampling.max_response_tokens)
+
+    def make(self, step: int, batches: Sequence[Sequence[Sequence[Sample]]]) -> dict[str, float]:
+        """All updates of a step. A collective.
+
+        Args:
+            step: its number, from 1.
+            batches: this replica's groups of each mini-batch of the step, also of those that are empty.
+
+        Returns:
+            The figures, averaged over the updates that were made; `lr` is the last update's, made or not.
+
+        Raises:
+            AgreedError: the loss or the gradient's norm is no number, on all ranks alike. The weights are lost.
+        """
+        results: list[UpdateResult] = []
+        lr = 0.0
+        on_policy = replace(self._objective, on_policy=self._config.first_update_is_on_policy)
+        first = (step - 1) * self._config.updates_per_step
+        for _ in range(self._config.train.epochs):
+            for batch in batches:
+                self._optimizer.stand_at(first + len(results))
+                lr = self._optimizer.lr
+                results.append(
+                    update(
+                        self._model,
+                        self._optimizer,
+                        batch,
+                        self._objective if results else on_policy,
+                        self._weighting,
+                        self._limits,
+                        self._config.loss.router_aux_coef,
+                    )
+                )
+                _check_finite(step, len(results), results[-1])
+        if all(result.skipped for result in results):
+            self._tell(one_line(f"warning: step {step} trained on nothing: {_why_nothing(self._config)}"))
+        self._optimizer.stand_at(first + len(results))  # a skipped update has not moved it
+        return update_metrics(results) | {"lr": lr}
+
+    def tell_if_none(self) -> None:
+        """Say so at the end of a run whose weights nothing has changed."""
+        if not self._optimizer.counters()["updates"]:
+            same = "warning: no step made an update, so the model is the one that the run began with"
+            self._tell(one_line(f"{same}: {_why_nothing(self._config)}"))
+
+
+def _why_nothing(config: RunConfig) -> str:
+    reasons = []
+    if config.rollout.dynamic_sampling != "off":
+        reasons.append(f"every prompt's rewards agree (rollout.dynamic_sampling={config.rollout.dynamic_sampling})")
+    if config.shaping.mask_truncated:
+        reasons.append("every response was cut (shaping.mask_truncated=true)")
+    return " or ".join(reasons) or "no token of it counts"
+
+
+def _check_finite(step: int, number: int, result: UpdateResult) -> None:
+    for what, value in (("loss", result.loss), ("gradient norm", result.grad_norm)):
+        if not math.isfinite(value):
+            raise AgreedError(
+                f"step {step}, update {number}: the {what} is {value}, and the weights are lost with it. The states "
+                "saved before are as they were; see NaN and collapse in docs/troubleshooting.md"
+            )
