@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from aspo_megatron.eval_plan import EvalJob
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+SOME_FAILED_CODE = 3
+"""Exit code of an evaluation in which some responses could not be scored."""
+
 _GENERIC = re.compile(r"hf|exports|step-\d+")
 
 
@@ -57,6 +60,7 @@ def evaluate(
     """Evaluate a model: avg@K and pass@K with confidence intervals; every response is kept for reading.
 
     With an output the same command goes on where it was killed. `aspo table` compares the results of several models.
+    Exit code 3 says that some responses could not be scored; they count as wrong.
 
     \b
       aspo eval deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --benchmark aime24,amc23,math500
@@ -98,7 +102,8 @@ def evaluate(
             jobs = [files.problems(problems, common, overrides or [])]
         plan = work / "plan.json"
         EvalPlan(name, bool(server), tuple(jobs)).write(plan)
-        raise typer.Exit(launch("aspo_megatron.eval_rank", [str(plan)], processes, threads, log_dir=work / "logs"))
+        code = launch("aspo_megatron.eval_rank", [str(plan)], processes, threads, log_dir=work / "logs")
+        raise typer.Exit(code or _failed_code(jobs))
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,10 @@ class _Files:
         run = load_config(self.config, [*settings, *overrides])
         name = "held-out" if problems is None else problems.stem
         read, there = self._checked(run, name)
-        return EvalJob(name, read, "heldout" if problems is None else "train", self.output, there)
+        side: Literal["train", "heldout"] = "heldout" if problems is None else "train"
+        if self.output is None:
+            return EvalJob(name, read, side, self.work / "responses" / f"{name}.jsonl", there, kept=False)
+        return EvalJob(name, read, side, self.output, there)
 
     def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
         """Read all input once before any process starts; where the configuration is, and where the problems are."""
@@ -197,6 +205,14 @@ def label_of(model: str) -> str:
             break
     kept = [part for part in kept if part not in ("hf", "exports")] or kept
     return "-".join(kept) or "model"
+
+
+def _failed_code(jobs: Sequence[EvalJob]) -> int:
+    """The exit code of an evaluation that went through: whether all responses could be scored."""
+    from aspo_megatron.eval_file import read_scores, scores_path
+
+    failed = sum(read_scores(scores_path(job.output))["failed"] for job in jobs)
+    return SOME_FAILED_CODE if failed else 0
 
 
 def model_folder(model: str) -> Path:

@@ -58,6 +58,8 @@ class ResultFile:
 
     Attributes:
         right: right responses to each problem that is done, by the problem's number.
+        failed: responses that could not be scored, which count as wrong.
+        first_failure: what kept the first of them from being scored.
     """
 
     def __init__(self, path: Path, about: About) -> None:
@@ -70,7 +72,8 @@ class ResultFile:
         self.path, self._about = path, about
         self.right: dict[int, int] = {}
         self._name = one_line(path)
-        self._tokens = self._cut = 0
+        self._tokens = self._cut = self.failed = 0
+        self.first_failure = ""
         with plain_errors(path):
             for file in (path, scores_path(path)):
                 refuse_link(file, "--output")
@@ -101,6 +104,11 @@ class ResultFile:
         """Whether all problems are done."""
         return len(self.right) == self._about.problems
 
+    @property
+    def scored(self) -> int:
+        """How many responses could be scored."""
+        return len(self.right) * self._about.samples - self.failed
+
     def append(self, records: Sequence[Record]) -> None:
         """Add all responses to some more problems; on return they survive the death of the process and the machine.
 
@@ -129,6 +137,9 @@ class ResultFile:
         self.right[record["index"]] = self.right.get(record["index"], 0) + int(record["reward"] >= CORRECT)
         self._tokens += record["tokens"]
         self._cut += record["finish_reason"] == "length"
+        if record.get("error") is not None:
+            self.failed += 1
+            self.first_failure = self.first_failure or record["error"]
 
     def _refuse_another(self) -> None:
         if not self.path.exists():
@@ -203,6 +214,7 @@ class ResultFile:
             and (type(reward) is float or (type(reward) is int and abs(reward) <= _LARGEST))
             and _is_count(tokens)
             and isinstance(record.get("finish_reason"), str)
+            and isinstance(record.get("error"), str | None)
         )
 
     def _write_scores(self) -> None:
@@ -219,6 +231,8 @@ class ResultFile:
             "scores": {name: asdict(estimate) for name, estimate in scores.named().items()},
             "mean_tokens": self._tokens / done if done else None,
             "cut_at_limit": self._cut / done if done else None,
+            "failed": self.failed,
+            "first_failure": self.first_failure or None,
             "right": list(scores.right),
             "identity": about.identity,
         }
@@ -236,6 +250,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     content = read_json(path, ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{one_line(path)}: not the scores of an evaluation")
+    content.setdefault("failed", 0)  # older files do not say
     for name, is_right in _SCORES.items():
         if name not in content or not is_right(content[name]):
             what = f"`{name}` is of another kind" if name in content else f"no {name!r}"
@@ -258,6 +273,7 @@ _SCORES: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: _is_count(value) and value > 0,
     "right": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "identity": lambda value: isinstance(value, dict),
+    "failed": _is_count,
 }
 """What a scores file has in any version, and what each value has to be."""
 

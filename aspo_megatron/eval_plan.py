@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +23,17 @@ class EvalJob:
         name: of the benchmark, or of the problems file.
         config: file with the whole configuration.
         side: which of its problems are asked: `train` (all of a problems file) or `heldout`.
-        output: file for the responses; None keeps none.
+        output: file for the responses.
         problems: where the leader finds them, see `handover`; None: it reads them itself.
+        kept: whether the responses are for the user; else they go with the command.
     """
 
     name: str
     config: Path
     side: Literal["train", "heldout"]
-    output: Path | None
+    output: Path
     problems: Path | None = None
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,12 @@ class EvalPlan:
     def read(cls, path: Path) -> EvalPlan:
         """From the JSON of `write`."""
         content = read_json(path)
-        jobs = tuple(
-            EvalJob(job["name"], Path(job["config"]), job["side"], _path(job["output"]), _path(job["problems"]))
-            for job in content["jobs"]
-        )
-        return cls(content["model"], content["live"], jobs)
+        return cls(content["model"], content["live"], tuple(map(_job, content["jobs"])))
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
+def _job(told: Mapping[str, Any]) -> EvalJob:
+    problems = None if told["problems"] is None else Path(told["problems"])
+    return EvalJob(told["name"], Path(told["config"]), told["side"], Path(told["output"]), problems, told["kept"])
 
 
 def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _RESPONSES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class _Task:
-    """A job with what it reads. `results`: the leader's file, None elsewhere and where none is kept."""
+    """A job with what it reads. `results`: the leader's file, None elsewhere."""
 
     job: EvalJob
     config: RunConfig
@@ -68,8 +68,9 @@ def evaluate_plan(plan: EvalPlan) -> None:
             held = (read.train if job.side == "train" else read.heldout).first(config.eval.max_problems)
             problems = SharedProblems(held)
             results = None
-            if topology.is_leader and job.output:
-                weights = weights or weights_fingerprint(config.model.path)
+            if topology.is_leader:
+                if job.kept:  # else nobody will ask whose they are
+                    weights = weights or weights_fingerprint(config.model.path)
                 results = stack.enter_context(_open(plan, job, config, held, weights))
             tasks.append(_Task(job, config, read, problems, results))
         left = from_leader([task.results is None or not task.results.complete for task in tasks])
@@ -79,9 +80,10 @@ def evaluate_plan(plan: EvalPlan) -> None:
             engine.update_weights(tensors, version=0)
         for task, unfinished in zip(tasks, left, strict=True):
             topology.whereabouts.phase(f"evaluation of {task.job.name}")
-            scores = _evaluate(task, engine, topology) if unfinished else None
-            if topology.is_leader:
-                _report(task, scores)
+            if unfinished:
+                _evaluate(task, engine, topology)
+            if task.results:
+                _report(task, task.results)
 
 
 def _adopt(engine: RolloutEngine) -> str:
@@ -91,7 +93,6 @@ def _adopt(engine: RolloutEngine) -> str:
 
 
 def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: ProblemStore, weights: str) -> ResultFile:
-    assert job.output is not None
     about = About(
         job.name,
         plan.model,
@@ -103,17 +104,14 @@ def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: ProblemStor
     return ResultFile(job.output, about)
 
 
-def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> Scores | None:
-    """Ask what is left; the scores, unless they are in the file."""
-    from aspo_megatron.evaluate import Evaluator, evaluate, evaluate_into
+def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
+    """Ask what is left."""
+    from aspo_megatron.evaluate import Evaluator, evaluate_into
 
     config, tokenizer, problems = task.config, task.inputs.tokenizer, task.problems
     sampling = config.eval.sampling or config.rollout.sampling
     rank, world_size = topology.rank, topology.world_size
     with RewardPool(config.reward) as rewards, ExitStack() as stack:
-        if task.job.output is None:
-            arguments = (problems, config.eval, sampling, config.seed, rank, world_size)
-            return evaluate(engine, rewards, tokenizer, *arguments).scores
         progress = None
         if task.results:
             progress = stack.enter_context(EvalProgress(task.job.name, len(task.results.right), len(problems)))
@@ -125,7 +123,6 @@ def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> Scores 
         evaluator = Evaluator(rewards, tokenizer, config.eval.samples, config.seed, rank, world_size)
         at_once = _at_once(config, world_size)
         evaluate_into(task.results, engine, evaluator, problems, sampling, at_once, tell)
-    return None
 
 
 def _at_once(config: RunConfig, processes: int) -> int:
@@ -135,16 +132,18 @@ def _at_once(config: RunConfig, processes: int) -> int:
     return config.eval.chunk or max(1, _RESPONSES_AT_ONCE // config.eval.samples) * parties
 
 
-def _report(task: _Task, scores: Scores | None) -> None:
-    found = scores or (task.results.scores() if task.results else None)
-    assert found is not None
+def _report(task: _Task, results: ResultFile) -> None:
+    found = results.scores()
     each = f"{len(task.problems)} problems, {found.samples} responses each; 95 % confidence intervals"
     show(f"{one_line(task.job.name)}: {each}")
     for name, estimate in found.named().items():
         show(f"{name:>10}  {estimate}")
-    if task.results:
-        show(f"responses   {one_line(task.results.path)}")
-        show(f"scores      {one_line(scores_path(task.results.path))}")
+    if results.failed:
+        some = f"{results.failed} responses could not be scored, and count as wrong"
+        show(f"    failed  {some}; the first: {one_line(results.first_failure)}")
+    if task.job.kept:
+        show(f"responses   {one_line(results.path)}")
+        show(f"scores      {one_line(scores_path(results.path))}")
 
 
 if __name__ == "__main__":

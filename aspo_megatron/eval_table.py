@@ -171,6 +171,8 @@ def _remarks(name: str, content: dict[str, Any]) -> list[str]:
     remarks = []
     if not content["complete"]:
         remarks.append(f"{len(content['right'])} of {content['problems']} problems so far")
+    if content["failed"]:
+        remarks.append(f"{content['failed']} responses could not be scored, and count as wrong")
     if name in BENCHMARKS:
         identity = content["identity"]
         paper = _PAPER | {"samples": BENCHMARKS[name].samples}

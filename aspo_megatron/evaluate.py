@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.config import EvalConfig, SamplingConfig
 from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.errors import AgreedError
 from aspo_megatron.eval_file import CORRECT, Record, ResultFile
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.rewards.pool import RewardPool
@@ -22,6 +24,9 @@ from aspo_megatron.writing import json_line, write_whole
 
 _EVAL_STREAM = 1
 """Separates the random numbers of evaluation from those of rollouts."""
+
+_MANY_RESPONSES = 32
+"""If none of so many can be scored, what scores them is broken; of a few it may be their fault."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Evaluator:
                 "reward": reward.value,
                 "tokens": len(sample.response_ids),
                 "finish_reason": sample.finish_reason,
+                "error": reward.error,
             }
             for asked in score_groups(answered, self.rewards, self.tokenizer)
             for sample, text, reward in zip(asked.samples, asked.texts, asked.rewards, strict=True)
@@ -105,11 +111,16 @@ def evaluate(
     rank: int,
     world_size: int,
 ) -> Evaluation:
-    """Ask every problem `config.samples` times, all at once. A collective: every rank gets the whole result."""
+    """Ask every problem `config.samples` times, all at once. A collective: every rank gets the whole result.
+
+    Raises:
+        AgreedError: no response could be scored.
+    """
     evaluator = Evaluator(rewards, tokenizer, config.samples, seed, rank, world_size)
     asked = range(len(problems))[: config.max_problems]
     requests = evaluator.requests(dealer(problems), asked)
     records = evaluator.records(requests, engine.generate(requests, sampling))
+    refuse_unscored(records)
     return summarize(records, config.samples, config.pass_k)
 
 
@@ -124,7 +135,8 @@ def evaluate_into(
 ) -> None:
     """Ask the problems that are not in `results` yet, some at a time, and append their records. A collective.
 
-    Servers are given the next problems while they are still at the last responses to these.
+    Servers are given the next problems while they are still at the last responses to these. Where no response to some
+    problems could be scored, these problems are not written, so that the same evaluation can go on with them.
 
     Args:
         results: the file, on the leader; None on the other ranks.
@@ -134,8 +146,13 @@ def evaluate_into(
         sampling: how responses are drawn.
         at_once: problems that are asked at a time, on all ranks together.
         tell: given the number of problems done and their scores each time that some more are, on the leader.
+
+    Raises:
+        AgreedError: no response to the problems that were asked at a time could be scored, and there are
+            `_MANY_RESPONSES` of them, or none has been scored before.
     """
-    done = set(from_leader(tuple(results.right) if results else ()))
+    done_before, scored = from_leader((tuple(results.right), results.scored) if results else ((), 0))
+    done = set(done_before)
     left = [index for index in range(len(problems)) if index not in done]
     begun: deque[tuple[list[Request], Generation]] = deque()
     for start in range(0, len(left) + at_once, at_once):
@@ -146,9 +163,23 @@ def evaluate_into(
             continue
         asked, generation = begun.popleft()
         records = evaluator.records(asked, generation.finish())
+        if not scored or len(records) >= _MANY_RESPONSES:
+            refuse_unscored(records)
+        scored += sum(record["error"] is None for record in records)
         if results:
             results.append(records)
             tell(len(results.right), results.scores())
+
+
+def refuse_unscored(records: Sequence[Record]) -> None:
+    """See that some response could be scored; the same on all ranks, as all have the same records.
+
+    Raises:
+        AgreedError: none could.
+    """
+    if records and all(record["error"] is not None for record in records):
+        problem, error = (one_line(records[0][name]) for name in ("problem", "error"))
+        raise AgreedError(f"reward: none of {len(records)} responses could be scored; the first, to {problem}: {error}")
 
 
 def summarize(records: Sequence[Record], samples: int, pass_k: Iterable[int]) -> Evaluation:

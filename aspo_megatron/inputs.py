@@ -24,6 +24,7 @@ from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
+from aspo_megatron.rewards.trial import try_reward
 from aspo_megatron.tokenizer import load_tokenizer, unknown_token
 from aspo_megatron.versions import refuse_outside
 
@@ -71,6 +72,7 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
             "set data.train.answer_field, or warmup.updates=0"
         )
     scorers.check(config.reward, itertools.chain(train, heldout))
+    try_reward(config.reward, itertools.chain(train, heldout))
     check_installed(config.log.wandb)
     return Inputs(family, tokenizer, train, heldout)
 

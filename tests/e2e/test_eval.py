@@ -116,6 +116,55 @@ def test_one_that_was_killed_goes_on(work: Path, whole: Finished) -> None:
         assert (folder / name).read_bytes() == (work / "evals" / "whole" / name).read_bytes()
 
 
+BROKEN = """
+def some(problem, response):
+    if int(problem.id[-1]) % 2:
+        raise OSError("the judge does not answer")
+    return 1.0
+
+def only_answers(problem, response):
+    return float({problem.answer: 1}[response])
+
+def none(problem, response):
+    return response.score
+"""
+
+
+def broken_reward(name: str, output: str) -> list[str]:
+    reward = f"reward={{kind: broken_reward:{name}, workers: 1}}"
+    return ["eval", "runs/small/hf", "--benchmark", "aime24=aime.jsonl", "--output", output, *SETTINGS, reward]
+
+
+def test_responses_that_cannot_be_scored(work: Path) -> None:
+    (work / "broken_reward.py").write_text(BROKEN)
+    done = aspo(*broken_reward("some", "evals/some"), folder=work)
+    assert done.code == 3
+    said = "failed  2 responses could not be scored, and count as wrong; the first: OSError: the judge does not answer"
+    assert said in done.stdout
+    content = read_scores(work / "evals" / "some" / "aime24.scores.json")
+    assert (content["failed"], content["right"], content["complete"]) == (2, [2, 0, 2], True)
+    assert "the judge does not answer" in content["first_failure"]
+    table = CliRunner().invoke(commands.app, ["table", str(work / "evals" / "some")], catch_exceptions=False).output
+    assert "2 responses could not be scored, and count as wrong" in table
+
+
+def test_a_reward_that_scores_nothing_ends_the_evaluation_and_leaves_what_can_go_on(work: Path) -> None:
+    (work / "broken_reward.py").write_text(BROKEN)
+    done = aspo(*broken_reward("only_answers", "evals/none"), folder=work)
+    assert done.code == 2
+    assert "reward: none of 2 responses could be scored; the first, to aime-0: KeyError" in done.stderr
+    assert lines(work / "evals" / "none" / "aime24.jsonl") == 0
+    assert read_scores(work / "evals" / "none" / "aime24.scores.json")["complete"] is False
+
+
+def test_a_broken_reward_is_found_before_any_process_is_started(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "broken_reward.py").write_text(BROKEN)
+    monkeypatch.chdir(work)
+    with pytest.raises(ConfigError, match=r"a trial of it fails: asked what .* is worth as .* AttributeError"):
+        CliRunner().invoke(commands.app, broken_reward("none", "evals/trial"), catch_exceptions=False)
+    assert not (work / "evals" / "trial").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -73,7 +73,7 @@ def test_weights_are_told_apart_wherever_they_are(tmp_path: Path) -> None:
 def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
     jobs = (
         EvalJob("aime24", Path("a.yaml"), "train", Path("out/a.jsonl")),
-        EvalJob("x", Path("b"), "heldout", None, Path("/proc/7/fd/3")),
+        EvalJob("x", Path("b"), "heldout", Path("x.jsonl"), Path("/proc/7/fd/3"), kept=False),
     )
     plan = EvalPlan("mine", live=True, jobs=jobs)
     plan.write(tmp_path / "plan.json")
