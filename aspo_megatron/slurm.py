@@ -220,7 +220,7 @@ def _override(text: str) -> str:
 
 def _environment(slurm: SlurmConfig) -> str:
     """The folder whose `aspo` the ranks run; empty if it is in PATH, or in a container."""
-    if slurm.container or slurm.venv == "none":
+    if slurm.container or slurm.venv == Path("none"):
         return ""
     if slurm.venv is None and not (Path(sys.prefix) / "bin" / "aspo").exists():  # installed for the user alone
         return ""

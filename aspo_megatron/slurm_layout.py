@@ -90,8 +90,7 @@ def _refuse_gpus(run: RunConfig, nodes: int, ranks: int, beside: int) -> None:
             f"{_counted(run)}"
         )
     if slurm.server_nodes or (has_own_servers(run) and servers.colocate):
-        said = [number for line in slurm.server_directives for kind, number in [_gpus_said(line) or ("", 0)] if number]
-        there = said[-1] if said else gpus
+        there = _gpus_for_servers(run)
         if servers.count * servers.tp > there:
             where = "each node of slurm.server_nodes" if slurm.server_nodes else "the node"
             raise ConfigError(f"slurm: {each} = {servers.count * servers.tp} GPUs on {where}, which has {there}")
@@ -119,6 +118,12 @@ def _refuse_directives(run: RunConfig, ranks: int) -> None:
                 f"slurm.directives: {one_line(line)}: {found} GPUs a node, but slurm.gpus_per_node="
                 f"{slurm.gpus_per_node}"
             )
+
+
+def _gpus_for_servers(run: RunConfig) -> int:
+    """Of a node that ranks have nothing of, or that its ranks and servers take turns on."""
+    said = [found[1] for line in run.slurm.server_directives if (found := _gpus_said(line))]
+    return said[-1] if said else run.slurm.gpus_per_node
 
 
 def _gpus_said(line: str) -> tuple[str, int] | None:
@@ -172,7 +177,7 @@ def _candidates(run: RunConfig) -> Iterator[dict[str, Any]]:
             if not re.match(r"--(gpu-bind|gpus(-per-task)?=|tres-per-task|nodes=|ntasks)", line)
         ]
         yield {"slurm.directives": other}
-    fit = (gpus - ranks) if beside else gpus
+    fit = gpus - ranks if beside else _gpus_for_servers(run)
     if servers.tp <= fit and run.rollout.engine == "sglang":
         yield {"rollout.servers.count": fit // servers.tp}
     if not ranks % nodes and (ranks + beside) // nodes <= max(gpus, _USUAL_GPUS):
@@ -190,12 +195,10 @@ def _candidates(run: RunConfig) -> Iterator[dict[str, Any]]:
 
 
 def _with_gpus(directives: Sequence[str], gpus: int) -> Iterator[list[str]]:
-    """The options with other numbers of GPUs for a node."""
+    """The options with another number of GPUs for a node."""
     if any((_gpus_said(line) or ("",))[0] == "node" for line in directives):
-        yield [
-            re.sub(r"(gpu(?:s-per-node)?[:=](?:[A-Za-z_][\w.-]*[:=])?)\d+", rf"\g<1>{gpus}", line)
-            for line in directives
-        ]
+        other = (re.sub(r"(--gpus-per-node=.*?)\d+$", rf"\g<1>{gpus}", line) for line in directives)
+        yield [re.sub(r"(\bgpu(?:[:=][A-Za-z_][\w.-]*)?)(?:[:=]\d+)?(?=,|$)", rf"\g<1>:{gpus}", line) for line in other]
 
 
 def _changed(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

@@ -110,10 +110,10 @@ class SlurmConfig(Section):
     constraint: str | None = Field(None, description="Features that the nodes must have.")
     directives: tuple[str, ...] = Field(
         (),
-        description="Further options of sbatch, e.g. `--mem=0`, `--exclusive`; `--gres=gpu:8` replaces `--gpus-per-node`.",
+        description="Further options of sbatch, e.g. `--mem=0`; `--gres=gpu:8` takes the place of `--gpus-per-node`.",
     )
     setup: tuple[str, ...] = Field((), description="Shell lines run first, e.g. `module load cuda`.")
-    venv: Literal["none"] | Path | None = Field(
+    venv: Path | None = Field(
         None,
         description="Environment of the ranks, of venv, conda or another folder with bin/aspo; null: that of `aspo "
         "slurm`; `none`: aspo is in PATH, by a module or a line of `setup`.",

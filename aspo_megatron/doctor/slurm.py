@@ -113,7 +113,7 @@ def _template(wishes: Wishes) -> Iterator[Line]:
         yield warn("slurm/train.sbatch", str(error), "git clone the repository; pip install -e . in it")
         return
     venv = wishes.run.slurm.venv
-    if isinstance(venv, Path) and not (venv / "bin" / "aspo").is_file():
+    if venv is not None and venv != Path("none") and not (venv / "bin" / "aspo").is_file():
         yield warn("slurm.venv", f"{venv} has no bin/aspo here", "the folder that all nodes see, null, or none")
 
 
