@@ -17,6 +17,7 @@ from aspo_megatron.rollout.server_environment import server_environment
 EXAMPLES = slurm.TEMPLATE.parents[1] / "examples"
 SMALL = "qwen3_4b/run.yaml"
 LARGE = "qwen3_30b_a3b/run.yaml"
+HETJOB = "#SBATCH hetjob"
 RECIPES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.glob("*/*.yaml"))
 
 
@@ -34,7 +35,7 @@ def job_of(recipe: str, *overrides: str) -> tuple[RunConfig, list[str]]:
 
 def assert_right(run: RunConfig, directives: list[str]) -> None:
     """A task for each rank; a GPU for each rank and each part of a server; none without a use on the ranks' nodes."""
-    found = dict(line.partition("=")[::2] for line in directives[: [*directives, "hetjob"].index("hetjob")])
+    found = dict(line.partition("=")[::2] for line in directives[: [*directives, HETJOB].index(HETJOB)])
     servers = run.rollout.servers
     nodes = int(found["nodes"]) - (0 if run.slurm.server_directives else run.slurm.server_nodes)
     tasks = int(found["ntasks-per-node"])

@@ -9,6 +9,7 @@ import pytest
 from e2e.command import SETTINGS
 
 from aspo_megatron import slurm
+from aspo_megatron.commands import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.rank import slurm_environment
 
@@ -122,6 +123,26 @@ def test_containers(config: Path) -> None:
     apptainer = script_of(config, *GPUS, *box, "slurm.container_runtime=apptainer")
     assert "INSIDE=(apptainer exec --nv --bind /data:/data --bind /home:/home" in apptainer
     assert "\nCONTAINER=()\n" in apptainer
+
+
+def test_how_far_a_run_is(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the script asks before and after: of a folder that is not there yet, and of one with states elsewhere."""
+
+    def said() -> str:
+        with pytest.raises(SystemExit) as ended:
+            app(["slurm", str(config), "train.steps=3", "--state"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert said() == "stopped\n"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "checkpoints").symlink_to(tmp_path / "disk")
+    assert said() == "stopped\n"
+    (tmp_path / "disk" / "latest").write_text("step-000002\n")
+    assert said() == "stopped step-000002\n"
+    (tmp_path / "runs" / "first" / "summary.json").write_text('{"steps": 3}')
+    assert said() == "finished\n"
 
 
 def test_template_that_lacks_a_setting(config: Path) -> None:
