@@ -75,8 +75,8 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
     for run in runs:
         _check(run)
         refuse_foreign_folder(run)
-        if run.parallel.world_size != runs[0].parallel.world_size:
-            raise ConfigError(f"{sweep}: all lines must need the same number of ranks")
+        if _size(run) != _size(runs[0]):
+            raise ConfigError(f"{sweep}: all lines must need the same number of ranks, and of GPUs for servers")
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
     return Job(runs[0], (str(config), *overrides, *options), name, lines, chain)
 
@@ -194,6 +194,11 @@ def read_template() -> str:
         return TEMPLATE.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo from its repository") from error
+
+
+def _size(run: RunConfig) -> tuple[object, ...]:
+    """What an array has in common, as it has one script."""
+    return (*shape(run), run.slurm.gpus_per_node, gpus_beside(run), run.slurm.server_nodes)
 
 
 def _check(run: RunConfig) -> None:

@@ -110,6 +110,9 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     shown = "\n".join(["SLURM_ARRAY_TASK_ID=1", *lines, 'printf "%s\\n" "${RUN[@]: -2}"'])
     words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
     assert words == ["optimizer.lr=2e-6", "output_dir=b c"]
+    sweep.write_text("parallel.dp=8 output_dir=a\nparallel.dp=16 output_dir=b\n")
+    with pytest.raises(ConfigError, match="must need the same number of ranks"):
+        script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
     with pytest.raises(ConfigError, match="each line needs an output_dir"):
         script_of(config, *GPUS, sweep=sweep)
