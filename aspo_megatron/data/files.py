@@ -112,9 +112,10 @@ def _files_in(folder: Path, key: str) -> list[Path]:
     splits = {split[1].lower() for file in files if (split := _SPLIT.search(file.name))}
     if len(splits) > 1 or len({_format(file) for file in files}) > 1:
         several = "splits" if len(splits) > 1 else "formats"
+        example = next((file for file in files if "train" in file.name.lower()), files[0])
         raise ConfigError(
             f"{where} has files of several {several} ({one_line(', '.join(file.name for file in files))[:200]}); name "
-            f"those to be read, e.g. {one_line(folder / files[0].name)}, or a pattern"
+            f"those to be read, e.g. {one_line(example)}, or a pattern"
         )
     return files
 

@@ -184,11 +184,11 @@ class _Text:
             try:
                 value, end = self._parser.at(self.text, self.at, where)
             except json.JSONDecodeError as error:
+                place = f"character {error.pos - self.at} of it"
                 # What is cut off looks broken at its end, or from where a text begins that does not end.
                 is_cut = error.pos >= len(self.text) - _CUT or error.msg.startswith("Unterminated")
                 if is_cut and self.more(where):
                     continue
-                place = f"character {error.pos - self.at} of it"
                 raise ConfigError(f"{where}: not valid JSON ({error.msg}, {place})") from error
             if end == len(self.text) and self.more(where):
                 continue  # a number may go on
