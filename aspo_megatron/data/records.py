@@ -20,14 +20,9 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class Record:
-    """A problem as its source has it, not yet tokenised.
+    """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields.
 
-    Attributes:
-        id: what it is called.
-        question: what is asked; of a chat the last message, which is the user's.
-        answer: the reference answer; never empty.
-        metadata: the source's other fields.
-        messages: of a chat the turns before the question, each with `role` and `content`.
+    `messages` are the turns of a chat before the question, each with `role` and `content`.
     """
 
     id: str
