@@ -218,13 +218,17 @@ def _source(wanted: Wanted, key: str) -> SourceConfig:
 
 
 def plain_names(source: SourceConfig, key: str) -> tuple[str, str | None]:
-    """The fields with question and answer: those of the source, or where its first row lacks them the usual ones."""
+    """The fields with question and answer: those of the source, or where its first row lacks them the usual ones.
+
+    `reward_model.ground_truth` is verl's.
+    """
     there = first_fields(source, key)
-    prompt, answer = source.prompt_field, source.answer_field
-    prompts = [name for name in (prompt, "prompt", "problem", "question") if lookup(there, name) is not ABSENT]
-    if answer is not None and lookup(there, answer) is ABSENT:
-        answer = "answer"
-    return (prompts or [prompt])[0], answer
+    prompts = (source.prompt_field, "prompt", "problem", "question")
+    prompt = next((name for name in prompts if lookup(there, name) is not ABSENT), source.prompt_field)
+    if source.answer_field is None:
+        return prompt, None
+    answers = (source.answer_field, "answer", "reward_model.ground_truth")
+    return prompt, next((name for name in answers if lookup(there, name) is not ABSENT), "answer")
 
 
 def _within(records: Sequence[Record], benchmark: Benchmark) -> Iterator[Record]:

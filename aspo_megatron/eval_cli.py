@@ -147,9 +147,9 @@ class _Files:
         settings = list(common)
         if problems is not None:
             source = SourceConfig(kind="files", path=str(problems))
-            prompt, _ = benchmarks.plain_names(source, "--problems")
-            own = json.dumps({"kind": "files", "path": str(problems), "prompt_field": prompt})
-            settings += [f"data.train={own}", "data.heldout=null"]
+            prompt, answer = benchmarks.plain_names(source, "--problems")
+            own = {"kind": "files", "path": str(problems), "prompt_field": prompt, "answer_field": answer}
+            settings += [f"data.train={json.dumps(own)}", "data.heldout=null"]
             settings += ["data.heldout_fraction=0"]
         run = load_config(self.config, [*settings, *overrides])
         name = "held-out" if problems is None else stem_of(problems)

@@ -114,8 +114,8 @@ def test_every_format_has_the_same_fields(tmp_path: Path, file: str, fields: str
 
 def test_chats_keep_their_turns(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
-    (problem,) = written(tmp_path, "aime24", {"prompt": chat, "answer": "4"})
-    assert problem["prompt"] == chat
+    (problem,) = written(tmp_path, "aime24", {"prompt": chat, "reward_model": {"ground_truth": "4"}})
+    assert (problem["prompt"], problem["answer"]) == (chat, "4")
     (record,) = read_source(SourceConfig(kind="files", path=str(tmp_path / "problems.jsonl")), "data.train")
     assert (record.question, record.messages) == ("2 + 2?", (chat[0],))
 
