@@ -159,7 +159,9 @@ def test_earlier_turns_make_another_problem(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_keys_to_set_are_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
-    assert said in refusal(to_jsonl(tmp_path / "d.jsonl", [row, row]))
+    refused = refusal(to_jsonl(tmp_path / "d.jsonl", [row, row]))
+    assert refused.startswith(f"{tmp_path}/d.jsonl:1: no field ")  # the name is wrong, not two rows
+    assert said in refused
 
 
 def test_bad_rows_are_all_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
