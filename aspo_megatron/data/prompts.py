@@ -85,10 +85,11 @@ def _check_form(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Side | None]:
     """Training and held-out records without repetitions."""
-    train, own = _unique(read_source(config.train, "data.train", tell), "data.train")
+    train, own = _unique(read_source(config.train, "data.train", tell, on_bad=config.on_bad), "data.train")
     heldout = None
     if config.heldout is not None:
-        heldout, others = _unique(read_source(config.heldout, "data.heldout", tell), "data.heldout")
+        read = read_source(config.heldout, "data.heldout", tell, on_bad=config.on_bad)
+        heldout, others = _unique(read, "data.heldout")
         both = kinds(np.concatenate([own, others]))
         kept = train.numbers[~np.isin(both[: len(own)], both[len(own) :])]
         if len(kept) < len(own):

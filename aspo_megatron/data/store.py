@@ -72,7 +72,7 @@ class ProblemStore(Sequence[Problem]):
         columns = self._columns
         begin, end = columns.records[place].tolist()
         start, stop = columns.spans[place].tolist()
-        question, answer, metadata = pickle.loads(self._blob[begin:end])
+        question, answer, metadata, _ = pickle.loads(self._blob[begin:end])
         name = self._naming.of(int(columns.numbers[place]), metadata)
         return Problem(name, question, tuple(columns.tokens[start:stop].tolist()), answer, metadata)
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -61,6 +63,17 @@ def no_answer(folder: Path, model_folder: Path) -> list[str]:
     return [jsonl(folder / "data.jsonl", {"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "solution": "2"})]
 
 
+def other_layout(folder: Path, model_folder: Path) -> list[str]:
+    row = {"prompt": [{"role": "user", "content": "1 + 1 ="}], "reward_model": {"ground_truth": "2"}}
+    write_table(pyarrow.Table.from_pylist([row]), folder / "data.parquet")
+    return ["data.train={kind: files, path: data.parquet, prompt_field: prompt}"]
+
+
+def bad_rows(folder: Path, model_folder: Path) -> list[str]:
+    good = {"prompt": "1 + 1 =", "answer": "2"}
+    return [jsonl(folder / "data.jsonl", good, {"prompt": ""}, {"prompt": " ", "answer": 1}, good, 5)]
+
+
 def long_prompt(folder: Path, model_folder: Path) -> list[str]:
     records = [
         {"id": "short", "prompt": "1 + 1 =", "answer": "2"},
@@ -104,6 +117,8 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "tp does not divide the heads": (only("parallel.tp=3"), ["parallel.tp=3", "attention heads (4)", "1, 2, 4"]),
     "no data file": (only("data.train={kind: jsonl, path: none.jsonl}"), ["data.train.path", "none.jsonl"]),
     "data without the needed field": (no_answer, ["data.jsonl:2", "'answer'", "prompt, solution", "answer_field"]),
+    "data in verl's layout": (other_layout, ["data.parquet row 0", "answer_field=reward_model.ground_truth"]),
+    "bad rows": (bad_rows, ["data.train: 3 of 5 problems cannot be used", "data.jsonl:2", "data.on_bad=drop"]),
     "unknown task family": (only("data.train.family=chain_sums"), ["data.train.family", "'chain_sum'"]),
     "prompt longer than the context": (long_prompt, ["problem endless", "context of 256 tokens"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
