@@ -23,31 +23,13 @@ from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.launch import launch
 from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.plan.layouts import candidates
 
 ONE_PROCESS = "one process"
 HUGGING_FACE = "hugging face"
 _SIZES = ("tp", "pp", "vpp", "cp", "dp", "ep", "etp")
 _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
-_LAYOUTS = (
-    "tp=2",
-    "tp=2,sp",
-    "tp=2,sp,recompute=full",
-    "pp=2",
-    "pp=2,vpp=2",
-    "cp=2",
-    "dp=2",
-    "dp=2,distopt",
-    "tp=2,cp=2,sp",
-    "tp=2,pp=2",
-    "pp=2,cp=2",
-    "tp=2,dp=2,distopt",
-    "dp=2,ep=2",
-    "dp=2,ep=2,distopt",
-    "cp=2,ep=2",
-    "tp=2,sp,ep=2,etp=1",
-    "tp=2,sp,dp=2,ep=2",
-    "pp=2,dp=2,ep=2",
-)
+_MORE_LAYOUTS = ("tp=2", "tp=2,sp,recompute=full", "dp=2", "dp=2,ep=2")
 _SMALL = {
     "vocab_size": 515,  # not a multiple of any tp
     "hidden_size": 64,
@@ -142,18 +124,27 @@ def parse_layout(text: str) -> Layout:
         raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
+def layout_text(layout: Layout) -> str:
+    """What `parse_layout` reads as this layout; of one process it is empty."""
+    set_values = layout.parallel.model_dump(exclude_defaults=True)
+    parts = [f"{name}={set_values[name]}" for name in _SIZES if name in set_values]
+    parts += [flag for flag, name in _FLAGS.items() if name in set_values]
+    if layout.recompute != "none":
+        parts.append(f"recompute={layout.recompute}")
+    return ",".join(parts)
+
+
 def layouts_for(family: Family, most_ranks: int) -> list[str]:
-    """The default layouts that fit the model and the number of ranks."""
-    fitting = []
-    for text in _LAYOUTS:
-        layout = parse_layout(text).parallel
+    """The default layouts: what `aspo plan` can print for two ranks and for four, and options that it does not weigh."""
+    planned = [Layout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
+    more = []
+    for text in _MORE_LAYOUTS:
         try:
-            family.check_layout(layout)
+            family.check_layout((layout := parse_layout(text)).parallel)
         except ConfigError:
             continue
-        if layout.world_size <= most_ranks:
-            fitting.append(text)
-    return fitting
+        more.append(layout)
+    return [layout_text(each) for each in (*planned, *more) if each.parallel.world_size <= most_ranks]
 
 
 def make_built_in(name: str, folder: Path) -> Path:
