@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.layouts import layouts
+from aspo_megatron.parallel.meeting import interfaces, meet
 from aspo_megatron.parallel.objective import PolicyObjective
 from aspo_megatron.parallel.optimizer import Optimizer
 from aspo_megatron.parallel.platform import choose_platform
@@ -49,6 +49,8 @@ ROWS = {
     for ranks in (2, 4)
     for parallel in layouts(family, ranks)
 }
+TOGETHER = 12
+"""Rows that share a process group, as far as they have as many ranks."""
 SETUP = Setup("aspo", "seq-mean-token-sum", max_tokens=1, router_aux_coef=0.5)
 OPTIMIZER = OptimizerConfig(lr=4e-4, eps=1e-4, weight_decay=0.1, clip_grad=2.0)
 SHAPES = [(3, (4, 9)), (2, (6,))]
@@ -82,14 +84,11 @@ def make_batch(folder: Path) -> list[list[Sample]]:
 @contextmanager
 def group_of_ranks(world_size: int) -> Iterator[Callable[[ParallelConfig], Topology]]:
     """One process group for one layout after the other."""
-    import os
-
     platform = choose_platform(PLATFORM.device, 0, PLATFORM.threads_per_rank)
     platform.install()
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(platform.backend, timeout=timedelta(minutes=PLATFORM.timeout_minutes))
-    assert dist.get_world_size() == world_size
-    yield partial(build_grid, platform=platform, timeout_minutes=PLATFORM.timeout_minutes, seed=1)
+    with interfaces(world_size, servers_elsewhere=False):
+        meet(platform.backend, world_size, timedelta(minutes=PLATFORM.timeout_minutes))
+        yield partial(build_grid, platform=platform, timeout_minutes=PLATFORM.timeout_minutes, seed=1)
     dist.destroy_process_group()
     platform.uninstall()
 
@@ -164,9 +163,6 @@ def outcomes(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Outcomes
         return [rank[name] for rank in found], single(recipe, layers_for(parallel))
 
     return of
-
-
-TOGETHER = 12
 
 
 @pytest.mark.distributed
