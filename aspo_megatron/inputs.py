@@ -21,6 +21,7 @@ from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.handover import taken_over
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family
+from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
 from aspo_megatron.tokenizer import load_tokenizer, unknown_token
@@ -108,6 +109,8 @@ def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrained
     folder, random = config.model.path, config.model.init == "random"
     usable = usable_config if not weights else usable_model if random else usable_weights
     family = usable(folder)
+    if weights and config.rollout.engine == "sglang":
+        refuse_marked_files(folder, SERVER_FILES)
     family.check_layout(config.parallel)
     losses.build(config.loss.name, config.loss.hyperparameters)
     if weights and random:

@@ -50,6 +50,7 @@ def serve(
       srun aspo serve run.yaml --shared FOLDER --nodes 2
     """
     from aspo_megatron.checkpoint.usable import usable_model, usable_weights
+    from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
     from aspo_megatron.parallel.platform import choose_platform
     from aspo_megatron.rollout.server import LocalServers, ServedModel
     from aspo_megatron.run_folder import refuse_links
@@ -64,6 +65,7 @@ def serve(
     refuse_links(run.output_dir)
     served = ServedModel.of(run.model)
     (usable_model if served.random else usable_weights)(run.model.path)
+    refuse_marked_files(run.model.path, SERVER_FILES)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

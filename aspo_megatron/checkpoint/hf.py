@@ -22,7 +22,7 @@ from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
-from aspo_megatron.models.folder_files import is_plain_name, refuse_foreign_file
+from aspo_megatron.models.folder_files import MARK, begins_with_mark, is_plain_name, refuse_foreign_file
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.reading import read_json
 
@@ -179,7 +179,7 @@ def write_folder(
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 refuse_foreign_file(tokenizer_from, tokenizer_from / name)
-                shutil.copyfile(tokenizer_from / name, partial / name)
+                _copy(tokenizer_from / name, partial / name)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():
@@ -188,6 +188,14 @@ def write_folder(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{folder}: could not be written ({error})") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; one that begins with a byte order mark, which was read here, is written for those who cannot."""
+    if begins_with_mark(source):
+        target.write_bytes(source.read_bytes().removeprefix(MARK))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shard_bytes: int) -> None:

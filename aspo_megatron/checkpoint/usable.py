@@ -34,6 +34,11 @@ _ROWS = 4096
 """Of two matrices that are compared, so many are in memory at a time."""
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a model folder comes with weights, of its own or of the checkpoint that it is in."""
+    return checkpoint_around(folder) is not None or any(folder.glob("*.safetensors"))
+
+
 def usable_config(folder: Path) -> Family:
     """The model of a folder whose weights are somewhere else: of a server, which has them already.
 

@@ -29,7 +29,10 @@ _FOREIGN_READERS = (
 )
 """Text that transformers reads itself: where it does not fail at a byte order mark, it takes the mark for text."""
 
-_MARK = b"\xef\xbb\xbf"
+SERVER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""Those that are read here, mark or not, and that a server of the folder reads itself."""
+
+MARK = b"\xef\xbb\xbf"
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """Names of files in the Hub's cache: hashes of what they hold."""
@@ -96,7 +99,7 @@ def begins_with_mark(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return file.read(len(_MARK)) == _MARK
+            return file.read(len(MARK)) == MARK
     except OSError as error:
         raise CheckpointError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
 
