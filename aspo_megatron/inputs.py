@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
+from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
@@ -146,12 +147,10 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
     return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
 
 
-def weights_digest(config: RunConfig) -> str:
-    """A hash of the starting weights, wherever their folder is; "" where they are random.
+def starting_weights(config: RunConfig) -> Fingerprint:
+    """What tells the starting weights from others, wherever their folder is; nothing where they are random.
 
     Raises:
         CheckpointError: they cannot be read.
     """
-    from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-
-    return weights_fingerprint(config.model.path) if config.model.init == "pretrained" else ""
+    return Fingerprint.of(config.model.path) if config.model.init == "pretrained" else Fingerprint()

@@ -53,7 +53,7 @@ class HfView:
         if family.tied_embeddings:  # some files hold the one matrix under both names
             if _OUTPUT in reader:
                 raise CheckpointError(
-                    f"tensor {_OUTPUT}: config.json ties the embeddings, but the checkpoint has an output layer of its own"
+                    f"tensor {_OUTPUT}: config.json ties the embeddings, but the checkpoint has an output layer"
                 )
             self._places[HEAD] = self._places[EMBEDDING]
         # Query, key and value come from one tensor; they are wanted at about the same time.

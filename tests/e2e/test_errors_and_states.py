@@ -214,7 +214,7 @@ def test_other_weights_in_the_models_folder(server: Server, work: Path, matters:
     (moved / "model.safetensors").write_bytes(weights)
     codes = server.run(exit_codes, work, name, *more, f"model.path={moved}")
     said = (work / f"{name}.log").read_text()
-    changed = f"model.path: {moved} has other weights than those that the run began with"
+    changed = f"model.path: {moved} has other weights than those that the run began with (model.safetensors differs)"
     if matters:
         assert 0 not in codes
         assert f"{changed}, and the KL refers to them; give the folder that holds those" in said
