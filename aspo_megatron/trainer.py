@@ -374,7 +374,7 @@ class Trainer:
                     write_folder(
                         folder,
                         tensors,
-                        self._inputs.family.hf_config | {"dtype": self._config.model.dtype},
+                        self._inputs.family.exported_config(self._config.model.dtype),
                         tokenizer_from=self._config.model.path,
                         card=model_card(self._config, at.step, at.tokens, at.heldout_before, at.heldout_after),
                         replace=True,

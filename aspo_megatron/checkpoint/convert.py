@@ -29,7 +29,7 @@ from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.places import Place, places_by_rank
 from aspo_megatron.checkpoint.safetensors_file import Entry, write_file
-from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, read_json, sidecar_files
+from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
@@ -104,7 +104,7 @@ def hf_to_megatron(
         if dtype is None:
             keep_headers(source, partial, tensors)
         else:
-            _note_dtype(partial / SIDECAR / "config.json", dtype)
+            _note_dtype(partial / SIDECAR / "config.json", family, dtype)
         shape = family.shape(parallel.tp)
         pieces: list[Piece] = []
         entries: dict[str, FileEntry] = {}
@@ -152,7 +152,7 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         extra = kept_extra(source)
         headers = kept_headers(source, view, extra, dtype)
         if dtype is not None:
-            _note_dtype(partial / "config.json", dtype)
+            _note_dtype(partial / "config.json", family, dtype)
         write_hf_index(source, partial, headers, dtype)
 
         def read(entry: Entry) -> list[Tensor]:
@@ -215,11 +215,8 @@ def _write_place(
         writer.write(key, part, whole, offset)
 
 
-def _note_dtype(path: Path, dtype: torch.dtype) -> None:
-    config = read_json(path)
-    for name in ("dtype", "torch_dtype"):
-        if name in config:
-            config[name] = str(dtype).removeprefix("torch.")
+def _note_dtype(path: Path, family: Family, dtype: torch.dtype) -> None:
+    config = family.exported_config(str(dtype).removeprefix("torch."))
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

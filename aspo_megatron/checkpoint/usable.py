@@ -86,7 +86,7 @@ def usable_weights(folder: Path) -> Family:
         check_weights(folder)
         return family
     refuse_foreign_sidecar(folder)
-    check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
+    check_model(checkpoint, read_manifest(checkpoint), family)
     with PieceReader(checkpoint, family) as reader:
         HfView(reader, family)
     return family
