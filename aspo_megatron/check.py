@@ -17,12 +17,13 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
-from aspo_megatron.checkpoint.hf import RandomTensors, check_weights, hf_shapes, write_folder
+from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.sidecar import model_folder
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.launch import launch
-from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.family import Family
 from aspo_megatron.plan.layouts import candidates
 
 ONE_PROCESS = "one process"
@@ -212,11 +213,7 @@ def run_check(
     Raises:
         UserError: the model, a layout or the loss cannot be used.
     """
-    from aspo_megatron.models.hf_config import inverse_frequencies
-
-    family = read_family(model)
-    check_weights(model)
-    inverse_frequencies(family)
+    family = usable_weights(model)
     losses.build(loss, {})
     parsed = [(text, parse_layout(text)) for text in layouts]
     for _, layout in parsed:

@@ -148,7 +148,7 @@ def check(
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
     """
     from aspo_megatron import check as checks
-    from aspo_megatron.models.family import read_family
+    from aspo_megatron.checkpoint.usable import usable_weights
 
     # `--layouts tp=2 cp=2`: an option takes one value, so the further ones arrive as arguments.
     chosen = [*(layouts or []), *(text for text in arguments or [] if "=" in text)]
@@ -160,7 +160,8 @@ def check(
         name = models[0] if models else "qwen2"
         built_in = name in checks.BUILT_IN and not os.path.exists(name)
         path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
-        chosen = chosen or checks.layouts_for(read_family(path), ranks)
+        family = usable_weights(path)
+        chosen = chosen or checks.layouts_for(family, ranks)
         rows = []
         show(f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient")
         for row in checks.run_check(

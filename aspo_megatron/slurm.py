@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from aspo_megatron.batch_script import (
@@ -69,6 +70,7 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
     """
     lines = () if sweep is None else _sweep_lines(sweep)
     runs = [load_config(config, [*overrides, *options, *line]) for line in lines or [()]]
+    _check_models(runs, config)
     folders = [run.output_dir for run in runs]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"{sweep}: each line needs an output_dir=... of its own")
@@ -206,6 +208,23 @@ def _check(run: RunConfig) -> None:
     refuse_short_limit(run.slurm)
     if run.rollout.servers.addresses and (run.slurm.server_nodes or run.slurm.servers_of):
         raise ConfigError("rollout.servers.addresses: leave it empty with slurm.server_nodes or slurm.servers_of")
+
+
+def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
+    """See that the ranks can use the models, before they wait in a queue; those of them that are on this machine.
+
+    Raises:
+        UserError: see `usable_weights`.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:  # a machine that only submits
+        return
+    from aspo_megatron.checkpoint.usable import has_weights, usable_model, usable_weights
+    from aspo_megatron.tiny import model_shape
+
+    wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})
+    there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
+    for folder, init in there:
+        (usable_weights if init == "pretrained" and has_weights(folder) else usable_model)(folder)
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:

@@ -26,6 +26,7 @@ from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
 from aspo_megatron.writing import to_disk
@@ -287,14 +288,25 @@ def _entry_or_error(path: Path) -> FileEntry | OSError:
         return error
 
 
-def check_model(folder: Path, manifest: Manifest, hf_config: Mapping[str, Any], family: str) -> None:
-    """Refuse the checkpoint of another model.
+def check_model(folder: Path, manifest: Manifest, family: Family) -> None:
+    """Refuse the checkpoint of another model than `family`.
 
     Raises:
         CheckpointError: names both.
     """
-    if (manifest.family, manifest.model) != (family, model_identity(hf_config)):
-        raise CheckpointError(
-            f"{folder}: holds another model ({manifest.family}, config {manifest.model[:12]}) than model.path "
-            f"({family}, config {model_identity(hf_config)[:12]})"
-        )
+    own = model_identity(family.hf_config)
+    if manifest.family == family.name and (manifest.model == own or manifest.model == _earlier_identity(family)):
+        return
+    raise CheckpointError(
+        f"{folder}: holds another model ({manifest.family}, config {manifest.model[:12]}) than model.path "
+        f"({family.name}, config {own[:12]})"
+    )
+
+
+def _earlier_identity(family: Family) -> str | None:
+    """By what earlier versions knew a model whose rotary positions are scaled: transformers had written into it."""
+    if not family.hf_config.keys() & {"rope_scaling", "rope_parameters"}:
+        return None
+    from aspo_megatron.models.hf_config import config_as_left
+
+    return model_identity(config_as_left(family))

@@ -53,14 +53,13 @@ def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
 
 def _weights(wishes: Wishes) -> str:
     """Why the model's weights cannot be taken, by the headers of its files."""
-    from aspo_megatron.checkpoint.hf import check_weights
-    from aspo_megatron.checkpoint.sidecar import checkpoint_around
+    from aspo_megatron.checkpoint.usable import usable_weights
 
     model = wishes.run.model
-    if model.init == "random" or checkpoint_around(model.path) is not None:
+    if model.init == "random":
         return ""
     try:
-        check_weights(model.path)
+        usable_weights(model.path)
     except UserError as error:
         return str(error)
     return ""

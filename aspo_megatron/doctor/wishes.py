@@ -123,11 +123,11 @@ def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wi
     wishes = Wishes(_load(config, overrides), config, tuple(overrides), slurm=slurm)
     if host.torch.problem:
         return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
-    from aspo_megatron.models.family import read_family
+    from aspo_megatron.checkpoint.usable import usable_model
     from aspo_megatron.tiny import model_shape
 
     try:
-        return replace(wishes, family=read_family(model_shape(wishes.run, config)))
+        return replace(wishes, family=usable_model(model_shape(wishes.run, config)))
     except UserError as error:
         return replace(wishes, family_problem=str(error))
     except Exception as error:  # whatever a file in its place can be

@@ -74,8 +74,7 @@ def write_model(
             if not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
         return
-    config = {name: value for name, value in family.hf_config.items() if name != "torch_dtype"}
-    config["dtype"] = str(DTYPE).removeprefix("torch.")
+    config = family.exported_config(str(DTYPE).removeprefix("torch."))
     config["quantization_config"] = quantization_config(form.name, group_size, ["lm_head"])
     folder.rmdir()
     write_folder(folder, _tensors(model, form), config, source)
