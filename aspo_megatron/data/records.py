@@ -19,12 +19,16 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class Record:
-    """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields."""
+    """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields.
+
+    `messages` are the turns of a chat before the question, each with `role` and `content`.
+    """
 
     id: str
     question: str
     answer: str | None
     metadata: Mapping[str, Any]
+    messages: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
