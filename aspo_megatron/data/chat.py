@@ -44,6 +44,8 @@ _FORMS = ("text", "parts", "system as text")
 
 _PROBE = "Zwetschgenknoedel"
 _WORD = re.compile(r"\w+")
+_LIST = re.compile(rf"""['"]text['"]: *['"]{_PROBE}""")
+"""What a template makes of a list that it takes for a text."""
 _MOST_CHARACTERS = 1 << 26
 """Of the prompts that a template makes at once."""
 
@@ -188,9 +190,11 @@ class Renderer:
         opening: list[Turn] = [{"role": "system", "content": f"{_PROBE} 1"}] if with_system else []
         chat: list[Turn] = [*opening, {"role": "user", "content": f"{_PROBE}n"}]
         try:
-            return _dropped(chat, self._rendered(chat, form))
+            rendered = self._rendered(chat, form)
         except Exception:
             return None
+        shown_as_list = form != "text" and _LIST.search(rendered)
+        return "its form" if shown_as_list else _dropped(chat, rendered)
 
     def _rendered(self, chat: Sequence[Turn], form: str) -> str:
         assert self._compiled is not None, "begin"
@@ -226,10 +230,14 @@ def _dropped(chat: Sequence[Turn], rendered: str) -> str:
 
 
 def _keeps(rendered: str, text: str) -> bool:
-    """Whether a text is there: as it is, or trimmed, escaped, in capitals; most of its words at least."""
+    """Whether a text is there: as it is, or wrapped, escaped, in capitals; half of its words at least."""
     if text.strip() in rendered:
         return True
-    words = set(_WORD.findall(text.casefold()))
+    rendered = html.unescape(rendered).casefold()
+    text = text.casefold()
+    if "".join(text.split()) in "".join(rendered.split()):
+        return True
+    words = set(_WORD.findall(text))
     if not words:
-        return "".join(text.split()) in "".join(html.unescape(rendered).split())
-    return 2 * len(words & set(_WORD.findall(html.unescape(rendered).casefold()))) > len(words)
+        return set("".join(text.split())) <= set(rendered)
+    return 2 * len(words & set(_WORD.findall(rendered))) >= len(words)

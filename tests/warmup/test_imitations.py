@@ -98,6 +98,19 @@ def test_an_end_token_that_the_model_does_not_know_is_one_line(tmp_path: Path, m
         check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
 
 
+def test_a_prompt_with_a_token_that_the_model_does_not_know_ends_the_command(tmp_path: Path, model: Path) -> None:
+    """Before any rank is started."""
+    spoil(model, added_tokens=[*WHOLE["added_tokens"], {**WHOLE["added_tokens"][0], "id": 257, "content": "<tool>"}])
+    given = arguments(tmp_path, ["1", "2"], "warmup.updates=0", "data.template='<tool>{prompt}'")
+    (tmp_path / "run.yaml").write_text("{}")
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), *given])
+    assert isinstance(result.exception, ConfigError)
+    (line,) = str(result.exception).splitlines()
+    assert line.startswith("data.train: 2 of 2 problems cannot be used (token beyond the vocabulary: 2); the first: ")
+    assert "problem problems-0: token <tool> (257) is beyond the model's vocabulary (257)" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("updates", [1, 2, 5])
 def test_those_are_tried_that_the_warm_up_takes(
     tmp_path: Path, model: Path, updates: int, monkeypatch: pytest.MonkeyPatch
