@@ -52,7 +52,6 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
         UserError: whatever cannot be used, named.
     """
     family, tokenizer = _read_model(config, weights=weights)
-    scorers.check(config.reward)
     with ImitationJudge(config, tokenizer, family.vocab_size) as imitations:
 
         def unfit(problem: Problem) -> Reason | None:
@@ -70,6 +69,7 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
             "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
             "set data.train.answer_field, or warmup.updates=0"
         )
+    scorers.check(config.reward)
     check_installed(config.log.wandb)
     return Inputs(family, tokenizer, train, heldout)
 
