@@ -215,7 +215,6 @@ def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     from aspo_megatron.inputs import read_inputs
 
     inputs = read_inputs(run, reading_shown(run.train.steps))
-    inputs.check_tokens()
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     with handed_over(inputs.train, inputs.heldout) as path:
         del inputs  # the run may last for days

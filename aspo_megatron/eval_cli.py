@@ -178,7 +178,6 @@ class _Files:
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
         inputs = read_inputs(run, weights=not self.live)
-        inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"

@@ -16,17 +16,20 @@ from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
+from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
+from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.handover import taken_over
+from aspo_megatron.imitations import ImitationJudge
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.trial import try_reward
-from aspo_megatron.tokenizer import load_tokenizer, unknown_token
+from aspo_megatron.tokenizer import beyond_vocabulary, load_tokenizer
 from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:
@@ -42,18 +45,6 @@ class Inputs:
     train: ProblemStore
     heldout: ProblemStore
 
-    def check_tokens(self) -> None:
-        """See that the model knows all tokens that the tokenizer has made of the problems.
-
-        Raises:
-            CheckpointError: names the problem and the token.
-        """
-        size = self.family.vocab_size
-        for problems in (self.train, self.heldout):
-            problem = problems.first_beyond(size)
-            if problem is not None:
-                raise unknown_token(f"problem {problem.id}", max(problem.prompt_ids), size)
-
 
 def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weights: bool = True) -> Inputs:
     """Read and check everything but the weights' values; `tell` is told now and then how far problems are read.
@@ -64,15 +55,24 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
         UserError: whatever cannot be used, named.
     """
     family, tokenizer = _read_model(config, weights=weights)
-    train, heldout = load_problems(
-        config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens, tell
-    )
+    scorers.check(config.reward)
+    with ImitationJudge(config, tokenizer, family.vocab_size) as imitations:
+
+        def unfit(problem: Problem) -> Reason | None:
+            name = f"problem {problem.id}"
+            return (
+                beyond_vocabulary(name, tokenizer, problem.prompt_ids, family.vocab_size)
+                or scorers.unfit(config.reward, problem)
+                or imitations.unfit(problem)
+            )
+
+        room = config.rollout.sampling.max_response_tokens
+        train, heldout = load_problems(config.data, tokenizer, family.context_length, room, tell, unfit)
     if config.warmup.updates and all(problem.answer is None for problem in train):
         raise ConfigError(
             "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
             "set data.train.answer_field, or warmup.updates=0"
         )
-    scorers.check(config.reward, itertools.chain(train, heldout))
     try_reward(config.reward, itertools.chain(train, heldout))
     check_installed(config.log.wandb)
     return Inputs(family, tokenizer, train, heldout)

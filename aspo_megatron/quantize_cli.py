@@ -70,7 +70,6 @@ def quantize(
     settings += [f"parallel={ParallelConfig().model_dump_json()}", "rollout.engine=embedded", "log.wandb=none"]
     run = load_config(path, [*settings, *(overrides or [])])
     inputs = read_inputs(run)
-    inputs.check_tokens()
     device = choose_platform(run.platform.device, local_rank=0, threads=run.platform.threads_per_rank).device
     chosen = layouts[layout] if layout else form.layouts[0]
     recorded = path.parent if os.path.isfile(path.parent / SAMPLES_FILE) else run.output_dir

@@ -55,7 +55,6 @@ def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
     leader = os.environ.get("RANK", "0") == "0"
     tell = reading_shown(config.train.steps) if leader else silent
     inputs = read_as_rank(config, leader=leader, handed=handed, tell=tell)
-    inputs.check_tokens()
     if leader and handed is None:
         check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     return inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -65,8 +66,16 @@ class DataConfig(Section):
     format: Literal["raw", "chat"] = Field("chat", description="Plain completion, or the tokenizer's chat template.")
     template: str = Field("{prompt}", description="Text around a problem; `{prompt}` is replaced by it.")
     system: str | None = Field(None, description="System message (format chat).")
+    chat_template: str | None = Field(
+        None, description="Name of the chat template, where the tokenizer has several; else its `default`."
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Variables for the chat template, e.g. `{enable_thinking: false}`."
+    )
+    date: datetime.date = Field(
+        datetime.date(2024, 7, 26),
+        description="Day that a chat template is told when it asks for today's: the same on every day, so that prompts "
+        "stay what they are.",
     )
     max_prompt_tokens: PositiveInt = Field(2048, description="A problem with a longer prompt cannot be used.")
     on_bad: Literal["refuse", "drop"] = Field(

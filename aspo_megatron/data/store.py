@@ -94,14 +94,6 @@ class ProblemStore(Sequence[Problem]):
         """The first `count` problems, or all."""
         return self if count is None or count >= len(self) else self._select(range(count))
 
-    def first_beyond(self, vocab_size: int) -> Problem | None:
-        """The first problem whose prompt has a token that a model of so many does not know; None if there is none."""
-        if len(self._columns.tokens) and int(self._columns.tokens.max()) >= vocab_size:
-            for place, (start, stop) in enumerate(self._columns.spans.tolist()):
-                if (self._columns.tokens[start:stop] >= vocab_size).any():
-                    return self[place]
-        return None
-
     def named(self, ids: Iterable[str]) -> dict[str, Problem]:
         """The problems with these ids, as far as they are there."""
         found = {}

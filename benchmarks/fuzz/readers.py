@@ -41,7 +41,7 @@ def inputs(folder: Path) -> None:
     """All that `aspo train` and `aspo eval` check before they start anything."""
     from aspo_megatron.inputs import read_inputs
 
-    read_inputs(_config(folder, "data.format=chat")).check_tokens()
+    read_inputs(_config(folder, "data.format=chat"))
 
 
 def problems(folder: Path) -> None:

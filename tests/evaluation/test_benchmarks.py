@@ -170,6 +170,9 @@ def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
     assert config.data.format == "chat"
     assert ("\\boxed{}" in config.data.template) == (config.reward.kind == "math")
     assert len(read_source(config.data.train, "data.train")) == 1
+    own = ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, None)]
+    thinking = load_config(None, [*own, "data.chat_template_kwargs={enable_thinking: false}"])
+    assert thinking.data.chat_template_kwargs == {"enable_thinking": False}
     fewer = load_config(None, ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, 3)])
     assert (fewer.eval.samples, fewer.eval.pass_k) == (3, (3,))
 
