@@ -64,8 +64,6 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
         UserError: the weights cannot be read, the model cannot be quantised so, or the folder cannot be written.
     """
     family, config = inputs.family, job.config
-    if "quantization_config" in family.hf_config:
-        raise ConfigError(f"{config.model.path}: is quantised already; give the model that it was made from")
     group_size = _group_size(job.format, family)
     texts = calibration_texts(job.run, inputs.train, inputs.tokenizer, job.texts)
     asked, problems = _problems(inputs, job.problems)

@@ -73,7 +73,6 @@ def test_the_first_number_is_the_lowest_of_a_word() -> None:
 
 
 def test_words_are_those_of_the_compressed_tensors_library(weight: Tensor) -> None:
-    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
     from compressed_tensors.compressors import pack_to_int32
 
     amax = rounded_amax("int4-awq", amax_of("int4-awq", weight))
