@@ -21,7 +21,6 @@ from aspo_megatron.rollout.sglang import SGLangEngine
 from .conftest import KEY, RAGGED, Policy, ask, make_embedded, sglang_engine
 
 pytestmark = [
-    pytest.mark.sglang,
     pytest.mark.parametrize("policy", ["llama"], indirect=True),
     pytest.mark.timeout(600),
 ]
@@ -30,9 +29,9 @@ GREEDY = SamplingConfig(max_response_tokens=12, temperature=0.0)
 
 
 @pytest.fixture
-def served(policy: Policy, sglang_servers: dict[str, LocalServers]) -> list[str]:
+def served(policy: Policy, servers: dict[str, LocalServers]) -> list[str]:
     """Addresses of servers that have the policy's weights, as version 41, from somebody else."""
-    urls = list(sglang_servers["llama"].urls)
+    urls = list(servers["llama"].urls)
     somebody = sglang_engine(policy, urls)
     somebody.update_weights(policy.weights.items(), version=41)
     somebody.close()
