@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from aspo_megatron.config import SamplingConfig
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.server import LocalServers
 
-from .conftest import EngineMaker, Policy, sglang_engine
+from .conftest import COUNTS, RAGGED, EngineMaker, Policy, ask, assert_complete, sglang_engine
+from .proxy import Proxy
 from .test_contract import (  # noqa: F401
     test_a_stop_text_is_at_the_end_and_nowhere_before,
     test_an_end_token_in_the_last_place_is_a_stop,
@@ -62,5 +64,27 @@ def test_weights_arrive_bit_for_bit(
             expected = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest()[:16] for name, t in weights.items()}
             for found in served(engine):
                 assert {name: found[name] for name in expected} == expected
+    finally:
+        engine.close()
+
+
+def test_what_a_router_answers_is_checked_and_it_is_outlived(
+    policy: Policy, stand_in_servers: dict[str, LocalServers]
+) -> None:
+    """A proxy before one server is as good a router as any."""
+    urls, sampling = stand_in_servers["llama"].urls, SamplingConfig(max_response_tokens=12)
+    router = Proxy(urls[0])
+    engine = sglang_engine(policy, urls, addresses=urls, router=router.url, attempts=10, max_failures=1)
+    try:
+        engine.update_weights(policy.weights.items(), version=7)
+        assert_complete(engine.generate(ask(RAGGED, COUNTS), sampling), policy, version=7)
+        assert len(router.answered) == sum(COUNTS)
+        assert set(router.paths) == {"/generate"}
+        router.fault = "stale"
+        assert_complete(engine.generate(ask(RAGGED, COUNTS), sampling), policy, version=7)
+        assert len(router.answered) == sum(COUNTS)
+        router.close()
+        engine.update_weights(policy.weights.items(), version=8)
+        assert_complete(engine.generate(ask(RAGGED, COUNTS), sampling), policy, version=8)
     finally:
         engine.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from aiohttp import web
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .generating import Generating, Row
 from .weights import Weights
@@ -22,9 +22,12 @@ _MOST_BYTES = 1 << 30
 class Server:
     """Answers as SGLang does: see `aspo_megatron.rollout`."""
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, random: bool) -> None:
         self._key = key
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        if random:
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32).eval()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._weights = Weights(model)
         self._generating = Generating(model, AutoTokenizer.from_pretrained(folder))
         self._version = "default"
@@ -112,9 +115,10 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--load-format", default="auto")
     options, _ = parser.parse_known_args()
     key = json.loads(options.config.read_text())["api-key"] if options.config else ""
-    app = Server(options.model_path, key).app()
+    app = Server(options.model_path, key, options.load_format == "dummy").app()
     web.run_app(app, host=options.host, port=options.port, print=None, handler_cancellation=True, handle_signals=False)
 
 
