@@ -188,15 +188,13 @@ def pytest_make_collect_report(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was skipped and why, and what holds it."""
-    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
-    if not reasons:
-        return
-    terminalreporter.section("skipped")
-    for skip, count in Counter({listed(reason): count for reason, count in reasons.items()}).items():
+    """What was skipped, and why."""
+    counts = Counter(listed(_reason(report)) for report in terminalreporter.stats.get("skipped", []))
+    if counts:
+        terminalreporter.section("skipped; which tests hold it all the same is in tests/skips.py")
+    for skip, count in counts.items():
         if skip is not None:
-            held = ", ".join(skip.held_by) or "nothing here: .ci/run may not skip it"
-            terminalreporter.write_line(f"{count} tests: {skip.reason}\n    {skip.why}; held by {held}")
+            terminalreporter.write_line(f"{count} x {skip.reason}: {skip.why}")
 
 
 def _judge(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:

@@ -152,4 +152,4 @@ def test_a_run_fails_by_a_skip_that_is_not_listed(tmp_path: Path, options: list[
         "FAILED test_inner.py::test_unlisted[2]",
     }
     assert "tests/skips.py has no reason for which this may be skipped: not today" in done.stdout
-    assert any(line.startswith("1 tests: SGLang is not installed") for line in lines)
+    assert any(line.startswith("1 x SGLang is not installed") for line in lines)

@@ -145,7 +145,7 @@ def test_a_key_that_others_may_know_is_replaced(tmp_path: Path, put: str, monkey
     key, path = key_for_own_servers(ServersConfig(), folder)
     assert key != "k" * 64
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
-    assert path.lstat().st_uid == os.geteuid()
+    assert path.lstat().st_uid == os.getuid()
     assert known.read_text() == "k" * 64
 
 
