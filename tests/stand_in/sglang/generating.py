@@ -51,11 +51,13 @@ class Generating:
         self._rows: list[Row] = []
         self._going = asyncio.Event()
         self._going.set()
+        self._asked = asyncio.Event()
         self._busy = asyncio.Lock()
 
     async def finished(self, row: Row) -> None:
         """Answer a request; it is given up if its client goes away."""
         self._rows.append(row)
+        self._asked.set()
         try:
             await row.done.wait()
         finally:
@@ -85,10 +87,12 @@ class Generating:
     async def run(self, version: Callable[[], str]) -> None:
         """Make tokens for ever; `version` names the weights that do."""
         while True:
-            await asyncio.gather(self._going.wait(), asyncio.sleep(_SECONDS))
+            await asyncio.gather(self._going.wait(), self._asked.wait(), asyncio.sleep(_SECONDS))
             async with self._busy:
                 rows = [row for row in self._rows if row.finish is None]
-                if rows and self._going.is_set():
+                if not rows:
+                    self._asked.clear()
+                elif self._going.is_set():
                     found = await asyncio.to_thread(self._next, rows)
                     for row, (token, log_prob) in zip(rows, found, strict=True):
                         if row.finish is None:  # it may have been aborted meanwhile
