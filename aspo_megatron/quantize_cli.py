@@ -21,7 +21,7 @@ def quantize(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the run's.")
     ] = None,
-    format_name: Annotated[str, typer.Option("--format", help="fp8, int8, int4-awq, or nvfp4 (on a GPU).")] = "fp8",
+    format_name: Annotated[str, typer.Option("--format", help="fp8, int8, int4-awq, or nvfp4.")] = "fp8",
     config: Annotated[
         Path | None, typer.Option(help="The run's config.yaml, whose prompts are used; else that above MODEL.")
     ] = None,
@@ -52,7 +52,7 @@ def quantize(
     layouts = {name: name for name in form.layouts}
     if layout is not None and layout not in layouts:
         raise ConfigError(f"--layout {one_line(layout)}: {format_name} is written as {' or '.join(layouts)}")
-    modelopt.check_available(form)
+    modelopt.check_available()
 
     from aspo_megatron.config import ParallelConfig
     from aspo_megatron.config_io import load_config

@@ -79,7 +79,7 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
         after = probe.behaviour(rewards)
         model = engine.model
         layers, kept = by_kind(modelopt.quantized_layers(model)), by_kind(modelopt.kept_parameters(model))
-        measured = {name: layer.weight.detach().clone() for name, layer in _checked_layers(model, job).items()}
+        measured = {name: layer.weight.detach().clone() for name, layer in modelopt.quantized_layers(model).items()}
         write_model(partial, model, job.format, job.layout, group_size, config.model.path, family)
         report = Report(
             source=str(checkpoint_around(config.model.path) or config.model.path),
@@ -99,7 +99,7 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
             asked=asked,
             log_probs=compare_log_probs(before.log_probs, after.log_probs),
             accuracy=compare_accuracy(before.right, after.right),
-            largest_difference=read_back(partial, measured) if measured else None,
+            largest_difference=read_back(partial, measured),
         )
         report.write(partial)
     return report
@@ -163,8 +163,3 @@ def quantize_in_place(model: nn.Module, form: Format, group_size: int, texts: Ca
     modelopt.quantize(model, form, group_size, texts.run)
     for parameter in modelopt.kept_parameters(model).values():
         parameter.copy_(parameter.to(DTYPE))
-
-
-def _checked_layers(model: nn.Module, job: Job) -> dict[str, nn.Linear]:
-    """The layers whose written weights are read back; nvfp4 is not."""
-    return {} if job.format.name == "nvfp4" else modelopt.quantized_layers(model)

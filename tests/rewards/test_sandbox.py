@@ -57,7 +57,7 @@ def mode(request: pytest.FixtureRequest) -> str:
     try:
         return find_mode(request.param)
     except ConfigError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no sandbox here: {error}")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_processes_die_with_the_program_where_it_may_start_any(bomb):
     try:
         find_mode("namespaces")
     except ConfigError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no sandbox here: {error}")
     limits = Limits(seconds=1.0, memory=256 << 20, tasks=64, processes=True)
     with Sandbox("namespaces", limits, packages=False) as sandbox:
         outcome = sandbox.run("import os, time\nprint('x', flush=True)\n" + bomb, "")
@@ -238,7 +238,14 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
 """
     package = tmp_path / "aspo_megatron"
     source = Path(compare.__file__).parents[1]
-    modules = ("__init__.py", "errors.py", "rewards/__init__.py", "rewards/sandbox.py", "rewards/interpreter.py")
+    modules = (
+        "__init__.py",
+        "errors.py",
+        "foreign_text.py",
+        "rewards/__init__.py",
+        "rewards/sandbox.py",
+        "rewards/interpreter.py",
+    )
     for name in (*modules, "rewards/jail"):
         target = package / name
         target.parent.mkdir(parents=True, exist_ok=True)
