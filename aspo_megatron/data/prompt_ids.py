@@ -7,6 +7,7 @@ exponential time or crash, and each for a single prompt among many. So all promp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,7 +90,7 @@ class PromptMaker:
             if self._chat is not None:
                 try:
                     if not self._begun:
-                        self._accept(self._work(("begin", []), seconds))
+                        self._accept(Findings(*self._work(("begin", []), seconds)))
                     dropped = self._work(("render", own), seconds)
                 except ApartError as error:
                     raise ConfigError(self._of_template(f"{error}, at {which}")) from error
@@ -165,7 +166,7 @@ class _Work:
             return self._tokens(self._rendered, special=False)  # the template writes the special tokens itself
         assert self._renderer is not None, what
         if what == "begin":
-            return self._renderer.begin()
+            return astuple(self._renderer.begin())  # nothing but plain values comes out of the process
         self._rendered, dropped = self._renderer.render(asked)
         return dropped
 
