@@ -17,8 +17,8 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 ALONE := e2e or slurm or sglang
 
 test: .venv/.installed  ## All tests: half an hour on two cores
-	@$(BIN)/python -m pytest -q $(TEST_ARGS) -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
-	$(BIN)/python -m pytest -q $(TEST_ARGS) -m "$(ALONE)" && exit $$together
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
+	$(BIN)/python -m pytest -q -m "$(ALONE)" && exit $$together
 
 # Without a network: make gpu-check PYTHON=python3 WHEELS=wheels, where tools/gather_wheels.py has filled wheels/.
 gpu-check: $(if $(WHEELS),,.venv/.installed)  ## What of this works on the GPU of this machine: under ten minutes

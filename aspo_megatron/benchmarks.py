@@ -139,8 +139,9 @@ def settings(benchmark: Benchmark, problems: Path, samples: int | None) -> list[
     """
     k = samples or benchmark.samples
     answer = "null" if benchmark.answer_field is None else "answer"
+    fields = f"prompt_field: prompt, answer_field: {answer}, limit: null"  # not those of a run's own problems
     overrides = [
-        f"data={{train: {{kind: files, path: {json.dumps(str(problems))}, answer_field: {answer}}}, format: chat}}",
+        f"data={{train: {{kind: files, path: {json.dumps(str(problems))}, {fields}}}, format: chat, system: null}}",
         "data.heldout=null",
         "data.heldout_fraction=0",
         "data.max_prompt_tokens=16384",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 
 from skips import (  # noqa: F401
-    pytest_addoption,
     pytest_make_collect_report,
     pytest_runtest_makereport,
     pytest_terminal_summary,

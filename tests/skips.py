@@ -1,8 +1,8 @@
 """Every reason for which a test may be skipped, and which other tests hold the feature then.
 
 A plugin of pytest, by `conftest.py`: a test that is skipped for a reason that is not here has failed, wherever it runs.
-With `--no-other-skips`, which `.ci/run` gives, so has one that only other machines may skip. `test_skips.py` looks at
-the sources: that each reason there is here, and that the tests named here are there and cannot be skipped themselves.
+`test_skips.py` looks at the sources: that each reason there is here, and that the tests named here are there and cannot
+be skipped themselves.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import pytest
 
-_OPTION = "--no-other-skips"
-
 
 @dataclass(frozen=True)
 class Skip:
@@ -24,13 +22,12 @@ class Skip:
     Attributes:
         reason: as pytest says it, a pattern for the whole of it.
         why: what cannot be tested then, and where that is so.
-        held_by: tests of the same feature that are never skipped, `file::function`. Without any, `.ci/run` may not skip
-            it: its machine has what is lacking.
+        held_by: tests of the same feature that are never skipped, `file::function`.
     """
 
     reason: str
     why: str
-    held_by: tuple[str, ...] = ()
+    held_by: tuple[str, ...]
 
 
 SKIPS = (
@@ -133,17 +130,24 @@ SKIPS = (
     Skip(
         r"no sandbox here: .+",
         "one of the ways to keep programs of responses apart: namespaces, or Landlock of Linux 5.13",
+        _SANDBOX := ("tests/rewards/test_sandbox.py::test_the_way_that_this_machine_has_keeps_programs_apart",),
     ),
     Skip(
         r"needs root, to become another user, and the system's Python",
         "the sandbox of an ordinary user",
+        _SANDBOX,
     ),
-    Skip(r"the system's Python is older than 3\.11", "the same"),
+    Skip(r"the system's Python is older than 3\.11", "the same", _SANDBOX),
     Skip(
         r"needs user namespaces, to take them away, and setpriv",
         "Landlock where there are no namespaces",
+        _SANDBOX,
     ),
-    Skip(r"needs Linux 5\.5, to count the threads of a program without namespaces", "a bound on threads"),
+    Skip(
+        r"needs Linux 5\.5, to count the threads of a program without namespaces",
+        "a bound on threads",
+        ("tests/rewards/test_leaks.py::test_where_threads_are_not_shown_all_that_were_started_count",),
+    ),
 )
 
 
@@ -154,26 +158,11 @@ def listed(reason: str) -> Skip | None:
     return found[0] if found else None
 
 
-def objection(reason: str, of_ci: bool) -> str | None:
-    """What is wrong with a skip, if anything is."""
-    skip = listed(reason)
-    if skip is None:
-        return f"tests/skips.py has no reason for which this may be skipped: {reason}"
-    if of_ci and not skip.held_by:
-        return f"skipped by {_OPTION}, and no other test holds the feature: {reason} ({skip.why})"
-    return None
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option of `.ci/run`."""
-    parser.addoption(_OPTION, action="store_true", help="fail what is skipped and held by no other test")
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A skip that may not be is a failure. So is a failure that was expected, of which there are none."""
     report = yield
-    _judge(report, item.config)
+    _judge(report)
     return report
 
 
@@ -183,7 +172,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """The same for whole files."""
     report = yield
-    _judge(report, collector.config)
+    _judge(report)
     return report
 
 
@@ -197,12 +186,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{count} x {skip.reason}: {skip.why}")
 
 
-def _judge(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
-    if report.outcome == "skipped":
-        wrong = objection(_reason(report), config.getoption(_OPTION))
-        if wrong is not None:
-            report.outcome, report.longrepr = "failed", wrong
-            vars(report).pop("wasxfail", None)
+def _judge(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.outcome == "skipped" and listed(_reason(report)) is None:
+        report.outcome = "failed"
+        report.longrepr = f"tests/skips.py has no reason for which this may be skipped: {_reason(report)}"
+        vars(report).pop("wasxfail", None)
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

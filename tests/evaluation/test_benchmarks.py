@@ -173,6 +173,10 @@ def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
     own = ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, None)]
     thinking = load_config(None, [*own, "data.chat_template_kwargs={enable_thinking: false}"])
     assert thinking.data.chat_template_kwargs == {"enable_thinking": False}
+    run = tmp_path / "run.yaml"
+    run.write_text("data: {system: Be brief., train: {kind: jsonl, path: p, prompt_field: question, limit: 3}}\n")
+    beside = load_config(run, own).data
+    assert (beside.system, beside.train.prompt_field, beside.train.limit) == (None, "prompt", None)
     fewer = load_config(None, ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, 3)])
     assert (fewer.eval.samples, fewer.eval.pass_k) == (3, (3,))
 

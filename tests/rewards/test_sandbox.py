@@ -214,6 +214,26 @@ def test_limits_without_isolation():
             assert sandbox.run(f"import os\n{attack}\nprint('won')", "").status == "failed", attack
 
 
+def test_the_way_that_this_machine_has_keeps_programs_apart(tmp_path):
+    """Whichever it is: without one no program is run at all."""
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    attacks = (
+        f"open({str(secret)!r}).read()",
+        f"open({str(secret)!r}, 'w')",
+        f"os.kill({os.getpid()}, 0)",
+        "os.fork()",
+        "__import__('socket').create_connection(('127.0.0.1', 9), 1)",
+        "x = bytes(1 << 30)",
+    )
+    with Sandbox(find_mode("auto"), Limits(seconds=4, memory=256 << 20), packages=False) as sandbox:
+        assert sandbox.run("print(input())", "honest").output == b"honest\n"
+        assert sandbox.run("while True: pass", "").status == "late"
+        for attack in attacks:
+            assert sandbox.run(f"import os\n{attack}\nprint('won')", "").status == "failed", attack
+    assert secret.read_text() == "x"
+
+
 @pytest.mark.parametrize("mode", ["namespaces", "landlock"])
 def test_an_ordinary_user_can_have_it(mode, tmp_path):
     """Started by a user without any rights, where the interpreter can be read by such a user."""
