@@ -238,7 +238,14 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
 """
     package = tmp_path / "aspo_megatron"
     source = Path(compare.__file__).parents[1]
-    modules = ("__init__.py", "errors.py", "rewards/__init__.py", "rewards/sandbox.py", "rewards/interpreter.py")
+    modules = (
+        "__init__.py",
+        "errors.py",
+        "foreign_text.py",
+        "rewards/__init__.py",
+        "rewards/sandbox.py",
+        "rewards/interpreter.py",
+    )
     for name in (*modules, "rewards/jail"):
         target = package / name
         target.parent.mkdir(parents=True, exist_ok=True)
