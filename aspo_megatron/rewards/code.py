@@ -69,10 +69,9 @@ class CodeScorer:
         deadline = time.monotonic() + self._seconds
         passed = 0
         for test in tests:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if deadline <= time.monotonic():
                 break
-            if self._passes(source, test, left):
+            if self._passes(source, test, deadline):
                 passed += 1
             elif self._config.score == "all":
                 return 0.0
@@ -82,12 +81,20 @@ class CodeScorer:
         """End the sandbox."""
         self._sandbox.close()
 
-    def _passes(self, source: str, test: CodeTest, seconds: float) -> bool:
+    def _passes(self, source: str, test: CodeTest, deadline: float) -> bool:
         if test.function is None:
-            outcome = self._sandbox.run(source, test.given, seconds)
-        else:
-            outcome = self._sandbox.call(source, test.function, test.given, seconds)
-        return outcome.status == "done" and _is_right(outcome, test, self._config.tolerance)
+            outcome = self._sandbox.run(source, test.given, deadline - time.monotonic())
+            return outcome.status == "done" and _is_right(outcome, test, self._config.tolerance)
+        for given in (test.given, test.or_given):
+            left = deadline - time.monotonic()
+            if given is None or left <= 0:
+                break
+            outcome = self._sandbox.call(source, test.function, given, left)
+            if outcome.status == "done" and _is_right(outcome, test, self._config.tolerance):
+                return True
+            if outcome.status not in ("done", "failed"):  # other keys would not make it faster
+                break
+        return False
 
 
 def _is_right(outcome: Outcome, test: CodeTest, tolerance: float) -> bool:

@@ -13,18 +13,19 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from math_verify import parse, verify
+from math_verify import verify
 from math_verify.parser import parse_latex_cached
 from sympy.core.cache import clear_cache
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.answers import TARGETS, TooBigError, goes_on, read_answer
+from aspo_megatron.rewards.answers import TooBigError, goes_on, read_answer
 from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
 from aspo_megatron.rewards.equations import is_told_apart
 from aspo_megatron.rewards.finite import is_finite_where_needed
 from aspo_megatron.rewards.formula import MAX_LENGTH, choose_side, find_formula, is_boxed, last_side, says_unequal
 from aspo_megatron.rewards.latex_size import LIMIT, latex_size
 from aspo_megatron.rewards.magnitude import Size
+from aspo_megatron.rewards.references import flaw, parse_reference, reference_text
 from aspo_megatron.rewards.sympy_size import sympy_size
 from aspo_megatron.rewards.text import named
 from aspo_megatron.rewards.values import same_by_value
@@ -53,10 +54,14 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
     An answer is wrong that says what something is not, and so is one that is not written as the reference is and too
     big to compute, or that takes longer than `seconds` of processor time.
 
+    To a reference with nothing in it no answer is equal.
+
     Raises:
         ValueError: the problem has no reference answer, or one that math-verify cannot read.
     """
-    text = _reference_text(problem.answer or "")
+    if problem.answer is None:
+        raise ValueError(f"{named(problem)} has no reference answer")
+    text = reference_text(problem.answer)
     boxed = f"\\boxed{{{text}}}"
     formula = find_formula(response, max(MAX_LENGTH, 3 * len(text)))
     if formula is not None:
@@ -66,6 +71,8 @@ def score(problem: Problem, response: str, *, seconds: float = CPU_SECONDS) -> f
     try:
         return _grade(text, formula, seconds)
     except _UnreadableError:
+        if flaw(problem.answer) == "empty":
+            return 0.0
         raise ValueError(
             f"math-verify cannot read the reference answer {problem.answer!r} of {named(problem)}"
         ) from None
@@ -79,7 +86,7 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
             size = latex_size(text)
             if size.digits > _LARGEST_REFERENCE:
                 return 0.0
-            reference = _parse_reference(text)
+            reference = parse_reference(text)
             if not reference:
                 raise _UnreadableError
             if formula is None or (says_unequal(formula) and not says_unequal(f"\\boxed{{{text}}}")):
@@ -88,7 +95,7 @@ def _grade(text: str, formula: str | None, seconds: float) -> float:
             if words is not None and given is not None:
                 return float(words == given)
             if words is not None:
-                reference = _parse_reference(rf"\text{{{words}}}")
+                reference = parse_reference(rf"\text{{{words}}}")
             read = sympy_size(reference[0])
             about = (size.join(read) if read.digits <= _LARGEST_REFERENCE else size).grown(_MORE_THAN_THE_REFERENCE)
             answer = _read_within(formula, about, reads_last_side="=" not in text)
@@ -139,25 +146,8 @@ def _forget() -> None:
     """Drop what libraries had half done when they were interrupted, and might take for done."""
     clear_cache()
     parse_latex_cached.cache_clear()
-    _parse_reference.cache_clear()
+    parse_reference.cache_clear()
 
 
 def _squeezed(formula: str) -> str:
     return "".join(formula.split())
-
-
-def _reference_text(answer: str) -> str:
-    """A reference answer, or what GSM8K's text has after `####`."""
-    return answer.rpartition("####")[2].strip()
-
-
-@lru_cache(maxsize=4096)
-def _parse_reference(formula: str) -> list[Any]:
-    r"""Parse a reference answer: a formula with or without `$` or `\boxed`."""
-    if not formula:
-        return []
-    # Without delimiters math-verify reads only numbers, and would take 2 for 2x+1.
-    if "\\boxed" not in formula and "$" not in formula:
-        formula = f"\\boxed{{{formula}}}"
-    parsed: list[Any] = parse(formula, TARGETS, parsing_timeout=None)
-    return parsed

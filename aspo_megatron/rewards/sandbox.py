@@ -106,7 +106,7 @@ class Sandbox:
         Args:
             source: Python code.
             function: name of a method of its class `Solution` if it has one, or of a function.
-            arguments: JSON list.
+            arguments: JSON list, see `jail.arguments`.
             seconds: time that is left, the sandbox's start included, besides the limit; None: any.
 
         Raises:

@@ -6,8 +6,6 @@ import difflib
 import functools
 import importlib
 import inspect
-import math
-import numbers
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.cpu_clock import cpu_seconds
 from aspo_megatron.rewards.mixture import Mixture, Score, applies
+from aspo_megatron.rewards.numbers import as_number
 from aspo_megatron.rewards.text import named
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Scorer = Callable[[Problem, str], float]
 
 BUILT_IN = ("math", "code", "reasoning_gym")
 """The kinds that come with the product, besides `mixture`."""
+
+_SHOWN = 60
 
 
 def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
@@ -64,28 +66,47 @@ def unfit(config: RewardConfig, problem: Problem) -> Reason | None:
 
 
 def _unfit(kind: str, code: CodeConfig, key: str, problem: Problem) -> Reason | None:
-    if kind == "math" and problem.answer is None:
-        return Reason(
-            "no reference answer",
-            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source",
-        )
+    if kind == "math":
+        return _unfit_for_math(key, problem)
     if kind == "reasoning_gym" and "family" not in problem.metadata:
         return Reason(
             "not of reasoning-gym",
             f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {named(problem)} is not",
         )
-    if kind == "code":
-        from aspo_megatron.rewards.code_tests import has_tests, read_tests
+    return _unfit_for_code(key, code, problem) if kind == "code" else None
 
-        if not has_tests(problem, code.tests_field):
-            return Reason(
-                "no tests",
-                f"{key}.kind: code needs tests, and {named(problem)} has none; set {key}.code.tests_field",
-            )
-        try:
-            read_tests(problem, code.tests_field)
-        except ValueError as error:
-            return Reason("unreadable tests", f"{key}.kind: code: {error}")
+
+def _unfit_for_math(key: str, problem: Problem) -> Reason | None:
+    if problem.answer is None:
+        return Reason(
+            "no reference answer",
+            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source",
+        )
+    from aspo_megatron.rewards.references import flaw
+
+    found = flaw(problem.answer)
+    if found is None:
+        return None
+    shown = one_line(repr(problem.answer[:_SHOWN]))
+    return Reason(
+        f"{found} reference answer",
+        f"{key}.kind: math: the reference answer {shown} of {named(problem)} is {found}, so that no response could be "
+        "compared with it; correct it, or leave the problem out",
+    )
+
+
+def _unfit_for_code(key: str, code: CodeConfig, problem: Problem) -> Reason | None:
+    from aspo_megatron.rewards.code_tests import has_tests, read_tests
+
+    if not has_tests(problem, code.tests_field):
+        return Reason(
+            "no tests",
+            f"{key}.kind: code needs tests, and {named(problem)} has none; set {key}.code.tests_field",
+        )
+    try:
+        read_tests(problem, code.tests_field)
+    except ValueError as error:
+        return Reason("unreadable tests", f"{key}.kind: code: {error}")
     return None
 
 
@@ -190,8 +211,10 @@ def _finite(kind: str, scorer: Scorer) -> Scorer:
 
     def checked(problem: Problem, response: str) -> float:
         value: object = scorer(problem, response)
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"reward {kind!r} gave {value!r} for {named(problem)}; it must give a finite number")
-        return float(value)
+        number = as_number(value)
+        if number is None:
+            shown = one_line(" ".join(repr(value)[: 4 * _SHOWN].split()))[:_SHOWN]
+            raise ValueError(f"reward {kind!r} gave {shown} for {named(problem)}; it must give a finite number")
+        return number
 
     return checked

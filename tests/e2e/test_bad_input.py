@@ -74,6 +74,20 @@ def bad_rows(folder: Path, model_folder: Path) -> list[str]:
     return [jsonl(folder / "data.jsonl", good, {"prompt": ""}, {"prompt": " ", "answer": 1}, good, 5)]
 
 
+def empty_reference(folder: Path, model_folder: Path) -> list[str]:
+    records = [{"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "answer": "\\boxed{}"}]
+    return [jsonl(folder / "data.jsonl", *records), "data.heldout_fraction=0", "reward.kind=math"]
+
+
+def asserts(folder: Path, model_folder: Path) -> list[str]:
+    records = [{"prompt": "f", "tests": ["assert f(1) == 1"]}, {"prompt": "g", "tests": ["assert g(1)"]}]
+    return [
+        jsonl(folder / "data.jsonl", *records).replace("prompt_field", "answer_field: null, prompt_field"),
+        "data.heldout_fraction=0",
+        "reward.kind=code",
+    ]
+
+
 def long_prompt(folder: Path, model_folder: Path) -> list[str]:
     records = [
         {"id": "short", "prompt": "1 + 1 =", "answer": "2"},
@@ -121,6 +135,8 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "bad rows": (bad_rows, ["data.train: 3 of 5 problems cannot be used", "data.jsonl:2", "data.on_bad=drop"]),
     "unknown task family": (only("data.train.family=chain_sums"), ["data.train.family", "'chain_sum'"]),
     "prompt longer than the context": (long_prompt, ["problem endless", "context of 256 tokens"]),
+    "reference answer that is empty": (empty_reference, ["of problem data-1 is empty", "correct it, or leave"]),
+    "asserts that are not read": (asserts, ["problem data-1: tests holds no tests", "'assert g(1)' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),

@@ -54,12 +54,6 @@ def test_math(reference, response, reward):
     assert evaluate("math", problem(reference), response) == reward
 
 
-@pytest.mark.parametrize("reference", [None, "", "####"])
-def test_math_without_a_readable_reference(reference):
-    with pytest.raises(ValueError, match=r"cannot read the reference answer .* of problem p-0"):
-        evaluate("math", problem(reference), "7")
-
-
 @pytest.mark.parametrize(
     ("response", "reference", "answer"),
     [

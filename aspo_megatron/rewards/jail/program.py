@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
+from .arguments import load
+
 RESULT = 3
 """The descriptor that takes a function's result."""
 
@@ -80,13 +82,13 @@ def _execute(source: str, module: ModuleType) -> None:
 
 
 def _call(source: str, module: ModuleType, function: str) -> NoReturn:
-    arguments = json.loads(sys.stdin.read())
+    arguments, keywords = load(sys.stdin.read())
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     exec(compile(source, "solution.py", "exec", dont_inherit=True), vars(module))
     names = vars(module)
     called = getattr(names["Solution"](), function) if "Solution" in names else names[function]
-    value = called(*arguments)
+    value = called(*arguments, **keywords)
     with open(RESULT, "w", encoding="utf-8") as result:
         json.dump(value, result, default=_plain)
     os._exit(0)
