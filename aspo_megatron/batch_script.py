@@ -68,6 +68,20 @@ def option(key: str, name: str, given: object) -> str:
     return text
 
 
+def quoted_option(key: str, name: str, given: str) -> str:
+    """The directive `--name="value"` for a path, in quotes if it has blanks or `#`.
+
+    Raises:
+        ConfigError: it has quotes or backslashes, by which Slurm would read another value.
+    """
+    if re.search(r"[\"'\\\\]", given):
+        raise ConfigError(
+            f"{key}: {one_line(given)}: Slurm would not read its quotes or backslashes as they stand there"
+        )
+    text = f"--{name}={given}"
+    return text if _slurms_words(_line(key, text)) == [text] else f'--{name}="{given}"'
+
+
 def options(key: str, texts: Sequence[str]) -> list[str]:
     """Directives as the user writes them, such as `--mem=0` or `--comment="two words"`.
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.data.sources import Record, read_source
-from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.data.fields import ABSENT, lookup
+from aspo_megatron.data.hub import BUILDERS
+from aspo_megatron.data.sources import Record, first_fields, read_source
+from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.reading import MOST_BYTES, open_file, parse_json
 from aspo_megatron.writing import whole_file
 
 TEMPERATURE = 0.8
@@ -138,8 +139,9 @@ def settings(benchmark: Benchmark, problems: Path, samples: int | None) -> list[
     """
     k = samples or benchmark.samples
     answer = "null" if benchmark.answer_field is None else "answer"
+    fields = f"prompt_field: prompt, answer_field: {answer}, limit: null"  # not those of a run's own problems
     overrides = [
-        f"data={{train: {{kind: jsonl, path: {json.dumps(str(problems))}, answer_field: {answer}}}, format: chat}}",
+        f"data={{train: {{kind: files, path: {json.dumps(str(problems))}, {fields}}}, format: chat, system: null}}",
         "data.heldout=null",
         "data.heldout_fraction=0",
         "data.max_prompt_tokens=16384",
@@ -151,28 +153,30 @@ def settings(benchmark: Benchmark, problems: Path, samples: int | None) -> list[
     return overrides + ["reward.timeout_seconds=120"] * (benchmark.kind == "code")
 
 
-def write_problems(wanted: Wanted, path: Path) -> int:
+def write_problems(wanted: Wanted, path: Path, on_bad: Literal["refuse", "drop"] = "refuse") -> int:
     """Read a benchmark's problems and write them as JSONL with `prompt` and `answer`; how many they are.
 
     A file may have the fields of the dataset, or `prompt` (`problem`, `question`) and `answer`.
 
     Raises:
-        ConfigError: they cannot be read; says how to give them as a file.
+        ConfigError: they cannot be read (with `on_bad` as `data.on_bad`); says how to give them as a file.
         UserError: the file cannot be written.
     """
-    benchmark = wanted.benchmark
+    benchmark, key = wanted.benchmark, f"--benchmark {wanted.name}"
     try:
         with _no_retries_shown():
-            records = list(_within(read_source(_source(wanted), f"benchmark {wanted.name}"), benchmark))
+            records = list(_within(read_source(_source(wanted, key), key, on_bad=on_bad), benchmark))
     except ConfigError as error:
         if wanted.file is not None:
             raise
         raise ConfigError(f"{error}; or give the problems as a file: --benchmark {wanted.name}=FILE.jsonl") from error
     if not records:
-        raise ConfigError(f"benchmark {wanted.name}: no problem is from {' to '.join(benchmark.dates or ())}")
+        raise ConfigError(f"{key}: no problem is from {' to '.join(benchmark.dates or ())}")
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for record in records:
-            fields = dict(record.metadata) | {"id": record.id, "prompt": _question(record, benchmark)}
+            question = _question(record, benchmark)
+            asked = [*record.messages, {"role": "user", "content": question}] if record.messages else question
+            fields = dict(record.metadata) | {"id": record.id, "prompt": asked}
             if benchmark.answer_field is not None:
                 fields["answer"] = record.answer
             file.write(json.dumps(fields, default=str) + "\n")
@@ -191,7 +195,7 @@ def _no_retries_shown() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _source(wanted: Wanted) -> SourceConfig:
+def _source(wanted: Wanted, key: str) -> SourceConfig:
     benchmark, file = wanted.benchmark, wanted.file
     if file is None:
         return SourceConfig(
@@ -202,32 +206,30 @@ def _source(wanted: Wanted) -> SourceConfig:
             prompt_field=benchmark.prompt_field,
             answer_field=benchmark.answer_field,
         )
-    if file.suffix != ".jsonl":
-        return SourceConfig(
-            kind="huggingface",
-            path=str(file),
-            split=benchmark.split,
-            prompt_field=benchmark.prompt_field,
-            answer_field=benchmark.answer_field,
-        )
-    there = _first_fields(file)
-    prompt = next((name for name in (benchmark.prompt_field, "prompt", "problem", "question") if name in there), None)
-    answer = benchmark.answer_field
-    if answer is not None and answer not in there:
-        answer = "answer"
-    return SourceConfig(
-        kind="jsonl", path=str(file), prompt_field=prompt or benchmark.prompt_field, answer_field=answer
+    by_library = file.suffix in BUILDERS or os.path.isdir(file)
+    source = SourceConfig(
+        kind="huggingface" if by_library else "files",
+        path=str(file),
+        split=benchmark.split,
+        prompt_field=benchmark.prompt_field,
+        answer_field=benchmark.answer_field,
     )
+    prompt, answer = plain_names(source, key)
+    return source.model_copy(update={"prompt_field": prompt, "answer_field": answer})
 
 
-def _first_fields(file: Path) -> dict[str, Any]:
-    """Those of the first line; none if it cannot be read, which `read_source` then says."""
-    try:
-        with open_file(file) as lines:
-            fields = parse_json(lines.readline(MOST_BYTES).decode("utf-8-sig"), "line 1")
-    except (OSError, ValueError, UserError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+def plain_names(source: SourceConfig, key: str) -> tuple[str, str | None]:
+    """The fields with question and answer: those of the source, or where its first row lacks them the usual ones.
+
+    `reward_model.ground_truth` is verl's.
+    """
+    there = first_fields(source, key)
+    prompts = (source.prompt_field, "prompt", "problem", "question")
+    prompt = next((name for name in prompts if lookup(there, name) is not ABSENT), source.prompt_field)
+    if source.answer_field is None:
+        return prompt, None
+    answers = (source.answer_field, "answer", "reward_model.ground_truth")
+    return prompt, next((name for name in answers if lookup(there, name) is not ABSENT), "answer")
 
 
 def _within(records: Sequence[Record], benchmark: Benchmark) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""`aspo check`: the same two updates in several layouts, compared parameter by parameter with one process."""
+"""`aspo check`: the same two updates in several layouts, compared figure by figure with one process."""
 
 from __future__ import annotations
 
@@ -17,37 +17,20 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
-from aspo_megatron.checkpoint.hf import RandomTensors, check_weights, hf_shapes, write_folder
+from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.sidecar import model_folder
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.launch import launch
-from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.family import Family
+from aspo_megatron.plan.layouts import candidates
 
 ONE_PROCESS = "one process"
 HUGGING_FACE = "hugging face"
 _SIZES = ("tp", "pp", "vpp", "cp", "dp", "ep", "etp")
 _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
-_LAYOUTS = (
-    "tp=2",
-    "tp=2,sp",
-    "tp=2,sp,recompute=full",
-    "pp=2",
-    "pp=2,vpp=2",
-    "cp=2",
-    "dp=2",
-    "dp=2,distopt",
-    "tp=2,cp=2,sp",
-    "tp=2,pp=2",
-    "pp=2,cp=2",
-    "tp=2,dp=2,distopt",
-    "dp=2,ep=2",
-    "dp=2,ep=2,distopt",
-    "cp=2,ep=2",
-    "tp=2,sp,ep=2,etp=1",
-    "tp=2,sp,dp=2,ep=2",
-    "pp=2,dp=2,ep=2",
-)
+_MORE_LAYOUTS = ("tp=2", "tp=2,sp,recompute=full", "dp=2", "dp=2,ep=2")
 _SMALL = {
     "vocab_size": 515,  # not a multiple of any tp
     "hidden_size": 64,
@@ -80,15 +63,24 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tolerances:
-    """`gradient`: of a parameter, relative to its largest gradient. `weight`: absolute, after two updates."""
+    """`figure`: of loss and gradient norm, relative. `gradient`: of a parameter, relative to its largest gradient.
 
+    `weight`: absolute, after two updates. A loss whose terms cancel out is held to `least_loss` at best.
+    """
+
+    figure: float = 1e-5
     gradient: float = 2e-5
     weight: float = 1e-6
+    least_loss: float = 1e-6
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layout. Differences are from one process; `weight_difference` is None for Hugging Face."""
+    """One layout. Differences are from one process; `weight_difference` is None for Hugging Face.
+
+    `loss` and `grad_norm` are the first update's, the norm before clipping. `failed`: which figures are too far off:
+    loss, grad norm, gradients, weights.
+    """
 
     layout: str
     loss: float
@@ -96,15 +88,19 @@ class Row:
     gradient_difference: float
     gradient_name: str
     weight_difference: float | None
+    failed: tuple[str, ...]
     passed: bool
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the ranks of a row wrote: the loss of each update, and the first's gradients; weights after both."""
+    """What the ranks of a row wrote: loss and norm of each update, the first's gradients, weights after both.
+
+    Gradients are those that the weights are updated with, after clipping. Hugging Face makes one update, no weights.
+    """
 
     loss: list[float]
-    grad_norm: float
+    grad_norm: list[float]
     gradients: dict[str, Tensor]
     weights: dict[str, Tensor]
 
@@ -142,18 +138,27 @@ def parse_layout(text: str) -> Layout:
         raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
+def layout_text(layout: Layout) -> str:
+    """What `parse_layout` reads as this layout; of one process it is empty."""
+    set_values = layout.parallel.model_dump(exclude_defaults=True)
+    parts = [f"{name}={set_values[name]}" for name in _SIZES if name in set_values]
+    parts += [flag for flag, name in _FLAGS.items() if name in set_values]
+    if layout.recompute != "none":
+        parts.append(f"recompute={layout.recompute}")
+    return ",".join(parts)
+
+
 def layouts_for(family: Family, most_ranks: int) -> list[str]:
-    """The default layouts that fit the model and the number of ranks."""
-    fitting = []
-    for text in _LAYOUTS:
-        layout = parse_layout(text).parallel
+    """The default layouts: what `aspo plan` can print for two and four ranks, and options that it does not weigh."""
+    planned = [Layout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
+    more = []
+    for text in _MORE_LAYOUTS:
         try:
-            family.check_layout(layout)
+            family.check_layout((layout := parse_layout(text)).parallel)
         except ConfigError:
             continue
-        if layout.world_size <= most_ranks:
-            fitting.append(text)
-    return fitting
+        more.append(layout)
+    return [layout_text(each) for each in (*planned, *more) if each.parallel.world_size <= most_ranks]
 
 
 def make_built_in(name: str, folder: Path) -> Path:
@@ -208,11 +213,7 @@ def run_check(
     Raises:
         UserError: the model, a layout or the loss cannot be used.
     """
-    from aspo_megatron.models.hf_config import inverse_frequencies
-
-    family = read_family(model)
-    check_weights(model)
-    inverse_frequencies(family)
+    family = usable_weights(model)
     losses.build(loss, {})
     parsed = [(text, parse_layout(text)) for text in layouts]
     for _, layout in parsed:
@@ -227,7 +228,7 @@ def run_check(
             loss=loss,
             aggregation=aggregation,
             device=device,
-            log_probs=str(work / "log-probs.safetensors"),
+            common=str(work / "common.safetensors"),
             result=f"{stem}.safetensors",
         )
         processes = layout.parallel.world_size if layout else 1
@@ -238,7 +239,7 @@ def run_check(
         return read_result(Path(spec.result))
 
     expected = run(ONE_PROCESS, Layout(ParallelConfig()))
-    yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm, 0.0, "", 0.0, passed=True)
+    yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm[0], 0.0, "", 0.0, (), passed=True)
     yield compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
     for text, layout in parsed:
         yield compare(text, run(text, layout), expected, tolerances)
@@ -246,19 +247,39 @@ def run_check(
 
 def compare(layout: str, got: Result, want: Result, tolerances: Tolerances) -> Row:
     """A row of the table. Every parameter must be there; NaN passes nowhere."""
-    if got.gradients.keys() != want.gradients.keys():
-        names = sorted(got.gradients.keys() ^ want.gradients.keys())
-        return Row(
-            layout, got.loss[0], got.grad_norm, float("inf"), f"only on one side: {names[0]}", None, passed=False
-        )
-    relative = {name: _relative(got.gradients[name], gradient) for name, gradient in want.gradients.items()}
-    worst = max(relative, key=lambda name: relative[name])
+    failed = []
+    if not _near(got.loss, want.loss, tolerances.figure, tolerances.least_loss):
+        failed.append("loss")
+    if not _near(got.grad_norm, want.grad_norm, tolerances.figure, 0.0):
+        failed.append("grad norm")
+    gradient, name = _worst_gradient(got.gradients, want.gradients)
+    if not gradient <= tolerances.gradient:
+        failed.append("gradients")
     weight = None
     if got.weights:
-        weight = max(float((got.weights[name] - tensor).abs().max()) for name, tensor in want.weights.items())
-    passed = all(value <= tolerances.gradient for value in relative.values())
-    passed &= weight is None or weight <= tolerances.weight
-    return Row(layout, got.loss[0], got.grad_norm, relative[worst], worst, weight, passed)
+        differences = [float((got.weights[name] - tensor).abs().max()) for name, tensor in want.weights.items()]
+        weight = next((each for each in differences if math.isnan(each)), max(differences))
+        if not weight <= tolerances.weight:
+            failed.append("weights")
+    return Row(layout, got.loss[0], got.grad_norm[0], gradient, name, weight, tuple(failed), passed=not failed)
+
+
+def _near(got: list[float], want: list[float], relative: float, least: float) -> bool:
+    """Whether the figure of each update that both have made is near enough."""
+    return all(
+        abs(ours - theirs) <= max(relative * abs(theirs), least)
+        for ours, theirs in zip(got, want[: len(got)], strict=True)
+    )
+
+
+def _worst_gradient(got: dict[str, Tensor], want: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest relative difference and its parameter; of those with NaN the first."""
+    alone = sorted(got.keys() ^ want.keys())
+    if alone:
+        return math.inf, f"only on one side: {alone[0]}"
+    relative = {name: _relative(got[name], gradient) for name, gradient in want.items()}
+    worst = max(relative, key=lambda name: (math.isnan(relative[name]), relative[name]))
+    return relative[worst], worst
 
 
 def _relative(got: Tensor, want: Tensor) -> float:

@@ -1,16 +1,19 @@
 """What one rank of `aspo check` does: `python -m aspo_megatron.check_rank SPEC.json`.
 
 Two updates on a batch that makes every part of the loss act: ratios far from 1 on both sides, both signs of advantage,
-ragged lengths, a response that is masked wholly, a replica with fewer tokens than the others, many micro-batches.
+ragged lengths, a response that is masked wholly, a replica with fewer tokens than the others, many micro-batches. Its
+gradients are clipped to half of their norm, so that a wrong norm is felt in all of them, and in the weights.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +29,11 @@ from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.parallel.topology import Topology, process_grid
 
+if TYPE_CHECKING:  # megatron is imported where its platform is installed
+    from aspo_megatron.parallel.model import PolicyModel
+    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.step import PassLimits, UpdateResult
+
 _TEMPERATURE = 0.8
 _MAX_RESPONSE = 24
 _LENGTHS = ((1, 2, 9, 24, 3), (5, 1, 14), (12, 1, 6), (8, 8), (2, 5, 17))
@@ -35,8 +43,9 @@ _LENGTHS = ((1, 2, 9, 24, 3), (5, 1, 14), (12, 1, 6), (8, 8), (2, 5, 17))
 class Spec:
     """One row of the check.
 
-    `parallel`: the layout; empty for Hugging Face. `log_probs`: file with the current log-probs, from which the batch's
-    old and reference ones are shifted; the first row writes it.
+    `parallel`: the layout; empty for Hugging Face. `common`: file with what all rows start from, which the first row
+    writes: the current log-probs, from which the batch's old and reference ones are shifted, and the bound of the
+    gradient norm.
     """
 
     model: str
@@ -45,7 +54,7 @@ class Spec:
     loss: str
     aggregation: str
     device: str
-    log_probs: str
+    common: str
     result: str
 
     @property
@@ -97,40 +106,70 @@ def check_layout(spec: Spec) -> None:
     """`two_updates` in the layout of `spec`."""
     parallel = ParallelConfig.model_validate(spec.parallel)
     with process_grid(parallel, PlatformConfig(device=spec.device, timeout_minutes=5), seed=1) as topology:
-        two_updates(spec, parallel, topology)
+        two_updates(spec, topology)
 
 
-def two_updates(spec: Spec, parallel: ParallelConfig, topology: Topology) -> None:
-    """Two updates; the leader writes loss, gradient norm, gradients and weights, by Hugging Face name."""
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.objective import PolicyObjective
-    from aspo_megatron.parallel.optimizer import Optimizer
-    from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
-
-    family = read_family(Path(spec.model))
-    settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
-    with SafetensorsFolder(Path(spec.model)) as weights:
-        model = build_model(family, topology, settings, weights)
-    groups = make_groups(family)
-    limits = PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
-    if not Path(spec.log_probs).exists():  # the first row is one process
-        scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, limits)}
-        base = torch.cat([scored[id(sample)] for group in groups for sample in group])
-        save_file({"log_probs": base}, spec.log_probs)
-    shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
-    # Without clipping, gradients are what they are; Adam's eps keeps rounding noise from deciding a step's sign.
-    adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=0.0)
-    optimizer = Optimizer(model, adam, 2, parallel)
-    objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
-    weighting = aggregation_of(spec.loss_config, _MAX_RESPONSE)
+def two_updates(spec: Spec, topology: Topology) -> None:
+    """Two updates; the leader writes losses, gradient norms, gradients and weights, by Hugging Face name."""
+    if not Path(spec.common).exists():  # the first row is one process
+        _write_common(spec, topology)
+        gc.collect()  # megatron's optimizer refers to itself in circles
+    groups = make_groups(read_family(Path(spec.model)))
+    shift_log_probs(groups, load_file(spec.common)["log_probs"])
     own = groups[topology.dp_rank :: topology.dp]
-    first = update(model, optimizer, own, objective, weighting, limits)
+    model, optimizer = _model_and_optimizer(spec, topology, clip_grad=_bound(spec))
+    first = _update(spec, model, optimizer, own)
     gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
-    second = update(model, optimizer, own, objective, weighting, limits)
+    second = _update(spec, model, optimizer, own)
     result = gradients | {f"weight:{name}": tensor.clone() for name, tensor in model.hf_tensors()}
     if topology.is_leader:
-        _write(spec, [first.loss, second.loss], first.grad_norm, first.stats, result)
+        _write(spec, [first.loss, second.loss], [first.grad_norm, second.grad_norm], result)
     dist.barrier()
+
+
+def _write_common(spec: Spec, topology: Topology) -> None:
+    """Log-probs of the batch, and half of the norm of an update's gradients, to `spec.common`."""
+    from aspo_megatron.parallel.step import score
+
+    groups = make_groups(read_family(Path(spec.model)))
+    model, optimizer = _model_and_optimizer(spec, topology, clip_grad=0.0)
+    scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, _limits())}
+    base = torch.cat([scored[id(sample)] for group in groups for sample in group])
+    shift_log_probs(groups, base)
+    norm = _update(spec, model, optimizer, groups).grad_norm
+    bound = norm / 2 if math.isfinite(norm) else 0.0
+    save_file({"log_probs": base, "bound": torch.tensor(bound, dtype=torch.float64)}, spec.common)
+
+
+def _bound(spec: Spec) -> float:
+    """What the gradient norm is clipped to."""
+    return float(load_file(spec.common)["bound"])
+
+
+def _limits() -> PassLimits:
+    from aspo_megatron.parallel.step import PassLimits
+
+    return PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
+
+
+def _model_and_optimizer(spec: Spec, topology: Topology, clip_grad: float) -> tuple[PolicyModel, Optimizer]:
+    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.optimizer import Optimizer
+
+    settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
+    with SafetensorsFolder(Path(spec.model)) as weights:
+        model = build_model(read_family(Path(spec.model)), topology, settings, weights)
+    # Adam's eps keeps rounding noise from deciding a step's sign.
+    adam = OptimizerConfig(lr=2e-4, eps=1e-4, weight_decay=0.1, clip_grad=clip_grad)
+    return model, Optimizer(model, adam, 2, topology.parallel)
+
+
+def _update(spec: Spec, model: PolicyModel, optimizer: Optimizer, own: list[list[Sample]]) -> UpdateResult:
+    from aspo_megatron.parallel.objective import PolicyObjective
+    from aspo_megatron.parallel.step import aggregation_of, update
+
+    objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
+    return update(model, optimizer, own, objective, aggregation_of(spec.loss_config, _MAX_RESPONSE), _limits())
 
 
 def check_hugging_face(spec: Spec) -> None:
@@ -148,7 +187,7 @@ def check_hugging_face(spec: Spec) -> None:
     logging.disable_progress_bar()
     family = read_family(Path(spec.model))
     groups = make_groups(family)
-    shift_log_probs(groups, load_file(spec.log_probs)["log_probs"])
+    shift_log_probs(groups, load_file(spec.common)["log_probs"])
     model = AutoModelForCausalLM.from_pretrained(
         spec.model,
         config=transformers_config(family, attention="eager"),
@@ -174,14 +213,13 @@ def check_hugging_face(spec: Spec) -> None:
     total.backward()
     grads = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
     gradients = {f"gradient:{name}": gradient for name, gradient in by_checkpoint_name(grads)}
-    norm = torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm()
-    _write(spec, [float(total.detach())], float(norm), {}, gradients)
+    norm = float(torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm())
+    clipped = min(1.0, _bound(spec) / norm) if norm else 1.0
+    _write(spec, [float(total.detach())], [norm], {name: each * clipped for name, each in gradients.items()})
 
 
-def _write(
-    spec: Spec, loss: list[float], norm: float, stats: dict[str, float], tensors: dict[str, torch.Tensor]
-) -> None:
-    metadata = {"loss": json.dumps(loss), "grad_norm": json.dumps(norm), "stats": json.dumps(stats)}
+def _write(spec: Spec, loss: list[float], norm: list[float], tensors: dict[str, torch.Tensor]) -> None:
+    metadata = {"loss": json.dumps(loss), "grad_norm": json.dumps(norm)}
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, spec.result, metadata=metadata)
 
 

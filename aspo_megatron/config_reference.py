@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import textwrap
@@ -27,6 +28,7 @@ _PLAIN_TYPES = {
     float: "number",
     str: "text",
     Path: "path",
+    datetime.date: "day (YYYY-MM-DD)",
     type(None): "null",
     Any: "anything",
 }

@@ -42,7 +42,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME[=FILE],...", help="Benchmarks, as the paper has them; docs/evaluation.md."),
     ] = None,
-    problems: Annotated[Path | None, typer.Option(help="JSONL file: `prompt` and `answer` on each line.")] = None,
+    problems: Annotated[Path | None, typer.Option(help="JSONL, JSON or Parquet file: `prompt` and `answer`.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A run's config.yaml: its settings, its held-out problems.")
     ] = None,
@@ -127,31 +127,37 @@ class _Files:
         from aspo_megatron.eval_plan import EvalJob
 
         problems = self.work / f"{wanted.name}.jsonl"
-        if wanted.file is None:
-            show(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
-        found = benchmarks.write_problems(wanted, problems)
-        if found != wanted.benchmark.problems:
-            show(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         settings = [*common, *benchmarks.settings(wanted.benchmark, problems, _samples(overrides))]
         # The sampling of evaluation is what counts here, under whichever name it is set.
         sampling = [text.replace("rollout.", "eval.", 1) for text in overrides if text.startswith("rollout.sampling.")]
         own = [text for text in overrides if not text.startswith("rollout.sampling.")]
         run = load_config(self.config, [*settings, *sampling, *own])
+        if wanted.file is None:
+            show(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
+        found = benchmarks.write_problems(wanted, problems, run.data.on_bad)
+        if found != wanted.benchmark.problems:
+            show(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         target = self.output or Path("evals") / self.model
         read, there = self._checked(run, wanted.name)
         return EvalJob(wanted.name, read, "train", target / f"{wanted.name}.jsonl", there)
 
     def problems(self, problems: Path | None, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a file of problems, or a run's held-out ones."""
+        from aspo_megatron import benchmarks
+        from aspo_megatron.config import SourceConfig
         from aspo_megatron.config_io import load_config
+        from aspo_megatron.data.files import stem_of
         from aspo_megatron.eval_plan import EvalJob
 
         settings = list(common)
         if problems is not None:
-            settings += [f"data.train={{kind: jsonl, path: {problems}}}", "data.heldout=null"]
+            source = SourceConfig(kind="files", path=str(problems))
+            prompt, answer = benchmarks.plain_names(source, "--problems")
+            own = {"kind": "files", "path": str(problems), "prompt_field": prompt, "answer_field": answer}
+            settings += [f"data.train={json.dumps(own)}", "data.heldout=null"]
             settings += ["data.heldout_fraction=0"]
         run = load_config(self.config, [*settings, *overrides])
-        name = "held-out" if problems is None else problems.stem
+        name = "held-out" if problems is None else stem_of(problems)
         read, there = self._checked(run, name)
         side: Literal["train", "heldout"] = "heldout" if problems is None else "train"
         if self.output is None:
@@ -172,7 +178,6 @@ class _Files:
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
         inputs = read_inputs(run, weights=not self.live)
-        inputs.check_tokens()
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"

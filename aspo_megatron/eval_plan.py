@@ -14,6 +14,9 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.reading import read_json
 from aspo_megatron.writing import write_whole
 
+CHAT_VARIABLE = "chat_template_kwargs."
+"""Before the name of each in an evaluation's identity."""
+
 
 @dataclass(frozen=True)
 class EvalJob:
@@ -83,6 +86,8 @@ def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> di
         "engine": config.rollout.engine,
         "problems": f"{len(problems)} ({_digest(asked)})",
         "prompts": _digest([p.prompt_ids for p in problems]),
+        # Results from before there were any have none.
+        **{f"{CHAT_VARIABLE}{name}": value for name, value in config.data.chat_template_kwargs.items()},
         "samples": config.eval.samples,
         "seed": config.seed,
         **{f"sampling.{name}": value for name, value in sampling.items()},

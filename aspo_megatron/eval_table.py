@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from aspo_megatron.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import SCORES_SUFFIX, read_scores, scores_path
+from aspo_megatron.eval_plan import CHAT_VARIABLE
 from aspo_megatron.foreign_text import markdown, one_line
 from aspo_megatron.metrics.scores import difference_estimate, mean_estimate
 from aspo_megatron.published import PUBLISHED
@@ -167,8 +169,15 @@ def _own_cell(name: str, content: dict[str, Any] | None, passed: bool, notes: _N
 
 
 def _remarks(name: str, content: dict[str, Any]) -> list[str]:
-    """What makes a result another thing than the paper's."""
+    """What makes a result another thing than the paper's, or than its neighbours."""
     remarks = []
+    variables = [
+        f"{key.removeprefix(CHAT_VARIABLE)} {json.dumps(value)}"
+        for key, value in content["identity"].items()
+        if key.startswith(CHAT_VARIABLE)
+    ]
+    if variables:
+        remarks.append(f"chat template with {', '.join(variables)}")
     if not content["complete"]:
         remarks.append(f"{len(content['right'])} of {content['problems']} problems so far")
     if content["failed"]:

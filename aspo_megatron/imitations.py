@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.dealing import Dealer, dealer
@@ -10,7 +11,9 @@ from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.data.stream import ProblemStream
-from aspo_megatron.tokenizer import unknown_token
+from aspo_megatron.data.unusable import Reason
+from aspo_megatron.errors import CheckpointError
+from aspo_megatron.tokenizer import beyond_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,42 @@ def imitated_text(problem: Problem, response: str) -> str:
     return response.replace("{answer}", problem.answer or "")
 
 
+class ImitationJudge:
+    """Says of problems whether the model knows all tokens of what the warm-up imitates. Use as a context manager."""
+
+    def __init__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+        """`vocab_size`: of the model.
+
+        Raises:
+            ConfigError: there is no room for another process.
+        """
+        self._tokenizer, self._vocab_size, self._response = tokenizer, vocab_size, config.warmup.response
+        added = tokenizer.get_added_vocab()
+        strange = {text for text, token in tokenizer.get_vocab().items() if token >= vocab_size}
+        # Added tokens are found as they stand; a text without them need not be tokenised, nor any text of most models.
+        self._signs = strange if strange <= added.keys() else {""}
+        self._maker = PromptMaker(tokenizer, special=False) if strange and config.warmup.updates else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._maker is not None:
+            self._maker.__exit__(kind, error, traceback)
+
+    def unfit(self, problem: Problem) -> Reason | None:
+        """Why the answer to a problem cannot be imitated; None if it can, or need not be."""
+        if self._maker is None or problem.answer is None:
+            return None
+        text, name = imitated_text(problem, self._response), f"the answer to problem {problem.id}"
+        if not any(sign in text for sign in self._signs):
+            return None
+        (ids,) = self._maker.ids([text], [name])
+        return beyond_vocabulary(name, self._tokenizer, ids, self._vocab_size)
+
+
 def check_imitations(
     config: RunConfig, problems: ProblemStore, tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> None:
@@ -39,15 +78,21 @@ def check_imitations(
     left = config.warmup.updates * config.warmup.batch_size
     if not left:
         return
+    if tokenizer.eos_token_id is not None:  # `warmup` puts it after each answer
+        _refuse(beyond_vocabulary("the end of answers", tokenizer, [tokenizer.eos_token_id], vocab_size))
     answered = problems.answered()
     stream = ProblemStream(answered, config.seed)  # as `imitated`
     left = min(left, len(answered))
-    with PromptMaker(tokenizer, chat=False, special=False) as maker:
+    with PromptMaker(tokenizer, special=False) as maker:
         while left:
             batch = stream.take(min(left, config.warmup.batch_size))
             left -= len(batch)
             texts = [imitated_text(problem, config.warmup.response) for problem in batch]
             names = [f"the answer to problem {problem.id}" for problem in batch]
             for name, ids in zip(names, maker.ids(texts, names), strict=True):
-                if max(ids, default=0) >= vocab_size:
-                    raise unknown_token(name, max(ids), vocab_size)
+                _refuse(beyond_vocabulary(name, tokenizer, ids, vocab_size))
+
+
+def _refuse(reason: Reason | None) -> None:
+    if reason is not None:
+        raise CheckpointError(reason.text)

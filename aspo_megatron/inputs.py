@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
-from aspo_megatron.checkpoint.integrity import MANIFEST
-from aspo_megatron.checkpoint.sidecar import INDEX, checkpoint_around, refuse_foreign_sidecar
+from aspo_megatron.checkpoint.fingerprint import Fingerprint
+from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
+from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
+from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.handover import taken_over
+from aspo_megatron.imitations import ImitationJudge
 from aspo_megatron.metrics.wandb_run import check_installed
-from aspo_megatron.models.family import Family, read_family
+from aspo_megatron.models.family import Family
+from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.trial import try_reward
-from aspo_megatron.tokenizer import load_tokenizer, unknown_token
+from aspo_megatron.tokenizer import beyond_vocabulary, load_tokenizer
 from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:
@@ -41,18 +45,6 @@ class Inputs:
     train: ProblemStore
     heldout: ProblemStore
 
-    def check_tokens(self) -> None:
-        """See that the model knows all tokens that the tokenizer has made of the problems.
-
-        Raises:
-            CheckpointError: names the problem and the token.
-        """
-        size = self.family.vocab_size
-        for problems in (self.train, self.heldout):
-            problem = problems.first_beyond(size)
-            if problem is not None:
-                raise unknown_token(f"problem {problem.id}", max(problem.prompt_ids), size)
-
 
 def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weights: bool = True) -> Inputs:
     """Read and check everything but the weights' values; `tell` is told now and then how far problems are read.
@@ -63,15 +55,24 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
         UserError: whatever cannot be used, named.
     """
     family, tokenizer = _read_model(config, weights=weights)
-    train, heldout = load_problems(
-        config.data, tokenizer, family.context_length, config.rollout.sampling.max_response_tokens, tell
-    )
+    scorers.check(config.reward)
+    with ImitationJudge(config, tokenizer, family.vocab_size) as imitations:
+
+        def unfit(problem: Problem) -> Reason | None:
+            name = f"problem {problem.id}"
+            return (
+                beyond_vocabulary(name, tokenizer, problem.prompt_ids, family.vocab_size)
+                or scorers.unfit(config.reward, problem)
+                or imitations.unfit(problem)
+            )
+
+        room = config.rollout.sampling.max_response_tokens
+        train, heldout = load_problems(config.data, tokenizer, family.context_length, room, tell, unfit)
     if config.warmup.updates and all(problem.answer is None for problem in train):
         raise ConfigError(
             "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
             "set data.train.answer_field, or warmup.updates=0"
         )
-    scorers.check(config.reward, itertools.chain(train, heldout))
     try_reward(config.reward, itertools.chain(train, heldout))
     check_installed(config.log.wandb)
     return Inputs(family, tokenizer, train, heldout)
@@ -103,60 +104,23 @@ def read_as_rank(
 
 
 def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrainedTokenizerBase]:
-    refuse_outside()
-    if (config.model.path / INDEX).is_file():
-        raise CheckpointError(
-            f"model.path: {config.model.path} is a megatron checkpoint, but not one that a run or "
-            f"`aspo convert hf-to-megatron` has made: {MANIFEST} is missing"
-        )
-    family = read_family(config.model.path)
-    family.check_layout(config.parallel)
-    losses.build(config.loss.name, config.loss.hyperparameters)
-    if weights:
-        _check_weights(config, family)
-    tokenizer = load_tokenizer(config.model.path)
-    _check_engine(config.model.path, family, tokenizer)
-    return family, tokenizer
-
-
-def _check_weights(config: RunConfig, family: Family) -> None:
-    """See that all tensors are there, without reading them; of random ones that they fit into memory.
-
-    Raises:
-        CheckpointError: they are not; names the file or the tensor.
-    """
-    from aspo_megatron.checkpoint.hf import check_weights, refuse_quantised
-    from aspo_megatron.checkpoint.hf_view import HfView
-    from aspo_megatron.checkpoint.integrity import check_model, read_manifest
-    from aspo_megatron.checkpoint.piece_reader import PieceReader
+    from aspo_megatron.checkpoint.usable import usable_config, usable_model, usable_weights
     from aspo_megatron.plan.machine import refuse_beyond_memory
-
-    folder = config.model.path
-    refuse_quantised(folder, family)  # Random weights too: what is exported would say that they are.
-    if config.model.init == "random":
-        refuse_beyond_memory(config, family)
-        return
-    checkpoint = checkpoint_around(folder)
-    if checkpoint is None:
-        check_weights(folder)
-        return
-    refuse_foreign_sidecar(folder)
-    check_model(checkpoint, read_manifest(checkpoint), family.hf_config, family.name)
-    with PieceReader(checkpoint, family) as reader:
-        HfView(reader, family)
-
-
-def _check_engine(folder: Path, family: Family, tokenizer: PreTrainedTokenizerBase) -> None:
-    """See what the ranks would take of the folder's other files: rotary positions and tokens that end a response.
-
-    Raises:
-        UserError: one of them cannot be used; names the file.
-    """
-    from aspo_megatron.models.hf_config import inverse_frequencies
     from aspo_megatron.rollout.ends import end_of_sequence_ids
 
-    inverse_frequencies(family)
+    refuse_outside()
+    folder, random = config.model.path, config.model.init == "random"
+    usable = usable_config if not weights else usable_model if random else usable_weights
+    family = usable(folder)
+    if weights and config.rollout.engine == "sglang":
+        refuse_marked_files(folder, SERVER_FILES)
+    family.check_layout(config.parallel)
+    losses.build(config.loss.name, config.loss.hyperparameters)
+    if weights and random:
+        refuse_beyond_memory(config, family)
+    tokenizer = load_tokenizer(folder)
     end_of_sequence_ids(folder, tokenizer)
+    return family, tokenizer
 
 
 def open_weights(config: RunConfig, family: Family) -> TensorSource:
@@ -185,12 +149,10 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
     return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
 
 
-def weights_digest(config: RunConfig) -> str:
-    """A hash of the starting weights, wherever their folder is; "" where they are random.
+def starting_weights(config: RunConfig) -> Fingerprint:
+    """What tells the starting weights from others, wherever their folder is; nothing where they are random.
 
     Raises:
         CheckpointError: they cannot be read.
     """
-    from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-
-    return weights_fingerprint(config.model.path) if config.model.init == "pretrained" else ""
+    return Fingerprint.of(config.model.path) if config.model.init == "pretrained" else Fingerprint()

@@ -43,9 +43,9 @@ def plan(
       aspo plan run.yaml --gpus 32 --gpu h200
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
+    from aspo_megatron.checkpoint.usable import usable_model
     from aspo_megatron.config_io import load_config
     from aspo_megatron.errors import ConfigError
-    from aspo_megatron.models.family import read_family
     from aspo_megatron.plan import report, simulated, simulated_text, text
     from aspo_megatron.plan.hardware import GPUS
     from aspo_megatron.tiny import model_shape
@@ -56,7 +56,7 @@ def plan(
     on = kinds[gpu.lower()]
     run = load_config(config, overrides or [])
     folder = model_shape(run, config)
-    family = read_family(folder)
+    family = usable_model(folder)
     left_out: list[str] = []
     if simulate:
         run, left_out = simulated.simulated_form(run, folder)

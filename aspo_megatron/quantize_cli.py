@@ -21,7 +21,7 @@ def quantize(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the run's.")
     ] = None,
-    format_name: Annotated[str, typer.Option("--format", help="fp8, int8, int4-awq, or nvfp4 (on a GPU).")] = "fp8",
+    format_name: Annotated[str, typer.Option("--format", help="fp8, int8, int4-awq, or nvfp4.")] = "fp8",
     config: Annotated[
         Path | None, typer.Option(help="The run's config.yaml, whose prompts are used; else that above MODEL.")
     ] = None,
@@ -52,7 +52,7 @@ def quantize(
     layouts = {name: name for name in form.layouts}
     if layout is not None and layout not in layouts:
         raise ConfigError(f"--layout {one_line(layout)}: {format_name} is written as {' or '.join(layouts)}")
-    modelopt.check_available(form)
+    modelopt.check_available()
 
     from aspo_megatron.config import ParallelConfig
     from aspo_megatron.config_io import load_config
@@ -70,7 +70,6 @@ def quantize(
     settings += [f"parallel={ParallelConfig().model_dump_json()}", "rollout.engine=embedded", "log.wandb=none"]
     run = load_config(path, [*settings, *(overrides or [])])
     inputs = read_inputs(run)
-    inputs.check_tokens()
     device = choose_platform(run.platform.device, local_rank=0, threads=run.platform.threads_per_rank).device
     chosen = layouts[layout] if layout else form.layouts[0]
     recorded = path.parent if os.path.isfile(path.parent / SAMPLES_FILE) else run.output_dir

@@ -49,7 +49,8 @@ def serve(
       aspo train run.yaml rollout.engine=sglang rollout.servers.addresses=[http://127.0.0.1:30000,...]
       srun aspo serve run.yaml --shared FOLDER --nodes 2
     """
-    from aspo_megatron.models.family import read_family
+    from aspo_megatron.checkpoint.usable import usable_model, usable_weights
+    from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
     from aspo_megatron.parallel.platform import choose_platform
     from aspo_megatron.rollout.server import LocalServers, ServedModel
     from aspo_megatron.run_folder import refuse_links
@@ -62,14 +63,16 @@ def serve(
         addresses = shared / f"addresses-{node}"
     run = load_config(config, words)
     refuse_links(run.output_dir)
-    read_family(run.model.path)
+    served = ServedModel.of(run.model)
+    (usable_model if served.random else usable_weights)(run.model.path)
+    refuse_marked_files(run.model.path, SERVER_FILES)
     settings = run.rollout.servers.model_copy(update={"addresses": ()})
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: ended.set())
     log_dir = run.output_dir / "logs"
     device = choose_platform(run.platform.device, local_rank=0, threads=1).device
-    with LocalServers(settings, ServedModel.of(run.model), device.type, log_dir, show) as servers:
+    with LocalServers(settings, served, device.type, log_dir, show) as servers:
         show(f"starting {settings.count} server(s); output in {one_line(log_dir)}/server*.log")
         show(f"their key is in {one_line(servers.key_file)}; who uses them sets rollout.servers.api_key_file")
         while not servers.ready(_ROUND_SECONDS):

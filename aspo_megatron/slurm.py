@@ -1,7 +1,4 @@
-"""Fills in slurm/train.sbatch for a run, and submits it.
-
-`python -m aspo_megatron.slurm CONFIG [KEY=VALUE]...`, for the script, prints `finished`, or `stopped`: steps are left.
-"""
+"""Fills in slurm/train.sbatch for a run, and submits it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from aspo_megatron.batch_script import (
@@ -18,6 +16,7 @@ from aspo_megatron.batch_script import (
     option,
     options,
     own_lines,
+    quoted_option,
     value,
     with_component,
     with_options,
@@ -31,6 +30,8 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
 from aspo_megatron.run_folder import is_finished, refuse_foreign_folder
+from aspo_megatron.slurm_layout import cores_per_task, gpus_beside, says_gpus, shape
+from aspo_megatron.slurm_time import refuse_short_limit, time_option
 
 TEMPLATE = Path(__file__).parents[1] / "slurm" / "train.sbatch"
 
@@ -60,7 +61,7 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
     Args:
         config: YAML file of the run.
         overrides: `key=value` words that the ranks get too.
-        options: `slurm.key=value` words for the job alone.
+        options: further `slurm.key=value` words.
         sweep: File with `key=value` words on each line.
         chain: Jobs that follow one another.
 
@@ -69,16 +70,17 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
     """
     lines = () if sweep is None else _sweep_lines(sweep)
     runs = [load_config(config, [*overrides, *options, *line]) for line in lines or [()]]
+    _check_models(runs, config)
     folders = [run.output_dir for run in runs]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"{sweep}: each line needs an output_dir=... of its own")
     for run in runs:
         _check(run)
         refuse_foreign_folder(run)
-        if run.parallel.world_size != runs[0].parallel.world_size:
-            raise ConfigError(f"{sweep}: all lines must need the same number of ranks")
+        if _size(run) != _size(runs[0]):
+            raise ConfigError(f"{sweep}: all lines must need the same number of ranks, and of GPUs for servers")
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
-    return Job(runs[0], (str(config), *overrides), name, lines, chain)
+    return Job(runs[0], (str(config), *overrides, *options), name, lines, chain)
 
 
 def render(job: Job, template: str) -> str:
@@ -100,15 +102,15 @@ def _directives(job: Job) -> dict[str, str | None]:
     slurm = job.run.slurm
     nodes, ranks = shape(job.run)
     split = bool(slurm.server_nodes) and not slurm.server_directives
+    gpus = None if says_gpus(slurm.directives) else slurm.gpus_per_node or None
     values = {
         "job-name": ("output_dir", job.name),
         "nodes": ("slurm.nodes", nodes + (slurm.server_nodes if split else 0)),
         "ntasks-per-node": ("parallel", ranks),
-        "gpus-per-node": ("slurm.gpus_per_node", slurm.gpus_per_node or None),
-        "cpus-per-task": ("slurm.cpus_per_task", slurm.cpus_per_task),
-        "time": ("slurm.time", slurm.time),
+        "gpus-per-node": ("slurm.gpus_per_node", gpus),
+        "cpus-per-task": ("slurm.cpus_per_task", cores_per_task(job.run)),
+        "time": ("slurm.time", time_option(slurm.time)),
         "signal": ("slurm.save_seconds", f"B:USR1@{slurm.save_seconds}"),
-        "output": ("slurm.log_dir", slurm.log_dir / "%x-%j.log"),
         "partition": ("slurm.partition", slurm.partition),
         "account": ("slurm.account", slurm.account),
         "qos": ("slurm.qos", slurm.qos),
@@ -116,14 +118,17 @@ def _directives(job: Job) -> dict[str, str | None]:
         "array": ("--array", f"0-{len(job.sweep) - 1}" if job.sweep else None),
         "dependency": ("--chain", "singleton" if job.chain > 1 else None),
     }
-    return {name: None if value is None else option(key, name, value) for name, (key, value) in values.items()}
+    known = {name: None if value is None else option(key, name, value) for name, (key, value) in values.items()}
+    log_dir = value("slurm.log_dir", str(slurm.log_dir)).replace("%", "%%")  # which Slurm would replace
+    return known | {"output": quoted_option("slurm.log_dir", "output", f"{log_dir}/%x-%j.log")}
 
 
 def _component(slurm: SlurmConfig) -> list[str]:
     """The directives of the server nodes, where they are a component of their own."""
-    own = [f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1", option("slurm.time", "time", slurm.time)]
-    says_gpus = any(re.match(r"--(gpus|gres\b|tres-per-)|-G", line) for line in slurm.server_directives)
-    if slurm.gpus_per_node and not says_gpus:
+    own = [f"--nodes={slurm.server_nodes}", "--ntasks-per-node=1"]
+    if (limit := time_option(slurm.time)) is not None:
+        own.append(option("slurm.time", "time", limit))
+    if slurm.gpus_per_node and not says_gpus(slurm.server_directives):
         own.append(f"--gpus-per-node={slurm.gpus_per_node}")
     return [*own, *options("slurm.server_directives", slurm.server_directives)]
 
@@ -135,31 +140,24 @@ def _settings(job: Job) -> dict[str, str]:
         "RUN": array(word("CONFIG", job.words[0]), *map(_override, job.words[1:])),
         "SWEEP": array(*(words("--array", [" ".join(map(_override, line))]) for line in job.sweep)),
         "LOGS": word("slurm.log_dir", str(slurm.log_dir)),
-        "VENV": "" if slurm.container else word("slurm.venv", str(slurm.venv or sys.prefix)),
+        "VENV": _environment(slurm),
         "CONTAINER": _pyxis(slurm),
         "INSIDE": _apptainer(slurm),
+        "BIND": array("--cpu-bind=none") if gpus_beside(job.run) else array(),
         "AT_LIMIT": "end" if job.chain > 1 else "requeue",
         "SERVER_NODES": str(slurm.server_nodes),
         "SERVERS": word("slurm.servers_of", str(slurm.servers_of)) if slurm.servers_of else "",
     }
 
 
-def shape(run: RunConfig) -> tuple[int, int]:
-    """Nodes, and ranks on each.
-
-    Raises:
-        ConfigError: the ranks of the layout do not fill the nodes evenly, or are more than the GPUs.
-    """
-    ranks, slurm = run.parallel.world_size, run.slurm
-    nodes = slurm.nodes or (-(-ranks // slurm.gpus_per_node) if slurm.gpus_per_node else 1)
-    if ranks % nodes:
-        raise ConfigError(f"slurm.nodes={nodes}: tp x cp x dp x pp = {ranks} ranks do not divide evenly over them")
-    if slurm.gpus_per_node and ranks // nodes != slurm.gpus_per_node:
-        raise ConfigError(
-            f"slurm: {nodes} nodes with {slurm.gpus_per_node} GPUs are {nodes * slurm.gpus_per_node} ranks, but "
-            f"tp x cp x dp x pp = {ranks}; change slurm.nodes, slurm.gpus_per_node or parallel.dp"
-        )
-    return nodes, ranks // nodes
+def state(run: RunConfig) -> str:
+    """What the script asks before and after: `finished`, or `stopped` with the state that the run would go on from."""
+    if is_finished(run):
+        return "finished"
+    try:
+        return f"stopped {read_text(run.output_dir / 'checkpoints' / 'latest', UserError).strip()}"
+    except UserError:  # none, or a folder that nobody can go on from
+        return "stopped"
 
 
 def submit(job: Job, script: str) -> list[str]:
@@ -200,17 +198,33 @@ def read_template() -> str:
         raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo from its repository") from error
 
 
+def _size(run: RunConfig) -> tuple[object, ...]:
+    """What an array has in common, as it has one script."""
+    return (*shape(run), run.slurm.gpus_per_node, gpus_beside(run), run.slurm.server_nodes)
+
+
 def _check(run: RunConfig) -> None:
     shape(run)
-    slurm, servers = run.slurm, run.rollout.servers
-    elsewhere = bool(slurm.server_nodes or slurm.servers_of)
-    if run.rollout.engine == "sglang" and not (servers.addresses or elsewhere) and shape(run)[0] > 1:
-        raise ConfigError(
-            "rollout.engine=sglang on several nodes: set slurm.server_nodes for servers in the same job, or start them "
-            "by slurm/serve.sbatch and set slurm.servers_of"
-        )
-    if elsewhere and servers.addresses:
+    refuse_short_limit(run.slurm)
+    if run.rollout.servers.addresses and (run.slurm.server_nodes or run.slurm.servers_of):
         raise ConfigError("rollout.servers.addresses: leave it empty with slurm.server_nodes or slurm.servers_of")
+
+
+def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
+    """See that the ranks can use the models, before they wait in a queue; those of them that are on this machine.
+
+    Raises:
+        UserError: see `usable_weights`.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:  # a machine that only submits
+        return
+    from aspo_megatron.checkpoint.usable import has_weights, usable_model, usable_weights
+    from aspo_megatron.tiny import model_shape
+
+    wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})
+    there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
+    for folder, init in there:
+        (usable_weights if init == "pretrained" and has_weights(folder) else usable_model)(folder)
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:
@@ -226,6 +240,15 @@ def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:
 
 def _override(text: str) -> str:
     return words(text.partition("=")[0], [text])
+
+
+def _environment(slurm: SlurmConfig) -> str:
+    """The folder whose `aspo` the ranks run; empty if it is in PATH, or in a container."""
+    if slurm.container or slurm.venv == Path("none"):
+        return ""
+    if slurm.venv is None and not (Path(sys.prefix) / "bin" / "aspo").exists():  # installed for the user alone
+        return ""
+    return word("slurm.venv", str(slurm.venv or sys.prefix))
 
 
 def _pyxis(slurm: SlurmConfig) -> str:
@@ -244,7 +267,3 @@ def _apptainer(slurm: SlurmConfig) -> str:
     mounts = [f"--bind {word('slurm.mounts', mount)}" for mount in slurm.mounts]
     runs = ["apptainer exec", *["--nv"] * bool(slurm.gpus_per_node), *mounts, '--pwd "$PWD"']
     return array(*runs, word("slurm.container", slurm.container))
-
-
-if __name__ == "__main__":
-    print("finished" if is_finished(load_config(Path(sys.argv[1]), sys.argv[2:])) else "stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def slurm(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="slurm.nodes")] = None,
+    nodes: Annotated[int | None, typer.Option(help="slurm.nodes: those of the ranks.")] = None,
     gpus_per_node: Annotated[int | None, typer.Option(help="slurm.gpus_per_node; 0: on CPUs.")] = None,
     time: Annotated[str | None, typer.Option(help="slurm.time, e.g. 12:00:00")] = None,
     chain: Annotated[int, typer.Option(min=1, help="So many jobs, one after the other, each going on.")] = 1,
@@ -26,6 +27,9 @@ def slurm(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the script to this file.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit it.")] = False,
+    state: Annotated[
+        bool, typer.Option("--state", help="Only say how far the run is, as the script asks it: finished, or stopped.")
+    ] = False,
 ) -> None:
     """Make a Slurm batch script of a run: print it, write it to a file, or submit it.
 
@@ -37,7 +41,11 @@ def slurm(
       aspo slurm run.yaml --array sweep.txt --out sweep.sbatch
     """
     from aspo_megatron import slurm as jobs
+    from aspo_megatron.config_io import load_config
 
+    if state:
+        show(one_line(jobs.state(load_config(config, overrides or []))))
+        return
     given = {"nodes": nodes, "gpus_per_node": gpus_per_node, "time": None if time is None else f'"{time}"'}
     options = [f"slurm.{key}={value}" for key, value in given.items() if value is not None]
     job = jobs.make_job(config, overrides or [], options, array, chain)
@@ -51,4 +59,5 @@ def slurm(
     elif out is None:
         hand_over(script)
     else:
-        show(one_line(f"{out}: written; it wants the folder {job.run.slurm.log_dir} to be there: sbatch {out}"))
+        log_dir, script_file = job.run.slurm.log_dir, shlex.quote(str(out))
+        show(one_line(f"{out}: written; it wants the folder {log_dir} to be there: sbatch {script_file}"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.data.unusable import Reason
 from aspo_megatron.decoding import refusal
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line, reason_of
@@ -52,12 +54,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     raise CheckpointError(f"{name}: the tokenizer cannot be used: {refused}")
 
 
-def unknown_token(text: str, token: int, vocab_size: int) -> CheckpointError:
-    """What to raise where the tokenizer makes a token of a text (named so) that the model does not have."""
-    return CheckpointError(
-        f"{one_line(text)}: the tokenizer makes token {token} of it, the model has {vocab_size} (vocab_size of "
-        "config.json); tokenizer and config.json are of different models"
+def beyond_vocabulary(
+    name: str, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], vocab_size: int
+) -> Reason | None:
+    """Why a model of so many tokens cannot be given these, which the tokenizer has made of a text named so."""
+    if max(ids, default=0) < vocab_size:
+        return None
+    token = next(token for token in ids if token >= vocab_size)
+    text = (
+        f"{one_line(name)}: token {one_line(tokenizer.convert_ids_to_tokens(token))[:80]} ({token}) is beyond the "
+        f"model's vocabulary ({vocab_size}); are tokenizer and config.json (vocab_size) of one model?"
     )
+    return Reason("token beyond the vocabulary", text)
 
 
 def _load(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.data.sources import silent
@@ -17,7 +18,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.handover import reading_shown
 from aspo_megatron.imitations import check_imitations
-from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, weights_digest
+from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, starting_weights
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.wandb_run import WandbRun
@@ -54,7 +55,6 @@ def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
     leader = os.environ.get("RANK", "0") == "0"
     tell = reading_shown(config.train.steps) if leader else silent
     inputs = read_as_rank(config, leader=leader, handed=handed, tell=tell)
-    inputs.check_tokens()
     if leader and handed is None:
         check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     return inputs
@@ -87,7 +87,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
             progress.message(
                 f"no state is saved in {one_line(config.output_dir / 'checkpoints')}; the run begins again at step 1"
             )
-        weights = from_leader(weights_digest(config) if topology.is_leader else "")
+        weights = from_leader(starting_weights(config) if topology.is_leader else Fingerprint())
         model = _starting_model(config, inputs, topology, progress, weights, stopped, state)
         # The weights of a warm-up are kept; servers and an evaluation take minutes.
         if model is None or stopped():
@@ -129,7 +129,7 @@ def _starting_model(
     inputs: SharedInputs,
     topology: Topology,
     progress: ProgressDisplay,
-    weights: str,
+    weights: Fingerprint,
     stopped: Callable[[], bool],
     state: Path | None,
 ) -> PolicyModel | None:
@@ -148,14 +148,14 @@ def _starting_model(
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
     if not config.warmup.updates or (state is not None and not config.has_reference):
         return model
-    if not load_start(config, inputs.family, model, weights if state is None else "", progress.message):
+    if not load_start(config, inputs.family, model, weights.whole if state is None else "", progress.message):
         changed = changed_weights(config, read_state(state), weights) if state is not None else None
         if changed is not None:
             refers = "the KL refers to the warm-up of those, which is to be done again; give the folder that holds them"
             raise CheckpointError(f"{changed}, and {refers}")
         warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
         if warmed_up is not None and config.checkpoint.every:
-            save_start(config, inputs.family, warmed_up, weights, progress.message)
+            save_start(config, inputs.family, warmed_up, weights.whole, progress.message)
         return warmed_up
     return model
 

@@ -16,8 +16,9 @@ from typing import Any
 from aspo_megatron import losses
 from aspo_megatron.asking import Asking, Standing
 from aspo_megatron.checkpoint.card import model_card
+from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights
+from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, noted_weights
 from aspo_megatron.checkpoint.training import StateSaver, load_latest
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
@@ -98,12 +99,12 @@ class Trainer:
         self._started = time.perf_counter()
         self._at = TrainerState(0, 0, 0, 0.0, None, None, "")
 
-    def run(self, state: Path | None, weights: str = "") -> dict[str, Any] | None:
+    def run(self, state: Path | None, weights: Fingerprint) -> dict[str, Any] | None:
         """Train, evaluate before, during and after, export; returns what summary.json holds.
 
         Args:
             state: a saved state of this run to go on from; None to begin.
-            weights: hash of the weights in `model.path`; "" where they are random.
+            weights: of the weights in `model.path`; an empty one where they are random.
 
         Returns:
             None if the run was asked to stop: its state is saved then.
@@ -111,7 +112,7 @@ class Trainer:
         started = time.perf_counter()
         if state is not None:
             self._load(state, weights)
-        self._at = replace(self._at, weights=self._at.weights or weights)
+        self._at = noted_weights(self._at, weights)
         if self._record_after is not None:
             self._recorder = self._record_after(None if state is None else self._at.step)
         self._started = started - self._at.seconds
@@ -256,7 +257,7 @@ class Trainer:
 
     # ---- what a run goes on from -----------------------------------------------------------------------------
 
-    def _load(self, state: Path, weights: str) -> None:
+    def _load(self, state: Path, weights: Fingerprint) -> None:
         """Stand where the run stood, at `state` or, if that cannot be loaded, at the one before.
 
         Raises:
@@ -346,7 +347,7 @@ class Trainer:
                     write_folder(
                         folder,
                         tensors,
-                        self._inputs.family.hf_config | {"dtype": self._config.model.dtype},
+                        self._inputs.family.exported_config(self._config.model.dtype),
                         tokenizer_from=self._config.model.path,
                         card=model_card(self._config, at.step, at.tokens, at.heldout_before, at.heldout_after),
                         replace=True,

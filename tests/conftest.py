@@ -1,8 +1,14 @@
-"""What all tests take for granted of the process that they run in."""
+"""What all tests take for granted of the process that they run in, and what becomes of one that is skipped."""
 
 from __future__ import annotations
 
 import signal
+
+from skips import (  # noqa: F401
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 
 def pytest_configure() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint.headers import bits, keep_headers, kept_extra, kept_headers, write_hf_index
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights
+from aspo_megatron.checkpoint.headers import keep_headers, kept_extra, kept_headers, write_hf_index
+from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.integrity import (
     FileEntry,
@@ -29,8 +29,9 @@ from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.places import Place, places_by_rank
 from aspo_megatron.checkpoint.safetensors_file import Entry, write_file
-from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, read_json, sidecar_files
+from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
+from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family, read_family
@@ -95,16 +96,15 @@ def hf_to_megatron(
         advance: hears of bytes read.
 
     Raises:
-        CheckpointError: the source is damaged or holds tensors that no table knows, or the target cannot be written.
+        UserError: the source cannot be used, see `usable_weights`, or the target cannot be written.
     """
-    family = read_family(source)
-    check_weights(source)
+    family = usable_weights(source)
     with _written_beside(target) as partial, SafetensorsFolder(source) as tensors, without_crc():
         copy_sidecar(source, partial)
         if dtype is None:
-            keep_headers(source, partial, tensors, family)
+            keep_headers(source, partial, tensors)
         else:
-            _note_dtype(partial / SIDECAR / "config.json", dtype)
+            _note_dtype(partial / SIDECAR / "config.json", family, dtype)
         shape = family.shape(parallel.tp)
         pieces: list[Piece] = []
         entries: dict[str, FileEntry] = {}
@@ -138,13 +138,13 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         advance: hears of bytes written.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or the target cannot be written.
+        UserError: the checkpoint is damaged or holds no model that can be used, or the target cannot be written.
     """
     manifest = read_manifest(source)
     with (
         _written_beside(target) as partial,
         verified_meanwhile(source, manifest),
-        PieceReader(source, family := read_family(source / SIDECAR)) as reader,
+        PieceReader(source, family := usable_model(source / SIDECAR)) as reader,
     ):
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
@@ -152,7 +152,7 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         extra = kept_extra(source)
         headers = kept_headers(source, view, extra, dtype)
         if dtype is not None:
-            _note_dtype(partial / "config.json", dtype)
+            _note_dtype(partial / "config.json", family, dtype)
         write_hf_index(source, partial, headers, dtype)
 
         def read(entry: Entry) -> list[Tensor]:
@@ -215,11 +215,8 @@ def _write_place(
         writer.write(key, part, whole, offset)
 
 
-def _note_dtype(path: Path, dtype: torch.dtype) -> None:
-    config = read_json(path)
-    for name in ("dtype", "torch_dtype"):
-        if name in config:
-            config[name] = str(dtype).removeprefix("torch.")
+def _note_dtype(path: Path, family: Family, dtype: torch.dtype) -> None:
+    config = family.exported_config(str(dtype).removeprefix("torch."))
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files
-from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
+from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.safetensors_file import (
     Entry,
     divide,
@@ -23,11 +23,10 @@ from aspo_megatron.checkpoint.safetensors_file import (
     read_header,
 )
 from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.usable import COMPUTED
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_foreign_file
-from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.reading import parse_json, read_bytes
 
 _FOLDER = "headers"
@@ -37,15 +36,13 @@ _MOST_BESIDE, _MOST_OF_A_TENSOR = 16 << 20, 1 << 10
 """Bytes of what headers say besides tensors, and of a tensor."""
 
 _MOST_EXTRA = 16 << 20
-_COMPUTED = ".rotary_emb.inv_freq"
-"""How the names of tensors end that are no weights, which older files hold all the same."""
 
 
-def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family: Family) -> None:
-    """Keep the headers of the weights' files, and tensors that the model does not have of itself.
+def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder) -> None:
+    """Keep the headers of the weights' files, and what they hold that is computed from config.json.
 
     Raises:
-        CheckpointError: a tensor that no table knows.
+        CheckpointError: a file cannot be read, or its header is too large to be read again.
     """
     (partial / _FOLDER).mkdir()
     left = _most_bytes(len(tensors.names()))
@@ -57,15 +54,7 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family
         (partial / _FOLDER / name).write_bytes(header)
     if (source / _INDEX).is_file():
         shutil.copyfile(source / _INDEX, partial / _FOLDER / _INDEX)
-    extra = {}
-    for name in _unknown(tensors, family):
-        if name == HEAD and family.tied_embeddings:
-            if not torch.equal(bits(tensors.read_whole(HEAD)), bits(tensors.read_whole(EMBEDDING))):
-                raise CheckpointError(f"{source}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}")
-        elif name.endswith(_COMPUTED):  # older files hold what is computed from config.json
-            extra[name] = tensors.read_whole(name)
-        else:
-            raise CheckpointError(f"{source}: tensor {shown(name)} is not one that a {family.name} model has")
+    extra = {name: tensors.read_whole(name) for name in tensors.names() if name.endswith(COMPUTED)}
     if extra:
         save_file(extra, partial / _EXTRA)
 
@@ -73,11 +62,6 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder, family
 def _most_bytes(tensors: int) -> int:
     """Bytes of the headers of all files of a model together: several times what any is known to have."""
     return _MOST_BESIDE + tensors * _MOST_OF_A_TENSOR
-
-
-def _unknown(tensors: SafetensorsFolder, family: Family) -> list[str]:
-    known = hf_sizes(family.rows, family.shape(tp=1))
-    return [name for name in tensors.names() if name not in known]
 
 
 def kept_headers(
@@ -187,11 +171,6 @@ def kept_extra(source: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{one_line(path)}: truncated or damaged ({one_line(str(error)[:300])})") from error
     for name in found:
-        if not name.endswith(_COMPUTED):
+        if not name.endswith(COMPUTED):
             raise CheckpointError(f"{one_line(path)}: tensor {shown(name)} is not one that is kept beside a model's")
     return found
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """A tensor's bytes, which are compared: NaN equals itself."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import reprlib
 import shutil
@@ -18,18 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aspo_megatron.checkpoint.safetensors_file import DTYPES, small_headers
+from aspo_megatron.checkpoint.safetensors_file import small_headers
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.models.family import Family, read_family
-from aspo_megatron.models.folder_files import is_plain_name, refuse_foreign_file
-from aspo_megatron.models.mapping import each_hf_size, hf_elements, hf_sizes
+from aspo_megatron.models.family import read_family
+from aspo_megatron.models.folder_files import MARK, begins_with_mark, is_plain_name, refuse_foreign_file
+from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.reading import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_FLOATING = {name for name, dtype in DTYPES.items() if dtype.is_floating_point}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -147,48 +145,6 @@ def hf_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return hf_sizes(family.rows, family.shape(tp=1))
 
 
-def check_weights(folder: Path) -> None:
-    """Compare the headers of the folder's safetensors with its config.json.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or damaged, or a tensor is missing, of another shape or quantised.
-    """
-    family = read_family(folder)
-    refuse_quantised(folder, family)
-    with SafetensorsFolder(folder) as source:
-        there = set(source.names())
-        # Not by a list of all names: they may be a million, of which the files have a hundred.
-        for name, shape in each_hf_size(family.rows, family.shape(tp=1)):
-            if name not in there:
-                raise CheckpointError(
-                    f"{folder}: tensor {name} is missing from its safetensors files{_counts(source, family)}"
-                )
-            if tuple(source.shape(name)) != shape:
-                raise CheckpointError(
-                    f"{folder}: tensor {name} has shape {source.shape(name)}, config.json asks for {list(shape)}"
-                )
-            if source.dtype(name) not in _FLOATING:
-                raise CheckpointError(
-                    f"{folder}: tensor {name} is of {source.dtype(name)}: no weights, which are floating-point numbers"
-                )
-
-
-def refuse_quantised(folder: Path, family: Family) -> None:
-    """See that the weights are numbers as they are computed with.
-
-    Raises:
-        CheckpointError: config.json says how they are quantised.
-    """
-    if family.hf_config.get("quantization_config") is not None:
-        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
-
-
-def _counts(source: SafetensorsFolder, family: Family) -> str:
-    asked = hf_elements(family.rows, family.shape(tp=1))
-    held = sum(math.prod(source.shape(name)) for name in source.names())
-    return f"; config.json asks for {asked:,} parameters, they hold {held:,}" if asked > held else ""
-
-
 def write_folder(
     folder: Path,
     tensors: Iterator[tuple[str, Tensor]],
@@ -223,7 +179,7 @@ def write_folder(
         for name in _TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 refuse_foreign_file(tokenizer_from, tokenizer_from / name)
-                shutil.copyfile(tokenizer_from / name, partial / name)
+                _copy(tokenizer_from / name, partial / name)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():
@@ -232,6 +188,14 @@ def write_folder(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"{folder}: could not be written ({error})") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; one that begins with a byte order mark, which was read here, is written for those who cannot."""
+    if begins_with_mark(source):
+        target.write_bytes(source.read_bytes().removeprefix(MARK))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shard_bytes: int) -> None:

@@ -18,6 +18,7 @@ from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
 
 _KEPT_BYTES = 256 << 20
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OUTPUT = "output_layer.weight"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class HfView:
         """See that every tensor is in the checkpoint, with the model's sizes.
 
         Raises:
-            CheckpointError: one is missing, of another size, or holds no floating-point numbers; names it.
+            CheckpointError: one is missing, of another size, holds no floating-point numbers, or would be left out;
+                names it.
         """
         self._reader = reader
         self._shape = family.shape(tp=1)
@@ -49,6 +51,10 @@ class HfView:
                     for source, name in enumerate(row.hf_names(layer, expert)):
                         self._places[name] = _Place(row, layer, expert, source)
         if family.tied_embeddings:  # some files hold the one matrix under both names
+            if _OUTPUT in reader:
+                raise CheckpointError(
+                    f"tensor {_OUTPUT}: config.json ties the embeddings, but the checkpoint has an output layer"
+                )
             self._places[HEAD] = self._places[EMBEDDING]
         # Query, key and value come from one tensor; they are wanted at about the same time.
         self._kept: OrderedDict[str, Tensor] = OrderedDict()

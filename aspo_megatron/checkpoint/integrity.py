@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -29,6 +29,9 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
 from aspo_megatron.writing import to_disk
+
+if TYPE_CHECKING:
+    from aspo_megatron.models.family import Family
 
 FORMAT_VERSION = 3
 """Raised when a checkpoint can no longer be read by older code. Version 2 had no digest of the manifest itself."""
@@ -287,14 +290,25 @@ def _entry_or_error(path: Path) -> FileEntry | OSError:
         return error
 
 
-def check_model(folder: Path, manifest: Manifest, hf_config: Mapping[str, Any], family: str) -> None:
-    """Refuse the checkpoint of another model.
+def check_model(folder: Path, manifest: Manifest, family: Family) -> None:
+    """Refuse the checkpoint of another model than `family`.
 
     Raises:
         CheckpointError: names both.
     """
-    if (manifest.family, manifest.model) != (family, model_identity(hf_config)):
-        raise CheckpointError(
-            f"{folder}: holds another model ({manifest.family}, config {manifest.model[:12]}) than model.path "
-            f"({family}, config {model_identity(hf_config)[:12]})"
-        )
+    own = model_identity(family.hf_config)
+    if manifest.family == family.name and (manifest.model == own or manifest.model == _earlier_identity(family)):
+        return
+    raise CheckpointError(
+        f"{folder}: holds another model ({manifest.family}, config {manifest.model[:12]}) than model.path "
+        f"({family.name}, config {own[:12]})"
+    )
+
+
+def _earlier_identity(family: Family) -> str | None:
+    """By what earlier versions knew a model whose rotary positions are scaled: transformers had written into it."""
+    if not family.hf_config.keys() & {"rope_scaling", "rope_parameters"}:
+        return None
+    from aspo_megatron.models.hf_config import config_as_left
+
+    return model_identity(config_as_left(family))

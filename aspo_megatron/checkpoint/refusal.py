@@ -53,7 +53,7 @@ def _whole(folder: Path, family: Family, optimizer: Names | None) -> Manifest:
         CheckpointError: says what is missing.
     """
     manifest = read_manifest(folder)
-    check_model(folder, manifest, family.hf_config, family.name)
+    check_model(folder, manifest, family)
     check_common(folder)
     with PieceReader(folder, family) as reader:
         _check_files(folder, reader, manifest.files)

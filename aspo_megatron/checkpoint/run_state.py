@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aspo_megatron.checkpoint import randomness, told
+from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.folders import step_folder
 from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import RUN_CONFIG, load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.moments import MOMENTS
 from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
@@ -33,7 +35,8 @@ class TrainerState:
 
     `asked`: problems taken from the stream, and used but for those that stand at `carried` (`rollout.cut_off`).
     `problems`: what the stream is made of, see `ProblemStore.digest`. `tokens` and `seconds` add up over resumed parts.
-    `weights`: hash of those in `model.path` when the run began, see `weights_fingerprint`; "" if there were none.
+    `weights`, `weight_files`: the `Fingerprint` of those in `model.path` when the run began; empty if there were none,
+    the second also in states of earlier versions.
     """
 
     step: int
@@ -45,6 +48,7 @@ class TrainerState:
     problems: str
     carried: list[int] = field(default_factory=list)
     weights: str = ""
+    weight_files: dict[str, str] = field(default_factory=dict)
 
 
 def read_state(folder: Path) -> TrainerState:
@@ -70,9 +74,15 @@ def read_state(folder: Path) -> TrainerState:
             told.text(content, "problems"),
             told.wholes(content, "carried", max(asked - 1, 0)) if "carried" in content else [],
             told.text(content, "weights") if "weights" in content else "",
+            _weight_files(content),
         )
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error})") from error
+
+
+def _weight_files(content: dict[str, Any]) -> dict[str, str]:
+    files = told.mapping(content.get("weight_files", {}), "weight_files")
+    return {name: told.text(files, name) for name in files}
 
 
 def _content(folder: Path) -> dict[str, Any]:
@@ -118,11 +128,26 @@ def _check_place(config: RunConfig, folder: Path) -> None:
         raise CheckpointError(f"{folder}: is of another run, which differs in {', '.join(differing)}")
 
 
-def changed_weights(config: RunConfig, state: TrainerState, weights: str) -> str | None:
-    """That the weights in `model.path`, of which `weights` is the hash, are not those that the run began with."""
-    if not weights or state.weights in ("", weights):  # random ones, or of a run that has not noted them
+def changed_weights(config: RunConfig, state: TrainerState, weights: Fingerprint) -> str | None:
+    """That the weights in `model.path` are not those that the run began with, and which file is another one."""
+    if not weights.whole or not state.weights:  # random ones, or of a run that has not noted them
         return None
-    return f"model.path: {config.model.path} has other weights than those that the run began with"
+    changed = f"model.path: {config.model.path} has other weights than those that the run began with"
+    if not state.weight_files:
+        return None if state.weights == weights.whole else changed
+    before, now = state.weight_files, weights.files
+    differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+    if not differing:
+        return None
+    more = f" and {len(differing) - 1} more files differ" if len(differing) > 1 else " differs"
+    return f"{changed} ({one_line(differing[0])}{more})"
+
+
+def noted_weights(state: TrainerState, weights: Fingerprint) -> TrainerState:
+    """The state, with what its run began with: the weights that are there now, unless it knows of others."""
+    if state.weights not in ("", weights.whole) or state.weight_files:
+        return state
+    return replace(state, weights=weights.whole, weight_files=weights.files)
 
 
 def counters(folder: Path) -> dict[str, int]:

@@ -126,6 +126,11 @@ class ParallelConfig(Section):
         """Ranks that share each expert."""
         return self.etp or self.tp
 
+    @property
+    def experts_span_replicas(self) -> bool:
+        """Whether replicas share experts: ep x etp ranks in a row hold all of them, tp x cp in a row are a replica."""
+        return self.tp * self.cp % (self.ep * self.expert_tp) != 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.sequence_parallel and self.tp == 1:
@@ -134,7 +139,7 @@ class ParallelConfig(Section):
             raise ValueError("vpp > 1 needs pp > 1")
         if self.pp_layers is not None and len(self.pp_layers) != self.pp * self.vpp:
             raise ValueError(f"pp_layers has {len(self.pp_layers)} numbers for pp x vpp = {self.pp * self.vpp} stages")
-        if (self.ep > 1 or self.etp is not None) and self.tp * self.cp * self.dp % (self.ep * self.expert_tp):
+        if self.tp * self.cp * self.dp % (self.ep * self.expert_tp):
             raise ValueError(
                 f"ep x etp = {self.ep * self.expert_tp} does not divide tp x cp x dp = {self.tp * self.cp * self.dp}"
             )

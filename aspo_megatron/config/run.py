@@ -73,8 +73,14 @@ class CheckpointConfig(Section):
 class SlurmConfig(Section):
     """The job that `aspo slurm` makes of a run, see docs/slurm.md. Computes nothing: a run may go on with others."""
 
-    nodes: PositiveInt | None = Field(None, description="Nodes of the job; null: as many as the ranks need.")
-    gpus_per_node: NonNegativeInt = Field(8, description="GPUs of a node, each for a rank; 0: ranks on CPUs.")
+    nodes: PositiveInt | None = Field(
+        None, description="Nodes of the ranks, without those of server_nodes; null: as many as the ranks need."
+    )
+    gpus_per_node: NonNegativeInt = Field(
+        8,
+        description="GPUs of a node, all of them for ranks and the servers that the run starts beside them; 0: ranks "
+        "on CPUs.",
+    )
     server_nodes: NonNegativeInt = Field(
         0, description="Further nodes of the job: each has rollout.servers.count SGLang servers, which the run uses."
     )
@@ -86,20 +92,32 @@ class SlurmConfig(Section):
     servers_of: Path | None = Field(
         None, description="Folder of a job of slurm/serve.sbatch: the run waits for its servers and uses them."
     )
-    cpus_per_task: PositiveInt = Field(8, description="CPU cores of each rank.")
-    time: str = Field(
-        "24:00:00",
-        pattern=r"^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$",
-        description="Time limit, as Slurm writes it: `minutes`, `hours:minutes:seconds`, `days-hours`.",
+    cpus_per_task: PositiveInt = Field(
+        8, description="CPU cores of each rank, and for each GPU of servers that the run starts beside them."
     )
-    save_seconds: PositiveInt = Field(300, description="So long before the time limit the run saves its state.")
+    time: str | None = Field(
+        "24:00:00",
+        pattern=r"^(([0-9]+-)?[0-9]+(:[0-9]+){0,2}|-1|(?i:UNLIMITED|INFINITE))$",
+        description="Time limit, as Slurm writes it: `minutes`, `hours:minutes:seconds`, `days-hours`, `UNLIMITED`; "
+        "null: that of the partition.",
+    )
+    save_seconds: PositiveInt = Field(
+        300, description="So long before the time limit the run saves its state: longer than a step, at most 65535."
+    )
     partition: str | None = Field(None, description="Partition; null: the cluster's default.")
     account: str | None = Field(None, description="Account; null: the user's default.")
     qos: str | None = Field(None, description="Quality of service; null: the default.")
     constraint: str | None = Field(None, description="Features that the nodes must have.")
-    directives: tuple[str, ...] = Field((), description="Further options of sbatch, e.g. `--mem=0`, `--exclusive`.")
+    directives: tuple[str, ...] = Field(
+        (),
+        description="Further options of sbatch, e.g. `--mem=0`; `--gres=gpu:8` takes the place of `--gpus-per-node`.",
+    )
     setup: tuple[str, ...] = Field((), description="Shell lines run first, e.g. `module load cuda`.")
-    venv: Path | None = Field(None, description="Virtual environment of the ranks; null: that of `aspo slurm`.")
+    venv: Path | None = Field(
+        None,
+        description="Environment of the ranks, of venv, conda or another folder with bin/aspo; null: that of `aspo "
+        "slurm`; `none`: aspo is in PATH, by a module or a line of `setup`.",
+    )
     container: str | None = Field(None, description="Image with aspo inside; null: none.")
     container_runtime: Literal["pyxis", "apptainer"] = Field("pyxis", description="What runs the image.")
     mounts: tuple[str, ...] = Field((), description="Folders that the container sees, `FROM:TO`.")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import SourceConfig
+from aspo_megatron.data.rows import key_of
+from aspo_megatron.data.unusable import Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
-_FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+BUILDERS = {".csv": "csv", ".arrow": "arrow"}
+"""Of files that only the library reads; it takes any others for text."""
+
+_FILES = {*BUILDERS, ".json", ".jsonl", ".ndjson", ".parquet", ".gz"}
 
 
-def dataset_rows(source: SourceConfig, path: Path, key: str) -> tuple[str, Iterator[tuple[str, Mapping[str, Any]]]]:
+def dataset_rows(source: SourceConfig, path: Path, key: str) -> tuple[str, Iterator[Row]]:
     """The name that problems of a dataset's split are called by, and its rows, with where they are.
 
     Raises:
@@ -24,16 +29,16 @@ def dataset_rows(source: SourceConfig, path: Path, key: str) -> tuple[str, Itera
         is_file, exists = path.is_file(), path.exists()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{key}.path: {one_line(path)} cannot be read: {reason}") from error
+        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} cannot be read: {reason}") from error
     if exists and not is_file and not path.is_dir():
-        raise ConfigError(f"{key}.path: {one_line(path)} is a pipe or a device; write it into a file and give that")
+        raise ConfigError(
+            f"{key_of(key, 'path')}: {one_line(path)} is a pipe or a device; write it into a file and give that"
+        )
     dataset = _load_dataset(source, path, key, exists=exists)
-    if source.limit is not None:
-        dataset = dataset.select(range(min(source.limit, len(dataset))))
     return f"{path.stem if is_file else path.name}-{source.split}", _rows(dataset, source)
 
 
-def _rows(dataset: Any, source: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(dataset: Any, source: SourceConfig) -> Iterator[Row]:
     name = one_line(f"{source.path} [{source.split}]")
     rows = iter(dataset)
     for index in range(len(dataset)):
@@ -52,11 +57,11 @@ def _load_dataset(source: SourceConfig, path: Path, key: str, *, exists: bool) -
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"{key}.kind: huggingface needs the package `datasets` ({error}); run: pip install datasets"
+            f"{key_of(key, 'kind')}: huggingface needs the package `datasets` ({error}); run: pip install datasets"
         ) from error
     name = str(source.path)
-    if not exists and (name.startswith((".", "/", "~")) or path.suffix in _FILE_BUILDERS):
-        raise ConfigError(f"{key}.path: {one_line(path)} is not there")
+    if not exists and (name.startswith((".", "/", "~")) or path.suffix in _FILES):
+        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} is not there")
     _refuse_script(path, key)
     # The library raises errors of a dozen kinds (network, format, unknown split or subset); all mean the same here.
     try:
@@ -67,13 +72,15 @@ def _load_dataset(source: SourceConfig, path: Path, key: str, *, exists: bool) -
             f"split {one_line(repr(source.split))}): {_reason(error)}"
         ) from error
     if not isinstance(dataset, datasets.Dataset):
-        raise ConfigError(f"{key}.split: {one_line(repr(source.split))} of {one_line(name)} is not one split")
+        raise ConfigError(
+            f"{key_of(key, 'split')}: {one_line(repr(source.split))} of {one_line(name)} is not one split"
+        )
     return dataset
 
 
 def _loaded(datasets: Any, source: SourceConfig, path: Path) -> Any:
     if path.is_file():
-        builder = _FILE_BUILDERS.get(path.suffix, "text")
+        builder = BUILDERS.get(path.suffix, "text")
         return datasets.load_dataset(builder, data_files={source.split: str(path)}, split=source.split)
     if (path / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(path / source.split))
@@ -92,7 +99,7 @@ def _refuse_script(path: Path, key: str) -> None:
     script = path if path.suffix == ".py" else path / f"{path.name}.py"
     if script.is_file():
         raise ConfigError(
-            f"{key}.path: {one_line(script)} is a program that makes a dataset, and is not run; "
+            f"{key_of(key, 'path')}: {one_line(script)} is a program that makes a dataset, and is not run; "
             "give what it makes as a file: JSONL or Parquet"
         )
 

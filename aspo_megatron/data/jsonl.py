@@ -1,15 +1,13 @@
-"""JSONL files of other people: an object a line, or one line that says which is none and what to do."""
+"""JSON of other people: the lines of a JSONL file, and the parser that refuses what would be a mistake in a problem."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
+from aspo_megatron.data.unusable import Reason, Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import refuse_many_values
@@ -21,122 +19,121 @@ MOST_DEPTH = 100
 """Lists and objects within each other. Deeper ones could not be relied on to pass from process to process."""
 
 _LINES_BETWEEN_REPORTS = 4096
-_OTHER_FORMATS = {
-    b"\x1f\x8b": "compressed by gzip; gunzip it",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; unzstd it",
-    b"PK\x03\x04": "a zip archive; unzip it",
-    b"PAR1": "a Parquet file; set kind: huggingface",
-    b"ARROW1": "an Arrow file; set kind: huggingface",
-    b"\xff\xfe": "UTF-16; save it as UTF-8",
-    b"\xfe\xff": "UTF-16; save it as UTF-8",
-}
-"""What a file is that begins so."""
 
 
-def json_lines(path: Path, key: str, tell: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+class ByteSource(Protocol):
+    """A file of bytes from its beginning, perhaps unpacked while it is read."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+
+    def readline(self, size: int, /) -> bytes:
+        """A line with its end, or so many bytes of it."""
+
+
+def json_lines(file: ByteSource, name: str, key: str, tell: Callable[[str], None]) -> Iterator[Row]:
     """Each object of a JSONL file, with `file:line`. Blank lines are skipped.
 
     Args:
-        path: the file; what would block, never end, or not be the same when it is read again is refused.
+        file: what is read.
+        name: how errors call it.
         key: the configuration key of the source, e.g. `data.train`.
         tell: told now and then how many lines are read.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is no JSON object.
+        ConfigError: the file cannot be read on.
     """
-    name = one_line(path)
-    parse = _Parser()
-    with _open(path, key) as file:
-        number = 0
-        while True:
-            number += 1
-            where = f"{name}:{number}"
-            try:
-                raw = file.readline(MOST_LINE_BYTES + 1)
-            except OSError as error:
-                raise ConfigError(f"{where}: cannot be read: {error.strerror or error}") from error
-            if not raw:
-                return
-            if len(raw) > MOST_LINE_BYTES:
-                raise ConfigError(f"{where}: longer than {MOST_LINE_BYTES >> 20} MiB; JSONL has a problem on each line")
-            if number % _LINES_BETWEEN_REPORTS == 0:
-                tell(f"{key}: {number:,} lines read")
-            line = _decoded(raw, where, first=number == 1)
-            if line.strip():
-                yield where, parse(line, where)
+    parser = Parser()
+    number = 0
+    while True:
+        number += 1
+        where = f"{name}:{number}"
+        try:
+            raw = file.readline(MOST_LINE_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{one_line(where)}: cannot be read: {one_line(error.strerror or error)}") from error
+        if not raw:
+            return
+        if len(raw) > MOST_LINE_BYTES:
+            raise ConfigError(f"{where}: longer than {MOST_LINE_BYTES >> 20} MiB; JSONL has a problem on each line")
+        if number % _LINES_BETWEEN_REPORTS == 0:
+            tell(f"{key}: {number:,} lines read")
+        line = _decoded(raw, where)
+        if isinstance(line, Reason):
+            yield where, line
+        elif line.strip():
+            yield where, parser.line(line, where)
 
 
-def _open(path: Path, key: str) -> BinaryIO:
-    name = one_line(path)
-    try:
-        # A pipe that nobody writes to would block while it is opened.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        mode = os.fstat(descriptor).st_mode
-    except FileNotFoundError as error:
-        raise ConfigError(f"{key}.path: {name} is not there; give a JSONL file") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{key}.path: {name} cannot be read: {reason}; give a JSONL file") from error
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device; write what it gives into a file"
-        raise ConfigError(f"{key}.path: {name} is {what}; give a JSONL file")
-    return os.fdopen(descriptor, "rb")
-
-
-def _decoded(raw: bytes, where: str, *, first: bool) -> str:
-    """A line as text.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if first:
-        for beginning, what in _OTHER_FORMATS.items():
-            if raw.startswith(beginning):
-                raise ConfigError(f"{where}: not UTF-8 text: the file is {what}")
+def _decoded(raw: bytes, where: str) -> str | Reason:
+    """A line as text, or why it is none."""
     if b"\0" in raw:
-        raise ConfigError(f"{where}: holds zero bytes: the file is damaged, or UTF-16; save it as UTF-8")
+        text = f"{where}: holds zero bytes: the file is damaged, or UTF-16; save it as UTF-8"
+        return Reason("zero bytes", text)
     try:
         # utf-8-sig: Windows editors put a byte-order mark before the first line.
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{where}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8, "
-            "e.g. iconv -f LATIN1 -t UTF-8"
-        ) from error
+        return Reason("not UTF-8 text", f"{where}: {not_utf8(error)}")
 
 
-class _Parser:
-    """Parses lines. `json` keeps the last of fields with one name; in a problem that is a mistake."""
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is said of bytes that are no text."""
+    return (
+        f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8, e.g. iconv -f LATIN1 -t UTF-8"
+    )
+
+
+class Parser:
+    """Parses rows. `json` keeps the last of fields with one name; in a problem that is a mistake."""
 
     def __init__(self) -> None:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
         self._repeated: str | None = None
 
-    def __call__(self, line: str, where: str) -> dict[str, Any]:
-        """The object on a line.
-
-        Raises:
-            ConfigError: it is none, has two fields of one name, or more values than are read.
-        """
-        refuse_many_values(line, where, ConfigError)
+    def line(self, line: str, where: str) -> dict[str, Any] | Reason:
+        """The object on a line, or why there is none."""
         self._repeated = None
         try:
+            refuse_many_values(line, where, ConfigError)
             fields = self._decoder.decode(line)
-        except RecursionError as error:
-            raise ConfigError(f"{where}: nested more than {MOST_DEPTH} deep") from error
+        except RecursionError:
+            return _too_deep(where)
         except json.JSONDecodeError as error:
             hint = "; JSONL has a whole object on each line" if line.strip() in ("[", "{") else ""
-            raise ConfigError(f"{where}: not valid JSON ({error.msg}, column {error.colno}){hint}") from error
+            return Reason("not valid JSON", f"{where}: not valid JSON ({error.msg}, column {error.colno}){hint}")
+        except ValueError:
+            return _many_digits(where)
+        except ConfigError as error:
+            return Reason("too many values", str(error))
+        return self.checked(fields, where, line.count("[") + line.count("{"))
+
+    def at(self, text: str, start: int, where: str) -> tuple[Any, int]:
+        """The value that begins at a place of a text, and where it ends; for `checked`.
+
+        Raises:
+            JSONDecodeError: it is not valid JSON, or does not end in the text.
+            ConfigError: it is JSON that is not read.
+        """
+        self._repeated = None
+        try:
+            return self._decoder.raw_decode(text, start)
+        except RecursionError as error:
+            raise ConfigError(_too_deep(where).text) from error
+        except json.JSONDecodeError:
+            raise
         except ValueError as error:
-            raise ConfigError(f"{where}: a number with too many digits; write it as a text, in quotes") from error
+            raise ConfigError(_many_digits(where).text) from error
+
+    def checked(self, fields: Any, where: str, brackets: int) -> dict[str, Any] | Reason:
+        """What was parsed last, if it is an object as a problem may be; `brackets`: that open in its text."""
         if not isinstance(fields, dict):
-            hint = "; a list of problems goes on a line for each" if isinstance(fields, list) else ""
-            raise ConfigError(f"{where}: each line must be a JSON object, not {show(fields)}{hint}")
-        if line.count("[") + line.count("{") > MOST_DEPTH and _is_deep(fields):
-            raise ConfigError(f"{where}: nested more than {MOST_DEPTH} deep")
+            return Reason("not an object", f"{where}: a problem must be a JSON object, not {show(fields)}")
+        if brackets > MOST_DEPTH and _is_deep(fields):
+            return _too_deep(where)
         if self._repeated is not None:
-            raise ConfigError(f"{where}: two fields are named {show(self._repeated)}; take one out")
+            text = f"{where}: two fields are named {show(self._repeated)}; take one out"
+            return Reason("two fields of one name", text)
         return fields
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,6 +144,14 @@ class _Parser:
             times = Counter(name for name, _ in pairs)
             self._repeated = next(name for name in fields if times[name] > 1)
         return fields
+
+
+def _too_deep(where: str) -> Reason:
+    return Reason("nested too deeply", f"{where}: nested more than {MOST_DEPTH} deep")
+
+
+def _many_digits(where: str) -> Reason:
+    return Reason("a long number", f"{where}: a number with too many digits; write it as a text, in quotes")
 
 
 def _is_deep(fields: Any) -> bool:

@@ -1,4 +1,4 @@
-"""From configured sources to tokenised problems: repeated ones dropped, held-out ones kept apart, lengths checked."""
+"""From configured sources to tokenised problems: repeated ones dropped, held-out ones kept apart, all checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aspo_megatron.config import DataConfig
+from aspo_megatron.data.chat import Chat, chat_of
 from aspo_megatron.data.prompt_ids import PromptMaker
-from aspo_megatron.data.records import Records, kinds
+from aspo_megatron.data.records import Record, Records, kinds
 from aspo_megatron.data.samples import IntArray, Problem
 from aspo_megatron.data.sources import read_source, silent
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
+from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
 
@@ -28,10 +30,19 @@ _TOKENISED_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class _Side:
-    """The problems to train on, or those held out: the records of a source that have these numbers."""
+    """The problems to train on, or those held out: the records of a source that have these numbers.
 
+    `key`: what they are for, as the configuration calls it.
+    """
+
+    key: str
     records: Records
     numbers: IntArray
+
+
+def fit(problem: Problem) -> Reason | None:
+    """Finds nothing that is wrong with a problem."""
+    return None
 
 
 def load_problems(
@@ -40,13 +51,15 @@ def load_problems(
     context_length: int,
     max_response_tokens: int,
     tell: Callable[[str], None] = silent,
+    unfit: Callable[[Problem], Reason | None] = fit,
 ) -> tuple[ProblemStore, ProblemStore]:
     """Read, split and tokenise the problems.
 
     A problem whose text (spaces around it aside) came before is dropped. Held-out problems are those of
     `data.heldout`, whose texts are then removed from the training problems, or the `heldout_fraction` of the
     training problems with the smallest hash of their text: which ones depends neither on their order nor on a
-    seed, and no text is on both sides. Both lists keep the order of their source.
+    seed, and no text is on both sides. Both lists keep the order of their source. Problems that cannot be used are
+    counted, all of a side, and refused or left out as `data.on_bad` says.
 
     Args:
         config: the sources and the prompt's form.
@@ -54,46 +67,46 @@ def load_problems(
         context_length: tokens the model can hold, prompt and response together.
         max_response_tokens: room that a response must have after the prompt.
         tell: told now and then how far it is.
+        unfit: why a problem cannot be used, for what its prompt alone does not show; None if it can.
 
     Returns:
         Training problems (at least one) and held-out problems (none if the configuration asks for none).
 
     Raises:
         ConfigError: a source cannot be read (see `sources.read_source`), no problem is left on a side that is
-            asked for, the prompt's form does not fit the tokenizer, or a prompt is too long.
+            asked for, the prompt's form does not fit the tokenizer, or problems cannot be used.
     """
-    _check_form(config, tokenizer)
+    chat = _form(config, tokenizer)
     train, heldout = _split(config, tell)
-    limits = _Limits(config.max_prompt_tokens, context_length, max_response_tokens)
-    return (
-        _tokenize(train, config, tokenizer, limits, tell),
-        empty_store() if heldout is None else _tokenize(heldout, config, tokenizer, limits, tell),
-    )
+    judge = _Judge(config, context_length, max_response_tokens, unfit)
+    with PromptMaker(tokenizer, chat=chat) as maker:
+        return (
+            _tokenize(train, maker, judge, tell),
+            empty_store() if heldout is None else _tokenize(heldout, maker, judge, tell),
+        )
 
 
-def _check_form(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse what cannot work before anything is read."""
+def _form(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Chat | None:
+    """How prompts are made; what cannot work is refused before anything is read."""
     if _PLACEHOLDER not in config.template:
         raise ConfigError(f"data.template: {config.template!r} has no {_PLACEHOLDER} where the problem goes")
     if config.heldout is not None and config.heldout_fraction > 0:
         raise ConfigError("data.heldout and data.heldout_fraction are both set: leave one out")
-    if config.format == "raw" and config.system is not None:
-        raise ConfigError("data.system needs data.format: chat; with raw, put the text into data.template")
-    if config.format == "chat" and not tokenizer.chat_template:
-        raise ConfigError("data.format: the model's tokenizer has no chat template; set data.format: raw")
+    return chat_of(config, tokenizer)
 
 
 def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Side | None]:
     """Training and held-out records without repetitions."""
-    train, own = _unique(read_source(config.train, "data.train", tell), "data.train")
+    train, own = _unique(read_source(config.train, "data.train", tell, on_bad=config.on_bad), "data.train")
     heldout = None
     if config.heldout is not None:
-        heldout, others = _unique(read_source(config.heldout, "data.heldout", tell), "data.heldout")
+        read = read_source(config.heldout, "data.heldout", tell, on_bad=config.on_bad)
+        heldout, others = _unique(read, "data.heldout")
         both = kinds(np.concatenate([own, others]))
         kept = train.numbers[~np.isin(both[: len(own)], both[len(own) :])]
         if len(kept) < len(own):
             logger.warning("data.train: dropped %d problems that are in data.heldout", len(own) - len(kept))
-        train = _Side(train.records, kept)
+        train = _Side(train.key, train.records, kept)
     elif config.heldout_fraction > 0:
         count = round(config.heldout_fraction * len(own))
         if count == 0:
@@ -101,8 +114,8 @@ def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Sid
                 f"data.heldout_fraction: {config.heldout_fraction} of {len(own)} problems is none; raise it"
             )
         held = kinds(own) < count  # those with the smallest hashes
-        heldout = _Side(train.records, train.numbers[held])
-        train = _Side(train.records, train.numbers[~held])
+        heldout = _Side("data.heldout_fraction", train.records, train.numbers[held])
+        train = _Side(train.key, train.records, train.numbers[~held])
     if not len(train.numbers):
         raise ConfigError("data.train: no problem is left to train on, all are held out")
     return train, heldout
@@ -115,59 +128,70 @@ def _unique(records: Records, key: str) -> tuple[_Side, np.ndarray]:
     numbers: IntArray = np.sort(first)
     if len(numbers) < len(records):
         logger.info("%s: %d of %d problems left, the others repeat one", key, len(numbers), len(records))
-    return _Side(records, numbers), identities[numbers]
+    return _Side(key, records, numbers), identities[numbers]
 
 
-def _tokenize(
-    side: _Side,
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    limits: _Limits,
-    tell: Callable[[str], None],
-) -> ProblemStore:
+def _tokenize(side: _Side, maker: PromptMaker, judge: _Judge, tell: Callable[[str], None]) -> ProblemStore:
     builder = StoreBuilder(side.records)
-    with PromptMaker(tokenizer, chat=config.format == "chat", system=config.system) as maker:
-        for first in range(0, len(side.numbers), _TOKENISED_AT_ONCE):
-            if first:
-                tell(f"{first:,} of {len(side.numbers):,} problems tokenised")
-            numbers = side.numbers[first : first + _TOKENISED_AT_ONCE].tolist()
-            records = [side.records[number] for number in numbers]
-            texts = [config.template.replace(_PLACEHOLDER, record.question) for record in records]
-            names = [f"problem {record.id}" for record in records]
-            for number, record, ids in zip(numbers, records, maker.ids(texts, names), strict=True):
-                problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
-                limits.check(problem)
+    unusable = Unusable(side.key, judge.config.on_bad)
+    for first in range(0, len(side.numbers), _TOKENISED_AT_ONCE):
+        if first:
+            tell(f"{first:,} of {len(side.numbers):,} problems tokenised")
+        numbers = side.numbers[first : first + _TOKENISED_AT_ONCE].tolist()
+        records = {number: side.records[number] for number in numbers}
+        for number, record in list(records.items()):
+            reason = judge.of_turns(record)
+            if reason is not None:
+                unusable.add(reason)
+                del records[number]
+        template = judge.config.template
+        asked = [(record.messages, template.replace(_PLACEHOLDER, record.question)) for record in records.values()]
+        names = [f"problem {record.id}" for record in records.values()]
+        for (number, record), (ids, dropped) in zip(records.items(), maker.prompts(asked, names), strict=True):
+            problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
+            reason = judge.of_prompt(problem, dropped)
+            if reason is None:
                 builder.add(number, problem)
+            else:
+                unusable.add(reason)
+    unusable.settle(len(side.numbers))
     return builder.store()
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """How long prompts may be."""
+class _Judge:
+    """Says of a problem why it cannot be used; None if it can."""
 
-    max_prompt_tokens: int
+    config: DataConfig
     context_length: int
     max_response_tokens: int
+    unfit: Callable[[Problem], Reason | None]
 
-    def check(self, problem: Problem) -> None:
-        """Refuse a problem without a prompt, or with one that is too long.
+    def of_turns(self, record: Record) -> Reason | None:
+        """By what was said before the question."""
+        if not record.messages:
+            return None
+        name = f"problem {one_line(record.id)}"
+        if self.config.format == "raw":
+            return Reason("earlier turns", f"{name} is a chat with earlier turns; set data.format: chat")
+        if self.config.system is not None and any(turn["role"] == "system" for turn in record.messages):
+            return Reason("a system message of its own", f"{name} brings a system message; leave data.system out")
+        return None
 
-        Raises:
-            ConfigError: it is refused.
-        """
-        count = len(problem.prompt_ids)
-        reason = ""
+    def of_prompt(self, problem: Problem, dropped: str) -> Reason | None:
+        """By its prompt, of which the chat template has `dropped` something; then by all else."""
+        name, count, most = f"problem {one_line(problem.id)}", len(problem.prompt_ids), self.config.max_prompt_tokens
+        if dropped:
+            return Reason("dropped by the chat template", f"{name}: the chat template drops {dropped}")
         if count == 0:
-            reason = "the tokenizer makes no token of its prompt; see data.template"
-        elif count > self.max_prompt_tokens:
-            reason = (
-                f"its prompt has {count} tokens, more than data.max_prompt_tokens={self.max_prompt_tokens}; "
-                "raise that or take the problem out"
-            )
-        elif count + self.max_response_tokens > self.context_length:
-            reason = (
+            return Reason("no token", f"{name}: the tokenizer makes no token of its prompt; see data.template")
+        if count > most:
+            text = f"its prompt has {count} tokens, more than data.max_prompt_tokens={most}; raise that"
+            return Reason("prompt too long", f"{name}: {text}")
+        if count + self.max_response_tokens > self.context_length:
+            text = (
                 f"its prompt of {count} tokens and a response of up to {self.max_response_tokens} exceed the model's "
-                f"context of {self.context_length} tokens; lower sampling.max_response_tokens or take the problem out"
+                f"context of {self.context_length} tokens; lower sampling.max_response_tokens"
             )
-        if reason:
-            raise ConfigError(f"problem {one_line(problem.id)}: {reason}")
+            return Reason("prompt too long for the model's context", f"{name}: {text}")
+        return self.unfit(problem)

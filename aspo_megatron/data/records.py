@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from array import array
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,16 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class Record:
-    """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields."""
+    """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields.
+
+    `messages` are the turns of a chat before the question, each with `role` and `content`.
+    """
 
     id: str
     question: str
     answer: str | None
     metadata: Mapping[str, Any]
+    messages: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Records(Sequence[Record]):
     def take_identities(self) -> np.ndarray:
         """The SHA-256 of each text without the spaces around it, [n, 4], as numbers in the order of the hashes.
 
-        They are forgotten then: those of a million problems take a third of the memory.
+        To a chat's text belong its earlier turns. They are forgotten then: those of a million problems take a third of
+        the memory.
         """
         identities, self._identities = self._identities, self._identities[:0]
         return identities
@@ -73,8 +79,8 @@ class Records(Sequence[Record]):
 
     def _record(self, number: int) -> Record:
         start, stop = self.bounds[number : number + 2].tolist()
-        question, answer, metadata = pickle.loads(memoryview(self.blob)[start:stop])
-        return Record(self.naming.of(number, metadata), question, answer, metadata)
+        question, answer, metadata, messages = pickle.loads(memoryview(self.blob)[start:stop])
+        return Record(self.naming.of(number, metadata), question, answer, metadata, messages)
 
 
 class Gathering:
@@ -90,21 +96,28 @@ class Gathering:
         """How many have been taken."""
         return len(self._bounds) - 1
 
-    def add(self, where: str, question: str, answer: str | None, metadata: Mapping[str, Any]) -> None:
+    def add(
+        self,
+        where: str,
+        question: str,
+        answer: str | None,
+        metadata: Mapping[str, Any],
+        messages: tuple[dict[str, str], ...] = (),
+    ) -> None:
         """Take a record; `where` it is from begins the line of an error.
 
         Raises:
             ConfigError: its fields are of a kind that other processes cannot be given, or nested too deeply.
         """
         try:
-            self._blob += pickle.dumps((question, answer, metadata), pickle.HIGHEST_PROTOCOL)
+            self._blob += pickle.dumps((question, answer, metadata, messages), pickle.HIGHEST_PROTOCOL)
         except RecursionError as error:
             raise ConfigError(f"{where}: a field is nested too deeply") from error
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise ConfigError(f"{where}: a field cannot be handed to the ranks: {error}") from error
         self._bounds.append(len(self._blob))
         # The template is no part of what makes two problems the same: another one must not change the split.
-        self._identities += hashlib.sha256(question.strip().encode()).digest()
+        self._identities += hashlib.sha256(_identity(question, messages).encode()).digest()
         if metadata.get("id") is None:
             self._ids = None
         elif self._ids is not None:
@@ -122,6 +135,14 @@ class Gathering:
             return False
         ids = np.frombuffer(self._ids, dtype=np.uint64).reshape(-1, _ID_BYTES // 8)
         return len(ids) == 0 or int(kinds(ids).max()) == len(ids) - 1
+
+
+def _identity(question: str, messages: tuple[dict[str, str], ...]) -> str:
+    """What is the same for problems that are the same: the text, and what was said before."""
+    text = question.strip()
+    if not messages:
+        return text
+    return json.dumps([*([turn["role"], turn["content"].strip()] for turn in messages), text])
 
 
 def kinds(rows: np.ndarray) -> IntArray:

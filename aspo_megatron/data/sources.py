@@ -1,28 +1,26 @@
-"""Reads problems from where they are kept: JSONL files, Hugging Face datasets, reasoning-gym families."""
+"""Reads problems from where they are kept: files, Hugging Face datasets, reasoning-gym families."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import itertools
-import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.data.jsonl import json_lines, show
+from aspo_megatron.data.files import expanded, file_rows, has_known_suffix, source_files, stem_of
+from aspo_megatron.data.jsonl import show
 from aspo_megatron.data.records import Gathering, Record, Records
+from aspo_megatron.data.rows import BadRowError, RowTaker, Taken
+from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
+_Row = TypeVar("_Row")
+
 __all__ = ["Record", "Records", "read_source"]
-
-Fields = tuple[str, str, str | None, dict[str, Any]]
-"""Where a record is from, its question, its answer, its other fields."""
-
-_LONGEST_ID = 1000
-"""Characters: an id is part of what is shown of a problem."""
 
 _ROWS_BETWEEN_REPORTS = 4096
 
@@ -31,116 +29,92 @@ def silent(text: str) -> None:
     """Shows nothing of how far something is."""
 
 
-def read_source(source: SourceConfig, key: str, tell: Callable[[str], None] = silent) -> Records:
+def read_source(
+    source: SourceConfig,
+    key: str,
+    tell: Callable[[str], None] = silent,
+    on_bad: Literal["refuse", "drop"] = "refuse",
+) -> Records:
     """Read the problems of a source, in its order; at least one.
 
     Ids are the records' own `id` field if every record has one and no two agree, else `<source>-<index>`.
 
     Args:
         source: where the problems are.
-        key: the configuration key of the source, e.g. `data.train`; errors name it.
+        key: the configuration key of the source, e.g. `data.train`, or the option of a command; errors name it.
         tell: told now and then how far it is.
+        on_bad: whether rows that are no problem are refused, all counted, or left out.
 
     Raises:
-        ConfigError: the source is missing, unreadable or empty, or a record lacks a field that is asked for.
+        ConfigError: the source is missing, unreadable or empty, no row has a field that is asked for, or there are
+            bad rows.
     """
-    if source.kind == "jsonl":
-        path = file_path(source, key)
-        name, rows = path.stem, _jsonl_rows(path, source, key, tell)
-    elif source.kind == "huggingface":
-        from aspo_megatron.data.hub import dataset_rows
-
-        name, numbered = dataset_rows(source, file_path(source, key), key)
-        rows = _told((_take_fields(row, where, source, key) for where, row in numbered), key, tell)
-    else:
-        # The seed belongs to the name: training and held-out problems often come from two seeds of one family.
-        name, rows = f"{source.family}-{source.seed}", _told(_reasoning_gym_rows(source, key), key, tell)
-    gathering = Gathering()
-    for where, question, answer, other in rows:
-        gathering.add(where, question, answer, other)
-    if not gathering:
-        raise ConfigError(f"{key}: {one_line(source.path or source.family)} holds no problem")
+    name, rows = _named_rows(source, key, tell)
+    taker, bad, gathering = RowTaker(source, key), Unusable(key, on_bad), Gathering()
+    total = 0
+    for where, row in itertools.islice(rows, source.limit):
+        total += 1
+        if isinstance(row, Reason):
+            bad.add(row)
+            continue
+        try:
+            taken = row if isinstance(row, Taken) else taker.take(row, where)
+            gathering.add(where, taken.question, taken.answer, taken.other, taken.messages)
+        except BadRowError as error:
+            bad.add(error.reason)
+        except ConfigError as error:
+            bad.add(Reason("a field that cannot be kept", str(error)))
+    if not total:
+        what = source.family if source.path is None else paths_shown(source)
+        raise ConfigError(f"{key}: {one_line(what)} holds no problem")
+    taker.refuse_absent()
+    bad.settle(total)
     return gathering.records(name)
 
 
-def file_path(source: SourceConfig, key: str) -> Path:
-    """The path of a source, with `~` replaced.
-
-    Raises:
-        ConfigError: there is no such user.
-    """
+def first_fields(source: SourceConfig, key: str) -> Mapping[str, Any]:
+    """The fields of a source's first row; none if it cannot be read, which `read_source` then says."""
     try:
-        return Path(str(source.path)).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{key}.path: {one_line(source.path)}: {one_line(error)}") from error
+        _, rows = _named_rows(source, key, silent)
+        return next((row for _, row in rows if isinstance(row, Mapping)), {})
+    except ConfigError:
+        return {}
 
 
-def _jsonl_rows(path: Path, source: SourceConfig, key: str, tell: Callable[[str], None]) -> Iterator[Fields]:
-    rows = (_take_fields(fields, where, source, key) for where, fields in json_lines(path, key, tell))
-    return itertools.islice(rows, source.limit)
+def paths_shown(source: SourceConfig) -> str:
+    """The path of a source, or its paths."""
+    return source.path if isinstance(source.path, str) else ", ".join(source.path or ())
 
 
-def _told(rows: Iterable[Fields], key: str, tell: Callable[[str], None]) -> Iterator[Fields]:
+def _named_rows(
+    source: SourceConfig, key: str, tell: Callable[[str], None]
+) -> tuple[str, Iterable[tuple[str, Mapping[str, Any] | Reason | Taken]]]:
+    """What the problems of a source are called by, and its rows."""
+    if source.kind == "reasoning_gym":
+        # The seed belongs to the name: training and held-out problems often come from two seeds of one family.
+        return f"{source.family}-{source.seed}", _told(_reasoning_gym_rows(source, key), key, tell)
+    if source.kind == "huggingface":
+        path = expanded(paths_shown(source), key)
+        if not (os.path.isfile(path) and has_known_suffix(path)):
+            from aspo_megatron.data.hub import dataset_rows
+
+            name, rows = dataset_rows(source, path, key)
+            return name, _told(rows, key, tell)
+        name, paths = f"{stem_of(path)}-{source.split}", [path]
+    else:
+        name, paths = source_files(source.path or (), key)
+    parts = (file_rows(path, key, source.prompt_field, tell) for path in paths)
+    return name, itertools.chain.from_iterable(parts)
+
+
+def _told(rows: Iterable[_Row], key: str, tell: Callable[[str], None]) -> Iterator[_Row]:
     for number, row in enumerate(rows, start=1):
         if number % _ROWS_BETWEEN_REPORTS == 0:
             tell(f"{key}: {number:,} problems read")
         yield row
 
 
-def _take_fields(fields: Mapping[str, Any], where: str, source: SourceConfig, key: str) -> Fields:
-    """Split one record into question, answer and the rest."""
-    wanted = {"prompt_field": source.prompt_field}
-    if source.answer_field is not None:
-        wanted["answer_field"] = source.answer_field
-    for option, name in wanted.items():
-        if name not in fields:
-            there = one_line(", ".join(map(str, itertools.islice(fields, 50)))[:500]) or "none"
-            raise ConfigError(f"{where}: no field {show(name)}; the fields there are: {there}. Set {key}.{option}")
-    question = fields[source.prompt_field]
-    if not isinstance(question, str) or not question.strip():
-        raise ConfigError(
-            f"{where}: field {show(source.prompt_field)} must be a non-empty text, not {show(question)}; "
-            f"choose another with {key}.prompt_field"
-        )
-    _check_text(question, where, source.prompt_field)
-    answer = None
-    if source.answer_field is not None:
-        answer = _answer(fields[source.answer_field], where, source.answer_field, key)
-    other = {name: value for name, value in fields.items() if name not in wanted.values()}
-    _check_id(other, where)
-    return where, question, answer, other
-
-
-def _answer(value: object, where: str, field: str, key: str) -> str:
-    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        value = ", ".join(value)  # OlympiadBench: the parts of one answer
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not finite:
-        raise ConfigError(
-            f"{where}: field {show(field)} must be a text or a number, not {show(value)}; "
-            f"choose another with {key}.answer_field, or null if there are no answers"
-        )
-    answer = str(value)
-    _check_text(answer, where, field)
-    return answer
-
-
-def _check_id(other: Mapping[str, Any], where: str) -> None:
-    if other.get("id") is not None:
-        name = str(other["id"])
-        if len(name) > _LONGEST_ID:
-            raise ConfigError(f"{where}: field 'id' has {len(name):,} characters; give a name of at most {_LONGEST_ID}")
-        _check_text(name, where, "id")
-
-
-def _check_text(text: str, where: str, field: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{where}: field {show(field)} holds half of a surrogate pair; write it anew") from error
-
-
-def _reasoning_gym_rows(source: SourceConfig, key: str) -> Iterator[Fields]:
+def _reasoning_gym_rows(source: SourceConfig, key: str) -> Iterator[tuple[str, Taken]]:
     """Draw problems of a family. The other fields are the family and the whole entry, which its scoring needs."""
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
@@ -170,7 +144,8 @@ def _reasoning_gym_rows(source: SourceConfig, key: str) -> Iterator[Fields]:
         if entry is None:
             return
         where = f"{key}: problem {number} of {family}"
-        yield where, _question(entry, source, key), _text(entry["answer"]), {"family": family, "entry": entry}
+        other = {"family": family, "entry": entry}
+        yield where, Taken(_question(entry, source, key), _text(entry["answer"]), other)
 
 
 def _refused(source: SourceConfig, key: str, error: Exception) -> ConfigError:

@@ -72,7 +72,7 @@ class ProblemStore(Sequence[Problem]):
         columns = self._columns
         begin, end = columns.records[place].tolist()
         start, stop = columns.spans[place].tolist()
-        question, answer, metadata = pickle.loads(self._blob[begin:end])
+        question, answer, metadata, _ = pickle.loads(self._blob[begin:end])
         name = self._naming.of(int(columns.numbers[place]), metadata)
         return Problem(name, question, tuple(columns.tokens[start:stop].tolist()), answer, metadata)
 
@@ -93,14 +93,6 @@ class ProblemStore(Sequence[Problem]):
     def first(self, count: int | None) -> ProblemStore:
         """The first `count` problems, or all."""
         return self if count is None or count >= len(self) else self._select(range(count))
-
-    def first_beyond(self, vocab_size: int) -> Problem | None:
-        """The first problem whose prompt has a token that a model of so many does not know; None if there is none."""
-        if len(self._columns.tokens) and int(self._columns.tokens.max()) >= vocab_size:
-            for place, (start, stop) in enumerate(self._columns.spans.tolist()):
-                if (self._columns.tokens[start:stop] >= vocab_size).any():
-                    return self[place]
-        return None
 
     def named(self, ids: Iterable[str]) -> dict[str, Problem]:
         """The problems with these ids, as far as they are there."""

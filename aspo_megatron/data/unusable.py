@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import plain_logger
@@ -23,6 +24,10 @@ class Reason:
 
     kind: str
     text: str
+
+
+Row = tuple[str, Mapping[str, Any] | Reason]
+"""A row of a source: where it is, and its fields or why they cannot be read."""
 
 
 class Unusable:

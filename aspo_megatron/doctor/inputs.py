@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.data.files import source_files
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
 from aspo_megatron.doctor.wishes import Wishes
@@ -52,14 +53,13 @@ def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
 
 def _weights(wishes: Wishes) -> str:
     """Why the model's weights cannot be taken, by the headers of its files."""
-    from aspo_megatron.checkpoint.hf import check_weights
-    from aspo_megatron.checkpoint.sidecar import checkpoint_around
+    from aspo_megatron.checkpoint.usable import usable_weights
 
     model = wishes.run.model
-    if model.init == "random" or checkpoint_around(model.path) is not None:
+    if model.init == "random":
         return ""
     try:
-        check_weights(model.path)
+        usable_weights(model.path)
     except UserError as error:
         return str(error)
     return ""
@@ -69,12 +69,23 @@ def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
     for key, source in (("data.train", run.data.train), ("data.heldout", run.data.heldout)):
         if source is None or source.path is None:
             continue
-        if source.kind == "jsonl" and (problem := host.unreadable(source.path)):
-            yield wrong(f"{key}.path", f"{source.path}: {problem}", f"{key}.path=FILE, a JSON object a line")
-        elif host.exists(source.path):
-            yield ok(f"{key}.path", source.path)
+        if source.kind == "huggingface":
+            name = str(source.path)
+            if host.exists(name):
+                yield ok(f"{key}.path", name)
+            else:
+                yield unneeded(f"{key}.path", f"{name} is fetched from the Hugging Face hub by its name")
+            continue
+        try:
+            _, files = source_files(source.path, key)
+        except UserError as error:
+            yield wrong(f"{key}.path", str(error).removeprefix(f"{key}.path: "), f"{key}.path=FILE")
+            continue
+        unreadable = [f"{file}: {problem}" for file in files if (problem := host.unreadable(file))]
+        if unreadable:
+            yield wrong(f"{key}.path", unreadable[0], f"{key}.path=FILE, a JSON object a line")
         else:
-            yield unneeded(f"{key}.path", f"{source.path} is fetched from the Hugging Face hub by its name")
+            yield ok(f"{key}.path", f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1))
 
 
 def _folder(run: RunConfig) -> Iterator[Line]:

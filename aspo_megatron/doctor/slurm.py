@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
@@ -112,8 +113,8 @@ def _template(wishes: Wishes) -> Iterator[Line]:
         yield warn("slurm/train.sbatch", str(error), "git clone the repository; pip install -e . in it")
         return
     venv = wishes.run.slurm.venv
-    if venv is not None and not (venv / "bin" / "activate").is_file():
-        yield warn("slurm.venv", f"{venv} has no bin/activate here", "the folder that all nodes see, or null")
+    if venv is not None and venv != Path("none") and not (venv / "bin" / "aspo").is_file():
+        yield warn("slurm.venv", f"{venv} has no bin/aspo here", "the folder that all nodes see, null, or none")
 
 
 def _partition(host: Host, wishes: Wishes) -> Iterator[Line]:

@@ -12,6 +12,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.slurm_layout import gpus_beside, has_own_servers, shape
 
 if TYPE_CHECKING:
     from aspo_megatron.models.family import Family
@@ -61,8 +62,6 @@ class Wishes:
     @property
     def shape_problem(self) -> str:
         """Why `aspo slurm` refuses the run: its ranks do not fill nodes."""
-        from aspo_megatron.slurm import shape
-
         try:
             shape(self.run)
         except UserError as error:
@@ -72,15 +71,12 @@ class Wishes:
     @property
     def own_servers(self) -> bool:
         """Whether the run starts SGLang servers on this machine."""
-        slurm, servers = self.run.slurm, self.run.rollout.servers
-        elsewhere = servers.addresses or slurm.server_nodes or slurm.servers_of
-        return self.run.rollout.engine == "sglang" and not elsewhere
+        return has_own_servers(self.run)
 
     @property
     def server_gpus(self) -> int:
         """GPUs of this machine that its servers take from the ranks."""
-        servers = self.run.rollout.servers
-        return servers.count * servers.tp if self.own_servers and not servers.colocate else 0
+        return gpus_beside(self.run)
 
     def _shape(self) -> tuple[int, int]:
         try:
@@ -91,8 +87,6 @@ class Wishes:
     def _shape_in_slurm(self) -> tuple[int, int]:
         if not self.slurm or self.config is None or self.run.parallel.world_size <= self.run.slurm.gpus_per_node:
             return 1, self.run.parallel.world_size
-        from aspo_megatron.slurm import shape
-
         return shape(self.run)
 
 
@@ -129,11 +123,11 @@ def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wi
     wishes = Wishes(_load(config, overrides), config, tuple(overrides), slurm=slurm)
     if host.torch.problem:
         return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
-    from aspo_megatron.models.family import read_family
+    from aspo_megatron.checkpoint.usable import usable_model
     from aspo_megatron.tiny import model_shape
 
     try:
-        return replace(wishes, family=read_family(model_shape(wishes.run, config)))
+        return replace(wishes, family=usable_model(model_shape(wishes.run, config)))
     except UserError as error:
         return replace(wishes, family_problem=str(error))
     except Exception as error:  # whatever a file in its place can be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,14 @@ _MOST_TENSORS = 1_000_000
 
 @dataclass(frozen=True)
 class Family:
-    """A model as its `config.json` describes it. `hf_config` is the file's content.
+    """A model as its `config.json` describes it. `config_text` is the file's content, as JSON.
 
     `num_experts` is 0 for a dense model. `norm_topk`: whether the weights of a token's experts add up to 1.
     """
 
     name: str
     rows: tuple[Row, ...]
-    hf_config: dict[str, Any]
+    config_text: str
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
@@ -52,6 +53,21 @@ class Family:
     expert_ffn_size: int = 0
     norm_topk: bool = True
     initializer_range: float = 0.02
+
+    @property
+    def hf_config(self) -> dict[str, Any]:
+        """The content of config.json: each time a copy, as libraries write into what they are given.
+
+        A model is known by a hash of it, so it may never be another one than the file's.
+        """
+        content: dict[str, Any] = json.loads(self.config_text)
+        return content
+
+    def exported_config(self, dtype: str) -> dict[str, Any]:
+        """The config.json of this model with weights of precision `dtype`: that of the file, but for the precision."""
+        config = self.hf_config
+        named = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
+        return config | dict.fromkeys(named, dtype)
 
     def check_layout(self, parallel: ParallelConfig) -> None:
         """Refuse a layout that the model cannot be split into.
@@ -183,7 +199,7 @@ def _from_fields(path: Path, kind: str, fields: ConfigFields, config: dict[str, 
     family = Family(
         name=kind,
         rows=_ROWS[kind],
-        hf_config=config,
+        config_text=json.dumps(config),
         num_layers=fields.num_hidden_layers,
         hidden_size=fields.hidden_size,
         ffn_hidden_size=fields.intermediate_size,

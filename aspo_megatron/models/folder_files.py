@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from aspo_megatron.errors import CheckpointError
@@ -16,6 +17,22 @@ from aspo_megatron.foreign_text import one_line
 
 _OPENED_FOLDERS = ("additional_chat_templates",)
 """Folders inside a model folder that transformers opens."""
+
+_FOREIGN_READERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""Text that transformers reads itself: where it does not fail at a byte order mark, it takes the mark for text."""
+
+SERVER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""Those that are read here, mark or not, and that a server of the folder reads itself."""
+
+MARK = b"\xef\xbb\xbf"
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 """Names of files in the Hub's cache: hashes of what they hold."""
@@ -57,6 +74,34 @@ def refuse_foreign_file(folder: Path, path: Path) -> None:
         )
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise CheckpointError(f"{name}: not a regular file")
+
+
+def refuse_marked_files(folder: Path, names: Sequence[str] = _FOREIGN_READERS) -> None:
+    """See that none of these files of a model folder begins with a byte order mark; by default the tokenizer's.
+
+    Raises:
+        CheckpointError: one does, or cannot be read; names it.
+    """
+    templates = sorted(path for inner in _OPENED_FOLDERS for path in (folder / inner).glob("*.jinja"))
+    for path in (*(folder / name for name in names), *templates):
+        if path.is_file() and begins_with_mark(path):
+            raise CheckpointError(
+                f"{one_line(path)}: begins with a byte order mark, which the libraries that read it do not know; "
+                "save it as UTF-8 without one"
+            )
+
+
+def begins_with_mark(path: Path) -> bool:
+    """Whether the first bytes of a file say that it is UTF-8.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError as error:
+        raise CheckpointError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
 
 
 def refuse_links_out(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import logging
@@ -34,10 +33,25 @@ def transformers_config(family: Family, attention: str = "sdpa") -> PretrainedCo
     Raises:
         CheckpointError: transformers refuses it, or understands it in another way than `Family` does.
     """
-    fields = {
-        name: copy.deepcopy(family.hf_config[name])  # transformers writes defaults into what it is given
-        for name in sorted(_fields(CONFIG_MAPPING[family.name]) & family.hf_config.keys())
-    }
+    return _taken(family, family.hf_config, attention)
+
+
+def config_as_left(family: Family) -> dict[str, Any]:
+    """config.json as transformers leaves it: it writes defaults into the rotary fields that it is given.
+
+    Earlier versions gave it what they then knew the model by.
+
+    Raises:
+        CheckpointError: see `transformers_config`.
+    """
+    given = family.hf_config
+    _taken(family, given, "sdpa")
+    return given
+
+
+def _taken(family: Family, given: dict[str, Any], attention: str) -> PretrainedConfig:
+    """What transformers makes of the content of config.json, of which it may change what is nested."""
+    fields = {name: given[name] for name in sorted(_fields(CONFIG_MAPPING[family.name]) & given.keys())}
     pad = fields.get("pad_token_id")
     if pad is not None and not -family.vocab_size <= pad < family.vocab_size:  # as torch takes it
         raise CheckpointError(f"config.json: pad_token_id {pad} is none of the model's {family.vocab_size} tokens")
@@ -76,6 +90,8 @@ def inverse_frequencies(family: Family) -> Tensor:
                 frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     except Exception as error:  # as above
         raise CheckpointError(f"config.json: rope type {kind!r}: {reason_of(error)}") from error
+    if kind == "longrope" and rope["original_max_position_embeddings"] < family.context_length:
+        raise ConfigError("config.json: rope type 'longrope' has other frequencies for longer texts: not supported")
     if factor != 1.0:
         raise ConfigError(f"config.json: rope type {kind!r} scales attention by {factor}: not supported")
     if frequencies.numel() != family.head_dim // 2 or not torch.isfinite(frequencies).all():

@@ -71,6 +71,10 @@ class ModelChunk(GPTModel):
                 # for copies, of which the gradient norm counts that of tp rank 0 alone.
                 held.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
                 held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
+            if held.row.per_expert:
+                # megatron marks experts only where ep > 1, and would sum the others' gradients over the ranks that
+                # share the dense layers. Who has a copy of an expert depends on etp as well.
+                held.parameter.allreduce = False  # type: ignore[attr-defined]
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 
     def forward(

@@ -82,7 +82,7 @@ def token_outputs(
 ) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
     """Log-prob and entropy of every response token under `model`: each sample of `groups` with its own, fp32.
 
-    A collective over the ranks of a replica, which pass the same groups; with expert parallelism, over all ranks.
+    A collective over the ranks of a replica, which pass the same groups; where replicas share experts, over all ranks.
     """
     micro_batches = _micro_batches(groups, limits.max_tokens, model.topology)
     batches = [_pack(model, groups, [[0.0] * len(group) for group in groups]) for groups in micro_batches]
@@ -195,7 +195,7 @@ def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology)
     """
     micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
     count = torch.tensor(max(len(micro_batches), 1))
-    if topology.ep > 1:
+    if topology.parallel.experts_span_replicas:
         dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp_group)
     multiple = topology.pp if topology.vpp > 1 else 1
     wanted = -(-int(count) // multiple) * multiple

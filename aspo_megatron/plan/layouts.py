@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from aspo_megatron.config import ParallelConfig, RunConfig
-from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
+from aspo_megatron.models.layouts import layouts
 from aspo_megatron.plan.activations import Widths
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
@@ -20,7 +20,7 @@ from aspo_megatron.plan.transfers import save_bytes, sync_bytes
 from aspo_megatron.plan.workload import worst_batch
 
 Recompute = Literal["none", "selective", "full"]
-_POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MOST = 16
 
 
 @dataclass(frozen=True)
@@ -132,41 +132,11 @@ def best_layouts(
 
 
 def candidates(family: Family, gpus: int) -> Iterator[ParallelConfig]:
-    """Layouts that the model can be split into; tp within a node, norms split over tp, the optimizer over replicas."""
-    for tp in (n for n in _POWERS if n <= GPUS_OF_NODE and not gpus % n):
-        for pp in (n for n in _POWERS if n <= 16 and not gpus // tp % n):
-            for cp in (n for n in _POWERS if n <= 16 and not gpus // (tp * pp) % n):
-                dp = gpus // (tp * pp * cp)
-                for vpp in (1, 2) if pp > 1 else (1,):
-                    for ep, etp in _expert_splits(family, tp, tp * cp * dp):
-                        layout = _layout(tp=tp, pp=pp, cp=cp, dp=dp, vpp=vpp, ep=ep, etp=etp)
-                        if layout is not None and _possible(family, layout):
-                            yield layout
-
-
-def _expert_splits(family: Family, tp: int, ranks: int) -> Iterator[tuple[int, int | None]]:
-    if not family.num_experts:
-        yield 1, None
-        return
-    for ep in _POWERS:
-        if ep <= ranks and not ranks % ep and not family.num_experts % ep:
-            yield ep, 1 if tp > 1 else None
-
-
-def _layout(**axes: Any) -> ParallelConfig | None:
-    shared = axes["dp"] * axes["cp"] > 1
-    try:
-        return ParallelConfig(**axes, sequence_parallel=axes["tp"] > 1, distributed_optimizer=shared)
-    except ValueError:
-        return None
-
-
-def _possible(family: Family, parallel: ParallelConfig) -> bool:
-    try:
-        family.check_layout(parallel)
-    except ConfigError:
-        return False
-    return True
+    """The layouts of the model that are weighed: tp within a node, at most 16 stages and contexts, experts whole."""
+    for parallel in layouts(family, gpus):
+        whole = not family.num_experts or parallel.expert_tp == 1
+        if whole and parallel.tp <= GPUS_OF_NODE and parallel.pp <= _MOST and parallel.cp <= _MOST:
+            yield parallel
 
 
 def _reasons(

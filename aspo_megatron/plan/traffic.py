@@ -73,8 +73,9 @@ def traffic_of(config: RunConfig, family: Family, parallel: ParallelConfig, pass
         found.append(
             Traffic("pp", handed * (passes.forward + 2 * passes.training), parallel.world_size <= GPUS_OF_NODE)
         )
-    if parallel.dp * parallel.cp > 1:
-        found.append(Traffic("dp", _gradients(family, parallel, size) * passes.updates, _replicas_within(parallel)))
+    summed = _gradients(family, parallel, size)
+    if summed:  # of experts that tp ranks have copies of, too
+        found.append(Traffic("dp", summed * passes.updates, _replicas_within(parallel)))
     found.append(_sync(config, family, size))
     return tuple(found)
 

@@ -77,7 +77,7 @@ def _recorded(
         sample for sample in read_samples(run, count=count).samples if (sample.problem, sample.question) in prompts
     ]
     names = [f"the recorded response to problem {sample.problem}" for sample in asked]
-    with PromptMaker(tokenizer, chat=False, special=False) as maker:
+    with PromptMaker(tokenizer, special=False) as maker:
         responses = list(maker.ids([sample.response for sample in asked], names))
     return [
         (*prompts[sample.problem, sample.question], *response)

@@ -111,6 +111,6 @@ def compare_accuracy(before: Sequence[float], after: Sequence[float]) -> Accurac
 
 
 def open_engine(folder: Path, inputs: Inputs, device: torch.device, max_batch_tokens: int | None) -> OpenEngine:
-    """An engine without weights yet: fp32 on a CPU, bfloat16 on a GPU."""
+    """An engine without weights yet: fp32 on a CPU, bfloat16 on a GPU. Its layers are plain ones, to be quantised."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return OpenEngine(folder, inputs.tokenizer, dtype, device, max_batch_tokens)
+    return OpenEngine(folder, inputs.tokenizer, dtype, device, max_batch_tokens, packs=False)

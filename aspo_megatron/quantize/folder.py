@@ -74,8 +74,7 @@ def write_model(
             if not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
         return
-    config = {name: value for name, value in family.hf_config.items() if name != "torch_dtype"}
-    config["dtype"] = str(DTYPE).removeprefix("torch.")
+    config = family.exported_config(str(DTYPE).removeprefix("torch."))
     config["quantization_config"] = quantization_config(form.name, group_size, ["lm_head"])
     folder.rmdir()
     write_folder(folder, _tensors(model, form), config, source)
@@ -114,7 +113,7 @@ def read_back(folder: Path, measured: dict[str, Tensor]) -> float:
     with SafetensorsFolder(folder) as source:
         names = set(source.names())
         for name, weight in measured.items():
-            parts = ("weight", "weight_packed", "weight_scale", "weight_shape")
+            parts = ("weight", "weight_packed", "weight_scale", "weight_scale_2", "weight_shape")
             there = {part: source.read_whole(f"{name}.{part}") for part in parts if f"{name}.{part}" in names}
             expected = weight.cpu().float()
             difference = (unpack(there) - expected).abs().max().item() / max(expected.abs().max().item(), 1e-30)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.quantize.nvfp4 import unpacked
 
 FormatName = Literal["fp8", "int8", "int4-awq", "nvfp4"]
 Layout = Literal["compressed-tensors", "modelopt"]
@@ -33,14 +34,12 @@ class Format:
         title: for people.
         layouts: the ways in which it can be written; the first is the default.
         smoothing: modelopt's way of finding scales for the channels of activations; None does without.
-        needs_gpu: whether modelopt computes it on GPUs only.
     """
 
     name: FormatName
     title: str
     layouts: tuple[Layout, ...]
     smoothing: Literal["smoothquant", "awq"] | None = None
-    needs_gpu: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -49,7 +48,7 @@ FORMATS: dict[str, Format] = {
         Format("fp8", "FP8 (E4M3) weights and activations", ("compressed-tensors", "modelopt")),
         Format("int8", "INT8 weights and activations, SmoothQuant", ("compressed-tensors",), "smoothquant"),
         Format("int4-awq", "INT4 weights, AWQ", ("compressed-tensors",), "awq"),
-        Format("nvfp4", "NVFP4 weights and activations", ("modelopt",), needs_gpu=True),
+        Format("nvfp4", "NVFP4 weights and activations", ("modelopt",)),
     )
 }
 
@@ -114,7 +113,9 @@ def pack(name: FormatName, weight: Tensor, amax: Tensor, input_amax: Tensor | No
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> Tensor:
-    """The weights that the tensors of `pack` stand for, fp32 [out, in]; of fp8 in modelopt's layout, too."""
+    """The weights that the tensors of `pack` stand for, fp32 [out, in]; of fp8 and nvfp4 in modelopt's layout, too."""
+    if "weight_scale_2" in tensors:
+        return unpacked(tensors["weight"], tensors["weight_scale"], tensors["weight_scale_2"])
     scale = tensors["weight_scale"].float()
     if "weight_packed" not in tensors:
         return tensors["weight"].float() * scale

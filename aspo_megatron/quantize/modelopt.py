@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.quantize import nvfp4
 from aspo_megatron.quantize.formats import Format, rounded_amax
 
 Forward = Callable[[nn.Module], None]
@@ -23,19 +24,19 @@ Forward = Callable[[nn.Module], None]
 _SMOOTHQUANT_ALPHA = 0.5
 """How much of the activations' range goes into the weights: half of it, as in SmoothQuant's paper (2211.10438)."""
 
+_NVFP4 = "aspo-nvfp4"
+
 _SAME_INPUT = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 
 
-def check_available(form: Format) -> None:
-    """See that a format can be computed here.
+def check_available() -> None:
+    """See that modelopt is there.
 
     Raises:
-        ConfigError: modelopt is not installed, or the format needs a GPU and there is none.
+        ConfigError: it is not installed.
     """
     if importlib.util.find_spec("modelopt") is None:
         raise ConfigError("nvidia-modelopt is not installed: pip install 'aspo-megatron[quantize]'")
-    if form.needs_gpu and not torch.cuda.is_available():
-        raise ConfigError(f"--format {form.name}: needs a CUDA GPU; without one use fp8, int8 or int4-awq")
 
 
 def smoothing_scales(model: nn.Module, form: Format, group_size: int, forward: Forward) -> dict[str, Tensor]:
@@ -69,8 +70,10 @@ def quantize(model: nn.Module, form: Format, group_size: int, forward: Forward) 
             config = _grouped(_config("INT4_AWQ_CFG", "max"), group_size)
         case "nvfp4":
             config = _config("NVFP4_DEFAULT_CFG", None)
+            for quantizers in ("*weight_quantizer", "*input_quantizer"):
+                _entry(config, quantizers)["cfg"]["backend"] = _nvfp4_backend()
     _quantize(model, config, forward)
-    if form.name == "fp8":
+    if form.name in ("fp8", "nvfp4"):
         _share_scales(model)
     for name, layer in quantized_layers(model).items():
         quantizer = layer.weight_quantizer
@@ -137,6 +140,15 @@ def _entry(config: dict[str, Any], quantizers: str) -> dict[str, Any]:
     (found,) = [each for each in config["quant_cfg"] if each["quantizer_name"] == quantizers and "cfg" in each]
     entry: dict[str, Any] = found
     return entry
+
+
+def _nvfp4_backend() -> str:
+    """The name by which modelopt finds what rounds to NVFP4 on any device; its own does on GPUs alone."""
+    with _quietly():
+        from modelopt.torch.quantization.nn import register_quant_backend
+
+        register_quant_backend(_NVFP4, lambda values, quantizer: nvfp4.rounded(values, quantizer.amax))
+    return _NVFP4
 
 
 def _grouped(config: dict[str, Any], group_size: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Report:
         log_probs: their change.
         accuracy: its change.
         largest_difference: between the written weights, read back, and those that were measured, relative to a
-            tensor's largest; None where it was not compared (nvfp4).
+            tensor's largest.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Report:
     asked: str
     log_probs: LogProbChange
     accuracy: AccuracyChange
-    largest_difference: float | None
+    largest_difference: float
 
     def write(self, folder: Path) -> None:
         """As `quantization.json` in a folder."""
@@ -70,7 +70,6 @@ class Report:
             f"  ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
         )  # fmt: skip
         share = self.bytes_after / self.bytes_before
-        check = "not compared" if self.largest_difference is None else f"{self.largest_difference:.1e} of the largest"
         rows = [
             (
                 "size of weights",
@@ -82,7 +81,7 @@ class Report:
             (f"log-probs of {log_probs.tokens:,} tokens: mean change", "", f"{log_probs.mean:.4f} nats"),
             ("  largest change", "", f"{log_probs.max:.4f} nats"),
             ("  KL per token (k3)", "", f"{log_probs.kl:.5f} nats"),
-            ("weights read back", "", check),
+            ("weights read back", "", f"{self.largest_difference:.1e} of the largest"),
         ]
         lines = [f"{'':<44} {'original':<26} {self.format}"]
         lines += [f"{name:<44} {before:<26} {after}".rstrip() for name, before, after in rows]

@@ -64,8 +64,6 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
         UserError: the weights cannot be read, the model cannot be quantised so, or the folder cannot be written.
     """
     family, config = inputs.family, job.config
-    if "quantization_config" in family.hf_config:
-        raise ConfigError(f"{config.model.path}: is quantised already; give the model that it was made from")
     group_size = _group_size(job.format, family)
     texts = calibration_texts(job.run, inputs.train, inputs.tokenizer, job.texts)
     asked, problems = _problems(inputs, job.problems)
@@ -81,7 +79,7 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
         after = probe.behaviour(rewards)
         model = engine.model
         layers, kept = by_kind(modelopt.quantized_layers(model)), by_kind(modelopt.kept_parameters(model))
-        measured = {name: layer.weight.detach().clone() for name, layer in _checked_layers(model, job).items()}
+        measured = {name: layer.weight.detach().clone() for name, layer in modelopt.quantized_layers(model).items()}
         write_model(partial, model, job.format, job.layout, group_size, config.model.path, family)
         report = Report(
             source=str(checkpoint_around(config.model.path) or config.model.path),
@@ -101,7 +99,7 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
             asked=asked,
             log_probs=compare_log_probs(before.log_probs, after.log_probs),
             accuracy=compare_accuracy(before.right, after.right),
-            largest_difference=read_back(partial, measured) if measured else None,
+            largest_difference=read_back(partial, measured),
         )
         report.write(partial)
     return report
@@ -165,8 +163,3 @@ def quantize_in_place(model: nn.Module, form: Format, group_size: int, texts: Ca
     modelopt.quantize(model, form, group_size, texts.run)
     for parameter in modelopt.kept_parameters(model).values():
         parameter.copy_(parameter.to(DTYPE))
-
-
-def _checked_layers(model: nn.Module, job: Job) -> dict[str, nn.Linear]:
-    """The layers whose written weights are read back; nvfp4 is not."""
-    return {} if job.format.name == "nvfp4" else modelopt.quantized_layers(model)

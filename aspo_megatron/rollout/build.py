@@ -116,7 +116,7 @@ def _transport(config: RunConfig, family: Family, device: torch.device, way: Way
         return DistributedTransport(backend, servers.tp, servers.sync_timeout_seconds)
 
     def write(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        hf_config = family.hf_config | {"dtype": config.model.dtype}
+        hf_config = family.exported_config(config.model.dtype)
         write_folder(folder, tensors, hf_config, tokenizer_from=config.model.path, replace=True)
 
     return DiskTransport(write, (config.output_dir / "sync").absolute(), servers.sync_timeout_seconds)

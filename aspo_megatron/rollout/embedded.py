@@ -43,13 +43,15 @@ class EmbeddedEngine:
         dtype: torch.dtype,
         device: torch.device,
         max_batch_tokens: int | None,
+        packs: bool = True,
     ) -> None:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used.
 
         `max_batch_tokens`: prompts and responses that are held at once; None: see `batch_tokens.py`.
+        `packs`: whether linear layers may be packed for this CPU. Such a model can compute, and nothing else.
         """
         self._model = empty_model(transformers_config(read_family(folder)), dtype, device)
-        self._weights = EmbeddedWeights(self._model)
+        self._weights = EmbeddedWeights(self._model, packs)
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens

@@ -16,10 +16,11 @@ from aspo_megatron.rollout.packed_linear import pack_layers, packable
 class EmbeddedWeights:
     """Fills and empties `model`, whose parameters keep their shapes meanwhile. It begins empty."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, packs: bool = True) -> None:
+        """`packs`: linear layers are packed where the model's device and dtype have a layout for it."""
         self._model = model
-        on_cpu = model.device.type == "cpu"
-        self._packed = pack_layers(model) if on_cpu and packable(model.dtype) else {}
+        packs = packs and model.device.type == "cpu" and packable(model.dtype)
+        self._packed = pack_layers(model) if packs else {}
         self._tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
         self.present = False
         self.release()

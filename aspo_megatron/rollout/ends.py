@@ -9,11 +9,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.decoding import decode
-from aspo_megatron.errors import CheckpointError
-from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
+from aspo_megatron.models.generation_file import generation_end
 from aspo_megatron.models.hf_config import transformers_config
-from aspo_megatron.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -47,23 +45,8 @@ def end_of_sequence_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> fro
         CheckpointError: one of the files cannot be read, or names something else.
     """
     named = [transformers_config(read_family(folder)).eos_token_id, tokenizer.eos_token_id]
-    named.append(_generation_end(folder / "generation_config.json"))
+    named.append(generation_end(folder))
     ids: set[int] = set()
     for entry in named:
         ids |= set(entry) if isinstance(entry, list) else {entry}
     return frozenset(ids - {None})
-
-
-def _generation_end(path: Path) -> int | list[int] | None:
-    if not path.is_file():
-        return None
-    config = read_json(path, CheckpointError)
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{one_line(path)}: not a JSON object")
-    found: int | list[int] | None = config.get("eos_token_id")
-    for token in found if isinstance(found, list) else (found,):
-        if token is not None and type(token) is not int:
-            raise CheckpointError(
-                f"{one_line(path)}: eos_token_id holds {one_line(repr(token))[:80]}, not a whole number"
-            )
-    return found

@@ -41,7 +41,7 @@ def inputs(folder: Path) -> None:
     """All that `aspo train` and `aspo eval` check before they start anything."""
     from aspo_megatron.inputs import read_inputs
 
-    read_inputs(_config(folder, "data.format=chat")).check_tokens()
+    read_inputs(_config(folder, "data.format=chat"))
 
 
 def problems(folder: Path) -> None:
@@ -78,7 +78,8 @@ def weights(folder: Path) -> None:
     from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
     from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
     from aspo_megatron.checkpoint.finite import FiniteTensors
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights
+    from aspo_megatron.checkpoint.hf import SafetensorsFolder
+    from aspo_megatron.checkpoint.usable import check_weights
     from aspo_megatron.models.family import read_family
 
     source = folder / "model"

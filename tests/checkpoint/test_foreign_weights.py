@@ -23,9 +23,9 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.hf import check_weights
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
@@ -246,3 +246,12 @@ def test_headers_that_could_not_be_read_again_are_not_kept(model: Path, tmp_path
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "note": "x" * (17 << 20)})
     layout = converter_layout(read_family(folder), tp=1)
     refused(lambda: hf_to_megatron(folder, tmp_path / "out", layout, None, lambda _: None), "its header is larger")
+
+
+def test_an_output_layer_beside_tied_embeddings(converted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted, tmp_path / "checkpoint"))
+    path = folder / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
+    family = read_family(folder / "hf")
+    with PieceReader(folder, family) as reader:
+        refused(lambda: HfView(reader, family), "output_layer.weight: config.json ties the embeddings")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights, hf_shapes
+from aspo_megatron.checkpoint.hf import SafetensorsFolder, hf_shapes
+from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 
 Damage = Callable[[Path], object]

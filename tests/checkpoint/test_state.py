@@ -46,6 +46,14 @@ CASES = {
     "moe tp2-ep2-etp1 to dp2-distopt": Case(
         {"tp": 2, "ep": 2, "etp": 1, "sequence_parallel": True}, {"dp": 2, **DIST}, moe=True
     ),
+    "moe tp2-etp1 to dp2-etp2-distopt": Case(
+        {"tp": 2, "etp": 1, "sequence_parallel": True}, {"dp": 2, "etp": 2, **DIST}, moe=True
+    ),
+    "moe dp2-tp2-etp1-distopt to tp2-etp1": Case(
+        {"dp": 2, "tp": 2, "etp": 1, "sequence_parallel": True, **DIST},
+        {"tp": 2, "etp": 1, "sequence_parallel": True},
+        moe=True,
+    ),
 }
 
 
@@ -69,7 +77,10 @@ def test_nothing_is_lost_between_layouts(ranks: Ranks, folders: dict[bool, Path]
     case = CASES[name]
     first, second = ParallelConfig(**case.first), ParallelConfig(**case.second)
     settings = ModelConfig(path=folders[case.moe], dtype=case.dtype)  # type: ignore[arg-type]
-    saved = ranks.run(first.world_size, save_state, settings, first, tmp_path / "state")[0]
+    saving = ranks.run(first.world_size, save_state, settings, first, tmp_path / "state")
+    saved = saving[0][0]
+    places = [place for _, written in saving for place in written]
+    assert len(set(places)) == len(places)  # of copies one is written
     loaded = ranks.run(second.world_size, load_state, settings, second, tmp_path / "state")[0]
     assert saved.keys() == loaded.keys()
     for key, (own, after) in saved.items():
@@ -79,8 +90,8 @@ def test_nothing_is_lost_between_layouts(ranks: Ranks, folders: dict[bool, Path]
         assert torch.equal(after, other_after), key
 
 
-def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, Any]:
-    """Two updates, a save, and a third update."""
+def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Two updates, a save, and a third update; weights before and after it, and which parts this rank has written."""
     with process_grid(parallel, PLATFORM, seed=1) as topology:
         from aspo_megatron.checkpoint.state import model_shards, optimizer_shards
         from aspo_megatron.checkpoint.writer import About, CheckpointWriter
@@ -91,12 +102,13 @@ def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
         before = weights(model)
         writer = CheckpointWriter(folder, About(model.family, settings.path, parallel))
         shards = [*model_shards(model), *optimizer_shards(model, optimizer)]
+        places = [(shard.key, shard.offset) for shard in shards]
         writer.begin(shards, {}, {})
         assert writer.complete() is None
         assert optimizer.counters() == {"updates": 2, "scheduled": 3}
         update(model, optimizer, 2)
         after = weights(model)
-        return {name: (before[name], after[name]) for name in before}
+        return {name: (before[name], after[name]) for name in before}, places
 
 
 def load_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, Any]:

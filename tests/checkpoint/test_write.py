@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, check_weights, write_folder
+from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
+from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 
 IDS = torch.tensor([[3, 50, 7, 96, 12, 12, 41]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from aspo_megatron.config.data import SourceConfig
-from aspo_megatron.data import jsonl
+from aspo_megatron.data import files, jsonl
 from aspo_megatron.data.sources import read_source
 from aspo_megatron.errors import ConfigError
 
@@ -45,15 +46,15 @@ CONTENT: dict[str, tuple[bytes, str]] = {
     "cut within a character": (GOOD + '{"prompt": "\u20ac'.encode()[:-1], "d.jsonl:2: not UTF-8 text"),
     "overlong encoding": (b'{"prompt": "\xc0\xaf"}', "d.jsonl:1: not UTF-8 text"),
     "surrogate as bytes": (b'{"prompt": "\xed\xa0\x80"}', "d.jsonl:1: not UTF-8 text"),
-    "utf-16": (GOOD.decode().encode("utf-16"), "d.jsonl:1: not UTF-8 text: the file is UTF-16; save it as UTF-8"),
+    "utf-16": (GOOD.decode().encode("utf-16"), "d.jsonl: not UTF-8 text: the file is UTF-16; save it as UTF-8"),
     "utf-16-be": (GOOD.decode().encode("utf-16-be"), "d.jsonl:1: holds zero bytes"),
     "utf-32": (GOOD.decode().encode("utf-32-le"), "d.jsonl:1: holds zero bytes"),
     "zero bytes after a crash": (GOOD + bytes(5000), "d.jsonl:2: holds zero bytes: the file is damaged"),
-    "gzip": (b"\x1f\x8b\x08\x00" + os.urandom(9).replace(b"\n", b""), "compressed by gzip; gunzip it"),
+    "gzip": (b"\x1f\x8b\x08\x00" + os.urandom(9).replace(b"\n", b""), "d.jsonl: damaged: what gzip has compressed"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04", "compressed by zstd"),
     "zip": (b"PK\x03\x04\x14", "a zip archive"),
-    "parquet": (b"PAR1\x15\x04", "a Parquet file; set kind: huggingface"),
-    "deep lists": (b"[" * 200_000, "d.jsonl:1: nested more than 100 deep"),
+    "parquet": (b"PAR1\x15\x04", "d.jsonl: not a whole Parquet file: "),
+    "deep lists": (b"[" * 200_000, "d.jsonl row 0: nested more than 100 deep"),
     "many values": (
         line(x=0).replace(b"0}", b"[" + b"{}," * 3_000_000 + b"{}]}"),
         "d.jsonl:1: JSON of more than 4,194",
@@ -65,7 +66,6 @@ CONTENT: dict[str, tuple[bytes, str]] = {
         "d.jsonl:2: a number with too",
     ),
     "number of 10000 digits elsewhere": (line(x=0).replace(b"0}", b"1" * 10_000 + b"}"), "write it as a text"),
-    "answer NaN": (line(answer=float("nan")), "d.jsonl:1: field 'answer' must be a text or a number, not nan"),
     "answer infinity": (line(answer=float("-inf")), "must be a text or a number, not -inf"),
     "answer 1e999": (b'{"prompt": "a", "answer": 1e999}', "must be a text or a number, not inf"),
     "answer true": (line(answer=True), "must be a text or a number, not True"),
@@ -77,12 +77,34 @@ CONTENT: dict[str, tuple[bytes, str]] = {
     "id with half a pair": (GOOD + line(id="\ud800"), "d.jsonl:2: field 'id' holds half of a surrogate pair"),
     "question null": (line(prompt=None), "field 'prompt' must be a non-empty text, not None"),
     "question a list": (line(prompt=["a"]), "field 'prompt' must be a non-empty text, not ['a']"),
+    "question a list of mappings": (line(prompt=[{"a": 1}]), "must be a non-empty text, not [{'a': 1}]"),
+    "question an empty list": (line(prompt=[]), "field 'prompt' must be a non-empty text, not []"),
     "question of spaces": (line(prompt="\u3000\t"), "field 'prompt' must be a non-empty text"),
-    "a text": (b'"a"\n', "d.jsonl:1: each line must be a JSON object, not 'a'"),
-    "a number": (b"1\n", "each line must be a JSON object, not 1"),
-    "null": (b"null\n", "each line must be a JSON object, not None"),
-    "one list of problems": (b"[" + GOOD.strip() + b"]", "a list of problems goes on a line for each"),
-    "one list over lines": (b"[\n" + GOOD, "d.jsonl:1: not valid JSON"),
+    "a text": (b'"a"\n', "d.jsonl:1: a problem must be a JSON object, not 'a'"),
+    "a number": (b"1\n", "a problem must be a JSON object, not 1"),
+    "null": (b"null\n", "a problem must be a JSON object, not None"),
+    "a list that does not end": (b"[\n" + GOOD, "d.jsonl row 0: not valid JSON: the list does not end; it is cut off"),
+    "a list cut off in a text": (b'[{"prompt": "a', "d.jsonl row 0: not valid JSON (Unterminated string"),
+    "a list cut off behind a comma": (b"[" + GOOD + b",", "row 1: not valid JSON: the list does not end"),
+    "a list with two commas": (b"[" + GOOD + b",,]", "row 1: not valid JSON (Expecting value, character 0 of it)"),
+    "a list without commas": (b"[" + GOOD + GOOD + b"]", "d.jsonl row 0: not valid JSON: '{' follows it"),
+    "a list, then more": (b"[" + GOOD + b"]" + GOOD, "d.jsonl: not valid JSON: '{' follows the list of problems"),
+    "a list of texts": (b'["a"]', "d.jsonl row 0: a problem must be a JSON object, not 'a'"),
+    "a list of deep objects": (b"[" + b'{"a":' * 200_000, "d.jsonl row 0: nested more than 100 deep"),
+    "a list in latin-1": (b'[{"prompt": "caf\xe9"}]', "d.jsonl: not UTF-8 text"),
+    "a list of many values": (
+        b"[" + line(x=0).strip().replace(b"0}", b"[" + b"{}," * 3_000_000 + b"{}]}") + b"]",
+        "d.jsonl row 0: JSON of more than 4,194",
+    ),
+    "an empty list": (b" [ ] ", "holds no problem"),
+    "two lists": (
+        b'{"train": [' + GOOD + b'], "test": [' + GOOD + b"]}",
+        "d.jsonl: holds a second list of objects, 'test'; write the one to be used to a file of its own",
+    ),
+    "an object around a list, cut off": (
+        b'{"data": [' + GOOD + b"]",
+        "the object around the list of problems does not",
+    ),
     "an object over lines": (b'{\n"prompt": "a"\n}', "JSONL has a whole object on each line"),
     "two objects on a line": (GOOD.strip() + GOOD, "d.jsonl:1: not valid JSON (Extra data, column 31)"),
     "objects ended by CR": (GOOD.replace(b"\n", b"\r") * 2, "d.jsonl:1: not valid JSON (Extra data"),
@@ -114,6 +136,14 @@ GOOD_CONTENT: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
     "byte order marks": (b"\xef\xbb\xbf" + GOOD + b"\xef\xbb\xbf" + GOOD, [("a", "b")] * 2),
     "no newline at the end": (GOOD + GOOD.strip(), [("a", "b")] * 2),
     "large whole number": (b'{"prompt": "a", "answer": ' + b"9" * 4000 + b"}", [("a", "9" * 4000)]),
+    "one list of problems": (b"[" + GOOD.strip() + b"]", [("a", "b")]),
+    "a list over lines, with a byte order mark": (b"\xef\xbb\xbf[\n" + GOOD + b",\n" + GOOD + b"]\n", [("a", "b")] * 2),
+    "an object around a list": (b'{"n": 1, "data": [' + GOOD + b'], "by": {"a": []}}', [("a", "b")]),
+    "a line with a list of objects first": (b'{"tests": [{"problem": 1}], ' + GOOD[1:], [("a", "b")]),
+    "a row longer than a piece": (
+        b"[" + line(prompt="x" * 3_000_000) + b"," + GOOD + b"]",
+        [("x" * 3_000_000, "b"), ("a", "b")],
+    ),
     "NaN in another field": (line(score=float("nan")), [("a", "b")]),
     "a whole pair": (b'{"prompt": "\\ud83d\\ude00", "answer": 1.50}', [("\U0001f600", "1.5")]),
     "a zero character, escaped": (b'{"prompt": "\\u0000", "answer": "b"}', [("\0", "b")]),
@@ -121,6 +151,14 @@ GOOD_CONTENT: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
     "nested 99 deep": (line(x=0).replace(b"0}", b"[" * 99 + b"]" * 99 + b"}"), [("a", "b")]),
     "many brackets": (line(x=[[1]] * 500, answer=["1", "2"]), [("a", "1, 2")]),
 }
+
+
+@pytest.mark.parametrize("answer", [None, "", " \n", float("nan"), []])
+def test_an_empty_answer_is_none(tmp_path: Path, answer: Any) -> None:
+    """Which rewards that need one refuse."""
+    (tmp_path / "d.jsonl").write_bytes(line(answer=answer))
+    (record,) = read_source(SourceConfig(kind="jsonl", path=str(tmp_path / "d.jsonl")), KEY)
+    assert record.answer is None
 
 
 @pytest.mark.parametrize("name", GOOD_CONTENT)
@@ -167,8 +205,8 @@ def dangling(path: Path) -> Path:
 
 
 PLACES: dict[str, tuple[Callable[[Path], Path | str], str]] = {
-    "nothing": (lambda path: path / "none.jsonl", "none.jsonl is not there; give a JSONL file"),
-    "a folder": (lambda path: path, "is a folder; give a JSONL file"),
+    "nothing": (lambda path: path / "none.jsonl", "none.jsonl is not there; give a JSONL, JSON or Parquet file"),
+    "a folder": (lambda path: path, "is a folder without .jsonl, .json or .parquet files"),
     "a pipe": (pipe, "is a pipe or a device; write what it gives into a file"),
     "a device": (lambda path: "/dev/zero", "/dev/zero is a pipe or a device"),
     "a terminal": (lambda path: "/dev/tty", "data.heldout.path: /dev/tty "),
@@ -179,7 +217,7 @@ PLACES: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     "a long name": (lambda path: path / ("x" * 300), "cannot be read: File name too long"),
     "a zero byte": (lambda path: f"{path}/a\0b", "cannot be read: embedded null byte"),
     "another user's home": (lambda path: "~no-such-user/d.jsonl", "~no-such-user/d.jsonl: "),
-    "lines in the name": (lambda path: path / "a\nb\x1b[2J.jsonl", "a\u240ab\u241b[2J.jsonl is not there"),
+    "lines in the name": (lambda path: path / "a\nb\x1b[2J.jsonl", "a\u240ab\u241b[2J.jsonl"),
 }
 
 
@@ -202,23 +240,30 @@ def test_a_file_that_is_not_given(tmp_path: Path, number: int, monkeypatch: pyte
     def denied(*_: Any) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(jsonl, "os", SimpleNamespace(**{**vars(os), "open": denied}))
+    monkeypatch.setattr(files, "os", SimpleNamespace(**{**vars(os), "open": denied}))
     assert f"d.jsonl cannot be read: {os.strerror(number)}" in refusal(tmp_path / "d.jsonl")
 
 
-def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing:
-        def __enter__(self) -> Failing:
-            return self
+@pytest.mark.parametrize("content", [GOOD * 9000, b"[" + b",".join([GOOD] * 90_000) + b"]"])
+def test_a_disk_that_fails(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the beginning, by which the file's format is seen."""
 
-        def __exit__(self, *exception: object) -> None:
-            pass
+    class Failing(io.BytesIO):
+        def _or_fail(self, read: Callable[[int], bytes], size: int) -> bytes:
+            if self.tell() > 250_000:
+                raise OSError(5, "Input/output error")
+            return read(min(size, 250_000))
 
-        def readline(self, limit: int) -> bytes:
-            raise OSError(5, "Input/output error")
+        def read(self, size: int | None = -1, /) -> bytes:
+            return self._or_fail(super().read, size or -1)
 
-    monkeypatch.setattr(jsonl, "_open", lambda path, key: Failing())
-    assert "d.jsonl:1: cannot be read: Input/output error" in refusal(tmp_path / "d.jsonl")
+        def readline(self, size: int | None = -1, /) -> bytes:
+            return self._or_fail(super().readline, size or -1)
+
+    monkeypatch.setattr(files, "open_source", lambda path, key: Failing(content))
+    said = refusal(tmp_path / "d.jsonl")
+    assert "cannot be read: Input/output error" in said
+    assert "d.jsonl" in said
 
 
 # ---- Hugging Face datasets --------------------------------------------------------------------------------------
@@ -270,13 +315,13 @@ def test_a_library_that_asks_is_told_no(offline: Path, monkeypatch: pytest.Monke
 
 
 DATASETS: dict[str, tuple[str, bytes, str]] = {
-    "parquet that is none": ("d.parquet", b"PAR1 and no more", "cannot load dataset"),
+    "parquet that is none": ("d.parquet", b"PAR1 and no more", "d.parquet: not a whole Parquet file"),
     "arrow that is none": ("d.arrow", b"ARROW1\0\0", "cannot load dataset"),
     "csv in latin-1": ("d.csv", "prompt,answer\ncaf\u00e9,1\n".encode("latin-1"), "cannot load dataset"),
-    "json cut off": ("d.json", b'{"prompt": "a", "ans', "cannot load dataset"),
+    "json cut off": ("d.json", b'{"prompt": "a", "ans', "d.json:1: not valid JSON"),
     "empty json": ("d.json", b"", KEY),
     "no such field": ("d.csv", b"question,answer\na,1\n", "no field 'prompt'; the fields there are: question, answer"),
-    "no answer in a row": ("d.csv", b"prompt,answer\na,1\nb,\n", "row 1: field 'answer' must be a text or a number"),
+    "no question in a row": ("d.csv", b"prompt,answer\na,1\n,1\n", "row 1: field 'prompt' must be a non-empty text"),
     "plain text": ("d.txt", b"a\nb\n", "no field 'prompt'; the fields there are: text"),
 }
 

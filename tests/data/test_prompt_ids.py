@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ from children import own_children
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data import prompt_ids
+from aspo_megatron.data.chat import Chat
 from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.tokenizer import load_tokenizer
 
+DAY = datetime.date(2020, 2, 29)
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}{% endfor %}"
@@ -29,7 +32,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def made(tokenizer: PreTrainedTokenizerBase, texts: list[str], system: str | None = None, chat: bool = True):
-    with PromptMaker(tokenizer, chat=chat, system=system) as maker:
+    form = Chat(tokenizer.chat_template, DAY, system) if chat else None
+    with PromptMaker(tokenizer, chat=form) as maker:
         return list(maker.ids(texts, [f"problem {number}" for number in range(len(texts))]))
 
 
@@ -78,7 +82,7 @@ FAILING = {
     "code": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "SecurityError"),
     "a changed list": ("{{ messages.append(1) }}", "SecurityError"),
     "a function that is none": ("{{ open('/etc/passwd').read() }}", "UndefinedError"),
-    "half a character": ("{{ '\\ud800' }}", "TextEncodeInput"),
+    "half a character": ("{{ messages[0].content }}{{ '\\ud800' }}", "TextEncodeInput"),
 }  # fmt: skip
 
 
@@ -104,7 +108,8 @@ ENDLESS = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a power": "{{ 7 ** (7 ** 12) }}",
     "one prompt among many": "{% if '7 + 7' in messages[0].content %}"
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}x",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    "{{ messages[0].content }}",
 }  # fmt: skip
 
 
@@ -151,7 +156,7 @@ def test_a_tokenizer_that_fails_is_one_line(tmp_path: Path, name: str, capfd: py
 
 
 def test_what_ends_the_process_is_one_line(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    with PromptMaker(tokenizer, chat=False) as maker:
+    with PromptMaker(tokenizer) as maker:
         (child,) = own_children()
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(ConfigError, match=r"the tokenizer fails: its process ended by SIGKILL, .*at problem 0"):

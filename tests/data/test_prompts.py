@@ -186,12 +186,12 @@ def test_reasoning_gym_errors(tokenizer, change, message):
         ("", r"data\.train: .*d\.jsonl holds no problem"),
         ("\n\n", r"holds no problem"),
         ('{"prompt": "a", "answer": 1}\n{"prompt": \n', r"d\.jsonl:2: not valid JSON \(Expecting value, column"),
-        ("[1]\n", r"d\.jsonl:1: each line must be a JSON object, not \[1\]"),
+        ("1\n", r"d\.jsonl:1: a problem must be a JSON object, not 1"),
         ('{"question": "a", "answer": 1}', r"d\.jsonl:1: no field 'prompt'.*question, answer.*data\.train\.prompt_f"),
         ('{"prompt": "a", "gold": 1}', r"d\.jsonl:1: no field 'answer'.*prompt, gold.*data\.train\.answer_field"),
         ('{"prompt": 5, "answer": 1}', r"d\.jsonl:1: field 'prompt' must be a non-empty text, not 5"),
         ('{"prompt": " ", "answer": 1}', r"must be a non-empty text"),
-        ('{"prompt": "a", "answer": null}', r"d\.jsonl:1: field 'answer' must be a text or a number, not None"),
+        ('{"prompt": "a", "answer": true}', r"d\.jsonl:1: field 'answer' must be a text or a number, not True"),
         ('{"prompt": "\\ud800", "answer": 1}', r"d\.jsonl:1: .*surrogate"),
     ],
 )
@@ -209,7 +209,7 @@ def test_jsonl_not_text_or_not_there(tmp_path, tokenizer):
     with pytest.raises(ConfigError, match=r"data\.train\.path: .*none\.jsonl is not there"):
         load(data(tmp_path / "none.jsonl"), tokenizer)
     with pytest.raises(ConfigError, match=r"is a folder"):
-        load(data(tmp_path), tokenizer)
+        load(data(tmp_path.parent), tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ class Bytes:
     name_or_path = "bytes"
 
     def __call__(self, texts: list[str], **options: Any) -> dict[str, list[list[int]]]:
-        return {"input_ids": [list(text.encode()) for text in texts]}
+        ids = [list(text.encode()) for text in texts]
+        return {"input_ids": ids, "special_tokens_mask": [[0] * len(row) for row in ids]}
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return list(map(chr, ids))
 
 
 def write(path: Path, lines: int, **more: Any) -> Path:

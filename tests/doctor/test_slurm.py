@@ -169,6 +169,16 @@ def test_the_shell_of_salloc_is_where_it_was_called() -> None:
     assert not {"its GPUs", "allocation"} & set(lines)
 
 
+def test_an_environment_without_aspo_is_warned_of(tmp_path: Path) -> None:
+    host = head()
+    line = lines_of(host, wishes_of(f"slurm.venv={tmp_path}", host=host, config=True))["slurm.venv"]
+    assert (line.mark, line.found) == ("warn", f"{tmp_path} has no bin/aspo here")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "aspo").touch()
+    for venv in (tmp_path, "none"):
+        assert "slurm.venv" not in lines_of(host, wishes_of(f"slurm.venv={venv}", host=host, config=True))
+
+
 def test_where_jobs_are_submitted_the_next_step_is_to_submit() -> None:
     wishes = wishes_of("parallel.dp=8", host=head(), config=True)
     assert "next: aspo slurm run.yaml" in text([], placed(wishes, head(), gpus=False))

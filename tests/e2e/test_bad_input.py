@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -75,6 +77,17 @@ def asserts(folder: Path, model_folder: Path) -> list[str]:
     ]
 
 
+def other_layout(folder: Path, model_folder: Path) -> list[str]:
+    row = {"prompt": [{"role": "user", "content": "1 + 1 ="}], "reward_model": {"ground_truth": "2"}}
+    write_table(pyarrow.Table.from_pylist([row]), folder / "data.parquet")
+    return ["data.train={kind: files, path: data.parquet, prompt_field: prompt}"]
+
+
+def bad_rows(folder: Path, model_folder: Path) -> list[str]:
+    good = {"prompt": "1 + 1 =", "answer": "2"}
+    return [jsonl(folder / "data.jsonl", good, {"prompt": ""}, {"prompt": " ", "answer": 1}, good, 5)]
+
+
 def long_prompt(folder: Path, model_folder: Path) -> list[str]:
     records = [
         {"id": "short", "prompt": "1 + 1 =", "answer": "2"},
@@ -118,10 +131,15 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "tp does not divide the heads": (only("parallel.tp=3"), ["parallel.tp=3", "attention heads (4)", "1, 2, 4"]),
     "no data file": (only("data.train={kind: jsonl, path: none.jsonl}"), ["data.train.path", "none.jsonl"]),
     "data without the needed field": (no_answer, ["data.jsonl:2", "'answer'", "prompt, solution", "answer_field"]),
+    "data in verl's layout": (other_layout, ["data.parquet row 0", "answer_field=reward_model.ground_truth"]),
+    "bad rows": (bad_rows, ["data.train: 3 of 5 problems cannot be used", "data.jsonl:2", "data.on_bad=drop"]),
     "unknown task family": (only("data.train.family=chain_sums"), ["data.train.family", "'chain_sum'"]),
     "prompt longer than the context": (long_prompt, ["problem endless", "context of 256 tokens"]),
-    "reference answer that is empty": (empty_reference, ["of problem data-1 is empty", "correct it, or leave"]),
-    "asserts that are not read": (asserts, ["problem data-1: tests holds no tests", "'assert g(1)' is not read"]),
+    "reference answer that is empty": (
+        empty_reference,
+        ["1 of 2 problems", "(empty reference answer: 1)", "of problem data-1"],
+    ),
+    "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1)' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),

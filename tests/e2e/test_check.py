@@ -1,6 +1,7 @@
 """`aspo check`: the built-in model in one layout, a failing row, and what is refused."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -22,12 +23,13 @@ def test_a_layout_passes_and_an_impossible_tolerance_fails(tmp_path):
     assert list(found) == ["one process", "hugging face", "tp=2,sp"]
     assert 0 < found["tp=2,sp"]["gradient_difference"] <= 2e-5
     assert found["tp=2,sp"]["weight_difference"] <= 1e-6
+    assert all(row["passed"] and row["failed"] == [] for row in found.values())
     assert found["hugging face"]["loss"] == pytest.approx(found["one process"]["loss"], rel=1e-5)
     assert found["hugging face"]["grad_norm"] == pytest.approx(found["one process"]["grad_norm"], rel=1e-5)
 
     failing = run("--layouts", "cp=2", "--gradient-tolerance", "1e-12", "--loss", "grpo")
     assert failing.returncode == 1
-    assert "FAIL" in failing.stdout
+    assert re.search(r"^cp=2 .* FAIL \(gradients\)  model\.", failing.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import pytest
 import torch
 from forked import Server, kill
 
-from .command import RunFolder
+from .command import TINY_MODEL, RunFolder
 from .test_resume import go_on, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -198,6 +199,22 @@ def flush_fails(work: Path, name: str) -> None:
         run_on(work, name)
 
 
+def test_a_model_whose_positions_are_scaled(server: Server, work: Path) -> None:
+    """transformers writes into the fields of such a model; the run goes on, and its model has the fields it had."""
+    model = Path(shutil.copytree(TINY_MODEL, work / "scaled-model"))
+    config = json.loads((model / "config.json").read_text())
+    del config["rope_parameters"]
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config |= {"rope_theta": 1e4, "rope_scaling": {**scaling, "original_max_position_embeddings": 64}}
+    (model / "config.json").write_text(json.dumps(config))
+    more = ["warmup.updates=0", f"model.path={model}"]
+    server.run(run_on, work, "scaled", *more, "train.steps=1")
+    server.run(run_on, work, "scaled", *more, "train.steps=2")
+    assert "going on after step 1, from scaled/checkpoints/step-000001" in (work / "scaled.log").read_text()
+    exported = json.loads((work / "scaled" / "hf" / "config.json").read_text())
+    assert exported == {**config, "dtype": "float32"}
+
+
 @pytest.mark.parametrize("matters", [True, False], ids=["kl", "no kl"])
 def test_other_weights_in_the_models_folder(server: Server, work: Path, matters: bool) -> None:
     """They matter to the KL; a folder that has moved is the same."""
@@ -214,7 +231,7 @@ def test_other_weights_in_the_models_folder(server: Server, work: Path, matters:
     (moved / "model.safetensors").write_bytes(weights)
     codes = server.run(exit_codes, work, name, *more, f"model.path={moved}")
     said = (work / f"{name}.log").read_text()
-    changed = f"model.path: {moved} has other weights than those that the run began with"
+    changed = f"model.path: {moved} has other weights than those that the run began with (model.safetensors differs)"
     if matters:
         assert 0 not in codes
         assert f"{changed}, and the KL refers to them; give the folder that holds those" in said

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -51,14 +53,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     del weights["lm_head.weight"]  # tied
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     (folder / "eval_reward.py").write_text(REWARD)
-    for name, count, field in (("aime", AIME, "problem"), ("gsm8k", GSM8K, "question")):
+    for name, count, field in (("aime", AIME, "prompt"), ("gsm8k", GSM8K, "question")):
         rows = [{field: f"{n} + {n * n}", "answer": f"It is #### {n + n * n}"} for n in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if name == "aime":
+            write_table(pyarrow.Table.from_pylist(rows), folder / "aime.parquet")
+        else:
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 def arguments(output: str, *settings: str) -> list[str]:
-    benchmarks = "aime24=aime.jsonl,gsm8k=gsm8k.jsonl"
+    benchmarks = "aime24=aime.parquet,gsm8k=gsm8k.jsonl"
     return ["eval", "runs/small/hf", "--benchmark", benchmarks, "--output", output, *SETTINGS, *settings]
 
 

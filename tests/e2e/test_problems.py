@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 
 from .command import SETTINGS, RunFolder, aspo
 
@@ -14,8 +16,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 REWARD = """
 import os
 
-if os.path.exists("problems.jsonl"):  # the command imports this when it has read them
-    os.rename("problems.jsonl", "problems.gone")
+if os.path.exists("problems.parquet"):  # the command imports this when it has read them
+    os.rename("problems.parquet", "problems.gone")
 
 
 def score(problem, response):
@@ -26,11 +28,19 @@ def score(problem, response):
 def test_ranks_need_no_file_of_problems(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SETTINGS)
     (tmp_path / "my_reward.py").write_text(REWARD)
-    lines = [json.dumps({"prompt": f"{n} + 1", "answer": n + 1, "level": n % 2}) + "\n" for n in range(20)]
-    (tmp_path / "problems.jsonl").write_text("".join(lines))
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"{n} + 1"}],
+            "reward_model": {"ground_truth": str(n + 1)},
+            "level": n % 2,
+        }
+        for n in range(20)
+    ]
+    write_table(pyarrow.Table.from_pylist(rows), tmp_path / "problems.parquet")
     settings = [
         "output_dir=run",
-        "data.train={kind: jsonl, path: problems.jsonl, prompt_field: prompt}",
+        "data.train={kind: files, path: problems.parquet, prompt_field: prompt}",
+        "data.train.answer_field=reward_model.ground_truth",
         "reward.kind=my_reward:score",
         "parallel={dp: 2}",
         "warmup={updates: 2, batch_size: 6, lr: 1e-3}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from aspo_megatron import benchmarks
 from aspo_megatron.benchmarks import BENCHMARKS, Wanted
+from aspo_megatron.config import SourceConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import read_source
@@ -79,6 +82,52 @@ def test_mathematics_in_plain_fields(tmp_path: Path, name: str) -> None:
     assert (problem["id"], problem["prompt"], problem["answer"]) == ("a-1", "2 + 2?", "4")
 
 
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+FORMATS: dict[str, Callable[[Path, list[dict[str, Any]]], object]] = {
+    "file.parquet": parquet,
+    "file.json": lambda path, rows: path.write_text(json.dumps(rows, indent=1)),
+    "wrapped.json": lambda path, rows: path.write_text(json.dumps({"version": "1", "data": rows})),
+    "lines.json": lambda path, rows: jsonl(path, *rows),
+    "file.jsonl": lambda path, rows: jsonl(path, *rows),
+    "file.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(jsonl(path, *rows).read_bytes())),
+    "file.json.gz": lambda path, rows: path.write_bytes(gzip.compress(json.dumps(rows).encode())),
+    "no-suffix": lambda path, rows: jsonl(path, *rows),
+}
+
+
+@pytest.mark.parametrize("fields", ["own", "prompt", "problem", "question"])
+@pytest.mark.parametrize("file", FORMATS)
+def test_every_format_has_the_same_fields(tmp_path: Path, file: str, fields: str) -> None:
+    rows = [ROWS["olympiad"] if fields == "own" else {fields: "2 + 2?", "answer": "$4$"}]
+    FORMATS[file](tmp_path / file, rows)
+    (wanted,) = benchmarks.parse(f"olympiad={tmp_path / file}")
+    assert benchmarks.write_problems(wanted, tmp_path / "out.jsonl") == 1
+    problem = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (problem["prompt"], problem["answer"]) == ("2 + 2?", "$4$")
+
+
+def test_chats_keep_their_turns(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    (problem,) = written(tmp_path, "aime24", {"prompt": chat, "reward_model": {"ground_truth": "4"}})
+    assert (problem["prompt"], problem["answer"]) == (chat, "4")
+    (record,) = read_source(SourceConfig(kind="files", path=str(tmp_path / "problems.jsonl")), "data.train")
+    assert (record.question, record.messages) == ("2 + 2?", (chat[0],))
+
+
+def test_bad_rows_are_counted_or_left_out(tmp_path: Path) -> None:
+    rows = [{"prompt": "2 + 2?", "answer": "4"}, {"prompt": "", "answer": "4"}, {"prompt": "1?"}]
+    with pytest.raises(ConfigError, match=r"--benchmark aime24: 2 of 3 problems cannot be used .*data\.on_bad=drop"):
+        written(tmp_path, "aime24", *rows)
+    wanted = Wanted("aime24", tmp_path / "file.jsonl")
+    assert benchmarks.write_problems(wanted, tmp_path / "out.jsonl", "drop") == 1
+
+
 def test_several_parts_of_an_answer(tmp_path: Path) -> None:
     (problem,) = written(tmp_path, "olympiad", ROWS["olympiad"] | {"final_answer": ["$2$", "$5$"]})
     graded = Problem("p", "", (1,), problem["answer"])
@@ -121,6 +170,13 @@ def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
     assert config.data.format == "chat"
     assert ("\\boxed{}" in config.data.template) == (config.reward.kind == "math")
     assert len(read_source(config.data.train, "data.train")) == 1
+    own = ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, None)]
+    thinking = load_config(None, [*own, "data.chat_template_kwargs={enable_thinking: false}"])
+    assert thinking.data.chat_template_kwargs == {"enable_thinking": False}
+    run = tmp_path / "run.yaml"
+    run.write_text("data: {system: Be brief., train: {kind: jsonl, path: p, prompt_field: question, limit: 3}}\n")
+    beside = load_config(run, own).data
+    assert (beside.system, beside.train.prompt_field, beside.train.limit) == (None, "prompt", None)
     fewer = load_config(None, ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, 3)])
     assert (fewer.eval.samples, fewer.eval.pass_k) == (3, (3,))
 
@@ -145,13 +201,19 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError) as error:
         benchmarks.write_problems(Wanted("aime24", None), tmp_path / "out.jsonl")
     assert str(error.value) == (
-        "benchmark aime24: cannot load dataset 'HuggingFaceH4/aime_2024' (subset None, split 'train'): the Hub cannot "
-        "be reached; or give the problems as a file: --benchmark aime24=FILE.jsonl"
+        "--benchmark aime24: cannot load dataset 'HuggingFaceH4/aime_2024' (subset None, split 'train'): the Hub "
+        "cannot be reached; or give the problems as a file: --benchmark aime24=FILE.jsonl"
     )
     with pytest.raises(ConfigError, match=r"missing\.jsonl is not there"):
         benchmarks.write_problems(Wanted("aime24", tmp_path / "missing.jsonl"), tmp_path / "out.jsonl")
-    with pytest.raises(ConfigError, match="no field 'problem'; the fields there are: text"):
+    with pytest.raises(ConfigError, match=r"--benchmark aime24: .*missing\.jsonl is not there"):
+        benchmarks.write_problems(Wanted("aime24", tmp_path / "missing.jsonl"), tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError) as error:
         written(tmp_path, "aime24", {"text": "2 + 2?"})
+    assert str(error.value) == (
+        f"{tmp_path}/file.jsonl:1: no field 'problem'; the fields there are: text. "
+        "The file must have `prompt` (or `problem`, `question`) and `answer`"
+    )
 
 
 def test_without_the_datasets_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

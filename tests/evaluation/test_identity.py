@@ -33,6 +33,8 @@ def of(*overrides: str, problems: list[Problem] = PROBLEMS, weights: str = "w") 
         ("reward.code.tolerance=0", {"reward"}),
         ("model.dtype=bfloat16", {"precision"}),
         ("rollout.engine=sglang", {"engine"}),
+        ("data.chat_template_kwargs={enable_thinking: false}", {"chat_template_kwargs.enable_thinking"}),
+        ("data.chat_template_kwargs={}", set()),
         ("reward.workers=9", set()),
         ("eval={pass_k: [1], chunk: 3, every: 7}", set()),
         ("platform.threads_per_rank=4", set()),

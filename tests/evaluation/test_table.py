@@ -79,6 +79,17 @@ def test_what_is_not_the_paper_s_setting_is_marked(tmp_path: Path) -> None:
     assert "[2] not the paper's setting: max_response_tokens 100, not 32768; samples 4, not 64" in output
 
 
+def test_variables_of_the_chat_template_are_shown(tmp_path: Path) -> None:
+    for thinking in (True, False):
+        result(tmp_path, f"m-{thinking}", "own", [1], 1, **{"chat_template_kwargs.enable_thinking": thinking})
+    result(tmp_path, "plain", "own", [1], 1)
+    output = run_cli(tmp_path)
+    assert [cells(output, f"m-{thinking}")[0][-3:] for thinking in (False, True)] == ["[1]", "[2]"]
+    assert "[1] chat template with enable_thinking false" in output
+    assert "[2] chat template with enable_thinking true" in output
+    assert "[" not in cells(output, "plain")[0]
+
+
 def test_differences_are_paired_by_problem(tmp_path: Path) -> None:
     result(tmp_path, "aspo", "amc23", [3, 2, 4, 1], 4)
     result(tmp_path, "grpo", "amc23", [2, 1, 3, 0], 4)

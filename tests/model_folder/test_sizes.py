@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aspo_megatron.checkpoint.hf import check_weights, hf_shapes
+from aspo_megatron.checkpoint.hf import hf_shapes
+from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError

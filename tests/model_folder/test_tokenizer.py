@@ -13,7 +13,7 @@ import pytest
 from aspo_megatron import tokenizer as tokenizers_module
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_io import load_config
-from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.inputs import read_inputs
 from aspo_megatron.tokenizer import load_tokenizer
 
@@ -144,9 +144,9 @@ def test_tokens_that_the_model_does_not_know_are_one_line(tmp_path: Path, name: 
     folder = copy_of_tiny(tmp_path / "model")
     LARGE_IDS[name](folder)
     config = run_with(folder, tmp_path)
-    with pytest.raises(CheckpointError) as raised:
-        read_inputs(config).check_tokens()
-    the_line(raised.value, "problem problems-0", "vocab_size of config.json")
+    with pytest.raises(ConfigError) as raised:
+        read_inputs(config)
+    the_line(raised.value, "problem problems-0: token ", "is beyond the model's vocabulary (")
 
 
 def test_weights_that_others_hold_are_not_looked_at(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from aspo_megatron.parallel import export
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 
-from .layouts import LAYOUTS, PLATFORM, Layout, load
+from .layouts import FP32, PLATFORM, Layout, load
 from .memory import Allocations
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
@@ -74,7 +74,7 @@ def test_bit_for_bit_with_one_collective_for_a_bucket_and_an_axis(
 
     A stage also sends a list of what it has, which is two small broadcasts.
     """
-    row = LAYOUTS[layout]
+    row = FP32[layout]
     lists = 2 * row.parallel.pp * row.parallel.vpp if row.parallel.pp > 1 else 0
     want = load_file(folders[family] / "model.safetensors")
     for found in ranks.run(row.parallel.world_size, exported, row, folders[family]):
@@ -101,7 +101,7 @@ def exported_by_older_torch(row: Layout, folder: Path) -> dict[str, torch.Tensor
 
 def test_torch_2_11_and_2_12_gather_them_too(ranks: Ranks, folders: dict[str, Path]) -> None:
     want = load_file(folders["llama-tied"] / "model.safetensors")
-    for weights in ranks.run(2, exported_by_older_torch, LAYOUTS["tp2-sp"], folders["llama-tied"]):
+    for weights in ranks.run(2, exported_by_older_torch, FP32["tp2-sp"], folders["llama-tied"]):
         assert all(torch.equal(weights[name], want[name]) for name in want)
 
 

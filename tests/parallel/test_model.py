@@ -28,7 +28,7 @@ from aspo_megatron.parallel.step import PassLimits, score, update
 from aspo_megatron.parallel.topology import Topology, process_grid
 from distributed import Ranks, once
 
-from .layouts import FP32, LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative
+from .layouts import FP32, LAYOUTS, MORE_LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative
 from .memory import Allocations
 from .samples import make_groups
 
@@ -48,7 +48,7 @@ CASES = [
     ("one-kv-head", "tp4"),
     ("one-kv-head", "tp2-sp"),
 ]
-ALL_LAYOUTS = LAYOUTS | {"tp4": Layout(ParallelConfig(tp=4))}
+ALL_LAYOUTS = LAYOUTS | MORE_LAYOUTS | {"tp4": Layout(ParallelConfig(tp=4))}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 

@@ -237,7 +237,7 @@ def test_ranks_that_see_the_same_one_gpu_are_refused(monkeypatch: pytest.MonkeyP
         gpu_of(monkeypatch, 1, env)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_gpu_is_refused() -> None:
+def test_cuda_without_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match=r"platform\.device=cuda: local rank 3 has no GPU \(0 found\)"):
         choose_platform("cuda", 3, 1)

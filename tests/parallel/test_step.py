@@ -1,5 +1,7 @@
 """The matrix: an update is the same however it is packed and spread over ranks (the loss-scale contract).
 
+Here a choice of layouts goes through many losses, batches and options; in test_every_layout.py all go through one.
+
 Everywhere: loss, gradient norm, every gradient, every logged figure, and the weights after two updates.
 """
 
@@ -31,7 +33,7 @@ from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks, once
 
 from .conftest import MatrixRow
-from .layouts import FP32, LAYOUTS, PLATFORM, hf_gradients, hf_weights, load, relative
+from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load, relative
 from .samples import make_groups
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
@@ -153,6 +155,9 @@ ROUTER_LOSS = "router loss, one sample at a time"
 EXPERTS = ("aspo, token-mean", "a replica without samples", "nothing to learn from", ROUTER_LOSS)
 """What rows with experts go through. (Where a rounding decides which experts a token goes to, rows could not agree; the
 tokens of these batches are far enough from that.)"""
+
+
+FP32 = [name for name, row in LAYOUTS.items() if row.dtype == "float32"]
 
 
 def setups_of(layout: str) -> Sequence[str]:
@@ -310,7 +315,7 @@ def assert_gradients(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "setup"),
-    [(layout, setup) for layout, row in FP32.items() if layout != row.single for setup in setups_of(layout)],
+    [(layout, setup) for layout in FP32 if layout != LAYOUTS[layout].single for setup in setups_of(layout)],
 )
 def test_layouts_agree(outcomes: Outcomes, matrix_row: MatrixRow, layout: str, setup: str) -> None:
     (single,) = outcomes(LAYOUTS[layout].single)

@@ -23,6 +23,7 @@ from aspo_megatron.plan.layouts import StageMemory, best_layouts, candidates
 from aspo_megatron.plan.memory import in_flight, optimizer_shards
 from aspo_megatron.plan.parameters import model_elements, rank_parameters
 from aspo_megatron.plan.report import make_plan
+from aspo_megatron.plan.traffic import traffic_of
 from aspo_megatron.plan.workload import local_batch, worst_groups
 
 from .conftest import ROOT
@@ -164,6 +165,20 @@ def test_servers_and_cache() -> None:
     token = 2 * 36 * 8 * 128 * 2  # keys and values, layers, heads, size, bytes
     assert first.engine.weights == pytest.approx(8.19e9, rel=0.01)
     assert first.engine.cached_tokens == pytest.approx((40e9 - 8.19e9) / (token / 2), rel=0.01)
+
+
+def test_experts_that_tp_ranks_have_copies_of_are_summed() -> None:
+    run = run_of("qwen3_30b_a3b")
+    family = read_family(run.model.path)
+
+    def axes(**parallel: int) -> set[str]:
+        layout = ParallelConfig(tp=4, sequence_parallel=True, **parallel)
+        passes = passes_of(run, layout, Assumptions())[0]
+        return {each.axis for each in traffic_of(run, family, layout, passes)}
+
+    assert axes(etp=4) == {"tp", "sync"}
+    assert axes(etp=1) == {"tp", "dp", "sync"}
+    assert axes(etp=1, ep=4) == {"tp", "ep", "sync"}
 
 
 def test_best_layouts_fit_and_are_in_order() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.quantize.formats import FormatName, group_size_of, pack, quantization_config, rounded_amax, unpack
+from aspo_megatron.quantize.nvfp4 import rounded, unpacked
 from aspo_megatron.quantize.smoothing import fold_scales
 from models import llama_folder, qwen2_folder, qwen3_folder
 
@@ -73,7 +74,6 @@ def test_the_first_number_is_the_lowest_of_a_word() -> None:
 
 
 def test_words_are_those_of_the_compressed_tensors_library(weight: Tensor) -> None:
-    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
     from compressed_tensors.compressors import pack_to_int32
 
     amax = rounded_amax("int4-awq", amax_of("int4-awq", weight))
@@ -129,3 +129,29 @@ def test_folded_scales_change_nothing_but_rounding(make: Callable[..., Path], tm
     same = {name for name, p in model.named_parameters() if torch.equal(p, weights[name])}
     kept = ("embed_tokens", "lm_head", "model.norm", "q_norm", "k_norm", "q_proj.bias", "k_proj.bias")
     assert all(any(part in name for part in kept) for name in same)
+
+
+@pytest.mark.parametrize("kind", ["random", "tiny", "zeros", "middles"])
+def test_nvfp4_is_modelopts_bit_for_bit(weight: Tensor, kind: str) -> None:
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor
+
+    if kind == "tiny":
+        weight[1:4] *= 1e-7  # below the least scale that FP8 has
+    elif kind == "zeros":
+        weight[1, 16:32] = 0.0
+    elif kind == "middles":  # between two numbers each, of either sign
+        middles = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0])
+        weight[:] = torch.cat([middles, -middles] * 4)
+    amax = weight.abs().max()
+    packed, scale, of_all = NVFP4QTensor.quantize(weight.clone(), 16, None, amax / (6.0 * 448.0))
+    theirs = unpacked(packed._quantized_data, scale, of_all)
+    ours = rounded(weight, amax)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, packed.dequantize(torch.float32, scale=scale, double_scale=of_all, block_sizes={-1: 16}))
+    assert torch.equal(rounded(ours, amax), ours)
+    error = (ours - weight).abs().view(6, 4, 16).amax(dim=-1)
+    assert (error <= weight.abs().view(6, 4, 16).amax(dim=-1) / 5 + amax * 2.0**-9 / 448).all()
+
+
+def test_layers_of_zeros_in_nvfp4_stay_zeros() -> None:
+    assert torch.equal(rounded(torch.zeros(2, 32), torch.tensor(0.0)), torch.zeros(2, 32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -24,11 +23,6 @@ from aspo_megatron.quantize.change import compare_accuracy, compare_log_probs
 
 from .conftest import record
 
-INSTALLED = importlib.util.find_spec("modelopt") is not None
-needs_modelopt = pytest.mark.skipif(not INSTALLED, reason="nvidia-modelopt is not installed")
-needs_reader = pytest.mark.skipif(
-    importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not installed"
-)
 QUICK = ["--prompts", "12", "--problems", "10"]
 
 
@@ -38,12 +32,11 @@ def refusal(*arguments: str) -> str:
     return str(result.exception)
 
 
-@pytest.mark.skipif(INSTALLED, reason="nvidia-modelopt is installed")
 def test_without_modelopt_it_says_what_to_install(run: Path, tmp_path: Path) -> None:
     tool = Path(__file__).parents[2] / "tools" / "quantize.py"
-    done = subprocess.run(
-        [sys.executable, tool, run / "hf", tmp_path / "out"], capture_output=True, text=True, check=False
-    )
+    without = "import runpy, sys; sys.modules['modelopt'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    argv = [sys.executable, "-c", without, tool, run / "hf", tmp_path / "out"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: nvidia-modelopt is not installed: pip install 'aspo-megatron[quantize]'\n"
     assert not list(tmp_path.iterdir())
@@ -57,13 +50,8 @@ def test_wrong_options_are_named(run: Path, tmp_path: Path) -> None:
     )
 
 
-@needs_modelopt
 def test_bad_input_is_named_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
     model, target = str(run / "hf"), str(tmp_path / "out")
-    if not torch.cuda.is_available():
-        assert refusal(model, target, "--format", "nvfp4") == (
-            "--format nvfp4: needs a CUDA GPU; without one use fp8, int8 or int4-awq"
-        )
     assert "no such folder" in refusal(str(tmp_path / "missing"), target)
     lost = tmp_path / "a" / "b" / "model"
     lost.mkdir(parents=True)
@@ -127,8 +115,6 @@ def test_figures_of_the_change() -> None:
     assert accuracy.difference.low == pytest.approx(-0.25 - 1.959964 * 0.5 / 2, abs=1e-6)
 
 
-@needs_modelopt
-@needs_reader
 @pytest.mark.parametrize("name", ["fp8", "int8", "int4-awq"])
 def test_transformers_computes_what_was_measured(run: Path, tmp_path: Path, name: str) -> None:
     from aspo_megatron.quantize.folder import read_back, write_model
@@ -169,19 +155,24 @@ def test_transformers_computes_what_was_measured(run: Path, tmp_path: Path, name
         read_back(tmp_path / "out", weights)
 
 
-@needs_modelopt
-def test_the_command_writes_a_folder_and_its_report(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kl", "share"), [("fp8", 0.05, 0.45), ("int8", 0.05, 0.45), ("int4-awq", 1.0, 0.4), ("nvfp4", 1.0, 0.4)]
+)
+def test_the_command_writes_a_folder_and_its_report(
+    run: Path, tmp_path: Path, name: str, kl: float, share: float
+) -> None:
     target = tmp_path / "out"
     target.mkdir()  # empty: may be filled
-    result = CliRunner().invoke(commands.app, ["quantize", str(run / "hf"), str(target), *QUICK])
+    format_name = [] if name == "fp8" else ["--format", name]
+    result = CliRunner().invoke(commands.app, ["quantize", str(run / "hf"), str(target), *format_name, *QUICK])
     assert result.exception is None, result.exception
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name for path in target.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "quantization.json", "tokenizer.json",
-        "tokenizer_config.json",
+        "tokenizer_config.json", *(["hf_quant_config.json"] if name == "nvfp4" else []),
     }  # fmt: skip
     report = json.loads((target / "quantization.json").read_text())
-    assert report["format"] == "fp8"
+    assert report["format"] == name
     assert report["quantized"] == dict.fromkeys(
         [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")], 2
     )
@@ -190,18 +181,26 @@ def test_the_command_writes_a_folder_and_its_report(run: Path, tmp_path: Path) -
     }  # fmt: skip
     assert report["accuracy"]["problems"] == report["log_probs"]["responses"] == 10
     assert report["calibration"]["texts"] == 12
-    assert 0 < report["log_probs"]["mean"] < report["log_probs"]["max"] < 1
-    assert report["log_probs"]["kl"] < 0.05
+    assert 0 < report["log_probs"]["mean"] < report["log_probs"]["max"] < 3
+    assert report["log_probs"]["kl"] < kl
     assert report["largest_difference"] < 1e-6
     assert report["bytes_before"] == 4 * sum(t.numel() for t in load_file(run / "hf" / "model.safetensors").values())
-    assert report["bytes_after"] == (target / "model.safetensors").stat().st_size < 0.45 * report["bytes_before"]
+    assert report["bytes_after"] == (target / "model.safetensors").stat().st_size < share * report["bytes_before"]
     assert "accuracy, 10 held-out problems" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"{target}: written"
     again = refusal(str(target), str(tmp_path / "again"), "--config", str(run / "config.yaml"))
-    assert again == f"{target}: is quantised already; give the model that it was made from"
-    assert AutoTokenizer.from_pretrained(target).decode([5]) == AutoTokenizer.from_pretrained(run / "hf").decode([5])
+    assert again == f"{target}: its weights are quantised; give the folder that it was made from"
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert tokenizer.decode([5]) == AutoTokenizer.from_pretrained(run / "hf").decode([5])
+    if name == "nvfp4":  # whose layout transformers does not know
+        said = json.loads((target / "hf_quant_config.json").read_text())["quantization"]
+        assert (said["quant_algo"], said["group_size"]) == ("NVFP4", 16)
+        return
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    with torch.no_grad():
+        assert model(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
 
 
-@needs_modelopt
 def test_modelopts_own_layout_has_the_same_numbers(run: Path, tmp_path: Path) -> None:
     for layout in ("compressed-tensors", "modelopt"):
         arguments = [str(run / "hf"), str(tmp_path / layout), "--layout", layout, *QUICK]
@@ -217,7 +216,6 @@ def test_modelopts_own_layout_has_the_same_numbers(run: Path, tmp_path: Path) ->
     assert "lm_head" in said["exclude_modules"]
 
 
-@needs_modelopt
 def test_a_megatron_checkpoint_gives_the_same(run: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     result = CliRunner().invoke(
@@ -233,7 +231,6 @@ def test_a_megatron_checkpoint_gives_the_same(run: Path, tmp_path: Path) -> None
     assert set(one) == set(other)
 
 
-@needs_modelopt
 def test_models_with_experts_are_refused(run: Path, tmp_path: Path) -> None:
     import shutil
 

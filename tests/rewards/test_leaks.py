@@ -50,7 +50,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
     try:
         return find_mode(request.param)
     except ConfigError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no sandbox here: {error}")
 
 
 def look(sandbox: Sandbox, programs: Mapping[str, str]) -> list[str]:

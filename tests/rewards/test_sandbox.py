@@ -57,7 +57,7 @@ def mode(request: pytest.FixtureRequest) -> str:
     try:
         return find_mode(request.param)
     except ConfigError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no sandbox here: {error}")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_processes_die_with_the_program_where_it_may_start_any(bomb):
     try:
         find_mode("namespaces")
     except ConfigError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no sandbox here: {error}")
     limits = Limits(seconds=1.0, memory=256 << 20, tasks=64, processes=True)
     with Sandbox("namespaces", limits, packages=False) as sandbox:
         outcome = sandbox.run("import os, time\nprint('x', flush=True)\n" + bomb, "")
@@ -212,6 +212,26 @@ def test_limits_without_isolation():
         assert sandbox.run("while True: pass", "").status == "late"
         for attack in ("os.fork()", "open('x', 'w')", "__import__('socket').socket()", "x = bytes(1 << 30)"):
             assert sandbox.run(f"import os\n{attack}\nprint('won')", "").status == "failed", attack
+
+
+def test_the_way_that_this_machine_has_keeps_programs_apart(tmp_path):
+    """Whichever it is: without one no program is run at all."""
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    attacks = (
+        f"open({str(secret)!r}).read()",
+        f"open({str(secret)!r}, 'w')",
+        f"os.kill({os.getpid()}, 0)",
+        "os.fork()",
+        "__import__('socket').create_connection(('127.0.0.1', 9), 1)",
+        "x = bytes(1 << 30)",
+    )
+    with Sandbox(find_mode("auto"), Limits(seconds=4, memory=256 << 20), packages=False) as sandbox:
+        assert sandbox.run("print(input())", "honest").output == b"honest\n"
+        assert sandbox.run("while True: pass", "").status == "late"
+        for attack in attacks:
+            assert sandbox.run(f"import os\n{attack}\nprint('won')", "").status == "failed", attack
+    assert secret.read_text() == "x"
 
 
 @pytest.mark.parametrize("mode", ["namespaces", "landlock"])

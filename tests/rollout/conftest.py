@@ -6,13 +6,14 @@ An engine joins by a line in `ENGINES`; all of `test_contract.py` then holds for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stand_in_python import stand_in_python
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -121,15 +122,32 @@ def sglang_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     """Running servers for each family that SGLang serves on a CPU."""
     if not SGLANG_PYTHON.exists():
         pytest.skip("SGLang is not installed: make sglang-cpu")
+    with started(SGLANG_PYTHON, list(SERVED), tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stand_in_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LocalServers]]:
+    """Two servers that answer as SGLang's, of one family."""
+    python = stand_in_python(tmp_path_factory.mktemp("stand-in"))
+    with started(python, ["llama"], tmp_path_factory) as running:
+        yield running
+
+
+@contextmanager
+def started(
+    python: Path, families: Sequence[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, LocalServers]]:
+    """Servers by the Python of an environment with SGLang, once they answer."""
     with ExitStack() as stack:
         running = {}
-        for family, make_folder in SERVED.items():
+        for family in families:
             folder = tmp_path_factory.mktemp(f"served-{family}")
-            make_folder(folder, tied=family == "llama", eos_token_id=[END, OTHER_END])
+            SERVED[family](folder, tied=family == "llama", eos_token_id=[END, OTHER_END])
             make_tokenizer(read_family(folder).shape(tp=1).vocab_size).save_pretrained(folder)
             (folder / "key").write_text(KEY)
             config = ServersConfig(
-                python=SGLANG_PYTHON, max_cached_tokens=16384, count=SERVERS[family], api_key_file=folder / "key"
+                python=python, max_cached_tokens=16384, count=SERVERS[family], api_key_file=folder / "key"
             )
             served = ServedModel(folder, "float32", random=False)
             running[family] = stack.enter_context(LocalServers(config, served, "cpu", folder / "logs", print))
@@ -138,11 +156,19 @@ def sglang_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         yield running
 
 
+@pytest.fixture(params=["stand-in", pytest.param("sglang", marks=pytest.mark.sglang)])
+def servers(request: pytest.FixtureRequest) -> dict[str, LocalServers]:
+    """Stand-ins, and the real ones."""
+    kinds = {"stand-in": "stand_in_servers", "sglang": "sglang_servers"}
+    running: dict[str, LocalServers] = request.getfixturevalue(kinds[request.param])
+    return running
+
+
 @pytest.fixture
-def proxies(sglang_servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
+def proxies(servers: dict[str, LocalServers]) -> Iterator[list[Proxy]]:
     """One before each of the two servers."""
     with ExitStack() as stack:
-        made = [Proxy(url) for url in sglang_servers["llama"].urls]
+        made = [Proxy(url) for url in servers["llama"].urls]
         for proxy in made:
             stack.callback(proxy.close)
         yield made

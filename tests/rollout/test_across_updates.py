@@ -25,7 +25,6 @@ from .conftest import RAGGED, Policy, ask, sglang_engine
 from .proxy import Proxy
 
 pytestmark = [
-    pytest.mark.sglang,
     pytest.mark.parametrize("policy", ["llama"], indirect=True),
     pytest.mark.timeout(400),
 ]
@@ -146,14 +145,14 @@ def test_what_is_cut_off_goes_on_later(engine: SGLangEngine, proxies: list[Proxy
 
 
 def test_nothing_is_left_at_the_servers_when_the_engine_is_closed(
-    policy: Policy, sglang_servers: dict[str, LocalServers]
+    policy: Policy, servers: dict[str, LocalServers]
 ) -> None:
-    engine = sglang_engine(policy, sglang_servers["llama"].urls)
+    engine = sglang_engine(policy, servers["llama"].urls)
     engine.update_weights(policy.weights.items(), version=7)
     engine.start(MANY * 4, SAMPLING)
     time.sleep(0.5)
     engine.close()
-    after = sglang_engine(policy, sglang_servers["llama"].urls)
+    after = sglang_engine(policy, servers["llama"].urls)
     try:  # a server with a request gives up its memory only when it is rid of it
         after.update_weights(policy.weights.items(), version=8)
         began = time.monotonic()

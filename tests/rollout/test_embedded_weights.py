@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from aspo_megatron.config import RunConfig, SamplingConfig
-from aspo_megatron.rollout import embedded_weights
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
 from aspo_megatron.rollout.empty_model import empty_model
@@ -63,11 +62,10 @@ def test_products_are_those_of_linear(dtype: torch.dtype, tolerance: float, bias
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("packs", [pytest.param(True, marks=needs_packing), False])
-def test_loaded_again_after_release(tied: bool, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_weights, "packable", lambda dtype: packs)
+def test_loaded_again_after_release(tied: bool, packs: bool) -> None:
     model = small_model(tied, seed=2)
     tokens = torch.arange(8).view(2, 4)
-    weights = EmbeddedWeights(model)
+    weights = EmbeddedWeights(model, packs)
     for seed in (3, 4):
         assert not weights.present
         assert bytes_of(model) == 0

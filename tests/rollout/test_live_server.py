@@ -20,17 +20,18 @@ from aspo_megatron.rollout.sglang import SGLangEngine
 
 from .conftest import KEY, RAGGED, Policy, ask, make_embedded, sglang_engine
 
-pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.parametrize("policy", ["llama"], indirect=True),
+    pytest.mark.timeout(600),
+]
 
 GREEDY = SamplingConfig(max_response_tokens=12, temperature=0.0)
 
 
 @pytest.fixture
-def served(policy: Policy, sglang_servers: dict[str, LocalServers]) -> list[str]:
+def served(policy: Policy, servers: dict[str, LocalServers]) -> list[str]:
     """Addresses of servers that have the policy's weights, as version 41, from somebody else."""
-    if policy.family != "llama":
-        pytest.skip("one family is enough")
-    urls = list(sglang_servers["llama"].urls)
+    urls = list(servers["llama"].urls)
     somebody = sglang_engine(policy, urls)
     somebody.update_weights(policy.weights.items(), version=41)
     somebody.close()

@@ -28,7 +28,6 @@ from .conftest import COUNTS, RAGGED, Policy, ask, assert_complete, sglang_engin
 from .proxy import Proxy
 
 pytestmark = [
-    pytest.mark.sglang,
     pytest.mark.parametrize("policy", ["llama"], indirect=True),
     pytest.mark.timeout(400),
 ]
@@ -143,14 +142,12 @@ def test_a_token_beyond_the_vocabulary_never_leaves(engine: SGLangEngine, proxie
     assert [len(proxy.answered) for proxy in proxies] == before
 
 
-def test_a_killed_server_comes_back_and_is_asked_after_a_sync(
-    policy: Policy, sglang_servers: dict[str, LocalServers]
-) -> None:
-    servers = sglang_servers["llama"]
-    engine = sglang_engine(policy, servers.urls)
+def test_a_killed_server_comes_back_and_is_asked_after_a_sync(policy: Policy, servers: dict[str, LocalServers]) -> None:
+    running = servers["llama"]
+    engine = sglang_engine(policy, running.urls)
     try:
         engine.update_weights(policy.weights.items(), version=7)
-        port = servers.urls[0].rpartition(":")[2]
+        port = running.urls[0].rpartition(":")[2]
         (process,) = (found for found in psutil.Process().children() if f"--port {port} " in " ".join(found.cmdline()))
         sampling = SamplingConfig(max_response_tokens=100)
         requests = ask(RAGGED * 30, COUNTS * 30)
@@ -161,7 +158,7 @@ def test_a_killed_server_comes_back_and_is_asked_after_a_sync(
         groups = pending.finish()
         assert [len(group) for group in groups] == COUNTS * 30
         assert {sample.weight_version for group in groups for sample in group} == {7}
-        assert servers.ready(250.0)
+        assert running.ready(250.0)
         assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=7)  # by the other one
         assert engine.update_weights(policy.weights.items(), version=8)["sync/servers"] == 2
         assert_complete(engine.generate(ask(RAGGED, COUNTS), SAMPLING), policy, version=8)

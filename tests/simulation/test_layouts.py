@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parallel.layouts import LAYOUTS, Layout
+from parallel.layouts import FP32, Layout
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.simulation.ledger import Figures
 
 from .runs import Setup, updates
 
-FP32_ROWS = {name: row for name, row in LAYOUTS.items() if row.dtype == "float32"}
 MORE_ROWS = {"pp4": Layout(ParallelConfig(pp=4))}  # has middle stages
-ROWS = FP32_ROWS | MORE_ROWS
+ROWS = FP32 | MORE_ROWS
 
 
 def ranks_of(parallel: ParallelConfig) -> list[int]:

@@ -22,9 +22,9 @@ CONTROLS = {
     **{f"U+{code:04X}": chr(code) for code in (*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x2028, 0x202F), 0x2066)},
     "CRLF": "\r\n",
 }
-DIRECTIVES = ("partition", "account", "qos", "constraint", "log_dir")
+DIRECTIVES = ("partition", "account", "qos", "constraint")
 LISTS = ("directives", "server_directives", "mounts")
-PLACES = (*DIRECTIVES, *LISTS, "time", "venv", "container", "servers_of")
+PLACES = (*DIRECTIVES, "log_dir", *LISTS, "time", "venv", "container", "servers_of")
 SHELL = (
     "it's",
     'a"b',
@@ -121,6 +121,29 @@ def test_own_lines_are_lines_of_text(folder: Path, code: str) -> None:
 def test_what_slurm_would_read_otherwise_is_refused(folder: Path, key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^slurm\.{key}: "):
         script_of({key: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["my logs", "a --uid=0", " a", "a ", "a#b", "a\u00a0b", "a\u3000b", "logs", "100%x", "."]
+)
+def test_a_folder_of_logs_is_one_word_for_slurm(folder: Path, name: str) -> None:
+    script = script_of({"log_dir": name})
+    [line] = [line for line in script.splitlines() if line.startswith("#SBATCH --output=")]
+    # Outside of quotes and behind no backslash, Slurm splits as the shell does; and %% is a percent sign.
+    assert shlex.split(line.removeprefix("#SBATCH "), comments=True) == [
+        f"--output={name.replace('%', '%%')}/%x-%j.log"
+    ]
+    assert assigned(script, "LOGS") == [name]
+
+
+def test_the_folder_of_logs_as_the_command_writes_it(folder: Path) -> None:
+    assert '\n#SBATCH --output="my logs/%x-%j.log"\n' in script_of({}, "slurm.log_dir=my logs")
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', "a\\b", "-a", "--uid=0"])
+def test_a_folder_of_logs_that_slurm_would_read_otherwise(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^slurm\.log_dir: "):
+        script_of({"log_dir": name})
 
 
 @pytest.mark.parametrize(

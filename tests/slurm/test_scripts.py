@@ -9,6 +9,7 @@ import pytest
 from e2e.command import SETTINGS
 
 from aspo_megatron import slurm
+from aspo_megatron.commands import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.rank import slurm_environment
 
@@ -109,6 +110,9 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     shown = "\n".join(["SLURM_ARRAY_TASK_ID=1", *lines, 'printf "%s\\n" "${RUN[@]: -2}"'])
     words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
     assert words == ["optimizer.lr=2e-6", "output_dir=b c"]
+    sweep.write_text("parallel.dp=8 output_dir=a\nparallel.dp=16 output_dir=b\n")
+    with pytest.raises(ConfigError, match="must need the same number of ranks"):
+        script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
     with pytest.raises(ConfigError, match="each line needs an output_dir"):
         script_of(config, *GPUS, sweep=sweep)
@@ -122,6 +126,26 @@ def test_containers(config: Path) -> None:
     apptainer = script_of(config, *GPUS, *box, "slurm.container_runtime=apptainer")
     assert "INSIDE=(apptainer exec --nv --bind /data:/data --bind /home:/home" in apptainer
     assert "\nCONTAINER=()\n" in apptainer
+
+
+def test_how_far_a_run_is(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the script asks before and after: of a folder that is not there yet, and of one with states elsewhere."""
+
+    def said() -> str:
+        with pytest.raises(SystemExit) as ended:
+            app(["slurm", str(config), "train.steps=3", "--state"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert said() == "stopped\n"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "checkpoints").symlink_to(tmp_path / "disk")
+    assert said() == "stopped\n"
+    (tmp_path / "disk" / "latest").write_text("step-000002\n")
+    assert said() == "stopped step-000002\n"
+    (tmp_path / "runs" / "first" / "summary.json").write_text('{"steps": 3}')
+    assert said() == "finished\n"
 
 
 def test_template_that_lacks_a_setting(config: Path) -> None:
@@ -155,7 +179,46 @@ def test_slurm_accepts_production_size(cluster: Cluster, config: Path, tmp_path:
     (tmp_path / "train.sbatch").write_text(script_of(config, *GPUS))
     (tmp_path / "chain.sbatch").write_text(script_of(config, *GPUS, chain=3))
     (tmp_path / "split.sbatch").write_text(script_of(config, "parallel.dp=24", "slurm.server_nodes=1"))
+    no_limit = ["slurm.time=UNLIMITED", "slurm.log_dir=my logs", "slurm.directives=[--gres=gpu:8]"]
+    (tmp_path / "no limit.sbatch").write_text(script_of(config, *GPUS, *no_limit))
     folder = slurm.TEMPLATE.parent
     by_hand = [[str(path)] for path in sorted(folder.glob("*.sbatch"))] + [["--nodes=4", str(slurm.TEMPLATE)]]
-    for argv in [["train.sbatch"], ["chain.sbatch"], ["split.sbatch"], *by_hand]:
+    for argv in [["train.sbatch"], ["chain.sbatch"], ["split.sbatch"], ["no limit.sbatch"], *by_hand]:
         cluster.run("sbatch", "--test-only", *argv, "run.yaml", folder=tmp_path)
+
+
+SEEN = """#!/bin/bash
+[[ " $* " != *" --state"* ]] || { cat seen/finished 2>/dev/null || echo stopped; exit; }
+echo "$SLURM_NTASKS $SLURM_LOCALID $CUDA_VISIBLE_DEVICES $MASTER_ADDR" >"seen/$SLURM_PROCID"
+echo finished >seen/finished
+"""
+"""Stands in for `aspo`."""
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("asks", ["--gpus-per-node", "--gres"])
+def test_recipe_on_one_node(cluster: Cluster, tmp_path: Path, asks: str) -> None:
+    """Four ranks and their servers' GPUs, by a job with a clean environment, from a folder with blanks."""
+    work = tmp_path / "my runs"
+    (work / "seen").mkdir(parents=True)
+    (work / "env" / "bin").mkdir(parents=True)
+    (work / "env" / "bin" / "aspo").write_text(SEEN)
+    (work / "env" / "bin" / "aspo").chmod(0o755)
+    recipe = slurm.TEMPLATE.parents[1] / "examples" / "deepseek_r1_distill_qwen_1_5b" / "run.yaml"
+    directives = ["--export=NONE", "--exclude=node4", *(["--gres=gpu:8"] if asks == "--gres" else [])]
+    own = [
+        f"slurm.directives=[{','.join(directives)}]",
+        "slurm.venv=env",
+        "slurm.log_dir=my logs",
+        "slurm.time=INFINITE",
+    ]
+    [job] = cluster.aspo_slurm(str(recipe), *own, folder=work)
+    cluster.wait("end of the job", lambda: cluster.ended(job), 120)
+    log = (work / "my logs" / f"aspo-deepseek_r1_distill_qwen_1_5b-{job}.log").read_text()
+    assert log.splitlines()[-1].endswith(": finished"), log
+    assert cluster.state(job)["TimeLimit"] == "UNLIMITED"
+    seen = [(work / "seen" / str(rank)).read_text().split() for rank in range(4)]
+    assert [line[:3] for line in seen] == [["4", str(rank), "0,1,2,3,4,5,6,7"] for rank in range(4)]
+    assert len({line[3] for line in seen}) == 1
+    assert not (work / "seen" / "4").exists()

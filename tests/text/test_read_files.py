@@ -53,14 +53,14 @@ def one_line_that_names(path: Path, kind: type[UserError] = UserError) -> Iterat
         {"complete": 1}, {"problems": "2"}, {"problems": -1}, {"problems": 2.5}, {"problems": True},
         {"problems": 10**400}, {"samples": 0}, {"samples": None}, {"right": 3}, {"right": [1, "4"]}, {"right": [1, -4]},
         {"right": [1, 5]}, {"right": [1, 2, 3]}, {"right": [1]}, {"right": [[1], [2]]}, {"right": [1.0, 2.0]},
-        {"right": {"a": 1}}, {"identity": []}, {"identity": None}, {"right": [float("nan"), 1]},
+        {"right": {"a": 1}}, {"identity": []}, {"identity": None}, {"right": [float("nan"), 1]}, {"failed": -1},
     ],
     ids=lambda changes: str(changes)[:30],
 )  # fmt: skip
 def test_scores_of_another_kind(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a\x1bb.scores.json"
     path.write_text(json.dumps(SCORES))
-    assert read_scores(path) == SCORES
+    assert read_scores(path) == SCORES | {"failed": 0}
     path.write_text(json.dumps(SCORES | changes)[:9000])
     with one_line_that_names(path, ConfigError):
         read_scores(path)

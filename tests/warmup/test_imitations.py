@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from aspo_megatron import train_rank
 from aspo_megatron.commands import app
 from aspo_megatron.config_io import load_config
-from aspo_megatron.errors import UserError
+from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.imitations import check_imitations, imitated
 from aspo_megatron.inputs import read_inputs
 
@@ -75,11 +75,40 @@ def test_answers_that_are_not_imitated_are_not_tried(tmp_path: Path, model: Path
 def test_a_token_that_the_model_does_not_know_is_one_line(tmp_path: Path, model: Path) -> None:
     added = {**WHOLE["added_tokens"][0], "id": 257, "content": "seven"}
     spoil(model, added_tokens=[*WHOLE["added_tokens"], added])
-    config = load_config(None, arguments(tmp_path, ["1", "1", "seven"]))
+    given = arguments(tmp_path, ["1", "1", "seven"])
+    config = load_config(None, given)
+    words = r"1 of 3 .*; the first: the answer to problem problems-2: token seven \(257\) is beyond .* \(257\)"
+    with pytest.raises(ConfigError, match=words):
+        read_inputs(config)
+    dropping = load_config(None, [*given, "data.on_bad=drop"])
+    inputs = read_inputs(dropping)
+    assert [problem.answer for problem in inputs.train] == ["1", "1"]
+    check_imitations(dropping, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
+    assert len(read_inputs(load_config(None, [*given, "warmup.updates=0"])).train) == 3
+
+
+def test_an_end_token_that_the_model_does_not_know_is_one_line(tmp_path: Path, model: Path) -> None:
+    """A warm-up puts it after each answer."""
+    spoil(model, added_tokens=[{**WHOLE["added_tokens"][0], "id": 257, "content": "<end>"}])
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<end>", "pad_token": "<end>"}))
+    config = load_config(None, arguments(tmp_path, ["1"]))
     inputs = read_inputs(config)
-    inputs.check_tokens()
-    with pytest.raises(UserError, match=r"the answer to problem problems-\d: the tokenizer makes token 257 of it"):
+    with pytest.raises(UserError, match=r"the end of answers: token <end> \(257\) is beyond"):
         check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
+
+
+def test_a_prompt_with_a_token_that_the_model_does_not_know_ends_the_command(tmp_path: Path, model: Path) -> None:
+    """Before any rank is started."""
+    spoil(model, added_tokens=[*WHOLE["added_tokens"], {**WHOLE["added_tokens"][0], "id": 257, "content": "<tool>"}])
+    given = arguments(tmp_path, ["1", "2"], "warmup.updates=0", "data.template='<tool>{prompt}'")
+    (tmp_path / "run.yaml").write_text("{}")
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "run.yaml"), *given])
+    assert isinstance(result.exception, ConfigError)
+    (line,) = str(result.exception).splitlines()
+    assert line.startswith("data.train: 2 of 2 problems cannot be used (token beyond the vocabulary: 2); the first: ")
+    assert "problem problems-0: token <tool> (257) is beyond the model's vocabulary (257)" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("updates", [1, 2, 5])

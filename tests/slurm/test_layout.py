@@ -1,0 +1,146 @@
+"""Ranks, servers and GPUs of a job. Whatever is refused is refused with settings that make a right job."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from aspo_megatron import slurm
+from aspo_megatron.config import RunConfig, ServersConfig
+from aspo_megatron.config_io import load_config
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.rollout.server_environment import server_environment
+
+EXAMPLES = slurm.TEMPLATE.parents[1] / "examples"
+SMALL = "qwen3_4b/run.yaml"
+LARGE = "qwen3_30b_a3b/run.yaml"
+HETJOB = "#SBATCH hetjob"
+RECIPES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.glob("*/*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def job_of(recipe: str, *overrides: str) -> tuple[RunConfig, list[str]]:
+    """The run, and the directives of its job."""
+    job = slurm.make_job(EXAMPLES / recipe, overrides, [], None, 1)
+    script = slurm.render(job, slurm.read_template())
+    return job.run, [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def assert_right(run: RunConfig, directives: list[str]) -> None:
+    """A task for each rank; a GPU for each rank and each part of a server; none without a use on the ranks' nodes."""
+    found = dict(line.partition("=")[::2] for line in directives[: [*directives, HETJOB].index(HETJOB)])
+    servers = run.rollout.servers
+    nodes = int(found["nodes"]) - (0 if run.slurm.server_directives else run.slurm.server_nodes)
+    tasks = int(found["ntasks-per-node"])
+    assert nodes * tasks == run.parallel.world_size
+    said = [value.rpartition(":")[2] for name, value in found.items() if name in ("gpus-per-node", "gres")]
+    gpus = int(said[0]) if said else int(found.get("gpus-per-task", "0")) * tasks
+    own = run.rollout.engine == "sglang" and not (run.slurm.server_nodes or run.slurm.servers_of or servers.addresses)
+    beside = servers.count * servers.tp if own and not servers.colocate else 0
+    assert nodes == 1 or not own
+    assert gpus == (tasks + beside if run.slurm.gpus_per_node else 0)
+    if run.slurm.server_nodes and run.slurm.gpus_per_node:
+        assert servers.count * servers.tp <= gpus
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_as_they_are(recipe: str) -> None:
+    one_process = load_config(EXAMPLES / recipe).rollout.engine == "embedded"
+    assert_right(*job_of(recipe, *(["slurm.gpus_per_node=0"] if one_process else [])))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_steps_of_recipes_fit_before_the_limit(recipe: str) -> None:
+    """By the plan in their README; only on a GPU is there one."""
+    readme = EXAMPLES / recipe.partition("/")[0] / "README.md"
+    planned = re.search(r"^step +(\d+)", readme.read_text(), re.M) if readme.exists() else None
+    assert planned is None or int(planned[1]) < load_config(EXAMPLES / recipe).slurm.save_seconds
+
+
+REFUSED = [
+    (SMALL, ["slurm.gpus_per_node=4"], "4 ranks and rollout.servers.count=4 x tp=1 = 4 GPUs of servers .* 8 in all"),
+    (SMALL, ["rollout.servers.count=8"], "a node with 8 GPUs .* 12 in all"),
+    (SMALL, ["rollout.servers.count=2"], "a node with 8 GPUs .* 6 in all"),
+    (SMALL, ["rollout.servers.count=3", "rollout.servers.tp=2"], "count=3 x tp=2 = 6 GPUs .* 10 in all"),
+    (SMALL, ["parallel.dp=2"], "8 ranks .* 12 in all"),
+    (SMALL, ["parallel.dp=4"], "on several nodes"),
+    (SMALL, ["slurm.nodes=2"], "on several nodes"),
+    (SMALL, ["slurm.nodes=3"], "do not divide evenly"),
+    (SMALL, ["rollout.servers.colocate=true"], "1 nodes with 8 GPUs are 8 ranks, but .* = 4"),
+    (SMALL, ["rollout.servers.colocate=true", "slurm.gpus_per_node=4", "rollout.servers.tp=2"], "= 8 GPUs on the node"),
+    (SMALL, ["slurm.server_nodes=1"], "1 nodes with 8 GPUs are 8 ranks, but .* = 4"),
+    (SMALL, ["rollout.engine=embedded"], "1 nodes with 8 GPUs are 8 ranks, but .* = 4"),
+    (SMALL, ["slurm.directives=[--gres=gpu:4]"], "--gres=gpu:4: 4 GPUs a node, but slurm.gpus_per_node=8"),
+    (SMALL, ["slurm.directives=[--gpus-per-node=h100:4]"], "4 GPUs a node"),
+    (SMALL, ["slurm.directives=[--gres=gpu]"], "1 GPUs a node"),
+    (SMALL, ["slurm.directives=[--gpus-per-task=1]"], "rank 0 would not see"),
+    (SMALL, ["slurm.directives=[--gpu-bind=single:1]"], "rank 0 would not see"),
+    (SMALL, ["slurm.directives=[--gpus=8]"], "ask for the GPUs of a node"),
+    (SMALL, ["slurm.directives=[--ntasks=12]"], "nodes and tasks follow"),
+    (LARGE, ["slurm.nodes=4"], r"4 nodes .* 32 ranks, but .* = 16 \(slurm.nodes counts the ranks' nodes; the 2 of"),
+    (LARGE, ["rollout.servers.count=8"], "= 16 GPUs on each node of slurm.server_nodes, which has 8"),
+    (LARGE, ["slurm.server_nodes=0"], "on several nodes"),
+    (LARGE, ["slurm.gpus_per_node=4"], "= 8 GPUs on each node of slurm.server_nodes, which has 4"),
+    (LARGE, ["slurm.server_directives=[--gres=gpu:a100:4]"], "which has 4"),
+    (LARGE, ["parallel.dp=3", "slurm.nodes=5"], "do not divide evenly"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "overrides", "reason"), REFUSED)
+def test_advice_makes_a_right_job(recipe: str, overrides: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as refused:
+        job_of(recipe, *overrides)
+    advice = [way.split(", or ")[0] for way in re.split(r"; set |, or set ", str(refused.value))[1:]]
+    assert advice, refused.value
+    for way in advice:
+        run, directives = job_of(recipe, *overrides, *shlex.split(way))
+        assert_right(run, directives)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--gres=gpu:8",
+        "--gres=gpu:h100:8",
+        "--gres=gpu:8,nvme:1",
+        "--gpus-per-node=h100:8",
+        "--tres-per-node=gres/gpu:8",
+    ],
+)
+def test_gpus_by_a_directive_of_ones_own(line: str) -> None:
+    _, directives = job_of(SMALL, f"slurm.directives=['{line}']")
+    assert [found for found in directives if re.match("gpu|gres|tres", found)] == [line.removeprefix("--")]
+
+
+def test_other_resources_ask_for_no_gpus() -> None:
+    _, directives = job_of(SMALL, "slurm.directives=[--gres=nvme:1]")
+    assert "gpus-per-node=8" in directives
+    _, directives = job_of(LARGE, "slurm.server_directives=[--gres=nvme:1]")
+    assert directives.count("gpus-per-node=8") == 2
+
+
+def test_a_gpu_for_each_task_where_no_servers_are_beside() -> None:
+    _, directives = job_of(
+        SMALL, "rollout.engine=embedded", "slurm.gpus_per_node=4", "slurm.directives=[--gpus-per-task=1]"
+    )
+    assert "gpus-per-task=1" in directives
+    assert not [line for line in directives if line.startswith("gpus-per-node")]
+
+
+@pytest.mark.parametrize("recipe", ["deepseek_r1_distill_qwen_1_5b/run.yaml", SMALL, "qwen3_8b/run.yaml"])
+def test_ranks_and_servers_have_gpus_of_their_own(recipe: str) -> None:
+    """Ranks take the GPUs of their numbers on the node, servers count from the last that the task sees."""
+    run = load_config(EXAMPLES / recipe)
+    servers: ServersConfig = run.rollout.servers
+    seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(run.slurm.gpus_per_node)))}
+    taken = [
+        server_environment(servers, "cuda", number, seen)["CUDA_VISIBLE_DEVICES"] for number in range(servers.count)
+    ]
+    assert sorted([*taken, *map(str, range(run.parallel.world_size))]) == [str(gpu) for gpu in range(8)]
