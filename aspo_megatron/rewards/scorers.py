@@ -91,7 +91,7 @@ def _unfit_for_math(key: str, problem: Problem) -> Reason | None:
     return Reason(
         f"{found} reference answer",
         f"{key}.kind: math: the reference answer {shown} of {named(problem)} is {found}, so that no response could be "
-        "compared with it; correct it, or leave the problem out",
+        "compared with it; correct it",
     )
 
 

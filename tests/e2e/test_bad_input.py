@@ -63,17 +63,6 @@ def no_answer(folder: Path, model_folder: Path) -> list[str]:
     return [jsonl(folder / "data.jsonl", {"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "solution": "2"})]
 
 
-def other_layout(folder: Path, model_folder: Path) -> list[str]:
-    row = {"prompt": [{"role": "user", "content": "1 + 1 ="}], "reward_model": {"ground_truth": "2"}}
-    write_table(pyarrow.Table.from_pylist([row]), folder / "data.parquet")
-    return ["data.train={kind: files, path: data.parquet, prompt_field: prompt}"]
-
-
-def bad_rows(folder: Path, model_folder: Path) -> list[str]:
-    good = {"prompt": "1 + 1 =", "answer": "2"}
-    return [jsonl(folder / "data.jsonl", good, {"prompt": ""}, {"prompt": " ", "answer": 1}, good, 5)]
-
-
 def empty_reference(folder: Path, model_folder: Path) -> list[str]:
     records = [{"prompt": "1 + 1 =", "answer": "2"}, {"prompt": "?", "answer": "\\boxed{}"}]
     return [jsonl(folder / "data.jsonl", *records), "data.heldout_fraction=0", "reward.kind=math"]
@@ -86,6 +75,17 @@ def asserts(folder: Path, model_folder: Path) -> list[str]:
         "data.heldout_fraction=0",
         "reward.kind=code",
     ]
+
+
+def other_layout(folder: Path, model_folder: Path) -> list[str]:
+    row = {"prompt": [{"role": "user", "content": "1 + 1 ="}], "reward_model": {"ground_truth": "2"}}
+    write_table(pyarrow.Table.from_pylist([row]), folder / "data.parquet")
+    return ["data.train={kind: files, path: data.parquet, prompt_field: prompt}"]
+
+
+def bad_rows(folder: Path, model_folder: Path) -> list[str]:
+    good = {"prompt": "1 + 1 =", "answer": "2"}
+    return [jsonl(folder / "data.jsonl", good, {"prompt": ""}, {"prompt": " ", "answer": 1}, good, 5)]
 
 
 def long_prompt(folder: Path, model_folder: Path) -> list[str]:
@@ -135,8 +135,11 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "bad rows": (bad_rows, ["data.train: 3 of 5 problems cannot be used", "data.jsonl:2", "data.on_bad=drop"]),
     "unknown task family": (only("data.train.family=chain_sums"), ["data.train.family", "'chain_sum'"]),
     "prompt longer than the context": (long_prompt, ["problem endless", "context of 256 tokens"]),
-    "reference answer that is empty": (empty_reference, ["of problem data-1 is empty", "correct it, or leave"]),
-    "asserts that are not read": (asserts, ["problem data-1: tests holds no tests", "'assert g(1)' is not read"]),
+    "reference answer that is empty": (
+        empty_reference,
+        ["1 of 2 problems", "(empty reference answer: 1)", "of problem data-1"],
+    ),
+    "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1)' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
