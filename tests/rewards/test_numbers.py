@@ -43,7 +43,9 @@ NONE = [
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [*((v, 0.5) for v in HALVES), *((v, 1.0) for v in ONES), *((v, None) for v in NONE)], ids=repr
+    ("value", "number"),
+    [*((v, 0.5) for v in HALVES), *((v, 1.0) for v in ONES), *((v, None) for v in NONE)],
+    ids=lambda value: type(value).__name__,
 )
 def test_as_number(value, number):
     found = as_number(value)
