@@ -192,7 +192,10 @@ def _told(value: Any, function: str | None) -> Iterator[_Told]:
     if names is None:
         raise ValueError(f"neither a list of tests nor an object with inputs and outputs, but {_kind(value)}")
     own = _function_name(value)
-    for given, expected in zip(value[names[0]], value[names[1]], strict=True):
+    inputs, outputs = (value[name] for name in names)
+    if isinstance(inputs, str) and isinstance(outputs, str):  # one test, and no list of characters
+        inputs, outputs = [inputs], [outputs]
+    for given, expected in zip(inputs, outputs, strict=True):
         yield given, expected, own
 
 

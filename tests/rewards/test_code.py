@@ -60,6 +60,10 @@ def test_tests_for_standard_input(asked):
     assert read_tests(asked) == DOUBLE_TESTS
 
 
+def test_one_test_that_is_no_list():
+    assert read_tests(problem(tests={"input": "12\n", "output": "24\n"})) == [CodeTest(None, "12\n", "24\n")]
+
+
 def test_tests_of_functions():
     """APPS gives arguments as a list and may wrap the result; LiveCodeBench gives a line of JSON for each."""
     apps = problem(json.dumps({"fn_name": "add", "inputs": [[1, [2, 3]]], "outputs": [[[3, 4]]]}))
