@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -26,10 +26,12 @@ from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
 from aspo_megatron.writing import to_disk
+
+if TYPE_CHECKING:  # every command imports this module, and that one imports torch
+    from aspo_megatron.models.family import Family
 
 FORMAT_VERSION = 3
 """Raised when a checkpoint can no longer be read by older code. Version 2 had no digest of the manifest itself."""
