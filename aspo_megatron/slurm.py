@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from aspo_megatron.batch_script import (
@@ -216,11 +215,11 @@ def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
     Raises:
         UserError: see `usable_weights`.
     """
-    if find_spec("torch") is None or find_spec("transformers") is None:  # a machine that only submits
+    try:
+        from aspo_megatron.checkpoint.usable import has_weights, usable_model, usable_weights
+        from aspo_megatron.tiny import model_shape
+    except (ImportError, OSError):  # no torch: a machine that only submits
         return
-    from aspo_megatron.checkpoint.usable import has_weights, usable_model, usable_weights
-    from aspo_megatron.tiny import model_shape
-
     wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})
     there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
     for folder, init in there:

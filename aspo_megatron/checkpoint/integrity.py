@@ -30,7 +30,7 @@ from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
 from aspo_megatron.writing import to_disk
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every command imports this module, and that one imports torch
     from aspo_megatron.models.family import Family
 
 FORMAT_VERSION = 3

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.models.family import read_family
+from models import llama_folder
 
 IDS = torch.tensor([[3, 50, 7, 96, 12, 12, 41]])
 
@@ -114,6 +116,8 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.models.family import read_family
+from models import llama_folder
 from aspo_megatron.errors import CheckpointError
 limit = int(sys.argv[2])
 if limit:
@@ -171,3 +175,14 @@ def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file/hf: could not be written"):
         write_folder(tmp_path / "file" / "hf", iter([]), {}, tmp_path)
+
+
+def test_a_byte_order_mark_is_not_written_on(tmp_path: Path) -> None:
+    """generation_config.json is read here with one; transformers could not read what is exported."""
+    source = llama_folder(tmp_path / "source", tied=True)
+    content = (source / "generation_config.json").read_bytes()
+    (source / "generation_config.json").write_bytes(b"\xef\xbb\xbf" + content)
+    with SafetensorsFolder(source) as tensors:
+        every = ((name, tensors.read_whole(name)) for name in tensors.names())
+        write_folder(tmp_path / "target", every, read_family(source).hf_config, source)
+    assert (tmp_path / "target" / "generation_config.json").read_bytes() == content
