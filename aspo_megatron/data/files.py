@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from aspo_megatron.data.hub import BUILDERS
 from aspo_megatron.data.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
 from aspo_megatron.data.jsonl import ByteSource, json_lines
 from aspo_megatron.data.rows import key_of
@@ -153,6 +154,9 @@ def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], Non
     """
     name = one_line(path)
     with open_source(path, key) as file:
+        if path.suffix in BUILDERS:
+            cure = "write it as JSONL" if key.startswith("-") else f"set {key_of(key, 'kind')}=huggingface"
+            raise ConfigError(f"{name}: {WHAT}, or {cure}")
         start = _read(file, 8, name)
         if start.startswith(_PARQUET):
             from aspo_megatron.data.parquet import parquet_rows

@@ -241,6 +241,13 @@ def test_one_problem_on_several_lines(tmp_path: Path) -> None:
     assert "1 of 2 problems cannot be used (not an object: 1); the first: " in refusal(path)
 
 
+def test_a_table_is_for_the_library(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("prompt,answer\na,1\n")
+    cure = "d.csv: give a JSONL, JSON or Parquet file, or set data.train.kind=huggingface"
+    assert refusal(tmp_path / "d.csv").endswith(cure)
+    assert len(read(tmp_path / "d.csv", "huggingface")) == 1
+
+
 def test_folders_as_the_hub_has_them(tmp_path: Path) -> None:
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "README.md").write_text("---")
