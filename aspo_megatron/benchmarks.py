@@ -18,6 +18,7 @@ from typing import Literal
 
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.data.fields import ABSENT, lookup
+from aspo_megatron.data.files import source_files
 from aspo_megatron.data.hub import BUILDERS
 from aspo_megatron.data.sources import Record, first_fields, read_source
 from aspo_megatron.errors import ConfigError
@@ -206,7 +207,7 @@ def _source(wanted: Wanted, key: str) -> SourceConfig:
             prompt_field=benchmark.prompt_field,
             answer_field=benchmark.answer_field,
         )
-    by_library = file.suffix in BUILDERS or os.path.isdir(file)
+    by_library = file.suffix in BUILDERS or (os.path.isdir(file) and not _has_files(file, key))
     source = SourceConfig(
         kind="huggingface" if by_library else "files",
         path=str(file),
@@ -216,6 +217,15 @@ def _source(wanted: Wanted, key: str) -> SourceConfig:
     )
     prompt, answer = plain_names(source, key)
     return source.model_copy(update={"prompt_field": prompt, "answer_field": answer})
+
+
+def _has_files(folder: Path, key: str) -> bool:
+    """Whether a folder has files of problems, and of one split; others are for the library, which knows splits."""
+    try:
+        source_files(str(folder), key)
+    except ConfigError:
+        return False
+    return True
 
 
 def plain_names(source: SourceConfig, key: str) -> tuple[str, str | None]:

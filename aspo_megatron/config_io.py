@@ -161,7 +161,7 @@ def _read_yaml(path: Path) -> DictConfig:
 
 
 def _read_overrides(overrides: Sequence[str]) -> DictConfig:
-    text_keys = {key.name for section in sections() for key in section.keys if key.type.startswith(("text", "path"))}
+    types = {key.name: key.type for section in sections() for key in section.keys}
     tree = DictConfig({})
     for override in overrides:
         if override.encode(errors="replace").decode() != override:
@@ -171,7 +171,9 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(f"{one_line(override)}: an override is written key=value, e.g. optimizer.lr=2e-6")
         if not all(key.split(".")) or key != key.strip():
             raise ConfigError(f"{one_line(override)}: {key!r} is no key; keys are names joined by single dots")
-        if key in text_keys and value != "null" and not value.startswith(("'", '"')):
+        is_list = "list" in types.get(key, "") and value.startswith("[") and value.endswith("]")
+        is_text = types.get(key, "").startswith(("text", "path")) and not is_list
+        if is_text and value != "null" and not value.startswith(("'", '"')):
             value = json.dumps(value, ensure_ascii=False)  # a quoted YAML string
         try:
             tree.merge_with_dotlist([f"{key}={value}"])

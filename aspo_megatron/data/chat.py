@@ -133,7 +133,7 @@ class Renderer:
         self._midnight = datetime.datetime.combine(chat.date, datetime.time())
         self._form = "text"
         self._compiled: Template | None = None
-        self._dated = False
+        self._dated, self._works = False, False
 
     def begin(self) -> Findings:
         """Try the template; call it once, before `render`."""
@@ -147,22 +147,33 @@ class Renderer:
         return Findings(unread, tuple(sorted(reads - self._own)), dropped, self._dated)
 
     def render(self, asked: Sequence[tuple[Sequence[Turn], str]]) -> tuple[list[str], list[str]]:
-        """The text of each chat, and what of it does not come into that text ("" if all does).
+        """The text of each chat, and what the template does wrong with it, e.g. `drops an earlier turn`, or "".
 
         Args:
             asked: earlier turns, and what the user says then.
 
         Raises:
-            ValueError: the texts are too long. What else the template raises is raised.
+            ValueError: the texts are too long. What else the template raises is raised, but where it refuses a chat
+                for its earlier turns: not all templates know system messages.
         """
-        texts, dropped, characters = [], [], 0
+        from jinja2 import TemplateError
+
+        texts, wrong, characters = [], [], 0
         for turns, text in asked:
             chat = [*self._opening, *turns, {"role": "user", "content": text}]
-            texts.append(self._rendered(chat, self._form))
-            dropped.append(_dropped(chat, texts[-1]))
+            try:
+                texts.append(self._rendered(chat, self._form))
+            except TemplateError as error:
+                if not (turns and self._works):
+                    raise
+                texts.append("")
+                wrong.append(f"refuses it: {one_line(error)[:300]}")
+            else:
+                dropped = _dropped(chat, texts[-1])
+                wrong.append(f"drops {dropped}" if dropped else "")
             characters += len(texts[-1])
             _refuse_long(characters, sum(len(said) for _, said in asked))
-        return texts, dropped
+        return texts, wrong
 
     @property
     def _opening(self) -> list[Turn]:
@@ -176,14 +187,13 @@ class Renderer:
         """Take the form in which the template keeps what is said; what it drops if there is none."""
         with_system = self._chat.system is not None
         dropped = self._probe("text", with_system)
-        if not dropped:
-            return ""
-        kept = [form for form in _FORMS[1:] if self._probe(form, with_system) == ""]
+        kept = [] if dropped == "" else [form for form in _FORMS[1:] if self._probe(form, with_system) == ""]
+        self._works = dropped == "" or bool(kept)
         if kept:
             # Problems may bring a system message of their own.
             self._form = next((form for form in kept if self._probe(form, True) == ""), kept[0])
-            return ""
-        return dropped or ""  # what it raises is raised again, with the name of a problem
+        # What it raises is raised again, with the name of a problem.
+        return "" if self._works or dropped is None else dropped
 
     def _probe(self, form: str, with_system: bool) -> str | None:
         """What the template drops of a chat; None if it fails."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from aspo_megatron.data.json_list import HEAD_BYTES, list_rows, list_start
+from aspo_megatron.data.hub import BUILDERS
+from aspo_megatron.data.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
 from aspo_megatron.data.jsonl import ByteSource, json_lines
 from aspo_megatron.data.rows import key_of
 from aspo_megatron.data.unusable import Row
@@ -25,6 +26,9 @@ MOST_TIMES = 250
 
 WHAT = "give a JSONL, JSON or Parquet file"
 _SUFFIXES = {".jsonl": "JSON", ".ndjson": "JSON", ".json": "JSON", ".parquet": "Parquet"}
+_NO_PROBLEMS = ("dataset_infos.json",)
+"""Files that say something about the others in a folder from the Hub."""
+
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _OTHER_FORMATS = {
@@ -105,9 +109,12 @@ def _files_in(folder: Path, key: str) -> list[Path]:
         raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
     if {"dataset_dict.json", "dataset_info.json"} & set(names):
         raise ConfigError(f"{where} is a dataset that `datasets` has saved; set kind: huggingface")
-    files = [folder / name for name in names if not name.startswith(".")]
-    files = [file for file in files if has_known_suffix(file) and not os.path.isdir(file)]
+    files = _with_known_suffix(folder, names)
     if not files:
+        folders = (folder / name for name in names if os.path.isdir(folder / name))
+        inner = next((path for path in folders if _with_known_suffix(path, _names(path))), None)
+        if inner is not None:
+            raise ConfigError(f"{where} is a folder without files of problems; give {one_line(inner)}, which has some")
         raise ConfigError(f"{where} is a folder without .jsonl, .json or .parquet files; {WHAT}")
     splits = {split[1].lower() for file in files if (split := _SPLIT.search(file.name))}
     if len(splits) > 1 or len({_format(file) for file in files}) > 1:
@@ -118,6 +125,19 @@ def _files_in(folder: Path, key: str) -> list[Path]:
             f"those to be read, e.g. {one_line(example)}, or a pattern"
         )
     return files
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _with_known_suffix(folder: Path, names: list[str]) -> list[Path]:
+    """The files with problems among those of these names."""
+    files = [folder / name for name in names if not name.startswith(".") and name not in _NO_PROBLEMS]
+    return [file for file in files if has_known_suffix(file) and not os.path.isdir(file)]
 
 
 def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], None]) -> Iterator[Row]:
@@ -134,6 +154,9 @@ def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], Non
     """
     name = one_line(path)
     with open_source(path, key) as file:
+        if path.suffix in BUILDERS:
+            cure = "write it as JSONL" if key.startswith("-") else f"set {key_of(key, 'kind')}=huggingface"
+            raise ConfigError(f"{name}: {WHAT}, or {cure}")
         start = _read(file, 8, name)
         if start.startswith(_PARQUET):
             from aspo_megatron.data.parquet import parquet_rows
@@ -151,12 +174,15 @@ def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], Non
             if start.startswith(beginning):
                 raise ConfigError(f"{name}: not UTF-8 text: the file is {what}")
         content.seek(0)
-        beginning_of_list = list_start(_read(content, HEAD_BYTES, name), prompt_field)
+        head = _read(content, HEAD_BYTES, name)
+        beginning_of_list = list_start(head, prompt_field)
         content.seek(0)
-        if beginning_of_list is None:
-            yield from json_lines(content, name, key, tell)
-        else:
+        if beginning_of_list is not None:
             yield from list_rows(content, beginning_of_list, name)
+        elif is_spread(head):
+            yield from object_rows(content, name)
+        else:
+            yield from json_lines(content, name, key, tell)
 
 
 def open_source(path: Path, key: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""JSON files that are one list of problems, or an object with such a list in it; read object by object."""
+"""JSON files that are a list of problems, an object with such a list in it, or objects on several lines each."""
 
 from __future__ import annotations
 
@@ -23,14 +23,6 @@ _PIECE_BYTES = 2**20
 _CUT = 16
 """Characters: more than any name, number's end or escape that is cut off."""
 _SPACES = re.compile(r"[ \t\n\r]*+")
-_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_WRAPPED = re.compile(
-    rf"\s*+\{{\s*+(?P<before>(?:{_STRING}\s*+:\s*+(?:{_STRING}|[-+\w.]++)\s*+,\s*+)*+)"
-    rf"(?P<name>{_STRING})\s*+:\s*+\[\s*+(?=\{{)",
-    re.DOTALL,
-)
-"""An object that begins with single values and then a list of objects."""
-
 _CERTAIN = ("prompt", "problem", "question")
 """Names that only a problem has."""
 
@@ -43,14 +35,48 @@ def list_start(head: bytes, prompt_field: str) -> int | None:
         prompt_field: the field of a problem by which a line is told from an object around a list.
     """
     text = head.decode("utf-8-sig", errors="ignore")
-    first = _SPACES.match(text)
-    start = first.end() if first else 0
+    start = _behind_spaces(text, 0)
     if text.startswith("[", start):
         return start + 1
-    wrapped = _WRAPPED.match(text)
-    if wrapped is None or _is_problem(text.lstrip().partition("\n")[0], 0, (prompt_field,)):
+    if not text.startswith("{", start) or _is_problem(text.lstrip().partition("\n")[0], 0, (prompt_field,)):
         return None
-    return wrapped.end() if _is_problem(text, wrapped.end(), (prompt_field, *_CERTAIN)) else None
+    return _list_within(text, start + 1, (prompt_field, *_CERTAIN))
+
+
+def is_spread(head: bytes) -> bool:
+    """Whether a file that is no list begins with an object on several lines, which are not lines of JSONL then."""
+    text = head.decode("utf-8-sig", errors="ignore").lstrip()
+    try:
+        fields, end = Parser().at(text, 0, "")
+    except (ValueError, ConfigError):
+        return False
+    return isinstance(fields, dict) and "\n" in text[:end]
+
+
+def _list_within(text: str, at: int, names: tuple[str, ...]) -> int | None:
+    """Where in an object, of which a part is there, a list of problems begins (behind the bracket)."""
+    parser = Parser()
+    try:
+        while True:
+            name, at = parser.at(text, _behind_spaces(text, at), "")
+            at = _behind_spaces(text, at)
+            if not isinstance(name, str) or not text.startswith(":", at):
+                return None
+            at = _behind_spaces(text, at + 1)
+            if text.startswith("[", at) and _is_problem(text, _behind_spaces(text, at + 1), names):
+                return at + 1
+            _, at = parser.at(text, at, "")
+            at = _behind_spaces(text, at)
+            if not text.startswith(",", at):
+                return None
+            at += 1
+    except (ValueError, ConfigError):
+        return None
+
+
+def _behind_spaces(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
 
 
 def _is_problem(text: str, start: int, names: tuple[str, ...]) -> bool:
@@ -88,6 +114,24 @@ def list_rows(file: ByteSource, start: int, name: str) -> Iterator[Row]:
         text.at += 1
     if rest := text.sign():
         raise ConfigError(f"{name}: not valid JSON: {show(rest)} follows the list of problems")
+
+
+def object_rows(file: ByteSource, name: str) -> Iterator[Row]:
+    """Each of the objects that follow each other in a file, with its place from 0.
+
+    Args:
+        file: a file in which they have several lines, see `is_spread`.
+        name: how errors call the file.
+
+    Raises:
+        ConfigError: the file cannot be read on: it is damaged or no JSON.
+    """
+    text = _Text(file, name)
+    for number in itertools.count():
+        if not text.sign():
+            return
+        where = f"{name} row {number}"
+        yield where, text.row(where)
 
 
 def _items(text: _Text, name: str) -> Iterator[Row]:
@@ -156,8 +200,7 @@ class _Text:
     def sign(self) -> str:
         """The next character that is no space, which is then at `at`; empty at the end."""
         while True:
-            found = _SPACES.match(self.text, self.at)
-            self.at = found.end() if found else self.at
+            self.at = _behind_spaces(self.text, self.at)
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self.more(self._name):

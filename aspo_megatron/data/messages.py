@@ -14,7 +14,7 @@ Turn = dict[str, str]
 """A message: its `role` and its `content`."""
 
 _ROLES = {
-    "system": "system", "developer": "developer", "user": "user", "assistant": "assistant", "tool": "tool",
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
     "human": "user", "gpt": "assistant",
 }  # fmt: skip
 _NAMES = (("role", "content"), ("from", "value"))
@@ -48,15 +48,20 @@ def turns_of(value: Any) -> list[Any] | None:
     return list(value) if any(role in value[0] for role, _ in _NAMES) else None
 
 
-def chat_of(turns: list[Any]) -> tuple[tuple[Turn, ...], str]:
-    """The earlier turns, and the text of the last, which is the user's.
+def chat_of(turns: list[Any], field: str) -> tuple[tuple[Turn, ...], str]:
+    """The earlier turns, and the text of the last, which is the user's; `field` holds them.
 
     Raises:
         ValueError: says what is wrong with which message.
     """
     chat = [_turn(turn, number) for number, turn in enumerate(turns)]
     if chat[-1]["role"] != "user":
-        raise ValueError(f"ends with a message by {chat[-1]['role']}; the last one must be what the user asks")
+        asked = max((number for number, turn in enumerate(chat) if turn["role"] == "user"), default=None)
+        wrong = f"ends with a message by {chat[-1]['role']}; the last one must be what the user asks"
+        if asked is None:
+            raise ValueError(wrong)
+        alone = f"{field}.{asked}.{'content' if 'role' in turns[asked] else 'value'}"
+        raise ValueError(f"{wrong}: take out all behind message {asked}, or name its text as the field: {alone}")
     return tuple(chat[:-1]), chat[-1]["content"]
 
 

@@ -72,7 +72,7 @@ class PromptMaker:
     def prompts(
         self, asked: Sequence[tuple[Sequence[Turn], str]], names: Sequence[str]
     ) -> Iterator[tuple[list[int], str]]:
-        """The tokens of each prompt, and what of it the chat template leaves out ("" if nothing).
+        """The tokens of each prompt, and what the chat template does wrong with it ("" if nothing).
 
         Args:
             asked: earlier turns (with a chat template only), and a text.
@@ -86,12 +86,12 @@ class PromptMaker:
             own = list(asked[part.start : part.stop])
             seconds = _SECONDS + sum(len(text) for _, text in own) / _CHARACTERS
             which = one_line(" to ".join(dict.fromkeys((names[part.start], names[part.stop - 1]))))
-            dropped = [""] * len(own)
+            wrong = [""] * len(own)
             if self._chat is not None:
                 try:
                     if not self._begun:
                         self._accept(Findings(*self._work(("begin", []), seconds)))
-                    dropped = self._work(("render", own), seconds)
+                    wrong = self._work(("render", own), seconds)
                 except ApartError as error:
                     raise ConfigError(self._of_template(f"{error}, at {which}")) from error
             try:
@@ -101,7 +101,7 @@ class PromptMaker:
             except ApartError as error:
                 raise ConfigError(f"{self._folder}: the tokenizer fails: {error}, at {which}") from error
             self._begun = True
-            yield from zip(made, dropped, strict=True)
+            yield from zip(made, wrong, strict=True)
 
     def _parts(self, texts: Sequence[str]) -> Iterator[range]:
         """The very first text alone, as what is wrong is mostly wrong with all; then many at once."""
@@ -154,7 +154,7 @@ class _Work:
     def __call__(self, part: tuple[str, list[tuple[Sequence[Turn], str]]]) -> Any:
         """`begin`: what the template does; `ends`: the tokens that the tokenizer puts after a text, as a text.
 
-        `render`: what the template drops of each; the texts are kept for the next call. `rendered`: their tokens.
+        `render`: what the template does wrong with each; the texts are kept. `rendered`: their tokens.
         `raw`: the tokens of texts.
         """
         what, asked = part
@@ -167,8 +167,8 @@ class _Work:
         assert self._renderer is not None, what
         if what == "begin":
             return astuple(self._renderer.begin())  # nothing but plain values comes out of the process
-        self._rendered, dropped = self._renderer.render(asked)
-        return dropped
+        self._rendered, wrong = self._renderer.render(asked)
+        return wrong
 
     def _find_ends(self) -> str:
         encoded = self._tokenizer(["1 + 1 ="], return_special_tokens_mask=True)

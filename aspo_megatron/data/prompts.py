@@ -147,9 +147,9 @@ def _tokenize(side: _Side, maker: PromptMaker, judge: _Judge, tell: Callable[[st
         template = judge.config.template
         asked = [(record.messages, template.replace(_PLACEHOLDER, record.question)) for record in records.values()]
         names = [f"problem {record.id}" for record in records.values()]
-        for (number, record), (ids, dropped) in zip(records.items(), maker.prompts(asked, names), strict=True):
+        for (number, record), (ids, wrong) in zip(records.items(), maker.prompts(asked, names), strict=True):
             problem = Problem(record.id, record.question, tuple(ids), record.answer, record.metadata)
-            reason = judge.of_prompt(problem, dropped)
+            reason = judge.of_prompt(problem, wrong)
             if reason is None:
                 builder.add(number, problem)
             else:
@@ -178,11 +178,12 @@ class _Judge:
             return Reason("a system message of its own", f"{name} brings a system message; leave data.system out")
         return None
 
-    def of_prompt(self, problem: Problem, dropped: str) -> Reason | None:
-        """By its prompt, of which the chat template has `dropped` something; then by all else."""
+    def of_prompt(self, problem: Problem, wrong: str) -> Reason | None:
+        """By its prompt; then by all else. `wrong`: what the chat template does wrong with it."""
         name, count, most = f"problem {one_line(problem.id)}", len(problem.prompt_ids), self.config.max_prompt_tokens
-        if dropped:
-            return Reason("dropped by the chat template", f"{name}: the chat template drops {dropped}")
+        if wrong:
+            kind = f"{'dropped' if wrong.startswith('drops') else 'refused'} by the chat template"
+            return Reason(kind, f"{name}: the chat template {wrong}")
         if count == 0:
             return Reason("no token", f"{name}: the tokenizer makes no token of its prompt; see data.template")
         if count > most:

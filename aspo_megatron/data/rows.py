@@ -108,7 +108,7 @@ class RowTaker:
         field = f"{where}: field {show(self._prompt)}"
         try:
             turns = turns_of(value)
-            messages, question = ((), value) if turns is None else chat_of(turns)
+            messages, question = ((), value) if turns is None else chat_of(turns, self._prompt)
         except ValueError as error:
             raise BadRowError("a question that cannot be asked", f"{field} {error}") from error
         if not isinstance(question, str) or not question.strip():

@@ -63,6 +63,7 @@ class Unusable:
         what = f"{self._key}: {bad:,} of {total:,} problems cannot be used ({kinds}); the first: {self._first}"
         if bad == total:
             raise ConfigError(what)
+        what += "" if what.endswith("?") else "."
         if self._on_bad == "refuse":
-            raise ConfigError(f"{what}. Or leave such problems out with data.on_bad=drop")
-        logger.warning("%s. Left out, as data.on_bad=drop says", what)
+            raise ConfigError(f"{what} Or leave such problems out with data.on_bad=drop")
+        logger.warning("%s Left out, as data.on_bad=drop says", what)

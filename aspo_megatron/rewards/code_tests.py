@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from aspo_megatron.data.fields import ABSENT, lookup
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
@@ -119,8 +120,9 @@ def _find(problem: Problem, field: str | None) -> tuple[str, Any]:
     if field is None and problem.answer is not None and _may_be_tests(problem.answer):
         return "the answer", problem.answer
     for name in FIELDS if field is None else (field,):
-        if problem.metadata.get(name):
-            return name, problem.metadata[name]
+        value = lookup(problem.metadata, name)
+        if value is not ABSENT and value:
+            return name, value
     raise ValueError(f"{named(problem)} has no tests: none of {field or ', '.join(('answer', *FIELDS))} holds any")
 
 

@@ -2,6 +2,7 @@ r"""Reference answers of mathematics: their text, how they are read, and which o
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -22,8 +23,18 @@ _PUNCTUATION = re.compile(r"[.?,:;!_~'\"`\u2026]")
 
 
 def reference_text(answer: str) -> str:
-    """A reference answer, or what GSM8K's text has after `####`."""
-    return answer.rpartition("####")[2].strip()
+    """A reference answer: what GSM8K's text has after `####`, or what Skywork-OR1's JSON lists."""
+    text = answer.rpartition("####")[2].strip()
+    return _listed(text) if text.startswith("[") and text.endswith("]") else text
+
+
+def _listed(text: str) -> str:
+    """The texts of a JSON list such as `["34"]`; anything else as it is: `[1, 2]` is mathematics."""
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return ", ".join(parts).strip() if parts and all(isinstance(part, str) for part in parts) else text
 
 
 @lru_cache(maxsize=4096)

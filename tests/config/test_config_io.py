@@ -84,6 +84,8 @@ def test_lists_null_sections_and_references() -> None:
     assert config.eval.sampling is not None
     assert config.eval.sampling.temperature == 0
     assert config.data.system == "model models/m"
+    assert load("data.train.path=[a.parquet, 'b c.jsonl']").data.train.path == ("a.parquet", "b c.jsonl")
+    assert load("data.train.path=[ab].jsonl").data.train.path == "[ab].jsonl"
 
 
 @pytest.mark.parametrize(("override", "line"), [

@@ -105,7 +105,7 @@ CONTENT: dict[str, tuple[bytes, str]] = {
         b'{"data": [' + GOOD + b"]",
         "the object around the list of problems does not",
     ),
-    "an object over lines": (b'{\n"prompt": "a"\n}', "JSONL has a whole object on each line"),
+    "half an object over lines": (b'{\n"prompt": "a"\n', "JSONL has a whole object on each line"),
     "two objects on a line": (GOOD.strip() + GOOD, "d.jsonl:1: not valid JSON (Extra data, column 31)"),
     "objects ended by CR": (GOOD.replace(b"\n", b"\r") * 2, "d.jsonl:1: not valid JSON (Extra data"),
     "half a line": (GOOD + GOOD[:12], "d.jsonl:2: not valid JSON"),

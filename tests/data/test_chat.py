@@ -51,7 +51,7 @@ def prompts(folder: Path, tokenizer: PreTrainedTokenizerBase, *questions: str, *
     lines = [json.dumps({"prompt": question, "answer": "1"}) for question in questions or ("1 + 1 =", "2 + 2 =")]
     (folder / "p.jsonl").write_text("\n".join(lines))
     train = {"kind": "jsonl", "path": str(folder / "p.jsonl")}
-    config = DataConfig.model_validate({"train": train, **options})
+    config = DataConfig.model_validate({"train": train} | options)
     found, _ = load_problems(config, tokenizer, 256, 16)
     return [tokenizer.decode(problem.prompt_ids) for problem in found]
 
@@ -128,6 +128,33 @@ def test_a_template_that_reads_parts_is_given_parts(tmp_path: Path, template: st
     tokenizer = with_template(tmp_path, template)
     assert prompts(tmp_path, tokenizer)[0] == "<user>1 + 1 =<assistant>"
     assert prompts(tmp_path, tokenizer, system="Add.")[0] == "<system>Add.<user>1 + 1 =<assistant>"
+
+
+def test_a_template_that_fails_at_texts_is_given_parts(tmp_path: Path) -> None:
+    first = "{% for m in messages %}{{ '<' + m.role + '>' + m.content[0].text }}{% endfor %}<assistant>"
+    tokenizer = with_template(tmp_path, first)
+    assert prompts(tmp_path, tokenizer)[0] == "<user>1 + 1 =<assistant>"
+    assert prompts(tmp_path, tokenizer, system="Add.")[0] == "<system>Add.<user>1 + 1 =<assistant>"
+
+
+def test_chats_that_a_template_refuses_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raises = "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer = with_template(tmp_path, PLAIN.replace("<{{ m.role }}>", raises + "<{{ m.role }}>"))
+    asked = {"role": "user", "content": "2 + 2 ="}
+    brings_its_own = [{"role": role, "content": "Be brief."} for role in ("developer", "system")]
+    rows = [{"prompt": "1 + 1 ="}, *({"prompt": [turn, asked | {"content": turn["role"]}]} for turn in brings_its_own)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train = {"kind": "files", "path": str(tmp_path / "c.jsonl"), "answer_field": None}
+    words = (
+        "data.train: 2 of 3 problems cannot be used (refused by the chat template: 2); the first: problem c-1: the "
+        "chat template refuses it: System role not supported. "
+    )
+    assert line(tmp_path, tokenizer, train=train).startswith(words)
+    assert prompts(tmp_path, tokenizer, train=train, on_bad="drop") == ["<user>1 + 1 =<assistant>"]
+    assert words in caplog.text
+    assert "fails: TemplateError: System role not supported" in line(tmp_path, tokenizer, system="Be brief.")
+    tokenizer = with_template(tmp_path, PLAIN)
+    assert prompts(tmp_path, tokenizer, train=train)[1] == "<system>Be brief.<user>developer<assistant>"
 
 
 DROPPING = {
@@ -242,8 +269,8 @@ TURNS = (
 def of_turns(tokenizer: PreTrainedTokenizerBase, turns: tuple[dict[str, str], ...], **options: Any) -> tuple[str, str]:
     assert isinstance(tokenizer.chat_template, str)
     with PromptMaker(tokenizer, chat=Chat(tokenizer.chat_template, DAY, **options)) as maker:
-        ((ids, dropped),) = maker.prompts([(turns, "2 + 2 =")], ["problem 0"])
-    return tokenizer.decode(ids), dropped
+        ((ids, wrong),) = maker.prompts([(turns, "2 + 2 =")], ["problem 0"])
+    return tokenizer.decode(ids), wrong
 
 
 def test_earlier_turns_are_kept(tmp_path: Path) -> None:
@@ -254,9 +281,9 @@ def test_earlier_turns_are_kept(tmp_path: Path) -> None:
     tokenizer = with_template(tmp_path, PLAIN.replace("m.content", "m.content.split('</think>')[-1]"))
     assert of_turns(tokenizer, TURNS)[1] == ""  # as templates of models that think
     tokenizer = with_template(tmp_path, PLAIN.replace("in messages", "in messages if m.role != 'system'"))
-    assert of_turns(tokenizer, TURNS)[1] == "the system message"
+    assert of_turns(tokenizer, TURNS)[1] == "drops the system message"
     tokenizer = with_template(tmp_path, PLAIN.replace("in messages", "in messages if m.role != 'assistant'"))
-    assert of_turns(tokenizer, (*TURNS[:2], {"role": "assistant", "content": "two"}))[1] == "an earlier turn"
+    assert of_turns(tokenizer, (*TURNS[:2], {"role": "assistant", "content": "two"}))[1] == "drops an earlier turn"
     tokenizer = with_template(tmp_path, PARTS_BUT_SYSTEM)
     assert of_turns(tokenizer, TURNS) == (whole, "")
 

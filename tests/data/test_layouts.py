@@ -116,8 +116,16 @@ def test_rows(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("chat", "said"),
     [
-        ([USER, ASSISTANT], "row 0: field 'prompt' ends with a message by assistant; the last one must be"),
-        ([SYSTEM], "ends with a message by system"),
+        (
+            [SYSTEM, USER, ASSISTANT],
+            "row 0: field 'prompt' ends with a message by assistant; the last one must be what the user asks: take out "
+            "all behind message 1, or name its text as the field: prompt.1.content",
+        ),
+        (
+            [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+            "name its text as the field: prompt.0.value",
+        ),
+        ([SYSTEM], "ends with a message by system; the last one must be what the user asks. Or leave"),
         ([USER | {"role": "narrator"}], "has the role 'narrator' in message 0; roles are system, user, assistant"),
         ([{"role": 1, "content": "a"}], "has the role 1 in message 0"),
         ([USER, {"content": "a"}], "has the role None in message 1"),
@@ -199,6 +207,13 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "d.parquet": lambda path: to_parquet(path, ROWS_OF_FILES),
     "d.jsonl.gz": lambda path: path.write_bytes(gzip.compress(to_jsonl(path, ROWS_OF_FILES).read_bytes())),
     "d.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps({"rows": ROWS_OF_FILES}).encode())),
+    "behind.json": lambda path: path.write_text(
+        json.dumps({"about": {"by": ["x"]}, "marks": [], "by": [{"name": "x"}], "data": ROWS_OF_FILES}, indent=1)
+    ),
+    "spread.json": lambda path: path.write_text("\n".join(json.dumps(row, indent=1) for row in ROWS_OF_FILES)),
+    "spread.jsonl.gz": lambda path: path.write_bytes(
+        gzip.compress(("\ufeff" + "".join(json.dumps(row, indent=1) for row in ROWS_OF_FILES)).encode())
+    ),
     "lines.json": lambda path: to_jsonl(path, ROWS_OF_FILES),
     "list.jsonl": lambda path: path.write_text(json.dumps(ROWS_OF_FILES)),
     "d.txt": lambda path: to_jsonl(path, ROWS_OF_FILES),
@@ -213,6 +228,37 @@ def test_formats(tmp_path: Path, name: str) -> None:
         (row["prompt"], row["answer"]) for row in ROWS_OF_FILES
     ]
     assert records[2].id == f"{name.partition('.')[0]}-2"
+
+
+def test_one_problem_on_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(verl(), indent=2) + "\n")
+    (record,) = read(path, answer_field="reward_model.ground_truth")
+    assert (record.id, record.question, record.answer) == ("d-0", "1 + 1?", "2")
+    path.write_text('{\n"prompt": "a",\n"answer": 1\n}\n{\n"prompt": "b",\n')
+    assert refusal(path).startswith(f"{path} row 1: not valid JSON (")
+    path.write_text('{\n"prompt": "a",\n"answer": 1\n}\n[]\n')
+    assert "1 of 2 problems cannot be used (not an object: 1); the first: " in refusal(path)
+
+
+def test_a_table_is_for_the_library(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("prompt,answer\na,1\n")
+    cure = "d.csv: give a JSONL, JSON or Parquet file, or set data.train.kind=huggingface"
+    assert refusal(tmp_path / "d.csv").endswith(cure)
+    assert len(read(tmp_path / "d.csv", "huggingface")) == 1
+
+
+def test_folders_as_the_hub_has_them(tmp_path: Path) -> None:
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "README.md").write_text("---")
+    (tmp_path / "set" / "dataset_infos.json").write_text('{"default": {}}')
+    said = refusal(tmp_path / "set")
+    assert said.endswith("set is a folder without .jsonl, .json or .parquet files; give a JSONL, JSON or Parquet file")
+    to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", ROWS_OF_FILES)
+    said = refusal(tmp_path / "set")
+    assert said.endswith(f"set is a folder without files of problems; give {tmp_path}/set/data, which has some")
+    (tmp_path / "set" / "data" / "dataset_infos.json").write_text('{"default": {}}')
+    assert len(read(tmp_path / "set" / "data")) == 3
 
 
 def test_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,3 +228,14 @@ def test_the_documentation_has_the_table() -> None:
     marked = re.search(r"<!-- benchmarks -->\n(.*)\n<!-- end -->", DOCS.read_text(), re.DOTALL)
     assert marked
     assert marked[1] == benchmarks.markdown()
+
+
+def test_a_folder_of_files_or_of_splits(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out.jsonl"
+    folder.mkdir()
+    for number in range(2):
+        jsonl(folder / f"train-0000{number}-of-00002.jsonl", {"problem": f"{number} + 2?", "answer": "4"})
+    assert benchmarks.write_problems(Wanted("aime25", folder), out) == 2
+    jsonl(folder / "test.jsonl", {"problem": "5 + 2?", "answer": "7"})  # the library knows which split is meant
+    assert benchmarks.write_problems(Wanted("aime25", folder), out) == 1
+    assert json.loads(out.read_text())["prompt"] == "5 + 2?"

@@ -95,3 +95,28 @@ def test_without_a_reference_there_is_no_reward():
         score(problem(None), "7")
     with pytest.raises(ValueError, match=r"cannot read the reference answer '\$x' of problem p-0"):
         score(problem("$x"), "7")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (r'["34"]', "34", "43"),
+        (r'["12\\%"]', "12", "21"),
+        (r'["1,000"]', "1000", "1"),
+        (r'["\\{1,2\\}"]', r"\{1,2\}", "1"),
+        (r'["1", "2"]', "1, 2", "2"),
+        ("[1, 2]", "[1, 2]", "1, 2"),
+    ],
+)
+def test_a_list_of_texts_in_json_is_no_part_of_the_answer(answer, right, wrong):
+    """Skywork-OR1 keeps its references so."""
+    assert unfit(RewardConfig(kind="math"), problem(answer)) is None
+    assert score(problem(answer), rf"\boxed{{{right}}}") == 1.0
+    assert score(problem(answer), rf"\boxed{{{wrong}}}") == 0.0
+
+
+def test_nothing_in_a_list_is_nothing():
+    for answer in ('[""]', '["$$"]'):
+        reason = unfit(RewardConfig(kind="math"), problem(answer))
+        assert reason is not None
+        assert reason.kind == "empty reference answer"

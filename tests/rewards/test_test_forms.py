@@ -176,3 +176,14 @@ def test_only_keys_that_may_have_been_numbers_are_tried_twice():
     for given in ([{"a": 1}], [{"1": 1, "a": 2}], [{"01": 1}], [{"+1": 1}], [{"1e2": 1}], [{}], [[1, 2]], ["{1}"]):
         (test,) = read_tests(apps(given, 2))
         assert (test.given, test.or_given) == (json.dumps(given), None)
+
+
+def test_tests_within_another_field():
+    """As verl keeps them."""
+    asked = problem(
+        reward_model={"ground_truth": json.dumps({"inputs": ["1 2\n"], "outputs": ["3\n"]}), "style": "rule"}
+    )
+    assert read_tests(asked, "reward_model.ground_truth") == [CodeTest(None, "1 2\n", "3\n")]
+    config = RewardConfig.model_validate({"kind": "code", "code": {"tests_field": "reward_model.ground_truth"}})
+    assert unfit(config, asked) is None
+    assert unfit(config, problem(reward_model={})).kind == "no tests"
