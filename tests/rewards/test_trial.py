@@ -13,6 +13,7 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.trial import try_reward
 
 MODULE = """
+import re
 from pathlib import Path
 
 def fine(problem, response):
@@ -28,6 +29,18 @@ def words(problem, response):
 
 def numbers(problem, response):
     return float(response or 0)
+
+def not_the_first(problem, response):
+    return {"p-0": [], "p-1": [1.0], "p-2": []}[problem.id][0]
+
+def tagged(problem, response):
+    return float(re.search("<answer>(.*)</answer>", response)[1] == "how?")
+
+def reasoned(problem, response):
+    return float("how?" in response.split("</think>")[1])
+
+def boxed(problem, response):
+    return float(re.findall(r"boxed{(.*)}", response)[-1] == "how?")
 """
 PROBLEMS = [
     Problem("p-0", "how?", (1,), None, {"topic": "a"}),
@@ -51,7 +64,7 @@ def test_one_that_works_is_called_once(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text() == "p-0 how?;"
 
 
-@pytest.mark.parametrize("name", ["words", "numbers"])
+@pytest.mark.parametrize("name", ["words", "numbers", "tagged", "reasoned", "boxed"])
 def test_one_of_the_texts_is_enough(name: str) -> None:
     try_reward(config(f"trial_rewards:{name}"), PROBLEMS)
 
@@ -62,12 +75,17 @@ def test_a_broken_one_is_refused_with_what_it_raised() -> None:
         try_reward(config("trial_rewards:broken"), PROBLEMS)
 
 
+def test_a_problem_that_cannot_be_scored_is_not_the_reward() -> None:
+    try_reward(config("trial_rewards:not_the_first"), PROBLEMS)
+
+
 def test_each_part_of_a_mixture_is_tried_on_a_problem_of_its_own(tmp_path: Path) -> None:
     fine = {"kind": "trial_rewards:fine", "weight": 1.0}
     broken = {"kind": "trial_rewards:broken", "weight": 1.0, "when": {"topic": "b"}}
     with pytest.raises(ConfigError, match="'5' is worth as a response to problem p-2: KeyError"):
         try_reward(config("mixture", components={"fine": fine, "broken": broken}), PROBLEMS)
-    assert (tmp_path / "calls").read_text() == "p-0 how?;p-2 5;p-2 ;"
+    calls = (tmp_path / "calls").read_text().split(";")
+    assert (calls[:2], calls[-2:]) == (["p-0 how?", "p-2 5"], ["p-2 ", ""])
 
 
 def test_built_in_rewards_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
