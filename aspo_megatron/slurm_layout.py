@@ -191,8 +191,8 @@ def _candidates(run: RunConfig) -> Iterator[dict[str, Any]]:
     nodes = slurm.nodes or (-(-ranks // gpus) if gpus else 1)
     if slurm.nodes:
         yield {"slurm.nodes": -(-ranks // gpus) if gpus else 1}
-    for lines in _with_gpus(slurm.directives, gpus):
-        yield {"slurm.directives": lines}
+    for other in _with_gpus(slurm.directives, gpus):
+        yield {"slurm.directives": other}
     for key, lines in (("directives", slurm.directives), ("server_directives", slurm.server_directives)):
         if lines:
             yield {f"slurm.{key}": [line for line in lines if not _may_hinder(line)]}

@@ -11,6 +11,7 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.mixture import applies
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rewards.scorers import is_built_in
+from aspo_megatron.rewards.task_queue import LATE
 
 _FORMS = (
     "{}",
@@ -67,6 +68,8 @@ def _error(pool: RewardPool, problem: Problem) -> str | None:
         if error is None:
             return None
         first = first or error
+        if error.startswith(LATE):  # so it would with the others, one after the other
+            break
     return first
 
 
