@@ -60,7 +60,7 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
     Args:
         config: YAML file of the run.
         overrides: `key=value` words that the ranks get too.
-        options: further `slurm.key=value` words.
+        options: further `slurm.key=value` words; those of `overrides` go before them.
         sweep: File with `key=value` words on each line.
         chain: Jobs that follow one another.
 
@@ -68,9 +68,9 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
         ConfigError: names the key, or the line of the sweep's file.
     """
     lines = () if sweep is None else _sweep_lines(sweep)
-    runs = [load_config(config, [*overrides, *options, *line]) for line in lines or [()]]
+    runs = [load_config(config, [*options, *overrides, *line]) for line in lines or [()]]
     _check_models(runs, config)
-    folders = [run.output_dir for run in runs]
+    folders = [run.output_dir.resolve() for run in runs]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"{sweep}: each line needs an output_dir=... of its own")
     for run in runs:
@@ -78,8 +78,11 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
         refuse_foreign_folder(run)
         if _size(run) != _size(runs[0]):
             raise ConfigError(f"{sweep}: all lines must need the same number of ranks, and of GPUs for servers")
+        if run.slurm != runs[0].slurm:
+            raise ConfigError(f"{sweep}: the lines are one job: set slurm.* in CONFIG or beside it, not in a line")
+    _refuse_dependency(runs[0].slurm, chain)
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
-    return Job(runs[0], (str(config), *overrides, *options), name, lines, chain)
+    return Job(runs[0], (str(config), *options, *overrides), name, lines, chain)
 
 
 def render(job: Job, template: str) -> str:
@@ -202,11 +205,20 @@ def _size(run: RunConfig) -> tuple[object, ...]:
     return (*shape(run), run.slurm.gpus_per_node, gpus_beside(run), run.slurm.server_nodes)
 
 
+def _refuse_dependency(slurm: SlurmConfig, chain: int) -> None:
+    for line in slurm.directives:
+        if chain > 1 and line.startswith("--dependency"):
+            raise ConfigError(
+                f"slurm.directives: {one_line(line)}: would have the jobs of --chain {chain} run at the same time, as "
+                "each has --dependency=singleton; leave one of them out"
+            )
+
+
 def _check(run: RunConfig) -> None:
-    shape(run)
     refuse_short_limit(run.slurm)
     if run.rollout.servers.addresses and (run.slurm.server_nodes or run.slurm.servers_of):
         raise ConfigError("rollout.servers.addresses: leave it empty with slurm.server_nodes or slurm.servers_of")
+    shape(run)
 
 
 def _check_models(runs: Sequence[RunConfig], config: Path) -> None:

@@ -19,6 +19,16 @@ from aspo_megatron.foreign_text import one_line
 _USUAL_GPUS = 8
 """More GPUs than these a node seldom has, so that no advice asks for them."""
 
+_TYPE = r"[\w.-]*[A-Za-z_.-][\w.-]*|\w+(?=[:=])"
+_GRES = re.compile(rf"(?P<what>(?:gres[/:])?gpu)(?:[:=](?P<type>{_TYPE}))?(?:[:=](?P<number>\d+))?")
+"""GPUs in a list of resources: `gpu`, `gpu:8`, `gpu:h100:8`, `gpu:3090:8`. A single part of digits is the number."""
+
+_OWN_KEYS = {
+    **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "nodes and tasks follow from slurm.nodes and parallel"),
+    "array": "the tasks of an array would all be this run; give each a line of the file of --array",
+}
+"""Options of sbatch that no directive may set, and why."""
+
 
 def has_own_servers(run: RunConfig) -> bool:
     """Whether the run starts SGLang servers itself, on the machine of its first rank."""
@@ -61,6 +71,7 @@ def _shape(run: RunConfig) -> tuple[int, int]:
     ranks, slurm = run.parallel.world_size, run.slurm
     gpus, beside = slurm.gpus_per_node, gpus_beside(run)
     nodes = slurm.nodes or (-(-ranks // gpus) if gpus else 1)
+    _refuse_own_keys(run)
     if ranks % nodes:
         raise ConfigError(
             f"slurm.nodes={nodes}: tp x cp x dp x pp = {ranks} ranks do not divide evenly over them{_counted(run)}"
@@ -96,21 +107,29 @@ def _refuse_gpus(run: RunConfig, nodes: int, ranks: int, beside: int) -> None:
             raise ConfigError(f"slurm: {each} = {servers.count * servers.tp} GPUs on {where}, which has {there}")
 
 
+def _refuse_own_keys(run: RunConfig) -> None:
+    for key, lines in (("directives", run.slurm.directives), ("server_directives", run.slurm.server_directives)):
+        for line in lines:
+            if reason := _OWN_KEYS.get(_name(line)):
+                raise ConfigError(f"slurm.{key}: {one_line(line)}: {reason}")
+
+
 def _refuse_directives(run: RunConfig, ranks: int) -> None:
     """See that GPUs which `slurm.directives` asks for are those of the nodes, and that servers see theirs."""
     slurm = run.slurm
     for line in slurm.directives:
-        name = line.removeprefix("--").partition("=")[0]
-        if name in ("nodes", "ntasks", "ntasks-per-node"):
-            raise ConfigError(
-                f"slurm.directives: {one_line(line)}: nodes and tasks follow from slurm.nodes and parallel"
-            )
+        name = _name(line)
         kind, number = _gpus_said(line) or ("", 0)
         if kind == "job":
             raise ConfigError(f"slurm.directives: {one_line(line)}: ask for the GPUs of a node, as --gpus-per-node=N")
-        if has_own_servers(run) and (kind == "task" or (name == "gpu-bind" and not line.endswith("=none"))):
+        binds = kind == "task" or (name == "gpu-bind" and not line.endswith("=none"))
+        if binds and has_own_servers(run):
             raise ConfigError(
                 f"slurm.directives: {one_line(line)}: rank 0 would not see the GPUs of the servers that it starts"
+            )
+        if binds and slurm.server_nodes and not slurm.server_directives:  # a node's servers are of one task
+            raise ConfigError(
+                f"slurm.directives: {one_line(line)}: the servers on slurm.server_nodes would not see all their GPUs"
             )
         found = {"node": number, "task": number * ranks}.get(kind, slurm.gpus_per_node)
         if found != slurm.gpus_per_node:
@@ -118,6 +137,11 @@ def _refuse_directives(run: RunConfig, ranks: int) -> None:
                 f"slurm.directives: {one_line(line)}: {found} GPUs a node, but slurm.gpus_per_node="
                 f"{slurm.gpus_per_node}"
             )
+
+
+def _name(line: str) -> str:
+    """Of an option of sbatch, without its dashes."""
+    return line.removeprefix("--").partition("=")[0]
 
 
 def _gpus_for_servers(run: RunConfig) -> int:
@@ -130,15 +154,16 @@ def _gpus_said(line: str) -> tuple[str, int] | None:
     """What an option of sbatch asks for: of a `node`, a `task`, the `job` or a `socket`, and the number of GPUs."""
     name, _, text = line.removeprefix("--").partition("=")
     kinds = {"gpus": "job", "gpus-per-node": "node", "gpus-per-task": "task", "gpus-per-socket": "socket"}
-    text = text.strip("\"'")
+    parts = text.strip("\"'").split(",")
     if name in kinds:
-        found = re.fullmatch(r"(?:[\w.-]+:)?(\d+)", text)
+        found = [_GRES.fullmatch(f"gpu:{part}") for part in parts]
     elif name in ("gres", "tres-per-node", "tres-per-task"):
         kinds[name] = "task" if name == "tres-per-task" else "node"
-        found = re.search(r"(?:^|,)(?:gres[/:])?gpu(?:[:=][A-Za-z_][\w.-]*)?(?:[:=](\d+))?(?:,|$)", text)
+        found = [_GRES.fullmatch(part) for part in parts]
     else:
         return None
-    return (kinds[name], int(found[1] or 1)) if found else None
+    numbers = [int(part["number"] or 1) for part in found if part]
+    return (kinds[name], sum(numbers)) if numbers else None
 
 
 def _counted(run: RunConfig) -> str:
@@ -166,17 +191,13 @@ def _candidates(run: RunConfig) -> Iterator[dict[str, Any]]:
     nodes = slurm.nodes or (-(-ranks // gpus) if gpus else 1)
     if slurm.nodes:
         yield {"slurm.nodes": -(-ranks // gpus) if gpus else 1}
+    for other in _with_gpus(slurm.directives, gpus):
+        yield {"slurm.directives": other}
+    for key, lines in (("directives", slurm.directives), ("server_directives", slurm.server_directives)):
+        if lines:
+            yield {f"slurm.{key}": [line for line in lines if not _may_hinder(line)]}
     if not gpus:
         return
-    for lines in _with_gpus(slurm.directives, slurm.gpus_per_node):
-        yield {"slurm.directives": lines}
-    if slurm.directives:
-        other = [
-            line
-            for line in slurm.directives
-            if not re.match(r"--(gpu-bind|gpus(-per-task)?=|tres-per-task|nodes=|ntasks)", line)
-        ]
-        yield {"slurm.directives": other}
     fit = gpus - ranks if beside else _gpus_for_servers(run)
     if servers.tp <= fit and run.rollout.engine == "sglang":
         yield {"rollout.servers.count": fit // servers.tp}
@@ -194,11 +215,27 @@ def _candidates(run: RunConfig) -> Iterator[dict[str, Any]]:
         yield {"parallel.dp": room // unit}
 
 
+def _may_hinder(line: str) -> bool:
+    return _name(line) in (*_OWN_KEYS, "gpu-bind", "gpus", "gpus-per-task", "tres-per-task")
+
+
 def _with_gpus(directives: Sequence[str], gpus: int) -> Iterator[list[str]]:
     """The options with another number of GPUs for a node."""
     if any((_gpus_said(line) or ("",))[0] == "node" for line in directives):
-        other = (re.sub(r"(--gpus-per-node=.*?)\d+$", rf"\g<1>{gpus}", line) for line in directives)
-        yield [re.sub(r"(\bgpu(?:[:=][A-Za-z_][\w.-]*)?)(?:[:=]\d+)?(?=,|$)", rf"\g<1>:{gpus}", line) for line in other]
+        yield [_with_number(line, gpus) for line in directives]
+
+
+def _with_number(line: str, gpus: int) -> str:
+    option, _, text = line.partition("=")
+    if (_gpus_said(line) or ("",))[0] != "node":
+        return line
+    lead = "gpu:" if option == "--gpus-per-node" else ""
+    parts = []
+    for part in text.split(","):
+        found = _GRES.fullmatch(lead + part)
+        named = [found["what"], *filter(None, [found["type"]]), str(gpus)] if found else [part]
+        parts.append(":".join(named).removeprefix(lead))
+    return f"{option}={','.join(parts)}"
 
 
 def _changed(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

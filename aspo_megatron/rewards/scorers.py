@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -43,7 +44,9 @@ def check(config: RewardConfig, problems: Iterable[Problem] = ()) -> None:
         ConfigError: a kind is unknown or cannot be imported, does not fit a problem, or no part of a mixture does;
             or programs cannot be isolated on this machine.
     """
-    build(config)
+    # A module that goes to another folder as it is imported must not take the run's paths with it.
+    with contextlib.nullcontext() if is_built_in(config) else contextlib.chdir("."):
+        build(config)
     for problem in problems:
         reason = unfit(config, problem)
         if reason is not None:

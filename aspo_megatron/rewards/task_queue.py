@@ -12,12 +12,15 @@ logger = plain_logger(__name__)
 
 _TRIES = 3
 
+LATE = "scoring took longer than"
+"""How the error of a response begins whose scorer took too long."""
+
 
 class TaskQueue:
     """Those that come back go first, as nobody waits for the last ones longer than for them."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        self._late = f"scoring took longer than reward.timeout_seconds={timeout_seconds:g}"
+        self._late = f"{LATE} reward.timeout_seconds={timeout_seconds:g}"
         self._tasks: deque[Task] = deque()
 
     def __len__(self) -> int:

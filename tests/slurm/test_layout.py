@@ -40,8 +40,9 @@ def assert_right(run: RunConfig, directives: list[str]) -> None:
     nodes = int(found["nodes"]) - (0 if run.slurm.server_directives else run.slurm.server_nodes)
     tasks = int(found["ntasks-per-node"])
     assert nodes * tasks == run.parallel.world_size
-    said = [value.rpartition(":")[2] for name, value in found.items() if name in ("gpus-per-node", "gres")]
-    gpus = int(said[0]) if said else int(found.get("gpus-per-task", "0")) * tasks
+    said = [found[name].removeprefix("gpu:") for name in ("gpus-per-node", "gres") if name in found]
+    numbers = [part.rpartition(":")[2] for part in ",".join(said).split(",") if not part.startswith("nvme")]
+    gpus = sum(map(int, numbers)) if said else int(found.get("gpus-per-task", "0")) * tasks
     own = run.rollout.engine == "sglang" and not (run.slurm.server_nodes or run.slurm.servers_of or servers.addresses)
     beside = servers.count * servers.tp if own and not servers.colocate else 0
     assert nodes == 1 or not own
@@ -84,6 +85,15 @@ REFUSED = [
     (SMALL, ["slurm.directives=[--gpu-bind=single:1]"], "rank 0 would not see"),
     (SMALL, ["slurm.directives=[--gpus=8]"], "ask for the GPUs of a node"),
     (SMALL, ["slurm.directives=[--ntasks=12]"], "nodes and tasks follow"),
+    (SMALL, ["slurm.directives=[--nodes=3]", "slurm.gpus_per_node=0"], "nodes and tasks follow"),
+    (SMALL, ["slurm.directives=[--array=0-3]"], "would all be this run"),
+    (SMALL, ["slurm.directives=['--gres=gpu:2080ti:4']"], "4 GPUs a node"),
+    (SMALL, ["slurm.directives=['--gres=gpu:3090:4,nvme:1']"], "4 GPUs a node"),
+    (SMALL, ["slurm.directives=['--gpus-per-node=3090:4']"], "4 GPUs a node"),
+    (SMALL, ["slurm.directives=['--gres=gpu:a100:2,gpu:h100:2']", "slurm.server_nodes=1"], "are 8 ranks, but"),
+    (LARGE, ["slurm.directives=[--gpus-per-task=1]"], "servers on slurm.server_nodes would not see"),
+    (LARGE, ["slurm.directives=[--gpu-bind=closest]"], "servers on slurm.server_nodes would not see"),
+    (LARGE, ["slurm.server_directives=[--partition=x,--nodes=4]"], "server_directives: --nodes=4: nodes and tasks"),
     (LARGE, ["slurm.nodes=4"], r"4 nodes .* 32 ranks, but .* = 16 \(slurm.nodes counts the ranks' nodes; the 2 of"),
     (LARGE, ["rollout.servers.count=8"], "= 16 GPUs on each node of slurm.server_nodes, which has 8"),
     (LARGE, ["slurm.server_nodes=0"], "on several nodes"),
@@ -112,6 +122,11 @@ def test_advice_makes_a_right_job(recipe: str, overrides: list[str], reason: str
         "--gres=gpu:8,nvme:1",
         "--gpus-per-node=h100:8",
         "--tres-per-node=gres/gpu:8",
+        "--gres=gpu:2080ti:8",
+        "--gres=gpu:3090:8",
+        "--gres=gpu:1g.10gb:8",
+        "--gres=gpu:a100:4,gpu:h100:4",
+        "--gpus-per-node=a100:4,h100:4",
     ],
 )
 def test_gpus_by_a_directive_of_ones_own(line: str) -> None:
@@ -144,3 +159,11 @@ def test_ranks_and_servers_have_gpus_of_their_own(recipe: str) -> None:
         server_environment(servers, "cuda", number, seen)["CUDA_VISIBLE_DEVICES"] for number in range(servers.count)
     ]
     assert sorted([*taken, *map(str, range(run.parallel.world_size))]) == [str(gpu) for gpu in range(8)]
+
+
+def test_advice_goes_before_an_option() -> None:
+    with pytest.raises(ConfigError, match=r"set slurm\.nodes=1$"):
+        slurm.make_job(EXAMPLES / SMALL, [], ["slurm.nodes=2"], None, 1)
+    job = slurm.make_job(EXAMPLES / SMALL, ["slurm.nodes=1"], ["slurm.nodes=2"], None, 1)
+    assert job.run.slurm.nodes == 1
+    assert load_config(EXAMPLES / SMALL, job.words[1:]).slurm.nodes == 1

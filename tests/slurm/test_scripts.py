@@ -113,6 +113,14 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     sweep.write_text("parallel.dp=8 output_dir=a\nparallel.dp=16 output_dir=b\n")
     with pytest.raises(ConfigError, match="must need the same number of ranks"):
         script_of(config, *GPUS, sweep=sweep)
+    sweep.write_text("output_dir=runs/a\noutput_dir=runs/b/../a\n")
+    with pytest.raises(ConfigError, match=r"output_dir=\.\.\. of its own"):
+        script_of(config, *GPUS, sweep=sweep)
+    sweep.write_text("slurm.partition=x output_dir=a\noutput_dir=b\n")
+    with pytest.raises(ConfigError, match=r"the lines are one job: set slurm\.\*"):
+        script_of(config, *GPUS, sweep=sweep)
+    with pytest.raises(ConfigError, match="--dependency=afterok:5: would have the jobs of --chain 2"):
+        script_of(config, *GPUS, "slurm.directives=['--dependency=afterok:5']", chain=2)
     sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
     with pytest.raises(ConfigError, match="each line needs an output_dir"):
         script_of(config, *GPUS, sweep=sweep)

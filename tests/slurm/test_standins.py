@@ -134,6 +134,15 @@ def test_paths_with_blanks_everywhere(standins: Standins, work: Path) -> None:
     assert names == {"rank-0.log", "rank-1.log"}
 
 
+def test_options_of_ones_own_lines_end_with_them(standins: Standins, work: Path) -> None:
+    """Else the first exit code that is not 0 would end the script, before it says anything or goes on later."""
+    venv = standins.aspo(work / "env")
+    standins.program(venv / "bin" / "aspo", '#!/bin/bash\n[[ " $* " != *" --state"* ]] || exit 0\necho why\nexit 3\n')
+    script = script_of(*CPUS, f"slurm.venv={venv}", "slurm.setup=[set -euo pipefail]")
+    ended = standins.run(script, work)
+    assert (ended.code, ended.log.splitlines()[-1]) == (3, "rank-0.log: why")
+
+
 def test_a_limit_before_anything_was_saved_ends_the_job(standins: Standins, work: Path) -> None:
     """First one that begins anew, then one that goes on: neither would do better at another start."""
     for before in (None, "stopped step-000010"):
