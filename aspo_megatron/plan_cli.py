@@ -43,7 +43,7 @@ def plan(
       aspo plan run.yaml --gpus 32 --gpu h200
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
-    from aspo_megatron.checkpoint.usable import usable_model
+    from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config_io import load_config
     from aspo_megatron.errors import ConfigError
     from aspo_megatron.plan import report, simulated, simulated_text, text
@@ -56,7 +56,7 @@ def plan(
     on = kinds[gpu.lower()]
     run = load_config(config, overrides or [])
     folder = model_shape(run, config)
-    family = usable_model(folder)
+    family = usable_here(folder, run.model.init)
     left_out: list[str] = []
     if simulate:
         run, left_out = simulated.simulated_form(run, folder)

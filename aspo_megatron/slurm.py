@@ -225,17 +225,17 @@ def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
     """See that the ranks can use the models, before they wait in a queue; those of them that are on this machine.
 
     Raises:
-        UserError: see `usable_weights`.
+        UserError: see `usable_here`.
     """
     try:
-        from aspo_megatron.checkpoint.usable import has_weights, usable_model, usable_weights
+        from aspo_megatron.checkpoint.usable import usable_here
         from aspo_megatron.tiny import model_shape
     except (ImportError, OSError):  # no torch: a machine that only submits
         return
     wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})
     there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
     for folder, init in there:
-        (usable_weights if init == "pretrained" and has_weights(folder) else usable_model)(folder)
+        usable_here(folder, init)
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:

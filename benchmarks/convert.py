@@ -164,6 +164,7 @@ def measure_or_reason(function: Callable[..., None], *args: Any) -> Measured | s
 
 def _child(pipe: Any, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     import torch
+    from transformers import AutoConfig, modeling_rope_utils  # noqa: F401 (whose modules are no part of the model)
 
     import aspo_megatron.checkpoint.convert  # noqa: F401
 

@@ -34,11 +34,6 @@ _ROWS = 4096
 """Of two matrices that are compared, so many are in memory at a time."""
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a model folder comes with weights, of its own or of the checkpoint that it is in."""
-    return checkpoint_around(folder) is not None or any(folder.glob("*.safetensors"))
-
-
 def usable_config(folder: Path) -> Family:
     """The model of a folder whose weights are somewhere else: of a server, which has them already.
 
@@ -90,6 +85,20 @@ def usable_weights(folder: Path) -> Family:
     with PieceReader(checkpoint, family) as reader:
         HfView(reader, family)
     return family
+
+
+def usable_here(folder: Path, init: str) -> Family:
+    """The model of a folder that ranks are to use later, perhaps on other machines, which then have its weights.
+
+    Args:
+        folder: with weights, which are then looked at as well, or without.
+        init: as `model.init`; with `random` weights are not looked at.
+
+    Raises:
+        UserError: see `usable_weights`.
+    """
+    is_there = checkpoint_around(folder) is not None or any(folder.glob("*.safetensors"))
+    return usable_weights(folder) if is_there and init == "pretrained" else usable_model(folder)
 
 
 def check_weights(folder: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from aspo_megatron.data.messages import Turn
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from aspo_megatron.config import DataConfig
-
-Turn = Mapping[str, str]
-"""A message: its `role` and its `content`."""
 
 _TAKEN = {
     "messages": "data.train says what is asked",

@@ -71,9 +71,10 @@ class ModelChunk(GPTModel):
                 # for copies, of which the gradient norm counts that of tp rank 0 alone.
                 held.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
                 held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
-            if held.row.per_expert:
+            if held.row.per_expert and (topology.ep > 1 or topology.etp != topology.tp):
                 # megatron marks experts only where ep > 1, and would sum the others' gradients over the ranks that
-                # share the dense layers. Who has a copy of an expert depends on etp as well.
+                # share the dense layers. Who has a copy of an expert depends on etp as well. Where these are the same
+                # ranks, experts stay with the rest: with buffers and a norm of their own, an update waits once more.
                 held.parameter.allreduce = False  # type: ignore[attr-defined]
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 

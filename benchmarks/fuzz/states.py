@@ -50,6 +50,7 @@ def _model() -> tuple[Any, Any, Any]:
 
 def resume(run: Path) -> None:
     """Load the latest state of a run, as a run of one process does."""
+    from aspo_megatron.checkpoint.fingerprint import Fingerprint
     from aspo_megatron.checkpoint.folders import tidy
     from aspo_megatron.checkpoint.run_state import changed_weights, read_state
     from aspo_megatron.checkpoint.start import load_start
@@ -60,7 +61,7 @@ def resume(run: Path) -> None:
     said: list[str] = []
     tidy(run, said.append)
     state = find_state(config, model.family, said.append)
-    if not load_start(config, model.family, model, "", said.append) and state is not None:
-        changed_weights(config, read_state(state), "")
+    if not load_start(config, model.family, model, Fingerprint(), said.append) and state is not None:
+        changed_weights(config, read_state(state), Fingerprint())
     if state is not None:
         load_latest(state, config, model.family, model, optimizer, said.append)

@@ -57,7 +57,7 @@ class _Row:
             loss="aspo",
             aggregation=LossConfig().aggregation,
             device=self.device,
-            log_probs=str(self.model.parent / "log-probs.safetensors"),
+            common=str(self.model.parent / "common.safetensors"),
             result=str(self.result),
         )
         path = self.result.with_suffix(".json")
@@ -108,7 +108,7 @@ def _judge(sheet: Sheet, row: _Row, way: str) -> None:
         sheet.at_most(f"{row.name}: {what}", figure, bound, reference=ONE_PROCESS, note=note)
 
     line("losses of two updates", _apart(got.loss, want.loss), _RELATIVE)
-    line("gradient norm", _apart([got.grad_norm], [want.grad_norm]), _RELATIVE)
+    line("gradient norm", _apart(got.grad_norm, want.grad_norm), _RELATIVE)
     line("gradients", found.gradient_difference, bounds.gradient, found.gradient_name)
     weight = float("nan") if found.weight_difference is None else found.weight_difference
     line("weights after two updates", weight, bounds.weight)

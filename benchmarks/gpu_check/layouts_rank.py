@@ -58,7 +58,7 @@ def run_rows(way: str, paths: Sequence[str]) -> None:
         else:
             parallel = ParallelConfig.model_validate(row.parallel)
             with _grid(parallel, row.device, way, PrefixStore(row.result, store)) as topology:
-                check_rank.two_updates(row, parallel, topology)
+                check_rank.two_updates(row, topology)
         if rank == 0:
             Path(row.result).with_suffix(".done").write_text(json.dumps(copied), encoding="utf-8")
 

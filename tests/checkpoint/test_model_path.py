@@ -37,7 +37,7 @@ def ranks() -> Iterator[Ranks]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = llama_folder(tmp_path_factory.mktemp("model") / "llama", tied=True, num_hidden_layers=4)
+    folder = llama_folder(tmp_path_factory.mktemp("model") / "llama", tied=True, num_hidden_layers=4, vocab_size=512)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(TOKENIZER / name, folder / name)
     return folder

@@ -116,8 +116,6 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.models.family import read_family
-from models import llama_folder
 from aspo_megatron.errors import CheckpointError
 limit = int(sys.argv[2])
 if limit:

@@ -36,9 +36,9 @@ def written(trainer: Any) -> None:
 
 
 def loss_is_nan(trainer: Any) -> None:
-    from aspo_megatron import trainer as module
+    from aspo_megatron import updates
 
-    module._check_finite(2, 1, type("Result", (), {"loss": float("nan"), "grad_norm": 1.0}))
+    updates._check_finite(2, 1, type("Result", (), {"loss": float("nan"), "grad_norm": 1.0}))
 
 
 def servers_are_lost(trainer: Any) -> None:
@@ -105,17 +105,17 @@ def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> lis
     """The names in the folder of states, after an error when the state of step 1 is written."""
     from aspo_megatron.trainer import Trainer
 
-    update = Trainer._update
+    score = Trainer._score
 
-    def failing(trainer: Any, step: int, batches: Any) -> Any:
-        if step == 2:
+    def failing(trainer: Any, batches: Any) -> Any:
+        if trainer._at.step == 1:
             written(trainer)
             error(trainer)
-        return update(trainer, step, batches)
+        return score(trainer, batches)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_complete_written", lambda trainer: None)  # which may come before the error or not
-        patch.setattr(Trainer, "_update", failing)
+        patch.setattr(Trainer, "_score", failing)
         ranks = go_on(work, name, *SHORT)
         while all(rank.is_alive() for rank in ranks):
             ranks[0].join(0.05)

@@ -137,7 +137,7 @@ def none(problem, response):
 
 def broken_reward(name: str, output: str) -> list[str]:
     reward = f"reward={{kind: broken_reward:{name}, workers: 1}}"
-    return ["eval", "runs/small/hf", "--benchmark", "aime24=aime.jsonl", "--output", output, *SETTINGS, reward]
+    return ["eval", "runs/small/hf", "--benchmark", "aime24=aime.parquet", "--output", output, *SETTINGS, reward]
 
 
 def test_responses_that_cannot_be_scored(work: Path) -> None:

@@ -36,12 +36,12 @@ COMMANDS: dict[str, list[str]] = {
     "slurm": ["slurm", *RUN, "slurm.gpus_per_node=0"],
     "quantize": ["quantize", "model", "out", "output_dir=run", "--config", "small.yaml"],
     "doctor": ["doctor", *RUN],
-    "train of random weights": ["train", *RUN, "model.init=random"],
     "plan": ["plan", *RUN],
+    "train of random weights": ["train", *RUN, "model.init=random"],
 }
 SMALL_FILES = tuple(COMMANDS)
-"""Those that refuse what the folder's small files say; the first eight also what is wrong with its weights."""
-WEIGHTS = SMALL_FILES[:8]
+"""Those that refuse what the folder's small files say; the first nine also what is wrong with its weights."""
+WEIGHTS = SMALL_FILES[:9]
 
 
 def config(**fields: object) -> Spoil:

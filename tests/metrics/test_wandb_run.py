@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def test_offline_run_holds_all_metrics_and_goes_on_under_its_name(tmp_path: Path
                 recorder.log(step, {"reward/mean": step / 4})
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert {path.stem for path in files} == {f"run-{(tmp_path / 'wandb-id').read_text()}"}
-    first, second = (path.read_bytes() for path in files)
-    for values, data in ((("0.25", "0.5"), first), (("0.5", "0.75"), second)):
-        assert b"reward/mean" in data
-        assert all(value.encode() in data for value in values)
+    for values, path in zip((("0.25", "0.5"), ("0.5", "0.75")), files, strict=True):
+        wanted = [b"reward/mean", *(value.encode() for value in values)]
+        deadline = time.monotonic() + 60.0  # wandb's own process writes when it comes to it
+        while not all(text in path.read_bytes() for text in wanted) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert [text for text in wanted if text not in path.read_bytes()] == []
