@@ -123,22 +123,17 @@ SETUPS = {
 
 BROADLY = (
     "single",
-    "tp2",
     "tp2-sp",
     "pp2",
-    "pp2-vpp2",
     "cp2",
-    "dp2",
     "dp2-distopt",
-    "dp2-tp2",
     "cp2-tp2-sp",
-    "pp2-tp2-sp",
     "pp2-cp2",
     "moe",
-    "moe-dp2-ep2",
     "moe-tp2-sp-ep2-etp1",
 )
-"""Layouts that go through all setups: every loss and aggregation. The others go through `CORE`: every rule."""
+"""Layouts that go through all setups: every loss and aggregation, with each kind of parallelism. The others go through
+`CORE`: every rule."""
 CORE = (
     "aspo, token-mean",
     "aspo-released, seq-mean-token-mean",
