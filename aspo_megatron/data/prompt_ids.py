@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aspo_megatron.apart import Apart, ApartError
-from aspo_megatron.data.chat import Chat, Findings, Renderer, Turn
+from aspo_megatron.data.chat import Chat, Findings, Renderer
+from aspo_megatron.data.messages import Turn
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
 
