@@ -22,23 +22,19 @@ from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
-from aspo_megatron.models.folder_files import MARK, begins_with_mark, is_plain_name, refuse_foreign_file
+from aspo_megatron.models.folder_files import (
+    MARK,
+    TOKENIZER_TEXTS,
+    begins_with_mark,
+    is_plain_name,
+    refuse_foreign_file,
+)
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.reading import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+_TOKENIZER_FILES = (*TOKENIZER_TEXTS, "tokenizer.model", "generation_config.json")
 
 
 class SafetensorsFolder:

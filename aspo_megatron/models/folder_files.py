@@ -18,7 +18,7 @@ from aspo_megatron.foreign_text import one_line
 _OPENED_FOLDERS = ("additional_chat_templates",)
 """Folders inside a model folder that transformers opens."""
 
-_FOREIGN_READERS = (
+TOKENIZER_TEXTS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -76,7 +76,7 @@ def refuse_foreign_file(folder: Path, path: Path) -> None:
         raise CheckpointError(f"{name}: not a regular file")
 
 
-def refuse_marked_files(folder: Path, names: Sequence[str] = _FOREIGN_READERS) -> None:
+def refuse_marked_files(folder: Path, names: Sequence[str] = TOKENIZER_TEXTS) -> None:
     """See that none of these files of a model folder begins with a byte order mark; by default the tokenizer's.
 
     Raises:

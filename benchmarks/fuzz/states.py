@@ -61,7 +61,7 @@ def resume(run: Path) -> None:
     said: list[str] = []
     tidy(run, said.append)
     state = find_state(config, model.family, said.append)
-    if not load_start(config, model.family, model, Fingerprint(), said.append) and state is not None:
+    if not load_start(config, model.family, model, "", said.append) and state is not None:
         changed_weights(config, read_state(state), Fingerprint())
     if state is not None:
         load_latest(state, config, model.family, model, optimizer, said.append)
