@@ -13,8 +13,8 @@ quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with AS
 tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 	$(BIN)/aspo train examples/tiny/run.yaml
 
-# Tests of whole runs have the machine for themselves. Of the others most use one processor, or wait for something.
-ALONE := e2e or slurm or sglang
+# Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait.
+ALONE := slurm or sglang
 
 test: .venv/.installed  ## All tests: half an hour on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +18,26 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is past its second step, with all its processes and the ports they listen on."""
+    """A run that is past its second step, with all its processes and the sockets they listen on."""
 
     command: subprocess.Popen[str]
     ranks: dict[int, psutil.Process]
     others: list[psutil.Process]
-    ports: set[int]
+    sockets: set[tuple[str, str]]
 
     def assert_all_ends(self) -> Finished:
         """Wait for the command, then see that nothing is left of it."""
         done = finish(self.command, timeout=30)
         _, alive = psutil.wait_procs([*self.ranks.values(), *self.others], timeout=5)
         assert alive == []
-        for port in self.ports:
-            with socket.socket() as free:  # only TIME_WAIT of ended connections may be left, which this overlooks
-                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                free.bind(("", port))
-                free.listen()
+        assert not self.sockets & listening()
         return done
+
+
+def listening() -> set[tuple[str, str]]:
+    """Address and inode of each TCP socket of this machine that listens: another one may get the port, not both."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {(fields[1], fields[9]) for fields in map(str.split, lines) if fields[3] == "0A"}
 
 
 @pytest.fixture
@@ -57,7 +58,9 @@ def training(tmp_path: Path, work: Path) -> Training:
     everywhere = [one for process in processes for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
     assert {one.laddr.ip for one in everywhere} == {"127.0.0.1"}  # no other machine reaches any of them
     others = [process for process in processes if process not in ranks.values()]
-    return Training(command, ranks, others, ports)
+    sockets = {(address, inode) for address, inode in listening() if int(address.rpartition(":")[2], 16) in ports}
+    assert len(sockets) >= len(ports)
+    return Training(command, ranks, others, sockets)
 
 
 def test_interrupt_from_the_terminal(training: Training) -> None:

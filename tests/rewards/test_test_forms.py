@@ -95,6 +95,8 @@ def test_a_program_cannot_say_that_an_assert_holds(scorer, program):
     [
         ({"test_cases": ["assert f(1) == 1", "assert f(2)"]}, "'assert f(2)' is not read: of programs only asserts"),
         ({"test_cases": ["assert abs(f(1) - 2) < 0.1"]}, "'assert abs(f(1) - 2) < 0.1' is not read"),
+        ({"test_cases": ["assert f(1) != 2"]}, "'assert f(1) != 2' is not read"),
+        ({"test_cases": ["assert f(1) == 2 == 3"]}, "is not read"),
         ({"test_cases": ["assert f(x) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(*[1]) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(1) == {1, 2}"]}, "is not read"),
