@@ -113,6 +113,16 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], list[str]]] = {
         ["tokenizer_config.json: tokenizer_class 'Own'"],
     ),
     "end token": (content("generation_config.json", '{"eos_token_id": "a"}'), TOKENIZER, ["generation_config.json"]),
+    "a template without the question": (
+        content("chat_template.jinja", "<user><assistant>"),
+        TOKENIZER,
+        ["data.format: the chat template of model drops the problem's text"],
+    ),
+    "templates with names": (
+        change("tokenizer_config.json", chat_template=[{"name": "rag", "template": "{{ messages }}"}]),
+        TOKENIZER,
+        ["data.chat_template: default", "those there are: rag", "data.chat_template=rag"],
+    ),
     "a template that fails": (content("chat_template.jinja", "{{ 1 / 0 }}"), TOKENIZER, ["ZeroDivisionError"]),
     "a template without end": (content("chat_template.jinja", LOOP), TOKENIZER, ["takes longer than"]),
 }
