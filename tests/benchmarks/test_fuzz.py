@@ -15,7 +15,7 @@ from benchmarks.fuzz.play import Reader, child, play, spoiled
 from benchmarks.fuzz.subjects import SUBJECTS
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny" / "model"
-SECONDS = 4.0
+SECONDS = 2.0
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -152,7 +152,6 @@ def flipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "file", "why"),
     [
-        (cut, "__0_0.distcp", "truncated"),
         (flipped, "__1_0.distcp", "damaged (its checksum"),
         (Path.unlink, "__0_0.distcp", "missing"),
         (cut, "manifest.json", "damaged (it is no JSON)"),

@@ -30,7 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("kind", "times", "ranks", "victim", "background"),
     [
         ("full", 1, 1, 0, True),
-        ("full", 1, 1, 0, False),
         ("full", 3, 2, 0, True),
         ("full", 1, 2, 1, True),
         ("full", FOR_GOOD, 2, 1, False),
@@ -38,7 +37,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("short", 1, 1, 0, True),
         ("short", FOR_GOOD, 2, 1, True),
         ("quota", 2, 1, 0, True),
-        ("broken", 1, 2, 0, True),
         ("broken", 1, 2, 1, True),
         ("read-only", FOR_GOOD, 1, 0, True),
         ("stale", 1, 1, 0, False),
@@ -57,7 +55,7 @@ def test_a_fault_of_the_disk(
 
 @pytest.mark.parametrize(
     ("kind", "ranks", "victim", "background"),
-    [("kill", 1, 0, True), ("kill", 2, 1, True), ("kill", 2, 0, False), ("torn", 1, 0, True), ("torn", 2, 0, True)],
+    [("kill", 1, 0, True), ("kill", 2, 1, True), ("kill", 2, 0, False), ("torn", 2, 0, True)],
 )
 def test_a_kill(
     preloaded: Preloaded, model: Path, tmp_path: Path, kind: str, ranks: int, victim: int, background: bool

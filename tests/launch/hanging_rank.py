@@ -46,17 +46,12 @@ def wait_for_something_else() -> None:
     dist.recv(torch.zeros(1), src=(dist.get_rank() + 1) % dist.get_world_size(), tag=7)
 
 
-def sleep() -> None:
-    time.sleep(600)
-
-
 ALONE = {
     "loop": endless_loop,
     "hold": never_let_go,
     "stop": stop,
     "die": die,
     "elsewhere": wait_for_something_else,
-    "sleep": sleep,
 }
 
 

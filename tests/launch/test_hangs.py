@@ -30,11 +30,9 @@ sys.exit(launch(
 """
 
 HANGS = {
-    "stopped before": (["wait", "stop in generate"], {1: r"is stopped \(SIGSTOP\), last seen in step 1, generate"}),
     "stopped in the phase": (["wait", "wait", "stop in update"], {2: r"is stopped \(SIGSTOP\), last seen in .*update"}),
     "endless loop": (["wait", "loop in update"], {1: r"runs at launch/hanging_rank.py:\d+ endless_loop"}),
     "loop that holds the interpreter": (["wait", "hold in generate"], {1: r"does not answer, and was .*generate"}),
-    "sleep": (["wait", "sleep in generate"], {1: r"step 1, generate, which .*runs at .* sleep"}),
     "another collective": (
         ["wait", "elsewhere in update", "wait"],
         {1: r"waits for something else at .* wait_for_something_else"},
@@ -44,13 +42,12 @@ HANGS = {
         ["wait", "stop in generate", "wait", "loop in update"],
         {1: r"is stopped \(SIGSTOP\)", 3: "runs at .* endless_loop"},
     ),
-    "two that are stopped": (["stop in update", "wait", "stop in generate"], {0: "stopped", 2: "stopped"}),
     "one gives up before": (["wait longer", "wait", "stop in update"], {2: r"is stopped \(SIGSTOP\), .*update"}),
     "arrives later": (["wait", "late"], {1: "runs at .* late"}),
 }
 
 
-ALONE = {name: HANGS[name] for name in ("one gives up before", "rank 0, stopped", "two")} | {
+ALONE = {name: HANGS[name] for name in ("rank 0, stopped", "two")} | {
     "one dies": (["wait", "die in update"], {1: "does not answer, and was last seen in step 1, update"})
 }
 """Without the launcher, which has other words for a rank that dies."""

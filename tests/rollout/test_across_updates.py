@@ -98,14 +98,13 @@ def test_responses_go_on_across_updates(engine: SGLangEngine, proxies: list[Prox
     assert sum(len(proxy.answered) for proxy in proxies) == 240 + 5
 
 
-@pytest.mark.parametrize("fault", ["500", "drop"])
 def test_a_server_that_misses_an_update_loses_what_it_is_at(
-    engine: SGLangEngine, proxies: list[Proxy], policy: Policy, fault: str
+    engine: SGLangEngine, proxies: list[Proxy], policy: Policy
 ) -> None:
     weights = {7: policy.weights, 8: other_weights(policy, 8)}
     generation = engine.start(MANY, SAMPLING)
     time.sleep(0.7)
-    proxies[0].fault, proxies[0].at = fault, "/begin_weight_update"
+    proxies[0].fault, proxies[0].at = "drop", "/begin_weight_update"
     assert engine.update_weights(weights[8].items(), version=8)["sync/servers"] == 1
     answered = len(proxies[0].answered)
     samples = flat(generation.finish())
