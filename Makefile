@@ -16,7 +16,7 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 # Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait.
 ALONE := slurm or sglang
 
-test: .venv/.installed  ## All tests: half an hour on two cores
+test: .venv/.installed  ## All tests: three quarters of an hour on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "$(ALONE)" && exit $$together
 
