@@ -20,9 +20,13 @@ MORE_ROWS = {"pp4": Layout(ParallelConfig(pp=4))}  # has middle stages
 
 
 def is_part(row: Layout, other: Layout) -> bool:
-    """Whether the other row has all of this one's parallelism, and more; and the rest is alike."""
+    """Whether the other row has all of this one's parallelism, and more; and the rest is alike.
+
+    Of rows with experts also who shares these, as which buffers they are in depends on it.
+    """
     ours, theirs = (each.parallel.model_dump(exclude_defaults=True) for each in (row, other))
-    return ours.items() < theirs.items() and replace(row, parallel=other.parallel) == other
+    shared_alike = all(ours.get(key) == theirs.get(key) for key in ("ep", "etp"))
+    return ours.items() < theirs.items() and shared_alike and replace(row, parallel=other.parallel) == other
 
 
 ALL_ROWS = FP32 | MORE_ROWS
