@@ -144,12 +144,12 @@ class _Watch:
                 self.interrupted = signals[0]
                 break
             codes = [rank.poll() for rank in self._ranks]
-            if all(code is not None for code in codes):
-                break
             if deadline == float("inf") and any(code for code in codes):
                 deadline = time.monotonic() + _SETTLE_SECONDS
-            if any(codes) and not self.verdict.late:
+            if any(codes) and not self.verdict.late:  # also if all have ended: a busy machine lets this look late
                 self._judge()
+            if all(code is not None for code in codes):
+                break
             time.sleep(_POLL_SECONDS)
         return self._failures()
 

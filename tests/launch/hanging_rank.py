@@ -90,6 +90,8 @@ def main() -> int:
         until_written(topology)
         if what == "late":
             late(group)
+        if what == "stop the launcher":
+            os.kill(os.getppid(), signal.SIGSTOP)
         if where == "update":
             ALONE[what]()
         if what == "abort":

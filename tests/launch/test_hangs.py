@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aspo_megatron.rollout.addresses import free_ports
@@ -64,39 +66,58 @@ def names(text: str, size: int, late: dict[int, str]) -> None:
         assert "SIGSTOP" not in found[number] or "stop" in pattern.lower()
 
 
-def launched(folder: Path, *behaviours: str, minutes: float = MINUTES) -> subprocess.CompletedProcess[str]:
-    """A launch of ranks that behave so, which has failed."""
-    done = subprocess.run(
+def launcher(folder: Path, *behaviours: str, minutes: float = MINUTES) -> subprocess.Popen[str]:
+    """The launcher of ranks that behave so."""
+    return subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, str(folder), str(minutes), *behaviours],
         env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 1
-    return done
+
+
+def launched(folder: Path, *behaviours: str, minutes: float = MINUTES) -> str:
+    """What a launch of ranks that behave so has said, which has failed."""
+    with launcher(folder, *behaviours, minutes=minutes) as process:
+        _, said = process.communicate()
+    assert process.returncode == 1
+    return said
 
 
 @pytest.mark.parametrize("name", HANGS)
 def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str) -> None:
     behaviours, late = HANGS[name]
-    done = launched(tmp_path, *behaviours)
-    names(done.stderr, len(behaviours), late)
-    assert "did not arrive and the run was ended" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert "in step 1, update, at" in done.stderr  # where the others wait
+    said = launched(tmp_path, *behaviours)
+    names(said, len(behaviours), late)
+    assert "did not arrive and the run was ended" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert "in step 1, update, at" in said  # where the others wait
     logs = [log.read_text() for log in (tmp_path / "logs").glob("rank*.log")]
     assert any("Timed out" in log for log in logs)  # its own error is kept
 
 
+def test_launcher_that_looks_when_all_ranks_have_ended(tmp_path: Path) -> None:
+    behaviours, late = ["wait", "elsewhere in update", "stop the launcher"], HANGS["another collective"][1]
+    with launcher(tmp_path, *behaviours) as process:
+        parent = psutil.Process(process.pid)
+        while not (parent.status() == psutil.STATUS_STOPPED and all(_ended(rank) for rank in parent.children())):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate()
+    names(said, 3, late)
+
+
+def _ended(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
+
+
 def test_rank_that_is_lost_before_the_others_meet(tmp_path: Path) -> None:
-    done = launched(tmp_path, "wait", "start-up", minutes=0.1)
-    names(done.stderr, 2, {1: "has not met the other ranks: it is in its start-up"})
+    said = launched(tmp_path, "wait", "start-up", minutes=0.1)
+    names(said, 2, {1: "has not met the other ranks: it is in its start-up"})
 
 
 def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: Path) -> None:
-    done = launched(tmp_path, "abort", "stop in generate")
-    names(done.stderr, 2, {1: r"is stopped \(SIGSTOP\)"})
+    names(launched(tmp_path, "abort", "stop in generate"), 2, {1: r"is stopped \(SIGSTOP\)"})
 
 
 @pytest.mark.parametrize("name", ALONE)
