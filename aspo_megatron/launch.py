@@ -144,10 +144,10 @@ class _Watch:
                 self.interrupted = signals[0]
                 break
             codes = [rank.poll() for rank in self._ranks]
-            if deadline == float("inf") and any(code for code in codes):
-                deadline = time.monotonic() + _SETTLE_SECONDS
-            if any(codes) and not self.verdict.late:  # also if all have ended: a busy machine lets this look late
-                self._judge()
+            if any(codes):  # perhaps all have ended: a busy machine lets this look late
+                deadline = min(deadline, time.monotonic() + _SETTLE_SECONDS)
+                if not self.verdict.late:
+                    self._judge()
             if all(code is not None for code in codes):
                 break
             time.sleep(_POLL_SECONDS)

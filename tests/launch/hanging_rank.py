@@ -38,6 +38,10 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def stop_launcher() -> None:
+    os.kill(os.getppid(), signal.SIGSTOP)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -50,6 +54,7 @@ ALONE = {
     "loop": endless_loop,
     "hold": never_let_go,
     "stop": stop,
+    "stop the launcher": stop_launcher,
     "die": die,
     "elsewhere": wait_for_something_else,
 }
@@ -90,8 +95,6 @@ def main() -> int:
         until_written(topology)
         if what == "late":
             late(group)
-        if what == "stop the launcher":
-            os.kill(os.getppid(), signal.SIGSTOP)
         if where == "update":
             ALONE[what]()
         if what == "abort":

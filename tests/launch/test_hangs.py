@@ -97,17 +97,19 @@ def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str)
 
 
 def test_launcher_that_looks_when_all_ranks_have_ended(tmp_path: Path) -> None:
-    behaviours, late = ["wait", "elsewhere in update", "stop the launcher"], HANGS["another collective"][1]
+    behaviours, late = ["wait", "elsewhere in update", "stop the launcher in update"], HANGS["another collective"][1]
     with launcher(tmp_path, *behaviours) as process:
         parent = psutil.Process(process.pid)
-        while not (parent.status() == psutil.STATUS_STOPPED and all(_ended(rank) for rank in parent.children())):
-            time.sleep(0.1)
-        process.send_signal(signal.SIGCONT)
+        try:
+            while not (parent.status() == psutil.STATUS_STOPPED and all(has_ended(rank) for rank in parent.children())):
+                time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGCONT)
         _, said = process.communicate()
     names(said, 3, late)
 
 
-def _ended(process: psutil.Process) -> bool:
+def has_ended(process: psutil.Process) -> bool:
     return bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
