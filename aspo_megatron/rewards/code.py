@@ -5,7 +5,6 @@ Standard input and output, or calls of a function, see `code_tests`. Expected re
 
 from __future__ import annotations
 
-import textwrap
 import time
 
 from aspo_megatron.config import CodeConfig
@@ -15,11 +14,9 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json
 from aspo_megatron.rewards.code_tests import CodeTest, read_tests
 from aspo_megatron.rewards.compare import same_output, same_value
+from aspo_megatron.rewards.fences import extract_code
 from aspo_megatron.rewards.sandbox import Limits, Outcome, Sandbox, find_mode
-from aspo_megatron.rewards.text import after_thinking
 
-_PYTHON = frozenset({"python", "python3", "py"})
-_FENCE = "```"
 _MIB = 1 << 20
 
 
@@ -107,22 +104,3 @@ def _is_right(outcome: Outcome, test: CodeTest, tolerance: float) -> bool:
         return any(same_value(value, expected, tolerance) for expected in test.expected)
     except (UserError, RecursionError):  # No JSON, or a program's own writing.
         return False
-
-
-def extract_code(response: str) -> str | None:
-    """The last complete fenced block after the thinking, of those marked as Python if there are any; None without."""
-    marked: str | None = None
-    last: str | None = None
-    language, block = "", None
-    for line in after_thinking(response).splitlines():
-        text = line.strip()
-        if block is None:
-            if text.startswith(_FENCE):
-                language, block = text.strip("`").strip().lower(), list[str]()
-        elif text == _FENCE:
-            last = textwrap.dedent("\n".join(block))
-            marked = last if language in _PYTHON else marked
-            block = None
-        else:
-            block.append(line)
-    return last if marked is None else marked

@@ -14,7 +14,7 @@ import pytest
 from aspo_megatron.config import CodeConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.code import CodeScorer, extract_code
+from aspo_megatron.rewards.code import CodeScorer
 from aspo_megatron.rewards.code_tests import CodeTest, read_tests
 from aspo_megatron.rewards.compare import same_output, same_value
 from aspo_megatron.rewards.pool import Reward, RewardPool
@@ -167,27 +167,6 @@ def test_same_value(actual, expected, same):
     assert same_value(actual, expected, 1e-6) is same
 
 
-@pytest.mark.parametrize(
-    ("response", "code"),
-    [
-        ("```python\na\n```", "a"),
-        ("```\na\n```\nor rather\n```py\nb\n\nc\n```\nDone.", "b\n\nc"),
-        ("```python\na\n```\nOutput:\n```\n42\n```", "a"),
-        ("```cpp\na\n```\n```\nb\n```", "b"),
-        ("<think>```python\na\n```</think>\n```python\nb\n```", "b"),
-        ("```python\na\n```</think> no code", None),
-        ("1. So:\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b"),
-        ("```python\na\n```\n```python\nb", "a"),
-        ("````python\na\n````", None),
-        ("a = 1", None),
-        ("", None),
-        ("```x\n" * 100_000, None),
-    ],
-)
-def test_extract_code(response, code):
-    assert extract_code(response) == code
-
-
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[CodeScorer]:
     scorer = CodeScorer(CodeConfig(), timeout_seconds=60.0)
@@ -227,6 +206,7 @@ def test_programs(scorer, source, reward):
         ),
         ("def add(k, a):\n    print('debugging')\n    return tuple(k + x for x in a)", 1.0),
         ("import numpy as np\ndef add(k, a):\n    return np.array(a) + k", 1.0),
+        ("from sortedcontainers import SortedList\ndef add(k, a):\n    return list(SortedList(x + k for x in a))", 1.0),
         ("def add(k, a):\n    return a", 0.0),
         ("def plus(k, a):\n    return [k + x for x in a]", 0.0),
         ("def add(k, a):\n    return {3, 4}", 0.0),
@@ -260,15 +240,15 @@ def test_all_or_a_fraction():
 def test_time_limits_compose():
     """Each test has its time, and all together have a response's: the later ones fail for lack of it."""
     asked = problem(tests={"inputs": ["x"] * 14, "outputs": ["x"] * 14})
-    config = RewardConfig(
-        kind="code", workers=1, timeout_seconds=4.0, code=CodeConfig(score="fraction", seconds_per_test=1.0)
-    )
-    with RewardPool(config) as pool:
-        slow, stuck, fast = pool.score(
-            (asked, fenced(source))
-            for source in ("import time\ntime.sleep(0.3)\nprint(input())", "while True: pass", "print(input())")
-        )
+    programs = [fenced(source) for source in ("import time\ntime.sleep(0.3)\nprint(input())", "while True: pass")]
+    slow, stuck = scored(asked, programs, timeout_seconds=4.0, seconds_per_test=3.0)
     assert slow.error is None
     assert 0.07 <= slow.value < 1.0
     assert stuck.value == 0.0
-    assert fast == Reward(1.0)
+    assert scored(asked, [fenced("print(input())")], timeout_seconds=60.0, seconds_per_test=10.0) == [Reward(1.0)]
+
+
+def scored(asked, programs, timeout_seconds, seconds_per_test):
+    code = CodeConfig(score="fraction", seconds_per_test=seconds_per_test)
+    with RewardPool(RewardConfig(kind="code", workers=1, timeout_seconds=timeout_seconds, code=code)) as pool:
+        return list(pool.score((asked, program) for program in programs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aspo_megatron.rewards.code import extract_code
+from aspo_megatron.rewards.fences import extract_code
 from aspo_megatron.rewards.formula import find_formula
 from aspo_megatron.rewards.text import after_thinking, extract_answer
 
@@ -38,6 +38,13 @@ PIECES = {
     "marked fences": "```python\n",
     "blocks": "```python\n a\n```\n",
     "indented fences": "   ```python\n",
+    "fences in a line": "```",
+    "both kinds of fences": "~~~```",
+    "texts without end": "```python\n'''\n",
+    "fences in texts": "'''```\n",
+    "escaped quotes": "\\'''",
+    "mixed quotes": "'\"",
+    "quotations": "> ",
     "commas": "1,",
     "points": "1.",
     "minuses": "-",
@@ -55,7 +62,8 @@ def test_megabytes(name):
         assert len(find_formula(text, 1000) or "") <= 4100
     assert len(extract_answer(response, "7")) <= SIZE
     assert len(extract_answer(response, None)) <= SIZE
-    extract_code(response)
+    for text in (response, f"```python\n{response}\n```", f"```python\n'''\n{response}x```"):
+        extract_code(text)
 
 
 @pytest.mark.parametrize(
