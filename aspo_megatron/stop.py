@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,14 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGHUP)
 """Signals that end a run at once."""
+
+STARTING = threading.Lock()
+"""Held while a worker process is started, and for good once a signal ends this one.
+
+So that none is left half started, which would find nothing to read, and write a traceback.
+"""
+
+_LONGEST_START_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -53,7 +60,7 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
         text = f"stopped by {name} before the first step; the same command begins anew, or goes on from the last state"
         with contextlib.suppress(OSError):
             os.write(1 if asked else 2, f"{text if asked else f'interrupted by {name}'}\n".encode())
-        _end_workers()
+        STARTING.acquire(timeout=_LONGEST_START_SECONDS)
         os._exit(0 if asked else 128 + number)
 
     def listen() -> None:
@@ -76,18 +83,6 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
         listening.join()
         os.close(writing)
         os.close(reading)
-
-
-def _end_workers() -> None:
-    """Kill what `multiprocessing` has spawned: a worker that is just starting would have a traceback of our end.
-
-    Not its resource tracker, which frees what is left. Without such files in /proc there is the traceback.
-    """
-    for children in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in children.read_text(encoding="utf-8").split():
-                if b"multiprocessing.spawn" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(int(child), signal.SIGKILL)
 
 
 class StopRequest:

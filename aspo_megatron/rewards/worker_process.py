@@ -14,6 +14,7 @@ from typing import Any
 
 from aspo_megatron.rewards.jail.kernel import die_with_parent
 from aspo_megatron.rewards.output import WorkersOutput, take_over
+from aspo_megatron.stop import STARTING
 
 
 class _WorkerProcess(SpawnProcess):
@@ -25,12 +26,13 @@ class _WorkerProcess(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 (the name that multiprocessing gives it)
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
+        with STARTING:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = main
 
 
 class WorkerContext(SpawnContext):

@@ -187,3 +187,37 @@ def test_a_pool_that_was_stopped_itself(tmp_path, everything, response):
         output = script.stdout.read()
     late = "scoring took longer than reward.timeout_seconds=1.5"
     assert output.startswith("[0.0, 0.0] " + late if response == "loop" else "[3.0, 3.0] None None")
+
+
+STARTING = """
+import time
+from multiprocessing import util
+from aspo_megatron import stop
+from aspo_megatron.config import RewardConfig
+from aspo_megatron.rewards.pool import RewardPool
+
+spawn = util.spawnv_passfds
+
+def slowly(*arguments):
+    child = spawn(*arguments)
+    if "spawn_main" in str(arguments):
+        print("has nothing to read yet", flush=True)
+        time.sleep(1)
+    return child
+
+util.spawnv_passfds = slowly
+with stop.ended_by_signals(stop.ENDING), RewardPool(RewardConfig(kind="math", workers=1)):
+    time.sleep(60)
+"""
+
+
+def test_a_signal_while_a_worker_is_started_is_one_line(tmp_path):
+    """The worker, which the rank's end finds half started, has nothing to say."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "has nothing to read yet\n"
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (129, "interrupted by SIGHUP\n")
