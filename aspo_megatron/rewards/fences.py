@@ -41,7 +41,7 @@ def extract_code(response: str) -> str | None:
 
 @dataclass
 class _Block:
-    """A block that is read. `closing` is the first line that may end it, with what is before its fence."""
+    """A block that is read. `closing` is the line that ends it, or may do so, with what is before its fence."""
 
     fence: str
     language: str
@@ -49,6 +49,25 @@ class _Block:
     start: int
     text_ends: str = ""
     closing: tuple[int, str] | None = None
+
+    def read(self, lines: list[str]) -> tuple[int, bool]:
+        """Look for its end; where to go on, and whether that is sure: the block does not run on to the last line."""
+        for position in range(self.start, len(lines)):
+            line = lines[position]
+            if not ("```" in line or "~~~" in line):
+                self.follow(line)
+                continue
+            following = None if self.text_ends else _opened(line, position, alone=True)
+            rest, is_whole = _before_fence(line, self.fence)
+            outside = self.follow(line if rest is None else rest)
+            if rest is not None and is_whole and outside:
+                self.closing = position, rest
+                return position + 1, True
+            if following is not None and following.language:  # This block was never closed.
+                return position, True
+            if rest is not None and self.closing is None:
+                self.closing = position, rest
+        return len(lines), False
 
     def follow(self, line: str) -> bool:
         """Go past a line; whether its end is outside of texts and comments."""
@@ -76,35 +95,22 @@ class _Block:
 
 def _blocks(lines: list[str]) -> Iterator[tuple[str, str]]:
     """Language and content of each complete block."""
-    block: _Block | None = None
     position = returns = 0
-    while position < len(lines) or (block is not None and block.closing is not None and returns < _MOST_RETURNS):
-        if position == len(lines):
-            assert block is not None
-            assert block.closing is not None
-            returns += 1
-            yield block.language, block.content(lines, *block.closing)
-            position = block.closing[0]
-            block = None
-        elif not ("```" in lines[position] or "~~~" in lines[position]):
-            if block is not None:
-                block.follow(lines[position])
-        elif block is None:
-            block = _opened(lines[position], position)
-        else:
-            following = None if block.text_ends else _opened(lines[position], position, alone=True)
-            rest, is_whole = _before_fence(lines[position], block.fence)
-            outside = block.follow(lines[position] if rest is None else rest)
-            if rest is not None and is_whole and outside:
-                yield block.language, block.content(lines, position, rest)
-                block = None
-            elif following is not None and following.language:  # The block was never closed.
-                if block.closing is not None:
-                    yield block.language, block.content(lines, *block.closing)
-                block = following
-            elif rest is not None and block.closing is None:
-                block.closing = position, rest
+    while position < len(lines):
+        block = _opened(lines[position], position)
         position += 1
+        if block is None:
+            continue
+        stop, is_sure = block.read(lines)
+        if is_sure or block.closing is None:
+            position = stop
+        elif returns < _MOST_RETURNS:
+            position = block.closing[0] + 1
+            returns += 1
+        else:
+            return
+        if block.closing is not None:
+            yield block.language, block.content(lines, *block.closing)
 
 
 def _opened(line: str, position: int, *, alone: bool = False) -> _Block | None:
