@@ -36,6 +36,7 @@ ESCAPED = 's = """\n```\n\\"""\n```\n"""'
         # How the fence is made, and what language it names.
         (f"````python\n{ADD}\n````", ADD),
         (f"````python\n{ADD}\n```", ADD),
+        ("````python\na\n```\nb\n````", "a\n```\nb"),
         (f"~~~python\n{ADD}\n~~~", ADD),
         (f"~~~python\n{ADD}\n```\nb\n~~~", f"{ADD}\n```\nb"),
         (f"``` Python\r\n{ADD}\r\n```", ADD),
