@@ -175,7 +175,7 @@ def test_without_memory_nothing_is_handed_over(call: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(os, "memfd_create", full)
     with handed_over(stored(PROBLEMS)) as path:
         assert path is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # fewer, where an earlier test's are collected meanwhile
 
 
 LINES = 100_000

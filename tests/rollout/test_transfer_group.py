@@ -34,15 +34,17 @@ class Server:
 
     def __init__(self, failing: str | None = None, partner: threading.Event | None = None) -> None:
         self.failing, self.partner = failing, partner
-        self.leaving = threading.Event()
+        self.leaving, self.met = threading.Event(), False
 
     async def post(self, path: str, body: Mapping[str, Any] | bytes, timeout_seconds: float) -> None:
         if path == self.failing:
             raise ServerError(self.url, f"no answer to {path}")
         if path == LEAVE:
             self.leaving.set()
-            if self.partner is not None and not await asyncio.to_thread(self.partner.wait, timeout_seconds):
-                raise ServerError(self.url, f"no answer to {path} within {timeout_seconds:g} s")
+            if self.partner is not None:
+                self.met = await asyncio.to_thread(self.partner.wait, timeout_seconds)
+                if not self.met:
+                    raise ServerError(self.url, f"no answer to {path} within {timeout_seconds:g} s")
 
 
 class Group:
@@ -51,14 +53,14 @@ class Group:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.closing, self.abandoned, self.let_go = threading.Event(), threading.Event(), threading.Event()
-        self.met = False
+        self.met = self.was_let_go = False
 
     def send(self, tensors: list[torch.Tensor]) -> None:
         self.let_go.wait(30.0)
 
     def abandon(self) -> None:
         self.abandoned.set()
-        self.let_go.wait(30.0)
+        self.was_let_go = self.let_go.wait(30.0)
 
     def close(self) -> None:
         self.closing.set()
@@ -78,10 +80,9 @@ def test_server_and_trainer_leave_a_group_at_the_same_time(monkeypatch: pytest.M
     server = Server()
     transport, group = joined(monkeypatch, server)
     server.partner = group.closing
-    begin = time.monotonic()
     asyncio.run(transport.leave(server))
-    assert time.monotonic() - begin < 5.0
     assert group.met
+    assert server.met
 
 
 def test_a_server_that_does_not_leave_is_not_waited_for_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,23 +103,16 @@ def test_ending_a_broadcast_does_not_hold_up_what_the_other_servers_are_asked(mo
     transport, group = joined(monkeypatch, server)
     prepared = transport.prepare([("w", torch.zeros(1))])
 
-    async def run() -> float:
-        longest = 0.0
+    async def run() -> None:
         sending = asyncio.ensure_future(transport.send(server, prepared))
-        end = time.monotonic() + 1.0
-        while (before := time.monotonic()) < end:
+        while not group.abandoned.is_set():
             await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - before)
+        group.let_go.set()  # which another server's request stands for: this goes on while the group is abandoned
         with pytest.raises(ServerError, match=SEND):
             await sending
-        return longest
 
-    try:
-        threading.Timer(3.0, group.let_go.set).start()
-        assert asyncio.run(run()) < 1.0
-        assert group.abandoned.is_set()
-    finally:
-        group.let_go.set()
+    asyncio.run(run())
+    assert group.was_let_go
 
 
 @pytest.mark.parametrize("first", ["the server's refusal", "the group"])
