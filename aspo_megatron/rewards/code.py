@@ -99,6 +99,7 @@ def _is_right(outcome: Outcome, test: CodeTest, tolerance: float) -> bool:
         return same_output(outcome.output.decode("utf-8", "replace"), test.expected, tolerance)
     if not test.could_be(len(outcome.output)):
         return False
+    tolerance = tolerance if test.tolerance is None else test.tolerance
     try:
         value = parse_json(outcome.output.decode("utf-8", "replace"), "result")
         return any(same_value(value, expected, tolerance) for expected in test.expected)

@@ -14,7 +14,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json, refuse_many_values
-from aspo_megatron.rewards.asserts import is_program, read_asserts
+from aspo_megatron.rewards.asserts import has_check, is_program, read_asserts
 from aspo_megatron.rewards.jail.arguments import dump
 from aspo_megatron.rewards.packed_tests import MOST_UNPACKED, unpack
 from aspo_megatron.rewards.text import named
@@ -23,7 +23,9 @@ FIELDS = (
     *("input_output", "tests", "test_cases", "public_test_cases", "public_tests"),
     *("verification_info", "test_list", "test"),
 )
-"""Where tests are looked for, after the answer."""
+"""Where tests are looked for, after the answer and a `check(candidate)` in the last one."""
+
+_CHECK_FIELD = FIELDS[-1]
 
 _MORE_FIELDS = {"public_test_cases": ("private_test_cases",), "public_tests": ("private_tests", "generated_tests")}
 
@@ -34,6 +36,7 @@ _SHORT_RESULT = 1 << 16
 _LONGER_THAN_EXPECTED = 32
 _MOST_ARGUMENTS = 1000
 _SHOWN_NAMES = 8
+_SHOWN = 60
 _COLUMNS = (("inputs", "outputs"), ("input", "output"))
 
 _WITHIN = ("test_cases", "assert_case", "functional")
@@ -52,13 +55,14 @@ class CodeTest:
 
     `expected` is the standard output as text, or the values of which the function may return any. `or_given` are the
     arguments as they stand in the data, if keys of dictionaries in them are texts of numbers, which JSON may have made
-    of numbers; they are numbers in `given`.
+    of numbers; they are numbers in `given`. `tolerance` is the test's own, as `same_output` has it.
     """
 
     function: str | None
     given: str
     expected: str | tuple[Any, ...]
     or_given: str | None = None
+    tolerance: float | None = None
 
     def could_be(self, size: int) -> bool:
         """Whether a right result may have so many bytes as JSON; numbers can be written in many digits or few."""
@@ -71,7 +75,7 @@ def read_tests(problem: Problem, field: str | None = None) -> list[CodeTest]:
     Args:
         problem: its `answer` or `metadata` holds the tests.
         field: the field of the metadata that holds them; None: the answer if it is JSON or asserts, else the
-            first of `FIELDS`.
+            first of `FIELDS`, `test` before others if it has a `check(candidate)`.
 
     Raises:
         ValueError: there are none, or they are in no known form.
@@ -119,7 +123,9 @@ def has_tests(problem: Problem, field: str | None = None) -> bool:
 def _find(problem: Problem, field: str | None) -> tuple[str, Any]:
     if field is None and problem.answer is not None and _may_be_tests(problem.answer):
         return "the answer", problem.answer
-    for name in FIELDS if field is None else (field,):
+    # LeetCodeDataset shows the same tests in `input_output`, in no notation and without saying what is a tree.
+    first = (_CHECK_FIELD,) if has_check(problem.metadata.get(_CHECK_FIELD)) else ()
+    for name in (*first, *FIELDS) if field is None else (field,):
         value = lookup(problem.metadata, name)
         if value is not ABSENT and value:
             return name, value
@@ -155,7 +161,10 @@ def _decoded(value: Any) -> Any:
 
 def _read(value: Any, function: str | None) -> list[CodeTest]:
     if isinstance(value, str):
-        return [CodeTest(name, given, (expected,)) for name, given, expected in read_asserts(value, function)]
+        return [
+            CodeTest(called.function, called.given, (called.expected,), tolerance=called.tolerance)
+            for called in read_asserts(value, function)
+        ]
     if isinstance(value, list) and any(isinstance(item, str) for item in value):
         return [test for item in value for test in _read(_program(item), function)]
     if isinstance(value, dict):
@@ -216,12 +225,19 @@ def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
         if len(lines) > _MOST_ARGUMENTS:
             raise ValueError(f"more than {_MOST_ARGUMENTS} arguments")
         refuse_many_values(given, "arguments")
-        arguments = [parse_json(line, "an argument") for line in lines if line.strip()]
+        arguments = [_argument(line) for line in lines if line.strip()]
         return CodeTest(function, *_arguments(arguments, (parse_json(expected, "an output"),)))
     if not isinstance(given, list):
         raise ValueError(f"arguments must be a list, not {type(given).__name__}")
     wrapped = tuple(expected) if isinstance(expected, list) and len(expected) == 1 else ()
     return CodeTest(function, *_arguments(given, (expected, *wrapped)))
+
+
+def _argument(line: str) -> Any:
+    try:
+        return parse_json(line, f"the argument {line[:_SHOWN]!r}")
+    except UserError as error:
+        raise ValueError(f"{error}; Python's own notation is read in asserts only, so give those") from error
 
 
 def _arguments(arguments: list[Any], expected: tuple[Any, ...]) -> tuple[str, tuple[Any, ...], str | None]:

@@ -25,6 +25,18 @@ def check(candidate):
     assert (0, 2) == candidate([1, 2, 3], 4)
 '''
 TWO_SUM = "def two_sum(self, nums, target):\n    return [0, 1] if nums == [3, 3] and target == 6 else (0, 2)"
+PLUS = """
+import numpy as np
+
+def assertion(out, exp, atol):
+    exact_match = out == exp
+
+def check(candidate):
+    inputs = [[3, 2], [9, 3]]
+    results = [1.5, 3.0]
+    for i, (inp, exp) in enumerate(zip(inputs, results)):
+        assertion(candidate(*inp), exp, 0.01)
+"""
 STREAM = [{"type": "stdin_stdout", "input": "1 2\n", "output": "3\n"}]
 CALL = [{"type": "function_call", "fn_name": "add", "input": [1, 2], "output": 3}]
 ADD = "def add(a, b): return a + b"
@@ -64,6 +76,14 @@ def scorer() -> Iterator[CodeScorer]:
             "def kinds(a, b, c, d, e): return [a == (1, 2) and b == {3} and c[4] == 5 and e == -1.5, {4: 'x'}]",
             "def kinds(a, b, c, d, e): return [a == [1, 2], {4: 'x'}]",
         ),
+        (problem(test=f"{CHECK}\ncheck(two_sum)"), TWO_SUM.replace("self, ", ""), "def two_sum(a, b): return [0, 1]"),
+        (problem(test=CHECK.replace("candidate", "f"), entry_point="g"), TWO_SUM.replace("two_sum(self, ", "g("), ADD),
+        (problem(test=PLUS, entry_point="half"), "def half(n, by): return n / by", "def half(n, by): return n // by"),
+        (
+            problem(test=PLUS, entry_point="half"),
+            "def half(n, by): return n / by + 1e-3",
+            "def half(n, by): return 1.6",
+        ),
         (problem(verification_info={"language": "python", "test_cases": STREAM}), "print(3)", "print(4)"),
         (problem(verification_info=json.dumps({"language": "python", "test_cases": STREAM})), "print(3)", "print(4)"),
         (problem(json.dumps({"language": "python3", "test_cases": json.dumps(STREAM)})), "print(3)", "print(4)"),
@@ -74,6 +94,126 @@ def test_they_are_understood(scorer, asked, right, wrong):
     assert unfit(RewardConfig(kind="code"), asked) is None
     assert scorer.score(asked, fenced(right)) == 1.0
     assert scorer.score(asked, fenced(wrong)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "wrong"),
+    [
+        ("f(1) == {(1, 2): [3], (0, 1): [4]}", ["{(0, 1): [4], (1, 2): [3]}"], ["{(0, 1): [4], (1, 2): [5]}", "[]"]),
+        ("f(1) == {'b', 'a', 'c'}", ["set('abc')", "frozenset('cba')"], ["set('ab')", "list('bac')", "set('abd')"]),
+        ("f(1) == {(2, 1), (1, 2)}", ["{(1, 2), (2, 1)}"], ["{(1, 2)}", "[(1, 2), (2, 1)]"]),
+        ("f(1) == [3, 1]", ["[3, 1]", "(3, 1)"], ["{3, 1}", "{1, 3}"]),
+        ("f(1) == -2+1j", ["-2 + 1j", "complex(-2, 1.0000000001)"], ["-2", "[-2, 1]", "-2 + 2j"]),
+        ("f(1) == 1.0 / 3", ["1 / 3"], ["0", "0.34"]),
+        ("f(1) == 'ab' + 2 * 'c'", ["'abcc'"], ["'abc'"]),
+        ("f(1) == set([2, 3])", ["{3, 2}"], ["[2, 3]"]),
+        ("set(f(1)) == set((4, 5))", ["(5, 4)", "[4, 5, 5]", "{4, 5}"], ["(4,)", "4"]),
+        ("tuple(f(1)) == tuple([4, 5])", ["[4, 5]", "(n for n in (4, 5))"], ["[5, 4]"]),
+        ("int(f(1)) == 35", ["35.2", "'35'"], ["34.9", "'x'"]),
+        ("sorted(list(f(1))) == [1, 2]", ["{2, 1}"], ["[2]", "3"]),
+        ("round(f(1), 2) == 3.14", ["3.14159"], ["3.2"]),
+        ("len(f(1)) == 2", ["'ab'"], ["'abc'", "2"]),
+        ("f(1)", ["True", "[0]"], ["False", "[]", "None"]),
+        ("not f(1)", ["False", "0"], ["True", "'no'"]),
+        ("abs(f(1) - 2.5) < 0.1", ["2.45", "2.55"], ["2.39", "2.61", "'2.5'", "float('nan')", "None"]),
+        ("abs(f(1) - 200) <= 0.1", ["200.05"], ["200.2"]),
+        ("math.isclose(f(1), 200, rel_tol=0.001)", ["200.1"], ["200.3", "199.7"]),
+        ("math.isclose(f(1), 0.5, abs_tol=0.1)", ["0.41"], ["0.39"]),
+        ("math.isclose(f(1), 3)", ["3.0"], ["3.00001"]),
+        ("f(1) is True", ["True"], ["False"]),
+        ("Solution().f(1) == 2", ["2"], ["3"]),
+    ],
+)
+def test_what_asserts_say(scorer, said, right, wrong):
+    asked = problem(test_cases=["import math", "assert True", f"assert {said}, 'why'"])
+    assert unfit(RewardConfig(kind="code"), asked) is None
+    for rewards, values in ((1.0, right), (0.0, wrong)):
+        programs = [fenced(f"def f(n): return {value}") for value in values]
+        assert [scorer.score(asked, program) for program in programs] == [rewards] * len(values)
+
+
+def test_arguments_that_are_computed(scorer):
+    asked = problem(test_list=["assert f('a' * 2 + 'b', 10**2, [0] * 3, -1j, list(range(2))) == 1"])
+    source = "def f(*a): return int(a == ('aab', 100, [0, 0, 0], -1j, [0, 1]))"
+    assert scorer.score(asked, fenced(source)) == 1.0
+
+
+LISTS = """
+def check(candidate):
+    assert is_same_list(candidate(head = list_node([3, 1, 2])), list_node([2, 1, 3]))
+    assert is_same_list(candidate(head = list_node([])), list_node([]))
+"""
+REVERSE = """
+class Solution:
+    def f(self, head: Optional[ListNode]) -> Optional[ListNode]:
+        last = None
+        while head:
+            head.next, last, head = last, head, head.next
+        return last
+"""
+TREES = """
+def check(candidate):
+    assert is_same_tree(candidate(root = tree_node([1, 2, None, 3])), tree_node([1, None, 2, None, 3]))
+    assert is_same_tree(candidate(tree_node([])), None)
+"""
+MIRROR = """
+class Solution:
+    def f(self, root: Optional[TreeNode]) -> Optional[TreeNode]:
+        return root and TreeNode(root.val, self.f(root.right), self.f(root.left))
+"""
+OWN_LIST = """
+class ListNode:
+    def __init__(self, x):
+        self.val, self.next = x, None
+
+class Solution:
+    def f(self, head):
+        values = []
+        while isinstance(head, ListNode):
+            values.append(head.val)
+            head = head.next
+        first = None
+        for value in values:
+            node = ListNode(value)
+            node.next = first
+            first = node
+        return first
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "source", "reward"),
+    [
+        (LISTS, REVERSE, 1.0),
+        (LISTS, OWN_LIST, 1.0),
+        (LISTS, REVERSE.replace("return last", "return last and last.next"), 0.0),
+        (LISTS, "class Solution:\n    def f(self, head): return head", 0.0),
+        (LISTS, "class Solution:\n    def f(self, head): return head and [2, 1, 3]", 0.0),
+        (LISTS, REVERSE.replace("return last", "last.next.next.next = last\n        return last"), 0.0),
+        (TREES, MIRROR, 1.0),
+        (TREES, MIRROR.replace("root.right), self.f(root.left)", "root.left), self.f(root.right)"), 0.0),
+        (TREES, MIRROR.replace("root.right), self.f(root.left)", "root.right), root"), 0.0),
+        (TREES, MIRROR.replace("return root and", "root.left = root\n        return root or"), 0.0),
+        (TREES, "class Solution:\n    def f(self, root): return root and [1, None, 2, None, 3]", 0.0),
+    ],
+)
+def test_nodes_of_lists_and_trees(scorer, test, source, reward):
+    """LeetCode's classes are defined for programs that define none, and those of a program are used."""
+    asked = problem(
+        input_output=[{"input": "head = [3,1,2]", "output": "[2,1,3]"}], test=test, entry_point="Solution().f"
+    )
+    assert unfit(RewardConfig(kind="code"), asked) is None
+    assert scorer.score(asked, fenced(source)) == reward
+
+
+def test_what_programs_for_leetcode_find_imported(scorer):
+    asked = problem(test="def check(candidate):\n    assert candidate(n = 4) == 6", entry_point="Solution().f")
+    source = """class Solution:
+    def f(self, n: Optional[int]) -> List[int]:
+        seen = defaultdict(int, Counter(accumulate(range(n))))
+        heappush(heap := [inf], gcd(4, 6))
+        return max(seen, key=cache(lambda key: (key, bisect_left([1], key), len(deque(pairwise(heap))))))"""
+    assert scorer.score(asked, fenced(source)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -93,20 +233,46 @@ def test_a_program_cannot_say_that_an_assert_holds(scorer, program):
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({"test_cases": ["assert f(1) == 1", "assert f(2)"]}, "'assert f(2)' is not read: of programs only asserts"),
-        ({"test_cases": ["assert abs(f(1) - 2) < 0.1"]}, "'assert abs(f(1) - 2) < 0.1' is not read"),
+        (
+            {"test_cases": ["assert f(1) == 1", "assert g(f(2))"]},
+            "'assert g(f(2))' is not read: of programs only asserts",
+        ),
+        ({"test_cases": ["assert abs(f(1) - f(2)) < 0.1"]}, "'assert abs(f(1) - f(2)) < 0.1' is not read"),
+        ({"test_cases": ["assert abs(f(1) - 'a') < 0.1"]}, "is not read"),
+        ({"test_cases": ["assert math.isclose(f(1), 2, tol=1)"]}, "is not read"),
+        ({"test_cases": ["assert f(1) > 2"]}, "is not read"),
+        ({"test_cases": ["assert f(1) == 2 or f(1) == 3"]}, "is not read"),
+        ({"test_cases": ["assert isinstance(f(1), list)"]}, "is not read"),
+        ({"test_cases": ["assert f([1]).sort() == 1"]}, "is not read"),
+        ({"test_cases": ["assert Stack().push(1) == 1"]}, "is not read"),
+        ({"test_cases": ["assert False"]}, "is not read"),
+        ({"test_cases": ["from solution import f as g", "assert g(1) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f('a' * 10**9) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f([[0] * 9999] * 9999) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f(list(range(10**9))) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f(10**10**10) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f('%999999999d' % 1) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f(1 / 0) == 1"]}, "is not read"),
+        ({"test": "assert f('x' * 250000) == 1\n" * 999}, "asserts with constants of more than 32 MiB"),
+        ({"test": "def check(candidate):\n    assert candidate(1) == 1"}, "is missing: give it as entry_point"),
+        ({"input_output": [{"input": "n = 3", "output": "4"}], "fn_name": "f"}, "'n = 3': not JSON"),
         ({"test_cases": ["assert f(1) != 2"]}, "'assert f(1) != 2' is not read"),
         ({"test_cases": ["assert f(1) == 2 == 3"]}, "is not read"),
         ({"test_cases": ["assert f(x) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(*[1]) == 1"]}, "is not read"),
-        ({"test_cases": ["assert f(1) == {1, 2}"]}, "is not read"),
         ({"test_cases": ["x = 3"]}, "'x = 3' is not read"),
         ({"test_cases": ["assert f("]}, "asserts that are not Python"),
         ({"test_cases": ["(" * 9999]}, "asserts that are not Python"),
         ({"test_cases": ["assert f(" + "-" * 9999 + "1) == 1"]}, "asserts that are not Python"),
         ({"test_cases": ["assert f(1) == 1", 3]}, "a list of texts and of int"),
         ({"test": "from solution import f\n\ndef test_f():\n    assert f(1) == 2"}, "is not read"),
-        ({"test": "def check(candidate):\n    for n in range(3):\n        assert candidate(n) == n"}, "is not read"),
+        (
+            {
+                "test": "def check(candidate):\n    for n in range(3):\n        assert candidate(n) == n",
+                "entry_point": "f",
+            },
+            "is not read",
+        ),
         ({"test": "assert f('" + "x" * 2**20 + "') == 1"}, "asserts of more than 1 MiB"),
         ({"verification_info": {"language": "rust", "test_cases": STREAM}}, "only those in Python are run"),
         ({"verification_info": {"a\x1b[1m": 1, "b": 2}}, "but an object with a␛[1m, b"),
@@ -135,7 +301,7 @@ def test_others_are_named_before_the_run(metadata, said):
         [],
         [1, "a", None, True, 0.5],
         [(1, [2]), {3, 4}, set()],
-        [{1: {2: (3,)}}, {"a": 1}, {}, {"1": [()]}, {(1, 2): 3}],
+        [{1: {2: (3,)}}, {"a": 1}, {}, {"1": [()]}, {(1, 2): 3}, 1 - 2j],
     ],
 )
 def test_arguments_arrive_as_they_are(arguments):

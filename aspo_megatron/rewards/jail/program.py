@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import json
 import os
 import sys
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from .arguments import load
+from .arguments import dump_result, load
+from .nodes import CLASSES
 
 RESULT = 3
 """The descriptor that takes a function's result."""
@@ -35,7 +35,7 @@ _INTEGER_DIGITS = 50_000
 
 def prelude() -> dict[str, Any]:
     """The names that a program finds defined. Called before any program runs, so that imports cost it no time."""
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = dict(CLASSES)
     for module_name in _STAR_IMPORTS:
         module = vars(importlib.import_module(module_name))
         public = module.get("__all__") or [name for name in module if not name.startswith("_")]
@@ -49,7 +49,8 @@ def run(source: str, function: str | None, prepared: dict[str, Any], packages: l
 
     Args:
         source: the program's text.
-        function: name of a method of its class `Solution`, or of a function; None for a program.
+        function: name of a method of its class `Solution`, or of a function; before it, with spaces, functions of
+            Python's that its result goes through, as in `sorted set f` and `round:2 f`. None for a program.
         prepared: see `prelude`.
         packages: folders of packages that it may import.
 
@@ -82,18 +83,18 @@ def _execute(source: str, module: ModuleType) -> None:
 
 
 def _call(source: str, module: ModuleType, function: str) -> NoReturn:
-    arguments, keywords = load(sys.stdin.read())
+    given = sys.stdin.read()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     exec(compile(source, "solution.py", "exec", dont_inherit=True), vars(module))
     names = vars(module)
-    called = getattr(names["Solution"](), function) if "Solution" in names else names[function]
+    arguments, keywords = load(given, names)  # whose nodes may be of the program's own classes
+    *wrappers, name = function.split(" ")
+    called = getattr(names["Solution"](), name) if "Solution" in names else names[name]
     value = called(*arguments, **keywords)
+    for wrapper in reversed(wrappers):
+        outer, *numbers = wrapper.split(":")
+        value = getattr(builtins, outer)(value, *map(int, numbers))
     with open(RESULT, "w", encoding="utf-8") as result:
-        json.dump(value, result, default=_plain)
+        result.write(dump_result(value))
     os._exit(0)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy's arrays and numbers, iterables."""
-    return value.tolist() if hasattr(value, "tolist") else list(value)
