@@ -80,7 +80,7 @@ def read_asserts(program: str, candidate: str | None) -> Iterator[Called]:
             body = ast.parse(program.strip()).body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"asserts that are not Python: {error}") from error
-    names = {} if candidate is None else {"candidate": candidate}
+    names: Names = {} if candidate is None else {"candidate": candidate}
     checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if checks:
         names = _called_for(checks[-1], _checked(body) or candidate)
