@@ -42,6 +42,7 @@ _COLUMNS = (("inputs", "outputs"), ("input", "output"))
 _WITHIN = ("test_cases", "assert_case", "functional")
 """Names under which a problem's information has its tests."""
 
+_NAMELESS = "a test calls a function, and its name is missing: give it as fn_name"
 _PYTHON = ("python", "python3", "py")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,999})")
 
@@ -196,7 +197,7 @@ def _told(value: Any, function: str | None) -> Iterator[_Told]:
             kind = str(item.get("testtype", item.get("type")))
             name = None if kind.startswith("std") else _function_name(item) or function
             if name is None and kind.startswith("func"):
-                raise ValueError("a test calls a function, and its name is missing: give it as fn_name")
+                raise ValueError(_NAMELESS)
             yield item["input"], item["output"], name
         return
     names = next((names for names in _COLUMNS if isinstance(value, Mapping) and names[0] in value), None)
@@ -218,6 +219,8 @@ def _kind(value: Any) -> str:
 
 def _test(given: Any, expected: Any, function: str | None) -> CodeTest:
     if function is None:
+        if isinstance(given, Mapping) or (isinstance(given, list) and not all(isinstance(line, str) for line in given)):
+            raise ValueError(_NAMELESS)  # no lines of a text
         return CodeTest(None, _text(given), _text(expected))
     if isinstance(given, str):
         # LiveCodeBench: an argument a line.

@@ -11,6 +11,7 @@ from aspo_megatron.config import CodeConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.code import CodeScorer
 from aspo_megatron.rewards.code_tests import CodeTest, read_tests
+from aspo_megatron.rewards.jail import nodes
 from aspo_megatron.rewards.jail.arguments import dump, load
 from aspo_megatron.rewards.scorers import unfit
 
@@ -110,7 +111,8 @@ def test_they_are_understood(scorer, asked, right, wrong):
         ("set(f(1)) == set((4, 5))", ["(5, 4)", "[4, 5, 5]", "{4, 5}"], ["(4,)", "4"]),
         ("tuple(f(1)) == tuple([4, 5])", ["[4, 5]", "(n for n in (4, 5))"], ["[5, 4]"]),
         ("int(f(1)) == 35", ["35.2", "'35'"], ["34.9", "'x'"]),
-        ("sorted(list(f(1))) == [1, 2]", ["{2, 1}"], ["[2]", "3"]),
+        ("f(1) == {0, 8, 16}", ["{16, 8, 0}"], ["{16, 8}"]),
+        ("sorted(set(f(1))) == [1, 2]", ["[2, 1, 1]"], ["[2]", "3"]),
         ("round(f(1), 2) == 3.14", ["3.14159"], ["3.2"]),
         ("len(f(1)) == 2", ["'ab'"], ["'abc'", "2"]),
         ("f(1)", ["True", "[0]"], ["False", "[]", "None"]),
@@ -206,6 +208,17 @@ def test_nodes_of_lists_and_trees(scorer, test, source, reward):
     assert scorer.score(asked, fenced(source)) == reward
 
 
+@pytest.mark.parametrize(
+    ("node", "values"), [(nodes.list_node, nodes.list_values), (nodes.tree_node, nodes.tree_values)]
+)
+def test_nodes_are_bounded(node, values):
+    """So are those that lead back to themselves."""
+    few = [1, 2, None, 3]
+    assert values(node(few)) == few
+    with pytest.raises(ValueError, match="without end"):
+        values(node([0] * 300_000))
+
+
 def test_what_programs_for_leetcode_find_imported(scorer):
     asked = problem(test="def check(candidate):\n    assert candidate(n = 4) == 6", entry_point="Solution().f")
     source = """class Solution:
@@ -230,6 +243,53 @@ def test_a_program_cannot_say_that_an_assert_holds(scorer, program):
     assert scorer.score(problem(test_cases=["assert add(1, 2) == 3"]), fenced(program)) == 0.0
 
 
+ALL = """
+class All(BASE):
+    val = next = left = right = None
+    def __eq__(self, other): return True
+    def __hash__(self): return 0
+    def __bool__(self): return True
+    def __len__(self): return 2
+    def __iter__(self): return iter((self, self))
+    def __lt__(self, other): return True
+    __le__ = __gt__ = __lt__
+    def __sub__(self, other): return 0
+    __rsub__ = __abs__ = __round__ = __sub__
+import builtins, json, math
+builtins.round = builtins.bool = All
+math.isclose = lambda *a, **k: True
+PATCH
+is_same_list = is_same_tree = math.isclose
+def f(n): return All()
+"""
+
+
+FORGED = r"""json.dumps = lambda *a, **k: r'{"\u0000set": [true, true]}'"""
+
+
+@pytest.mark.parametrize("base", ["", "set", "list", "dict", "int", "float", "str", "complex"])
+@pytest.mark.parametrize("patch", ["", FORGED])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "f(1) == {1, 2}",
+        "f(1) == {(1, 2): 3}",
+        "f(1) == 1 + 2j",
+        "set(f(1)) == {3, 4}",
+        "sorted(f(1)) == [3, 4]",
+        "len(f(1)) == 3",
+        "round(f(1), 2) == 3.14",
+        "abs(f(1) - 7) < 0.1",
+        "math.isclose(f(1), 7)",
+        "is_same_list(f(1), list_node([1, 2]))",
+        "is_same_tree(f(1), tree_node([1, 2]))",
+    ],
+)
+def test_a_result_that_is_equal_to_all_is_equal_to_nothing(scorer, said, base, patch):
+    source = ALL.replace("BASE", base).replace("PATCH", patch)
+    assert scorer.score(problem(test_cases=[f"assert {said}"]), fenced(source)) == 0.0
+
+
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
@@ -249,13 +309,16 @@ def test_a_program_cannot_say_that_an_assert_holds(scorer, program):
         ({"test_cases": ["from solution import f as g", "assert g(1) == 1"]}, "is not read"),
         ({"test_cases": ["assert f('a' * 10**9) == 1"]}, "is not read"),
         ({"test_cases": ["assert f([[0] * 9999] * 9999) == 1"]}, "is not read"),
-        ({"test_cases": ["assert f(list(range(10**9))) == 1"]}, "is not read"),
+        ({"test_cases": ["assert f(list(range(10**6))) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(10**10**10) == 1"]}, "is not read"),
         ({"test_cases": ["assert f('%999999999d' % 1) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(1 / 0) == 1"]}, "is not read"),
         ({"test": "assert f('x' * 250000) == 1\n" * 999}, "asserts with constants of more than 32 MiB"),
         ({"test": "def check(candidate):\n    assert candidate(1) == 1"}, "is missing: give it as entry_point"),
-        ({"input_output": [{"input": "n = 3", "output": "4"}], "fn_name": "f"}, "'n = 3': not JSON"),
+        (
+            {"input_output": [{"input": "n = 3", "output": "4"}], "fn_name": "f"},
+            "Python's own notation is read in asserts",
+        ),
         ({"test_cases": ["assert f(1) != 2"]}, "'assert f(1) != 2' is not read"),
         ({"test_cases": ["assert f(1) == 2 == 3"]}, "is not read"),
         ({"test_cases": ["assert f(x) == 1"]}, "is not read"),
@@ -281,6 +344,8 @@ def test_a_program_cannot_say_that_an_assert_holds(scorer, program):
             "its name is missing: give it as fn_name",
         ),
         ({"tests": [{"type": "function_call", "input": [1], "output": 1}]}, "its name is missing"),
+        ({"tests": {"inputs": [[1, [2, 3]]], "outputs": [3]}}, "its name is missing: give it as fn_name"),
+        ({"tests": [{"input": {"a": 1}, "output": 1}]}, "its name is missing: give it as fn_name"),
         ({"tests": [["1", "2"]]}, "a test is no object with input and output, but of type list"),
         ({"tests": {"test_cases": []}}, "holds no test"),
     ],
