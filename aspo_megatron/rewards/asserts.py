@@ -227,6 +227,5 @@ def _unread(statement: ast.stmt) -> ValueError:
     text = ast.unparse(statement)
     return ValueError(
         f"{text[:_SHOWN]!r} is not read: of programs only asserts that a call with constants gives a constant "
-        "(`assert f(1, [2]) == 3`), since others would run beside the response, which could forge them; write it "
-        "so, or leave the problem out"
+        "(`assert f(1, [2]) == 3`), since others would run beside the response, which could forge them; write it so"
     )
