@@ -67,7 +67,7 @@ def read_asserts(program: str, candidate: str | None) -> Iterator[Called]:
 
     Args:
         program: e.g. `assert f(1, [2]) == 3`.
-        candidate: the function that is called `candidate` in it, unless it says so itself.
+        candidate: the function that is called `candidate` in it; None if the program may say so (`check(f)`).
 
     Raises:
         ValueError: there is something else than such asserts in it, or it is large.
@@ -83,7 +83,7 @@ def read_asserts(program: str, candidate: str | None) -> Iterator[Called]:
     names: Names = {} if candidate is None else {"candidate": candidate}
     checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if checks:
-        names = _called_for(checks[-1], _checked(body) or candidate)
+        names = _called_for(checks[-1], candidate or _checked(body))
         body = checks[-1].body
     lists: dict[str, list[ast.expr]] = {}
     size = 0
@@ -108,7 +108,7 @@ def _checked(body: list[ast.stmt]) -> str | None:
     """What a program calls its function `check` with."""
     for statement in body:
         match statement:
-            case ast.Expr(ast.Call(ast.Name("check"), [function])):
+            case ast.Expr(ast.Call(ast.Name("check"), [function])) if ast.unparse(function) != "candidate":
                 return ast.unparse(function)
     return None
 

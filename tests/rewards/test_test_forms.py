@@ -79,7 +79,11 @@ def scorer() -> Iterator[CodeScorer]:
         ),
         (problem(test=f"{CHECK}\ncheck(two_sum)"), TWO_SUM.replace("self, ", ""), "def two_sum(a, b): return [0, 1]"),
         (problem(test=CHECK.replace("candidate", "f"), entry_point="g"), TWO_SUM.replace("two_sum(self, ", "g("), ADD),
-        (problem(test=PLUS, entry_point="half"), "def half(n, by): return n / by", "def half(n, by): return n // by"),
+        (
+            problem(test=f"{PLUS}\ncheck(candidate)", entry_point="half"),
+            "def half(n, by): return n / by",
+            "def half(n, by): return n // by",
+        ),
         (
             problem(test=PLUS, entry_point="half"),
             "def half(n, by): return n / by + 1e-3",
@@ -314,6 +318,7 @@ def test_a_result_that_is_equal_to_all_is_equal_to_nothing(scorer, said, base, p
         ({"test_cases": ["assert f('%999999999d' % 1) == 1"]}, "is not read"),
         ({"test_cases": ["assert f(1 / 0) == 1"]}, "is not read"),
         ({"test": "assert f('x' * 250000) == 1\n" * 999}, "asserts with constants of more than 32 MiB"),
+        ({"test": "def check(candidate):\n    pass\ncheck(candidate)"}, "is missing: give it as entry_point"),
         ({"test": "def check(candidate):\n    assert candidate(1) == 1"}, "is missing: give it as entry_point"),
         (
             {"input_output": [{"input": "n = 3", "output": "4"}], "fn_name": "f"},
