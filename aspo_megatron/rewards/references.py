@@ -3,21 +3,28 @@ r"""Reference answers of mathematics: their text, how they are read, and which o
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
 from math_verify import parse
 
-from aspo_megatron.rewards.answers import TARGETS
+from aspo_megatron.rewards.answers import TARGETS, read_answer
 from aspo_megatron.rewards.cpu_clock import CPU_SECONDS, OutOfTimeError, cpu_limit
-from aspo_megatron.rewards.formula import MAX_LENGTH, is_too_big
+from aspo_megatron.rewards.formula import MAX_LENGTH, closing_brace, is_too_big
+from aspo_megatron.rewards.magnitude import Size
 
 _BOX = "\\boxed"
 _WRAPPING = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textrm|textit|mathrm|mathbf|mbox|displaystyle|q?quad|left|right)(?![a-zA-Z])"
     r"|\\[,;:!$ ()\[\]]|[\s{}$\\\u200b-\u200f\u2060\ufeff]"
 )
+_FORMULA = re.compile(r"\$[^$]*\$")
+_PROSE = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+_CURRENCY = re.compile(r"\$\s*-?[\d.]|\d\s*\$")
+_ENDLESS = Size(*[math.inf] * len(fields(Size)))
 _PUNCTUATION = re.compile(r"[.?,:;!_~'\"`\u2026]")
 """What says nothing alone; signs of operations, relations and brackets may be an answer."""
 
@@ -38,15 +45,19 @@ def _listed(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def parse_reference(formula: str) -> list[Any]:
-    r"""Parse a reference answer: a formula with or without `$` or `\boxed`; an empty list if nothing can be read."""
-    if not formula:
+def parse_reference(text: str) -> list[Any]:
+    r"""Read a reference answer: a formula with or without `$` or `\boxed`; an empty list if nothing can be read."""
+    if not text or _is_torn(text):
         return []
-    # Without delimiters math-verify reads only numbers, and would take 2 for 2x+1. `\$` is currency, and none.
-    if _BOX not in formula and "$" not in formula.replace("\\$", ""):
-        formula = f"{_BOX}{{{formula}}}"
-    parsed: list[Any] = parse(formula, TARGETS, parsing_timeout=None)
-    return parsed
+    if _is_text_with_formulas(text):
+        parsed: list[Any] = parse(text, TARGETS, parsing_timeout=None)
+        return parsed
+    return read_answer(f"{_BOX}{{{text}}}", _ENDLESS)
+
+
+def _is_text_with_formulas(text: str) -> bool:
+    """Whether there is one formula within a sentence, which is the answer then."""
+    return _BOX not in text and text.count("$") == 2 and _PROSE.search(_FORMULA.sub(" ", text)) is not None
 
 
 def flaw(answer: str) -> str | None:
@@ -64,8 +75,16 @@ def flaw(answer: str) -> str | None:
 
 
 def _may_be_torn(text: str) -> bool:
-    """Whether delimiters do not match, so that math-verify may find nothing between them."""
+    """Whether delimiters do not match, so that nothing between them is a formula."""
     return "\\$" in text or text.count("$") % 2 == 1 or text.count("{") != text.count("}")
+
+
+def _is_torn(text: str) -> bool:
+    """Whether a box is never closed, or a `$` that is no currency."""
+    opened = text.find(_BOX + "{")
+    if opened >= 0 and closing_brace(text, opened + len(_BOX) + 1) is None:
+        return True
+    return text.replace("\\$", "").count("$") == 1 and not _CURRENCY.search(text)
 
 
 def _can_be_read(text: str, *, as_mathematics: bool) -> bool:

@@ -14,6 +14,11 @@ _CLEARLY_IF_SMALL = 1e-2
 _NOTHING = 1e-40
 """What is smaller may be what is left of numbers that cancel."""
 
+_DIGITS_OF_NUMBERS = 40
+_SURELY = sympy.Float("1e-30")
+_SMALL, _OF_SMALL = sympy.Float("1e-4"), sympy.Float("1.000001e-4")
+_PLACE, _OF_ENDLESS = sympy.Float("1.000001e-6"), sympy.Float("1e-8")
+
 POINTS = 2
 """At how many points formulas with variables are looked at."""
 
@@ -36,7 +41,8 @@ _UNSUITED = (
 def same_by_value(reference: Any, answer: Any) -> bool | None:
     """Whether two expressions are the same, as far as their values tell; None if they do not.
 
-    Fractions are compared exactly. Others are told to differ if they clearly do, at some point if they have variables.
+    Fractions are compared exactly, decimals with them and others as `_allowed` says. Others are told to differ if they
+    clearly do, at some point if they have variables.
 
     Args:
         reference: an expression.
@@ -50,11 +56,45 @@ def same_by_value(reference: Any, answer: Any) -> bool | None:
         if None not in exact:
             return bool(exact[0] == exact[1])
         if _is_suited(reference) and _is_suited(answer):
+            if not (reference.free_symbols or answer.free_symbols):
+                return _same_numbers(reference, answer)
             differ = any(_differ_at(reference, answer, point) for point in range(POINTS))
             return False if differ else None
     except Exception:  # Of the many things that evaluating odd formulas can raise, all mean that it is not known.
         return None
     return None
+
+
+def _same_numbers(one: Any, other: Any) -> bool | None:
+    has_decimals = one.has(sympy.Float) or other.has(sympy.Float)
+    values: list[Any] = [_rational(each) for each in (one, other)] if has_decimals else [None]
+    are_rational = None not in values
+    if not are_rational:
+        values = [evaluate(each, (), 0, _DIGITS_OF_NUMBERS) for each in (one, other)]
+    if None in values:
+        return None
+    first, second = values
+    difference, larger = abs(first - second), max(abs(first), abs(second))
+    if has_decimals:
+        return bool(difference <= _allowed(larger, are_rational))
+    return False if difference > _SURELY * larger else None
+
+
+def _allowed(larger: Any, are_rational: bool) -> Any:
+    """How much decimals may differ: what the sixth place holds, or the fourth digit of small numbers.
+
+    What has endless digits, as a multiple of pi, may also differ in the eighth digit.
+    """
+    if larger < _SMALL:
+        return _OF_SMALL * larger
+    return _PLACE if are_rational else max(_PLACE, _OF_ENDLESS * larger)
+
+
+def _rational(expression: Any) -> Any:
+    """The value of plain arithmetic with decimals, as they are written; None of what is no fraction."""
+    return _fraction(
+        expression.replace(lambda part: isinstance(part, sympy.Float), lambda part: sympy.Rational(str(part)))
+    )
 
 
 def _fraction(expression: Any) -> Any:

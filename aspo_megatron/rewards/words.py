@@ -6,7 +6,53 @@ import re
 
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}\\]*)\}")
 _BOX = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
+_LETTERS = re.compile(r"(?<!\\)[A-Za-z]+")
+_OF_DAY = re.compile(r"(?i)(\d)([ap])\.?m\.?(?![a-z])")
+_SPACE = re.compile(r"\\[ ,;:!]|[\s$~]")
 _WORDS = re.compile(r"[A-Za-z]+(?:\s+[A-Za-z]+)*")
+_SHORT = frozenset(
+    (
+        *(
+            "is",
+            "are",
+            "was",
+            "has",
+            "had",
+            "have",
+            "of",
+            "to",
+            "it",
+            "we",
+            "he",
+            "she",
+            "they",
+            "in",
+            "at",
+            "by",
+            "so",
+        ),
+        *("as", "be", "for", "from", "the", "its", "you", "can", "how", "many"),
+    )
+)
+"""Words of sentences that are shorter than `is_word` takes for words."""
+
+_MATHEMATICAL = frozenset(
+    (
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "sqrt",
+        "infinity",
+        "infty",
+        "pmod",
+        "equiv",
+        "alpha",
+        "theta",
+    )
+)
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _CASED = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _AT_LEAST = 4
@@ -16,7 +62,21 @@ _KNOWN = frozenset(
         *("mon", "tue", "wed", "thu", "fri", "sat", "sun", "and", "nor", "not", "first", "forty", "below", "empty"),
     )
 )
-"""Words that `_is_word` would take for products."""
+"""Words that `is_word` would take for products."""
+
+_ALL = re.compile(
+    r"(?:[a-z](?:is|canbe))?(?:the)?(?:setof)?(?:all|any|every)(?:the)?real(?:s|(?:numbers?|values?(?:of)?)?[a-z]?)"
+    r"|(?:the)?(?:setof)?(?:the)?realnumbers|(?:the)?reals"
+)
+_NONE = re.compile(r"(?:thereisno|thereareno|hasno|no)(?:real)?solutions?(?:exists?)?|none|(?:the)?(?:empty|null)set")
+_NOTHING = re.compile(r"[\s$]*(?:\\(?:emptyset|varnothing|empty)(?![a-zA-Z])|\\\{\s*\\\}|\u2205)[\s$.]*")
+_PHI = re.compile(r"[\s$]*\\(?:var)?[pP]hi[\s$.]*")
+
+
+def says_something(word: str) -> bool:
+    """Whether letters are a word of a sentence, and neither variables nor a function's name."""
+    small = word.lower()
+    return small in _SHORT or (is_word(word) and small not in _MATHEMATICAL and small not in ("and", "or", "nor"))
 
 
 def read_words(formula: str) -> str | None:
@@ -30,6 +90,33 @@ def read_words(formula: str) -> str | None:
     return "".join(plain.split()).lower() if _WORDS.fullmatch(plain) else None
 
 
+def says_all(formula: str) -> bool:
+    """Whether words say that it is all real numbers."""
+    return _ALL.fullmatch(read_words(formula) or "") is not None
+
+
+def _says_none(formula: str) -> bool:
+    """Whether words or a sign say that it is no number, or the empty set."""
+    return _NONE.fullmatch(read_words(formula) or "") is not None or _NOTHING.fullmatch(formula) is not None
+
+
+def both_say_none(reference: str, answer: str) -> bool:
+    """Whether both say that there is nothing; to the sign of the empty set, so does a letter that looks like it."""
+    looks_so = _NOTHING.fullmatch(reference) is not None and _PHI.fullmatch(answer) is not None
+    return looks_so or (_says_none(reference) and _says_none(answer))
+
+
+def plain_text(formula: str) -> str:
+    r"""A text without `\text{}` and space, in small letters if it has a word; times of day as `7:30pm`.
+
+    It is empty if there are no letters.
+    """
+    if not _LETTERS.search(formula):
+        return ""
+    plain = _OF_DAY.sub(r"\1\2m", _SPACE.sub("", _TEXT.sub(r"\1", formula))).removesuffix(".")
+    return plain.lower() if any(map(is_word, _LETTERS.findall(formula))) or _OF_DAY.search(plain) else plain
+
+
 def read_word_reference(reference: str) -> str | None:
     r"""The words of a reference that is to be read as text; None if it is mathematics.
 
@@ -40,12 +127,14 @@ def read_word_reference(reference: str) -> str | None:
     if words is None or len(words) == 1:
         return None
     is_text = _TEXT.search(reference) is not None
-    return words if is_text or any(map(_is_word, re.findall("[A-Za-z]+", reference))) else None
+    return words if is_text or any(map(is_word, _LETTERS.findall(reference))) else None
 
 
-def _is_word(letters: str) -> bool:
+def is_word(letters: str) -> bool:
+    """Whether letters are a word of a language and no product, as far as their shape tells."""
     small = letters.lower()
     if small in _KNOWN:
         return True
     is_cased = len(letters) >= _AT_LEAST and _CASED.fullmatch(letters) is not None
-    return is_cased and _VOWEL.search(small) is not None and list(small) != sorted(small)
+    in_order = list(small) == sorted(set(small))
+    return is_cased and _VOWEL.search(small) is not None and not in_order
