@@ -13,6 +13,7 @@ from aspo_megatron.rewards.options import read_option
 from aspo_megatron.rewards.said import REFUSED, said
 from aspo_megatron.rewards.said_tokens import Tokens
 from aspo_megatron.rewards.text import after_thinking
+from aspo_megatron.rewards.tidy import split_list
 from aspo_megatron.rewards.words import says_something
 
 MAX_LENGTH = 1000
@@ -206,7 +207,7 @@ def last_side(equation: str) -> str | None:
     A sum, an integral or a limit is as good as a number. None if it is none of these, and of a list.
     """
     first, *others = _EQUALS.sub("\0", _IN_BRACES.sub(lambda match: match[0].replace("=", "\1"), equation)).split("\0")
-    if not others or "," in equation or ";" in equation:
+    if not others or len(split_list(equation)) > 1:
         return None
     tells = _NAMES.fullmatch(first) or _NUMBERS.match(first) or not _VARIABLE.search(first)
     return boxed(others[-1].replace("\1", "=")) if tells else None

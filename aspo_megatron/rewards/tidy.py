@@ -32,7 +32,7 @@ _LETTER = re.compile(
 )
 _NAME = r"sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp|max|min|gcd|lcm|det|arg"
 _FUNCTION = re.compile(rf"\\(?:text|textrm|mathrm|operatorname\*?|rm)\s*\{{\s*({_NAME})\s*\}}")
-_NUMBER = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*(-?\d(?:[-\d.,;\s]|and\s|or\s)*)\s*\}")
+_NUMBER = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*([-\d(:](?:[-\d.,;:()\s]|and\s|or\s)*)\s*\}")
 _TEXT = re.compile(r"(\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\})")
 _TEXT_AND = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*,?\s*(?:and|or|\u548c|\u6216)\s*,?\s*\}")
 _AND = re.compile(r"(?:,\s*|\s)(?:and|or)\s|\u548c|\u6216\u8005?")

@@ -9,6 +9,7 @@ _BOX = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 _LETTERS = re.compile(r"(?<!\\)[A-Za-z]+")
 _OF_DAY = re.compile(r"(?i)(\d)([ap])\.?m\.?(?![a-z])")
 _SPACE = re.compile(r"\\[ ,;:!]|[\s$~]")
+_ARTICLE = re.compile(r"\A(?:an?|the)\s+(?=\w{2})", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z]+(?:\s+[A-Za-z]+)*")
 _SHORT = frozenset(
     (
@@ -80,14 +81,16 @@ def says_something(word: str) -> bool:
 
 
 def read_words(formula: str) -> str | None:
-    r"""The words that a formula consists of, in small letters without spaces; None if there is something else in it.
+    r"""The words that a formula consists of, in small letters without spaces and without an article before them.
+
+    None if there is something else in it.
 
     Args:
         formula: with or without a box, `$` or `\text{}`.
     """
     box = _BOX.fullmatch(formula.strip())
     plain = _TEXT.sub(r" \1 ", (box[1] if box else formula)).strip(" $.~\n\t")
-    return "".join(plain.split()).lower() if _WORDS.fullmatch(plain) else None
+    return "".join(_ARTICLE.sub("", plain).split()).lower() if _WORDS.fullmatch(plain) else None
 
 
 def says_all(formula: str) -> bool:

@@ -20,6 +20,15 @@ def in_box(content: str) -> str:
 
 
 SAME = {
+    "words": [
+        (r"\text{ellipse}", r"\text{an ellipse}"),
+        ("the hexagon", r"\text{Hexagon}"),
+        ("7:45", r"\text{7:45}"),
+        ("(3,-4)", r"\text{(3, -4)}"),
+        (r"\{1,2,3\}", r"A \cap B = \{1,2,3\}"),
+        (r"\text{x-axis}", "x-axis"),
+        ("7:45 PM", r"7{:}45 \text{ p.m.}"),
+    ],
     "powers of ten": [
         ("2.5e17", r"2.5 \times 10^{17}"),
         ("2.5e17", r"2.5 \cdot 10^{17} \text{ J}"),
