@@ -10,7 +10,7 @@ _FACTOR = re.compile(
     r"(?:(?<![\w.^_\\])(?<![_^]\{)(?P<number>\d+(?:\.\d+)?)|(?P<closed>\)))\s*"
     r"(?P<next>(?:\\left\s*)?\(|(?<=\))\d|(?<=\)\s)\d|(?<=\))\\frac(?![a-zA-Z]))"
 )
-_OPTION = re.compile(r"(?:\A|\{)\s*\(\s*[A-J]\s*\)\Z")
+_OPTION = re.compile(r"(?:\A|\{)\s*\(?\s*[A-J]\s*\)\Z")
 _FUNCTION = re.compile(rf"\\(?:{NAMES})(?![a-zA-Z])(?:\s*[_^]\s*(?:\{{[^{{}}]*\}}|\w))*\s*")
 _ARGUMENT = re.compile(
     r"\{[^{}]*\}|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*\{[^{}]*\}"
@@ -34,29 +34,11 @@ def has_numbers_beside(formula: str) -> bool:
 def _with_signs(formula: str) -> str:
     parts, done = [], 0
     for match in _FACTOR.finditer(formula):
-        before, after = formula[: match.start() + 1], formula[match.end() - 1 :]
-        if match["closed"] and (_OPTION.search(before) or _is_list(before[::-1].translate(_MIRRORED))):
-            continue
-        if not (after.startswith("(") and _is_list(after)):
+        if not (match["closed"] and _OPTION.search(formula[: match.start() + 1])):
             position = match.start("next")
             parts += [formula[done:position], r"\cdot "]
             done = position
     return "".join([*parts, formula[done:]])
-
-
-_MIRRORED = str.maketrans("()", ")(")
-
-
-def _is_list(text: str) -> bool:
-    """Whether brackets that open a text have a comma in them, or do not close."""
-    depth = 0
-    for character in text:
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0:
-            return False
-        if character in ",;" and depth == 1:
-            return True
-    return True
 
 
 def _with_brackets(formula: str) -> str:

@@ -97,3 +97,8 @@ def test_what_the_reference_says_is_right_though_the_question_has_it() -> None:
     assert score(Problem("p-0", question, (1,), r"\sqrt{50}"), r"\boxed{\sqrt{50}}") == 1.0
     assert score(Problem("p-0", question, (1,), r"$\sqrt{50}$"), r"The answer is $\sqrt{50}$.") == 1.0
     assert score(Problem("p-0", "Is it well-known?", (1,), "Well-known"), r"\boxed{\text{well-known}}") == 1.0
+
+
+def test_what_is_said_at_length_is_no_answer_and_takes_no_time() -> None:
+    """A tag of a hundred thousand signs of space takes minutes to be made like the reference."""
+    assert score(Problem("p-0", "?", (1,), "$1$"), "<answer>1" + r"\, " * 60_000 + "</answer>") == 0.0
