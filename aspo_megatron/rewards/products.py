@@ -18,7 +18,7 @@ _ARGUMENT = re.compile(
     r"(?:\s*[_^]\s*(?:\{[^{}]*\}|\w))*)?"
 )
 _TIMES = re.compile(r"\s*(?:\\(?:cdot|times)(?![a-zA-Z])|\*(?!\*))")
-_BESIDE = re.compile(r"\d(?:\s|\\[ ,;:!]|~|\\q?quad(?![a-zA-Z])|\{\s*\})+\d|\d\s*\\[lc]?dots(?![a-zA-Z])\s*\d")
+_BESIDE = re.compile(r"(?<![_^])\d(?:\s|\\[ ,;:!]|~|\\q?quad(?![a-zA-Z])|\{\s*\})+\d|\d\s*\\[lc]?dots(?![a-zA-Z])\s*\d")
 
 
 def with_products(formula: str) -> str:

@@ -82,6 +82,7 @@ SAME = {
         ("25", r"25\degree"),
         ("25", r"25^{\text{o}}"),
         (r"\lg 5", r"\log_{10} 5"),
+        (r"\log_2 3", r"\frac{\ln 3}{\ln 2}"),
         (r"1+\lg 2", r"\lg 20"),
         (r"\ln 7", r"\log_e 7"),
         (r"\ln 7", "ln(7)"),

@@ -309,6 +309,7 @@ def test_a_reference_is_equal_to_itself(reference: str) -> None:
         ("1,2", r"$x = \boxed{1}$, $y = \boxed{2}$", 1.0),
         ("1,2", r"$$\boxed{1} \\ \boxed{2}$$", 1.0),
         ("2", r"$\boxed{1}; \boxed{2}$", 0.0),
+        ("2", r"$\boxed{1}$ $\boxed{2}$", 1.0),
         ("2", r"At first \boxed{1}. But then \boxed{2}", 1.0),
         ("2", "$$\\boxed{2}$$\n\n$\\boxed{2}$", 1.0),
         ("2", "$$\\boxed{x=2}$$\n\n$\\boxed{2}$", 1.0),
