@@ -69,7 +69,7 @@ def empty_reference(folder: Path, model_folder: Path) -> list[str]:
 
 
 def asserts(folder: Path, model_folder: Path) -> list[str]:
-    records = [{"prompt": "f", "tests": ["assert f(1) == 1"]}, {"prompt": "g", "tests": ["assert g(1)"]}]
+    records = [{"prompt": "f", "tests": ["assert f(1) == 1"]}, {"prompt": "g", "tests": ["assert g(1) > 0"]}]
     return [
         jsonl(folder / "data.jsonl", *records).replace("prompt_field", "answer_field: null, prompt_field"),
         "data.heldout_fraction=0",
@@ -139,7 +139,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
         empty_reference,
         ["1 of 2 problems", "(empty reference answer: 1)", "of problem data-1"],
     ),
-    "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1)' is not read"]),
+    "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1) > 0' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),

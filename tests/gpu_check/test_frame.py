@@ -9,8 +9,8 @@ import textwrap
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from children import are_gone
 
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import runner
@@ -159,13 +159,13 @@ def test_section_that_hangs_is_ended_with_all_that_it_started(plan: Plan, monkey
     assert rows(outcome, "good") == [("small", Status.ON_CPU)]
     pids = (plan.out / "sections" / "hangs" / "work" / "pids").read_text().split()
     assert len(pids) == 3
-    assert not [pid for pid in pids if psutil.pid_exists(int(pid))]
+    assert are_gone(map(int, pids))
 
 
 def test_nothing_is_left_of_a_section_that_ended_well(plan: Plan) -> None:
     (line,) = run(plan, section("orphan")).lines
     assert line.figure is not None
-    assert not psutil.pid_exists(int(line.figure))
+    assert are_gone([int(line.figure)])
 
 
 def test_what_no_time_is_left_for_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_interrupted_check_ends_what_runs_and_writes_what_it_has(tmp_path: Path,
     process.send_signal(number)
     output, _ = process.communicate()
     assert process.returncode == command.INTERRUPTED
-    assert not [pid for pid in pids.read_text().split() if psutil.pid_exists(int(pid))]
+    assert are_gone(map(int, pids.read_text().split()))
     assert "0 passed, 0 failed, 0 measured, 2 not done" in output
     report = json.loads((plan.out / "gpu_check.json").read_text())
     assert [(line["section"], line["status"]) for line in report["lines"]] == [
