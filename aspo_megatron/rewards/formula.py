@@ -45,9 +45,9 @@ _WORDS_IN_HAN = re.compile(
     r"\A[\u4e00-\u9fff]|\d\s*[\u4e07\u4ebf\u5343\u767e\u534a\u6210]|\d\s*[\u4e00-\u9fff]{1,3}\s*\d"
 )
 _BEHIND = re.compile(
-    r"[ ]?(?:[+/\u00b7\u00d7\u00f7]|\*(?=\s*[\w({\\])|-\s*(?=[\d({\\]|[A-Za-z]\b)"
-    r"|\^(?!\s*\{?\s*\\(?:circ|degree|text))|!(?=\S)|\{\s*\w"
-    r"|\\(?:times|cdot|div|pm|mp|pi|sqrt|[dt]?frac)(?![a-z]))|[A-Za-z](?![A-Za-z])|\d|\((?=[\w\\])"
+    r"[ ]?(?:[+\u00b7\u00d7\u00f7]|/\s*\{?\d|\*(?=\s*[\w({\\])|-\s*(?=[\d({\\]|[A-Za-z]\b)"
+    r"|\^(?!\s*\{?\s*\\(?:circ|degree|text|prime))|!(?=\S)|\{\s*\d"
+    r"|\\(?:times|cdot|div|pi|sqrt|[dt]?frac)(?![a-z])|\\(?:pm|mp)(?!\s*\d))|[A-Za-z](?![A-Za-z])|\d|\((?=[\w\\])"
 )
 _COMMAND = re.compile(r"\\[a-zA-Z]+\s*(?:\{[A-Za-z ,.~]*\})?")
 _WORD = re.compile(r"(?<![A-Za-z\\{_^])[A-Za-z]{2,}(?![A-Za-z({^_])")
