@@ -47,7 +47,7 @@ _WORDS_IN_HAN = re.compile(
 _BEHIND = re.compile(
     r"[ ]?(?:[+\u00b7\u00d7\u00f7]|/\s*\{?\d|\*(?=\s*[\w({\\])|-\s*(?=[\d({\\]|[A-Za-z]\b)"
     r"|\^(?!\s*\{?\s*\\(?:circ|degree|text|prime))|!(?=\S)|\{\s*\d"
-    r"|\\(?:times|cdot|div|pi|sqrt|[dt]?frac)(?![a-z])|\\(?:pm|mp)(?!\s*\d))|[A-Za-z](?![A-Za-z])|\d|\((?=[\w\\])"
+    r"|\\(?:times|cdot|div|pi|sqrt|[dt]?frac)(?![a-z])|\\(?:pm|mp)(?![a-z]|\s*\d))|[A-Za-z](?![A-Za-z])|\d|\((?=[\w\\])"
 )
 _COMMAND = re.compile(r"\\[a-zA-Z]+\s*(?:\{[A-Za-z ,.~]*\})?")
 _WORD = re.compile(r"(?<![A-Za-z\\{_^])[A-Za-z]{2,}(?![A-Za-z({^_])")

@@ -248,6 +248,7 @@ def test_an_option_is_compared_with_its_value() -> None:
         *((r"\boxed{7}cm", 1.0), (r"$\boxed{7} {eV}$", 1.0), (r"$\boxed{7} {m} / {s}$", 1.0)),
         *((r"$\boxed{7} / \mathrm{cm}^{3}$", 1.0), (r"$\boxed{7}^{\prime \prime}$", 1.0), (r"$\boxed{7}/4$", 0.0)),
         *((r"$\boxed{7} \pm 2$ years", 1.0), (r"$\boxed{7} \pm \sqrt{2}$", 0.0)),
+        (r"$\boxed{7} \pmod{9}$", 1.0),
         *((r"$\boxed{7}^\circ$", 1.0), (r"$\boxed{7}\%$", 1.0), (r"**\boxed{7}**", 1.0), (r"$\boxed{7} - 4 = 3$", 1.0)),
         *((r"\boxed{7} - that is all", 1.0), (r"\boxed{7} (as 3+4)", 1.0), ("\\boxed{7}\n\n+ more", 1.0)),
     ],
