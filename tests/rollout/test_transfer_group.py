@@ -53,14 +53,16 @@ class Group:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.closing, self.abandoned, self.let_go = threading.Event(), threading.Event(), threading.Event()
-        self.met = self.was_let_go = False
+        self.was_let_go = threading.Event()
+        self.met = False
 
     def send(self, tensors: list[torch.Tensor]) -> None:
         self.let_go.wait(30.0)
 
     def abandon(self) -> None:
         self.abandoned.set()
-        self.was_let_go = self.let_go.wait(30.0)
+        if self.let_go.wait(30.0):
+            self.was_let_go.set()
 
     def close(self) -> None:
         self.closing.set()
@@ -112,7 +114,7 @@ def test_ending_a_broadcast_does_not_hold_up_what_the_other_servers_are_asked(mo
             await sending
 
     asyncio.run(run())
-    assert group.was_let_go
+    assert group.was_let_go.wait(20.0)
 
 
 @pytest.mark.parametrize("first", ["the server's refusal", "the group"])
