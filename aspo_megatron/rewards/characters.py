@@ -80,7 +80,7 @@ def _with_roots(text: str) -> str:
         start = text.find(f"{command}(")
         while start >= 0:
             opening = start + len(command)
-            end = _closing(text, opening)
+            end = closing(text, opening + 1, "()")
             if end < 0:
                 break
             text = f"{text[:opening]}{{{text[opening + 1 : end]}}}{text[end + 1 :]}"
@@ -88,10 +88,17 @@ def _with_roots(text: str) -> str:
     return text
 
 
-def _closing(text: str, opening: int) -> int:
-    depth = 0
-    for position in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[position], 0)
+def closing(text: str, start: int, brackets: str = "{}") -> int:
+    """Where the bracket closes that was opened just before `start`; -1 if it does not.
+
+    Args:
+        text: a formula; brackets behind a backslash are counted, too.
+        start: a place in it.
+        brackets: the one that opens, and the one that closes.
+    """
+    depth = 1
+    for position in range(start, len(text)):
+        depth += (text[position] == brackets[0]) - (text[position] == brackets[1])
         if depth == 0:
             return position
     return -1

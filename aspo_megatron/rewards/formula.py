@@ -56,7 +56,9 @@ _NAMES = re.compile(r"(?:[A-Za-z\s'|]|\\[a-zA-Z]+|\\[ ,;:!|]|_(?:\w|\{[^{}]*\})|
 _NUMBERS = re.compile(r"\s*\\(?:sum|prod|i{0,3}nt|oint|lim)(?![a-zA-Z])")
 _IN_BRACES = re.compile(r"\{[^{}]*\}")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
-_EQUALS = re.compile(r"(?<![\\<>!:])=")
+EQUALS = re.compile(r"(?<![\\<>!:])=")
+"""The sign of equations, and of no relation."""
+
 _UNEQUAL = re.compile(r"\\(?:neq?|not)(?![a-zA-Z])|≠")
 
 
@@ -75,10 +77,9 @@ def find_formula(response: str, max_length: int) -> str | None:
     if boxes is not None:
         content = ", ".join({_LEFT_SIDE.sub("", "".join(box.split())): box for box in boxes}.values())
         return f"{_BOXED}{content}}}" if len(content) <= max_length else None
-    opening = text.rfind("<answer>")
-    tag = _TAG.match(text, opening) if opening >= 0 else None
+    tag = _last_tag(text)
     if tag is not None:
-        return _stated(tag[1].strip()) if len(tag[1]) <= max_length else None
+        return _stated(tag.strip()) if len(tag) <= max_length else None
     marker = _last_marker(text)
     if marker is not None:
         return _stated(marker) if len(marker) <= max_length else None
@@ -91,13 +92,19 @@ def find_formula(response: str, max_length: int) -> str | None:
 def last_statement(response: str) -> str:
     """What a response says the answer is, word for word: its last tag, the line after `####`, or after `answer is`."""
     text = after_thinking(response).rstrip()
-    opening = text.rfind("<answer>")
-    tag = _TAG.match(text, opening) if opening >= 0 else None
+    tag = _last_tag(text)
     if tag is not None:
-        return tag[1]
+        return tag
     before, marker, after = text.rpartition("####")
     found = (after if marker and not before.endswith("#") else text)[-_WINDOW:]
     return ANSWER_IS.split(found)[-1]
+
+
+def _last_tag(text: str) -> str | None:
+    """What is in the last `<answer>` tag, if that is closed."""
+    opening = text.rfind("<answer>")
+    tag = _TAG.match(text, opening) if opening >= 0 else None
+    return None if tag is None else tag[1]
 
 
 def _last_marker(text: str) -> str | None:
@@ -206,7 +213,7 @@ def last_side(equation: str) -> str | None:
 
     A sum, an integral or a limit is as good as a number. None if it is none of these, and of a list.
     """
-    first, *others = _EQUALS.sub("\0", _IN_BRACES.sub(lambda match: match[0].replace("=", "\1"), equation)).split("\0")
+    first, *others = EQUALS.sub("\0", _IN_BRACES.sub(lambda match: match[0].replace("=", "\1"), equation)).split("\0")
     if not others or len(split_list(equation)) > 1:
         return None
     tells = _NAMES.fullmatch(first) or _NUMBERS.match(first) or not _VARIABLE.search(first)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from aspo_megatron.rewards.characters import closing
+
 NAMES = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp"
 """Functions whose argument may stand without brackets."""
 
@@ -87,9 +89,5 @@ def _argument(formula: str, start: int) -> tuple[str | None, int]:
         if match[1] in (r"\frac", r"\sqrt"):
             return None, start
         return match[1], match.end()
-    depth = 1
-    for position in range(match.end(), len(formula)):
-        depth += {"{": 1, "}": -1}.get(formula[position], 0)
-        if depth == 0:
-            return formula[match.end() : position], position + 1
-    return None, start
+    end = closing(formula, match.end())
+    return (None, start) if end < 0 else (formula[match.end() : end], end + 1)

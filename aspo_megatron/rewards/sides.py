@@ -8,13 +8,12 @@ from itertools import pairwise
 import sympy
 
 from aspo_megatron.rewards.answers import TooBigError, read_answer, written
-from aspo_megatron.rewards.formula import boxed
+from aspo_megatron.rewards.formula import EQUALS, boxed
 from aspo_megatron.rewards.latex_size import LIMIT
 from aspo_megatron.rewards.tidy import tidied
 from aspo_megatron.rewards.values import evaluate, same_by_value
 
 _LONGEST = 400
-_EQUALS = re.compile(r"(?<![\\<>!:])=")
 _PLAIN = re.compile(r"(?:[\d\s.,+\-*/()^{}!]|\\(?:[dt]?frac|cdot|times|div|sqrt|left|right)(?![a-zA-Z])|\\[,;:! ])+")
 _UNKNOWN = r"[({]*\d*[xyzt][)}]*"
 _OF_UNKNOWN = re.compile(
@@ -38,7 +37,7 @@ def tells_nothing(answer: str, question: str) -> bool:
         answer: what is in the box, for a reference that is no equation.
         question: the problem.
     """
-    sides = _EQUALS.split(answer) if len(answer) <= _LONGEST else []
+    sides = EQUALS.split(answer) if len(answer) <= _LONGEST else []
     if len(sides) < 2:
         return False
     left, whole = (_compact(tidied(each)) for each in (sides[0], answer))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from aspo_megatron.rewards.characters import as_latex
+from aspo_megatron.rewards.characters import as_latex, closing
 from aspo_megatron.rewards.measures import without_measures
 from aspo_megatron.rewards.notation import usual
 from aspo_megatron.rewards.numerals import plain_numbers
@@ -131,19 +131,10 @@ def _unwrapped(text: str) -> str:
     if not found:
         return text
     match = found[-1]
-    end = _closing(text, match.end())
+    end = closing(text, match.end())
     inside = text[match.end() :] if end < 0 else text[match.end() : end]
     after = "" if end < 0 else text[end + 1 :]
     return f"{text[: match.start()]}{{{inside}}}{after}" if after.strip() or match.start() else inside
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return position
-    return -1
 
 
 def _measured(part: str) -> str:
