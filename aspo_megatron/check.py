@@ -18,10 +18,10 @@ from aspo_megatron import losses
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes, write_folder
-from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.folders import model_folder
 from aspo_megatron.launch import launch
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.layouts import candidates

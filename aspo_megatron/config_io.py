@@ -22,10 +22,10 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aspo_megatron.checkpoint.sidecar import model_folder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config_reference import OWN_NAME, key_names, sections
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.folders import model_folder
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_bytes
 from aspo_megatron.references import refuse_endless, unread

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
-from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
@@ -21,6 +20,7 @@ from aspo_megatron.data.sources import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.folders import checkpoint_around
 from aspo_megatron.handover import taken_over
 from aspo_megatron.imitations import ImitationJudge
 from aspo_megatron.metrics.wandb_run import check_installed

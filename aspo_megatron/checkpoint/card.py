@@ -8,8 +8,8 @@ import re
 import yaml
 
 from aspo_megatron import __version__
-from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
+from aspo_megatron.folders import checkpoint_around
 from aspo_megatron.foreign_text import markdown, one_line
 
 _TEXT = """---

@@ -29,11 +29,12 @@ from aspo_megatron.checkpoint.names import checkpoint_keys
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.places import Place, places_by_rank
 from aspo_megatron.checkpoint.safetensors_file import Entry, write_file
-from aspo_megatron.checkpoint.sidecar import SIDECAR, copy_sidecar, sidecar_files
+from aspo_megatron.checkpoint.sidecar import copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import SIDECAR
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import ModelShape, import_shard
 from aspo_megatron.writing import to_disk

@@ -12,10 +12,10 @@ from typing import BinaryIO
 import xxhash
 
 from aspo_megatron.checkpoint.hf import weight_files
-from aspo_megatron.checkpoint.integrity import MANIFEST, read_manifest
+from aspo_megatron.checkpoint.integrity import read_manifest
 from aspo_megatron.checkpoint.safetensors_file import entries_of, nbytes, read_header
-from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import MANIFEST, checkpoint_around
 from aspo_megatron.reading import read_bytes
 
 _BLOCK = 4096

@@ -25,6 +25,7 @@ import xxhash
 from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import MANIFEST
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
@@ -42,8 +43,6 @@ _FORMAT = "aspo-megatron checkpoint"
 
 _LONGEST = 1000
 """Characters of the name of a file."""
-
-MANIFEST = "manifest.json"
 
 PARTS = "parts"
 """Folder of a checkpoint in the making, whose files are no part of it."""

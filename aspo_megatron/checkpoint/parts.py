@@ -16,7 +16,6 @@ from typing import Any
 
 from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.integrity import (
-    MANIFEST,
     PARTS,
     FileEntry,
     file_entries,
@@ -29,6 +28,7 @@ from aspo_megatron.checkpoint.tensors import Piece, is_piece_file, write_index
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.checkpoint.torch_file import DTYPES
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import MANIFEST
 from aspo_megatron.reading import MOST_BYTES, parse_json
 from aspo_megatron.writing import to_disk
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 from typing import Any
 
 from aspo_megatron import reading
-from aspo_megatron.checkpoint.integrity import MANIFEST
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import SIDECAR, checkpoint_around
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_foreign_file
 
-SIDECAR = "hf"
 INDEX = ".metadata"
 """Name of the index of a megatron checkpoint's tensors."""
 
@@ -25,26 +23,6 @@ _PICKLES = (".pkl", ".pickle", ".ckpt", ".npy", ".npz")
 """Read by nothing here; who is given a folder may read them."""
 _HF_INDEX = "model.safetensors.index.json"
 _LARGEST = 256 << 20
-
-
-def model_folder(path: Path) -> Path:
-    """The Hugging Face folder that `path` stands for: the one inside, if it is a checkpoint; else itself."""
-    return path / SIDECAR if _is_checkpoint(path) else path
-
-
-def checkpoint_around(folder: Path) -> Path | None:
-    """The checkpoint that a Hugging Face folder is inside, whose weights are its weights; None if it has its own."""
-    return folder.parent if folder.name == SIDECAR and _is_checkpoint(folder.parent) else None
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    """Whether a manifest is there. One that may not be looked at is an error; a name too long for any file is none."""
-    try:
-        return (folder / MANIFEST).is_file()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise
 
 
 def sidecar_files(folder: Path) -> list[Path]:

@@ -21,11 +21,12 @@ import torch.distributed as dist
 
 from aspo_megatron.checkpoint.integrity import PARTS, FileEntry, model_identity, write_durably
 from aspo_megatron.checkpoint.parts import PARTIAL, Holds, Part, finish_parts, give_name, remove, write_part
-from aspo_megatron.checkpoint.sidecar import SIDECAR, sidecar_files
+from aspo_megatron.checkpoint.sidecar import sidecar_files
 from aspo_megatron.checkpoint.state import Shard, Sizes
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import SIDECAR
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader, gather
 from aspo_megatron.parallel.host_copies import HostCopies

@@ -15,10 +15,10 @@ from aspo_megatron.checkpoint.hf import SafetensorsFolder, hf_shapes, weight_fil
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.integrity import read_manifest, verified_meanwhile
 from aspo_megatron.checkpoint.piece_reader import PieceReader
-from aspo_megatron.checkpoint.sidecar import checkpoint_around
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.folders import checkpoint_around
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint.integrity import MANIFEST, file_entry, with_digest
+from aspo_megatron.checkpoint.integrity import file_entry, with_digest
+from aspo_megatron.folders import MANIFEST
 
 
 def renew_manifests(folder: Path) -> None:

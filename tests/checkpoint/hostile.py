@@ -18,7 +18,8 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 
-from aspo_megatron.checkpoint.integrity import MANIFEST, file_entry, write_manifest
+from aspo_megatron.checkpoint.integrity import file_entry, write_manifest
+from aspo_megatron.folders import MANIFEST
 
 Spoil = Callable[[Path, Path], object]
 """Changes the checkpoint of the first path; what is run there would make the file of the second."""
