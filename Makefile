@@ -46,7 +46,7 @@ types: .venv/.installed
 	$(BIN)/mypy
 
 docs: .venv/.installed
-	$(BIN)/python -m aspo_megatron.config_reference docs/configuration.md
+	$(BIN)/python -m aspo_megatron.config.reference docs/configuration.md
 	$(BIN)/python -m aspo_megatron.metrics.gallery docs/images/losses.png
 
 # torch first and by itself, at its pinned version: nothing else may then choose another build of it.

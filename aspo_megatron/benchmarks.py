@@ -22,8 +22,8 @@ from aspo_megatron.data.files import source_files
 from aspo_megatron.data.hub import BUILDERS
 from aspo_megatron.data.sources import Record, first_fields, read_source
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.writing import whole_file
 
 TEMPERATURE = 0.8
 TOP_P = 1.0

@@ -22,7 +22,7 @@ from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import model_folder
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.layouts import candidates
 

@@ -9,9 +9,10 @@ import sys
 import traceback
 from contextlib import ExitStack, nullcontext
 
-from aspo_megatron import rank, streams
+from aspo_megatron import streams
 from aspo_megatron.errors import UserError
-from aspo_megatron.stop import ENDING, StopRequest, ended_by_signals
+from aspo_megatron.launch import rank
+from aspo_megatron.launch.stop import ENDING, StopRequest, ended_by_signals
 
 _RUNS = ("train", "eval", "check")
 """Commands that start ranks: what they show is no part of what they do."""

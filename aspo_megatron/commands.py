@@ -20,20 +20,19 @@ from aspo_megatron import (
     plan_cli,
     plot_cli,
     quantize_cli,
-    rank,
-    run_folder,
     serve_cli,
     slurm_cli,
     table_cli,
 )
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
-from aspo_megatron.config_reference import help_text
+from aspo_megatron.config.io import load_config
+from aspo_megatron.config.reference import help_text
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.stop import StopRequest
+from aspo_megatron.launch import rank, run_folder
+from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.streams import show
-from aspo_megatron.writing import write_whole
 
 app = typer.Typer(
     help="Train language models with ASPO on Megatron-Core.",
@@ -80,7 +79,7 @@ def train(
     ] = None,
 ) -> None:
     """Check everything that can be checked, then train."""
-    from aspo_megatron.launch import launch
+    from aspo_megatron.launch.launcher import launch
 
     words = [*(overrides or []), *([] if profile is None else [f"log.profile_step={profile}"])]
     if tiny:

@@ -75,7 +75,7 @@ def evaluate(
     from aspo_megatron import benchmarks
     from aspo_megatron.config import ParallelConfig
     from aspo_megatron.eval_plan import EvalPlan
-    from aspo_megatron.launch import launch
+    from aspo_megatron.launch.launcher import launch
 
     _check_options(benchmark, problems, config, output)
     wanted = benchmarks.parse(benchmark) if benchmark is not None else []
@@ -123,7 +123,7 @@ class _Files:
     def benchmark(self, wanted: Wanted, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a benchmark's problems and settings."""
         from aspo_megatron import benchmarks
-        from aspo_megatron.config_io import load_config
+        from aspo_megatron.config.io import load_config
         from aspo_megatron.eval_plan import EvalJob
 
         problems = self.work / f"{wanted.name}.jsonl"
@@ -145,7 +145,7 @@ class _Files:
         """Prepare a file of problems, or a run's held-out ones."""
         from aspo_megatron import benchmarks
         from aspo_megatron.config import SourceConfig
-        from aspo_megatron.config_io import load_config
+        from aspo_megatron.config.io import load_config
         from aspo_megatron.data.files import stem_of
         from aspo_megatron.eval_plan import EvalJob
 
@@ -166,10 +166,10 @@ class _Files:
 
     def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
         """Read all input once before any process starts; where the configuration is, and where the problems are."""
-        from aspo_megatron.config_io import save_config
+        from aspo_megatron.config.io import save_config
         from aspo_megatron.handover import handed_over
         from aspo_megatron.inputs import read_inputs
-        from aspo_megatron.run_folder import refuse_links
+        from aspo_megatron.launch.run_folder import refuse_links
 
         if run.eval.sampling is not None:  # the room that a response needs in the model's context
             length = {"max_response_tokens": run.eval.sampling.max_response_tokens}

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.files import write_whole
 from aspo_megatron.reading import read_json
-from aspo_megatron.writing import write_whole
 
 CHAT_VARIABLE = "chat_template_kwargs."
 """Before the name of each in an evaluation's identity."""

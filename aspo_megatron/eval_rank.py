@@ -11,7 +11,7 @@ from pathlib import Path
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.checkpoint.hf import hf_shapes
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import About, ResultFile, scores_path

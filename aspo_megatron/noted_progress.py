@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from aspo_megatron.launch.whereabouts import Whereabouts
 from aspo_megatron.metrics.progress import ProgressDisplay
-from aspo_megatron.whereabouts import Whereabouts
 
 _AFTER_STEPS = ("save", "export")
 

@@ -44,7 +44,7 @@ def plan(
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
     from aspo_megatron.checkpoint.usable import usable_here
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
     from aspo_megatron.errors import ConfigError
     from aspo_megatron.plan import report, simulated, simulated_text, text
     from aspo_megatron.plan.hardware import GPUS

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.files import refuse_link
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import say, show
-from aspo_megatron.writing import refuse_link
 
 
 def plot(

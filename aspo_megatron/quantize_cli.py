@@ -55,7 +55,7 @@ def quantize(
     modelopt.check_available()
 
     from aspo_megatron.config import ParallelConfig
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
     from aspo_megatron.inputs import read_inputs
     from aspo_megatron.metrics.record import SAMPLES_FILE
     from aspo_megatron.parallel.platform import choose_platform

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.decoding import decode
 from aspo_megatron.errors import UserError
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
 from aspo_megatron.metrics.plots import draw_curves
 from aspo_megatron.step_metrics import sample_weights
-from aspo_megatron.writing import write_whole
 
 
 def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
+from aspo_megatron.files import plain_errors
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
 from aspo_megatron.streams import show
-from aspo_megatron.writing import plain_errors
 
 _ROUND_SECONDS = 5.0
 
@@ -50,10 +50,10 @@ def serve(
       srun aspo serve run.yaml --shared FOLDER --nodes 2
     """
     from aspo_megatron.checkpoint.usable import usable_model, usable_weights
+    from aspo_megatron.launch.run_folder import refuse_links
     from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
     from aspo_megatron.parallel.platform import choose_platform
     from aspo_megatron.rollout.server import LocalServers, ServedModel
-    from aspo_megatron.run_folder import refuse_links
 
     words = list(overrides or [])
     if shared is not None:

@@ -24,11 +24,11 @@ from aspo_megatron.batch_script import (
     words,
 )
 from aspo_megatron.config import RunConfig, SlurmConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
 from aspo_megatron.reading import read_text
-from aspo_megatron.run_folder import is_finished, refuse_foreign_folder
 from aspo_megatron.slurm_layout import cores_per_task, gpus_beside, says_gpus, shape
 from aspo_megatron.slurm_time import refuse_short_limit, time_option
 

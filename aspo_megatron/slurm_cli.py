@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import hand_over, show
-from aspo_megatron.writing import write_whole
 
 
 def slurm(
@@ -41,7 +41,7 @@ def slurm(
       aspo slurm run.yaml --array sweep.txt --out sweep.sbatch
     """
     from aspo_megatron import slurm as jobs
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
 
     if state:
         show(one_line(jobs.state(load_config(config, overrides or []))))

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import ParallelConfig, RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
+from aspo_megatron.files import refuse_link
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.reading import read_json
 from aspo_megatron.streams import show
-from aspo_megatron.writing import refuse_link
 
 RANKS = 4
 """The most that a tiny run starts."""

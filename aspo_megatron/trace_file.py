@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch.profiler import profile as torch_profile
 
-from aspo_megatron.writing import whole_file
+from aspo_megatron.files import whole_file
 
 
 def write_trace(profiler: torch_profile, path: Path) -> None:

@@ -26,7 +26,9 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.parallel.exchange import from_leader, to_replicas
@@ -41,12 +43,10 @@ from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
 from aspo_megatron.sharing import SharedInputs
 from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics
-from aspo_megatron.stop import StopRequest
 from aspo_megatron.streams import say
 from aspo_megatron.synced_engine import SyncedEngine
 from aspo_megatron.updates import StepUpdates
 from aspo_megatron.worth import charge_kl
-from aspo_megatron.writing import write_whole
 
 Groups = list[list[Sample]]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from aspo_megatron.rank import ignore_warnings_of_libraries
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.launch.rank import ignore_warnings_of_libraries
 
 Result = dict[str, Any]
 

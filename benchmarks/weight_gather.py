@@ -21,7 +21,7 @@ import torch.distributed as dist
 import typer
 from torch.multiprocessing.spawn import spawn
 
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
 from benchmarks.measure import machine
 
 LLAMA = {

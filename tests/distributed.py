@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import psutil
 
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
 
 P = ParamSpec("P")
 R = TypeVar("R")

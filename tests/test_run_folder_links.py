@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from aspo_megatron import eval_cli, plot_cli, serve_cli, tiny
 from aspo_megatron.checkpoint.folders import publish, tidy
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_file import About, ResultFile
+from aspo_megatron.files import write_whole
+from aspo_megatron.launch.run_folder import claimed, refuse_links
 from aspo_megatron.metrics.figures import config_differences
 from aspo_megatron.metrics.sample_file import read_samples
 from aspo_megatron.metrics.series import read_series
-from aspo_megatron.run_folder import claimed, refuse_links
-from aspo_megatron.writing import write_whole
 from tests.metrics.made_runs import make_run
 
 FILES = (

@@ -10,7 +10,7 @@ import pytest
 from file_size import limited
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.writing import whole_file, write_whole
+from aspo_megatron.files import whole_file, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -34,10 +34,10 @@ from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, wr
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.files import to_disk
 from aspo_megatron.folders import SIDECAR
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.mapping import ModelShape, import_shard
-from aspo_megatron.writing import to_disk
 
 _WRITERS = 4
 """Ranks' files written at the same time, each with a tensor in memory."""

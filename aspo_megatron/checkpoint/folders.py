@@ -12,8 +12,8 @@ from pathlib import Path
 from aspo_megatron.checkpoint.parts import PARTIAL, complete_left, remove
 from aspo_megatron.checkpoint.writer import discard
 from aspo_megatron.errors import UserError
+from aspo_megatron.files import plain_errors, to_disk, write_whole
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.writing import plain_errors, to_disk, write_whole
 
 _NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,15})")
 _LATEST = "latest"

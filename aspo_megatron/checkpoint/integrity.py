@@ -25,11 +25,11 @@ import xxhash
 from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_links_out
 from aspo_megatron.reading import read_text, refuse_many_values
-from aspo_megatron.writing import to_disk
 
 if TYPE_CHECKING:  # every command imports this module, and that one imports torch
     from aspo_megatron.models.family import Family

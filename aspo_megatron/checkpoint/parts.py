@@ -28,9 +28,9 @@ from aspo_megatron.checkpoint.tensors import Piece, is_piece_file, write_index
 from aspo_megatron.checkpoint.told import self_consistent, with_digest
 from aspo_megatron.checkpoint.torch_file import DTYPES
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST
 from aspo_megatron.reading import MOST_BYTES, parse_json
-from aspo_megatron.writing import to_disk
 
 PARTIAL = ".partial"
 """Ending of what has not got its name yet."""

@@ -12,14 +12,14 @@ from aspo_megatron.checkpoint.folders import step_folder
 from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import RUN_CONFIG, load_config
+from aspo_megatron.config.io import RUN_CONFIG, load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.run_folder import differing_keys
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.moments import MOMENTS
 from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
 from aspo_megatron.reading import parse_json, read_bytes
-from aspo_megatron.run_folder import differing_keys
 
 STATE_FILE = "state.json"
 

@@ -16,12 +16,12 @@ from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weig
 from aspo_megatron.checkpoint.writer import About, CheckpointWriter
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.files import to_disk
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.model import PolicyModel
 from aspo_megatron.reading import read_json
-from aspo_megatron.writing import to_disk
 
 START = "start"
 _ORIGIN_FILE = "origin.json"

@@ -9,7 +9,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.wishes import Wishes
-from aspo_megatron.rank import rank_settings
+from aspo_megatron.launch.rank import rank_settings
 
 _SLOW = {
     "CUDA_LAUNCH_BLOCKING": "the host waits for each kernel",

@@ -89,7 +89,7 @@ def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
 
 
 def _folder(run: RunConfig) -> Iterator[Line]:
-    from aspo_megatron.run_folder import is_finished, refuse_foreign_folder
+    from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
 
     try:
         refuse_foreign_folder(run)

@@ -10,7 +10,7 @@ from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.servers import Sglang
 from aspo_megatron.doctor.wishes import Wishes
-from aspo_megatron.loopback import is_loopback
+from aspo_megatron.launch.loopback import is_loopback
 
 _ASK_SECONDS = 60.0
 _CUDA = "13"

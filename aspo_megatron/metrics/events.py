@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.writing import plain_errors
+from aspo_megatron.files import plain_errors
 
 _VERSION = "brain.Event:2"
 

@@ -15,13 +15,13 @@ from typing import Any, Self
 import numpy as np
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.files import json_line, plain_errors, whole_file, write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import Line, named, named_spans, read_lines, set_aside
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.streams import say
-from aspo_megatron.writing import json_line, plain_errors, whole_file, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
-from aspo_megatron.writing import write_whole
 
 _ID = "wandb-id"
 

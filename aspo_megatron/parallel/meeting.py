@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.loopback import is_loopback, listen, loopback_interface
+from aspo_megatron.launch.loopback import is_loopback, listen, loopback_interface
 
 _BY_GLOO, _BY_NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
-from aspo_megatron.boards import SharedBoard, StoreBoard
-from aspo_megatron.verdict import Verdict, find_late, ranks_text, silent_rank
-from aspo_megatron.whereabouts import (
+from aspo_megatron.launch.boards import SharedBoard, StoreBoard
+from aspo_megatron.launch.verdict import Verdict, find_late, ranks_text, silent_rank
+from aspo_megatron.launch.whereabouts import (
     BEAT_SECONDS,
     Board,
     Note,

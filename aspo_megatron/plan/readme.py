@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.report import make_plan

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import save_config
+from aspo_megatron.config.io import save_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.quantize.change import AccuracyChange, LogProbChange
-from aspo_megatron.writing import write_whole
 
 REPORT_FILE = "quantization.json"
 

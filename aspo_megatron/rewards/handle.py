@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
+from aspo_megatron.launch.whereabouts import is_stopped
 from aspo_megatron.rewards.messages import PoolsEnd
 from aspo_megatron.rewards.output import WorkersOutput
 from aspo_megatron.rewards.tasks import Task
 from aspo_megatron.rewards.worker_process import WorkerContext, begin
-from aspo_megatron.whereabouts import is_stopped
 
 _RESTING_SHARE = 0.1
 _SLOW_SECONDS = 0.1

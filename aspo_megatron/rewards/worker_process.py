@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from aspo_megatron.launch.stop import STARTING
 from aspo_megatron.rewards.jail.kernel import die_with_parent
 from aspo_megatron.rewards.output import WorkersOutput, take_over
-from aspo_megatron.stop import STARTING
 
 
 class _WorkerProcess(SpawnProcess):

@@ -23,7 +23,7 @@ import torch
 from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line, safe
-from aspo_megatron.rollout.addresses import free_ports, in_url, is_loopback
+from aspo_megatron.launch.addresses import free_ports, in_url, is_loopback
 from aspo_megatron.rollout.server_environment import server_environment
 from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key, settings_file, without_key
 from aspo_megatron.rollout.sync_way import Way
@@ -207,7 +207,7 @@ class LocalServers:
         server.log.chmod(0o600)  # SGLang writes all its settings there, the key too
         with server.log.open("ab") as log:
             server.process = subprocess.Popen(
-                [sys.executable, "-m", "aspo_megatron.rollout.tied", str(os.getpid()), *command],
+                [sys.executable, "-m", "aspo_megatron.launch.exec_tied", str(os.getpid()), *command],
                 env=server_environment(self._config, self._device, server.number, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

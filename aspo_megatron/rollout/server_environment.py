@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from aspo_megatron.config import ServersConfig
-from aspo_megatron.loopback import is_loopback, loopback_interface
+from aspo_megatron.launch.loopback import is_loopback, loopback_interface
 
 _FOR_RANKS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),

@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 # PyTorch has no public way to form a group with processes outside of the world; SGLang joins by the same function.
 from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
 
-from aspo_megatron.loopback import listen
+from aspo_megatron.launch.loopback import listen
 
 _BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
 _FORMING = threading.Lock()

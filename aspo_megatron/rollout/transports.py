@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import plain_logger
-from aspo_megatron.rollout.addresses import address_towards, free_ports, is_loopback
+from aspo_megatron.launch.addresses import address_towards, free_ports, is_loopback
 from aspo_megatron.rollout.server_client import ServerClient, ServerError
 from aspo_megatron.rollout.shared_bucket import SharedBucket, has_room
 from aspo_megatron.rollout.sync_way import refuse_other_nccl

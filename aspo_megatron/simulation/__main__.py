@@ -10,11 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
+from aspo_megatron.launch.rank import die_with_parent
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.hardware import GPUS
-from aspo_megatron.rank import die_with_parent
 
 
 def main(config: str, rank: str, gpu: str, result: str) -> None:

@@ -159,9 +159,9 @@ def _samples(run: Path) -> None:
 
 def gone_on_with(folder: Path) -> None:
     """What a run reads of its own folder before it goes on in it: settings, summary, what was recorded."""
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
+    from aspo_megatron.launch.run_folder import claimed, is_finished
     from aspo_megatron.metrics.record import Recorder
-    from aspo_megatron.run_folder import claimed, is_finished
 
     run = folder / "run"
     config = load_config(Path("run") / "config.yaml", [f"output_dir={run}"])
@@ -188,7 +188,7 @@ def evaluation(folder: Path) -> None:
 
 def _config(folder: Path, *more: str) -> RunConfig:
     """A run's configuration with the case's model and problems."""
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
 
     source = f"{{kind: jsonl, path: '{folder / 'problems.jsonl'}', prompt_field: question}}"
     words = [f"model.path={folder / 'model'}", f"output_dir={folder / 'none'}", f"data.train={source}"]

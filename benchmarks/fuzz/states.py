@@ -35,7 +35,7 @@ def _is_plain(path: Path) -> bool:
 def _model() -> tuple[Any, Any, Any]:
     """A model in one process, its optimizer and its configuration, of the first run that is read."""
     from aspo_megatron.checkpoint.hf import SafetensorsFolder
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.parallel.optimizer import Optimizer

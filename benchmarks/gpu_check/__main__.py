@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import rank_settings
+from aspo_megatron.launch.rank import rank_settings
 from benchmarks.gpu_check.lines import Line, Status
 from benchmarks.gpu_check.machine import ask_machine
 from benchmarks.gpu_check.report import Report, closing_row, terminal_row, write_report

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from aspo_megatron.rank import die_with_parent, ignore_warnings_of_libraries
+from aspo_megatron.launch.rank import die_with_parent, ignore_warnings_of_libraries
 from benchmarks.gpu_check.sections import Section
 
 _SECONDS_TO_END = 3.0

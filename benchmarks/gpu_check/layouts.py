@@ -12,7 +12,7 @@ from aspo_megatron import check
 from aspo_megatron.check import ONE_PROCESS, Layout, Tolerances, make_built_in, parse_layout, read_result
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.config import LossConfig, ParallelConfig
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 from benchmarks.gpu_check.layouts_rank import OWN, SHARED
 from benchmarks.gpu_check.lines import Place, Sheet
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig
+from aspo_megatron.launch.rank import ignore_warnings_of_libraries
 from aspo_megatron.parallel.topology import Topology
-from aspo_megatron.rank import ignore_warnings_of_libraries
 from benchmarks.gpu_check.policies import Weights, adam, build, one_rank, ragged_groups
 
 _TEMPERATURE = 0.9

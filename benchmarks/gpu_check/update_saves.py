@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.config_io import save_config
+from aspo_megatron.config.io import save_config
 from aspo_megatron.parallel.topology import Topology
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Sheet

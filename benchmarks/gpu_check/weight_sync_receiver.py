@@ -26,7 +26,7 @@ from torch.distributed.distributed_c10d import (
     rendezvous,
 )
 
-from aspo_megatron.rank import die_with_parent
+from aspo_megatron.launch.rank import die_with_parent
 
 
 class RefusedError(Exception):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.server_client import ServerClient
 from aspo_megatron.rollout.transports import DistributedTransport

@@ -161,7 +161,7 @@ def processes_of(launcher: int) -> dict[str, list[psutil.Process]]:
                 words, rank = process.cmdline(), process.environ().get("RANK")
             except psutil.Error:
                 continue
-            if "aspo_megatron.rank" in words:
+            if "aspo_megatron.launch.rank" in words:
                 found[f"rank {rank}"] = [process]
             elif any("spawn_main" in word or "rewards" in word for word in words):
                 found.setdefault("worker", []).append(process)

@@ -21,7 +21,7 @@ from file_size import limited
 
 from aspo_megatron.checkpoint.folders import saved_steps, step_folder
 from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 

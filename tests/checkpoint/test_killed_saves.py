@@ -17,7 +17,7 @@ import torch
 from forked import Server, fork_ranks, kill
 
 from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
 from models import llama_folder

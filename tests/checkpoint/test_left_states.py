@@ -19,7 +19,7 @@ from forked import Server, fork_ranks, kill
 
 from aspo_megatron.checkpoint.folders import saved_steps, step_folder, tidy
 from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
 

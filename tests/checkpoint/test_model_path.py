@@ -16,7 +16,7 @@ from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.checkpoint.integrity import with_digest
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.inputs import open_weights, read_inputs
 from aspo_megatron.models.family import read_family

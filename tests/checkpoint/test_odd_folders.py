@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.checkpoint.folders import listed, publish, saved_steps, set_aside, step_folder, tidy
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from distributed import RankError, Ranks
 
 from .test_whole_states import go_on, ranks, run, saved, settings, sign

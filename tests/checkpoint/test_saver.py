@@ -13,7 +13,7 @@ from file_size import limited
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks

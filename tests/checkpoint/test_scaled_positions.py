@@ -23,7 +23,7 @@ from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
 from aspo_megatron.checkpoint.integrity import check_model, model_identity, read_manifest
 from aspo_megatron.checkpoint.run_state import TrainerState
 from aspo_megatron.checkpoint.usable import usable_weights
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid

@@ -17,7 +17,7 @@ import torch
 
 from aspo_megatron.checkpoint.integrity import file_entry, read_manifest, with_digest, write_manifest
 from aspo_megatron.checkpoint.piece_reader import read_index
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST
 from aspo_megatron.parallel.topology import process_grid

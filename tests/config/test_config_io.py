@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.errors import ConfigError, UserError
 
 REQUIRED = ["output_dir=runs/a", "model.path=models/m", "data.train.kind=jsonl", "data.train.path=p.jsonl"]
@@ -243,7 +243,7 @@ def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_heavy_libraries_are_not_imported() -> None:
     script = (
-        "import sys, aspo_megatron.config_io\n"
+        "import sys, aspo_megatron.config.io\n"
         "print([name for name in ('torch', 'numpy', 'rich', 'megatron', 'matplotlib') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aspo_megatron.config_reference import help_text, key_names, main, reference_text, sections
+from aspo_megatron.config.reference import help_text, key_names, main, reference_text, sections
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -13,7 +13,7 @@ TOLD_BY_THEIR_TWINS = ("data.heldout.", "eval.sampling.", "reward.components.<na
 
 def test_committed_reference_is_up_to_date() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == reference_text(), (
-        "the schema has changed: run `python -m aspo_megatron.config_reference docs/configuration.md`"
+        "the schema has changed: run `python -m aspo_megatron.config.reference docs/configuration.md`"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from tests.config.test_config_io import REQUIRED, load, yaml_file
 

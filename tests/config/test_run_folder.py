@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.run_folder import claimed, refuse_foreign_folder
+from aspo_megatron.launch.run_folder import claimed, refuse_foreign_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OLDER = {

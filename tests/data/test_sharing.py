@@ -107,9 +107,9 @@ eval: {{every: 1, samples: 1, pass_k: [1]}}
 
 def rank(path: Path) -> None:
     """What a rank does; it notes how often it opened the file of problems, and how many problems it hashed."""
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
     from aspo_megatron.data import store
-    from aspo_megatron.stop import StopRequest
+    from aspo_megatron.launch.stop import StopRequest
     from aspo_megatron.train_rank import read_here, train
 
     opened, hashed = [], []
@@ -127,8 +127,8 @@ def rank(path: Path) -> None:
 
 
 def run_in_ranks(folder: Path) -> list[int | None]:
-    from aspo_megatron.config_io import load_config
-    from aspo_megatron.run_folder import claimed
+    from aspo_megatron.config.io import load_config
+    from aspo_megatron.launch.run_folder import claimed
 
     os.chdir(folder)
     with claimed(load_config(folder / "run.yaml")):

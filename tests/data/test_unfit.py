@@ -9,7 +9,7 @@ import pytest
 
 from aspo_megatron import train_rank
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs import read_inputs
 

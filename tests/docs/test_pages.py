@@ -16,7 +16,7 @@ import yaml
 from aspo_megatron import losses
 from aspo_megatron.commands import app
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_reference import key_names
+from aspo_megatron.config.reference import key_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]

@@ -1,4 +1,4 @@
-"""What a rank of a run does that notes its memory: `python -m aspo_megatron.rank measured_rank RUN/config.yaml`.
+"""What a rank of a run does that notes its memory: `python -m aspo_megatron.launch.rank measured_rank RUN/config.yaml`.
 
 Between two steps a rank has nothing under way. What `malloc` has given out then, after a search for garbage, is what is
 kept from step to step: to the byte, and without what is free but not given back. With PYTHONMALLOC=malloc that has
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.inputs import read_inputs
-from aspo_megatron.stop import StopRequest
+from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.train_rank import train
 
 EVERY = 10

@@ -48,7 +48,7 @@ def training(tmp_path: Path, work: Path) -> Training:
     wait_until(lambda: len(run.metrics()) > 2 or command.poll() is not None, "the second step")
     assert command.poll() is None, finish(command)
     processes = psutil.Process(command.pid).children(recursive=True)
-    ranks = {int(p.environ()["RANK"]): p for p in processes if "aspo_megatron.rank" in p.cmdline()}
+    ranks = {int(p.environ()["RANK"]): p for p in processes if "aspo_megatron.launch.rank" in p.cmdline()}
     workers = [p for p in processes if any("multiprocessing.spawn" in word for word in p.cmdline())]
     assert ranks.keys() == {0, 1}
     assert len(workers) == 2

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 
 from .command import ASPO, RunFolder, finish, start, wait_until
 
@@ -40,7 +40,7 @@ def roles(command: psutil.Process) -> dict[str, psutil.Process]:
     found = {"launcher": command}
     for child in command.children(recursive=True):
         words = child.cmdline()
-        if "aspo_megatron.rank" in words:
+        if "aspo_megatron.launch.rank" in words:
             found[f"rank {child.environ()['RANK']}"] = child
         elif any("multiprocessing.spawn" in word for word in words):
             found[f"worker of rank {child.environ()['RANK']}"] = child
@@ -76,7 +76,7 @@ def test_nothing_grows_with_the_steps(tmp_path: Path, work: Path) -> None:
 LAUNCHER = """
 import sys
 from pathlib import Path
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 sys.exit(launch("measured_rank", ["run/config.yaml"], 2, 1, log_dir=Path("run/logs")))
 """
 LIVE_STEPS = 400

@@ -46,9 +46,9 @@ SETTINGS = [
 
 def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
     """Start the two ranks of a run, or go on with it; what they print is in NAME.log."""
-    from aspo_megatron.config_io import load_config
+    from aspo_megatron.config.io import load_config
     from aspo_megatron.inputs import read_inputs
-    from aspo_megatron.run_folder import claimed
+    from aspo_megatron.launch.run_folder import claimed
 
     os.chdir(work)
     config = load_config(Path("small.yaml"), [f"output_dir={name}", *SETTINGS, *more])
@@ -57,7 +57,7 @@ def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
 
 
 def rank(config: Any, inputs: Any, log: Path) -> None:
-    from aspo_megatron.stop import StopRequest
+    from aspo_megatron.launch.stop import StopRequest
     from aspo_megatron.train_rank import train
 
     with log.open("a") as file:

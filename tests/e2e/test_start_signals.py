@@ -37,7 +37,7 @@ def has_mapped(library: str) -> Moment:
 
 
 def ranks_of(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children() if "aspo_megatron.rank" in child.cmdline()]
+    return [child for child in process.children() if "aspo_megatron.launch.rank" in child.cmdline()]
 
 
 def all_ranks(run: Path, process: psutil.Process) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from aspo_megatron import benchmarks
 from aspo_megatron.benchmarks import BENCHMARKS, Wanted
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import read_source
 from aspo_megatron.errors import ConfigError

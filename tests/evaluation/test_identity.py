@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
 

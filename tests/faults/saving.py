@@ -21,7 +21,7 @@ from forked import fork_ranks, kill
 
 from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.exchange import gather
 from aspo_megatron.parallel.topology import process_grid

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import rank_main
+from aspo_megatron.launch.rank import rank_main
 
 
 def store_exchange(rank: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
@@ -23,7 +23,7 @@ MINUTES = 0.3
 LAUNCHER = """
 import sys
 from pathlib import Path
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 folder = Path(sys.argv[1])
 argv = sys.argv[1:]
 sys.exit(launch(

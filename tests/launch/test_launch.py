@@ -17,18 +17,18 @@ import psutil
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.launch import launch
-from aspo_megatron.launch_end import explain
-from aspo_megatron.rank import running_under_launcher
-from aspo_megatron.rank_process import Failure, RankProcess
-from aspo_megatron.verdict import Verdict
+from aspo_megatron.launch.end import explain
+from aspo_megatron.launch.launcher import launch
+from aspo_megatron.launch.rank import running_under_launcher
+from aspo_megatron.launch.rank_process import Failure, RankProcess
+from aspo_megatron.launch.verdict import Verdict
 
 pytestmark = pytest.mark.timeout(60)
 
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
 folder = Path(sys.argv[1])
 sys.exit(launch("launcher_rank", sys.argv[1:], len(sys.argv) - 2, 3, log_dir=folder / "logs", grace_seconds=1.0))
@@ -202,7 +202,7 @@ def test_signal_that_comes_after_the_end_changes_nothing(
 LARGE_LOG = """
 import resource, sys
 from pathlib import Path
-from aspo_megatron.rank_process import RankProcess
+from aspo_megatron.launch.rank_process import RankProcess
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 rank = RankProcess(0, None, Path(sys.argv[1]), Path("none"), None)
 print(rank.tail(), rank._ended_by_watchdog(-6))
@@ -284,7 +284,7 @@ def test_rank_main_without_the_launcher_writes_to_stderr(main: str, code: int, l
     script = f"""
 import sys
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import rank_main
+from aspo_megatron.launch.rank import rank_main
 def main():
     print("before", file=sys.stderr)
     {main}

@@ -3,7 +3,7 @@
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import rank_settings, running_under_launcher, slurm_environment
+from aspo_megatron.launch.rank import rank_settings, running_under_launcher, slurm_environment
 
 TASK = {
     "SLURM_PROCID": "3",

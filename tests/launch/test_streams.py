@@ -26,7 +26,7 @@ LAUNCHER = """
 import os, sys
 from pathlib import Path
 from aspo_megatron import streams
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 streams.open_closed()
 folder = Path(sys.argv[1])
 names = {number: os.readlink(f"/proc/self/fd/{number}") for number in range(3)}

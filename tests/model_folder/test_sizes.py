@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from aspo_megatron.checkpoint.hf import hf_shapes
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import each_hf_size, hf_elements, hf_sizes, hf_tensors

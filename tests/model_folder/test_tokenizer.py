@@ -12,7 +12,7 @@ import pytest
 
 from aspo_megatron import tokenizer as tokenizers_module
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.inputs import read_inputs
 from aspo_megatron.tokenizer import load_tokenizer

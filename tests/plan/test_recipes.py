@@ -12,7 +12,7 @@ import pytest
 from forked import Server, fork_ranks, kill
 
 from aspo_megatron.config import ParallelConfig, RunConfig
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.plan.readme import with_plan
@@ -89,7 +89,7 @@ def test_tiny_form_keeps_what_matters(file: str, tmp_path: Path, monkeypatch: py
 def train(path: Path) -> None:
     """What a rank does."""
     from aspo_megatron.inputs import read_inputs
-    from aspo_megatron.stop import StopRequest
+    from aspo_megatron.launch.stop import StopRequest
     from aspo_megatron.train_rank import train
 
     run = load_config(path)

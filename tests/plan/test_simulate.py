@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aspo_megatron.commands import app
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan import simulated_text

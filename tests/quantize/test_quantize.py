@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from aspo_megatron import commands
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.inputs import read_inputs
 from aspo_megatron.quantize.calibration import calibration_texts

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from aspo_megatron.config import RewardConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.pool import Reward, RewardPool

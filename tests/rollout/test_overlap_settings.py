@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.config import ServersConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rollout.server import ServedModel, server_command
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from aspo_megatron.config import SamplingConfig
-from aspo_megatron.rollout.addresses import free_ports
+from aspo_megatron.launch.addresses import free_ports
 from aspo_megatron.rollout.server import LocalServers
 from aspo_megatron.rollout.sglang import SGLangEngine
 

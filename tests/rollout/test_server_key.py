@@ -21,9 +21,9 @@ from pydantic import ValidationError
 
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.loopback import loopback_interface
+from aspo_megatron.launch.addresses import in_url, is_loopback
+from aspo_megatron.launch.loopback import loopback_interface
 from aspo_megatron.rollout import server_client
-from aspo_megatron.rollout.addresses import in_url, is_loopback
 from aspo_megatron.rollout.build import open_doors
 from aspo_megatron.rollout.server import LocalServers, ServedModel, _answers
 from aspo_megatron.rollout.server_client import ServerClient, ServerError

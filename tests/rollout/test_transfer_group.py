@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from aspo_megatron.launch.addresses import free_ports
 from aspo_megatron.rollout import transfer_group, transports
-from aspo_megatron.rollout.addresses import free_ports
 from aspo_megatron.rollout.server_client import ServerError
 from aspo_megatron.rollout.transfer_group import TransferGroup
 from aspo_megatron.rollout.transports import DistributedTransport

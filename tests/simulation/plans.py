@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.plan.hardware import H100
 from aspo_megatron.plan.simulated import compared

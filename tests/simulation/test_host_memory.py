@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig, RunConfig, SamplingConfig
-from aspo_megatron.config_io import save_config
+from aspo_megatron.config.io import save_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes

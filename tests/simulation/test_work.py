@@ -15,7 +15,7 @@ import torch
 from parallel.layouts import Layout
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig, SamplingConfig
-from aspo_megatron.config_io import save_config
+from aspo_megatron.config.io import save_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.engine import Request

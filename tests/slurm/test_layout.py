@@ -10,7 +10,7 @@ import pytest
 
 from aspo_megatron import slurm
 from aspo_megatron.config import RunConfig, ServersConfig
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rollout.server_environment import server_environment
 

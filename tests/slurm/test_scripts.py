@@ -11,7 +11,7 @@ from e2e.command import SETTINGS
 from aspo_megatron import slurm
 from aspo_megatron.commands import app
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.rank import slurm_environment
+from aspo_megatron.launch.rank import slurm_environment
 
 from .cluster import Cluster
 

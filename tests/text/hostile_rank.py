@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2]))
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.rank import rank_main
+from aspo_megatron.launch.rank import rank_main
 from tests.text.hostile import HOSTILE
 
 

@@ -16,10 +16,10 @@ import pytest
 import aspo_megatron
 from aspo_megatron.eval_file import About, ResultFile
 from aspo_megatron.evaluate import summarize
+from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.sample_file import read_samples
 from aspo_megatron.reading import parse_json
-from aspo_megatron.writing import json_line, write_whole
 from tests.text.hostile import KINDS
 
 ROOT = Path(aspo_megatron.__file__).parent
@@ -72,7 +72,7 @@ def test_text_is_read_back_the_same(kind: str, tmp_path: Path) -> None:
 WRITES = r"""
 import sys
 from pathlib import Path
-from aspo_megatron.config_io import load_config, save_config
+from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.eval_file import About, ResultFile, read_scores
 from aspo_megatron.eval_plan import EvalJob, EvalPlan
 from aspo_megatron.evaluate import summarize

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from aspo_megatron.checkpoint.card import model_card
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.page import plot_page
 from aspo_megatron.metrics.plots import draw_figure

@@ -65,7 +65,7 @@ def config(folder: Path, **changes: Any) -> str:
 def finished(folder: Path) -> list[str]:
     (folder / NAME).mkdir()
     path = config(folder, output_dir=str(folder / NAME))
-    from aspo_megatron.config_io import load_config, save_config
+    from aspo_megatron.config.io import load_config, save_config
 
     save_config(load_config(Path(path)), folder / NAME / "config.yaml")
     (folder / NAME / "summary.json").write_text('{"steps": 1000000000}')
@@ -172,7 +172,7 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from aspo_megatron import streams
-from aspo_megatron.launch import launch
+from aspo_megatron.launch.launcher import launch
 with streams.unfailing():
     code = launch("hostile_rank", sys.argv[2:], 2, 1, log_dir=Path(sys.argv[1]) / "logs", grace_seconds=1.0)
 sys.exit(code)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aspo_megatron import train_rank
 from aspo_megatron.commands import app
-from aspo_megatron.config_io import load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.imitations import check_imitations, imitated
 from aspo_megatron.inputs import read_inputs

@@ -1,7 +1,7 @@
 """Inside a rank: what ties it to its launcher, and how it ends.
 
-`launch` starts a rank as `python -m aspo_megatron.rank MODULE ARGUMENTS`; under torchrun or srun the `aspo` command
-is the rank itself.
+`launcher` starts a rank as `python -m aspo_megatron.launch.rank MODULE ARGUMENTS`; under torchrun or srun the `aspo`
+command is the rank itself.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.loopback import LOOPBACK
+from aspo_megatron.launch.loopback import LOOPBACK
+from aspo_megatron.launch.whereabouts import WaitedInVainError
 from aspo_megatron.streams import open_closed, say, unfailing
-from aspo_megatron.whereabouts import WaitedInVainError
 
 REPORT_VARIABLE = "ASPO_RANK_REPORT"
 """Names the file in which a rank of `launch` leaves its error."""

@@ -17,8 +17,8 @@ from typing import IO
 
 import psutil
 
-from aspo_megatron.boards import SharedBoard
-from aspo_megatron.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
+from aspo_megatron.launch.boards import SharedBoard
+from aspo_megatron.launch.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
 from aspo_megatron.streams import ShownStream, shown_stderr
 
 _TAIL_LINES = 20
@@ -134,7 +134,7 @@ def start(
     # When a rank is killed, Python's resource tracker frees what the rank's workers shared, and warns of it after the
     # last line that matters.
     python = [sys.executable, "-W", "ignore:resource_tracker:UserWarning"]
-    command = [*python, "-m", "aspo_megatron.rank", module, *argv]
+    command = [*python, "-m", "aspo_megatron.launch.rank", module, *argv]
     log = log_path.open("wb", buffering=0)
     # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
     process = subprocess.Popen(

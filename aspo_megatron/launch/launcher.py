@@ -1,7 +1,7 @@
 """Starts the ranks of a run on this machine, and ends them all together.
 
 The ranks find each other as under torchrun (RANK, WORLD_SIZE, MASTER_ADDR and so on). Each is started as
-`python -m aspo_megatron.rank MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
+`python -m aspo_megatron.launch.rank MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
 Rank 0 writes to the terminal; every rank's output is in LOG_DIR/rank<N>.log (of rank 0 only stderr). Linux only.
 """
 
@@ -16,16 +16,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aspo_megatron.boards import SharedBoard
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.launch_end import explain
-from aspo_megatron.loopback import LOOPBACK
-from aspo_megatron.rank_process import Failure, RankProcess, rank_environment, start
-from aspo_megatron.stop import handled
+from aspo_megatron.launch.boards import SharedBoard
+from aspo_megatron.launch.end import explain
+from aspo_megatron.launch.loopback import LOOPBACK
+from aspo_megatron.launch.rank_process import Failure, RankProcess, rank_environment, start
+from aspo_megatron.launch.stop import handled
+from aspo_megatron.launch.verdict import Verdict, find_late
+from aspo_megatron.launch.whereabouts import Note, connection_lost
 from aspo_megatron.streams import PATIENCE_SECONDS, say, shown
-from aspo_megatron.verdict import Verdict, find_late
-from aspo_megatron.whereabouts import Note, connection_lost
 
 _POLL_SECONDS = 0.02
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from aspo_megatron.rank import PARENT_VARIABLE
+from aspo_megatron.launch.rank import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     import torch

@@ -23,13 +23,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_reference import OWN_NAME, key_names, sections
+from aspo_megatron.config.reference import OWN_NAME, key_names, sections
+from aspo_megatron.config.references import refuse_endless, unread
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.files import write_whole
 from aspo_megatron.folders import model_folder
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_bytes
-from aspo_megatron.references import refuse_endless, unread
-from aspo_megatron.writing import write_whole
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 RUN_CONFIG = "config.yaml"

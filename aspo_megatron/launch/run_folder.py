@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config_io import (
+from aspo_megatron.config.io import (
     RUN_CONFIG,
     RUN_LOCK,
     DamagedConfigError,
@@ -21,9 +21,9 @@ from aspo_megatron.config_io import (
     save_config,
 )
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.files import refuse_link, write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_json, read_text
-from aspo_megatron.writing import refuse_link, write_whole
 
 _MAY_CHANGE = (
     "output_dir",

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from urllib.parse import urlsplit
 
-from aspo_megatron.loopback import is_loopback
+from aspo_megatron.launch.loopback import is_loopback
 
 __all__ = ["address_towards", "free_ports", "in_url", "is_loopback"]
 

@@ -1,6 +1,6 @@
 """The schema as a list of keys: for docs/configuration.md, for `aspo train --help` and for spelling suggestions.
 
-`python -m aspo_megatron.config_reference docs/configuration.md` writes the reference anew.
+`python -m aspo_megatron.config.reference docs/configuration.md` writes the reference anew.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OWN_NAME = "<name>"
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Generated: python -m aspo_megatron.config_reference docs/configuration.md -->
+<!-- Generated: python -m aspo_megatron.config.reference docs/configuration.md -->
 
 A run is described by a YAML file, by `key=value` words on the command line, or by both; the command line wins:
 
