@@ -47,7 +47,7 @@ types: .venv/.installed
 
 docs: .venv/.installed
 	$(BIN)/python -m aspo_megatron.config.reference docs/configuration.md
-	$(BIN)/python -m aspo_megatron.metrics.gallery docs/images/losses.png
+	$(BIN)/python -m aspo_megatron.plots.loss_gallery docs/images/losses.png
 
 # torch first and by itself, at its pinned version: nothing else may then choose another build of it.
 .venv/.installed: requirements.txt pyproject.toml

@@ -11,9 +11,9 @@ from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.data.stream import ProblemStream
+from aspo_megatron.data.tokenizer import beyond_vocabulary
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.tokenizer import beyond_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,6 +18,7 @@ from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
+from aspo_megatron.data.tokenizer import beyond_vocabulary, load_tokenizer
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.folders import checkpoint_around
@@ -29,7 +30,6 @@ from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.trial import try_reward
-from aspo_megatron.tokenizer import beyond_vocabulary, load_tokenizer
 from aspo_megatron.versions import refuse_outside
 
 if TYPE_CHECKING:

@@ -43,11 +43,11 @@ def plot(
       aspo plot runs/aspo runs/grpo --out comparison.png --text
       aspo plot --group aspo=runs/aspo-1,runs/aspo-2 --group grpo=runs/grpo-1,runs/grpo-2 --html comparison.html
     """
-    from aspo_megatron.metrics.page import plot_page, write_page
-    from aspo_megatron.metrics.plots import draw_figure, figure_png, write_figure
-    from aspo_megatron.metrics.series import read_series
     from aspo_megatron.metrics.shown import shown_console
-    from aspo_megatron.metrics.text_plot import print_figure
+    from aspo_megatron.plots.curves import draw_figure, figure_png, write_figure
+    from aspo_megatron.plots.page import plot_page, write_page
+    from aspo_megatron.plots.series import read_series
+    from aspo_megatron.plots.text import print_figure
 
     groups = _groups(group or [])
     series = read_series(runs or [], groups)
@@ -103,10 +103,10 @@ def samples(
       aspo samples runs/quickstart --step 12
       aspo samples runs/quickstart --problem chain_sum-0-7 --count 20 --html samples.html
     """
-    from aspo_megatron.metrics.page import write_page
-    from aspo_megatron.metrics.sample_file import read_samples
-    from aspo_megatron.metrics.sample_view import print_samples, samples_page
     from aspo_megatron.metrics.shown import shown_console
+    from aspo_megatron.plots.page import write_page
+    from aspo_megatron.plots.sample_file import read_samples
+    from aspo_megatron.plots.sample_view import print_samples, samples_page
 
     selection = read_samples(run, step, problem, count)
     if html is None:

@@ -26,10 +26,10 @@ from torch.profiler import profile as torch_profile
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.metrics.plots import write_figure
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.topology import Topology
 from aspo_megatron.plan.estimate import forward_operations
+from aspo_megatron.plots.curves import write_figure
 from aspo_megatron.trace_file import write_trace
 
 _SAMPLE_SECONDS = 0.02

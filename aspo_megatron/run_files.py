@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.decoding import decode
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
-from aspo_megatron.metrics.plots import draw_curves
+from aspo_megatron.plots.curves import draw_curves
 from aspo_megatron.step_metrics import sample_weights
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.decoding import decode
 from aspo_megatron.rewards.pool import PendingRewards, Reward, RewardPool, log_errors
 
 

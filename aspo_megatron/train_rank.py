@@ -20,10 +20,10 @@ from aspo_megatron.handover import reading_shown
 from aspo_megatron.imitations import check_imitations
 from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, starting_weights
 from aspo_megatron.launch.stop import StopRequest
+from aspo_megatron.metrics.noted_progress import NotedProgress
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.wandb_run import WandbRun
-from aspo_megatron.noted_progress import NotedProgress
 from aspo_megatron.parallel.exchange import from_leader
 from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
 from aspo_megatron.config import ServersConfig
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.ends import end_of_sequence_ids
@@ -27,7 +28,6 @@ from aspo_megatron.rollout.server import LocalServers, ServedModel
 from aspo_megatron.rollout.sglang import SGLangEngine
 from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
 from aspo_megatron.rollout.weight_sync import Transport
-from aspo_megatron.tokenizer import load_tokenizer
 from benchmarks.measure import interleaved, machine
 
 

@@ -16,9 +16,9 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_file import About, ResultFile
 from aspo_megatron.files import write_whole
 from aspo_megatron.launch.run_folder import claimed, refuse_links
-from aspo_megatron.metrics.figures import config_differences
-from aspo_megatron.metrics.sample_file import read_samples
-from aspo_megatron.metrics.series import read_series
+from aspo_megatron.plots.figures import config_differences
+from aspo_megatron.plots.sample_file import read_samples
+from aspo_megatron.plots.series import read_series
 from tests.metrics.made_runs import make_run
 
 FILES = (

@@ -11,8 +11,8 @@ from typing import Any
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.models import llama, qwen2, qwen3, qwen3_moe
 from aspo_megatron.models.config_file import ConfigFields, fields_of, read_config, refuse_unsupported
+from aspo_megatron.models.families import llama, qwen2, qwen3, qwen3_moe
 from aspo_megatron.models.mapping import ModelShape, Row, hf_tensors
 
 _ROWS: dict[str, tuple[Row, ...]] = {

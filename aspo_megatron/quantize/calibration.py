@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.metrics.record import SAMPLES_FILE
-from aspo_megatron.metrics.sample_file import read_samples
+from aspo_megatron.plots.sample_file import read_samples
 
 _LONGEST = 4096
 _TOKENS_AT_ONCE = 8192

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from aspo_megatron.decoding import decode
+from aspo_megatron.data.decoding import decode
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.generation_file import generation_end
 from aspo_megatron.models.hf_config import transformers_config

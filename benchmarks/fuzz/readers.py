@@ -130,10 +130,10 @@ def settings(folder: Path) -> None:
 
 def views(folder: Path) -> None:
     """What `aspo plot` and `aspo samples` show of others' runs."""
-    from aspo_megatron.metrics.page import plot_page
-    from aspo_megatron.metrics.plots import draw_figure, figure_png
-    from aspo_megatron.metrics.series import read_series
-    from aspo_megatron.metrics.text_plot import print_figure
+    from aspo_megatron.plots.curves import draw_figure, figure_png
+    from aspo_megatron.plots.page import plot_page
+    from aspo_megatron.plots.series import read_series
+    from aspo_megatron.plots.text import print_figure
 
     run = folder / "run"
     _samples(run)
@@ -147,8 +147,8 @@ def views(folder: Path) -> None:
 
 
 def _samples(run: Path) -> None:
-    from aspo_megatron.metrics.sample_file import read_samples
-    from aspo_megatron.metrics.sample_view import print_samples, samples_page
+    from aspo_megatron.plots.sample_file import read_samples
+    from aspo_megatron.plots.sample_view import print_samples, samples_page
 
     told: list[str] = []
     selection = read_samples(run, warn=told.append)

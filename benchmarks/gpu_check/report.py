@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import safe
-from aspo_megatron.metrics.page import html_page, html_text, write_page
+from aspo_megatron.plots.page import html_page, html_text, write_page
 from benchmarks.gpu_check.lines import BYTES, Line, Status
 from benchmarks.gpu_check.machine import Machine
 from benchmarks.gpu_check.sections import Section

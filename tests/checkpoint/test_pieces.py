@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorPr
 from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, check_cover, without_crc, write_index
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.models import llama
+from aspo_megatron.models.families import llama
 from aspo_megatron.models.family import Family
 
 FAMILY = Family("llama", llama.ROWS, "{}", 2, 48, 72, 12, 6, 4, 97, 256, 1e-6, True, False, False)

@@ -18,8 +18,8 @@ from aspo_megatron.data.chat import Chat
 from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.records import Gathering
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 PLAIN = (

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.data import prompt_ids
 from aspo_megatron.data.chat import Chat
 from aspo_megatron.data.prompt_ids import PromptMaker
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.tokenizer import load_tokenizer
 
 DAY = datetime.date(2020, 2, 29)
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"

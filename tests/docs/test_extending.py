@@ -21,8 +21,8 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.losses import base
 from aspo_megatron.losses.weights import gradient_weights
-from aspo_megatron.metrics import gallery
-from aspo_megatron.models import qwen2
+from aspo_megatron.models.families import qwen2
+from aspo_megatron.plots import loss_gallery
 from aspo_megatron.rewards import scorers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -153,5 +153,5 @@ def test_the_weights_in_concepts_are_those_of_the_losses() -> None:
     numbers = torch.tensor([float(ratio) for ratio in ratios[1:]], dtype=torch.float64)
     assert [row[0] for row in rows] == ["A > 0, GRPO", "A > 0, ASPO", "A < 0, GRPO", "A < 0, ASPO"]
     for name, *weights in rows:
-        found = gallery.gradient_weights(name.partition(", ")[2].lower(), numbers, 1.0 if ">" in name else -1.0)
+        found = loss_gallery.gradient_weights(name.partition(", ")[2].lower(), numbers, 1.0 if ">" in name else -1.0)
         assert found.tolist() == pytest.approx([float(weight) for weight in weights], abs=0.006)

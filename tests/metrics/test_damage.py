@@ -13,7 +13,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.damage import named, named_spans
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.record import Recorder, read_metrics
-from aspo_megatron.metrics.sample_file import read_samples
+from aspo_megatron.plots.sample_file import read_samples
 
 DAMAGED = {
     "zeros within": b'{"step": 3, "a": \0\0\0}\n',

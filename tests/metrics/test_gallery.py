@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aspo_megatron import losses
-from aspo_megatron.metrics.gallery import draw_gallery, gradient_weights
+from aspo_megatron.plots.loss_gallery import draw_gallery, gradient_weights
 
 RATIOS = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
 

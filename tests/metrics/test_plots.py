@@ -11,9 +11,9 @@ import pytest
 from made_runs import make_run, write_run
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.plots import draw_curves, draw_figure, write_figure
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.series import read_series
+from aspo_megatron.plots.curves import draw_curves, draw_figure, write_figure
+from aspo_megatron.plots.series import read_series
 
 
 def texts(svg: Path) -> str:

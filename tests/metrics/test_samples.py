@@ -15,8 +15,8 @@ from rich.console import Console
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.sample_file import read_samples, weight_summary
-from aspo_megatron.metrics.sample_view import print_samples, samples_page, weight_class
+from aspo_megatron.plots.sample_file import read_samples, weight_summary
+from aspo_megatron.plots.sample_view import print_samples, samples_page, weight_class
 
 HOSTILE = (
     "</div><script>alert(1)</script><img src=x onerror='x()'>&amp; \"q\" \x1b[2J\x1b]0;t\x07 \u202egnp.exe \ud800 [red]"

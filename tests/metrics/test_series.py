@@ -9,10 +9,10 @@ import pytest
 from made_runs import write_run
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.figures import config_differences, deviation, final_figures, number
-from aspo_megatron.metrics.panels import panels_of
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.series import curve, final, moving_mean, read_series, run_names
+from aspo_megatron.plots.figures import config_differences, deviation, final_figures, number
+from aspo_megatron.plots.panels import panels_of
+from aspo_megatron.plots.series import curve, final, moving_mean, read_series, run_names
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from made_runs import make_run, write_run
 from rich.console import Console
 
-from aspo_megatron.metrics.series import Series, read_series
-from aspo_megatron.metrics.text_plot import print_figure
+from aspo_megatron.plots.series import Series, read_series
+from aspo_megatron.plots.text import print_figure
 
 
 def printed(series: list[Series], width: int = 80, encoding: str = "utf-8") -> list[str]:

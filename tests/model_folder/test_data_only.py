@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.rollout.embedded import EmbeddedEngine
-from aspo_megatron.tokenizer import load_tokenizer
 
 from .folders import change_json, copy_of_tiny, the_line
 

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import aspo_megatron
-from aspo_megatron.decoding import decode, encode, refusal
+from aspo_megatron.data.decoding import decode, encode, refusal
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, UserError
-from aspo_megatron.tokenizer import load_tokenizer
 
 from .folders import TINY, change_json, copy_of_tiny, the_line
 
@@ -211,4 +211,4 @@ def test_responses_are_decoded_in_one_place() -> None:
     package = Path(aspo_megatron.__file__).parent
     calls = re.compile(r"tokenizer\.(batch_)?decode\(|(?<!load_)tokenizer\(")
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if calls.search(path.read_text())}
-    assert found == {"decoding.py", "tokenizer.py", "data/prompt_ids.py"}
+    assert found == {"data/decoding.py", "data/tokenizer.py", "data/prompt_ids.py"}

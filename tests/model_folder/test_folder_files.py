@@ -16,9 +16,9 @@ from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, m
 from aspo_megatron.checkpoint.hf import hf_shapes, weight_files, write_folder
 from aspo_megatron.checkpoint.sidecar import copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.tokenizer import load_tokenizer
 
 from .folders import copy_of_tiny, the_line
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from aspo_megatron import tokenizer as tokenizers_module
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
+from aspo_megatron.data import tokenizer as tokenizers_module
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.inputs import read_inputs
-from aspo_megatron.tokenizer import load_tokenizer
 
 from .folders import TINY, change_json, copy_of_tiny, the_line
 

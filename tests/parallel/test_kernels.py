@@ -21,7 +21,7 @@ from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs import Inputs
 from aspo_megatron.launch.whereabouts import Whereabouts
-from aspo_megatron.models.qwen3_moe import ROWS
+from aspo_megatron.models.families.qwen3_moe import ROWS
 from aspo_megatron.parallel.context import context_slice
 from aspo_megatron.parallel.kernels import Kernels, Machine, advice, choose_kernels
 from aspo_megatron.parallel.packages import Packages, engine_window, find_packages

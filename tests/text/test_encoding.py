@@ -18,7 +18,7 @@ from aspo_megatron.eval_file import About, ResultFile
 from aspo_megatron.evaluate import summarize
 from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.sample_file import read_samples
+from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.reading import parse_json
 from tests.text.hostile import KINDS
 
@@ -77,7 +77,7 @@ from aspo_megatron.eval_file import About, ResultFile, read_scores
 from aspo_megatron.eval_plan import EvalJob, EvalPlan
 from aspo_megatron.evaluate import summarize
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.page import html_page, write_page
+from aspo_megatron.plots.page import html_page, write_page
 from aspo_megatron.streams import show
 from tests.text.test_encoding import TEXTS, record
 

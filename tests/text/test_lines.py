@@ -40,7 +40,7 @@ PLAIN: dict[str, set[str]] = {
     "metrics/eval_progress.py": {"average", "done", "self._before", "self._name", "self._total"},
     "metrics/progress.py": {"_duration(left)"},
     "metrics/record.py": {"'; '.join(told)", "failure", "name", "reason", "type(error).__name__", "where"},
-    "metrics/sample_file.py": {"name"},
+    "plots/sample_file.py": {"name"},
     "plan/simulated.py": {"child.rank", "figures.stage", "peak"},
     "plan_cli.py": {"simulated_text.text(run, ranks, left_out, on)", "text.text(made)"},
     "plot_cli.py": {"ends"},

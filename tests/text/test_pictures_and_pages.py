@@ -13,10 +13,10 @@ import yaml
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.config.io import load_config
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.page import plot_page
-from aspo_megatron.metrics.plots import draw_figure
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.metrics.series import read_series
+from aspo_megatron.plots.curves import draw_figure
+from aspo_megatron.plots.page import plot_page
+from aspo_megatron.plots.series import read_series
 from tests.text.hostile import HOSTILE, faults
 
 NAMES = [

@@ -27,7 +27,7 @@ REASONS = {
     ("metrics/shown.py", "Text"): (2, "the texts that are plain"),
     ("metrics/shown.py", "Console"): (1, "it is what consoles are made of"),
     ("metrics/shown.py", ".print"): (1, "it is what prints plain texts"),
-    ("metrics/sample_view.py", ".print"): (1, "a rule"),
+    ("plots/sample_view.py", ".print"): (1, "a rule"),
     ("metrics/eval_progress.py", ".add_task"): (1, "a name in one line, which no column takes for markup"),
     ("convert_cli.py", ".add_task"): (1, "the program's own words"),
     ("table_cli.py", ".print"): (1, "a table whose cells are plain texts"),

@@ -20,11 +20,11 @@ from aspo_megatron.eval_file import About, ResultFile, read_scores
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished
-from aspo_megatron.metrics.figures import config_differences
 from aspo_megatron.metrics.record import read_metrics
-from aspo_megatron.metrics.sample_file import read_samples
-from aspo_megatron.metrics.series import read_series
 from aspo_megatron.metrics.wandb_run import _id_of
+from aspo_megatron.plots.figures import config_differences
+from aspo_megatron.plots.sample_file import read_samples
+from aspo_megatron.plots.series import read_series
 from aspo_megatron.rollout.server import read_api_key
 from aspo_megatron.yaml_text import read_yaml
 from tests.metrics.made_runs import write_run

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from aspo_megatron.metrics.figures import Table, config_differences, deviation, number
-from aspo_megatron.metrics.panels import Panel, panels_of
-from aspo_megatron.metrics.plots import COLORS, short
-from aspo_megatron.metrics.series import Curve, FloatArray, Series, curve, final
 from aspo_megatron.metrics.shown import lines, print_text, words
+from aspo_megatron.plots.curves import COLORS, short
+from aspo_megatron.plots.figures import Table, config_differences, deviation, number
+from aspo_megatron.plots.panels import Panel, panels_of
+from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-~=+*#"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aspo_megatron.metrics.series import Series
+from aspo_megatron.plots.series import Series
 
 LineStyle = Literal["-", "--", ":", "-."]
 

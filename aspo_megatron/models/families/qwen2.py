@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aspo_megatron.models import llama
-from aspo_megatron.models.llama import HF, MEGATRON
+from aspo_megatron.models.families import llama
+from aspo_megatron.models.families.llama import HF, MEGATRON
 from aspo_megatron.models.mapping import qkv
 
 ROWS = (

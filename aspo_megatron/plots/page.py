@@ -9,8 +9,8 @@ from pathlib import Path
 
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import safe
-from aspo_megatron.metrics.figures import Table, config_differences, final_figures
-from aspo_megatron.metrics.series import Series
+from aspo_megatron.plots.figures import Table, config_differences, final_figures
+from aspo_megatron.plots.series import Series
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 66rem; margin: 2rem auto;

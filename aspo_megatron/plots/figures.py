@@ -14,8 +14,8 @@ import yaml
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.panels import panels_of
-from aspo_megatron.metrics.series import Series, final
+from aspo_megatron.plots.panels import panels_of
+from aspo_megatron.plots.series import Series, final
 from aspo_megatron.reading import own_file
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.panels import Line, Panel, panels_of
-from aspo_megatron.metrics.series import Curve, Series, curve, read_series
+from aspo_megatron.plots.panels import Line, Panel, panels_of
+from aspo_megatron.plots.series import Curve, Series, curve, read_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

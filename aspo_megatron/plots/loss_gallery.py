@@ -1,6 +1,6 @@
 """A picture of every loss: what weight it gives the gradient of a token, by the token's ratio. From the code itself.
 
-`python -m aspo_megatron.metrics.gallery docs/images/losses.png`
+`python -m aspo_megatron.plots.loss_gallery docs/images/losses.png`
 """
 
 from __future__ import annotations

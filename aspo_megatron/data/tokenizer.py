@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.data.decoding import refusal
 from aspo_megatron.data.unusable import Reason
-from aspo_megatron.decoding import refusal
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line, reason_of
 from aspo_megatron.models.data_only import read_tokenizer_config

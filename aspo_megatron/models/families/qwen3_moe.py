@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aspo_megatron.models import llama
-from aspo_megatron.models.llama import HF, MEGATRON
+from aspo_megatron.models.families import llama
+from aspo_megatron.models.families.llama import HF, MEGATRON
+from aspo_megatron.models.families.qwen3 import HEAD_NORMS
 from aspo_megatron.models.mapping import gate_up, replicated, row_parallel
-from aspo_megatron.models.qwen3 import HEAD_NORMS
 
 _EXPERT = MEGATRON + "mlp.experts.local_experts.{expert}."
 _HF_EXPERT = HF + "mlp.experts.{expert}."

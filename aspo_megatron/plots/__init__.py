@@ -1,0 +1,1 @@
+"""Recorded runs as pictures and pages."""
