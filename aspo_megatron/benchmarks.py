@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.data.fields import ABSENT, lookup
-from aspo_megatron.data.files import source_files
-from aspo_megatron.data.hub import BUILDERS
-from aspo_megatron.data.sources import Record, first_fields, read_source
+from aspo_megatron.data.sources.fields import ABSENT, lookup
+from aspo_megatron.data.sources.files import source_files
+from aspo_megatron.data.sources.hub import BUILDERS
+from aspo_megatron.data.sources.read import Record, first_fields, read_source
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from aspo_megatron.asking import Asking, Question
 from aspo_megatron.config import RunConfig, SamplingConfig
+from aspo_megatron.data.prompt_sampler import Asking, Question
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.parallel.exchange import gather

@@ -209,9 +209,9 @@ def losses() -> None:
 @contextlib.contextmanager
 def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
-    from aspo_megatron.handover import handed_over, reading_shown
-    from aspo_megatron.imitations import check_imitations
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.handover import handed_over, reading_shown
+    from aspo_megatron.inputs.imitations import check_imitations
+    from aspo_megatron.inputs.read import read_inputs
 
     inputs = read_inputs(run, reading_shown(run.train.steps))
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)

@@ -146,7 +146,7 @@ class _Files:
         from aspo_megatron import benchmarks
         from aspo_megatron.config import SourceConfig
         from aspo_megatron.config.io import load_config
-        from aspo_megatron.data.files import stem_of
+        from aspo_megatron.data.sources.files import stem_of
         from aspo_megatron.eval_plan import EvalJob
 
         settings = list(common)
@@ -167,8 +167,8 @@ class _Files:
     def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
         """Read all input once before any process starts; where the configuration is, and where the problems are."""
         from aspo_megatron.config.io import save_config
-        from aspo_megatron.handover import handed_over
-        from aspo_megatron.inputs import read_inputs
+        from aspo_megatron.inputs.handover import handed_over
+        from aspo_megatron.inputs.read import read_inputs
         from aspo_megatron.launch.run_folder import refuse_links
 
         if run.eval.sampling is not None:  # the room that a response needs in the model's context

@@ -17,7 +17,8 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.eval_file import About, ResultFile, scores_path
 from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.inputs import Inputs, open_weights, read_as_rank
+from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank
+from aspo_megatron.inputs.shared import SharedProblems
 from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.exchange import from_leader
@@ -26,7 +27,6 @@ from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang import SGLangEngine
-from aspo_megatron.sharing import SharedProblems
 from aspo_megatron.streams import show
 
 _RESPONSES_AT_ONCE = 256

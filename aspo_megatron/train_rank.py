@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
-from aspo_megatron.data.sources import silent
+from aspo_megatron.data.sources.read import silent
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.handover import reading_shown
-from aspo_megatron.imitations import check_imitations
-from aspo_megatron.inputs import Inputs, open_weights, read_as_rank, starting_weights
+from aspo_megatron.inputs.handover import reading_shown
+from aspo_megatron.inputs.imitations import check_imitations
+from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank, starting_weights
+from aspo_megatron.inputs.shared import SharedInputs, shared
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.noted_progress import NotedProgress
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
@@ -29,7 +30,6 @@ from aspo_megatron.parallel.kernels import advice
 from aspo_megatron.parallel.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
-from aspo_megatron.sharing import SharedInputs, shared
 from aspo_megatron.streams import show
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron import losses
-from aspo_megatron.asking import Asking, Standing
 from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.hf import write_folder
@@ -22,12 +21,14 @@ from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, no
 from aspo_megatron.checkpoint.training import StateSaver, load_latest
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
+from aspo_megatron.data.prompt_sampler import Asking, Standing
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluate import evaluate
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
@@ -41,7 +42,6 @@ from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, w
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
-from aspo_megatron.sharing import SharedInputs
 from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics
 from aspo_megatron.streams import say
 from aspo_megatron.synced_engine import SyncedEngine

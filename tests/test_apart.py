@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from children import own_children
 
-from aspo_megatron import apart
-from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.data import apart
+from aspo_megatron.data.apart import Apart, ApartError
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aspo_megatron.data.messages import Turn
+from aspo_megatron.data.sources.messages import Turn
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 

@@ -11,9 +11,9 @@ from dataclasses import astuple
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.data.apart import Apart, ApartError
 from aspo_megatron.data.chat import Chat, Findings, Renderer
-from aspo_megatron.data.messages import Turn
+from aspo_megatron.data.sources.messages import Turn
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
 

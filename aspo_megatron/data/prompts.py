@@ -13,7 +13,7 @@ from aspo_megatron.data.chat import Chat, chat_of
 from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.records import Record, Records, kinds
 from aspo_megatron.data.samples import IntArray, Problem
-from aspo_megatron.data.sources import read_source, silent
+from aspo_megatron.data.sources.read import read_source, silent
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError

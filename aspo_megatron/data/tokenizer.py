@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aspo_megatron.apart import Apart, ApartError
+from aspo_megatron.data.apart import Apart, ApartError
 from aspo_megatron.data.decoding import refusal
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError

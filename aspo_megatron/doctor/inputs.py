@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.data.files import source_files
+from aspo_megatron.data.sources.files import source_files
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
 from aspo_megatron.doctor.wishes import Wishes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.eval_file import CORRECT
-from aspo_megatron.inputs import Inputs
+from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.losses.kl import estimate
 from aspo_megatron.metrics.scores import Estimate, difference_estimate, mean_estimate
 from aspo_megatron.rewards.pool import RewardPool

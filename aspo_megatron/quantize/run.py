@@ -19,7 +19,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import checkpoint_around
-from aspo_megatron.inputs import Inputs
+from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.quantize import modelopt

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from aspo_megatron.data.fields import ABSENT, lookup
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.sources.fields import ABSENT, lookup
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json, refuse_many_values

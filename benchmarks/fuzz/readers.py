@@ -39,7 +39,7 @@ def model(folder: Path) -> None:
 
 def inputs(folder: Path) -> None:
     """All that `aspo train` and `aspo eval` check before they start anything."""
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.read import read_inputs
 
     read_inputs(_config(folder, "data.format=chat"))
 
@@ -48,7 +48,7 @@ def problems(folder: Path) -> None:
     """Problems with tests, as a run with the reward `code` reads them."""
     from aspo_megatron.config import SourceConfig
     from aspo_megatron.data.records import Records
-    from aspo_megatron.data.sources import read_source
+    from aspo_megatron.data.sources.read import read_source
 
     for answer in ("answer", None):
         source = SourceConfig(
@@ -115,7 +115,7 @@ def _to_hf(source: Path, folder: Path) -> None:
 
 
 def _config_weights(folder: Path, model: Path) -> None:
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.read import read_inputs
 
     read_inputs(_config(folder, f"model.path={model}"))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2.debug import fake_traceback
 
-from aspo_megatron.apart import Apart
+from aspo_megatron.data.apart import Apart
 from benchmarks.fuzz.mutations import ELSEWHERE
 
 _NEVER = frozenset(

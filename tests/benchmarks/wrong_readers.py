@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from aspo_megatron.apart import Apart
+from aspo_megatron.data.apart import Apart
 from aspo_megatron.errors import UserError
 from benchmarks.fuzz import child
 from benchmarks.fuzz.subjects import SUBJECTS, Subject

@@ -18,7 +18,7 @@ from aspo_megatron.checkpoint.piece_reader import PieceReader, check_common
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.read import read_inputs
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
 from aspo_megatron.quantize.run import _weights

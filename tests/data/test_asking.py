@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from aspo_megatron.asking import Asking, Question, Standing
+from aspo_megatron.data.prompt_sampler import Asking, Question, Standing
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.stream import ProblemStream
 

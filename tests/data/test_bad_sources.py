@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from aspo_megatron.config.data import SourceConfig
-from aspo_megatron.data import files, jsonl
-from aspo_megatron.data.sources import read_source
+from aspo_megatron.data.sources import files, jsonl
+from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
 
 GOOD = b'{"prompt": "a", "answer": "b"}\n'

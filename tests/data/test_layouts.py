@@ -17,10 +17,10 @@ import pytest
 from pyarrow.parquet import write_table
 
 from aspo_megatron.config.data import SourceConfig
-from aspo_megatron.data import files
-from aspo_megatron.data.fields import ABSENT, lookup
 from aspo_megatron.data.records import Record
-from aspo_megatron.data.sources import read_source
+from aspo_megatron.data.sources import files
+from aspo_megatron.data.sources.fields import ABSENT, lookup
+from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
 
 KEY = "data.train"

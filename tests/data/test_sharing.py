@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from forked import Server, fork_ranks, kill
 
-from aspo_megatron.asking import Asking, Standing
+from aspo_megatron.data.prompt_sampler import Asking, Standing
 from aspo_megatron.data.records import Gathering
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
@@ -42,7 +42,7 @@ def asked(shared: bool) -> dict[str, Any]:
 
     from aspo_megatron.data.dealing import dealer
     from aspo_megatron.evaluate import Evaluator
-    from aspo_megatron.sharing import SharedProblems
+    from aspo_megatron.inputs.shared import SharedProblems
 
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()

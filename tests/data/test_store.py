@@ -25,8 +25,8 @@ from aspo_megatron.data.records import Gathering, kinds
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.handover import handed_over, reading_shown, taken_over
-from aspo_megatron.inputs import Inputs
+from aspo_megatron.inputs.handover import handed_over, reading_shown, taken_over
+from aspo_megatron.inputs.read import Inputs
 
 
 class Bytes:
@@ -130,7 +130,7 @@ def test_each_problem_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 READER = """
 import pickle, sys
 from pathlib import Path
-from aspo_megatron.handover import taken_over
+from aspo_megatron.inputs.handover import taken_over
 train, heldout = taken_over(Path(sys.argv[1]))
 sys.stdout.buffer.write(pickle.dumps((list(train), list(heldout), train.digest, heldout.digest)))
 """
@@ -156,7 +156,7 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         left.extend(map(weakref.ref, stores))
         return Inputs(family, tokenizer, *stores)
 
-    monkeypatch.setattr("aspo_megatron.inputs.read_inputs", read_inputs)
+    monkeypatch.setattr("aspo_megatron.inputs.read.read_inputs", read_inputs)
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=SimpleNamespace(updates=0, batch_size=1))
     with commands._problems_read(run) as (path,):
         assert [store() for store in left] == [None, None]
@@ -218,7 +218,7 @@ def test_what_is_shown_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     assert told[-1] == "8,192 of 9,000 problems tokenised"
     now = [0.0]
-    monkeypatch.setattr("aspo_megatron.handover.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("aspo_megatron.inputs.handover.time.monotonic", lambda: now[0])
     tell = reading_shown(4)
     for second, text in enumerate(["a", "b", "c", "d"]):
         now[0] = 3.0 * second

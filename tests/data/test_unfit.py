@@ -11,7 +11,7 @@ from aspo_megatron import train_rank
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.read import read_inputs
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from aspo_megatron.config.io import load_config
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.read import read_inputs
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.train_rank import train
 

@@ -54,7 +54,7 @@ Moment = Literal["warm-up", "before step 1", "after a step"]
 def run(work: Path, name: str, settings: list[str], dies: Moment | None = None, *, counts_made: bool = False) -> None:
     """Begin a run in one rank, or go on with it, to its end or to a moment at which it is killed."""
     from aspo_megatron.config.io import load_config
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.read import read_inputs
     from aspo_megatron.launch.run_folder import claimed
 
     os.chdir(work)

@@ -47,7 +47,7 @@ SETTINGS = [
 def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
     """Start the two ranks of a run, or go on with it; what they print is in NAME.log."""
     from aspo_megatron.config.io import load_config
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.read import read_inputs
     from aspo_megatron.launch.run_folder import claimed
 
     os.chdir(work)

@@ -16,7 +16,7 @@ from aspo_megatron.benchmarks import BENCHMARKS, Wanted
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.data.sources import read_source
+from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.code_tests import read_tests
 from aspo_megatron.rewards.math import score

@@ -15,10 +15,10 @@ from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.inputs import machine
+from aspo_megatron.inputs.machine import machine_memory, refuse_beyond_memory
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import each_hf_size, hf_elements, hf_sizes, hf_tensors
-from aspo_megatron.plan import machine
-from aspo_megatron.plan.machine import machine_memory, refuse_beyond_memory
 
 from .folders import BASE, MOE, copy_of_tiny, the_line, with_config
 

@@ -15,7 +15,7 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.data import tokenizer as tokenizers_module
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.read import read_inputs
 
 from .folders import TINY, change_json, copy_of_tiny, the_line
 

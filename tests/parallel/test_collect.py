@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aspo_megatron.asking import Asking
 from aspo_megatron.config import ParallelConfig, RunConfig, SamplingConfig
+from aspo_megatron.data.prompt_sampler import Asking
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.parallel.topology import process_grid

@@ -19,7 +19,7 @@ from aspo_megatron import train_rank
 from aspo_megatron.config import KernelsConfig, ModelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.inputs import Inputs
+from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.launch.whereabouts import Whereabouts
 from aspo_megatron.models.families.qwen3_moe import ROWS
 from aspo_megatron.parallel.context import context_slice

@@ -88,7 +88,7 @@ def test_tiny_form_keeps_what_matters(file: str, tmp_path: Path, monkeypatch: py
 
 def train(path: Path) -> None:
     """What a rank does."""
-    from aspo_megatron.inputs import read_inputs
+    from aspo_megatron.inputs.read import read_inputs
     from aspo_megatron.launch.stop import StopRequest
     from aspo_megatron.train_rank import train
 

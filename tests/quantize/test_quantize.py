@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from aspo_megatron import commands
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.read import read_inputs
 from aspo_megatron.quantize.calibration import calibration_texts
 from aspo_megatron.quantize.change import compare_accuracy, compare_log_probs
 

@@ -14,8 +14,8 @@ from aspo_megatron import train_rank
 from aspo_megatron.commands import app
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.imitations import check_imitations, imitated
-from aspo_megatron.inputs import read_inputs
+from aspo_megatron.inputs.imitations import check_imitations, imitated
+from aspo_megatron.inputs.read import read_inputs
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 WHOLE: dict[str, Any] = json.loads((TINY / "tokenizer.json").read_text())

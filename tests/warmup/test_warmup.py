@@ -20,7 +20,7 @@ from aspo_megatron.config import (
     WarmupConfig,
 )
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.inputs import load_tokenizer, open_weights
+from aspo_megatron.inputs.read import load_tokenizer, open_weights
 from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid

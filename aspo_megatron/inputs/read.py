@@ -16,14 +16,14 @@ from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.data.sources import silent
+from aspo_megatron.data.sources.read import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
 from aspo_megatron.data.tokenizer import beyond_vocabulary, load_tokenizer
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.folders import checkpoint_around
-from aspo_megatron.handover import taken_over
-from aspo_megatron.imitations import ImitationJudge
+from aspo_megatron.inputs.handover import taken_over
+from aspo_megatron.inputs.imitations import ImitationJudge
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
@@ -105,7 +105,7 @@ def read_as_rank(
 
 def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrainedTokenizerBase]:
     from aspo_megatron.checkpoint.usable import usable_config, usable_model, usable_weights
-    from aspo_megatron.plan.machine import refuse_beyond_memory
+    from aspo_megatron.inputs.machine import refuse_beyond_memory
     from aspo_megatron.rollout.ends import end_of_sequence_ids
 
     refuse_outside()

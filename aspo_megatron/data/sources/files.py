@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from aspo_megatron.data.hub import BUILDERS
-from aspo_megatron.data.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
-from aspo_megatron.data.jsonl import ByteSource, json_lines
-from aspo_megatron.data.rows import key_of
+from aspo_megatron.data.sources.hub import BUILDERS
+from aspo_megatron.data.sources.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
+from aspo_megatron.data.sources.jsonl import ByteSource, json_lines
+from aspo_megatron.data.sources.rows import key_of
 from aspo_megatron.data.unusable import Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
@@ -159,7 +159,7 @@ def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], Non
             raise ConfigError(f"{name}: {WHAT}, or {cure}")
         start = _read(file, 8, name)
         if start.startswith(_PARQUET):
-            from aspo_megatron.data.parquet import parquet_rows
+            from aspo_megatron.data.sources.parquet import parquet_rows
 
             yield from parquet_rows(file, name, key)
             return

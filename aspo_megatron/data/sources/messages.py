@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aspo_megatron.data.fields import plain
-from aspo_megatron.data.jsonl import show
+from aspo_megatron.data.sources.fields import plain
+from aspo_megatron.data.sources.jsonl import show
 from aspo_megatron.errors import UserError
 from aspo_megatron.reading import parse_json
 

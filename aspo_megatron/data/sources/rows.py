@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.data.fields import ABSENT, ANSWERS, PROMPTS, likely, lookup, named_in, plain
-from aspo_megatron.data.jsonl import show
-from aspo_megatron.data.messages import Turn, chat_of, turns_of
+from aspo_megatron.data.sources.fields import ABSENT, ANSWERS, PROMPTS, likely, lookup, named_in, plain
+from aspo_megatron.data.sources.jsonl import show
+from aspo_megatron.data.sources.messages import Turn, chat_of, turns_of
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import ConfigError
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from aspo_megatron.config import SourceConfig
-from aspo_megatron.data.files import expanded, file_rows, has_known_suffix, source_files, stem_of
-from aspo_megatron.data.jsonl import show
 from aspo_megatron.data.records import Gathering, Record, Records
-from aspo_megatron.data.rows import BadRowError, RowTaker, Taken
+from aspo_megatron.data.sources.files import expanded, file_rows, has_known_suffix, source_files, stem_of
+from aspo_megatron.data.sources.jsonl import show
+from aspo_megatron.data.sources.rows import BadRowError, RowTaker, Taken
 from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
@@ -96,7 +96,7 @@ def _named_rows(
     if source.kind == "huggingface":
         path = expanded(paths_shown(source), key)
         if not (os.path.isfile(path) and has_known_suffix(path)):
-            from aspo_megatron.data.hub import dataset_rows
+            from aspo_megatron.data.sources.hub import dataset_rows
 
             name, rows = dataset_rows(source, path, key)
             return name, _told(rows, key, tell)

@@ -1,0 +1,1 @@
+"""Problems where they are kept: files, Hugging Face datasets, reasoning-gym families."""

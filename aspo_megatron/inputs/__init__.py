@@ -1,0 +1,1 @@
+"""All that a run reads, checked before any rank is started, and given to its ranks."""
