@@ -17,7 +17,7 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.check_rank import Spec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
-from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes, write_folder
+from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError

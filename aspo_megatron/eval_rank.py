@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-from aspo_megatron.checkpoint.hf import hf_shapes
+from aspo_megatron.checkpoint.hf.folder import hf_shapes
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.store import ProblemStore

@@ -62,9 +62,9 @@ def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
 
 def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardPool, stop: StopRequest) -> None:
     # megatron-core may be imported from here on: the platform is installed.
-    from aspo_megatron.checkpoint.folders import tidy
-    from aspo_megatron.checkpoint.run_state import read_state
-    from aspo_megatron.checkpoint.training import find_state
+    from aspo_megatron.checkpoint.states.folders import tidy
+    from aspo_megatron.checkpoint.states.run_states import find_state
+    from aspo_megatron.checkpoint.states.trainer_state import read_state
     from aspo_megatron.trainer import Trainer
 
     stopped = partial(_stopped, config, stop, topology)
@@ -140,8 +140,8 @@ def _starting_model(
     Raises:
         CheckpointError: the warm-up is lost that the KL refers to, and so are the weights that it began with.
     """
-    from aspo_megatron.checkpoint.run_state import changed_weights, read_state
-    from aspo_megatron.checkpoint.start import load_start, save_start
+    from aspo_megatron.checkpoint.states.start import load_start, save_start
+    from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
     from aspo_megatron.parallel.model import build_model
     from aspo_megatron.warmup import warm_up
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron import losses
-from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
-from aspo_megatron.checkpoint.hf import write_folder
-from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, noted_weights
-from aspo_megatron.checkpoint.training import StateSaver, load_latest
+from aspo_megatron.checkpoint.hf.folder import write_folder
+from aspo_megatron.checkpoint.hf.model_card import model_card
+from aspo_megatron.checkpoint.states.run_states import StateSaver, load_latest
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState, changed_weights, noted_weights
 from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompt_sampler import Asking, Standing

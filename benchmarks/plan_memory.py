@@ -160,7 +160,7 @@ def make_models(folder: Path) -> None:
 
 def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
     """What a rank of `case` does; to be called in each. `folder`: that of `make_models`."""
-    from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
+    from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
     from aspo_megatron.parallel.topology import process_grid
 
     with process_grid(case.layout, PlatformConfig(device="cpu"), seed=1) as topology:

@@ -71,7 +71,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
 
     A process that is alone also says how fast it does the model's operations, as a share of a plain product's rate.
     """
-    from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
+    from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
     from aspo_megatron.parallel.topology import process_grid
 
     with (

@@ -65,7 +65,7 @@ def _rank(rank: int, folder: Path, axis: str, port: int, bucket_bytes: int, repe
     """One of two: seconds of each round to `result.json`."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
+    from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
     from aspo_megatron.config import ModelConfig, ParallelConfig, PlatformConfig
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.model import build_model

@@ -18,7 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.models.family import read_family

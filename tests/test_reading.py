@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron import reading
-from aspo_megatron.checkpoint.integrity import read_manifest
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.eval_file import read_scores
 from aspo_megatron.folders import MANIFEST

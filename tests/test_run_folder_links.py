@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from aspo_megatron import eval_cli, plot_cli, serve_cli, tiny
-from aspo_megatron.checkpoint.folders import publish, tidy
+from aspo_megatron.checkpoint.states.folders import publish, tidy
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_file import About, ResultFile

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint.headers import keep_headers, kept_extra, kept_headers, write_hf_index
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.safetensors_file import Entry, write_file
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.integrity import (
+from aspo_megatron.checkpoint.torch_dist.manifest import (
     FileEntry,
     describe,
     model_identity,
@@ -25,12 +26,11 @@ from aspo_megatron.checkpoint.integrity import (
     verified_meanwhile,
     write_manifest,
 )
-from aspo_megatron.checkpoint.names import checkpoint_keys
-from aspo_megatron.checkpoint.piece_reader import PieceReader
-from aspo_megatron.checkpoint.places import Place, places_by_rank
-from aspo_megatron.checkpoint.safetensors_file import Entry, write_file
-from aspo_megatron.checkpoint.sidecar import copy_sidecar, sidecar_files
-from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, without_crc, write_index
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.shard_layout import Place, places_by_rank
+from aspo_megatron.checkpoint.torch_dist.sidecar import copy_sidecar, sidecar_files
+from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
+from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter, without_crc, write_index
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError

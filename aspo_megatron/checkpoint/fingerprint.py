@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import xxhash
 
-from aspo_megatron.checkpoint.hf import weight_files
-from aspo_megatron.checkpoint.integrity import read_manifest
-from aspo_megatron.checkpoint.safetensors_file import entries_of, nbytes, read_header
+from aspo_megatron.checkpoint.hf.folder import weight_files
+from aspo_megatron.checkpoint.hf.safetensors_file import entries_of, nbytes, read_header
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST, checkpoint_around
 from aspo_megatron.reading import read_bytes

@@ -12,9 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files
-from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.safetensors_file import (
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, weight_files
+from aspo_megatron.checkpoint.hf.safetensors_file import (
     Entry,
     divide,
     entries_of,
@@ -22,6 +21,7 @@ from aspo_megatron.checkpoint.safetensors_file import (
     make_index,
     read_header,
 )
+from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.usable import COMPUTED
 from aspo_megatron.errors import CheckpointError

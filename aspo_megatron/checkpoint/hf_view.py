@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint.names import checkpoint_keys
-from aspo_megatron.checkpoint.piece_reader import PieceReader
 from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes

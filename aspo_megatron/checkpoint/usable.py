@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.safetensors_file import DTYPES
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
-from aspo_megatron.checkpoint.integrity import check_model, read_manifest
-from aspo_megatron.checkpoint.piece_reader import PieceReader
-from aspo_megatron.checkpoint.safetensors_file import DTYPES
-from aspo_megatron.checkpoint.sidecar import INDEX, refuse_foreign_sidecar
 from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.torch_dist.manifest import check_model, read_manifest
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.sidecar import INDEX, refuse_foreign_sidecar
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST, checkpoint_around
 from aspo_megatron.foreign_text import one_line

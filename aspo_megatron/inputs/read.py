@@ -132,15 +132,15 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
         CheckpointError: they cannot be read, or a checkpoint is damaged.
     """
     from aspo_megatron.checkpoint.finite import FiniteTensors
-    from aspo_megatron.checkpoint.hf import RandomTensors, SafetensorsFolder, hf_shapes
+    from aspo_megatron.checkpoint.hf.folder import RandomTensors, SafetensorsFolder, hf_shapes
 
     if config.model.init == "pretrained":
         checkpoint = checkpoint_around(config.model.path)
         if checkpoint is None:
             return FiniteTensors(SafetensorsFolder(config.model.path))
         from aspo_megatron.checkpoint.hf_view import HfView
-        from aspo_megatron.checkpoint.piece_reader import PieceReader
         from aspo_megatron.checkpoint.refusal import refusal
+        from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 
         reason = refusal(checkpoint, family)
         if reason is not None:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, weight_files, write_folder
-from aspo_megatron.checkpoint.sidecar import sidecar_files
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, weight_files, write_folder
+from aspo_megatron.checkpoint.torch_dist.sidecar import sidecar_files
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.quantize import modelopt

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, hf_shapes, weight_files
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, hf_shapes, weight_files
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.integrity import read_manifest, verified_meanwhile
-from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verified_meanwhile
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError

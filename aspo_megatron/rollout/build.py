@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family

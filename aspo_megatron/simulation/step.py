@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from aspo_megatron import losses
-from aspo_megatron.checkpoint.state import model_shards, optimizer_shards
+from aspo_megatron.checkpoint.states.sharded_state import model_shards, optimizer_shards
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family

@@ -63,7 +63,7 @@ def _write_model(source: Path, target: Path) -> None:
     """The run's model in several files, with what older models have beside."""
     import torch
 
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
+    from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
     from aspo_megatron.models.family import read_family
 
     with SafetensorsFolder(source) as tensors:

@@ -78,7 +78,7 @@ def weights(folder: Path) -> None:
     from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
     from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
     from aspo_megatron.checkpoint.finite import FiniteTensors
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder
+    from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
     from aspo_megatron.checkpoint.usable import check_weights
     from aspo_megatron.models.family import read_family
 

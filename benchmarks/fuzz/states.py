@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint.integrity import file_entry, with_digest
+from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, with_digest
 from aspo_megatron.folders import MANIFEST
 
 
@@ -34,7 +34,7 @@ def _is_plain(path: Path) -> bool:
 @cache
 def _model() -> tuple[Any, Any, Any]:
     """A model in one process, its optimizer and its configuration, of the first run that is read."""
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder
+    from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
     from aspo_megatron.config.io import load_config
     from aspo_megatron.models.family import read_family
     from aspo_megatron.parallel.model import build_model
@@ -52,10 +52,10 @@ def _model() -> tuple[Any, Any, Any]:
 def resume(run: Path) -> None:
     """Load the latest state of a run, as a run of one process does."""
     from aspo_megatron.checkpoint.fingerprint import Fingerprint
-    from aspo_megatron.checkpoint.folders import tidy
-    from aspo_megatron.checkpoint.run_state import changed_weights, read_state
-    from aspo_megatron.checkpoint.start import load_start
-    from aspo_megatron.checkpoint.training import find_state, load_latest
+    from aspo_megatron.checkpoint.states.folders import tidy
+    from aspo_megatron.checkpoint.states.run_states import find_state, load_latest
+    from aspo_megatron.checkpoint.states.start import load_start
+    from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
 
     model, optimizer, config = _model()
     config = config.model_copy(update={"output_dir": run})

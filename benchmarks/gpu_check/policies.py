@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
+from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
 from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig, RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family

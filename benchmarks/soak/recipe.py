@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.errors import CheckpointError
 
 _ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 
-from aspo_megatron.checkpoint.integrity import file_entry, write_manifest
+from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, write_manifest
 from aspo_megatron.folders import MANIFEST
 
 Spoil = Callable[[Path, Path], object]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
 from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder

@@ -19,8 +19,8 @@ import pytest
 import torch
 from file_size import limited
 
-from aspo_megatron.checkpoint.folders import saved_steps, step_folder
-from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
+from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
@@ -44,7 +44,7 @@ class Saves:
     """Two ranks that save; the weights of step N are all N."""
 
     def __init__(self, settings: list[str], topology: Any) -> None:
-        from aspo_megatron.checkpoint.training import StateSaver
+        from aspo_megatron.checkpoint.states.run_states import StateSaver
 
         self.config = load_config(None, settings)
         self.run, self.leads = self.config.output_dir, topology.is_leader
@@ -61,7 +61,7 @@ class Saves:
             parameter.data.fill_(value)
 
     def begin(self, step: int) -> None:
-        from aspo_megatron.checkpoint.run_state import TrainerState
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
         self.fill(float(step))
         self.saver.save(TrainerState(step, step, step, 1.0, None, None, "digest"))
@@ -78,7 +78,7 @@ class Saves:
 
     def check(self, newest: tuple[int, ...]) -> int:
         """What has the name of a state is one, `latest` names one of them, and one of `newest` is gone on from."""
-        from aspo_megatron.checkpoint.training import find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import find_state, load_state
 
         torch.distributed.barrier()
         steps = saved_steps(self.run)
@@ -247,7 +247,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
     """At the first tensor of a rank, in the middle, or as it says that it is done."""
     config = load_config(None, settings)
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint import writer
+        from aspo_megatron.checkpoint.states import writer
 
         saves = Saves(settings, topology)
         saves.save(1)
@@ -286,21 +286,21 @@ def nothing_is_done(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 
 
 def a_weight_is_not_drawn(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    from aspo_megatron.checkpoint import training
+    from aspo_megatron.checkpoint.states import run_states
 
-    shards = training.model_shards
-    patch.setattr(training, "model_shards", lambda model: list(shards(model))[:-1])
+    shards = run_states.model_shards
+    patch.setattr(run_states, "model_shards", lambda model: list(shards(model))[:-1])
 
 
 def a_weight_is_drawn_twice(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    from aspo_megatron.checkpoint import training
+    from aspo_megatron.checkpoint.states import run_states
 
-    shards = training.model_shards
-    patch.setattr(training, "model_shards", lambda model: [*shards(model), *list(shards(model))[:1]])
+    shards = run_states.model_shards
+    patch.setattr(run_states, "model_shards", lambda model: [*shards(model), *list(shards(model))[:1]])
 
 
 def a_tensor_is_not_written(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    from aspo_megatron.checkpoint import writer
+    from aspo_megatron.checkpoint.states import writer
 
     patch.setattr(writer._Written, "add", lambda written, shard: None)
 
@@ -314,7 +314,7 @@ def no_thread_is_to_be_had(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 
 def before_it_is_finished(patch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
     """Do something to the folder when all parts are written."""
-    from aspo_megatron.checkpoint import writer
+    from aspo_megatron.checkpoint.states import writer
 
     finish = writer.finish_parts
 
@@ -362,7 +362,7 @@ def the_index_is_lost(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 
 
 def the_tokenizer_is_gone(patch: pytest.MonkeyPatch, saves: Saves) -> None:
-    from aspo_megatron.checkpoint import writer
+    from aspo_megatron.checkpoint.states import writer
 
     patch.setattr(writer, "sidecar_files", lambda folder: [folder / "gone.json"])
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from aspo_megatron.checkpoint import fingerprint
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.fingerprint import Fingerprint, weights_fingerprint
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
-from aspo_megatron.checkpoint.run_state import TrainerState, changed_weights, noted_weights
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState, changed_weights, noted_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.models.family import read_family
 from models import llama_folder

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.finite import FiniteTensors, not_finite
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
 from models import llama_folder

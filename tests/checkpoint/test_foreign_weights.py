@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line

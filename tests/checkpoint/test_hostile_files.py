@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
-from aspo_megatron.checkpoint.folders import publish, tidy
-from aspo_megatron.checkpoint.integrity import FORMAT_VERSION, file_entry, read_manifest, with_digest
-from aspo_megatron.checkpoint.safetensors_file import Entry, entries_of, make_header, read_header
+from aspo_megatron.checkpoint.hf.safetensors_file import Entry, entries_of, make_header, read_header
+from aspo_megatron.checkpoint.states.folders import publish, tidy
+from aspo_megatron.checkpoint.torch_dist.manifest import FORMAT_VERSION, file_entry, read_manifest, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.parallel.platform import CpuPlatform, installed
@@ -105,7 +105,7 @@ NO_STATES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("kind", ODD_STATES)
 def test_an_odd_state(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.run_state import TrainerState, read_state
+    from aspo_megatron.checkpoint.states.trainer_state import TrainerState, read_state
 
     path = tmp_path / "state.json"
     path.write_text(json.dumps(STATE))
@@ -116,7 +116,7 @@ def test_an_odd_state(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ODD_COUNTERS)
 def test_odd_counters(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.run_state import counters
+    from aspo_megatron.checkpoint.states.trainer_state import counters
 
     path = tmp_path / "state.json"
     path.write_text(json.dumps(STATE | {"optimizer": ODD_COUNTERS[kind]}))
@@ -125,7 +125,7 @@ def test_odd_counters(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NO_STATES)
 def test_no_state(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.run_state import counters, read_state
+    from aspo_megatron.checkpoint.states.trainer_state import counters, read_state
 
     path = tmp_path / "state.json"
     path.write_bytes(NO_STATES[kind])
@@ -134,7 +134,7 @@ def test_no_state(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_state_of_before_these_were_noted(tmp_path: Path) -> None:
-    from aspo_megatron.checkpoint.run_state import read_state
+    from aspo_megatron.checkpoint.states.trainer_state import read_state
 
     (tmp_path / "state.json").write_text(
         json.dumps({k: v for k, v in STATE.items() if k not in ("carried", "weights")})
@@ -144,7 +144,7 @@ def test_a_state_of_before_these_were_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "endless", "large"])
 def test_a_state_that_is_no_small_file(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.run_state import read_state
+    from aspo_megatron.checkpoint.states.trainer_state import read_state
 
     path = tmp_path / "state.json"
     if kind == "large":
@@ -262,7 +262,7 @@ ODD_PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ODD_PARTS)
 def test_an_odd_part_is_no_part(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.parts import _read_parts
+    from aspo_megatron.checkpoint.torch_dist.parts import _read_parts
 
     path = tmp_path / "parts" / "rank-00000.json"
     path.parent.mkdir()
@@ -342,7 +342,7 @@ def test_odd_random_states(tmp_path: Path, kind: str) -> None:
     """They are refused, and those of the process stay as they are."""
     path = tmp_path / "random-00000.safetensors"
     with installed(CpuPlatform()):  # megatron keeps its generators' states for the rest of the process
-        from aspo_megatron.checkpoint.randomness import restore
+        from aspo_megatron.checkpoint.states.rng_state import restore
 
         path.write_bytes(states())
         restore(str(path))
@@ -423,7 +423,7 @@ ODD_ORIGINS = NO_STATES | {"weights a number": b'{"weights": 7}', "weights that 
 
 @pytest.mark.parametrize("kind", ODD_ORIGINS)
 def test_an_odd_origin(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.start import _origin
+    from aspo_megatron.checkpoint.states.start import _origin
 
     (tmp_path / "origin.json").write_bytes(ODD_ORIGINS[kind])
     refused(lambda: _origin(tmp_path), "origin.json", str(tmp_path))

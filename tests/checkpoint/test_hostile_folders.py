@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from aspo_megatron.check import model_of
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.piece_reader import PieceReader, check_common
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader, check_common
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -245,13 +245,13 @@ def go_on_with_each(settings: list[str], work: Path, marker: Path) -> None:
 
 
 def find(saves: Saves, folder: Path) -> None:
-    from aspo_megatron.checkpoint.training import find_state
+    from aspo_megatron.checkpoint.states.run_states import find_state
 
     find_state(saves.config, saves.model.family, pytest.fail)
 
 
 def load(saves: Saves, folder: Path) -> None:
-    from aspo_megatron.checkpoint.training import load_state
+    from aspo_megatron.checkpoint.states.run_states import load_state
 
     load_state(folder, saves.model, saves.optimizer, saves.config.parallel)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from forked import Server, fork_ranks, kill
 
-from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
@@ -97,9 +97,9 @@ def save_on(settings: list[str], said: Path) -> None:
     """Go on from what is there, which must be whole, and save step after step until the end comes."""
     config = load_config(None, settings)
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.folders import tidy
-        from aspo_megatron.checkpoint.hf import SafetensorsFolder
-        from aspo_megatron.checkpoint.training import StateSaver, TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
+        from aspo_megatron.checkpoint.states.folders import tidy
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, find_state, load_state
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.parallel.optimizer import Optimizer
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from forked import Server, fork_ranks, kill
 
-from aspo_megatron.checkpoint.folders import saved_steps, step_folder, tidy
-from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
+from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder, tidy
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config.io import load_config
 from aspo_megatron.parallel.topology import process_grid
 from distributed import Ranks
@@ -76,7 +76,7 @@ def cut(path: Path) -> None:
 
 
 def finished(folder: Path) -> None:
-    from aspo_megatron.checkpoint.parts import _read_parts, finish_parts
+    from aspo_megatron.checkpoint.torch_dist.parts import _read_parts, finish_parts
 
     finish_parts(folder, _read_parts(folder))
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from aspo_megatron.check import model_of
-from aspo_megatron.checkpoint.card import model_card
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
-from aspo_megatron.checkpoint.integrity import with_digest
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.model_card import model_card
+from aspo_megatron.checkpoint.torch_dist.manifest import with_digest
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
@@ -78,7 +78,7 @@ def test_the_same_tensors(ranks: Ranks, model: Path, checkpoint: Path) -> None:
 
 def load_all(config: RunConfig) -> dict[str, torch.Tensor]:
     with process_grid(config.parallel, config.platform, seed=1):
-        from aspo_megatron.checkpoint.hf import hf_shapes
+        from aspo_megatron.checkpoint.hf.folder import hf_shapes
 
         weights = open_weights(config, read_family(config.model.path))
         return {name: weights.read_whole(name).clone() for name in hf_shapes(config.model.path)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aspo_megatron.checkpoint.folders import listed, publish, saved_steps, set_aside, step_folder, tidy
+from aspo_megatron.checkpoint.states.folders import listed, publish, saved_steps, set_aside, step_folder, tidy
 from aspo_megatron.config.io import load_config, save_config
 from distributed import RankError, Ranks
 

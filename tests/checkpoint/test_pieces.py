@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 
-from aspo_megatron.checkpoint.piece_reader import PieceReader
-from aspo_megatron.checkpoint.tensors import Piece, PieceWriter, check_cover, without_crc, write_index
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter, check_cover, without_crc, write_index
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.families import llama
 from aspo_megatron.models.family import Family

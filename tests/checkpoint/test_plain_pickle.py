@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
-from aspo_megatron.checkpoint.plain_pickle import PlainPickleError, read_pickle
+from aspo_megatron.checkpoint.torch_dist.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
+from aspo_megatron.checkpoint.torch_dist.plain_pickle import PlainPickleError, read_pickle
 
 MIB = 1 << 20
 NAMES = {"torch": {"Size"}}

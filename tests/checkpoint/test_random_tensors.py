@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aspo_megatron.checkpoint.hf import RandomTensors, hf_shapes
+from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
 
 SHAPES = {
     "model.embed_tokens.weight": (300, 64),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, hf_shapes
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, hf_shapes
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.checkpoint.headers import kept_extra
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.errors import CheckpointError
 
 HEADER = json.dumps({"a": {"dtype": "x\x1b" * 20_000, "shape": [1], "data_offsets": [0, 4]}}).encode()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from file_size import limited
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
@@ -89,7 +89,7 @@ def save_again(settings: list[str]) -> list[str]:
     config = load_config(None, settings)
     said: list[str] = []
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.training import StateSaver, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state, load_state
 
         model, optimizer = build(config, topology)
         saver = StateSaver(config, model.family, model, optimizer, said.append)
@@ -109,7 +109,7 @@ def save_five(settings: list[str], full: tuple[int, ...] | None) -> list[str]:
     config = load_config(None, settings)
     said: list[str] = []
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.training import StateSaver, TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, find_state, load_state
 
         model, optimizer = build(config, topology)
         if topology.is_leader:

@@ -19,9 +19,9 @@ import torch
 from transformers import AutoConfig
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
-from aspo_megatron.checkpoint.integrity import check_model, model_identity, read_manifest
-from aspo_megatron.checkpoint.run_state import TrainerState
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState
+from aspo_megatron.checkpoint.torch_dist.manifest import check_model, model_identity, read_manifest
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.errors import CheckpointError
@@ -103,7 +103,7 @@ def save_and_go_on(settings: list[str]) -> None:
     config = load_config(None, settings)
     path = config.model.path
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.training import StateSaver, find_state
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state
         from aspo_megatron.models.hf_config import transformers_config
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.parallel.optimizer import Optimizer

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.topology import process_grid
@@ -93,8 +93,8 @@ def test_nothing_is_lost_between_layouts(ranks: Ranks, folders: dict[bool, Path]
 def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> tuple[dict[str, Any], list[Any]]:
     """Two updates, a save, and a third update; weights before and after it, and which parts this rank has written."""
     with process_grid(parallel, PLATFORM, seed=1) as topology:
-        from aspo_megatron.checkpoint.state import model_shards, optimizer_shards
-        from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+        from aspo_megatron.checkpoint.states.sharded_state import model_shards, optimizer_shards
+        from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
 
         model, optimizer = build(settings, parallel, topology)
         for number in range(2):
@@ -114,7 +114,7 @@ def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
 def load_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) -> dict[str, Any]:
     """A load, and the third update."""
     with process_grid(parallel, PLATFORM, seed=1) as topology:
-        from aspo_megatron.checkpoint.state import load_model, load_optimizer
+        from aspo_megatron.checkpoint.states.sharded_state import load_model, load_optimizer
 
         model, optimizer = build(settings, parallel, topology)
         update(model, optimizer, 7)  # what is loaded must replace all of it
@@ -232,8 +232,13 @@ def compare_with_offloaded(
 ) -> dict[str, bool]:
     """What is the same with moments that wait in host memory; `places`: they stay where they were first."""
     with process_grid(parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
-        from aspo_megatron.checkpoint.state import load_model, load_optimizer, model_shards, optimizer_shards
-        from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+        from aspo_megatron.checkpoint.states.sharded_state import (
+            load_model,
+            load_optimizer,
+            model_shards,
+            optimizer_shards,
+        )
+        from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
         from aspo_megatron.parallel.moments import HostMoments
 
         patch.setattr(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.checkpoint.integrity import file_entry, read_manifest, with_digest, write_manifest
-from aspo_megatron.checkpoint.piece_reader import read_index
+from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, read_manifest, with_digest, write_manifest
+from aspo_megatron.checkpoint.torch_dist.reader import read_index
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST
@@ -188,7 +188,7 @@ def go_on(settings: list[str]) -> list[str]:
     config = load_config(None, settings)
     said: list[str] = []
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.training import StateSaver, find_state, load_latest
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state, load_latest
 
         model, optimizer = build(config, topology)
         folder = find_state(config, model.family, said.append)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder, write_folder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
@@ -115,7 +115,7 @@ WRITE = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.errors import CheckpointError
 limit = int(sys.argv[2])
 if limit:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aspo_megatron.checkpoint.hf import hf_shapes
+from aspo_megatron.checkpoint.hf.folder import hf_shapes
 from aspo_megatron.data import prompt_ids
 
 from .command import SETTINGS, TINY_MODEL, aspo

@@ -19,7 +19,7 @@ import torch
 from checkpoint.test_killed_saves import fill
 from forked import fork_ranks, kill
 
-from aspo_megatron.checkpoint.integrity import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
@@ -44,7 +44,7 @@ class Saving:
     """A model, its optimizer and its states; in a rank."""
 
     def __init__(self, config: RunConfig, topology: Any) -> None:
-        from aspo_megatron.checkpoint.hf import SafetensorsFolder
+        from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
         from aspo_megatron.parallel.model import build_model
         from aspo_megatron.parallel.optimizer import Optimizer
 
@@ -57,14 +57,14 @@ class Saving:
         self.new_saver()
 
     def new_saver(self) -> None:
-        from aspo_megatron.checkpoint.training import StateSaver
+        from aspo_megatron.checkpoint.states.run_states import StateSaver
 
         self.said.clear()
         self.saver = StateSaver(self.config, self.family, self.model, self.optimizer, self.said.append)
 
     def save(self, step: int) -> None:
         """Begin the save of a step, and wait until its bytes were written or given up."""
-        from aspo_megatron.checkpoint.training import TrainerState
+        from aspo_megatron.checkpoint.states.run_states import TrainerState
 
         fill(self.model, self.optimizer, step)
         self.saver.save(TrainerState(step, step * 3, step * 7, 1.0, None, 0.5, "digest", [step]))
@@ -73,7 +73,7 @@ class Saving:
 
     def load(self) -> int:
         """The step that a run would go on from; every number of it is looked at. 0: none."""
-        from aspo_megatron.checkpoint.training import TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import TrainerState, find_state, load_state
 
         fill(self.model, self.optimizer, 99)
         folder = find_state(self.config, self.family, self.said.append)

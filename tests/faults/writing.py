@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
 from aspo_megatron.eval_file import About, Record, ResultFile, read_scores, scores_path
@@ -99,7 +99,7 @@ def export(run: Path, model: Path) -> None:
 
 
 def exported(run: Path, model: Path) -> str | None:
-    from aspo_megatron.checkpoint.hf import SafetensorsFolder
+    from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 
     if not (run / "hf").exists():
         return None

@@ -38,7 +38,7 @@ def share_what_is_saved() -> None:
 def slow_down_writing() -> None:
     import time
 
-    from aspo_megatron.checkpoint.writer import CheckpointWriter
+    from aspo_megatron.checkpoint.states.writer import CheckpointWriter
 
     write = CheckpointWriter._write
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.hf import hf_shapes, weight_files, write_folder
-from aspo_megatron.checkpoint.sidecar import copy_sidecar, sidecar_files
+from aspo_megatron.checkpoint.hf.folder import hf_shapes, weight_files, write_folder
+from aspo_megatron.checkpoint.torch_dist.sidecar import copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, UserError

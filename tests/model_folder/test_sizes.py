@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aspo_megatron.checkpoint.hf import hf_shapes
+from aspo_megatron.checkpoint.hf.folder import hf_shapes
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import TensorSource

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample

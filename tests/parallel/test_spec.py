@@ -21,7 +21,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from aspo_megatron import losses
-from aspo_megatron.checkpoint.hf import SafetensorsFolder
+from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError

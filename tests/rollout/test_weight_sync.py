@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint.hf import write_folder
+from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.rollout import shared_bucket

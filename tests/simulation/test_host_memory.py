@@ -69,8 +69,8 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
     run.mkdir()
     save_config(config, run / "config.yaml")
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.checkpoint.tensors import PieceWriter
-        from aspo_megatron.checkpoint.training import StateSaver, TrainerState
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
+        from aspo_megatron.checkpoint.torch_dist.writer import PieceWriter
 
         model, optimizer = build(setup, rank, OptimizerConfig())
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
@@ -109,7 +109,7 @@ def updates_beside_a_save(setup: Setup, run: Path, offload: bool = False) -> Non
     run.mkdir()
     save_config(config, run / "config.yaml")
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.checkpoint.training import StateSaver, TrainerState
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
 
         model, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
         empty_update(optimizer)

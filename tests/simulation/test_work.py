@@ -52,7 +52,7 @@ def states(
 
 def saved(setup: Setup, run: Path) -> Path:
     """Save a state after one update; its folder."""
-    from aspo_megatron.checkpoint.training import StateSaver, TrainerState, step_folder
+    from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, step_folder
 
     run.mkdir()
     config = run_config(setup, run)
@@ -111,8 +111,8 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
     """What was exported, the devices of what a save's thread was given, and the figures of each."""
     from megatron.core import dist_checkpointing
 
-    from aspo_megatron.checkpoint.tensors import PieceWriter
-    from aspo_megatron.checkpoint.training import StateSaver, TrainerState, load_state, step_folder
+    from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, load_state, step_folder
+    from aspo_megatron.checkpoint.torch_dist.writer import PieceWriter
     from aspo_megatron.rollout.transports import DistributedTransport
     from aspo_megatron.rollout.weight_sync import buckets
 

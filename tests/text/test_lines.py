@@ -18,8 +18,8 @@ ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
 
 
 PLAIN: dict[str, set[str]] = {
-    "checkpoint/folders.py": {"why"},
-    "checkpoint/start.py": {"then"},
+    "checkpoint/states/folders.py": {"why"},
+    "checkpoint/states/start.py": {"then"},
     "cli.py": {"error", "lost[0].strerror"},
     "commands.py": {
         "(loss.__doc__ or '').strip().splitlines()[0]",

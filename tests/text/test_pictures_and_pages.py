@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aspo_megatron.checkpoint.card import model_card
+from aspo_megatron.checkpoint.hf.model_card import model_card
 from aspo_megatron.config.io import load_config
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import Recorder

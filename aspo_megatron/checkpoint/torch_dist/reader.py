@@ -23,11 +23,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
-from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
-from aspo_megatron.checkpoint.tensors import check_cover, is_piece_file
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
+from aspo_megatron.checkpoint.torch_dist.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
+from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
+from aspo_megatron.checkpoint.torch_dist.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
+from aspo_megatron.checkpoint.torch_dist.writer import check_cover, is_piece_file
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.checkpoint import told
-from aspo_megatron.checkpoint.integrity import (
+from aspo_megatron.checkpoint.told import self_consistent, with_digest
+from aspo_megatron.checkpoint.torch_dist.manifest import (
     PARTS,
     FileEntry,
     file_entries,
@@ -24,9 +25,8 @@ from aspo_megatron.checkpoint.integrity import (
     write_durably,
     write_manifest,
 )
-from aspo_megatron.checkpoint.tensors import Piece, is_piece_file, write_index
-from aspo_megatron.checkpoint.told import self_consistent, with_digest
-from aspo_megatron.checkpoint.torch_file import DTYPES
+from aspo_megatron.checkpoint.torch_dist.torch_file import DTYPES
+from aspo_megatron.checkpoint.torch_dist.writer import Piece, is_piece_file, write_index
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST

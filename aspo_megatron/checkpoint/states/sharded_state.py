@@ -17,8 +17,8 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 from torch import Tensor
 
-from aspo_megatron.checkpoint.names import OPTIMIZER, checkpoint_keys
-from aspo_megatron.checkpoint.piece_reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.parallel.chunk import ModelChunk
 from aspo_megatron.parallel.exchange import gather

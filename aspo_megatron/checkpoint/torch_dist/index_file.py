@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.plain_pickle import Made, Name, Pairs, PlainPickleError, read_pickle
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_file import DTYPES, whole_numbers
+from aspo_megatron.checkpoint.torch_dist.plain_pickle import Made, Name, Pairs, PlainPickleError, read_pickle
+from aspo_megatron.checkpoint.torch_dist.torch_file import DTYPES, whole_numbers
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _NAMES = {

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from aspo_megatron.checkpoint.integrity import PARTS, FileEntry, model_identity, write_durably
-from aspo_megatron.checkpoint.parts import PARTIAL, Holds, Part, finish_parts, give_name, remove, write_part
-from aspo_megatron.checkpoint.sidecar import sidecar_files
-from aspo_megatron.checkpoint.state import Shard, Sizes
-from aspo_megatron.checkpoint.tensors import Piece, PieceWriter
+from aspo_megatron.checkpoint.states.sharded_state import Shard, Sizes
+from aspo_megatron.checkpoint.torch_dist.manifest import PARTS, FileEntry, model_identity, write_durably
+from aspo_megatron.checkpoint.torch_dist.parts import PARTIAL, Holds, Part, finish_parts, give_name, remove, write_part
+from aspo_megatron.checkpoint.torch_dist.sidecar import sidecar_files
+from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import SIDECAR

@@ -15,7 +15,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
 
-from aspo_megatron.checkpoint.plain_pickle import PERSISTENT, Made, Name, Pairs, read_pickle
+from aspo_megatron.checkpoint.torch_dist.plain_pickle import PERSISTENT, Made, Name, Pairs, read_pickle
 
 ReadAt = Callable[[int, int], bytes]
 """Reads bytes of a file: from where, and how many; fewer at its end."""

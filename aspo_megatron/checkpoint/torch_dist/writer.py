@@ -35,8 +35,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.integrity import FileEntry, write_durably
-from aspo_megatron.checkpoint.sidecar import COMMON, INDEX
+from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, write_durably
+from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
 
 _MOST_DIMS = 8

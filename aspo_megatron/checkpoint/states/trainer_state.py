@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint import randomness, told
+from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
-from aspo_megatron.checkpoint.folders import step_folder
-from aspo_megatron.checkpoint.integrity import Manifest
 from aspo_megatron.checkpoint.refusal import refusal
+from aspo_megatron.checkpoint.states import rng_state
+from aspo_megatron.checkpoint.states.folders import step_folder
+from aspo_megatron.checkpoint.torch_dist.manifest import Manifest
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import RUN_CONFIG, load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
@@ -100,7 +101,7 @@ def state_refusal(config: RunConfig, family: Family, folder: Path) -> str | None
     def optimizer_names(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         same_layout = manifest.layout == config.parallel.model_dump(mode="json")
         ranks = range(config.parallel.world_size if same_layout else 0)
-        for name in (STATE_FILE, RUN_CONFIG, *map(randomness.random_file, ranks)):
+        for name in (STATE_FILE, RUN_CONFIG, *map(rng_state.random_file, ranks)):
             if name not in manifest.files:
                 raise CheckpointError(f"{folder / name}: missing from the checkpoint")
         _check_place(config, folder)

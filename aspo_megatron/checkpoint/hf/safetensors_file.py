@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_file import whole_numbers
+from aspo_megatron.checkpoint.torch_dist.torch_file import whole_numbers
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import open_file, refuse_many_values

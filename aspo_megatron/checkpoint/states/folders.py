@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from aspo_megatron.checkpoint.parts import PARTIAL, complete_left, remove
-from aspo_megatron.checkpoint.writer import discard
+from aspo_megatron.checkpoint.states.writer import discard
+from aspo_megatron.checkpoint.torch_dist.parts import PARTIAL, complete_left, remove
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import plain_errors, to_disk, write_whole
 from aspo_megatron.foreign_text import one_line

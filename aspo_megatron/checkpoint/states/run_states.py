@@ -12,12 +12,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from aspo_megatron.checkpoint import randomness
-from aspo_megatron.checkpoint.folders import attempt, listed, publish, set_aside, step_folder
-from aspo_megatron.checkpoint.integrity import read_manifest
-from aspo_megatron.checkpoint.names import OPTIMIZER
-from aspo_megatron.checkpoint.run_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
-from aspo_megatron.checkpoint.state import (
+from aspo_megatron.checkpoint.states import rng_state
+from aspo_megatron.checkpoint.states.folders import attempt, listed, publish, set_aside, step_folder
+from aspo_megatron.checkpoint.states.sharded_state import (
     Sizes,
     load_model,
     load_optimizer,
@@ -25,7 +22,10 @@ from aspo_megatron.checkpoint.state import (
     optimizer_shards,
     wanted_weights,
 )
-from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+from aspo_megatron.checkpoint.states.trainer_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
+from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -81,7 +81,7 @@ class StateSaver:
             STATE_FILE: json.dumps(content, indent=1).encode(),
             "config.yaml": self._config.output_dir / "config.yaml",
         }
-        own = {randomness.random_file(dist.get_rank()): randomness.capture()}
+        own = {rng_state.random_file(dist.get_rank()): rng_state.capture()}
         shards = chain(model_shards(self._model), optimizer_shards(self._model, self._optimizer))
         writer = CheckpointWriter(folder, self._about)
         self._pending = state.step, writer
@@ -186,7 +186,7 @@ def load_state(folder: Path, model: PolicyModel, optimizer: Optimizer, parallel:
     own: str | None = None
     try:
         if read_manifest(folder).layout == parallel.model_dump(mode="json"):
-            randomness.restore(str(folder / randomness.random_file(dist.get_rank())))
+            rng_state.restore(str(folder / rng_state.random_file(dist.get_rank())))
     except CheckpointError as error:
         own = str(error)
     reason = next((reason for reason in gather(own) if reason), None)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch.distributed as dist
 
 from aspo_megatron.checkpoint import told
-from aspo_megatron.checkpoint.folders import attempt, set_aside
 from aspo_megatron.checkpoint.refusal import refusal
-from aspo_megatron.checkpoint.state import load_model, model_shards, wanted_weights
-from aspo_megatron.checkpoint.writer import About, CheckpointWriter
+from aspo_megatron.checkpoint.states.folders import attempt, set_aside
+from aspo_megatron.checkpoint.states.sharded_state import load_model, model_shards, wanted_weights
+from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
