@@ -27,12 +27,12 @@ from aspo_megatron.data.packing import pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 
 if TYPE_CHECKING:  # megatron is imported where its platform is installed
-    from aspo_megatron.parallel.model import PolicyModel
-    from aspo_megatron.parallel.optimizer import Optimizer
-    from aspo_megatron.parallel.step import PassLimits, UpdateResult
+    from aspo_megatron.parallel.model.policy import PolicyModel
+    from aspo_megatron.parallel.update.optimizer import Optimizer
+    from aspo_megatron.parallel.update.step import PassLimits, UpdateResult
 
 _TEMPERATURE = 0.8
 _MAX_RESPONSE = 24
@@ -129,7 +129,7 @@ def two_updates(spec: Spec, topology: Topology) -> None:
 
 def _write_common(spec: Spec, topology: Topology) -> None:
     """Log-probs of the batch, and half of the norm of an update's gradients, to `spec.common`."""
-    from aspo_megatron.parallel.step import score
+    from aspo_megatron.parallel.update.step import score
 
     groups = make_groups(read_family(Path(spec.model)))
     model, optimizer = _model_and_optimizer(spec, topology, clip_grad=0.0)
@@ -147,14 +147,14 @@ def _bound(spec: Spec) -> float:
 
 
 def _limits() -> PassLimits:
-    from aspo_megatron.parallel.step import PassLimits
+    from aspo_megatron.parallel.update.step import PassLimits
 
     return PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
 
 
 def _model_and_optimizer(spec: Spec, topology: Topology, clip_grad: float) -> tuple[PolicyModel, Optimizer]:
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import build_model
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     settings = ModelConfig.model_validate({"path": spec.model, "recompute": spec.recompute})
     with SafetensorsFolder(Path(spec.model)) as weights:
@@ -165,8 +165,8 @@ def _model_and_optimizer(spec: Spec, topology: Topology, clip_grad: float) -> tu
 
 
 def _update(spec: Spec, model: PolicyModel, optimizer: Optimizer, own: list[list[Sample]]) -> UpdateResult:
-    from aspo_megatron.parallel.objective import PolicyObjective
-    from aspo_megatron.parallel.step import aggregation_of, update
+    from aspo_megatron.parallel.update.objective import PolicyObjective
+    from aspo_megatron.parallel.update.step import aggregation_of, update
 
     objective = PolicyObjective(losses.build(spec.loss, {}), spec.loss_config)
     return update(model, optimizer, own, objective, aggregation_of(spec.loss_config, _MAX_RESPONSE), _limits())
@@ -178,11 +178,11 @@ def check_hugging_face(spec: Spec) -> None:
     from transformers.utils import logging
 
     from aspo_megatron.models.hf_config import transformers_config
-    from aspo_megatron.parallel.platform import CpuPlatform, installed
+    from aspo_megatron.parallel.device.platform import CpuPlatform, installed
 
     with installed(CpuPlatform()):
-        from aspo_megatron.parallel.objective import PolicyObjective, weighted_sum
-        from aspo_megatron.parallel.step import aggregation_of
+        from aspo_megatron.parallel.update.objective import PolicyObjective, weighted_sum
+        from aspo_megatron.parallel.update.step import aggregation_of
 
     logging.disable_progress_bar()
     family = read_family(Path(spec.model))

@@ -17,8 +17,8 @@ from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.data.prompt_sampler import Asking, Question
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
-from aspo_megatron.parallel.exchange import gather
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.exchange import gather
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import Request, WhenComplete
 from aspo_megatron.scoring import Asked, Scoring

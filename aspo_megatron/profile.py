@@ -27,7 +27,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.estimate import forward_operations
 from aspo_megatron.plots.curves import write_figure
 from aspo_megatron.trace_file import write_trace

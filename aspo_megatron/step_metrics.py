@@ -12,9 +12,9 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, Stat
 from aspo_megatron.losses.weights import gradient_weights
 from aspo_megatron.metrics.dynamics import repetition_rate
-from aspo_megatron.parallel.exchange import gather
-from aspo_megatron.parallel.statistics import StepStatistics
-from aspo_megatron.parallel.step import UpdateResult
+from aspo_megatron.parallel.grid.exchange import gather
+from aspo_megatron.parallel.update.statistics import StepStatistics
+from aspo_megatron.parallel.update.step import UpdateResult
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:

@@ -25,15 +25,15 @@ from aspo_megatron.metrics.noted_progress import NotedProgress
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.metrics.wandb_run import WandbRun
-from aspo_megatron.parallel.exchange import from_leader
-from aspo_megatron.parallel.kernels import advice
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.device.kernels import advice
+from aspo_megatron.parallel.grid.exchange import from_leader
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
-    from aspo_megatron.parallel.model import PolicyModel
+    from aspo_megatron.parallel.model.policy import PolicyModel
 
 
 def train(config: RunConfig, inputs: Inputs, stop: StopRequest) -> int:
@@ -142,7 +142,7 @@ def _starting_model(
     """
     from aspo_megatron.checkpoint.states.start import load_start, save_start
     from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
-    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.model.policy import build_model
     from aspo_megatron.warmup import warm_up
 
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))

@@ -32,12 +32,12 @@ from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.parallel.exchange import from_leader, to_replicas
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.reference import Reference
-from aspo_megatron.parallel.step import PassLimits, score, token_outputs
+from aspo_megatron.parallel.grid.exchange import from_leader, to_replicas
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.model.reference import Reference
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, score, token_outputs
 from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError

@@ -10,10 +10,10 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, update
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
 from aspo_megatron.step_metrics import update_metrics
 
 

@@ -16,10 +16,10 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.inputs.imitations import imitated, imitated_text
 from aspo_megatron.losses import LossOutput, Stat
 from aspo_megatron.metrics.progress import ProgressDisplay
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.objective import PlainObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import PassLimits, update
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.objective import PlainObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, update
 
 
 def warm_up(

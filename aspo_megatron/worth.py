@@ -12,8 +12,8 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses import advantages, kl
-from aspo_megatron.parallel.exchange import gather
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.exchange import gather
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.rewards.shaping import overlong_penalty
 
 

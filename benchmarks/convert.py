@@ -128,7 +128,7 @@ def to_hf(source: Path, target: Path) -> None:
 def with_mbridge(source: Path, target: Path) -> None:
     """Hugging Face to megatron's layers and back, by mbridge."""
     from aspo_megatron.config import ParallelConfig, PlatformConfig
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
 
     warnings.simplefilter("ignore")  # megatron's, about what is not installed
     with process_grid(ParallelConfig(), PlatformConfig(device="cpu"), seed=1):

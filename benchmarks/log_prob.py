@@ -21,7 +21,7 @@ import typer
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from benchmarks.log_prob_methods import COPIES, OURS, PLAIN, PRODUCTS, Case, Problem, methods, token_wise
 from benchmarks.log_prob_report import CaseResult, Report, TpResult, put_into_readme, write
 from benchmarks.log_prob_tp import measure_tp

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
-from aspo_megatron.parallel.vocabulary import chunk_for
+from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
+from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
 
 Method = Callable[["Problem"], None]
 """Forward and backward: leaves gradients at `hidden` and `weight`."""

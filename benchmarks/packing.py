@@ -18,7 +18,7 @@ import typer
 
 from aspo_megatron.data.packing import packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.parallel.exchange import balance
+from aspo_megatron.parallel.grid.exchange import balance
 
 PROMPTS, RESPONSES, LIMIT, BUDGET = 128, 16, 8192, 16384
 

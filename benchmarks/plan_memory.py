@@ -22,7 +22,7 @@ import torch
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.objective import PolicyObjective
+from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory import Setting, passing, resident
 from aspo_megatron.plan.workload import Group, local_batch
 from benchmarks.measure import peak_bytes
@@ -161,12 +161,12 @@ def make_models(folder: Path) -> None:
 def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
     """What a rank of `case` does; to be called in each. `folder`: that of `make_models`."""
     from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
 
     with process_grid(case.layout, PlatformConfig(device="cpu"), seed=1) as topology:
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.optimizer import Optimizer
-        from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
+        from aspo_megatron.parallel.model.policy import build_model
+        from aspo_megatron.parallel.update.optimizer import Optimizer
+        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 
         path = folder / case.model
         settings = ModelConfig(path=path, recompute=case.recompute)

@@ -21,7 +21,7 @@ import typer
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.objective import PolicyObjective
+from aspo_megatron.parallel.update.objective import PolicyObjective
 from benchmarks.measure import machine, peak_bytes, seconds
 from benchmarks.random_samples import random_group
 from benchmarks.ranks import Result, in_ranks, prepare
@@ -72,15 +72,15 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
     A process that is alone also says how fast it does the model's operations, as a share of a plain product's rate.
     """
     from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
 
     with (
         tempfile.TemporaryDirectory() as name,
         process_grid(ParallelConfig(**case.parallel), PlatformConfig(device="cpu"), seed=1) as topology,
     ):
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.optimizer import Optimizer
-        from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+        from aspo_megatron.parallel.model.policy import build_model
+        from aspo_megatron.parallel.update.optimizer import Optimizer
+        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
         from aspo_megatron.profile import StepProfile, forward_work, product_rate
 
         path = _model_folder(case, Path(name))

@@ -68,8 +68,8 @@ def _rank(rank: int, folder: Path, axis: str, port: int, bucket_bytes: int, repe
     from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
     from aspo_megatron.config import ModelConfig, ParallelConfig, PlatformConfig
     from aspo_megatron.models.family import read_family
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
+    from aspo_megatron.parallel.model.policy import build_model
 
     torch.set_num_threads(1)
     kind = "cuda" if torch.cuda.device_count() > 1 else "cpu"

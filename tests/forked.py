@@ -85,12 +85,12 @@ def _rank(environment: dict[str, str], main: Callable[..., object], args: tuple[
 def _serve(pipe: Connection) -> None:
     import torch
 
-    from aspo_megatron.parallel.platform import CpuPlatform, installed
+    from aspo_megatron.parallel.device.platform import CpuPlatform, installed
 
     torch.set_num_threads(1)
     with installed(CpuPlatform()):
-        import aspo_megatron.parallel.model  # noqa: F401
-        import aspo_megatron.parallel.optimizer  # noqa: F401
+        import aspo_megatron.parallel.model.policy  # noqa: F401
+        import aspo_megatron.parallel.update.optimizer  # noqa: F401
         import aspo_megatron.trainer  # noqa: F401
     while True:
         try:

@@ -14,7 +14,7 @@ from aspo_megatron.checkpoint.torch_dist.reader import PieceReader, check_common
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, all_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.exchange import from_leader, gather
+from aspo_megatron.parallel.grid.exchange import from_leader, gather
 
 Names = Callable[[Path, Manifest], Sequence[str]]
 

@@ -24,7 +24,7 @@ from packaging.version import Version
 from aspo_megatron import versions
 
 if TYPE_CHECKING:
-    from aspo_megatron.parallel.packages import Packages
+    from aspo_megatron.parallel.device.packages import Packages
 
 Limit = Literal["nofile", "memlock", "nproc", "core"]
 
@@ -227,7 +227,7 @@ class Host:
     @functools.cached_property
     def packages(self) -> Packages:
         """The optional packages for GPUs. Only where torch can be imported."""
-        from aspo_megatron.parallel.packages import find_packages
+        from aspo_megatron.parallel.device.packages import find_packages
 
         return find_packages()
 

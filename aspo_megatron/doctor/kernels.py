@@ -91,7 +91,7 @@ def _compiler(host: Host, gpus: Gpus) -> Line:
 
 def _choice(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     """What the run's `model.kernels` come to here, by the product's own rules."""
-    from aspo_megatron.parallel.kernels import Machine, advice, choose_kernels
+    from aspo_megatron.parallel.device.kernels import Machine, advice, choose_kernels
 
     on_gpu = gpus.there and wishes.run.platform.device != "cpu"
     compiler, found = ("Triton", host.packages.triton) if on_gpu else ("g++", host.which("g++") is not None)

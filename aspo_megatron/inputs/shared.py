@@ -10,8 +10,8 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.exchange import from_leader, from_leader_to_each
-from aspo_megatron.parallel.exchange import rank as own_rank
+from aspo_megatron.parallel.grid.exchange import from_leader, from_leader_to_each
+from aspo_megatron.parallel.grid.exchange import rank as own_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

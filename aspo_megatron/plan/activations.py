@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.plain_attention import QUERY_CHUNK
+from aspo_megatron.parallel.device.plain_attention import QUERY_CHUNK
 from aspo_megatron.plan.workload import LocalBatch
 
 _STATISTICS = 4

@@ -14,7 +14,7 @@ from aspo_megatron.plan.setting import MOMENTS_BYTES, Setting
 
 @dataclass(frozen=True)
 class LockedMemory:
-    """Bytes that a rank locks, before they are rounded up to whole blocks (`parallel/host_memory.py`).
+    """Bytes that a rank locks, before they are rounded up to whole blocks (`parallel/device/host_memory.py`).
 
     reference: its weights. moments: of the offloaded optimizer. save: the rank's part of a state, while it is written.
     """

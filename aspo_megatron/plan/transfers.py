@@ -10,7 +10,7 @@ _FP32 = 4
 
 
 def sync_bytes(config: RunConfig, family: Family, parallel: ParallelConfig) -> int:
-    """Of the leader, at the larger of two moments of an export (`parallel/export.py`).
+    """Of the leader, at the larger of two moments of an export (`parallel/model/export.py`).
 
     The largest tensor: as the shards that are gathered, as all of them, and in its final form; and the tensor before
     it, which is let go of when this one is there. Or a bucket that is filled while the one before is on its way.

@@ -16,7 +16,7 @@ from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
-from aspo_megatron.parallel.exchange import from_leader, rank
+from aspo_megatron.parallel.grid.exchange import from_leader, rank
 from aspo_megatron.rollout.embedded import EmbeddedEngine
 from aspo_megatron.rollout.ends import end_of_sequence_ids
 from aspo_megatron.rollout.engine import RolloutEngine

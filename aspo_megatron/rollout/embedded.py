@@ -21,7 +21,7 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
-from aspo_megatron.parallel.host_memory import to_device
+from aspo_megatron.parallel.device.host_memory import to_device
 from aspo_megatron.rollout.batch_tokens import most_rows, most_tokens
 from aspo_megatron.rollout.decode_cache import cache_name, decode_cache, takes_masks
 from aspo_megatron.rollout.embedded_weights import EmbeddedWeights

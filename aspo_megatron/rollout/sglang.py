@@ -16,7 +16,7 @@ from aspo_megatron.config import SamplingConfig, ServersConfig
 from aspo_megatron.data.samples import Sample, VersionSpan
 from aspo_megatron.errors import AgreedError, UserError
 from aspo_megatron.foreign_text import plain_logger
-from aspo_megatron.parallel.exchange import from_leader, gather, rank
+from aspo_megatron.parallel.grid.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.checksums import disagreement
 from aspo_megatron.rollout.ends import EndRule
 from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked

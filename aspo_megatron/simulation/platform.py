@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from aspo_megatron.parallel.cpu_calls import cpu_rng_tracker
-from aspo_megatron.parallel.kernels import Machine
-from aspo_megatron.parallel.packages import Packages
-from aspo_megatron.parallel.platform import Platform
+from aspo_megatron.parallel.device.cpu_calls import cpu_rng_tracker
+from aspo_megatron.parallel.device.kernels import Machine
+from aspo_megatron.parallel.device.packages import Packages
+from aspo_megatron.parallel.device.platform import Platform
 from aspo_megatron.simulation.collectives import (
     broadcast_objects,
     gather_object,

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.parallel.packages import Packages
-from aspo_megatron.parallel.topology import Topology, build_grid, leave_grid
+from aspo_megatron.parallel.device.packages import Packages
+from aspo_megatron.parallel.grid.topology import Topology, build_grid, leave_grid
 from aspo_megatron.simulation.collectives import join
 from aspo_megatron.simulation.device import StandIn
 from aspo_megatron.simulation.devices import PinnedMemory

@@ -15,12 +15,12 @@ from aspo_megatron.checkpoint.states.sharded_state import model_shards, optimize
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.host_copies import HostCopies
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.reference import Reference
-from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+from aspo_megatron.parallel.device.host_copies import HostCopies
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.model.reference import Reference
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.transports import DistributedTransport
 from aspo_megatron.rollout.weight_sync import sync_weights

@@ -37,9 +37,9 @@ def _model() -> tuple[Any, Any, Any]:
     from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
     from aspo_megatron.config.io import load_config
     from aspo_megatron.models.family import read_family
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.optimizer import Optimizer
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
+    from aspo_megatron.parallel.model.policy import build_model
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     run = Path.cwd() / "run"
     config = load_config(run / "config.yaml")

@@ -13,9 +13,9 @@ import math
 import torch
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.micro_batch import copied
-from aspo_megatron.parallel.platform import attend, attend_backward
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.platform import attend, attend_backward
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model.micro_batch import copied
 from benchmarks.gpu_check.attention_cases import (
     ERROR,
     LSE_ERROR,
@@ -125,8 +125,8 @@ def show_layer(sheet: Sheet, place: Place, groups: tuple[Group, ...]) -> None:
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.enums import AttnMaskType
 
-    from aspo_megatron.parallel.attention import SpanAttention, plan_blocks
-    from aspo_megatron.parallel.context import context_slice
+    from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
+    from aspo_megatron.parallel.model.context import context_slice
 
     heads, kv_heads, d = (4, 2, 64) if place.small else (16, 8, 128)
     config = TransformerConfig(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.data.packing import Span
-from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
+from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
 
 REFERENCE = "plain attention in fp64 of the same inputs"
 ERROR = 2e-2

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.micro_batch import copied
-from aspo_megatron.parallel.platform import attend, attend_backward
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.platform import attend, attend_backward
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model.micro_batch import copied
 from benchmarks.gpu_check.attention_cases import ERROR, Group, spans_of
 from benchmarks.gpu_check.attention_varlen import holds_or_not
 from benchmarks.gpu_check.figures import kernels, relative, seconds
@@ -88,8 +88,8 @@ class Blocks:
     def __init__(
         self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
     ) -> None:
-        from aspo_megatron.parallel.attention import _BlockAttention, plan_blocks
-        from aspo_megatron.parallel.context import context_slice
+        from aspo_megatron.parallel.model.attention import _BlockAttention, plan_blocks
+        from aspo_megatron.parallel.model.context import context_slice
 
         plan = plan_blocks(context_slice(spans_of(groups), 1, 0, multiple_of=1))
         blocks = (copied(plan, device) if device.type != "cpu" else plan).blocks

@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.log_prob import token_log_probs
-from aspo_megatron.parallel.topology import process_grid
-from aspo_megatron.parallel.vocabulary import chunk_for
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.log_prob.autograd import token_log_probs
+from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
 from benchmarks.gpu_check.figures import farthest, fresh_random, poison, relative
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64, token_wise

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aspo_megatron.parallel.log_prob import token_objective
+from aspo_megatron.parallel.log_prob.autograd import token_objective
 
 _AT_A_TIME = 1 << 25
 """Logits that exist at the same time in fp64."""

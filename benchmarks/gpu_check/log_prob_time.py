@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from aspo_megatron.parallel.vocabulary import chunk_for
+from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
 from benchmarks import log_prob_methods as other
 from benchmarks.gpu_check.figures import seconds
 from benchmarks.gpu_check.lines import Place, Sheet

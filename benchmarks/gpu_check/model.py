@@ -18,7 +18,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.packing import split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.memory import passing, resident
 from aspo_megatron.plan.setting import setting_of
 from aspo_megatron.plan.workload import Group, local_batch
@@ -171,8 +171,8 @@ def passes(
     topology: Topology, folder: Path, groups: list[list[Sample]], tokens: int, weights: Weights | None = None
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """An update and a scoring pass of a bf16 model, to be called again and again."""
-    from aspo_megatron.parallel.objective import PolicyObjective
-    from aspo_megatron.parallel.step import PassLimits, aggregation_of, score, update
+    from aspo_megatron.parallel.update.objective import PolicyObjective
+    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
 
     model = build(folder, topology, "bfloat16", weights or Weights(folder))
     optimizer = adam(model)

@@ -20,7 +20,7 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig
 from aspo_megatron.launch.rank import ignore_warnings_of_libraries
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from benchmarks.gpu_check.policies import Weights, adam, build, one_rank, ragged_groups
 
 _TEMPERATURE = 0.9
@@ -67,8 +67,8 @@ def made(folder: Path, topology: Topology, dtype: str, weights: Weights, tokens:
 
     It is the first of its step, so that each ratio is 1.
     """
-    from aspo_megatron.parallel.objective import PolicyObjective
-    from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
+    from aspo_megatron.parallel.update.objective import PolicyObjective
+    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 
     model = build(folder, topology, dtype, weights)
     optimizer = adam(model)

@@ -17,12 +17,12 @@ from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
 from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig, RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from benchmarks.gpu_check.lines import Place
 
 if TYPE_CHECKING:
-    from aspo_megatron.parallel.model import PolicyModel
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import PolicyModel
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
 SINGLE = ParallelConfig()
 SEED = 1
@@ -119,7 +119,7 @@ def one_rank(device: torch.device, threads: int = 1) -> Iterator[Topology]:
 
 def build(folder: Path, topology: Topology, dtype: str, weights: Weights) -> PolicyModel:
     """The model of a folder on the topology's device."""
-    from aspo_megatron.parallel.model import build_model
+    from aspo_megatron.parallel.model.policy import build_model
 
     return build_model(read_family(folder), topology, ModelConfig(path=folder, dtype=dtype), weights)
 
@@ -136,7 +136,7 @@ def run_config(folder: Path, dtype: str, output: Path | None = None, **sections:
 
 def adam(model: PolicyModel, parallel: ParallelConfig = SINGLE, **settings: Any) -> Optimizer:
     """An optimizer whose gradients are what they are: nothing is clipped."""
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     return Optimizer(model, OptimizerConfig(lr=1e-3, clip_grad=0.0, **settings), 100, parallel)
 

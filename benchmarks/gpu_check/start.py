@@ -20,10 +20,10 @@ from torch import Tensor
 from aspo_megatron.config import KernelsConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.launch.rank import rank_settings
-from aspo_megatron.parallel.exchange import from_leader, gather, to_replicas
-from aspo_megatron.parallel.export import _all_gather_flat
-from aspo_megatron.parallel.kernels import Kernels, Machine, choose_kernels
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.device.kernels import Kernels, Machine, choose_kernels
+from aspo_megatron.parallel.grid.exchange import from_leader, gather, to_replicas
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.parallel.model.export import _all_gather_flat
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.machine import find_machine
 

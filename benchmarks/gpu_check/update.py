@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.policies import (
@@ -30,9 +30,9 @@ from benchmarks.gpu_check.policies import (
 from benchmarks.gpu_check.update_saves import saves
 
 if TYPE_CHECKING:
-    from aspo_megatron.parallel.model import PolicyModel
-    from aspo_megatron.parallel.optimizer import Optimizer
-    from aspo_megatron.parallel.reference import Reference
+    from aspo_megatron.parallel.model.policy import PolicyModel
+    from aspo_megatron.parallel.model.reference import Reference
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
 _FUSED = "aten::_fused_adamw_"
 _NEEDS_GPU = "needs a GPU"
@@ -127,8 +127,8 @@ def _two_updates(
 
 def reference(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, tokens: int) -> None:
     """The reference model in the host's memory against one that stays on the GPU."""
-    from aspo_megatron.parallel.reference import Reference
-    from aspo_megatron.parallel.step import PassLimits, score
+    from aspo_megatron.parallel.model.reference import Reference
+    from aspo_megatron.parallel.update.step import PassLimits, score
 
     on_gpu = topology.platform.device.type != "cpu"
     groups, limits = ragged_groups(folder, small=not on_gpu), PassLimits(tokens, None, 1.0)

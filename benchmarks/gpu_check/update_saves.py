@@ -11,15 +11,15 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.config.io import save_config
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Sheet
 from benchmarks.gpu_check.policies import Weights, adam, build, made_update, run_config
 
 if TYPE_CHECKING:
     from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
-    from aspo_megatron.parallel.model import PolicyModel
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import PolicyModel
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
 _BUSY_CYCLES = 500_000_000
 """A quarter of a second on an H100, in which the GPU is kept from the copies of a save."""

@@ -12,7 +12,7 @@ import torch
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.probe import tolerance_of
 from aspo_megatron.rollout.engine import Request
 from benchmarks.gpu_check import memory
@@ -31,7 +31,7 @@ from benchmarks.gpu_check.weights_bucket import shared_bucket
 from benchmarks.gpu_check.weights_budget import batch_tokens
 
 if TYPE_CHECKING:
-    from aspo_megatron.parallel.model import PolicyModel
+    from aspo_megatron.parallel.model.policy import PolicyModel
     from aspo_megatron.rollout.embedded import EmbeddedEngine
 
 _SHARE = 0.9
@@ -102,7 +102,7 @@ def compare(
 
     Gives that of 90 % of them.
     """
-    from aspo_megatron.parallel.step import PassLimits, score
+    from aspo_megatron.parallel.update.step import PassLimits, score
 
     scored = list(score(model, groups, PassLimits(tokens, None, 1.0)))
     off = np.concatenate([np.abs(found - sample.rollout_log_probs) for sample, found in scored])

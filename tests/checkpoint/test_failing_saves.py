@@ -22,7 +22,7 @@ from file_size import limited
 from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config.io import load_config, save_config
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 
 from .test_saver import build, settings

@@ -22,7 +22,7 @@ from aspo_megatron.checkpoint.states.folders import publish, tidy
 from aspo_megatron.checkpoint.torch_dist.manifest import FORMAT_VERSION, file_entry, read_manifest, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.parallel.platform import CpuPlatform, installed
+from aspo_megatron.parallel.device.platform import CpuPlatform, installed
 
 DEEP = "[" * 100_000 + "]" * 100_000
 DIGITS = int("9" * 4000)

@@ -20,7 +20,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.read import read_inputs
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.quantize.run import _weights
 from distributed import Ranks
 from models import llama_folder

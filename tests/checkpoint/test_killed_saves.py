@@ -19,7 +19,7 @@ from forked import Server, fork_ranks, kill
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from models import llama_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
@@ -100,8 +100,8 @@ def save_on(settings: list[str], said: Path) -> None:
         from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
         from aspo_megatron.checkpoint.states.folders import tidy
         from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, find_state, load_state
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.optimizer import Optimizer
+        from aspo_megatron.parallel.model.policy import build_model
+        from aspo_megatron.parallel.update.optimizer import Optimizer
 
         family = read_family(config.model.path)
         with SafetensorsFolder(config.model.path) as tensors:

@@ -20,7 +20,7 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.inputs.read import open_weights, read_inputs
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import RankError, Ranks
 from models import llama_folder
 

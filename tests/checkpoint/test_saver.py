@@ -15,7 +15,7 @@ from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 from models import llama_folder
 
@@ -135,8 +135,8 @@ def save_five(settings: list[str], full: tuple[int, ...] | None) -> list[str]:
 
 
 def build(config: RunConfig, topology: Any) -> Any:
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import build_model
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     family = read_family(config.model.path)
     with SafetensorsFolder(config.model.path) as tensors:

@@ -26,7 +26,7 @@ from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 from models import llama_folder
 
@@ -105,8 +105,8 @@ def save_and_go_on(settings: list[str]) -> None:
     with process_grid(config.parallel, config.platform, seed=1) as topology:
         from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state
         from aspo_megatron.models.hf_config import transformers_config
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.optimizer import Optimizer
+        from aspo_megatron.parallel.model.policy import build_model
+        from aspo_megatron.parallel.update.optimizer import Optimizer
         from aspo_megatron.rollout.empty_model import empty_model
 
         family = read_family(path)

@@ -14,7 +14,7 @@ from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 from models import llama_folder, qwen3_moe_folder
 
@@ -127,8 +127,8 @@ def load_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
 
 
 def build(settings: ModelConfig, parallel: ParallelConfig, topology: Any) -> Any:
-    from aspo_megatron.parallel.model import build_model
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import build_model
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     family = read_family(settings.path)
     with SafetensorsFolder(settings.path) as tensors:
@@ -150,7 +150,7 @@ def update(model: Any, optimizer: Any, seed: int) -> None:
             return self.read_whole(name).narrow(dim, start, stop - start)
 
     from aspo_megatron.models.mapping import hf_sizes
-    from aspo_megatron.parallel.export import split_over
+    from aspo_megatron.parallel.model.export import split_over
 
     sizes = hf_sizes(model.family.rows, model.family.shape(tp=1))
     optimizer.zero_grad()
@@ -239,7 +239,7 @@ def compare_with_offloaded(
             optimizer_shards,
         )
         from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
-        from aspo_megatron.parallel.moments import HostMoments
+        from aspo_megatron.parallel.update.moments import HostMoments
 
         patch.setattr(
             torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)

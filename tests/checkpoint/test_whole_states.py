@@ -20,7 +20,7 @@ from aspo_megatron.checkpoint.torch_dist.reader import read_index
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import RankError, Ranks
 
 from .test_failing_saves import Saves

@@ -17,7 +17,7 @@ from aspo_megatron.doctor.lines import Line
 from aspo_megatron.doctor.report import examine
 from aspo_megatron.doctor.wishes import Wishes, read_wishes
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.packages import Packages
+from aspo_megatron.parallel.device.packages import Packages
 
 NOT_FOUND = Answer(None, problem="not found")
 HANGS = Answer(None, problem="no answer within 15 s")

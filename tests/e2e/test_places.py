@@ -70,7 +70,7 @@ def run(work: Path, name: str, settings: list[str], dies: Moment | None = None, 
 def mortal(config: Any, inputs: Any, log: Path, dies: Moment | None, counts_made: bool) -> None:
     """A rank that kills itself. `counts_made`: as in older versions, its states know of the updates made alone."""
     from aspo_megatron import warmup
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.update.optimizer import Optimizer
     from aspo_megatron.trainer import Trainer
 
     if counts_made:

@@ -23,8 +23,8 @@ from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_f
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.exchange import gather
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.exchange import gather
+from aspo_megatron.parallel.grid.topology import process_grid
 from benchmarks.soak.injection import Faults, read_log
 
 GOOD = 2
@@ -45,8 +45,8 @@ class Saving:
 
     def __init__(self, config: RunConfig, topology: Any) -> None:
         from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
-        from aspo_megatron.parallel.model import build_model
-        from aspo_megatron.parallel.optimizer import Optimizer
+        from aspo_megatron.parallel.model.policy import build_model
+        from aspo_megatron.parallel.update.optimizer import Optimizer
 
         self.config, self.leads = config, topology.is_leader
         self.family = read_family(config.model.path)

@@ -79,8 +79,8 @@ def test_wrong_values(part: int, wrong: Any, tmp_path: Path, monkeypatch: pytest
 def test_merge_without_the_other_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer's blocks: a response that forgets its prompt, and backward passes that do not know of the merge."""
     from aspo_megatron.config import ParallelConfig, PlatformConfig
-    from aspo_megatron.parallel import attention as product
-    from aspo_megatron.parallel.topology import process_grid
+    from aspo_megatron.parallel.grid.topology import process_grid
+    from aspo_megatron.parallel.model import attention as product
 
     def show(sheet: Any, place: Any) -> None:
         with process_grid(ParallelConfig(), PlatformConfig(device="cpu"), seed=1):

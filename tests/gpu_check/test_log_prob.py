@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from benchmarks.gpu_check import log_prob, log_prob_fresh
 from benchmarks.gpu_check.lines import Line, Place, Status
 from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
@@ -146,7 +146,7 @@ def test_gradient_that_is_summed_in_16_bits(
     topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product's own code broken: the weight's gradient is added up in bf16."""
-    from aspo_megatron.parallel import logit_gradient
+    from aspo_megatron.parallel.log_prob import gradient as logit_gradient
 
     def in_16_bits(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
         total.copy_((total.bfloat16() + (gradient.t() @ hidden.to(gradient.dtype)).bfloat16()).float())

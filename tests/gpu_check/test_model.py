@@ -43,7 +43,7 @@ def test_on_the_cpu(run: tuple[Path, Lines]) -> None:
 
 
 def change_attention(dtype: torch.dtype, factor: float) -> None:
-    from aspo_megatron.parallel import attention
+    from aspo_megatron.parallel.model import attention
 
     backward = attention.attend_backward
 
@@ -203,7 +203,7 @@ MEMORY = {"memory that a model and Adam hold", "memory that an update takes beyo
 
 
 def wait_and_copy() -> None:
-    from aspo_megatron.parallel import chunk
+    from aspo_megatron.parallel.model import chunk
 
     rotary = chunk.ModelChunk._rotary
 

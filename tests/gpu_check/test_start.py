@@ -11,8 +11,8 @@ import torch
 from packaging.version import Version
 
 from aspo_megatron.config import KernelsConfig
-from aspo_megatron.parallel.kernels import Machine, choose_kernels
-from aspo_megatron.parallel.packages import Packages
+from aspo_megatron.parallel.device.kernels import Machine, choose_kernels
+from aspo_megatron.parallel.device.packages import Packages
 from benchmarks.gpu_check import start
 from benchmarks.gpu_check.lines import Status
 

@@ -29,7 +29,7 @@ SAVES = {f"memory {when} a save, {kind}" for kind in KINDS for when in ("of", "a
 
 def share_what_is_saved() -> None:
     """A save that writes what is there when it writes, not what was there when it began."""
-    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.parallel.device.host_copies import HostCopies
 
     HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
     slow_down_writing()
@@ -80,9 +80,9 @@ def memory_lines(folder: Path, plant: Callable[[], None] | None = None) -> Lines
 
 
 def keep_what_goes_away() -> None:
-    from aspo_megatron.parallel.host_copies import HostCopies
-    from aspo_megatron.parallel.moments import HostMoments
-    from aspo_megatron.parallel.reference import HostWeights
+    from aspo_megatron.parallel.device.host_copies import HostCopies
+    from aspo_megatron.parallel.model.reference import HostWeights
+    from aspo_megatron.parallel.update.moments import HostMoments
 
     kept: list[Any] = []
     take = HostCopies.take

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.launch.rank import rank_main
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 
 SECONDS = 4.0
 """How long the ranks wait in the update; to meet they may take longer."""

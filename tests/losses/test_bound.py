@@ -19,7 +19,7 @@ from aspo_megatron.losses import build, get, kl, names
 from aspo_megatron.losses.bound import LARGEST_RATIO, MOST_NATS
 from aspo_megatron.losses.correction import Correction, correction_weights
 from aspo_megatron.losses.weights import gradient_weights
-from aspo_megatron.parallel.objective import PolicyObjective, weighted_sum
+from aspo_megatron.parallel.update.objective import PolicyObjective, weighted_sum
 
 from .test_policy_losses import call
 

@@ -4,7 +4,7 @@ megatron-core is imported here, before any test module imports it: as in a run, 
 which it loads a compiler that takes seconds.
 """
 
-from aspo_megatron.parallel.platform import CpuPlatform, installed
+from aspo_megatron.parallel.device.platform import CpuPlatform, installed
 
 with installed(CpuPlatform()):
-    import aspo_megatron.parallel.step  # noqa: F401
+    import aspo_megatron.parallel.update.step  # noqa: F401

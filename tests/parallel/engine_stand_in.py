@@ -20,7 +20,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
 from torch.nn import functional
 
-from aspo_megatron.parallel import spec
+from aspo_megatron.parallel.model import spec
 
 
 class Product(torch.autograd.Function):

@@ -17,9 +17,9 @@ from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import TensorSource
-from aspo_megatron.parallel.model import PolicyModel, build_model
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.policy import PolicyModel, build_model
+from aspo_megatron.parallel.update.optimizer import Optimizer
 
 PLATFORM = PlatformConfig(device="cpu", timeout_minutes=2)
 

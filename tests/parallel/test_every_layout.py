@@ -23,12 +23,12 @@ from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.layouts import layouts
-from aspo_megatron.parallel.meeting import interfaces, meet
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.platform import choose_platform
-from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
-from aspo_megatron.parallel.topology import Topology, build_grid
+from aspo_megatron.parallel.device.platform import choose_platform
+from aspo_megatron.parallel.grid.meeting import interfaces, meet
+from aspo_megatron.parallel.grid.topology import Topology, build_grid
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 from aspo_megatron.plan.layouts import candidates
 from distributed import Ranks, once
 from models import qwen3_folder, qwen3_moe_folder

@@ -14,9 +14,9 @@ from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.exchange import balance, from_leader, gather, to_replicas
-from aspo_megatron.parallel.platform import CpuPlatform, CudaPlatform
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.platform import CpuPlatform, CudaPlatform
+from aspo_megatron.parallel.grid.exchange import balance, from_leader, gather, to_replicas
+from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 
 from .layouts import FP32, PLATFORM

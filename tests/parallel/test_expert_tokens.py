@@ -11,8 +11,8 @@ from megatron.core.transformer.moe import token_dispatcher
 from megatron.core.transformer.moe.moe_utils import permute
 from torch import Tensor
 
-from aspo_megatron.parallel.expert_tokens import permute_by_known_count
-from aspo_megatron.parallel.platform import CpuPlatform, installed
+from aspo_megatron.parallel.device.expert_tokens import permute_by_known_count
+from aspo_megatron.parallel.device.platform import CpuPlatform, installed
 
 EXPERTS, CHOSEN, SIZE = 6, 2, 5
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.parallel import export
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model import export
 from distributed import Ranks
 
 from .layouts import FP32, PLATFORM, Layout, load
@@ -95,7 +95,7 @@ def exported_by_older_torch(row: Layout, folder: Path) -> dict[str, torch.Tensor
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
-        patch.setattr("aspo_megatron.parallel.model.Exporter", module.Exporter)
+        patch.setattr("aspo_megatron.parallel.model.policy.Exporter", module.Exporter)
         return {name: tensor.clone() for name, tensor in load(folder, topology, row=row).hf_tensors()}
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.attention import Block, SpanAttention, SpanAttentionParams, _BlockAttention
-from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
-from aspo_megatron.parallel.platform import attend_backward
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
+from aspo_megatron.parallel.device.platform import attend_backward
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model.attention import Block, SpanAttention, SpanAttentionParams, _BlockAttention
 
 HEADS, KV_HEADS, HEAD_DIM, TOKENS = 8, 2, 64, 500
 

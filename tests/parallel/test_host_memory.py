@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.parallel.host_memory import HostArena
+from aspo_megatron.parallel.device.host_memory import HostArena
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])

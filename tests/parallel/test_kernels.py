@@ -22,10 +22,10 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.launch.whereabouts import Whereabouts
 from aspo_megatron.models.families.qwen3_moe import ROWS
-from aspo_megatron.parallel.context import context_slice
-from aspo_megatron.parallel.kernels import Kernels, Machine, advice, choose_kernels
-from aspo_megatron.parallel.packages import Packages, engine_window, find_packages
-from aspo_megatron.parallel.platform import CpuPlatform, attend, attend_backward
+from aspo_megatron.parallel.device.kernels import Kernels, Machine, advice, choose_kernels
+from aspo_megatron.parallel.device.packages import Packages, engine_window, find_packages
+from aspo_megatron.parallel.device.platform import CpuPlatform, attend, attend_backward
+from aspo_megatron.parallel.model.context import context_slice
 
 NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
 WINDOW = SpecifierSet("<2.12.0,>=2.9.0a0")

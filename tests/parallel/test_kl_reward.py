@@ -14,7 +14,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses.kl import Estimator
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.worth import charge_kl, response_kl
 from distributed import Ranks
 

@@ -19,9 +19,9 @@ from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.addresses import free_ports
 from aspo_megatron.launch.loopback import is_loopback, loopback_interface
-from aspo_megatron.parallel import meeting
-from aspo_megatron.parallel.meeting import interfaces, meet, stays_here
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid import meeting
+from aspo_megatron.parallel.grid.meeting import interfaces, meet, stays_here
+from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.rewards.jail import kernel
 from aspo_megatron.rollout.transfer_group import TransferGroup
 from distributed import Ranks

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
-from aspo_megatron.parallel.context import context_slice
-from aspo_megatron.parallel.micro_batch import MicroBatch, copied
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.micro_batch import MicroBatch, copied
 
 from .layouts import PLATFORM
 from .samples import make_groups

@@ -21,11 +21,11 @@ from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import LossOutput
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.parallel.micro_batch import MicroBatch
-from aspo_megatron.parallel.objective import PlainObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import PassLimits, score, update
-from aspo_megatron.parallel.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.parallel.model.micro_batch import MicroBatch
+from aspo_megatron.parallel.update.objective import PlainObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, score, update
 from distributed import Ranks, once
 
 from .layouts import FP32, LAYOUTS, MORE_LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative

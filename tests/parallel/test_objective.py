@@ -14,7 +14,7 @@ from aspo_megatron import losses
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.losses import LossOutput
-from aspo_megatron.parallel.objective import PlainObjective, PolicyObjective, gradient_at_tokens, weighted_sum
+from aspo_megatron.parallel.update.objective import PlainObjective, PolicyObjective, gradient_at_tokens, weighted_sum
 
 from .samples import make_groups
 

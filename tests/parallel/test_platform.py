@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.platform import CpuPlatform, choose_platform, installed
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.platform import CpuPlatform, choose_platform, installed
+from aspo_megatron.parallel.grid.topology import process_grid
 
 from .layouts import PLATFORM
 
@@ -87,7 +87,7 @@ def test_import_patches_nothing() -> None:
 import sys, torch, torch.utils._device
 owners = (torch, torch.cuda, torch.Tensor)
 before = [dict(vars(owner)) for owner in owners]
-import aspo_megatron.parallel.platform
+import aspo_megatron.parallel.device.platform
 after = [dict(vars(owner)) for owner in owners]
 changed = [key for old, new in zip(before, after) for key in old if new[key] is not old[key]]
 assert not changed, changed

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from aspo_megatron.config import OptimizerConfig
-from aspo_megatron.parallel.schedule import Schedule
+from aspo_megatron.parallel.update.schedule import Schedule
 
 LR = 1e-3
 SHAPES = ["constant", "linear", "cosine"]

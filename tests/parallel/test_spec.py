@@ -26,14 +26,14 @@ from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.kernels import Kernels, Machine
-from aspo_megatron.parallel.model import build_model
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.packages import Packages
-from aspo_megatron.parallel.spec import parts_of, transformer_config
-from aspo_megatron.parallel.step import PassLimits, aggregation_of, update
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.device.kernels import Kernels, Machine
+from aspo_megatron.parallel.device.packages import Packages
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model.policy import build_model
+from aspo_megatron.parallel.model.spec import parts_of, transformer_config
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 from distributed import Ranks
 
 from .engine_stand_in import engine_stand_in

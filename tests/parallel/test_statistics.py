@@ -9,8 +9,8 @@ import torch
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.losses.base import Stat
-from aspo_megatron.parallel.statistics import StepStatistics
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.update.statistics import StepStatistics
 from distributed import Ranks
 
 from .layouts import PLATFORM

@@ -26,10 +26,10 @@ from aspo_megatron.config import Aggregation, LossConfig, OptimizerConfig, Paral
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import kl
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.parallel.objective import PolicyObjective
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.step import PassLimits, UpdateResult, aggregation_of, update
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.update.objective import PolicyObjective
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
 from distributed import Ranks, once
 
 from .conftest import MatrixRow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.token_rows import TokenRows, take
+from aspo_megatron.parallel.model.token_rows import TokenRows, take
 
 TOKENS, SIZE = 40, 16
 INDEX = torch.tensor([7, 8, 9, 7, 20, 7, 0, 39, *[7] * 500, 20, 3])

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from aspo_megatron import versions
 from aspo_megatron.errors import UserError
-from aspo_megatron.parallel.platform import choose_platform
+from aspo_megatron.parallel.device.platform import choose_platform
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -28,7 +28,7 @@ def _serve(pipe: Connection) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from aspo_megatron.parallel.platform import installed
+    from aspo_megatron.parallel.device.platform import installed
     from aspo_megatron.simulation.device import StandIn
     from aspo_megatron.simulation.platform import StandInPlatform
     from aspo_megatron.simulation.rank import BARE

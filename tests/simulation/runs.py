@@ -56,10 +56,10 @@ def updates(setup: Setup) -> dict[str, Figures]:
     `update: micro-batches` and `pass: micro-batches` are those of all forward and backward passes, without what comes
     before the first and after the last.
     """
-    from aspo_megatron.parallel import step
-    from aspo_megatron.parallel.model import PolicyModel
-    from aspo_megatron.parallel.objective import PolicyObjective
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.model.policy import PolicyModel
+    from aspo_megatron.parallel.update import step
+    from aspo_megatron.parallel.update.objective import PolicyObjective
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     groups = groups_of(setup)
     limits = step.PassLimits(budget(groups), None, 1.0)

@@ -248,13 +248,13 @@ def run_config(setup: Setup, run: Path, model_settings: Any = None, **sections: 
 
 
 def build_policy(setup: Setup, rank: Any) -> Any:
-    from aspo_megatron.parallel.model import PolicyModel
+    from aspo_megatron.parallel.model.policy import PolicyModel
 
     return PolicyModel(setup.family, rank.topology, setup.model).to(rank.topology.platform.device)
 
 
 def build(setup: Setup, rank: Any, config: OptimizerConfig) -> Any:
-    from aspo_megatron.parallel.optimizer import Optimizer
+    from aspo_megatron.parallel.update.optimizer import Optimizer
 
     model = build_policy(setup, rank)
     return model, Optimizer(model, config, 10, setup.parallel)

@@ -23,7 +23,7 @@ ALONE = ParallelConfig()
 
 
 def with_indices_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel.micro_batch import MicroBatch
+    from aspo_megatron.parallel.model.micro_batch import MicroBatch
 
     move = MicroBatch.to
     MicroBatch.to = lambda batch, device: replace(move(batch, device), attention=batch.attention)  # type: ignore[method-assign]
@@ -31,7 +31,7 @@ def with_indices_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
 
 
 def with_targets_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel.micro_batch import MicroBatch
+    from aspo_megatron.parallel.model.micro_batch import MicroBatch
 
     move = MicroBatch.to
 
@@ -44,7 +44,7 @@ def with_targets_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
 
 
 def with_a_strided_log_sum_exp(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel import attention
+    from aspo_megatron.parallel.model import attention
 
     attend = attention.attend_backward
     contiguous = torch.Tensor.contiguous
@@ -61,7 +61,7 @@ def with_a_strided_log_sum_exp(setup: Setup) -> dict[str, Figures]:
 
 
 def with_a_number_read_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel.chunk import ModelChunk
+    from aspo_megatron.parallel.model.chunk import ModelChunk
 
     hidden_states = ModelChunk.hidden_states
 
@@ -75,7 +75,7 @@ def with_a_number_read_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
 
 
 def with_a_list_made_a_tensor_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel.chunk import ModelChunk
+    from aspo_megatron.parallel.model.chunk import ModelChunk
 
     hidden_states = ModelChunk.hidden_states
 
@@ -88,14 +88,14 @@ def with_a_list_made_a_tensor_in_the_forward_pass(setup: Setup) -> dict[str, Fig
 
 
 def with_gpu_tensors_for_the_writer(setup: Setup, state: Path, run: Path) -> Any:
-    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.parallel.device.host_copies import HostCopies
 
     HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
     return all_work(setup, state, run)
 
 
 def without_a_fence(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.parallel.device.host_copies import HostCopies
 
     HostCopies.fence = lambda copies: None  # type: ignore[method-assign]
     updates_beside_a_save(setup, run)
@@ -109,7 +109,7 @@ def without_waiting_for_what_is_copied(setup: Setup, run: Path) -> None:
 
 
 def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.parallel.device.host_copies import HostCopies
 
     take = HostCopies.take
 
@@ -121,14 +121,14 @@ def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
 
 
 def without_waiting_for_the_moments(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.moments import HostMoments
+    from aspo_megatron.parallel.update.moments import HostMoments
 
     HostMoments.wait = lambda moments: None  # type: ignore[method-assign]
     updates_beside_a_save(setup, run, offload=True)
 
 
 def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.host_copies import HostCopies
+    from aspo_megatron.parallel.device.host_copies import HostCopies
     from aspo_megatron.simulation.timeline import Timeline
 
     take = HostCopies.take
@@ -138,7 +138,7 @@ def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
 
 
 def with_a_reference_of_garbage(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.reference import HostWeights
+    from aspo_megatron.parallel.model.reference import HostWeights
 
     def bring(weights: HostWeights) -> None:
         for parameter, _ in weights._places:
@@ -149,7 +149,7 @@ def with_a_reference_of_garbage(setup: Setup, run: Path) -> None:
 
 
 def with_a_reference_that_is_away(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.reference import HostWeights
+    from aspo_megatron.parallel.model.reference import HostWeights
 
     HostWeights.bring = lambda weights: None  # type: ignore[method-assign]
     scored_by_reference(setup, 0.01, None)

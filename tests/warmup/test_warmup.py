@@ -23,7 +23,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.inputs.read import load_tokenizer, open_weights
 from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
-from aspo_megatron.parallel.topology import process_grid
+from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.rollout.engine import Request
 from distributed import Ranks
 
@@ -61,7 +61,7 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
     """In a rank: weights before and after, greedy answers after, and the phases that were shown."""
     config = make_config(updates, parallel)
     with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
-        from aspo_megatron.parallel.model import build_model
+        from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.rollout.embedded import EmbeddedEngine
         from aspo_megatron.warmup import warm_up
 
@@ -118,7 +118,7 @@ def given_up(after: int) -> tuple[bool, list[str]]:
     parallel = ParallelConfig(dp=2)
     config = make_config(10, parallel)
     with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
-        from aspo_megatron.parallel.model import build_model
+        from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.warmup import warm_up
 
         family, tokenizer, progress = read_family(FOLDER), load_tokenizer(FOLDER), Phases()

@@ -30,10 +30,10 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.exchange import from_leader, gather
-from aspo_megatron.parallel.host_copies import HostCopies
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.device.host_copies import HostCopies
+from aspo_megatron.parallel.grid.exchange import from_leader, gather
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.optimizer import Optimizer
 
 
 class StateSaver:

@@ -20,10 +20,10 @@ from torch import Tensor
 from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, checkpoint_keys
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.parallel.chunk import ModelChunk
-from aspo_megatron.parallel.exchange import gather
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.optimizer import Optimizer
+from aspo_megatron.parallel.grid.exchange import gather
+from aspo_megatron.parallel.model.chunk import ModelChunk
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.optimizer import Optimizer
 
 _SHARDING = {"singleton_local_shards": True, "non_homogeneous_layers": True}
 

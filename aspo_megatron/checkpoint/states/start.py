@@ -19,8 +19,8 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.exchange import from_leader
-from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.grid.exchange import from_leader
+from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.reading import read_json
 
 START = "start"

@@ -18,8 +18,8 @@ from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import differing_keys
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.moments import MOMENTS
-from aspo_megatron.parallel.optimizer import MAIN_WEIGHT
+from aspo_megatron.parallel.update.moments import MOMENTS
+from aspo_megatron.parallel.update.optimizer import MAIN_WEIGHT
 from aspo_megatron.reading import parse_json, read_bytes
 
 STATE_FILE = "state.json"

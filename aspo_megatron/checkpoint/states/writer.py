@@ -28,8 +28,8 @@ from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import SIDECAR
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.exchange import from_leader, gather
-from aspo_megatron.parallel.host_copies import HostCopies
+from aspo_megatron.parallel.device.host_copies import HostCopies
+from aspo_megatron.parallel.grid.exchange import from_leader, gather
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from aspo_megatron.config import ModelConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.attention import SpanAttention
-from aspo_megatron.parallel.kernels import Kernels
-from aspo_megatron.parallel.router import BalancedRouter
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.device.kernels import Kernels
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.attention import SpanAttention
+from aspo_megatron.parallel.model.router import BalancedRouter
 
 
 class GradientFusingLayer(TransformerLayer):
@@ -112,7 +112,7 @@ def transformer_config(
         # Weights are loaded, not drawn.
         perform_initialization=False,
         use_cpu_initialization=True,
-        # The loss carries the step's denominator, see parallel/step.py.
+        # The loss carries the step's denominator, see parallel/update/step.py.
         calculate_per_token_loss=True,
         bias_activation_fusion=kernels.fusion,
         bias_dropout_fusion=kernels.fusion,
@@ -172,7 +172,7 @@ def _expert_options(family: Family, topology: Topology, kernels: Kernels) -> dic
         # Softmax over the chosen experts alone is softmax over all, scaled to add up to 1.
         "moe_router_pre_softmax": not family.norm_topk,
         "moe_router_dtype": "fp32",
-        # Its coefficient is set for each update, see parallel/step.py.
+        # Its coefficient is set for each update, see parallel/update/step.py.
         "moe_router_load_balancing_type": "aux_loss",
         "moe_aux_loss_coeff": 0.0,
         "moe_grouped_gemm": kernels.grouped_gemm,

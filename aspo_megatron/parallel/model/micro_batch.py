@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.data.packing import PackedBatch
-from aspo_megatron.parallel.attention import SpanAttentionParams, plan_blocks
-from aspo_megatron.parallel.context import context_slice
-from aspo_megatron.parallel.token_rows import TokenRows
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.attention import SpanAttentionParams, plan_blocks
+from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.token_rows import TokenRows
 
 _ALIGNMENT = 256
 """Bytes: where a tensor begins in the buffer, as those that CUDA's allocator gives do in memory."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aspo_megatron.parallel.chunk_kernels import CompiledKernels, Kernels, TiledKernels
+from aspo_megatron.parallel.log_prob.kernels import CompiledKernels, Kernels, TiledKernels
 
 BLOCK_ROWS = 2 << 10
 """Vocabulary rows at a time, where 16-bit weights take a detour through fp32: on a CPU."""

@@ -21,7 +21,7 @@ from torch import compile as torch_compile  # the real one, whatever stands in f
 from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.cpu_calls import (
+from aspo_megatron.parallel.device.cpu_calls import (
     cpu_rng_tracker,
     cuda_type_names,
     gather_uneven,
@@ -31,10 +31,10 @@ from aspo_megatron.parallel.cpu_calls import (
     scatter_uneven,
     sizes_as_numbers,
 )
-from aspo_megatron.parallel.expert_tokens import permute_by_known_count
-from aspo_megatron.parallel.kernels import Machine
-from aspo_megatron.parallel.packages import find_packages
-from aspo_megatron.parallel.plain_attention import attend_plainly, attend_plainly_backward
+from aspo_megatron.parallel.device.expert_tokens import permute_by_known_count
+from aspo_megatron.parallel.device.kernels import Machine
+from aspo_megatron.parallel.device.packages import find_packages
+from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
 from aspo_megatron.versions import refuse_outside
 
 _INHERITED = object()

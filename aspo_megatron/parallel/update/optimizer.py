@@ -17,9 +17,9 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.moments import MOMENTS, HostMoments
-from aspo_megatron.parallel.schedule import Schedule
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.moments import MOMENTS, HostMoments
+from aspo_megatron.parallel.update.schedule import Schedule
 
 MAIN_WEIGHT = "fp32_param"
 

@@ -12,11 +12,11 @@ from aspo_megatron.config import ModelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource, import_shard
-from aspo_megatron.parallel.chunk import ModelChunk
-from aspo_megatron.parallel.export import BUCKET_BYTES, Exporter, split_over
-from aspo_megatron.parallel.kernels import choose_kernels
-from aspo_megatron.parallel.spec import transformer_config
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.device.kernels import choose_kernels
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.chunk import ModelChunk
+from aspo_megatron.parallel.model.export import BUCKET_BYTES, Exporter, split_over
+from aspo_megatron.parallel.model.spec import transformer_config
 
 
 class PolicyModel(torch.nn.Module):

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.launch.whereabouts import Whereabouts
-from aspo_megatron.parallel.meeting import interfaces, meet
-from aspo_megatron.parallel.platform import Platform, choose_platform
-from aspo_megatron.parallel.watch import watched
+from aspo_megatron.parallel.device.platform import Platform, choose_platform
+from aspo_megatron.parallel.grid.meeting import interfaces, meet
+from aspo_megatron.parallel.grid.watch import watched
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ constant, summed over all data-parallel ranks and micro-batches (`losses/aggrega
 and gradients are summed, never averaged. So they do not depend on how samples are packed or spread. What megatron
 would scale by is switched off here:
 
-- `calculate_per_token_loss=True` (parallel/model.py), with a loss function that returns a token count, stops
+- `calculate_per_token_loss=True` (parallel/model/policy.py), with a loss function that returns a token count, stops
   pipeline_parallel/schedules.py from multiplying the loss by cp and dividing it by the number of micro-batches, and
   DistributedDataParallel from averaging over data-parallel ranks (gradient_scaling_factor 1.0).
 - finalize_model_grads would divide by that token count: it is called without it.
@@ -33,15 +33,15 @@ from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import pack, packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
-from aspo_megatron.parallel.chunk import ModelChunk
-from aspo_megatron.parallel.log_prob_checks import check_targets
-from aspo_megatron.parallel.micro_batch import MicroBatch
-from aspo_megatron.parallel.model import PolicyModel
-from aspo_megatron.parallel.objective import Objective, gradient_at_tokens, weighted_sum
-from aspo_megatron.parallel.optimizer import Optimizer
-from aspo_megatron.parallel.stages import stage_messages
-from aspo_megatron.parallel.statistics import StepStatistics
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.log_prob.checks import check_targets
+from aspo_megatron.parallel.model.chunk import ModelChunk
+from aspo_megatron.parallel.model.micro_batch import MicroBatch
+from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.model.stages import stage_messages
+from aspo_megatron.parallel.update.objective import Objective, gradient_at_tokens, weighted_sum
+from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""

@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from aspo_megatron.config import KernelsConfig, ModelConfig
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.parallel.packages import Packages
+from aspo_megatron.parallel.device.packages import Packages
 
 _FP8_TOKENS = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """A rank's number of tokens is a multiple of these. Transformer Engine's products want 16; and it gathers the tokens of

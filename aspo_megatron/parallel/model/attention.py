@@ -22,8 +22,8 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from aspo_megatron.parallel.context import ContextSlice, runs_of
-from aspo_megatron.parallel.platform import attend, attend_backward
+from aspo_megatron.parallel.device.platform import attend, attend_backward
+from aspo_megatron.parallel.model.context import ContextSlice, runs_of
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from megatron.core.pipeline_parallel.schedules import get_schedule_table
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 
-from aspo_megatron.parallel.micro_batch import MicroBatch
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.micro_batch import MicroBatch
 
 _GROUPS_OF_A_SCHEDULE = ["tp", "pp", "cp", "embd", "pos_embd", "dp_cp"]
 

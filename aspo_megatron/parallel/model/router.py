@@ -15,7 +15,7 @@ class BalancedRouter(TopKRouter):
     """Megatron's router; the loss of a micro-batch of T tokens counts coefficient x T, whatever shares the tokens.
 
     megatron multiplies each rank's part of that loss by the tokens of that rank, so that it shrinks with tp and cp. The
-    coefficient is set for each update, over the update's number of tokens (`parallel/step.py`).
+    coefficient is set for each update, over the update's number of tokens (`parallel/update/step.py`).
     """
 
     def _apply_aux_loss(

@@ -17,14 +17,14 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.hf_config import inverse_frequencies
 from aspo_megatron.models.mapping import Row
-from aspo_megatron.parallel.context import spread
-from aspo_megatron.parallel.kernels import Kernels
-from aspo_megatron.parallel.log_prob import token_log_probs, token_objective
-from aspo_megatron.parallel.micro_batch import MicroBatch
-from aspo_megatron.parallel.spec import layer_spec
-from aspo_megatron.parallel.token_rows import take
-from aspo_megatron.parallel.topology import Topology
-from aspo_megatron.parallel.vocabulary import chunk_for
+from aspo_megatron.parallel.device.kernels import Kernels
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
+from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
+from aspo_megatron.parallel.model.context import spread
+from aspo_megatron.parallel.model.micro_batch import MicroBatch
+from aspo_megatron.parallel.model.spec import layer_spec
+from aspo_megatron.parallel.model.token_rows import take
 
 BatchDerivative = Callable[[PackedBatch, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Of a token-wise loss, for some scored tokens with their log-probs and entropy: d loss / d log-prob, and d loss /

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.host_memory import HostArena
+from aspo_megatron.parallel.device.host_memory import HostArena
 
 
 class HostCopies:

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.host_memory import HostArena
-from aspo_megatron.parallel.model import PolicyModel
+from aspo_megatron.parallel.device.host_memory import HostArena
+from aspo_megatron.parallel.model.policy import PolicyModel
 
 
 class Reference:

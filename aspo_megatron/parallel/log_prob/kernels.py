@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.platform import compiled
+from aspo_megatron.parallel.device.platform import compiled
 
 
 class Kernels(Protocol):

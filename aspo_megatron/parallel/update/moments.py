@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.host_memory import HostArena
+from aspo_megatron.parallel.device.host_memory import HostArena
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import Row, export_tensors
-from aspo_megatron.parallel.chunk import Held
-from aspo_megatron.parallel.topology import Topology
+from aspo_megatron.parallel.grid.topology import Topology
+from aspo_megatron.parallel.model.chunk import Held
 
 BUCKET_BYTES = 256 << 20
 

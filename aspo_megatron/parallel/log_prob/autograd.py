@@ -27,9 +27,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aspo_megatron.parallel.log_prob_checks import expect_targets_within, expect_unscaled
-from aspo_megatron.parallel.logit_gradient import Upstream, add_gradients
-from aspo_megatron.parallel.vocabulary import (
+from aspo_megatron.parallel.log_prob.checks import expect_targets_within, expect_unscaled
+from aspo_megatron.parallel.log_prob.gradient import Upstream, add_gradients
+from aspo_megatron.parallel.log_prob.vocabulary import (
     VocabularyShard,
     Workspace,
     accumulation_dtype,

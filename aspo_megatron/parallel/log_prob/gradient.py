@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.vocabulary import VocabularyShard, Workspace, accumulation_dtype, blocks
+from aspo_megatron.parallel.log_prob.vocabulary import VocabularyShard, Workspace, accumulation_dtype, blocks
 
 _LEAST_SCALE = 1e-20
 """Probabilities below it are as good as 0 beside the 1 of the target, in fp32 and in fp64."""

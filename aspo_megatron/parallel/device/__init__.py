@@ -1,0 +1,1 @@
+"""What a GPU and a CPU do differently: kernels, host memory, megatron-core without CUDA."""

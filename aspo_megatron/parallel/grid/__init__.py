@@ -1,0 +1,1 @@
+"""The process grid: how ranks meet, where each one is, and what goes between them."""

@@ -1,0 +1,1 @@
+"""The policy: layers, attention, pipeline stages, and the way of its weights in and out."""
