@@ -46,8 +46,10 @@ def plan(
     from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config.io import load_config
     from aspo_megatron.errors import ConfigError
-    from aspo_megatron.plan import report, simulated, simulated_text, text
+    from aspo_megatron.plan import report, text
     from aspo_megatron.plan.hardware import GPUS
+    from aspo_megatron.simulation import beside_plan
+    from aspo_megatron.simulation import text as simulated_text
     from aspo_megatron.tiny import model_shape
 
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
@@ -59,14 +61,14 @@ def plan(
     family = usable_here(folder, run.model.init)
     left_out: list[str] = []
     if simulate:
-        run, left_out = simulated.simulated_form(run, folder)
+        run, left_out = beside_plan.simulated_form(run, folder)
     made = report.make_plan(run, family, gpus, on, layouts)
     if not simulate:
         show(json.dumps(made.as_json(), indent=2) + "\n" if as_json else text.text(made), end="")
         return
-    ranks = simulated.simulate_ranks(run, family, on, say)
+    ranks = beside_plan.simulate_ranks(run, family, on, say)
     if as_json:
-        found = made.as_json() | {"simulated": simulated.as_json(ranks, left_out, on)}
+        found = made.as_json() | {"simulated": beside_plan.as_json(ranks, left_out, on)}
         show(json.dumps(found, indent=2))
     else:
         show(f"{text.text(made)}\n{simulated_text.text(run, ranks, left_out, on)}", end="")

@@ -11,8 +11,8 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_elements
-from aspo_megatron.plan.memory import resident
-from aspo_megatron.plan.setting import FP32_BYTES, setting_of
+from aspo_megatron.plan.memory.rank import resident
+from aspo_megatron.plan.memory.setting import FP32_BYTES, setting_of
 
 _GIB = 1 << 30
 

@@ -8,7 +8,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import Engine, generation_seconds, mean_lengths
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.parameters import active_elements, weight_bytes
+from aspo_megatron.plan.memory.parameters import active_elements, weight_bytes
 from aspo_megatron.plan.traffic import Passes, Traffic, traffic_of
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.memory import resident
-from aspo_megatron.plan.parameters import active_elements, model_elements
-from aspo_megatron.plan.setting import setting_of
-from aspo_megatron.plan.workload import worst_groups
+from aspo_megatron.plan.memory.parameters import active_elements, model_elements
+from aspo_megatron.plan.memory.rank import resident
+from aspo_megatron.plan.memory.setting import setting_of
+from aspo_megatron.plan.memory.workload import worst_groups
 from aspo_megatron.rollout.batch_tokens import _DRAWN, _SORTED, ON_CPU, rows_in, tokens_in
 
 

@@ -9,15 +9,15 @@ from typing import Literal, get_args
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.layouts import layouts
-from aspo_megatron.plan.activations import Widths
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Assumptions, Gpu
-from aspo_megatron.plan.memory import Passing, Resident, gather_buffer, passing, resident
-from aspo_megatron.plan.parameters import weight_bytes
-from aspo_megatron.plan.setting import Setting, setting_of
-from aspo_megatron.plan.transfers import save_bytes, sync_bytes
-from aspo_megatron.plan.workload import worst_batch
+from aspo_megatron.plan.memory.activations import Widths
+from aspo_megatron.plan.memory.parameters import weight_bytes
+from aspo_megatron.plan.memory.rank import Passing, Resident, gather_buffer, passing, resident
+from aspo_megatron.plan.memory.setting import Setting, setting_of
+from aspo_megatron.plan.memory.transfers import save_bytes, sync_bytes
+from aspo_megatron.plan.memory.workload import worst_batch
 
 Recompute = Literal["none", "selective", "full"]
 _MOST = 16

@@ -8,8 +8,8 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import server_count
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
-from aspo_megatron.plan.memory import optimizer_shards
-from aspo_megatron.plan.parameters import model_elements, rank_parameters, weight_bytes
+from aspo_megatron.plan.memory.parameters import model_elements, rank_parameters, weight_bytes
+from aspo_megatron.plan.memory.rank import optimizer_shards
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aspo_megatron.simulation.ledger import Figures, Ledger
+from aspo_megatron.simulation.device.ledger import Figures, Ledger
 
 
 class Phase(StrEnum):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.parallel.device.packages import Packages
 from aspo_megatron.parallel.grid.topology import Topology, build_grid, leave_grid
-from aspo_megatron.simulation.collectives import join
-from aspo_megatron.simulation.device import StandIn
-from aspo_megatron.simulation.devices import PinnedMemory
-from aspo_megatron.simulation.ledger import Ledger
-from aspo_megatron.simulation.platform import MEMORY, StandInPlatform
-from aspo_megatron.simulation.python_calls import PythonCalls
+from aspo_megatron.simulation.device.collectives import join
+from aspo_megatron.simulation.device.devices import PinnedMemory
+from aspo_megatron.simulation.device.ledger import Ledger
+from aspo_megatron.simulation.device.operations import StandIn
+from aspo_megatron.simulation.device.platform import MEMORY, StandInPlatform
+from aspo_megatron.simulation.device.python_calls import PythonCalls
 
 BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
 """A GPU's environment without Transformer Engine, Apex and Triton, which cannot be imported without a GPU."""

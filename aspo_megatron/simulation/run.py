@@ -8,9 +8,9 @@ from typing import Any
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.setting import setting_of
-from aspo_megatron.plan.workload import worst_groups
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.plan.memory.setting import setting_of
+from aspo_megatron.plan.memory.workload import worst_groups
+from aspo_megatron.simulation.device.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
 from aspo_megatron.simulation.workload import samples_of
 

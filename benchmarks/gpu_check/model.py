@@ -19,9 +19,9 @@ from aspo_megatron.data.packing import split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.plan.memory import passing, resident
-from aspo_megatron.plan.setting import setting_of
-from aspo_megatron.plan.workload import Group, local_batch
+from aspo_megatron.plan.memory.rank import passing, resident
+from aspo_megatron.plan.memory.setting import setting_of
+from aspo_megatron.plan.memory.workload import Group, local_batch
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.commands import Command
 from benchmarks.gpu_check.lines import Place, Sheet

@@ -13,9 +13,9 @@ from aspo_megatron.commands import app
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.plan import simulated_text
 from aspo_megatron.plan.hardware import H100
-from aspo_megatron.plan.simulated import compared, simulate_ranks, simulated_form
+from aspo_megatron.simulation import text as simulated_text
+from aspo_megatron.simulation.beside_plan import compared, simulate_ranks, simulated_form
 from aspo_megatron.simulation.run import RankFigures, ranks_of
 
 from .conftest import ROOT

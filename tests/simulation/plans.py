@@ -11,7 +11,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.plan.hardware import H100
-from aspo_megatron.plan.simulated import compared
+from aspo_megatron.simulation.beside_plan import compared
 from aspo_megatron.simulation.phases import Phase
 from aspo_megatron.simulation.run import RankFigures, simulate
 

@@ -29,8 +29,8 @@ def _serve(pipe: Connection) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from aspo_megatron.parallel.device.platform import installed
-    from aspo_megatron.simulation.device import StandIn
-    from aspo_megatron.simulation.platform import StandInPlatform
+    from aspo_megatron.simulation.device.operations import StandIn
+    from aspo_megatron.simulation.device.platform import StandInPlatform
     from aspo_megatron.simulation.rank import BARE
 
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, Paral
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import Family, read_family
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.simulation.device.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
 from aspo_megatron.simulation.workload import samples_of
 

@@ -19,7 +19,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.simulation.device.ledger import Figures
 from aspo_megatron.simulation.rank import simulated_rank
 
 from .runs import Setup, budget, groups_of

@@ -12,7 +12,7 @@ import pytest
 from parallel.layouts import FP32, Layout
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.simulation.device.ledger import Figures
 
 from .runs import Setup, updates
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.simulation.ledger import Figures
+from aspo_megatron.simulation.device.ledger import Figures
 
 from .runs import Setup, updates
 from .test_host_memory import scored_by_reference, updates_beside_a_save
@@ -102,7 +102,7 @@ def without_a_fence(setup: Setup, run: Path) -> None:
 
 
 def without_waiting_for_what_is_copied(setup: Setup, run: Path) -> None:
-    from aspo_megatron.simulation.streams import Stream
+    from aspo_megatron.simulation.device.streams import Stream
 
     Stream.wait_stream = lambda stream, other: None  # type: ignore[method-assign]
     updates_beside_a_save(setup, run)
@@ -129,7 +129,7 @@ def without_waiting_for_the_moments(setup: Setup, run: Path) -> None:
 
 def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
     from aspo_megatron.parallel.device.host_copies import HostCopies
-    from aspo_megatron.simulation.timeline import Timeline
+    from aspo_megatron.simulation.device.timeline import Timeline
 
     take = HostCopies.take
     HostCopies.take = lambda copies, tensor, *, lasts: take(copies, tensor, lasts=True)  # type: ignore[method-assign]

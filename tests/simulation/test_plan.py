@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aspo_megatron.plan.hardware import H100
-from aspo_megatron.plan.simulated import compared
+from aspo_megatron.simulation.beside_plan import compared
 from aspo_megatron.simulation.phases import Phase
 from aspo_megatron.simulation.run import ranks_of
 

@@ -19,7 +19,7 @@ from aspo_megatron.config.io import save_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.simulation.ledger import Figures, Ledger
+from aspo_megatron.simulation.device.ledger import Figures, Ledger
 from aspo_megatron.simulation.rank import simulated_rank
 
 from .runs import Setup

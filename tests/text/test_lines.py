@@ -41,7 +41,7 @@ PLAIN: dict[str, set[str]] = {
     "metrics/progress.py": {"_duration(left)"},
     "metrics/record.py": {"'; '.join(told)", "failure", "name", "reason", "type(error).__name__", "where"},
     "plots/sample_file.py": {"name"},
-    "plan/simulated.py": {"child.rank", "figures.stage", "peak"},
+    "simulation/beside_plan.py": {"child.rank", "figures.stage", "peak"},
     "plan_cli.py": {"simulated_text.text(run, ranks, left_out, on)", "text.text(made)"},
     "plot_cli.py": {"ends"},
     "quantize/run.py": {"asked", "texts.tokens"},

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aspo_megatron.simulation.devices import on_gpu
+from aspo_megatron.simulation.device.devices import on_gpu
 
 aten = torch.ops.aten
 _TAKES_BOTH = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from aspo_megatron.simulation.devices import on_gpu
-from aspo_megatron.simulation.storages import Storages, key_of
+from aspo_megatron.simulation.device.devices import on_gpu
+from aspo_megatron.simulation.device.storages import Storages, key_of
 
 _OF_DEVICE = (
     "another stream may not have made its input yet; wait_stream or wait_event",

@@ -11,11 +11,11 @@ from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from aspo_megatron.simulation.devices import gpu, means_gpu, on_gpu
-from aspo_megatron.simulation.fused import attention, rms_norm
+from aspo_megatron.simulation.device.devices import gpu, means_gpu, on_gpu
+from aspo_megatron.simulation.device.fused import attention, rms_norm
 
 if TYPE_CHECKING:
-    from aspo_megatron.simulation.device import StandIn
+    from aspo_megatron.simulation.device.operations import StandIn
 
 _NUMBERS: dict[Any, Callable[[Any], Any]] = {
     Tensor.item: lambda value: value,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.plan import activations as kept
-from aspo_megatron.plan.log_probs import LogProbBytes, log_prob_bytes
-from aspo_megatron.plan.parameters import Parameters, largest_parameter, rank_parameters, stage_chunks
-from aspo_megatron.plan.setting import FP32_BYTES, MOMENTS_BYTES, Setting
-from aspo_megatron.plan.workload import LocalBatch
+from aspo_megatron.plan.memory import activations as kept
+from aspo_megatron.plan.memory.log_probs import LogProbBytes, log_prob_bytes
+from aspo_megatron.plan.memory.parameters import Parameters, largest_parameter, rank_parameters, stage_chunks
+from aspo_megatron.plan.memory.setting import FP32_BYTES, MOMENTS_BYTES, Setting
+from aspo_megatron.plan.memory.workload import LocalBatch
 
 _GRADIENT = 4
 

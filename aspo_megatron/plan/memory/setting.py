@@ -8,7 +8,7 @@ from typing import Literal
 from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.parallel.update.objective import PolicyObjective
-from aspo_megatron.plan.parameters import weight_bytes
+from aspo_megatron.plan.memory.parameters import weight_bytes
 
 MOMENTS_BYTES = 8
 """Of Adam's two moments of a weight."""

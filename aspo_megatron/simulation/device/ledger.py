@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import UntypedStorage
 
-from aspo_megatron.simulation.storages import Storages
+from aspo_megatron.simulation.device.storages import Storages
 
 _GRANULE = 512
 """PyTorch's CUDA allocator hands out multiples of it."""

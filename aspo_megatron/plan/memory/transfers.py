@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.plan.parameters import largest_parameter, row_elements, weight_bytes
+from aspo_megatron.plan.memory.parameters import largest_parameter, row_elements, weight_bytes
 
 _FP32 = 4
 

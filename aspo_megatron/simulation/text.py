@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.plan.hardware import GB, Gpu
-from aspo_megatron.plan.simulated import Compared
 from aspo_megatron.plan.table import table
+from aspo_megatron.simulation.beside_plan import Compared
 from aspo_megatron.simulation.phases import Phase
 
 

@@ -15,10 +15,10 @@ from torch._C._distributed_c10d import FakeProcessGroup, FakeWork
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _pytree as pytree
 
-from aspo_megatron.simulation.devices import on_gpu
+from aspo_megatron.simulation.device.devices import on_gpu
 
 if TYPE_CHECKING:
-    from aspo_megatron.simulation.device import StandIn
+    from aspo_megatron.simulation.device.operations import StandIn
 
 _BACKEND = "stand_in"
 _SENDS_SECOND = {

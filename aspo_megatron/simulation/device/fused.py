@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from aspo_megatron.simulation.device import present
+from aspo_megatron.simulation.device.operations import present
 
 
 class FusedNorm(torch.autograd.Function):

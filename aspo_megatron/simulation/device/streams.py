@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aspo_megatron.simulation.timeline import Clock
+from aspo_megatron.simulation.device.timeline import Clock
 
 if TYPE_CHECKING:
-    from aspo_megatron.simulation.device import StandIn
+    from aspo_megatron.simulation.device.operations import StandIn
 
 
 class Event:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from aspo_megatron.simulation.devices import on_gpu
-from aspo_megatron.simulation.storages import Storages, key_of
+from aspo_megatron.simulation.device.devices import on_gpu
+from aspo_megatron.simulation.device.storages import Storages, key_of
 
 _MOST_ELEMENTS = 1 << 22
 """Of a shadow: enough for a micro-batch's tokens times its experts, too few for a layer's activations."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.plain_attention import QUERY_CHUNK
-from aspo_megatron.plan.workload import LocalBatch
+from aspo_megatron.plan.memory.workload import LocalBatch
 
 _STATISTICS = 4
 """Bytes of a row's log-sum-exp or reciprocal deviation: fp32 always."""

@@ -16,14 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from aspo_megatron.simulation.collectives import run_collective
-from aspo_megatron.simulation.demands import check_demands
-from aspo_megatron.simulation.devices import PinnedMemory, gpu, means_gpu, on_gpu
-from aspo_megatron.simulation.known_values import KnownValues, written
-from aspo_megatron.simulation.ledger import Ledger
-from aspo_megatron.simulation.storages import Storages, key_of
-from aspo_megatron.simulation.timeline import Timeline
-from aspo_megatron.simulation.waiting import is_sized_by_values, waits_for_value
+from aspo_megatron.simulation.device.collectives import run_collective
+from aspo_megatron.simulation.device.demands import check_demands
+from aspo_megatron.simulation.device.devices import PinnedMemory, gpu, means_gpu, on_gpu
+from aspo_megatron.simulation.device.known_values import KnownValues, written
+from aspo_megatron.simulation.device.ledger import Ledger
+from aspo_megatron.simulation.device.storages import Storages, key_of
+from aspo_megatron.simulation.device.timeline import Timeline
+from aspo_megatron.simulation.device.waiting import is_sized_by_values, waits_for_value
 
 aten = torch.ops.aten
 _MOST_WRITTEN = 1 << 16

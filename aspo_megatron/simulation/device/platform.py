@@ -18,17 +18,17 @@ from aspo_megatron.parallel.device.cpu_calls import cpu_rng_tracker
 from aspo_megatron.parallel.device.kernels import Machine
 from aspo_megatron.parallel.device.packages import Packages
 from aspo_megatron.parallel.device.platform import Platform
-from aspo_megatron.simulation.collectives import (
+from aspo_megatron.simulation.device.collectives import (
     broadcast_objects,
     gather_object,
     gather_object_to_one,
     scatter_objects,
 )
-from aspo_megatron.simulation.device import StandIn
-from aspo_megatron.simulation.devices import gpu, on_gpu
-from aspo_megatron.simulation.fused import compiled_as_one
-from aspo_megatron.simulation.python_calls import PythonCalls
-from aspo_megatron.simulation.streams import on_stream_of, stream_classes
+from aspo_megatron.simulation.device.devices import gpu, on_gpu
+from aspo_megatron.simulation.device.fused import compiled_as_one
+from aspo_megatron.simulation.device.operations import StandIn
+from aspo_megatron.simulation.device.python_calls import PythonCalls
+from aspo_megatron.simulation.device.streams import on_stream_of, stream_classes
 
 _CAPABILITY = (9, 0)
 MEMORY = 80 << 30

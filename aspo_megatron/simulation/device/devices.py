@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from aspo_megatron.simulation.storages import Storages, key_of
+from aspo_megatron.simulation.device.storages import Storages, key_of
 
 _NAME = "gpu"
 

@@ -9,7 +9,7 @@ import torch
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.log_prob.vocabulary import BLOCK_ROWS, DeviceTraits, chunk_for, even_chunk, needs_short_copy
-from aspo_megatron.plan.setting import Setting
+from aspo_megatron.plan.memory.setting import Setting
 
 _FP32 = 4
 

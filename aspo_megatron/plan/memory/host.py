@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import GPUS_OF_NODE
-from aspo_megatron.plan.memory import optimizer_shards
-from aspo_megatron.plan.parameters import largest_parameter, rank_parameters
-from aspo_megatron.plan.setting import MOMENTS_BYTES, Setting
+from aspo_megatron.plan.memory.parameters import largest_parameter, rank_parameters
+from aspo_megatron.plan.memory.rank import optimizer_shards
+from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, Setting
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from aspo_megatron.config.io import save_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.host import LockedMemory, locked_by_rank
 from aspo_megatron.plan.layouts import StageMemory, stage_memory
-from aspo_megatron.plan.setting import setting_of
+from aspo_megatron.plan.memory.host import LockedMemory, locked_by_rank
+from aspo_megatron.plan.memory.setting import setting_of
 from aspo_megatron.simulation.phases import Phase
 from aspo_megatron.simulation.run import RankFigures, ranks_of
 

@@ -1,0 +1,1 @@
+"""Memory of a rank, out of the configuration and the model's sizes."""
