@@ -26,7 +26,7 @@ from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
-from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.streams import show
 
 _RESPONSES_AT_ONCE = 256

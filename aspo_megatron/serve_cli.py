@@ -53,7 +53,7 @@ def serve(
     from aspo_megatron.launch.run_folder import refuse_links
     from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
     from aspo_megatron.parallel.device.platform import choose_platform
-    from aspo_megatron.rollout.server import LocalServers, ServedModel
+    from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
 
     words = list(overrides or [])
     if shared is not None:

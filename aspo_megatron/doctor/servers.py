@@ -99,7 +99,7 @@ def _install(python: Path, there: bool, gpus: Gpus, away: bool) -> str:
 
 
 def _exposed(wishes: Wishes) -> Iterator[Line]:
-    from aspo_megatron.rollout.server import exposed_without_key
+    from aspo_megatron.rollout.sglang.local_servers import exposed_without_key
 
     for address in exposed_without_key(wishes.run.rollout.servers):
         found = f"{address} can be reached from other machines, and asks for no key"
@@ -130,7 +130,7 @@ def _options(host: Host, run: RunConfig, device: str, sglang: Sglang) -> Line:
 
 def _passed(run: RunConfig, device: str) -> list[str]:
     """The options on the command line of a server."""
-    from aspo_megatron.rollout.server import ServedModel, server_command
+    from aspo_megatron.rollout.sglang.local_servers import ServedModel, server_command
 
     servers = run.rollout.servers
     command = server_command(servers, ServedModel.of(run.model), device, 0, servers.api_key_file)

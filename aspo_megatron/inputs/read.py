@@ -106,7 +106,7 @@ def read_as_rank(
 def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrainedTokenizerBase]:
     from aspo_megatron.checkpoint.usable import usable_config, usable_model, usable_weights
     from aspo_megatron.inputs.machine import refuse_beyond_memory
-    from aspo_megatron.rollout.ends import end_of_sequence_ids
+    from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 
     refuse_outside()
     folder, random = config.model.path, config.model.init == "random"

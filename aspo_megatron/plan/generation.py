@@ -12,7 +12,7 @@ from aspo_megatron.plan.memory.parameters import active_elements, model_elements
 from aspo_megatron.plan.memory.rank import resident
 from aspo_megatron.plan.memory.setting import setting_of
 from aspo_megatron.plan.memory.workload import worst_groups
-from aspo_megatron.rollout.batch_tokens import _DRAWN, _SORTED, ON_CPU, rows_in, tokens_in
+from aspo_megatron.rollout.embedded.batch_tokens import _DRAWN, _SORTED, ON_CPU, rows_in, tokens_in
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _longest(config: RunConfig, family: Family) -> tuple[int, int]:
 
 
 def _bytes_of_logit(sampling: SamplingConfig) -> int:
-    """As `rollout/batch_tokens.py` counts them."""
+    """As `rollout/embedded/batch_tokens.py` counts them."""
     return _SORTED if sampling.top_k or sampling.top_p < 1.0 else _DRAWN
 
 

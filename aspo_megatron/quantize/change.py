@@ -16,7 +16,7 @@ from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.losses.kl import estimate
 from aspo_megatron.metrics.scores import Estimate, difference_estimate, mean_estimate
 from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request
 from aspo_megatron.scoring import score_groups
 

@@ -17,15 +17,15 @@ from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.grid.exchange import from_leader, rank
-from aspo_megatron.rollout.embedded import EmbeddedEngine
-from aspo_megatron.rollout.ends import end_of_sequence_ids
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import RolloutEngine
-from aspo_megatron.rollout.server import LocalServers, ServedModel
-from aspo_megatron.rollout.server_key import read_api_key, without_key
-from aspo_megatron.rollout.sglang import SGLangEngine
-from aspo_megatron.rollout.sync_way import Way, way_to_servers
-from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
-from aspo_megatron.rollout.weight_sync import Transport
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.key import read_api_key, without_key
+from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
+from aspo_megatron.rollout.weight_sync.session import Transport
+from aspo_megatron.rollout.weight_sync.sync_way import Way, way_to_servers
+from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
 
 _ROUND_SECONDS = 20.0
 

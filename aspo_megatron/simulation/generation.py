@@ -19,7 +19,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.memory.workload import worst_groups
-from aspo_megatron.rollout.embedded import EmbeddedEngine, _Rows
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine, _Rows
 from aspo_megatron.rollout.engine import Request
 
 _DRAWN = 2

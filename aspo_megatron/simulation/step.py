@@ -22,8 +22,8 @@ from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.transports import DistributedTransport
-from aspo_megatron.rollout.weight_sync import sync_weights
+from aspo_megatron.rollout.weight_sync.session import sync_weights
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 from aspo_megatron.simulation.generation import SimulatedEngine
 from aspo_megatron.simulation.phases import Phase, Phases
 from aspo_megatron.simulation.rank import SimulatedRank

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aspo_megatron.rollout.checksums import weight_checksums
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.weight_sync import SyncResult, sync_weights
+from aspo_megatron.rollout.weight_sync.checksums import weight_checksums
+from aspo_megatron.rollout.weight_sync.session import SyncResult, sync_weights
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.weight_sync_receiver import checksum
 from benchmarks.gpu_check.weight_sync_servers import NotReadyError, Server, TimedTransport, servers

@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 
 from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.rollout.client import ServerClient
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.server_client import ServerClient
-from aspo_megatron.rollout.transports import DistributedTransport
-from aspo_megatron.rollout.weight_sync import Prepared
+from aspo_megatron.rollout.weight_sync.session import Prepared
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 from benchmarks.gpu_check.lines import Place
 
 _MODULE = f"{__package__}.weight_sync_receiver"

@@ -32,7 +32,7 @@ from benchmarks.gpu_check.weights_budget import batch_tokens
 
 if TYPE_CHECKING:
     from aspo_megatron.parallel.model.policy import PolicyModel
-    from aspo_megatron.rollout.embedded import EmbeddedEngine
+    from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
 _SHARE = 0.9
 _UPDATES, _APART = 10, 5.0
@@ -62,7 +62,7 @@ def engine_and_trainer(
     sheet: Sheet, topology: Topology, folder: Path, weights: Weights, dtype: str, tokens: int
 ) -> EmbeddedEngine:
     """The engine's log-probs against the trainer's, before and after it gave its memory back; gives the engine."""
-    from aspo_megatron.rollout.embedded import EmbeddedEngine
+    from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
     device = topology.platform.device
     on_gpu = device.type != "cpu"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
 
-from aspo_megatron.rollout.shared_bucket import SharedBucket
+from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.commands import Command
 from benchmarks.gpu_check.lines import Place, Sheet

@@ -9,19 +9,19 @@ import torch
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rollout.batch_tokens import SAMPLING_SHARE, SHARE, bytes_of_token, free_bytes
+from aspo_megatron.rollout.embedded.batch_tokens import SAMPLING_SHARE, SHARE, bytes_of_token, free_bytes
 from aspo_megatron.rollout.engine import Request
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Sheet
 
 if TYPE_CHECKING:
-    from aspo_megatron.rollout.embedded import EmbeddedEngine
+    from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
 _FREE = 1 << 30
 """Bytes that are left to it, so that little work is too much for once."""
 _RESPONSES, _EACH, _PROMPT, _TOKENS = 40, 8, 64, 192
 _LOGIT_BYTES = 26
-"""That drawing a token takes for each of a response's logits (`rollout/batch_tokens.py`)."""
+"""That drawing a token takes for each of a response's logits (`rollout/embedded/batch_tokens.py`)."""
 
 
 def batch_tokens(sheet: Sheet, engine: EmbeddedEngine, device: torch.device) -> None:

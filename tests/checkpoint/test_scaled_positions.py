@@ -107,7 +107,7 @@ def save_and_go_on(settings: list[str]) -> None:
         from aspo_megatron.models.hf_config import transformers_config
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.rollout.empty_model import empty_model
+        from aspo_megatron.rollout.embedded.empty_model import empty_model
 
         family = read_family(path)
         with SafetensorsFolder(path) as tensors:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aspo_megatron.rollout import transports
 from aspo_megatron.rollout.loop_thread import LoopThread
+from aspo_megatron.rollout.weight_sync import transports
 from benchmarks.gpu_check import weight_sync, weight_sync_servers
 from benchmarks.gpu_check.lines import Line, Place, Sheet, Status, read_lines
 

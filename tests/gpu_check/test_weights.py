@@ -36,8 +36,8 @@ def test_on_the_cpu(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def keep_the_first_weights_and_tell_other_log_probs() -> None:
-    from aspo_megatron.rollout import embedded
-    from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
+    from aspo_megatron.rollout.embedded import engine as embedded
+    from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
     from benchmarks.gpu_check import weights
 
     load, sample = EmbeddedWeights.load, embedded.sample_tokens
@@ -116,8 +116,8 @@ PEAK = "max_batch_tokens null: most that generation holds"
 
 
 def keep_memory_and_take_all_at_once() -> None:
-    from aspo_megatron.rollout import embedded
-    from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
+    from aspo_megatron.rollout.embedded import engine as embedded
+    from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 
     EmbeddedWeights.release = lambda weights: None  # type: ignore[method-assign]
     embedded.most_tokens = lambda model, device: 10**9

@@ -14,7 +14,7 @@ from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
 from .folders import change_json, copy_of_tiny, the_line
 
@@ -208,7 +208,7 @@ def test_a_call_that_does_not_is_found(tmp_path: Path, line: str) -> None:
 
 
 def test_generation_config_is_read_as_data(tmp_path: Path) -> None:
-    from aspo_megatron.rollout.ends import end_of_sequence_ids
+    from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 
     folder = copy_of_tiny(tmp_path / "model")
     tokenizer = load_tokenizer(folder)

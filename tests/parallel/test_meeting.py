@@ -23,7 +23,7 @@ from aspo_megatron.parallel.grid import meeting
 from aspo_megatron.parallel.grid.meeting import interfaces, meet, stays_here
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.rewards.jail import kernel
-from aspo_megatron.rollout.transfer_group import TransferGroup
+from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
 from distributed import Ranks
 
 pytestmark = pytest.mark.timeout(120)

@@ -23,13 +23,13 @@ from aspo_megatron.config import ServersConfig
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.rollout.embedded import EmbeddedEngine
-from aspo_megatron.rollout.ends import end_of_sequence_ids
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request, RolloutEngine
-from aspo_megatron.rollout.server import LocalServers, ServedModel
-from aspo_megatron.rollout.sglang import SGLangEngine
-from aspo_megatron.rollout.transports import DistributedTransport
-from aspo_megatron.rollout.weight_sync import Transport
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
+from aspo_megatron.rollout.weight_sync.session import Transport
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 from models import llama_folder, qwen2_folder, qwen3_moe_folder
 
 from .proxy import Proxy

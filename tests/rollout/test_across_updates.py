@@ -18,8 +18,8 @@ from torch import Tensor
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.rollout.server import LocalServers
-from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 
 from .conftest import RAGGED, Policy, ask, sglang_engine
 from .proxy import Proxy

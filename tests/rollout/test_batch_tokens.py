@@ -9,8 +9,8 @@ import torch
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.rollout import embedded
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.embedded import engine as embedded
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request
 
 from .conftest import Policy, ask

@@ -19,7 +19,7 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.rollout.engine import Request, RolloutEngine
-from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
 
 from .conftest import COUNTS, END, OTHER_END, RAGGED, EngineMaker, Policy, ask
 

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_megatron.config import SamplingConfig
-from aspo_megatron.rollout import decode_cache as module
-from aspo_megatron.rollout.decode_cache import decode_cache, takes_masks
-from aspo_megatron.rollout.embedded import EmbeddedEngine
+from aspo_megatron.rollout.embedded import kv_cache as module
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
+from aspo_megatron.rollout.embedded.kv_cache import decode_cache, takes_masks
 
 from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
 
@@ -88,7 +88,7 @@ def test_numbers_are_taken_from_tensors_once_for_each_token(
 
     (few, _), (more, found) = generate(4), generate(9)
     assert more - few == 9 - 4
-    monkeypatch.setattr("aspo_megatron.rollout.embedded.takes_masks", lambda config: False)
+    monkeypatch.setattr("aspo_megatron.rollout.embedded.engine.takes_masks", lambda config: False)
     waits, same = generate(9)
     assert waits > more
     assert same == found

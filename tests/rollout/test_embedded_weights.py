@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from aspo_megatron.config import RunConfig, SamplingConfig
-from aspo_megatron.rollout.embedded import EmbeddedEngine
-from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
-from aspo_megatron.rollout.empty_model import empty_model
-from aspo_megatron.rollout.packed_linear import PackedLinear, pack_layers, packable
+from aspo_megatron.rollout.embedded.empty_model import empty_model
+from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
+from aspo_megatron.rollout.embedded.packed_linear import PackedLinear, pack_layers, packable
+from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 from aspo_megatron.synced_engine import SyncedEngine
 
 from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.rollout.ends import EndRule
+from aspo_megatron.rollout.client import Completion
 from aspo_megatron.rollout.engine import Request, WhenComplete
-from aspo_megatron.rollout.growing import extended, untouched
-from aspo_megatron.rollout.in_flight import InFlight, Response
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.server_client import Completion
+from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
+from aspo_megatron.rollout.sglang.partial_response import extended, untouched
+from aspo_megatron.rollout.stop_rule import EndRule
 
 from .conftest import END, make_tokenizer
 

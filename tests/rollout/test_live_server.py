@@ -15,8 +15,8 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.eval_file import read_scores
 from aspo_megatron.rollout.engine import ServersLostError
-from aspo_megatron.rollout.server import LocalServers
-from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 
 from .conftest import KEY, RAGGED, Policy, ask, make_embedded, sglang_engine
 

@@ -18,8 +18,8 @@ import pytest
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.launch.addresses import free_ports
-from aspo_megatron.rollout.server import LocalServers
-from aspo_megatron.rollout.sglang import SGLangEngine
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 
 from .conftest import COUNTS, KEY, RAGGED, SGLANG_PYTHON, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy

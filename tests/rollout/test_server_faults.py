@@ -20,9 +20,9 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.engine import Request, ServersLostError
-from aspo_megatron.rollout.server import LocalServers
-from aspo_megatron.rollout.sglang import SGLangEngine
-from aspo_megatron.rollout.transports import DistributedTransport, TensorTransport
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport, TensorTransport
 
 from .conftest import COUNTS, RAGGED, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy

@@ -23,12 +23,12 @@ from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.addresses import in_url, is_loopback
 from aspo_megatron.launch.loopback import loopback_interface
-from aspo_megatron.rollout import server_client
+from aspo_megatron.rollout import client
 from aspo_megatron.rollout.build import open_doors
-from aspo_megatron.rollout.server import LocalServers, ServedModel, _answers
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
-from aspo_megatron.rollout.server_environment import server_environment
-from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key
+from aspo_megatron.rollout.client import ServerClient, ServerError
+from aspo_megatron.rollout.sglang.environment import server_environment
+from aspo_megatron.rollout.sglang.key import key_for_own_servers, read_api_key
+from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel, _answers
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 HERE = (
@@ -328,7 +328,7 @@ def test_an_answer_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> No
         async with aiohttp.ClientSession() as session:
             await ServerClient(url, session, None).version()
 
-    monkeypatch.setattr(server_client, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(client, "_MOST_BYTES", 1 << 20)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as place:
         threading.Thread(target=place.serve_forever, daemon=True).start()
         with pytest.raises(ServerError, match="/model_info: the answer does not end within 1 MiB"):

@@ -15,14 +15,14 @@ import yaml
 
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.rollout.server import (
+from aspo_megatron.rollout.sglang.environment import server_environment
+from aspo_megatron.rollout.sglang.local_servers import (
     LocalServers,
     ServedModel,
     exposed_without_key,
     read_api_key,
     server_command,
 )
-from aspo_megatron.rollout.server_environment import server_environment
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 

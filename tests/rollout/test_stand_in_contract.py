@@ -11,7 +11,7 @@ import pytest
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.rollout.engine import RolloutEngine
-from aspo_megatron.rollout.server import LocalServers
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 
 from .conftest import COUNTS, RAGGED, EngineMaker, Policy, ask, assert_complete, sglang_engine
 from .proxy import Proxy

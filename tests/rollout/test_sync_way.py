@@ -14,9 +14,10 @@ from torch.cuda import nccl
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.rollout import build, transports
-from aspo_megatron.rollout.server_client import ServerError
-from aspo_megatron.rollout.transports import DistributedTransport
+from aspo_megatron.rollout import build
+from aspo_megatron.rollout.client import ServerError
+from aspo_megatron.rollout.weight_sync import transports
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 
 SAID = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, invalid usage (run with NCCL_DEBUG=WARN for "

@@ -19,10 +19,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from aspo_megatron.launch.addresses import free_ports
-from aspo_megatron.rollout import transfer_group, transports
-from aspo_megatron.rollout.server_client import ServerError
-from aspo_megatron.rollout.transfer_group import TransferGroup
-from aspo_megatron.rollout.transports import DistributedTransport
+from aspo_megatron.rollout.client import ServerError
+from aspo_megatron.rollout.weight_sync import transfer_group, transports
+from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
+from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 
 JOIN, SEND, LEAVE = "/init_weights_update_group", "/update_weights_from_distributed", "/destroy_weights_update_group"
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.rollout import shared_bucket
-from aspo_megatron.rollout.checksums import weight_checksums
-from aspo_megatron.rollout.server import LocalServers
-from aspo_megatron.rollout.sglang import SGLangEngine
-from aspo_megatron.rollout.shared_bucket import SharedBucket, has_room
-from aspo_megatron.rollout.transports import DiskTransport, DistributedTransport, TensorTransport
-from aspo_megatron.rollout.weight_sync import Transport
+from aspo_megatron.rollout.sglang.engine import SGLangEngine
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
+from aspo_megatron.rollout.weight_sync import shared_bucket
+from aspo_megatron.rollout.weight_sync.checksums import weight_checksums
+from aspo_megatron.rollout.weight_sync.session import Transport
+from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket, has_room
+from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
 
 from .conftest import RAGGED, Policy, sglang_engine
 

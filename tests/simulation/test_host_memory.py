@@ -198,7 +198,7 @@ def generated(folder: Path, tokens: int, prompts: tuple[int, ...]) -> tuple[Figu
     """What generating three responses to each prompt did; their lengths."""
     family = read_family(folder)
     with simulated_rank(ParallelConfig()) as rank:
-        from aspo_megatron.rollout.embedded import EmbeddedEngine
+        from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
         device = rank.topology.platform.device
         tokenizer: Any = SimpleNamespace(eos_token_id=9)
@@ -225,7 +225,7 @@ def room(folder: Path) -> tuple[int, int, int]:
     """Free bytes, those of a token's keys and values, and the tokens that an engine holds at once."""
     family = read_family(folder)
     with simulated_rank(ParallelConfig()) as rank:
-        from aspo_megatron.rollout.embedded import EmbeddedEngine
+        from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
         tokenizer: Any = SimpleNamespace(eos_token_id=9)
         engine = EmbeddedEngine(folder, tokenizer, torch.bfloat16, rank.topology.platform.device, None)

@@ -91,7 +91,7 @@ def test_export_generate_save_and_load(
 
 def generation(setup: Setup, model: Any, ledger: Ledger) -> dict[str, Figures]:
     """The embedded engine takes its weights, generates two tokens and gives its memory back."""
-    from aspo_megatron.rollout.embedded import EmbeddedEngine
+    from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 
     tokenizer: Any = SimpleNamespace(eos_token_id=9)
     engine = EmbeddedEngine(setup.folder, tokenizer, torch.bfloat16, model.topology.platform.device, None)
@@ -113,8 +113,8 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
 
     from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, load_state, step_folder
     from aspo_megatron.checkpoint.torch_dist.writer import PieceWriter
-    from aspo_megatron.rollout.transports import DistributedTransport
-    from aspo_megatron.rollout.weight_sync import buckets
+    from aspo_megatron.rollout.weight_sync.session import buckets
+    from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 
     run.mkdir()
     config = run_config(setup, run)

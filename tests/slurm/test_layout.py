@@ -12,7 +12,7 @@ from aspo_megatron import slurm
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rollout.server_environment import server_environment
+from aspo_megatron.rollout.sglang.environment import server_environment
 
 EXAMPLES = slurm.TEMPLATE.parents[1] / "examples"
 SMALL = "qwen3_4b/run.yaml"

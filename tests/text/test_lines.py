@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import aspo_megatron
-from aspo_megatron.rollout.server_client import ServerError
+from aspo_megatron.rollout.client import ServerError
 from tests.text.test_printers import name_of
 
 ROOT = Path(aspo_megatron.__file__).parent
@@ -46,7 +46,7 @@ PLAIN: dict[str, set[str]] = {
     "plot_cli.py": {"ends"},
     "quantize/run.py": {"asked", "texts.tokens"},
     "rollout/build.py": {"address"},
-    "rollout/server.py": {"log", "what"},
+    "rollout/sglang/local_servers.py": {"log", "what"},
     "run_files.py": {"error"},
     "serve_cli.py": {"' '.join(servers.urls)", "settings.count"},
     "streams.py": {"end", "reason", "safe(text)"},

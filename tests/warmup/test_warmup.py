@@ -62,7 +62,7 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
     config = make_config(updates, parallel)
     with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
         from aspo_megatron.parallel.model.policy import build_model
-        from aspo_megatron.rollout.embedded import EmbeddedEngine
+        from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
         from aspo_megatron.warmup import warm_up
 
         family, tokenizer = read_family(FOLDER), load_tokenizer(FOLDER)

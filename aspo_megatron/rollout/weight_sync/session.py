@@ -15,9 +15,9 @@ from typing import Protocol
 from torch import Tensor
 
 from aspo_megatron.foreign_text import plain_logger
+from aspo_megatron.rollout.client import ServerClient, ServerError
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
-from aspo_megatron.rollout.shared_bucket import SharedBucket
+from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket
 
 logger = plain_logger(__name__)
 

@@ -24,9 +24,9 @@ from aspo_megatron.config import ModelConfig, ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.launch.addresses import free_ports, in_url, is_loopback
-from aspo_megatron.rollout.server_environment import server_environment
-from aspo_megatron.rollout.server_key import key_for_own_servers, read_api_key, settings_file, without_key
-from aspo_megatron.rollout.sync_way import Way
+from aspo_megatron.rollout.sglang.environment import server_environment
+from aspo_megatron.rollout.sglang.key import key_for_own_servers, read_api_key, settings_file, without_key
+from aspo_megatron.rollout.weight_sync.sync_way import Way
 
 __all__ = ["LocalServers", "ServedModel", "exposed_without_key", "read_api_key", "server_command"]
 

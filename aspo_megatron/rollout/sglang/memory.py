@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from aspo_megatron.foreign_text import plain_logger
+from aspo_megatron.rollout.client import ServerClient, ServerError
 from aspo_megatron.rollout.engine import MemoryTag
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
 
 logger = plain_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from aspo_megatron.rollout.server_client import ServerClient
+from aspo_megatron.rollout.client import ServerClient
 
 
 class RouterClient(ServerClient):

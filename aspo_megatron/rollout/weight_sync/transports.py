@@ -19,11 +19,11 @@ from torch import Tensor
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.launch.addresses import address_towards, free_ports, is_loopback
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
-from aspo_megatron.rollout.shared_bucket import SharedBucket, has_room
-from aspo_megatron.rollout.sync_way import refuse_other_nccl
-from aspo_megatron.rollout.transfer_group import TransferGroup
-from aspo_megatron.rollout.weight_sync import Prepared
+from aspo_megatron.rollout.client import ServerClient, ServerError
+from aspo_megatron.rollout.weight_sync.session import Prepared
+from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket, has_room
+from aspo_megatron.rollout.weight_sync.sync_way import refuse_other_nccl
+from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
 
 logger = plain_logger(__name__)
 

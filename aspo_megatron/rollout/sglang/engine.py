@@ -17,17 +17,17 @@ from aspo_megatron.data.samples import Sample, VersionSpan
 from aspo_megatron.errors import AgreedError, UserError
 from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.parallel.grid.exchange import from_leader, gather, rank
-from aspo_megatron.rollout.checksums import disagreement
-from aspo_megatron.rollout.ends import EndRule
+from aspo_megatron.rollout.client import Completion, ServerClient, ServerError
 from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked
-from aspo_megatron.rollout.fleet import Fleet, NoServerError
-from aspo_megatron.rollout.growing import extended, untouched
-from aspo_megatron.rollout.in_flight import InFlight, Response
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.router import RouterClient
-from aspo_megatron.rollout.server_client import Completion, ServerClient, ServerError
-from aspo_megatron.rollout.server_memory import ServerMemory
-from aspo_megatron.rollout.weight_sync import SyncResult, Transport, sync_weights
+from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
+from aspo_megatron.rollout.sglang.memory import ServerMemory
+from aspo_megatron.rollout.sglang.partial_response import extended, untouched
+from aspo_megatron.rollout.sglang.router import RouterClient
+from aspo_megatron.rollout.sglang.server_pool import Fleet, NoServerError
+from aspo_megatron.rollout.stop_rule import EndRule
+from aspo_megatron.rollout.weight_sync.checksums import disagreement
+from aspo_megatron.rollout.weight_sync.session import SyncResult, Transport, sync_weights
 
 logger = plain_logger(__name__)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.rollout.client import ServerClient
 from aspo_megatron.rollout.engine import Request, WhenComplete
 from aspo_megatron.rollout.loop_thread import LoopThread
-from aspo_megatron.rollout.server_client import ServerClient
 
 _ABORT_SECONDS = 10.0
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from aspo_megatron.foreign_text import plain_logger
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
+from aspo_megatron.rollout.client import ServerClient, ServerError
 
 logger = plain_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from aspo_megatron.rollout.server_client import ServerClient, ServerError
+from aspo_megatron.rollout.client import ServerClient, ServerError
 
 Checksums = list[dict[str, str]]
 """Of each rank of a server: of each tensor, by the name that SGLang has for it."""

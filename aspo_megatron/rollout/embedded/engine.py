@@ -22,12 +22,12 @@ from aspo_megatron.data.samples import FinishReason, Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.parallel.device.host_memory import to_device
-from aspo_megatron.rollout.batch_tokens import most_rows, most_tokens
-from aspo_megatron.rollout.decode_cache import cache_name, decode_cache, takes_masks
-from aspo_megatron.rollout.embedded_weights import EmbeddedWeights
-from aspo_megatron.rollout.empty_model import empty_model
-from aspo_megatron.rollout.ends import EndRule, end_of_sequence_ids
+from aspo_megatron.rollout.embedded.batch_tokens import most_rows, most_tokens
+from aspo_megatron.rollout.embedded.empty_model import empty_model
+from aspo_megatron.rollout.embedded.kv_cache import cache_name, decode_cache, takes_masks
+from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
+from aspo_megatron.rollout.stop_rule import EndRule, end_of_sequence_ids
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN's, PyTorch's first choice on Hopper: it makes a plan for each number of keys, 60 ms for each token."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from aspo_megatron.models.hf_names import by_checkpoint_name
+from aspo_megatron.rollout.embedded.packed_linear import pack_layers, packable
 from aspo_megatron.rollout.engine import checked
-from aspo_megatron.rollout.packed_linear import pack_layers, packable
 
 
 class EmbeddedWeights:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from aspo_megatron.data.samples import FinishReason, Sample, VersionSpan
-from aspo_megatron.rollout.ends import EndRule
+from aspo_megatron.rollout.client import Completion
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.rollout.server_client import Completion
+from aspo_megatron.rollout.stop_rule import EndRule
 
 
 def untouched(request: Request) -> Sample:
