@@ -19,9 +19,9 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.scoring import Asked, Scoring
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.engine import Request, WhenComplete
-from aspo_megatron.scoring import Asked, Scoring
 from aspo_megatron.worth import set_advantages
 
 _ROLLOUT_STREAM = 0

@@ -23,7 +23,7 @@ from aspo_megatron.metrics.eval_progress import EvalProgress
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang.engine import SGLangEngine

@@ -18,9 +18,9 @@ from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.grid.exchange import from_leader, gather
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.scoring import score_groups
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.engine import Generation, Request, ResponseSource, RolloutEngine
-from aspo_megatron.scoring import score_groups
 
 _EVAL_STREAM = 1
 """Separates the random numbers of evaluation from those of rollouts."""

@@ -28,7 +28,7 @@ from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.parallel.device.kernels import advice
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
 from aspo_megatron.streams import show
 

@@ -39,7 +39,7 @@ from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, score, token_outputs
 from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
 from aspo_megatron.run_files import first_samples, sample_records, write_summary
 from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics

@@ -23,9 +23,9 @@ from math_verify import parse, verify
 from math_verify.errors import TimeoutException
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.formula import has_prose
-from aspo_megatron.rewards.math import score
-from aspo_megatron.rewards.references import reference_text
+from aspo_megatron.rewards.mathematics.reading.formula import has_prose
+from aspo_megatron.rewards.mathematics.reading.references import reference_text
+from aspo_megatron.rewards.mathematics.reward import score
 
 PHRASINGS: dict[str, Callable[[str], str]] = {
     "in a box": lambda text: rf"The final answer is $\boxed{{{text}}}$.",

@@ -18,8 +18,8 @@ import typer
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rewards.tasks import Item, Reward
+from aspo_megatron.rewards.workers.pool import RewardPool
+from aspo_megatron.rewards.workers.tasks import Item, Reward
 
 KINDS = {
     "towers": (

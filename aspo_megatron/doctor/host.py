@@ -237,6 +237,6 @@ class Host:
         Raises:
             ConfigError: they cannot be, as wanted.
         """
-        from aspo_megatron.rewards.sandbox import find_mode
+        from aspo_megatron.rewards.programs.sandbox import find_mode
 
         return find_mode(wanted)

@@ -15,10 +15,10 @@ from aspo_megatron.eval_file import CORRECT
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.losses.kl import estimate
 from aspo_megatron.metrics.scores import Estimate, difference_estimate, mean_estimate
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.scoring import score_groups
+from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.scoring import score_groups
 
 _STREAM = 2
 """Separates the random numbers of these responses from those of rollouts and evaluation."""

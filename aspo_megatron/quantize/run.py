@@ -29,7 +29,7 @@ from aspo_megatron.quantize.folder import DTYPE, read_back, write_model, written
 from aspo_megatron.quantize.formats import Format, Layout, group_size_of
 from aspo_megatron.quantize.report import Report, by_kind
 from aspo_megatron.quantize.smoothing import fold_scales
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 
 @dataclass(frozen=True)

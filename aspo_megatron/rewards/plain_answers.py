@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from aspo_megatron.rewards.formula import is_too_big
+from aspo_megatron.rewards.mathematics.reading.formula import is_too_big
 
 Computes = Literal["nothing", "literals", "formulas"]
 """What a rule has Python compute of an answer."""

@@ -85,7 +85,7 @@ def _unfit_for_math(key: str, problem: Problem) -> Reason | None:
             "no reference answer",
             f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source",
         )
-    from aspo_megatron.rewards.references import flaw
+    from aspo_megatron.rewards.mathematics.reading.references import flaw
 
     found = flaw(problem.answer)
     if found is None:
@@ -99,7 +99,7 @@ def _unfit_for_math(key: str, problem: Problem) -> Reason | None:
 
 
 def _unfit_for_code(key: str, code: CodeConfig, problem: Problem) -> Reason | None:
-    from aspo_megatron.rewards.code_tests import has_tests, read_tests
+    from aspo_megatron.rewards.programs.tests import has_tests, read_tests
 
     if not has_tests(problem, code.tests_field):
         return Reason(
@@ -149,14 +149,14 @@ def _scorer(kind: str, options: Mapping[str, Any], code: CodeConfig, config: Rew
         raise ConfigError(f"{key}.options: they go to a function of your own, and {kind} takes none")
     # Imported here, as each needs libraries that the others do not.
     if kind == "math":
-        from aspo_megatron.rewards import math as math_reward
+        from aspo_megatron.rewards.mathematics import reward as math_reward
 
         return functools.partial(math_reward.score, seconds=cpu_seconds(config.timeout_seconds))
     if kind == "reasoning_gym":
         from aspo_megatron.rewards import reasoning_gym
 
         return functools.partial(reasoning_gym.score, seconds=cpu_seconds(config.timeout_seconds))
-    from aspo_megatron.rewards.code import CodeScorer
+    from aspo_megatron.rewards.programs.reward import CodeScorer
 
     return CodeScorer(code, config.timeout_seconds).score
 

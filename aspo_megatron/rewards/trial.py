@@ -9,9 +9,9 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.mixture import applies
-from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rewards.scorers import is_built_in
-from aspo_megatron.rewards.task_queue import LATE
+from aspo_megatron.rewards.workers.pool import RewardPool
+from aspo_megatron.rewards.workers.task_queue import LATE
 
 _FORMS = (
     "{}",

@@ -62,7 +62,7 @@ def problems(folder: Path) -> None:
 def _check_tests(records: object) -> None:
     from aspo_megatron.data.records import Records
     from aspo_megatron.data.samples import Problem
-    from aspo_megatron.rewards.code_tests import read_tests
+    from aspo_megatron.rewards.programs.tests import read_tests
 
     assert isinstance(records, Records)
     for number in range(len(records)):

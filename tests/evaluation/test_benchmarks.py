@@ -18,8 +18,8 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.code_tests import read_tests
-from aspo_megatron.rewards.math import score
+from aspo_megatron.rewards.mathematics.reward import score
+from aspo_megatron.rewards.programs.tests import read_tests
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 

@@ -16,7 +16,7 @@ from aspo_megatron.data.prompt_sampler import Asking
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.rewards.pool import Reward
+from aspo_megatron.rewards.workers.pool import Reward
 from aspo_megatron.rollout.engine import Request, WhenComplete
 from distributed import Ranks
 

@@ -22,7 +22,7 @@ from aspo_megatron.launch.loopback import is_loopback, loopback_interface
 from aspo_megatron.parallel.grid import meeting
 from aspo_megatron.parallel.grid.meeting import interfaces, meet, stays_here
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.rewards.jail import kernel
+from aspo_megatron.rewards.programs.jail import kernel
 from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
 from distributed import Ranks
 

@@ -14,11 +14,11 @@ import pytest
 from aspo_megatron.config import CodeConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.code import CodeScorer
-from aspo_megatron.rewards.code_tests import CodeTest, read_tests
-from aspo_megatron.rewards.compare import same_output, same_value
-from aspo_megatron.rewards.pool import Reward, RewardPool
+from aspo_megatron.rewards.programs.compare import same_output, same_value
+from aspo_megatron.rewards.programs.reward import CodeScorer
+from aspo_megatron.rewards.programs.tests import CodeTest, read_tests
 from aspo_megatron.rewards.scorers import check
+from aspo_megatron.rewards.workers.pool import Reward, RewardPool
 
 pytestmark = pytest.mark.timeout(120)
 

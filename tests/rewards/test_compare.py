@@ -11,10 +11,10 @@ import pytest
 
 from aspo_megatron.config import CodeConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.code import CodeScorer, _is_right
-from aspo_megatron.rewards.code_tests import CodeTest
-from aspo_megatron.rewards.compare import _lines, same_output, same_value
-from aspo_megatron.rewards.sandbox import Outcome
+from aspo_megatron.rewards.programs.compare import _lines, same_output, same_value
+from aspo_megatron.rewards.programs.reward import CodeScorer, _is_right
+from aspo_megatron.rewards.programs.sandbox import Outcome
+from aspo_megatron.rewards.programs.tests import CodeTest
 
 INF = float("inf")
 MIB = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aspo_megatron.rewards.fences import extract_code
+from aspo_megatron.rewards.programs.fences import extract_code
 
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 FENCED = 'def f():\n    """So:\n    ```\n    f()\n    ```\n    """'

@@ -10,8 +10,8 @@ import pytest
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.math import score
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.mathematics.reward import score
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 if __name__ == "__main__":
     config = RewardConfig(kind="signalling_scorer:score", workers=2, timeout_seconds=60.0)

@@ -9,9 +9,9 @@ import pytest
 from leaking_programs import AT_ONCE, COUNT, LEAKS, NUMBERS, PRELUDE, THREADS
 
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.jail import kernel, syscalls
-from aspo_megatron.rewards.jail.threads import has_room
-from aspo_megatron.rewards.sandbox import Limits, Mode, Sandbox, find_mode
+from aspo_megatron.rewards.programs.jail import kernel, syscalls
+from aspo_megatron.rewards.programs.jail.threads import has_room
+from aspo_megatron.rewards.programs.sandbox import Limits, Mode, Sandbox, find_mode
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aspo_megatron.rewards.fences import extract_code
-from aspo_megatron.rewards.formula import find_formula
+from aspo_megatron.rewards.mathematics.reading.formula import find_formula
+from aspo_megatron.rewards.programs.fences import extract_code
 from aspo_megatron.rewards.text import after_thinking, extract_answer
 
 pytestmark = pytest.mark.timeout(120)

@@ -15,7 +15,7 @@ from patience import reward_workers, until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.pool import Reward, RewardPool
+from aspo_megatron.rewards.workers.pool import Reward, RewardPool
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_is_left")]
 

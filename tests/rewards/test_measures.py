@@ -7,9 +7,9 @@ import time
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.compound import without_compound
-from aspo_megatron.rewards.math import score
-from aspo_megatron.rewards.tidy import tidied
+from aspo_megatron.rewards.mathematics.forms.compound import without_compound
+from aspo_megatron.rewards.mathematics.forms.tidy import tidied
+from aspo_megatron.rewards.mathematics.reward import score
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -12,8 +12,8 @@ from aspo_megatron.config import RewardConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.pool import Reward, RewardPool
 from aspo_megatron.rewards.scorers import build, check
+from aspo_megatron.rewards.workers.pool import Reward, RewardPool
 
 pytestmark = pytest.mark.timeout(120)
 

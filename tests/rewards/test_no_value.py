@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.math import score
+from aspo_megatron.rewards.mathematics.reward import score
 
 pytestmark = pytest.mark.timeout(240)
 

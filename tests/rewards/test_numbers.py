@@ -16,8 +16,8 @@ import torch
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.numbers import as_number
-from aspo_megatron.rewards.pool import RewardPool
 from aspo_megatron.rewards.scorers import build
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 PROBLEM = Problem("p-0", "?", (1,))
 HALVES = [

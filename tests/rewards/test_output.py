@@ -19,7 +19,7 @@ SCRIPT = """
 import json, sys
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 if __name__ == "__main__":
     path, times, *ways = sys.argv[1:]

@@ -14,8 +14,9 @@ import pytest
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards import code_tests, packed_tests
-from aspo_megatron.rewards.code_tests import CodeTest, read_tests
+from aspo_megatron.rewards.programs import packed_tests
+from aspo_megatron.rewards.programs import tests as code_tests
+from aspo_megatron.rewards.programs.tests import CodeTest, read_tests
 from aspo_megatron.rewards.scorers import check
 
 MIB = 1 << 20

@@ -17,7 +17,7 @@ import pytest
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.rewards.pool import Reward, RewardPool
+from aspo_megatron.rewards.workers.pool import Reward, RewardPool
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -209,7 +209,7 @@ def script(folder: Path, body: str, options: str = "timeout_seconds=100.0", impo
         import {imports}
         from aspo_megatron.config import RewardConfig
         from aspo_megatron.data.samples import Problem
-        from aspo_megatron.rewards.pool import RewardPool
+        from aspo_megatron.rewards.workers.pool import RewardPool
         problem = Problem("p-0", "?", (1,))
         pool = RewardPool(RewardConfig(kind="user_rewards_pool:act", {options}))
     """

@@ -18,7 +18,7 @@ from patience import reward_workers, until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_is_left")]
 
@@ -103,7 +103,7 @@ def run(folder: Path, body: str, timeout: float = 100.0) -> subprocess.Popen[str
         sys.path.append({str(Path(__file__).parent)!r})
         from aspo_megatron.config import RewardConfig
         from aspo_megatron.data.samples import Problem
-        from aspo_megatron.rewards.pool import RewardPool
+        from aspo_megatron.rewards.workers.pool import RewardPool
         problem = Problem("p-0", "?", (1,))
         pool = RewardPool(RewardConfig(kind="troubled_scorer:act", workers=2, timeout_seconds={timeout}))
         workers = set()
@@ -194,7 +194,7 @@ import time
 from multiprocessing import util
 from aspo_megatron import stop
 from aspo_megatron.config import RewardConfig
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 spawn = util.spawnv_passfds
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.math import score
+from aspo_megatron.rewards.mathematics.reward import score
 from benchmarks.graders import CHANGES, PHRASINGS, changed, plain
 
 pytestmark = pytest.mark.timeout(240)

@@ -8,8 +8,8 @@ from test_graders import all_gold
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards import references
-from aspo_megatron.rewards.math import score
+from aspo_megatron.rewards.mathematics.reading import references
+from aspo_megatron.rewards.mathematics.reward import score
 from aspo_megatron.rewards.scorers import check, unfit
 
 EMPTY = ["", " ", "\n", "\u3000", "\u200b", "####", "So it is. ####", "$$", "$ $", "{", r"\(\)", r"\[ \]", r"\text{}"]

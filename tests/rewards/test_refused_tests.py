@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.code_tests import read_tests
+from aspo_megatron.rewards.programs.tests import read_tests
 
 
 @pytest.mark.parametrize("metadata", [{}, {"tests": "[1"}, {"tests": "x" * 90_000}])

@@ -14,10 +14,10 @@ import pytest
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.rewards import code as code_reward
-from aspo_megatron.rewards import dispatcher, handle, output, team
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.programs import reward as code_reward
 from aspo_megatron.rewards.scorers import check, is_built_in
+from aspo_megatron.rewards.workers import dispatcher, handle, output, team
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 PROBLEM = Problem("p-0", "?", (1,), "7")
 NO_PROCESS = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -78,7 +78,7 @@ import os, resource, sys
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import UserError
-from aspo_megatron.rewards.pool import RewardPool
+from aspo_megatron.rewards.workers.pool import RewardPool
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.math import score
+from aspo_megatron.rewards.mathematics.reward import score
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -19,10 +19,10 @@ from hostile_programs import CALLS, ENDLESS, PRELUDE, STOPPED
 from aspo_megatron.config import CodeConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards import compare
-from aspo_megatron.rewards.code import CodeScorer
-from aspo_megatron.rewards.interpreter import package_folders, readable_paths
-from aspo_megatron.rewards.sandbox import Limits, Sandbox, find_mode
+from aspo_megatron.rewards.programs import compare
+from aspo_megatron.rewards.programs.interpreter import package_folders, readable_paths
+from aspo_megatron.rewards.programs.reward import CodeScorer
+from aspo_megatron.rewards.programs.sandbox import Limits, Sandbox, find_mode
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -251,7 +251,7 @@ import os, sys
 sys.path.insert(0, {str(tmp_path)!r})
 os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)
 os.environ.clear()
-from aspo_megatron.rewards.sandbox import Limits, Sandbox
+from aspo_megatron.rewards.programs.sandbox import Limits, Sandbox
 with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
     print(sandbox.run("import os; print(os.getuid() != 0, os.listdir('.'))", ""))
     print(sandbox.run("open({str(tmp_path / "file")!r})", "").status)
@@ -263,8 +263,8 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
         "errors.py",
         "foreign_text.py",
         "rewards/__init__.py",
-        "rewards/sandbox.py",
-        "rewards/interpreter.py",
+        "rewards/programs/sandbox.py",
+        "rewards/programs/interpreter.py",
     )
     for name in (*modules, "rewards/jail"):
         target = package / name
@@ -279,7 +279,7 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
 
 def test_the_sandbox_dies_with_a_killed_parent(mode, tmp_path):
     code = f"""
-from aspo_megatron.rewards.sandbox import Limits, Sandbox
+from aspo_megatron.rewards.programs.sandbox import Limits, Sandbox
 sandbox = Sandbox({mode!r}, Limits(seconds=100), packages=False)
 print(sandbox.run("print(1)", "").status, flush=True)
 sandbox.run("while True: pass", "")
@@ -299,7 +299,7 @@ def test_landlock_where_there_are_no_namespaces():
     """As in an ordinary container: no right to mount, and no user namespaces."""
     code = """
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rewards.sandbox import find_mode
+from aspo_megatron.rewards.programs.sandbox import find_mode
 print(find_mode("auto"))
 try:
     find_mode("namespaces")
@@ -318,7 +318,7 @@ except ConfigError as error:
 
 def test_a_mode_that_does_not_work_is_refused(monkeypatch):
     find_mode.cache_clear()
-    monkeypatch.setattr("aspo_megatron.rewards.interpreter._FLAGS", ("-c", "raise SystemExit(1)"))
+    monkeypatch.setattr("aspo_megatron.rewards.programs.interpreter._FLAGS", ("-c", "raise SystemExit(1)"))
     try:
         with pytest.raises(
             ConfigError, match=r"reward\.code\.sandbox: auto does not work on this machine \(namespaces"

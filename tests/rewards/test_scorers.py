@@ -193,7 +193,7 @@ def test_a_problems_name_is_plain_and_short_in_messages(reward, message):
 def test_workers_do_not_load_torch():
     code = """
 import sys
-import aspo_megatron.rewards.worker
+import aspo_megatron.rewards.workers.worker
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.rewards.scorers import build
 for kind in ("math", "code", "reasoning_gym"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.task_queue import TaskQueue
-from aspo_megatron.rewards.tasks import Batch, Reward, Task, tasks_of
+from aspo_megatron.rewards.workers.task_queue import TaskQueue
+from aspo_megatron.rewards.workers.tasks import Batch, Reward, Task, tasks_of
 
 LATE = "scoring took longer than reward.timeout_seconds=2"
 

@@ -9,10 +9,10 @@ import pytest
 
 from aspo_megatron.config import CodeConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.code import CodeScorer
-from aspo_megatron.rewards.code_tests import CodeTest, read_tests
-from aspo_megatron.rewards.jail import nodes
-from aspo_megatron.rewards.jail.arguments import dump, load
+from aspo_megatron.rewards.programs.jail import nodes
+from aspo_megatron.rewards.programs.jail.arguments import dump, load
+from aspo_megatron.rewards.programs.reward import CodeScorer
+from aspo_megatron.rewards.programs.tests import CodeTest, read_tests
 from aspo_megatron.rewards.scorers import unfit
 
 pytestmark = pytest.mark.timeout(120)

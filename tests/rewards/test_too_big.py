@@ -14,14 +14,14 @@ from slow_formulas import SLOW_FORMULAS
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards import math as math_reward
-from aspo_megatron.rewards.answers import TARGETS, TooBigError, read_answer
 from aspo_megatron.rewards.cpu_clock import OutOfTimeError, cpu_limit, cpu_seconds
-from aspo_megatron.rewards.formula import find_formula, is_too_big
-from aspo_megatron.rewards.latex_size import LIMIT, latex_size
-from aspo_megatron.rewards.math import score
-from aspo_megatron.rewards.pool import RewardPool
-from aspo_megatron.rewards.sympy_size import sympy_size
+from aspo_megatron.rewards.mathematics import reward as math_reward
+from aspo_megatron.rewards.mathematics.cost.latex_size import LIMIT, latex_size
+from aspo_megatron.rewards.mathematics.cost.sympy_size import sympy_size
+from aspo_megatron.rewards.mathematics.reading.answers import TARGETS, TooBigError, read_answer
+from aspo_megatron.rewards.mathematics.reading.formula import find_formula, is_too_big
+from aspo_megatron.rewards.mathematics.reward import score
+from aspo_megatron.rewards.workers.pool import RewardPool
 
 pytestmark = pytest.mark.timeout(240)
 

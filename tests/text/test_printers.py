@@ -31,11 +31,11 @@ REASONS = {
     ("metrics/eval_progress.py", ".add_task"): (1, "a name in one line, which no column takes for markup"),
     ("convert_cli.py", ".add_task"): (1, "the program's own words"),
     ("table_cli.py", ".print"): (1, "a table whose cells are plain texts"),
-    ("rewards/worker.py", ".print_exc"): (1, "into a pipe of the rank, whose stream makes it plain"),
-    ("rewards/worker.py", "sys.stdout"): (1, "it is flushed"),
-    ("rewards/worker.py", "sys.stderr"): (1, "it is flushed"),
-    ("rewards/output.py", "sys.stdout"): (3, "what shows workers' output as plain text, and their end of the pipe"),
-    ("rewards/output.py", "sys.stderr"): (1, "what shows workers' output as plain text"),
+    ("rewards/workers/worker.py", ".print_exc"): (1, "into a pipe of the rank, whose stream makes it plain"),
+    ("rewards/workers/worker.py", "sys.stdout"): (1, "it is flushed"),
+    ("rewards/workers/worker.py", "sys.stderr"): (1, "it is flushed"),
+    ("rewards/workers/output.py", "sys.stdout"): (3, "what shows workers' output as plain text, and their end of the pipe"),
+    ("rewards/workers/output.py", "sys.stderr"): (1, "what shows workers' output as plain text"),
     ("rewards/jail/init.py", "os.write"): (2, "into pipes of the sandbox"),
     ("rewards/jail/program.py", "open"): (2, "of what is judged: pipes that nobody shows"),
     **{("rewards/jail/program.py", f"sys.{name}"): (count, "of what is judged: pipes that nobody shows")
@@ -46,7 +46,7 @@ REASONS = {
     ("benchmarks.py", ".getLogger"): (1, LIBRARY),
     ("models/hf_config.py", ".getLogger"): (1, LIBRARY),
     ("launch/rank.py", ".getLogger"): (1, LIBRARY),
-    ("rewards/math.py", ".getLogger"): (1, LIBRARY),
+    ("rewards/mathematics/reward.py", ".getLogger"): (1, LIBRARY),
     ("check_rank.py", ".disable_progress_bar"): (1, LIBRARY),
 }  # fmt: skip
 """Why a module may print by other means, and how often it does."""

@@ -1,0 +1,1 @@
+"""What computing a formula would cost, told without computing it."""

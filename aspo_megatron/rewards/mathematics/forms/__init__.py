@@ -1,0 +1,1 @@
+"""Ways of writing, each brought into the one form that is compared."""

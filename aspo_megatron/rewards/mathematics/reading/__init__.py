@@ -1,0 +1,1 @@
+"""What a response or a reference says as its answer."""

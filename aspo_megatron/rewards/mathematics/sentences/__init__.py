@@ -1,0 +1,1 @@
+"""Plain formulas in sentences."""

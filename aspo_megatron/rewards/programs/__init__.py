@@ -1,0 +1,1 @@
+"""The reward of programs: a problem's tests, in a sandbox."""

@@ -1,0 +1,63 @@
+"""From responses to their texts and rewards: what rollouts and evaluation have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from aspo_megatron.data.decoding import decode
+from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.rewards.workers.pool import PendingRewards, Reward, RewardPool, log_errors
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A problem's group of responses, their texts and their rewards."""
+
+    problem: Problem
+    samples: list[Sample]
+    texts: list[str]
+    rewards: list[Reward]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all rewards are the same: nothing can be learnt from their differences then."""
+        return len({reward.value for reward in self.rewards}) == 1
+
+
+class Scoring:
+    """Decodes responses and has them scored: groups that it is told of early, while others are still generated."""
+
+    def __init__(self, rewards: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._rewards, self._tokenizer = rewards, tokenizer
+        self._begun: dict[int, tuple[list[Sample], list[str], PendingRewards]] = {}
+
+    def begin(self, problem: Problem, samples: list[Sample]) -> None:
+        """Have a complete group scored; from any thread, but not beside `results`."""
+        texts = [decode(self._tokenizer, sample.response_ids, skip_special_tokens=True) for sample in samples]
+        pending = self._rewards.submit((problem, text) for text in texts)
+        self._begun[id(samples)] = samples, texts, pending  # which keeps the samples, and so their id, alive
+
+    def results(self, groups: Sequence[tuple[Problem, list[Sample]]]) -> list[Asked]:
+        """The groups with their rewards, which their samples are given too. One that was begun is the same list."""
+        for problem, samples in groups:
+            if id(samples) not in self._begun:
+                self.begin(problem, samples)
+        asked = []
+        for problem, samples in groups:
+            _, texts, pending = self._begun.pop(id(samples))
+            asked.append(Asked(problem, samples, texts, pending.result()))
+        log_errors([reward for one in asked for reward in one.rewards])
+        for one in asked:
+            for sample, reward in zip(one.samples, one.rewards, strict=True):
+                sample.reward = reward.value
+        return asked
+
+
+def score_groups(
+    groups: Sequence[tuple[Problem, list[Sample]]], rewards: RewardPool, tokenizer: PreTrainedTokenizerBase
+) -> list[Asked]:
+    """The responses to each problem, decoded and scored; the samples are given their rewards."""
+    return Scoring(rewards, tokenizer).results(groups)

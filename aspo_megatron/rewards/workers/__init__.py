@@ -1,0 +1,1 @@
+"""The worker processes that score responses, with a time limit."""
