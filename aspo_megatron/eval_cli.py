@@ -19,9 +19,9 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
-    from aspo_megatron.benchmarks import Wanted
     from aspo_megatron.config import RunConfig
-    from aspo_megatron.eval_plan import EvalJob
+    from aspo_megatron.evaluation.benchmarks import Wanted
+    from aspo_megatron.evaluation.job import EvalJob
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SOME_FAILED_CODE = 3
@@ -72,9 +72,9 @@ def evaluate(
     \b
     Settings that matter: eval.samples (K), eval.pass_k, eval.sampling.*, data.format, data.template, reward.kind.
     """
-    from aspo_megatron import benchmarks
     from aspo_megatron.config import ParallelConfig
-    from aspo_megatron.eval_plan import EvalPlan
+    from aspo_megatron.evaluation import benchmarks
+    from aspo_megatron.evaluation.job import EvalPlan
     from aspo_megatron.launch.launcher import launch
 
     _check_options(benchmark, problems, config, output)
@@ -102,7 +102,7 @@ def evaluate(
             jobs = [files.problems(problems, common, overrides or [])]
         plan = work / "plan.json"
         EvalPlan(name, bool(server), tuple(jobs)).write(plan)
-        code = launch("aspo_megatron.eval_rank", [str(plan)], processes, threads, log_dir=work / "logs")
+        code = launch("aspo_megatron.evaluation.main", [str(plan)], processes, threads, log_dir=work / "logs")
         raise typer.Exit(code or _failed_code(jobs))
 
 
@@ -122,9 +122,9 @@ class _Files:
 
     def benchmark(self, wanted: Wanted, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a benchmark's problems and settings."""
-        from aspo_megatron import benchmarks
         from aspo_megatron.config.io import load_config
-        from aspo_megatron.eval_plan import EvalJob
+        from aspo_megatron.evaluation import benchmarks
+        from aspo_megatron.evaluation.job import EvalJob
 
         problems = self.work / f"{wanted.name}.jsonl"
         settings = [*common, *benchmarks.settings(wanted.benchmark, problems, _samples(overrides))]
@@ -143,11 +143,11 @@ class _Files:
 
     def problems(self, problems: Path | None, common: Sequence[str], overrides: Sequence[str]) -> EvalJob:
         """Prepare a file of problems, or a run's held-out ones."""
-        from aspo_megatron import benchmarks
         from aspo_megatron.config import SourceConfig
         from aspo_megatron.config.io import load_config
         from aspo_megatron.data.sources.files import stem_of
-        from aspo_megatron.eval_plan import EvalJob
+        from aspo_megatron.evaluation import benchmarks
+        from aspo_megatron.evaluation.job import EvalJob
 
         settings = list(common)
         if problems is not None:
@@ -214,7 +214,7 @@ def label_of(model: str) -> str:
 
 def _failed_code(jobs: Sequence[EvalJob]) -> int:
     """The exit code of an evaluation that went through: whether all responses could be scored."""
-    from aspo_megatron.eval_file import read_scores, scores_path
+    from aspo_megatron.evaluation.results import read_scores, scores_path
 
     failed = sum(read_scores(scores_path(job.output))["failed"] for job in jobs)
     return SOME_FAILED_CODE if failed else 0

@@ -40,8 +40,8 @@ def slurm(
       aspo slurm run.yaml slurm.partition=h100 --chain 5 --submit
       aspo slurm run.yaml --array sweep.txt --out sweep.sbatch
     """
-    from aspo_megatron import slurm as jobs
     from aspo_megatron.config.io import load_config
+    from aspo_megatron.slurm import job as jobs
 
     if state:
         show(one_line(jobs.state(load_config(config, overrides or []))))

@@ -33,8 +33,8 @@ def table(
       aspo table aspo=evals/aspo grpo=evals/grpo --against grpo
       aspo table evals --pass > passed.md
     """
-    from aspo_megatron.eval_table import Table, comparison, differences, read_results
-    from aspo_megatron.published import BASES
+    from aspo_megatron.evaluation.published import BASES
+    from aspo_megatron.evaluation.table import Table, comparison, differences, read_results
 
     if not results:
         raise ConfigError("nothing to compare: give folders that `aspo eval` has written, e.g. evals")

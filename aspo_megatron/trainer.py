@@ -25,7 +25,7 @@ from aspo_megatron.data.prompt_sampler import Asking, Standing
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
-from aspo_megatron.evaluate import evaluate
+from aspo_megatron.evaluation.evaluator import evaluate
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs

@@ -11,7 +11,7 @@ import pytest
 from aspo_megatron import reading
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
 from aspo_megatron.errors import CheckpointError, UserError
-from aspo_megatron.eval_file import read_scores
+from aspo_megatron.evaluation.results import read_scores
 from aspo_megatron.folders import MANIFEST
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json, read_json, read_text

@@ -105,7 +105,7 @@ def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
 
 def _template(wishes: Wishes) -> Iterator[Line]:
     from aspo_megatron.errors import UserError
-    from aspo_megatron.slurm import read_template
+    from aspo_megatron.slurm.job import read_template
 
     try:
         read_template()

@@ -12,7 +12,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.slurm_layout import gpus_beside, has_own_servers, shape
+from aspo_megatron.slurm.layout import gpus_beside, has_own_servers, shape
 
 if TYPE_CHECKING:
     from aspo_megatron.models.family import Family

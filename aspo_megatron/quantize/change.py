@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.eval_file import CORRECT
+from aspo_megatron.evaluation.results import CORRECT
+from aspo_megatron.evaluation.scores import Estimate, difference_estimate, mean_estimate
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.losses.kl import estimate
-from aspo_megatron.metrics.scores import Estimate, difference_estimate, mean_estimate
 from aspo_megatron.rewards.scoring import score_groups
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine

@@ -91,7 +91,7 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _evaluate(folder: Path) -> None:
-    from aspo_megatron.eval_file import ResultFile
+    from aspo_megatron.evaluation.results import ResultFile
     from benchmarks.fuzz.readers import ABOUT, RESPONSES
 
     with ResultFile(folder / RESPONSES, ABOUT) as results:

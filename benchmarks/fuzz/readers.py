@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.eval_file import About, ResultFile
+from aspo_megatron.evaluation.results import About, ResultFile
 from aspo_megatron.foreign_text import safe
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _config_weights(folder: Path, model: Path) -> None:
 
 def settings(folder: Path) -> None:
     """A recipe, as all commands read it, and as a batch script."""
-    from aspo_megatron import slurm
+    from aspo_megatron.slurm import job as slurm
 
     job = slurm.make_job(folder / "run.yaml", (), (), None, 1)
     _see_plain(slurm.render(job, slurm.read_template()))
@@ -174,7 +174,7 @@ def gone_on_with(folder: Path) -> None:
 
 def evaluation(folder: Path) -> None:
     """What `aspo eval` and `aspo table` read of an evaluation."""
-    from aspo_megatron.eval_table import comparison, differences, read_results
+    from aspo_megatron.evaluation.table import comparison, differences, read_results
 
     path = folder / "evaluation" / RESPONSES
     results = read_results([str(path), f"other={path}"])

@@ -41,7 +41,7 @@ def asked(shared: bool) -> dict[str, Any]:
     import torch.distributed as dist
 
     from aspo_megatron.data.dealing import dealer
-    from aspo_megatron.evaluate import Evaluator
+    from aspo_megatron.evaluation.evaluator import Evaluator
     from aspo_megatron.inputs.shared import SharedProblems
 
     dist.init_process_group("gloo")

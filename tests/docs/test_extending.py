@@ -130,7 +130,7 @@ def test_the_family_is_the_one_in_the_package() -> None:
 
 
 def test_the_benchmark_row_is_one() -> None:
-    from aspo_megatron.benchmarks import Benchmark
+    from aspo_megatron.evaluation.benchmarks import Benchmark
 
     rows = eval("{" + block("python", "Benchmark(") + "}", {"Benchmark": Benchmark})
     assert rows["aime26"].samples == 64

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from aspo_megatron import commands
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.eval_cli import label_of
-from aspo_megatron.eval_file import read_scores
+from aspo_megatron.evaluation.results import read_scores
 
 from .command import ASPO, TINY_MODEL, Finished, aspo, finish, start, wait_until
 

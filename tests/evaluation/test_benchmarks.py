@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from aspo_megatron import benchmarks
-from aspo_megatron.benchmarks import BENCHMARKS, Wanted
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.evaluation import benchmarks
+from aspo_megatron.evaluation.benchmarks import BENCHMARKS, Wanted
 from aspo_megatron.rewards.mathematics.reward import score
 from aspo_megatron.rewards.programs.tests import read_tests
 

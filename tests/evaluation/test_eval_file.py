@@ -12,7 +12,7 @@ import pytest
 from file_size import limited
 
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.eval_file import About, ResultFile, read_scores, scores_path
+from aspo_megatron.evaluation.results import About, ResultFile, read_scores, scores_path
 
 IDENTITY = {"model": "weights 1", "samples": 2, "sampling.temperature": 0.8}
 ABOUT = About("aime24", "mine", 4, 2, (1, 2), IDENTITY)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
+from aspo_megatron.evaluation.job import EvalJob, EvalPlan, identity
 
 PROBLEMS = [Problem("a", "1 + 1", (1, 2), "2", {"level": "easy"}), Problem("b", "2 + 2", (3, 4), "4")]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aspo_megatron.evaluate import Evaluation, summarize
-from aspo_megatron.metrics.scores import Estimate, Scores, difference_estimate, mean_estimate, pass_at_k
+from aspo_megatron.evaluation.evaluator import Evaluation, summarize
+from aspo_megatron.evaluation.scores import Estimate, Scores, difference_estimate, mean_estimate, pass_at_k
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 8])

@@ -15,11 +15,11 @@ import torch
 from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
-from aspo_megatron.eval_file import About, Record, ResultFile, read_scores, scores_path
-from aspo_megatron.evaluate import Evaluation
+from aspo_megatron.evaluation.evaluator import Evaluation
+from aspo_megatron.evaluation.results import About, Record, ResultFile, read_scores, scores_path
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.launch.run_folder import claimed
 from aspo_megatron.metrics.record import METRICS_FILE, SAMPLES_FILE, Recorder, read_metrics
-from aspo_megatron.metrics.scores import Scores
 from benchmarks.soak.injection import Faults
 
 from .saving import Swept, first_line, quiet

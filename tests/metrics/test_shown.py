@@ -12,9 +12,9 @@ from typing import IO
 import pytest
 from rich.console import Console
 
-from aspo_megatron.metrics.eval_progress import EvalProgress
+from aspo_megatron.evaluation.progress import EvalProgress
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.metrics.progress import progress_display
-from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.streams import ShownStream
 from tests.launch.stuck import HOW, read_what_is_there, stuck
 

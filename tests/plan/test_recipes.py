@@ -17,7 +17,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.plan.readme import with_plan
 from aspo_megatron.plan.report import make_plan
-from aspo_megatron.slurm import shape
+from aspo_megatron.slurm.job import shape
 from aspo_megatron.tiny import RANKS, tiny_layout, tiny_run
 
 from .conftest import ROOT

@@ -266,7 +266,7 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
         "rewards/programs/sandbox.py",
         "rewards/programs/interpreter.py",
     )
-    for name in (*modules, "rewards/jail"):
+    for name in (*modules, "rewards/programs/jail"):
         target = package / name
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", source / name, target], check=True)

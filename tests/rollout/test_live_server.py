@@ -13,7 +13,7 @@ from e2e.command import aspo
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.errors import UserError
-from aspo_megatron.eval_file import read_scores
+from aspo_megatron.evaluation.results import read_scores
 from aspo_megatron.rollout.engine import ServersLostError
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.rollout.sglang.local_servers import LocalServers

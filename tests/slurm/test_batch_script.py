@@ -13,10 +13,10 @@ import yaml
 from e2e.command import SETTINGS
 from pydantic import ValidationError
 
-from aspo_megatron import slurm
-from aspo_megatron.batch_script import options
 from aspo_megatron.config import SlurmConfig
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.slurm import job
+from aspo_megatron.slurm.batch_script import options
 
 CONTROLS = {
     **{f"U+{code:04X}": chr(code) for code in (*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x2028, 0x202F), 0x2066)},
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def script_of(given: dict[str, Any], *overrides: str, name: str = "run.yaml", sweep: Path | None = None) -> str:
     config = yaml.safe_load(SETTINGS) | {"output_dir": "runs/first", "slurm": {"gpus_per_node": 0, **given}}
     Path(name).write_text(yaml.safe_dump(config))
-    return slurm.render(slurm.make_job(Path(name), overrides, [], sweep, 1), slurm.read_template())
+    return job.render(job.make_job(Path(name), overrides, [], sweep, 1), job.read_template())
 
 
 def given(key: str, value: str) -> dict[str, Any]:

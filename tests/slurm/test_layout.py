@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from aspo_megatron import slurm
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rollout.sglang.environment import server_environment
+from aspo_megatron.slurm import job as slurm
 
 EXAMPLES = slurm.TEMPLATE.parents[1] / "examples"
 SMALL = "qwen3_4b/run.yaml"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS
 
-from aspo_megatron import slurm
 from aspo_megatron.commands import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.launch.rank import slurm_environment
+from aspo_megatron.slurm import job as slurm
 
 from .cluster import Cluster
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS, RunFolder
 
-from aspo_megatron import slurm
+from aspo_megatron.slurm import job as slurm
 
 from .cluster import Cluster
 

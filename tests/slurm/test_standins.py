@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS
 
-from aspo_megatron import slurm
+from aspo_megatron.slurm import job
 
 from .standins import Ended, Standins
 
@@ -19,7 +19,7 @@ RECIPES = {
     "qwen3_8b/run.yaml": (4, 4),
 }
 """Ranks, and GPUs of the servers that rank 0 starts."""
-ROOT = slurm.TEMPLATE.parents[1]
+ROOT = job.TEMPLATE.parents[1]
 CPUS = ("slurm.gpus_per_node=0", "parallel.dp=2")
 
 
@@ -52,7 +52,7 @@ def standins(tmp_path: Path) -> Standins:
 
 
 def script_of(*overrides: str, config: Path = Path("run 1.yaml"), chain: int = 1) -> str:
-    return slurm.render(slurm.make_job(config, list(overrides), [], None, chain), slurm.read_template())
+    return job.render(job.make_job(config, list(overrides), [], None, chain), job.read_template())
 
 
 def trained(standins: Standins, work: Path, *overrides: str, chain: int = 1, **given: object) -> Ended:
@@ -79,7 +79,7 @@ def test_what_the_script_sets_reaches_the_ranks(standins: Standins, work: Path, 
 @pytest.mark.parametrize(("name", "command"), [("serve", "serve"), ("eval", "eval"), ("convert", "convert")])
 def test_the_other_scripts_hand_on_their_environment(standins: Standins, work: Path, name: str, command: str) -> None:
     standins.aspo(work / ".venv")
-    script = slurm.TEMPLATE.with_name(f"{name}.sbatch").read_text()
+    script = job.TEMPLATE.with_name(f"{name}.sbatch").read_text()
     ended = standins.run(script, work, "run 1.yaml", "model.path=a b", SLURM_EXPORT_ENV="NONE")
     assert ended.code == 0, ended.log
     assert ended.environment(command)["PATH"].startswith(f"{work}/.venv/bin:")
@@ -87,7 +87,7 @@ def test_the_other_scripts_hand_on_their_environment(standins: Standins, work: P
 
 
 def test_all_scripts_enter_an_environment_in_the_same_way() -> None:
-    scripts = {path.stem: path.read_text() for path in slurm.TEMPLATE.parent.glob("*.sbatch")}
+    scripts = {path.stem: path.read_text() for path in job.TEMPLATE.parent.glob("*.sbatch")}
     begin, end = '[ -z "$VENV" ]; then :', "\nelse\n  echo"
     assert len({text[text.index(begin) : text.index(end)] for text in scripts.values()}) == 1
     for text in scripts.values():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS
 
-from aspo_megatron import slurm
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.slurm_time import limit_seconds
+from aspo_megatron.slurm import job as slurm
+from aspo_megatron.slurm.time_limit import limit_seconds
 
 
 @pytest.fixture(autouse=True)

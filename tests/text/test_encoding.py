@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import aspo_megatron
-from aspo_megatron.eval_file import About, ResultFile
-from aspo_megatron.evaluate import summarize
+from aspo_megatron.evaluation.evaluator import summarize
+from aspo_megatron.evaluation.results import About, ResultFile
 from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.sample_file import read_samples
@@ -73,9 +73,9 @@ WRITES = r"""
 import sys
 from pathlib import Path
 from aspo_megatron.config.io import load_config, save_config
-from aspo_megatron.eval_file import About, ResultFile, read_scores
-from aspo_megatron.eval_plan import EvalJob, EvalPlan
-from aspo_megatron.evaluate import summarize
+from aspo_megatron.evaluation.results import About, ResultFile, read_scores
+from aspo_megatron.evaluation.job import EvalJob, EvalPlan
+from aspo_megatron.evaluation.evaluator import summarize
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.page import html_page, write_page
 from aspo_megatron.streams import show

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from aspo_megatron.benchmarks import Wanted, write_problems
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.eval_file import About, ResultFile, read_scores
+from aspo_megatron.evaluation.benchmarks import Wanted, write_problems
+from aspo_megatron.evaluation.results import About, ResultFile, read_scores
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished
@@ -264,7 +264,7 @@ def test_a_configuration_from_the_shell(tmp_path: Path) -> None:
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aspo_megatron.metrics.damage.MOST_BYTES", 1000)
-    monkeypatch.setattr("aspo_megatron.eval_file.MOST_BYTES", 1000)
+    monkeypatch.setattr("aspo_megatron.evaluation.results.MOST_BYTES", 1000)
     response = json.dumps({"problem": "p", "response": "r", "reward": 1.0} | LINE)
     long = json.dumps({"problem": "p", "response": "r" * 5000, "reward": 1.0} | LINE)
     (tmp_path / "samples.jsonl").write_text(f"{response}\n{long}\n{response}\n")

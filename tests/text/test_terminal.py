@@ -215,9 +215,9 @@ def test_what_is_printed_above_a_bar_is_text(kind: str, monkeypatch: pytest.Monk
 
     from rich.console import Console
 
-    from aspo_megatron.metrics.eval_progress import EvalProgress
+    from aspo_megatron.evaluation.progress import EvalProgress
+    from aspo_megatron.evaluation.scores import Scores
     from aspo_megatron.metrics.progress import progress_display
-    from aspo_megatron.metrics.scores import Scores
     from aspo_megatron.streams import show
 
     file = io.StringIO()

@@ -26,7 +26,7 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/l
 def command(settings: str) -> list[str]:
     """The command that starts a sandbox with settings in JSON (`jail.init.Settings`)."""
     interpreter = str(Path(sys.executable).resolve())
-    package_root = str(Path(__file__).resolve().parents[2])
+    package_root = str(Path(__file__).resolve().parents[3])
     return [interpreter, *_FLAGS, "-c", _LAUNCH, package_root, settings]
 
 

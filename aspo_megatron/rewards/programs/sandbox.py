@@ -1,6 +1,6 @@
 """Runs untrusted Python programs, shut off from the machine (docs/rewards.md says how, and what that guarantees).
 
-The side that is shut off is `aspo_megatron.rewards.programs.jail`. This side gives it a program and an input, takes what comes
+The side that is shut off is `rewards.programs.jail`. This side gives it a program and an input, takes what comes
 out, and ends it. It believes nothing but that output: right answers never go in, and the comparison is done by the
 caller, out here.
 """

@@ -10,8 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console
 
 _LINE_SECONDS = 10.0

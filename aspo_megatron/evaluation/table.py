@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.eval_file import SCORES_SUFFIX, read_scores, scores_path
-from aspo_megatron.eval_plan import CHAT_VARIABLE
+from aspo_megatron.evaluation.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
+from aspo_megatron.evaluation.job import CHAT_VARIABLE
+from aspo_megatron.evaluation.published import PUBLISHED
+from aspo_megatron.evaluation.results import SCORES_SUFFIX, read_scores, scores_path
+from aspo_megatron.evaluation.scores import difference_estimate, mean_estimate
 from aspo_megatron.foreign_text import markdown, one_line
-from aspo_megatron.metrics.scores import difference_estimate, mean_estimate
-from aspo_megatron.published import PUBLISHED
 
 _PAPER = {
     "sampling.temperature": TEMPERATURE,

@@ -13,10 +13,10 @@ from aspo_megatron.config import EvalConfig, SamplingConfig
 from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import AgreedError
-from aspo_megatron.eval_file import CORRECT, Record, ResultFile
+from aspo_megatron.evaluation.results import CORRECT, Record, ResultFile
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.grid.exchange import from_leader, gather
 from aspo_megatron.rewards.scoring import score_groups
 from aspo_megatron.rewards.workers.pool import RewardPool

@@ -1,4 +1,4 @@
-"""What one rank of `aspo eval` does: `python -m aspo_megatron.eval_rank PLAN.json`."""
+"""What one rank of `aspo eval` does: `python -m aspo_megatron.evaluation.main PLAN.json`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.eval_file import About, ResultFile, scores_path
-from aspo_megatron.eval_plan import EvalJob, EvalPlan, identity
+from aspo_megatron.evaluation.job import EvalJob, EvalPlan, identity
+from aspo_megatron.evaluation.progress import EvalProgress
+from aspo_megatron.evaluation.results import About, ResultFile, scores_path
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank
 from aspo_megatron.inputs.shared import SharedProblems
-from aspo_megatron.metrics.eval_progress import EvalProgress
-from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
@@ -106,7 +106,7 @@ def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: ProblemStor
 
 def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
     """Ask what is left."""
-    from aspo_megatron.evaluate import Evaluator, evaluate_into
+    from aspo_megatron.evaluation.evaluator import Evaluator, evaluate_into
 
     config, tokenizer, problems = task.config, task.inputs.tokenizer, task.problems
     sampling = config.eval.sampling or config.rollout.sampling

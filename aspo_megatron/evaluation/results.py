@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self, TypeGuard
 
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.files import json_line, plain_errors, refuse_link, write_whole
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.scores import Scores
 from aspo_megatron.reading import MOST_BYTES, open_file, parse_json, read_json
 
 Record = dict[str, Any]

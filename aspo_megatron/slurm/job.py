@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aspo_megatron.batch_script import (
+from aspo_megatron.config import RunConfig, SlurmConfig
+from aspo_megatron.config.io import load_config
+from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
+from aspo_megatron.reading import read_text
+from aspo_megatron.slurm.batch_script import (
     array,
     option,
     options,
@@ -23,14 +29,8 @@ from aspo_megatron.batch_script import (
     word,
     words,
 )
-from aspo_megatron.config import RunConfig, SlurmConfig
-from aspo_megatron.config.io import load_config
-from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.foreign_text import one_line
-from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
-from aspo_megatron.reading import read_text
-from aspo_megatron.slurm_layout import cores_per_task, gpus_beside, says_gpus, shape
-from aspo_megatron.slurm_time import refuse_short_limit, time_option
+from aspo_megatron.slurm.layout import cores_per_task, gpus_beside, says_gpus, shape
+from aspo_megatron.slurm.time_limit import refuse_short_limit, time_option
 
 TEMPLATE = Path(__file__).parents[1] / "slurm" / "train.sbatch"
 
