@@ -83,7 +83,7 @@ def train(
 
     words = [*(overrides or []), *([] if profile is None else [f"log.profile_step={profile}"])]
     if tiny:
-        from aspo_megatron.tiny import tiny_form
+        from aspo_megatron.models.tiny import tiny_form
 
         run = tiny_form(config, words)
     else:
@@ -98,7 +98,7 @@ def train(
         return
     with _problems_read(run) as problems, run_folder.claimed(run):
         code = launch(
-            "aspo_megatron.train_rank",
+            "aspo_megatron.train.main",
             [str(run.output_dir / "config.yaml"), *map(str, problems)],
             run.parallel.world_size,
             run.platform.threads_per_rank,
@@ -146,7 +146,7 @@ def check(
       aspo check qwen3-moe
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
     """
-    from aspo_megatron import check as checks
+    from aspo_megatron.check import layouts as checks
     from aspo_megatron.checkpoint.usable import usable_weights
 
     # `--layouts tp=2 cp=2`: an option takes one value, so the further ones arrive as arguments.
@@ -222,16 +222,16 @@ def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
 
 def _train_as_rank(run: RunConfig, stop: StopRequest) -> int:
     """What `aspo train` does when torchrun or srun has started it as a rank."""
-    from aspo_megatron import train_rank
+    from aspo_megatron.train import main
 
     leader = os.environ.get("RANK", "0") == "0"
     if leader:
         run_folder.refuse_foreign_folder(run)
     if run_folder.is_finished(run):
         return 0 if not leader or _is_finished(run) else 1
-    inputs = train_rank.read_here(run)
+    inputs = main.read_here(run)
     with run_folder.claimed(run) if leader else contextlib.nullcontext():
-        return train_rank.train(run, inputs, stop)
+        return main.train(run, inputs, stop)
 
 
 def _is_finished(run: RunConfig) -> bool:

@@ -46,11 +46,11 @@ def plan(
     from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config.io import load_config
     from aspo_megatron.errors import ConfigError
+    from aspo_megatron.models.tiny import model_shape
     from aspo_megatron.plan import report, text
     from aspo_megatron.plan.hardware import GPUS
     from aspo_megatron.simulation import beside_plan
     from aspo_megatron.simulation import text as simulated_text
-    from aspo_megatron.tiny import model_shape
 
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
     if gpu.lower() not in kinds:

@@ -91,7 +91,7 @@ def _serve(pipe: Connection) -> None:
     with installed(CpuPlatform()):
         import aspo_megatron.parallel.model.policy  # noqa: F401
         import aspo_megatron.parallel.update.optimizer  # noqa: F401
-        import aspo_megatron.trainer  # noqa: F401
+        import aspo_megatron.train.trainer  # noqa: F401
     while True:
         try:
             function, args, kwargs = pipe.recv()

@@ -9,13 +9,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aspo_megatron import eval_cli, plot_cli, serve_cli, tiny
+from aspo_megatron import eval_cli, plot_cli, serve_cli
 from aspo_megatron.checkpoint.states.folders import publish, tidy
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.results import About, ResultFile
 from aspo_megatron.files import write_whole
 from aspo_megatron.launch.run_folder import claimed, refuse_links
+from aspo_megatron.models import tiny
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from aspo_megatron import losses, updates
+from aspo_megatron import losses
 from aspo_megatron.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, SourceConfig
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.schedule import Schedule
 from aspo_megatron.parallel.update.step import UpdateResult
+from aspo_megatron.train import updates
 
 LR = 1e-3
 STEPS = 4

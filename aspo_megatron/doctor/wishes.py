@@ -124,7 +124,7 @@ def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wi
     if host.torch.problem:
         return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
     from aspo_megatron.checkpoint.usable import usable_model
-    from aspo_megatron.tiny import model_shape
+    from aspo_megatron.models.tiny import model_shape
 
     try:
         return replace(wishes, family=usable_model(model_shape(wishes.run, config)))

@@ -8,9 +8,9 @@ from pathlib import Path
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
+from aspo_megatron.models.tiny import model_shape
 from aspo_megatron.plan.report import make_plan
 from aspo_megatron.plan.text import text
-from aspo_megatron.tiny import model_shape
 
 _BEGIN, _END = "<!-- plan -->\n", "<!-- end -->\n"
 

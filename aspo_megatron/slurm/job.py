@@ -229,7 +229,7 @@ def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
     """
     try:
         from aspo_megatron.checkpoint.usable import usable_here
-        from aspo_megatron.tiny import model_shape
+        from aspo_megatron.models.tiny import model_shape
     except (ImportError, OSError):  # no torch: a machine that only submits
         return
     wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})

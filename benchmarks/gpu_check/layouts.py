@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from aspo_megatron import check
-from aspo_megatron.check import ONE_PROCESS, Layout, Tolerances, make_built_in, parse_layout, read_result
-from aspo_megatron.check_rank import Spec
+from aspo_megatron.check import layouts as check
+from aspo_megatron.check.layouts import ONE_PROCESS, Layout, Tolerances, make_built_in, parse_layout, read_result
+from aspo_megatron.check.main import Spec
 from aspo_megatron.config import LossConfig, ParallelConfig
 from aspo_megatron.launch.launcher import launch
 from benchmarks.gpu_check.layouts_rank import OWN, SHARED

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from aspo_megatron import check_rank
+from aspo_megatron.check import main
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.parallel.device.platform import CpuPlatform, CudaPlatform, Platform, choose_platform
 from aspo_megatron.parallel.grid.meeting import interfaces, store_of_this_machine
@@ -51,14 +51,14 @@ def run_rows(way: str, paths: Sequence[str]) -> None:
     copied = register() if way == SHARED else Counter[str]()
     store = store_of_this_machine(rank, ranks, _PATIENCE)
     for path in paths:
-        row = check_rank.Spec(**json.loads(Path(path).read_text(encoding="utf-8")))
+        row = main.Spec(**json.loads(Path(path).read_text(encoding="utf-8")))
         copied.clear()
         if ranks == 1:
-            check_rank.check_layout(row)
+            main.check_layout(row)
         else:
             parallel = ParallelConfig.model_validate(row.parallel)
             with _grid(parallel, row.device, way, PrefixStore(row.result, store)) as topology:
-                check_rank.two_updates(row, topology)
+                main.two_updates(row, topology)
         if rank == 0:
             Path(row.result).with_suffix(".done").write_text(json.dumps(copied), encoding="utf-8")
 

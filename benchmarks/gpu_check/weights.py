@@ -13,8 +13,8 @@ from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.probe import tolerance_of
 from aspo_megatron.rollout.engine import Request
+from aspo_megatron.train.probe import tolerance_of
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.policies import (

@@ -110,7 +110,7 @@ def rank(path: Path) -> None:
     from aspo_megatron.config.io import load_config
     from aspo_megatron.data import store
     from aspo_megatron.launch.stop import StopRequest
-    from aspo_megatron.train_rank import read_here, train
+    from aspo_megatron.train.main import read_here, train
 
     opened, hashed = [], []
 

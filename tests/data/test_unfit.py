@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aspo_megatron import train_rank
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.read import read_inputs
+from aspo_megatron.train import main
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 
@@ -42,7 +42,7 @@ HELDOUT = (
 
 def test_all_are_counted_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
-    for read in (read_inputs, train_rank.read_here):
+    for read in (read_inputs, main.read_here):
         with pytest.raises(ConfigError) as raised:
             read(config(tmp_path))
         (line,) = str(raised.value).splitlines()

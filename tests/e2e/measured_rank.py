@@ -19,7 +19,7 @@ import torch
 from aspo_megatron.config.io import load_config
 from aspo_megatron.inputs.read import read_inputs
 from aspo_megatron.launch.stop import StopRequest
-from aspo_megatron.train_rank import train
+from aspo_megatron.train.main import train
 
 EVERY = 10
 """Steps from one note to the next."""

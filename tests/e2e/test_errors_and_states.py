@@ -36,7 +36,7 @@ def written(trainer: Any) -> None:
 
 
 def loss_is_nan(trainer: Any) -> None:
-    from aspo_megatron import updates
+    from aspo_megatron.train import updates
 
     updates._check_finite(2, 1, type("Result", (), {"loss": float("nan"), "grad_norm": 1.0}))
 
@@ -103,7 +103,7 @@ def test_a_state_that_is_written_survives(server: Server, work: Path, error: Cal
 
 def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> list[str]:
     """The names in the folder of states, after an error when the state of step 1 is written."""
-    from aspo_megatron.trainer import Trainer
+    from aspo_megatron.train.trainer import Trainer
 
     score = Trainer._score
 

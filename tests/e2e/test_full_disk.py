@@ -80,7 +80,7 @@ def fill_the_disk(work: Path, run: RunFolder, gates: Path) -> tuple[subprocess.P
     (rank,) = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "aspo_megatron.train_rank" in child.cmdline()
+        if "aspo_megatron.train.main" in child.cmdline()
     ]
     rank.rlimit(psutil.RLIMIT_FSIZE, NO_ROOM)
     return process, rank

@@ -69,9 +69,9 @@ def run(work: Path, name: str, settings: list[str], dies: Moment | None = None, 
 
 def mortal(config: Any, inputs: Any, log: Path, dies: Moment | None, counts_made: bool) -> None:
     """A rank that kills itself. `counts_made`: as in older versions, its states know of the updates made alone."""
-    from aspo_megatron import warmup
     from aspo_megatron.parallel.update.optimizer import Optimizer
-    from aspo_megatron.trainer import Trainer
+    from aspo_megatron.train import warmup
+    from aspo_megatron.train.trainer import Trainer
 
     if counts_made:
         Optimizer.counters = lambda self: {"updates": self._updates, "scheduled": self._updates}  # type: ignore[method-assign]

@@ -58,7 +58,7 @@ def go_on(work: Path, name: str, *more: str) -> list[BaseProcess]:
 
 def rank(config: Any, inputs: Any, log: Path) -> None:
     from aspo_megatron.launch.stop import StopRequest
-    from aspo_megatron.train_rank import train
+    from aspo_megatron.train.main import train
 
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)

@@ -170,7 +170,7 @@ def test_the_check_imports_nothing_that_is_left_out() -> None:
     code = (
         "import importlib, sys\n"
         "for name in ('reasoning_gym', 'math_verify', 'datasets', 'wandb'): sys.modules[name] = None\n"
-        "import aspo_megatron.train_rank\n"
+        "import aspo_megatron.train.main\n"
         "from benchmarks.gpu_check.sections import SECTIONS\n"
         "for section in SECTIONS: importlib.import_module(section.module)\n"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.check import (
+from aspo_megatron.check.layouts import (
     BUILT_IN,
     Layout,
     Result,
@@ -22,7 +22,7 @@ from aspo_megatron.check import (
     parse_layout,
     read_result,
 )
-from aspo_megatron.check_rank import Spec, check_layout
+from aspo_megatron.check.main import Spec, check_layout
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.layouts import candidates

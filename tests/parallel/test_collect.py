@@ -123,7 +123,7 @@ def collect(layout: ParallelConfig, settings: dict[str, Any]) -> tuple[Found, li
     """What this rank keeps, the rewards of all that it asked, and where its stream then stands."""
     config = run_config(settings)
     with process_grid(layout, PLATFORM, seed=1) as topology:
-        from aspo_megatron.collect import Collector
+        from aspo_megatron.train.collector import Collector
 
         stream = ProblemStream([Problem(f"p{number}", "", (3,)) for number in range(50)], seed=1)
         rollout = config.rollout
@@ -226,8 +226,8 @@ def test_shaping(ranks: Ranks) -> None:
 def collect_on_and_on(layout: ParallelConfig, settings: dict[str, Any]) -> list[list[tuple[int, str, int, float]]]:
     """This rank's samples of every step."""
     with process_grid(layout, PLATFORM, seed=1) as topology:
-        from aspo_megatron.collect import Collector
-        from aspo_megatron.step_metrics import staleness_metrics
+        from aspo_megatron.train.collector import Collector
+        from aspo_megatron.train.step_metrics import staleness_metrics
 
         config = run_config(settings)
         stream = ProblemStream([Problem(f"p{number}", "", (3,)) for number in range(200)], seed=1)

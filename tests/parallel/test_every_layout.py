@@ -17,8 +17,8 @@ import pytest
 import torch.distributed as dist
 
 from aspo_megatron import losses
-from aspo_megatron.check import Layout as Row
-from aspo_megatron.check import layout_text
+from aspo_megatron.check.layouts import Layout as Row
+from aspo_megatron.check.layouts import layout_text
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family

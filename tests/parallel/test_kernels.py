@@ -15,7 +15,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aspo_megatron import train_rank
 from aspo_megatron.config import KernelsConfig, ModelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
@@ -26,6 +25,7 @@ from aspo_megatron.parallel.device.kernels import Kernels, Machine, advice, choo
 from aspo_megatron.parallel.device.packages import Packages, engine_window, find_packages
 from aspo_megatron.parallel.device.platform import CpuPlatform, attend, attend_backward
 from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.train import main
 
 NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
 WINDOW = SpecifierSet("<2.12.0,>=2.9.0a0")
@@ -268,8 +268,8 @@ def test_a_run_tells_once_what_it_should(
     def next_is_the_model(*_: Any) -> None:
         raise ModelIsNextError
 
-    monkeypatch.setattr(train_rank, "from_leader", lambda value: value)
-    monkeypatch.setattr(train_rank, "own_servers", next_is_the_model)
+    monkeypatch.setattr(main, "from_leader", lambda value: value)
+    monkeypatch.setattr(main, "own_servers", next_is_the_model)
     problems = {"kind": "reasoning_gym", "family": "spell_backward", "size": 1}
     config = RunConfig.model_validate(
         {
@@ -284,5 +284,5 @@ def test_a_run_tells_once_what_it_should(
     stop: Any = SimpleNamespace(agree=lambda **_: (False, False))
     inputs: Any = Inputs(*[None] * 4)
     with pytest.raises(ModelIsNextError):
-        train_rank._train(config, inputs, topology, SimpleNamespace(), stop)
+        main._train(config, inputs, topology, SimpleNamespace(), stop)
     assert capsys.readouterr().out.count("model.dtype=float32 on a GPU") == leader

@@ -15,7 +15,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses.kl import Estimator
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.worth import charge_kl, response_kl
+from aspo_megatron.train.advantages import charge_kl, response_kl
 from distributed import Ranks
 
 from .layouts import PLATFORM

@@ -15,10 +15,10 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_config import transformers_config
+from aspo_megatron.models.tiny import RANKS, tiny_layout, tiny_run
 from aspo_megatron.plan.readme import with_plan
 from aspo_megatron.plan.report import make_plan
 from aspo_megatron.slurm.job import shape
-from aspo_megatron.tiny import RANKS, tiny_layout, tiny_run
 
 from .conftest import ROOT
 
@@ -90,7 +90,7 @@ def train(path: Path) -> None:
     """What a rank does."""
     from aspo_megatron.inputs.read import read_inputs
     from aspo_megatron.launch.stop import StopRequest
-    from aspo_megatron.train_rank import train
+    from aspo_megatron.train.main import train
 
     run = load_config(path)
     sys.exit(train(run, read_inputs(run), StopRequest()))

@@ -18,7 +18,7 @@ from aspo_megatron.rollout.embedded.empty_model import empty_model
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.embedded.packed_linear import PackedLinear, pack_layers, packable
 from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
-from aspo_megatron.synced_engine import SyncedEngine
+from aspo_megatron.train.policy_engine import SyncedEngine
 
 from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
 

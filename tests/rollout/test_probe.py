@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aspo_megatron import synced_engine
 from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
-from aspo_megatron.synced_engine import SyncedEngine
+from aspo_megatron.train import policy_engine
+from aspo_megatron.train.policy_engine import SyncedEngine
 
 VOCABULARY = 97
 
@@ -36,7 +36,7 @@ class Trainer:
         self.told: list[str] = []
         self.groups: list[list[Sample]] = []
         self._expected = np.zeros(0, dtype=np.float32)
-        monkeypatch.setattr(synced_engine, "score", self._score)
+        monkeypatch.setattr(policy_engine, "score", self._score)
         engine: Any = SimpleNamespace(
             update_weights=lambda tensors, version: {},
             prompt_log_probs=self._prompt_log_probs,

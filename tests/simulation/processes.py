@@ -36,7 +36,7 @@ def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     with installed(StandInPlatform(StandIn(), BARE)):  # megatron-core asks for a GPU as it is imported
         import aspo_megatron.rollout.embedded.engine  # noqa: F401
-        import aspo_megatron.trainer  # noqa: F401
+        import aspo_megatron.train.trainer  # noqa: F401
     for family in ("llama", "qwen2", "qwen3", "qwen3_moe"):  # transformers imports them when it is first asked
         AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **_SMALLEST))
     while True:

@@ -170,7 +170,7 @@ def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tupl
     config = run_config(setup, Path("run"), loss={"kl_coef": kl_coef}, model_settings=settings)
     config = config.model_copy(update={"train": config.train.model_copy(update={"old_log_probs": "rollout"})})
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.trainer import Trainer
+        from aspo_megatron.train.trainer import Trainer
 
         groups = groups_of(setup)
         model = build_policy(setup, rank)

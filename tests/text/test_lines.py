@@ -47,13 +47,13 @@ PLAIN: dict[str, set[str]] = {
     "quantize/run.py": {"asked", "texts.tokens"},
     "rollout/build.py": {"address"},
     "rollout/sglang/local_servers.py": {"log", "what"},
-    "run_files.py": {"error"},
+    "train/outputs.py": {"error"},
     "serve_cli.py": {"' '.join(servers.urls)", "settings.count"},
     "streams.py": {"end", "reason", "safe(text)"},
-    "synced_engine.py": {"lost", "said"},
+    "train/policy_engine.py": {"lost", "said"},
     "table_cli.py": {"one.markdown()"},
-    "train_rank.py": {"summary['heldout_problems']", "summary['steps']"},
-    "trainer.py": {"error", "self._at.step", "step"},
+    "train/main.py": {"summary['heldout_problems']", "summary['steps']"},
+    "train/trainer.py": {"error", "self._at.step", "step"},
 }
 """By file, what is in one line by itself."""
 

@@ -47,7 +47,7 @@ REASONS = {
     ("models/hf_config.py", ".getLogger"): (1, LIBRARY),
     ("launch/rank.py", ".getLogger"): (1, LIBRARY),
     ("rewards/mathematics/reward.py", ".getLogger"): (1, LIBRARY),
-    ("check_rank.py", ".disable_progress_bar"): (1, LIBRARY),
+    ("check/main.py", ".disable_progress_bar"): (1, LIBRARY),
 }  # fmt: skip
 """Why a module may print by other means, and how often it does."""
 

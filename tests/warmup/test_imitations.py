@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aspo_megatron import train_rank
 from aspo_megatron.commands import app
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.inputs.imitations import check_imitations, imitated
 from aspo_megatron.inputs.read import read_inputs
+from aspo_megatron.train import main
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 WHOLE: dict[str, Any] = json.loads((TINY / "tokenizer.json").read_text())
@@ -53,7 +53,7 @@ def test_an_answer_that_the_tokenizer_fails_with_is_one_line(
     monkeypatch.setenv("RANK", "0")
     words = "the tokenizer fails: PanicException"
     with pytest.raises(UserError, match=words) as raised:
-        train_rank.read_here(load_config(None, given))
+        main.read_here(load_config(None, given))
     assert "the answer to problem problems-" in str(raised.value)
     (tmp_path / "run.yaml").write_text("{}")
     monkeypatch.delenv("RANK")

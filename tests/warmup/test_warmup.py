@@ -63,7 +63,7 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
     with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
-        from aspo_megatron.warmup import warm_up
+        from aspo_megatron.train.warmup import warm_up
 
         family, tokenizer = read_family(FOLDER), load_tokenizer(FOLDER)
         problems = [
@@ -119,7 +119,7 @@ def given_up(after: int) -> tuple[bool, list[str]]:
     config = make_config(10, parallel)
     with process_grid(parallel, PlatformConfig(device="cpu"), config.seed) as topology:
         from aspo_megatron.parallel.model.policy import build_model
-        from aspo_megatron.warmup import warm_up
+        from aspo_megatron.train.warmup import warm_up
 
         family, tokenizer, progress = read_family(FOLDER), load_tokenizer(FOLDER), Phases()
         problems = [Problem("2 + 3 =", "2 + 3 =", tuple(tokenizer("2 + 3 =")["input_ids"]), "5")]

@@ -19,7 +19,6 @@ from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.checkpoint.hf.model_card import model_card
 from aspo_megatron.checkpoint.states.run_states import StateSaver, load_latest
 from aspo_megatron.checkpoint.states.trainer_state import TrainerState, changed_weights, noted_weights
-from aspo_megatron.collect import Collector
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompt_sampler import Asking, Standing
 from aspo_megatron.data.samples import Sample
@@ -38,15 +37,16 @@ from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, score, token_outputs
-from aspo_megatron.profile import StepProfile, Work, product_rate, whole_work, work_of
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.engine import RolloutEngine, ServersLostError
-from aspo_megatron.run_files import first_samples, sample_records, write_summary
-from aspo_megatron.step_metrics import rollout_metrics, staleness_metrics
 from aspo_megatron.streams import say
-from aspo_megatron.synced_engine import SyncedEngine
-from aspo_megatron.updates import StepUpdates
-from aspo_megatron.worth import charge_kl
+from aspo_megatron.train.advantages import charge_kl
+from aspo_megatron.train.collector import Collector
+from aspo_megatron.train.outputs import first_samples, sample_records, write_summary
+from aspo_megatron.train.policy_engine import SyncedEngine
+from aspo_megatron.train.profiler import StepProfile, Work, product_rate, whole_work, work_of
+from aspo_megatron.train.step_metrics import rollout_metrics, staleness_metrics
+from aspo_megatron.train.updates import StepUpdates
 
 Groups = list[list[Sample]]
 

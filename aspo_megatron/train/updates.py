@@ -14,7 +14,7 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
-from aspo_megatron.step_metrics import update_metrics
+from aspo_megatron.train.step_metrics import update_metrics
 
 
 class StepUpdates:

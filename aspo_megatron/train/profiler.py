@@ -30,7 +30,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.estimate import forward_operations
 from aspo_megatron.plots.curves import write_figure
-from aspo_megatron.trace_file import write_trace
+from aspo_megatron.train.trace_file import write_trace
 
 _SAMPLE_SECONDS = 0.02
 _PRODUCT_SIZE = 1536

@@ -14,8 +14,8 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.update.step import PassLimits, score
-from aspo_megatron.probe import BEYOND_DOUBT, difference, ends_runs, probe_of, random_probe, tolerance_of
 from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError, WhenComplete
+from aspo_megatron.train.probe import BEYOND_DOUBT, difference, ends_runs, probe_of, random_probe, tolerance_of
 
 T = TypeVar("T")
 

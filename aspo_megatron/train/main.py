@@ -1,4 +1,4 @@
-"""What one rank of `aspo train` does: `python -m aspo_megatron.train_rank RUN/config.yaml [PROBLEMS]`."""
+"""What one rank of `aspo train` does: `python -m aspo_megatron.train.main RUN/config.yaml [PROBLEMS]`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
     from aspo_megatron.checkpoint.states.folders import tidy
     from aspo_megatron.checkpoint.states.run_states import find_state
     from aspo_megatron.checkpoint.states.trainer_state import read_state
-    from aspo_megatron.trainer import Trainer
+    from aspo_megatron.train.trainer import Trainer
 
     stopped = partial(_stopped, config, stop, topology)
     if stopped():
@@ -143,7 +143,7 @@ def _starting_model(
     from aspo_megatron.checkpoint.states.start import load_start, save_start
     from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
     from aspo_megatron.parallel.model.policy import build_model
-    from aspo_megatron.warmup import warm_up
+    from aspo_megatron.train.warmup import warm_up
 
     model = build_model(inputs.family, topology, config.model, open_weights(config, inputs.family))
     if not config.warmup.updates or (state is not None and not config.has_reference):

@@ -1,4 +1,4 @@
-"""What one rank of `aspo check` does: `python -m aspo_megatron.check_rank SPEC.json`.
+"""What one rank of `aspo check` does: `python -m aspo_megatron.check.main SPEC.json`.
 
 Two updates on a batch that makes every part of the loss act: ratios far from 1 on both sides, both signs of advantage,
 ragged lengths, a response that is masked wholly, a replica with fewer tokens than the others, many micro-batches. Its

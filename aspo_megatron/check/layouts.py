@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from aspo_megatron import losses
-from aspo_megatron.check_rank import Spec
+from aspo_megatron.check.main import Spec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.usable import usable_weights
@@ -233,7 +233,7 @@ def run_check(
         )
         processes = layout.parallel.world_size if layout else 1
         stem.with_suffix(".json").write_text(json.dumps(asdict(spec)), encoding="utf-8")
-        code = launch("aspo_megatron.check_rank", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
+        code = launch("aspo_megatron.check.main", [f"{stem}.json"], processes, 1, log_dir=work / f"logs-{stem.name}")
         if code:
             raise SystemExit(code)
         return read_result(Path(spec.result))

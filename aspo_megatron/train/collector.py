@@ -22,7 +22,7 @@ from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.rewards.scoring import Asked, Scoring
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.engine import Request, WhenComplete
-from aspo_megatron.worth import set_advantages
+from aspo_megatron.train.advantages import set_advantages
 
 _ROLLOUT_STREAM = 0
 """Separates the random numbers of rollouts from those of evaluation."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from aspo_megatron.collect import Rollout
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, Stat
 from aspo_megatron.losses.weights import gradient_weights
@@ -15,6 +14,7 @@ from aspo_megatron.metrics.dynamics import repetition_rate
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.update.statistics import StepStatistics
 from aspo_megatron.parallel.update.step import UpdateResult
+from aspo_megatron.train.collector import Rollout
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:

@@ -17,7 +17,7 @@ from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
 from aspo_megatron.plots.curves import draw_curves
-from aspo_megatron.step_metrics import sample_weights
+from aspo_megatron.train.step_metrics import sample_weights
 
 
 def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:

@@ -1,0 +1,1 @@
+"""The same updates in several layouts, compared with one process."""
