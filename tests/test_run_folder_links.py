@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aspo_megatron import eval_cli, plot_cli, serve_cli
 from aspo_megatron.checkpoint.states.folders import publish, tidy
+from aspo_megatron.cli import eval, plot, serve
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.results import About, ResultFile
@@ -118,9 +118,9 @@ def test_what_is_left_half_written_is_not_written_through(tmp_path: Path) -> Non
 
 
 APP = typer.Typer()
-APP.command("serve")(serve_cli.serve)
-APP.command("eval")(eval_cli.evaluate)
-APP.command("plot")(plot_cli.plot)
+APP.command("serve")(serve.serve)
+APP.command("eval")(eval.evaluate)
+APP.command("plot")(plot.plot)
 
 
 def small_run(folder: Path) -> Path:
@@ -205,7 +205,7 @@ def test_addresses_are_not_written_through_a_link(tmp_path: Path) -> None:
     own.write_text("of the user")
     for name in ("addresses", f"addresses.{os.getpid()}.partial"):
         (tmp_path / name).symlink_to(own)
-    serve_cli._write_lines(tmp_path / "addresses", ["a", "b"])
+    serve._write_lines(tmp_path / "addresses", ["a", "b"])
     assert (own.read_text(), (tmp_path / "addresses").read_text()) == ("of the user", "a\nb\n")
     with pytest.raises(UserError, match=r"own/addresses: cannot be written"):
-        serve_cli._write_lines(own / "addresses", ["a"])
+        serve._write_lines(own / "addresses", ["a"])

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from aspo_megatron.convert_cli import hf_to_megatron
+from aspo_megatron.cli.convert import hf_to_megatron
 from aspo_megatron.errors import UserError
 
 if __name__ == "__main__":

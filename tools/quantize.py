@@ -6,8 +6,8 @@ import sys
 
 import typer
 
+from aspo_megatron.cli.quantize import quantize
 from aspo_megatron.errors import UserError
-from aspo_megatron.quantize_cli import quantize
 
 if __name__ == "__main__":
     try:

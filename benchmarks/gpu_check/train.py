@@ -39,7 +39,15 @@ class _Run:
     def command(self, steps: int) -> list[str]:
         """`aspo train` to so many steps."""
         example = str(REPOSITORY / "examples" / "tiny" / "run.yaml")
-        return [sys.executable, "-m", "aspo_megatron.cli", "train", example, *self.settings, f"train.steps={steps}"]
+        return [
+            sys.executable,
+            "-m",
+            "aspo_megatron.cli.entry",
+            "train",
+            example,
+            *self.settings,
+            f"train.steps={steps}",
+        ]
 
     def rows(self) -> list[str]:
         """The finished lines of metrics.jsonl."""

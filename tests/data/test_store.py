@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aspo_megatron import commands
+from aspo_megatron.cli import app
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data import store as store_module
 from aspo_megatron.data.prompts import load_problems
@@ -158,7 +158,7 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("aspo_megatron.inputs.read.read_inputs", read_inputs)
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=SimpleNamespace(updates=0, batch_size=1))
-    with commands._problems_read(run) as (path,):
+    with app._problems_read(run) as (path,):
         assert [store() for store in left] == [None, None]
         assert taken_over(path) == (PROBLEMS, PROBLEMS[:2])
 

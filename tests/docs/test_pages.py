@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from aspo_megatron import losses
-from aspo_megatron.commands import app
+from aspo_megatron.cli.app import app
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.reference import key_names
 

@@ -16,7 +16,7 @@ from pyarrow.parquet import write_table
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aspo_megatron import cli
+from aspo_megatron.cli import entry
 
 from .command import SETTINGS, TINY_MODEL, Finished, aspo
 
@@ -158,7 +158,7 @@ def call_main(argv: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     monkeypatch.setattr(sys, "argv", ["aspo", *argv])
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        entry.main()
     gc.unfreeze()
     assert isinstance(ended.value.code, int)
     return Finished(ended.value.code, *capfd.readouterr())

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from aspo_megatron import commands
+from aspo_megatron.cli import app
+from aspo_megatron.cli.eval import label_of
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.eval_cli import label_of
 from aspo_megatron.evaluation.results import read_scores
 
 from .command import ASPO, TINY_MODEL, Finished, aspo, finish, start, wait_until
@@ -149,7 +149,7 @@ def test_responses_that_cannot_be_scored(work: Path) -> None:
     content = read_scores(work / "evals" / "some" / "aime24.scores.json")
     assert (content["failed"], content["right"], content["complete"]) == (2, [2, 0, 2], True)
     assert "the judge does not answer" in content["first_failure"]
-    table = CliRunner().invoke(commands.app, ["table", str(work / "evals" / "some")], catch_exceptions=False).output
+    table = CliRunner().invoke(app.app, ["table", str(work / "evals" / "some")], catch_exceptions=False).output
     assert "2 responses could not be scored, and count as wrong" in table
 
 
@@ -166,7 +166,7 @@ def test_a_broken_reward_is_found_before_any_process_is_started(work: Path, monk
     (work / "broken_reward.py").write_text(BROKEN)
     monkeypatch.chdir(work)
     with pytest.raises(ConfigError, match=r"a trial of it fails: asked what .* is worth as .* AttributeError"):
-        CliRunner().invoke(commands.app, broken_reward("none", "evals/trial"), catch_exceptions=False)
+        CliRunner().invoke(app.app, broken_reward("none", "evals/trial"), catch_exceptions=False)
     assert not (work / "evals" / "trial").exists()
 
 
@@ -192,7 +192,7 @@ def test_a_broken_reward_is_found_before_any_process_is_started(work: Path, monk
 def test_bad_input_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], said: str) -> None:
     monkeypatch.chdir(work)
     with pytest.raises(UserError) as error:
-        CliRunner().invoke(commands.app, ["eval", *argv], catch_exceptions=False)
+        CliRunner().invoke(app.app, ["eval", *argv], catch_exceptions=False)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -205,7 +205,7 @@ def test_a_model_that_the_hub_does_not_give(work: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         ConfigError, match=r"^org/name@v2: no such folder, and the Hub does not give it \(no network\)$"
     ):
-        CliRunner().invoke(commands.app, ["eval", "org/name@v2", "--benchmark", "gsm8k"], catch_exceptions=False)
+        CliRunner().invoke(app.app, ["eval", "org/name@v2", "--benchmark", "gsm8k"], catch_exceptions=False)
 
 
 def test_names_of_models() -> None:

@@ -9,14 +9,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aspo_megatron import table_cli
+from aspo_megatron.cli import table
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS
 from aspo_megatron.evaluation.published import PUBLISHED, Published
 from aspo_megatron.evaluation.results import About, ResultFile
 
 app = typer.Typer(rich_markup_mode=None)
-app.command()(table_cli.table)
+app.command()(table.table)
 
 PAPER = {
     "sampling.temperature": 0.8,

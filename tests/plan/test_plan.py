@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aspo_megatron.commands import app
+from aspo_megatron.cli.app import app
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError

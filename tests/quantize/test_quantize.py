@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from aspo_megatron import commands
+from aspo_megatron.cli import app
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.inputs.read import read_inputs
@@ -27,7 +27,7 @@ QUICK = ["--prompts", "12", "--problems", "10"]
 
 
 def refusal(*arguments: str) -> str:
-    result = CliRunner().invoke(commands.app, ["quantize", *arguments])
+    result = CliRunner().invoke(app.app, ["quantize", *arguments])
     assert isinstance(result.exception, UserError)
     return str(result.exception)
 
@@ -164,7 +164,7 @@ def test_the_command_writes_a_folder_and_its_report(
     target = tmp_path / "out"
     target.mkdir()  # empty: may be filled
     format_name = [] if name == "fp8" else ["--format", name]
-    result = CliRunner().invoke(commands.app, ["quantize", str(run / "hf"), str(target), *format_name, *QUICK])
+    result = CliRunner().invoke(app.app, ["quantize", str(run / "hf"), str(target), *format_name, *QUICK])
     assert result.exception is None, result.exception
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name for path in target.iterdir()} == {
@@ -204,7 +204,7 @@ def test_the_command_writes_a_folder_and_its_report(
 def test_modelopts_own_layout_has_the_same_numbers(run: Path, tmp_path: Path) -> None:
     for layout in ("compressed-tensors", "modelopt"):
         arguments = [str(run / "hf"), str(tmp_path / layout), "--layout", layout, *QUICK]
-        result = CliRunner().invoke(commands.app, ["quantize", *arguments])
+        result = CliRunner().invoke(app.app, ["quantize", *arguments])
         assert result.exception is None, result.exception
     one, other = (load_file(tmp_path / layout / "model.safetensors") for layout in ("compressed-tensors", "modelopt"))
     assert set(one) == set(other)
@@ -218,13 +218,11 @@ def test_modelopts_own_layout_has_the_same_numbers(run: Path, tmp_path: Path) ->
 
 def test_a_megatron_checkpoint_gives_the_same(run: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
-    result = CliRunner().invoke(
-        commands.app, ["convert", "hf-to-megatron", str(run / "hf"), str(checkpoint), "--tp", "2"]
-    )
+    result = CliRunner().invoke(app.app, ["convert", "hf-to-megatron", str(run / "hf"), str(checkpoint), "--tp", "2"])
     assert result.exception is None, result.exception
     for name, model in (("one", run / "hf"), ("other", checkpoint)):
         arguments = [str(model), str(tmp_path / name), "--config", str(run / "config.yaml"), "--format", "int8", *QUICK]
-        result = CliRunner().invoke(commands.app, ["quantize", *arguments])
+        result = CliRunner().invoke(app.app, ["quantize", *arguments])
         assert result.exception is None, result.exception
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS
 
-from aspo_megatron.commands import app
+from aspo_megatron.cli.app import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.launch.rank import slurm_environment
 from aspo_megatron.slurm import job as slurm

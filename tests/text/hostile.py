@@ -65,7 +65,7 @@ def on_a_terminal(argv: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple
     import gc
     import tty
 
-    from aspo_megatron import cli
+    from aspo_megatron.cli import entry
 
     reading, writing = os.openpty()
     tty.setraw(writing)
@@ -89,7 +89,7 @@ def on_a_terminal(argv: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple
             to.setattr(sys, "stderr", terminal)
             to.setattr(sys, "argv", ["aspo", *argv])
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                entry.main()
     finally:
         gc.unfreeze()
         thread.join()

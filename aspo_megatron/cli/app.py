@@ -13,17 +13,7 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron import (
-    convert_cli,
-    doctor_cli,
-    eval_cli,
-    plan_cli,
-    plot_cli,
-    quantize_cli,
-    serve_cli,
-    slurm_cli,
-    table_cli,
-)
+from aspo_megatron.cli import convert, doctor, eval, plan, plot, quantize, serve, slurm, table
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.config.reference import help_text
@@ -43,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.add_typer(convert_cli.app, name="convert")
+app.add_typer(convert.app, name="convert")
 
 _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
@@ -109,8 +99,8 @@ def train(
     raise typer.Exit(code)
 
 
-app.command("eval")(eval_cli.evaluate)
-app.command()(table_cli.table)
+app.command("eval")(eval.evaluate)
+app.command()(table.table)
 
 
 @app.command()
@@ -185,13 +175,13 @@ def check(
         raise typer.Exit(1)
 
 
-app.command()(doctor_cli.doctor)
-app.command()(serve_cli.serve)
-app.command()(slurm_cli.slurm)
-app.command()(plan_cli.plan)
-app.command()(quantize_cli.quantize)
-app.command()(plot_cli.plot)
-app.command()(plot_cli.samples)
+app.command()(doctor.doctor)
+app.command()(serve.serve)
+app.command()(slurm.slurm)
+app.command()(plan.plan)
+app.command()(quantize.quantize)
+app.command()(plot.plot)
+app.command()(plot.samples)
 
 
 @app.command()

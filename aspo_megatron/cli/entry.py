@@ -56,7 +56,7 @@ def _run(command: str) -> None:
         elif command == "train":  # until `launch` has ranks to pass them on to
             signals.enter_context(ended_by_signals(ENDING, well=(signal.SIGTERM, signal.SIGUSR1)))
         with ended_by_signals((signal.SIGINT,)) if command != "train" else nullcontext():
-            from aspo_megatron.commands import app
+            from aspo_megatron.cli.app import app
         app(obj=stop)
 
 

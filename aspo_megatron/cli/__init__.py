@@ -1,0 +1,5 @@
+"""The `aspo` command: one file a subcommand."""
+
+from aspo_megatron.cli.entry import main
+
+__all__ = ["main"]
