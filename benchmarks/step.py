@@ -93,7 +93,7 @@ def _measure(
 
 def _ours(task: Task, run: Path, ranks: int) -> Measured:
     run.with_suffix(".yaml").write_text(yaml.safe_dump(_config(task, run, ranks)))
-    command = [sys.executable, "-m", "aspo_megatron.cli.entry", "train", str(run.with_suffix(".yaml"))]
+    command = [sys.executable, "-m", "aspo_megatron.cli", "train", str(run.with_suffix(".yaml"))]
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     env.pop("OMP_NUM_THREADS", None)

@@ -1,4 +1,4 @@
-"""The `aspo` command: what stands before anything slow, then `commands`."""
+"""The `aspo` command: what stands before anything slow, then `app`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,3 @@ def _run(command: str) -> None:
         with ended_by_signals((signal.SIGINT,)) if command != "train" else nullcontext():
             from aspo_megatron.cli.app import app
         app(obj=stop)
-
-
-if __name__ == "__main__":
-    main()

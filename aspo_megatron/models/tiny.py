@@ -25,7 +25,7 @@ from aspo_megatron.streams import show
 RANKS = 4
 """The most that a tiny run starts."""
 
-_TOKENIZER = Path(__file__).parents[1] / "examples" / "tiny" / "model"
+_TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _AXES = ("tp", "cp", "dp", "pp")
 _GIVEN_UP = ("dp", "cp", "pp", "tp")

@@ -39,7 +39,7 @@ def make_good(folder: Path, model: Path) -> None:
     folder.mkdir(parents=True)
     _write_problems(folder / "problems.jsonl")
     (folder / "run.yaml").write_text(RECIPE.replace("MODEL", str(model.resolve())), encoding="utf-8")
-    command = [sys.executable, "-m", "aspo_megatron.cli.entry", "train", "run.yaml"]
+    command = [sys.executable, "-m", "aspo_megatron.cli", "train", "run.yaml"]
     subprocess.run(command, cwd=folder, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     (folder / "other").mkdir()
     shutil.copyfile(folder / "run" / "metrics.jsonl", folder / "other" / "metrics.jsonl")

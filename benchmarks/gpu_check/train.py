@@ -42,7 +42,7 @@ class _Run:
         return [
             sys.executable,
             "-m",
-            "aspo_megatron.cli.entry",
+            "aspo_megatron.cli",
             "train",
             example,
             *self.settings,

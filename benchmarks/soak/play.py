@@ -98,7 +98,7 @@ class Soak:
     # ---- the run -------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "aspo_megatron.cli.entry", "train", str(self.recipe), f"output_dir={self.run}"]
+        command = [sys.executable, "-m", "aspo_megatron.cli", "train", str(self.recipe), f"output_dir={self.run}"]
         with self._log.open("ab") as log:
             self._mark = log.tell()
             self._command = subprocess.Popen(

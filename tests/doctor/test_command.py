@@ -117,7 +117,7 @@ def test_a_torch_that_cannot_be_imported_is_a_line(tmp_path: Path) -> None:
     """In a process of its own: a folder before the environment's has a `torch` that lacks a library."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
-    command = [sys.executable, "-m", "aspo_megatron.cli.entry", "doctor", "examples/tiny/run.yaml"]
+    command = [sys.executable, "-m", "aspo_megatron.cli", "doctor", "examples/tiny/run.yaml"]
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

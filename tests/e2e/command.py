@@ -17,7 +17,7 @@ import psutil
 
 TINY_MODEL = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 ASPO = [str(Path(sys.executable).with_name("aspo"))]
-MODULE = [sys.executable, "-m", "aspo_megatron.cli.entry"]
+MODULE = [sys.executable, "-m", "aspo_megatron.cli"]
 
 SETTINGS = f"""
 model: {{path: {TINY_MODEL}, init: random}}

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aspo_megatron.cli.entry", "check", *arguments]
+    command = [sys.executable, "-m", "aspo_megatron.cli", "check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 

@@ -18,7 +18,7 @@ import pytest
 from aspo_megatron.streams import PATIENCE_SECONDS, ShownStream, say, shown, unfailing
 from tests.launch.stuck import HOW, read_what_is_there, stuck
 
-ASPO = f"{sys.executable} -m aspo_megatron.cli.entry"
+ASPO = f"{sys.executable} -m aspo_megatron.cli"
 ALL = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 UNWRITABLE = [">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full", "| true", "1</dev/null", "2</dev/null"]
 

@@ -159,7 +159,7 @@ def test_the_command_ends_with_one_line(older: Path, tmp_path: Path) -> None:
     path = os.pathsep.join([str(older), str(ROOT)])
     run = ["train", "examples/tiny/run.yaml", f"output_dir={tmp_path / 'run'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "aspo_megatron.cli.entry", *run],
+        [sys.executable, "-m", "aspo_megatron.cli", *run],
         env=os.environ | {"PYTHONPATH": path},
         cwd=ROOT,
         capture_output=True,

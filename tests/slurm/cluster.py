@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "aspo_megatron.cli.entry", "slurm"]
+COMMAND = [sys.executable, "-m", "aspo_megatron.cli", "slurm"]
 
 
 @dataclass(frozen=True)
