@@ -39,8 +39,9 @@ test-newest:  ## Layouts, checkpoints and the tiny run with the newest torch, me
 test-oldest:  ## The same with the oldest that pyproject.toml allows
 	tools/try_versions.sh oldest .venv-oldest $(if $(filter-out file,$(origin PYTHON)),$(PYTHON))
 
-lint: .venv/.installed
+lint: .venv/.installed  ## Style, and that imports run one way (pyproject.toml has the order)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: .venv/.installed
 	$(BIN)/mypy

@@ -6,7 +6,7 @@ where they are known (`known_values.py`), so that the sizes that ranks tell each
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _pytree as pytree
 
 from aspo_megatron.simulation.device.devices import on_gpu
-
-if TYPE_CHECKING:
-    from aspo_megatron.simulation.device.operations import StandIn
+from aspo_megatron.simulation.device.known_values import KnownValues
+from aspo_megatron.simulation.device.ledger import Ledger
 
 _BACKEND = "stand_in"
 _SENDS_SECOND = {
@@ -45,6 +44,17 @@ _NCCL_TYPES = {
     torch.float32,
     torch.float64,
 }
+
+
+class Device(Protocol):
+    """What collectives need of the stand-in."""
+
+    ledger: Ledger
+    known: KnownValues
+
+    def wait(self, what: str) -> None:
+        """The host waits for the present stream."""
+        ...
 
 
 def join(rank: int, world_size: int) -> None:
@@ -82,7 +92,7 @@ def scatter_objects(
     scatter_object_output_list[0] = scatter_object_input_list[dist.get_rank()]
 
 
-def run_collective(stand_in: StandIn, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def run_collective(stand_in: Device, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Do an operation of `c10d` and count what this rank sends.
 
     Raises:
@@ -135,7 +145,7 @@ def _sent(name: str, source: Tensor, group: dist.ProcessGroup, args: Any) -> Ten
     return source
 
 
-def _fill(stand_in: StandIn, output: Tensor, source: Tensor | None) -> None:
+def _fill(stand_in: Device, output: Tensor, source: Tensor | None) -> None:
     """Give `output` the values of `source`, repeated or cut to its size; unknown ones if those are not known."""
     values = None if source is None else stand_in.known.of(source) if on_gpu(source) else source
     if values is not None and output.numel() and values.numel():
