@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
+import pytest
 from skips import (  # noqa: F401
     pytest_make_collect_report,
     pytest_runtest_makereport,
     pytest_terminal_summary,
 )
 
+from distributed import Ranks
+
 
 def pytest_configure() -> None:
     """Programs that are started are to hear of SIGHUP, which `nohup make test` would have them ignore."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Ranks that all tests of this process share."""
+    with Ranks() as running:
+        yield running

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models import llama_folder, qwen2_folder
+from tiny_models import llama_folder, qwen2_folder
 
 FOLDERS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda path: llama_folder(path, tied=True),

@@ -17,7 +17,7 @@ from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_me
 from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
-from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
+from tiny_models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda path: llama_folder(path, tied=True, num_hidden_layers=4),

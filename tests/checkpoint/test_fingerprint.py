@@ -18,7 +18,7 @@ from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
 from aspo_megatron.checkpoint.states.trainer_state import TrainerState, changed_weights, noted_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.models.family import read_family
-from models import llama_folder
+from tiny_models import llama_folder
 
 BEGUN = TrainerState(3, 12, 4000, 1.5, None, None, "")
 SECOND = "model-00002-of-00003.safetensors"

@@ -15,7 +15,7 @@ from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
-from models import llama_folder
+from tiny_models import llama_folder
 
 ODD = {"NaN": float("nan"), "infinity": float("inf"), "-infinity": -float("inf")}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2]

@@ -29,7 +29,7 @@ from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
-from models import llama_folder
+from tiny_models import llama_folder
 
 from .hostile import saved, sign, sparse, torch_index
 

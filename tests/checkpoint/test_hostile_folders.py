@@ -23,7 +23,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.quantize.run import _weights
 from distributed import Ranks
-from models import llama_folder
+from tiny_models import llama_folder
 
 from . import test_model_path, test_saver
 from .hostile import COMMONS, INDEXES, PIECES, Spoil, sign, torch_index, weight_of
@@ -205,12 +205,6 @@ def test_no_reader_takes_files_of_others(converted: Path, model: Path, tmp_path:
 
 
 # ---- going on with a run --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
 
 
 def test_going_on_runs_nothing_of_a_state(ranks: Ranks, tmp_path: Path, marker: Path) -> None:

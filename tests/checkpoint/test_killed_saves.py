@@ -20,7 +20,7 @@ from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_f
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
-from models import llama_folder
+from tiny_models import llama_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
 

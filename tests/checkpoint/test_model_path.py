@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,17 +22,11 @@ from aspo_megatron.inputs.read import open_weights, read_inputs
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import RankError, Ranks
-from models import llama_folder
+from tiny_models import llama_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
 
 TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny" / "model"
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,9 @@ from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
-from models import llama_folder
+from tiny_models import llama_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
 
 
 @pytest.fixture

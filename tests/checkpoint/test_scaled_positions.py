@@ -28,7 +28,7 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
-from models import llama_folder
+from tiny_models import llama_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
 

@@ -16,7 +16,7 @@ from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, P
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
-from models import llama_folder, qwen3_moe_folder
+from tiny_models import llama_folder, qwen3_moe_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 
@@ -55,12 +55,6 @@ CASES = {
         moe=True,
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Any:
-    with Ranks() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

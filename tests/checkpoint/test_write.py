@@ -20,7 +20,7 @@ from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
 from aspo_megatron.checkpoint.usable import check_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
-from models import llama_folder
+from tiny_models import llama_folder
 
 IDS = torch.tensor([[3, 50, 7, 96, 12, 12, 41]])
 

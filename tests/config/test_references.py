@@ -8,7 +8,7 @@ import pytest
 
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
-from tests.config.test_config_io import REQUIRED, load, yaml_file
+from tests.config.test_io import REQUIRED, load, yaml_file
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models import llama_folder
+from tiny_models import llama_folder
 
 from .preloaded import Preloaded
 from .saving import settings_of, sweep, sweep_kills

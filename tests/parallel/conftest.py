@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from distributed import Ranks
-
-
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny random models, by name."""
-    from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
+    from tiny_models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
 
     root = tmp_path_factory.mktemp("models")
     return {

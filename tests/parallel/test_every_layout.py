@@ -31,7 +31,7 @@ from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 from aspo_megatron.plan.layouts import candidates
 from distributed import Ranks, once
-from models import qwen3_folder, qwen3_moe_folder
+from tiny_models import qwen3_folder, qwen3_moe_folder
 
 from .conftest import MatrixRow
 from .kinds import kinds

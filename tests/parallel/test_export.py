@@ -129,7 +129,7 @@ def memory(parallel: ParallelConfig, folder: Path, bucket_bytes: int) -> tuple[i
     ids=["tp2", "pp2", "pp2-tp2"],
 )
 def test_a_bucket_and_a_half_at_a_time(ranks: Ranks, tmp_path: Path, parallel: ParallelConfig) -> None:
-    from models import llama_folder
+    from tiny_models import llama_folder
 
     folder = llama_folder(tmp_path / "deep", tied=True, num_hidden_layers=24)
     bucket = 100_000

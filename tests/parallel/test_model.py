@@ -252,7 +252,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
 
 @pytest.mark.parametrize("tp", [1, 2])
 def test_logits_of_all_tokens_never_exist(ranks: Ranks, tmp_path: Path, tp: int) -> None:
-    from models import llama_folder
+    from tiny_models import llama_folder
 
     folder = llama_folder(tmp_path / "wide", tied=False, vocab_size=1021)
     for shapes, shard, real, tokens in ranks.run(tp, vocabulary_shapes, tp, folder):

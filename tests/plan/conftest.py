@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 from forked import Server
 
-from distributed import Ranks
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-
-
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models import llama_folder
+from tiny_models import llama_folder
 
 TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 SIZES = {

@@ -14,7 +14,7 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.quantize.formats import FormatName, group_size_of, pack, quantization_config, rounded_amax, unpack
 from aspo_megatron.quantize.nvfp4 import rounded, unpacked
 from aspo_megatron.quantize.smoothing import fold_scales
-from models import llama_folder, qwen2_folder, qwen3_folder
+from tiny_models import llama_folder, qwen2_folder, qwen3_folder
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ def test_a_megatron_checkpoint_gives_the_same(run: Path, tmp_path: Path) -> None
 def test_models_with_experts_are_refused(run: Path, tmp_path: Path) -> None:
     import shutil
 
-    from models import qwen3_moe_folder
+    from tiny_models import qwen3_moe_folder
 
     model = qwen3_moe_folder(tmp_path / "model", vocab_size=302)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -192,7 +192,7 @@ def test_a_pool_that_was_stopped_itself(tmp_path, everything, response):
 STARTING = """
 import time
 from multiprocessing import util
-from aspo_megatron import stop
+from aspo_megatron.launch import stop
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.rewards.workers.pool import RewardPool
 

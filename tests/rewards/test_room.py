@@ -125,7 +125,7 @@ def test_whose_memory_is_limited(config, is_limited):
 
 HUNGRY = """
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards import worker
+from aspo_megatron.rewards.workers import worker
 from aspo_megatron.rewards.mixture import Score
 import pickle, resource
 task = bytearray(pickle.dumps((Problem("p", "?", (1,), "7"), "x")))

@@ -257,12 +257,13 @@ with Sandbox({mode!r}, Limits(seconds=60), packages=False) as sandbox:
     print(sandbox.run("open({str(tmp_path / "file")!r})", "").status)
 """
     package = tmp_path / "aspo_megatron"
-    source = Path(compare.__file__).parents[1]
+    source = Path(compare.__file__).parents[2]
     modules = (
         "__init__.py",
         "errors.py",
         "foreign_text.py",
         "rewards/__init__.py",
+        "rewards/programs/__init__.py",
         "rewards/programs/sandbox.py",
         "rewards/programs/interpreter.py",
     )

@@ -30,7 +30,7 @@ from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
-from models import llama_folder, qwen2_folder, qwen3_moe_folder
+from tiny_models import llama_folder, qwen2_folder, qwen3_moe_folder
 
 from .proxy import Proxy
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from aspo_megatron.config import SamplingConfig
-from models import llama_folder
+from tiny_models import llama_folder
 
 from .conftest import Policy, ask, make_embedded, make_tokenizer
 

@@ -38,7 +38,7 @@ def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Fu
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny random models, by name: one of each family, of sizes that kernels of a GPU take."""
-    from models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
+    from tiny_models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
 
     root = tmp_path_factory.mktemp("models")
     return {

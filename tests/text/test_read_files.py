@@ -27,7 +27,7 @@ from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
 from aspo_megatron.rollout.sglang.local_servers import read_api_key
 from aspo_megatron.yaml_text import read_yaml
-from tests.metrics.made_runs import write_run
+from tests.plots.made_runs import write_run
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -67,12 +67,6 @@ def asked(shared: bool) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
-
-
 @pytest.mark.parametrize("count", [1, 3])
 def test_ranks_are_given_what_they_would_have_read(count: int, ranks: Ranks) -> None:
     given, read = ranks.run(count, asked, True), ranks.run(count, asked, False)

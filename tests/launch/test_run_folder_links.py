@@ -20,7 +20,7 @@ from aspo_megatron.models import tiny
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
-from tests.metrics.made_runs import make_run
+from tests.plots.made_runs import make_run
 
 FILES = (
     "metrics.jsonl", "samples.jsonl", "metrics.jsonl.damaged", "config.yaml", ".lock", "summary.json", "curves.png",

@@ -149,7 +149,7 @@ def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
 
 MEANWHILE = """
 import os, signal, sys, time, types
-from aspo_megatron import apart
+from aspo_megatron.data import apart
 from aspo_megatron.launch.stop import ENDING, ended_by_signals
 
 number = int(sys.argv[1])

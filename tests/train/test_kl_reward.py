@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parallel.layouts import PLATFORM
 
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.samples import Sample
@@ -17,8 +18,6 @@ from aspo_megatron.losses.kl import Estimator
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.train.advantages import charge_kl, response_kl
 from distributed import Ranks
-
-from .layouts import PLATFORM
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 

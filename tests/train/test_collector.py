@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parallel.layouts import PLATFORM
 
 from aspo_megatron.config import ParallelConfig, RunConfig, SamplingConfig
 from aspo_megatron.data.prompt_sampler import Asking
@@ -19,8 +20,6 @@ from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.rewards.workers.pool import Reward
 from aspo_megatron.rollout.engine import Request, WhenComplete
 from distributed import Ranks
-
-from .layouts import PLATFORM
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
