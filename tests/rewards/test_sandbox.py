@@ -84,7 +84,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside
 
 
 def is_sandboxed(process: psutil.Process) -> bool:
-    return "rewards.jail.init" in " ".join(process.cmdline()) or process.uids().real >= 0x7F000000
+    return "rewards.programs.jail.init" in " ".join(process.cmdline()) or process.uids().real >= 0x7F000000
 
 
 def sandboxed() -> list[psutil.Process]:
