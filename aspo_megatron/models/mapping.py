@@ -11,7 +11,6 @@ expert tensor parallelism (etp) where others are split over tp.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -190,15 +189,6 @@ def each_hf_size(rows: Iterable[Row], shape: ModelShape) -> Iterator[tuple[str, 
 def hf_tensors(rows: Iterable[Row], shape: ModelShape) -> int:
     """How many Hugging Face tensors a model has, without naming them."""
     return sum(_times(row, shape) * len(row.hf) for row in rows if not row.copy and row.only_if(shape))
-
-
-def hf_elements(rows: Iterable[Row], shape: ModelShape) -> int:
-    """How many parameters a model has."""
-    return sum(
-        _times(row, shape) * sum(math.prod(size) for size in row.sizes(shape))
-        for row in rows
-        if not row.copy and row.only_if(shape)
-    )
 
 
 def _times(row: Row, shape: ModelShape) -> int:
