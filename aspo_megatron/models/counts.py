@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from aspo_megatron.models.family import Family
 
 
 def model_elements(family: Family) -> int:
     """Elements of the whole model, as its checkpoint has them."""
     shape = family.shape(tp=1)
-    total = 0
-    for row in family.rows:
-        if row.copy or not row.only_if(shape):
-            continue
-        times = (shape.num_layers if row.per_layer else 1) * (shape.num_experts if row.per_expert else 1)
-        total += times * sum(math.prod(size) for size in row.sizes(shape))
-    return total
+    return sum(row.times(shape) * row.elements(shape) for row in family.rows if not row.copy and row.only_if(shape))
 
 
 def active_elements(family: Family) -> int:
@@ -26,7 +18,7 @@ def active_elements(family: Family) -> int:
     for row in family.rows:
         if row.per_layer and row.only_if(shape):
             times = family.experts_per_token if row.per_expert else 1
-            total += shape.num_layers * times * sum(math.prod(size) for size in row.sizes(shape))
+            total += shape.num_layers * times * row.elements(shape)
     return total
 
 

@@ -119,7 +119,7 @@ class Trainer:
         """
         config, began = self._config, time.perf_counter()
 
-        # Generate and score responses.
+        # Generate: responses and their rewards.
         rollout = self._collector.collect(step)
         self._states.complete_written()
         self._engine.release_memory()
@@ -127,16 +127,18 @@ class Trainer:
         if config.rollout.engine == "sglang":
             metrics |= staleness_metrics(rollout, version=step - 1)
 
-        # Hand each group to the replica that trains on it.
+        # Exchange: each replica is handed the groups that it trains on, mini-batch by mini-batch.
         batches = to_replicas(rollout.groups, config.train.prompts_per_update, self._topology, config.mini_batches)
 
-        self._learner.score(batches)  # old and reference log-probs
+        # Score: old and reference log-probs. Then advantages, and the updates.
+        self._learner.score(batches)
         metrics |= set_advantages(batches, config, self._topology)
         metrics |= self._learner.update(step, batches)
         self._states.complete_written()
         self._outputs.record_samples(step, self._learner.shown_tokens(batches), self._learner.loss)
         self._phases.count_work([group for batch in batches for group in batch], self._learner.scored(batches))
 
+        # Sync and evaluate: the engine is given the trained weights.
         lost, heldout = None, self._state.heldout_after
         try:
             metrics |= self._sync(version=step)
@@ -146,6 +148,7 @@ class Trainer:
         except ServersLostError as error:
             lost, heldout = error, None
 
+        # Record, also where the servers are lost: the run stands after this step then.
         tokens = int(metrics["tokens"])
         metrics["tokens_per_second"] = tokens / metrics.setdefault("seconds/step", time.perf_counter() - began)
         self._state = replace(

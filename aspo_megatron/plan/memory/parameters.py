@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
@@ -67,7 +66,7 @@ def row_elements(row: Row, shape: ModelShape) -> int:
     """Elements of a whole Megatron parameter."""
     if row.megatron in (_EMBEDDING, _OUTPUT):
         return shape.padded_vocab_size * shape.hidden_size
-    return sum(math.prod(size) for size in row.sizes(shape))
+    return row.elements(shape)
 
 
 def _on_stage(row: Row, parallel: ParallelConfig, pp_rank: int) -> bool:
