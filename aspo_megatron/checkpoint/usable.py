@@ -21,11 +21,12 @@ from aspo_megatron.checkpoint.torch_dist.sidecar import INDEX, refuse_foreign_si
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST, checkpoint_around
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.data_only import read_tokenizer_config
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.models.folder_files import refuse_marked_files
 from aspo_megatron.models.generation_file import generation_end
-from aspo_megatron.models.mapping import each_hf_size, hf_elements
+from aspo_megatron.models.mapping import each_hf_size
 
 COMPUTED = ".rotary_emb.inv_freq"
 """How the names of tensors end that are no weights, which older files hold all the same."""
@@ -178,6 +179,6 @@ def _lacking(name: str, source: SafetensorsFolder, family: Family) -> str:
             "; if the model has no output layer but its embeddings, set tie_word_embeddings to true in config.json "
             "(which does not tie them)"
         )
-    asked = hf_elements(family.rows, family.shape(tp=1))
+    asked = model_elements(family)
     held = sum(math.prod(source.shape(name)) for name in source.names())
     return f"; config.json asks for {asked:,} parameters, they hold {held:,}" if asked > held else ""

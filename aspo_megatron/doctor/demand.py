@@ -30,8 +30,8 @@ def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
     """What is known of it; None without a model or torch, or with a layout that the model cannot have."""
     if wishes.family is None or host.torch.problem:
         return None
+    from aspo_megatron.models.counts import model_elements
     from aspo_megatron.plan.memory.host import locked_on_node
-    from aspo_megatron.plan.memory.parameters import model_elements
     from aspo_megatron.plan.memory.rank import resident
     from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, setting_of
 

@@ -20,10 +20,7 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.parallel.grid.exchange import from_leader, gather
 from aspo_megatron.rewards.scoring import score_groups
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.engine import Generation, Request, ResponseSource, RolloutEngine
-
-_EVAL_STREAM = 1
-"""Separates the random numbers of evaluation from those of rollouts."""
+from aspo_megatron.rollout.engine import EVALUATION_STREAM, Generation, Request, ResponseSource, RolloutEngine
 
 _MANY_RESPONSES = 32
 """If none of so many can be scored, what scores them is broken; of a few it may be their fault."""
@@ -77,7 +74,7 @@ class Evaluator:
         """This rank's share of the problems with these numbers, which they bear."""
         parts = [indexes[rank :: self.world_size] for rank in range(self.world_size)]
         own = zip(parts[self.rank], problems.deal(parts, self.rank), strict=True)
-        return [Request(problem, self.samples, (self.seed, _EVAL_STREAM, index), index) for index, problem in own]
+        return [Request(problem, self.samples, (self.seed, EVALUATION_STREAM, index), index) for index, problem in own]
 
     def records(self, requests: Sequence[Request], groups: Sequence[list[Sample]]) -> list[Record]:
         """Those of all ranks' responses, on every rank, in the problems' order. A collective."""

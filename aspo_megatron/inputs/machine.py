@@ -9,8 +9,8 @@ import psutil
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import hf_elements
 from aspo_megatron.plan.memory.rank import resident
 from aspo_megatron.plan.memory.setting import FP32_BYTES, setting_of
 
@@ -33,7 +33,7 @@ def refuse_beyond_memory(config: RunConfig, family: Family) -> None:
     ranks = int(told) if told.isdecimal() else parallel.world_size
     asked = max(least * (ranks if setting.cpu else 1), FP32_BYTES * _largest(family))
     if asked > there:
-        path, elements = one_line(config.model.path / "config.json"), hf_elements(family.rows, family.shape(tp=1))
+        path, elements = one_line(config.model.path / "config.json"), model_elements(family)
         raise ConfigError(
             f"{path}: asks for {elements:,} parameters, which take {asked / _GIB:,.0f} GiB here, and the machine has "
             f"{there / _GIB:,.0f}; see num_hidden_layers and the sizes"

@@ -85,6 +85,14 @@ class Row:
         """Whether each expert of a layer has this parameter."""
         return "{expert}" in self.megatron
 
+    def elements(self, shape: ModelShape) -> int:
+        """Elements of the Hugging Face tensors, of one layer and one expert."""
+        return sum(math.prod(size) for size in self.sizes(shape))
+
+    def times(self, shape: ModelShape) -> int:
+        """How often a model has this parameter."""
+        return (shape.num_layers if self.per_layer else 1) * (shape.num_experts if self.per_expert else 1)
+
     def megatron_name(self, layer: int, expert: int, transformer_engine: bool, grouped: bool) -> str:
         """The parameter's name in the model; `layer` and `expert` count what this rank holds.
 
@@ -189,20 +197,7 @@ def each_hf_size(rows: Iterable[Row], shape: ModelShape) -> Iterator[tuple[str, 
 
 def hf_tensors(rows: Iterable[Row], shape: ModelShape) -> int:
     """How many Hugging Face tensors a model has, without naming them."""
-    return sum(_times(row, shape) * len(row.hf) for row in rows if not row.copy and row.only_if(shape))
-
-
-def hf_elements(rows: Iterable[Row], shape: ModelShape) -> int:
-    """How many parameters a model has."""
-    return sum(
-        _times(row, shape) * sum(math.prod(size) for size in row.sizes(shape))
-        for row in rows
-        if not row.copy and row.only_if(shape)
-    )
-
-
-def _times(row: Row, shape: ModelShape) -> int:
-    return (shape.num_layers if row.per_layer else 1) * (shape.num_experts if row.per_expert else 1)
+    return sum(row.times(shape) * len(row.hf) for row in rows if not row.copy and row.only_if(shape))
 
 
 def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: ModelShape, tp: int, rank: int) -> Tensor:

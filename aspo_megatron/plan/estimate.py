@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.models.counts import forward_operations
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import Engine, generation_seconds, mean_lengths
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.memory.parameters import active_elements, weight_bytes
+from aspo_megatron.plan.memory.parameters import weight_bytes
 from aspo_megatron.plan.traffic import Passes, Traffic, traffic_of
 
 
@@ -87,14 +88,6 @@ def _forward_operations(config: RunConfig, family: Family, passes: Passes, assum
     groups = passes.scored / (count * response)
     pairs = groups * (prompt**2 + count * response * (response + prompt))
     return forward_operations(family, passes.tokens, passes.scored, pairs)
-
-
-def forward_operations(family: Family, tokens: float, scored: float, pairs: float) -> float:
-    """Floating-point operations of a forward pass: products with weights, and attention over `pairs` of tokens."""
-    attention = 4 * family.num_layers * family.num_heads * family.head_dim * pairs
-    head = family.vocab_size * family.hidden_size
-    layers = active_elements(family) - head
-    return 2 * (layers * tokens + head * scored) + attention
 
 
 def _recomputed_share(family: Family) -> float:

@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 
 from aspo_megatron.config import RunConfig, SamplingConfig
+from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.memory.parameters import active_elements, model_elements
 from aspo_megatron.plan.memory.rank import resident
 from aspo_megatron.plan.memory.setting import setting_of
 from aspo_megatron.plan.memory.workload import worst_groups

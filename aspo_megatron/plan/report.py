@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import Engine, engine_of
 from aspo_megatron.plan.hardware import GPUS, Assumptions, Gpu
 from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, stage_memory
 from aspo_megatron.plan.memory.host import LockedMemory, locked_by_rank, locked_on_node
-from aspo_megatron.plan.memory.parameters import active_elements, model_elements
 from aspo_megatron.plan.memory.setting import setting_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.plan.hardware import GB
-from aspo_megatron.plan.memory.parameters import active_elements, model_elements
 from aspo_megatron.plan.memory.workload import worst_batch
 from aspo_megatron.plan.report import Plan
 from aspo_megatron.plan.table import table

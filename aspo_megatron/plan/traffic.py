@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import server_count
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
-from aspo_megatron.plan.memory.parameters import model_elements, rank_parameters, weight_bytes
+from aspo_megatron.plan.memory.parameters import rank_parameters, weight_bytes
 from aspo_megatron.plan.memory.rank import optimizer_shards
 
 

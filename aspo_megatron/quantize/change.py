@@ -18,10 +18,7 @@ from aspo_megatron.losses.kl import estimate
 from aspo_megatron.rewards.scoring import score_groups
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
-from aspo_megatron.rollout.engine import Request
-
-_STREAM = 2
-"""Separates the random numbers of these responses from those of rollouts and evaluation."""
+from aspo_megatron.rollout.engine import QUANTIZE_STREAM, Request
 
 
 class OpenEngine(EmbeddedEngine):
@@ -88,7 +85,8 @@ class Probe:
 
     def _responses(self, sampling: SamplingConfig) -> list[Sample]:
         requests = [
-            Request(problem, 1, (self._seed, _STREAM, index), index) for index, problem in enumerate(self._problems)
+            Request(problem, 1, (self._seed, QUANTIZE_STREAM, index), index)
+            for index, problem in enumerate(self._problems)
         ]
         return [group[0] for group in self._engine.generate(requests, sampling)]
 

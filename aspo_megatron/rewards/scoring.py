@@ -13,7 +13,7 @@ from aspo_megatron.rewards.workers.pool import PendingRewards, Reward, RewardPoo
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoredGroup:
     """A problem's group of responses, their texts and their rewards."""
 
     problem: Problem
@@ -22,8 +22,8 @@ class Asked:
     rewards: list[Reward]
 
     @property
-    def agrees(self) -> bool:
-        """Whether all rewards are the same: nothing can be learnt from their differences then."""
+    def has_equal_rewards(self) -> bool:
+        """Whether nothing can be learnt from differences of the rewards."""
         return len({reward.value for reward in self.rewards}) == 1
 
 
@@ -40,24 +40,24 @@ class Scoring:
         pending = self._rewards.submit((problem, text) for text in texts)
         self._begun[id(samples)] = samples, texts, pending  # which keeps the samples, and so their id, alive
 
-    def results(self, groups: Sequence[tuple[Problem, list[Sample]]]) -> list[Asked]:
+    def results(self, groups: Sequence[tuple[Problem, list[Sample]]]) -> list[ScoredGroup]:
         """The groups with their rewards, which their samples are given too. One that was begun is the same list."""
         for problem, samples in groups:
             if id(samples) not in self._begun:
                 self.begin(problem, samples)
-        asked = []
+        scored = []
         for problem, samples in groups:
             _, texts, pending = self._begun.pop(id(samples))
-            asked.append(Asked(problem, samples, texts, pending.result()))
-        log_errors([reward for one in asked for reward in one.rewards])
-        for one in asked:
-            for sample, reward in zip(one.samples, one.rewards, strict=True):
+            scored.append(ScoredGroup(problem, samples, texts, pending.result()))
+        log_errors([reward for group in scored for reward in group.rewards])
+        for group in scored:
+            for sample, reward in zip(group.samples, group.rewards, strict=True):
                 sample.reward = reward.value
-        return asked
+        return scored
 
 
 def score_groups(
     groups: Sequence[tuple[Problem, list[Sample]]], rewards: RewardPool, tokenizer: PreTrainedTokenizerBase
-) -> list[Asked]:
+) -> list[ScoredGroup]:
     """The responses to each problem, decoded and scored; the samples are given their rewards."""
     return Scoring(rewards, tokenizer).results(groups)

@@ -14,6 +14,11 @@ from aspo_megatron.errors import AgreedError, CheckpointError
 
 MemoryTag = Literal["weights", "kv_cache"]
 
+# The second number of `Request.seed`: requests for one purpose share no random numbers with those for another.
+ROLLOUT_STREAM = 0
+EVALUATION_STREAM = 1
+QUANTIZE_STREAM = 2
+
 
 class ServersLostError(AgreedError):
     """No server is left that generates with the policy's weights. Raised on all ranks together."""
@@ -21,7 +26,7 @@ class ServersLostError(AgreedError):
 
 @dataclass(frozen=True)
 class Request:
-    """`count` responses to one problem. `seed` fixes them, whatever else is generated beside them.
+    """`count` responses to one problem. `seed` fixes them, whatever else is generated beside them: (run, stream, ...).
 
     `group` is the number that the samples bear. Where servers draw the tokens, the seed is theirs and not this one.
     `begun`, of an earlier request that was cut off: its `count` responses as far as they are. Those whose

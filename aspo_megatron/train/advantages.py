@@ -1,14 +1,14 @@
-"""What responses are worth (reward, over-long penalty, KL in the reward), and their advantages, across all ranks."""
+"""From rewards (with over-long penalty and KL) to advantages, across all ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import RunConfig, ShapingConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses import advantages, kl
@@ -18,27 +18,26 @@ from aspo_megatron.rewards.shaping import overlong_penalty
 
 
 def set_advantages(
-    groups: Sequence[Sequence[Sample]],
-    config: RunConfig,
-    charge: Callable[[Sample], float] = lambda sample: 0.0,
-    *,
-    counts: bool = True,
-) -> None:
+    batches: Sequence[Sequence[Sequence[Sample]]], config: RunConfig, topology: Topology
+) -> dict[str, float]:
     """Give every sample its advantage. A collective, as an estimate may look at the whole batch.
 
     Args:
-        groups: those that this rank has.
+        batches: this replica's groups of each mini-batch; with `shaping.kl_coef`, with old and reference log-probs.
         config: of the run; `shaping` and `advantage` count.
-        charge: what is taken off a response's worth.
-        counts: False where another rank has the same groups, and speaks for them.
+        topology: this rank's place; all ranks of a replica have the same samples, and one of them counts.
+
+    Returns:
+        What to log: with `shaping.kl_coef` the `reward/kl` of `subtract_kl`, else nothing.
+
+    Raises:
+        UserError: a reward or a KL is not finite.
     """
-    shaping, limit = config.shaping, config.rollout.sampling.max_response_tokens
-
-    def worth(sample: Sample) -> float:
-        penalty = overlong_penalty(len(sample.response_ids), limit, shaping.overlong_tokens)
-        return sample.reward + shaping.overlong_penalty * penalty - charge(sample)
-
-    own = [(group[0].group, [worth(sample) for sample in group]) for group in groups] if counts else []
+    groups = [group for batch in batches for group in batch]
+    counts = topology.rank == topology.ranks_of_replica(topology.dp_rank)[0]
+    rewards = [[shaped_reward(sample, config) for sample in group] for group in groups]
+    metrics = subtract_kl(rewards, groups, config.shaping, counts=counts) if config.shaping.kl_coef else {}
+    own = [(group[0].group, values) for group, values in zip(groups, rewards, strict=True)] if counts else []
     everywhere = sorted(pair for part in gather(own) for pair in part)  # in an order that the ranks do not decide
     numbers = [number for number, values in everywhere for _ in values]
     found = advantages.estimate(
@@ -53,18 +52,29 @@ def set_advantages(
     for group in groups:
         for sample, advantage in zip(group, of_group[group[0].group], strict=True):
             sample.advantage = advantage
+    return metrics
 
 
-def charge_kl(batches: Sequence[Sequence[Sequence[Sample]]], config: RunConfig, topology: Topology) -> dict[str, float]:
-    """Take `shaping.kl_coef` times each response's KL off its worth, and set advantages anew. A collective.
+def shaped_reward(sample: Sample, config: RunConfig) -> float:
+    """The reward of a response, less the penalty for one that is too long. The KL comes off later."""
+    shaping, limit = config.shaping, config.rollout.sampling.max_response_tokens
+    penalty = overlong_penalty(len(sample.response_ids), limit, shaping.overlong_tokens)
+    return sample.reward + shaping.overlong_penalty * penalty
+
+
+def subtract_kl(
+    rewards: Sequence[list[float]], groups: Sequence[Sequence[Sample]], shaping: ShapingConfig, *, counts: bool
+) -> dict[str, float]:
+    """Take `shaping.kl_coef` times its KL off each reward, in place. A collective.
 
     The KL is the estimate of KL(pi_old || pi_ref), summed over the response's unmasked tokens: a reward of the whole
     response, as in RLHF with PPO. It has no gradient of its own.
 
     Args:
-        batches: this replica's groups of each mini-batch, with old and reference log-probs.
-        config: of the run.
-        topology: this rank's place; all ranks of a replica have the same samples.
+        rewards: of the samples in `groups`.
+        groups: of this replica, with old and reference log-probs.
+        shaping: coefficient and estimator.
+        counts: False where another rank has the same groups, so that they count once in the mean.
 
     Returns:
         `reward/kl`: the mean over the responses that are trained on, in nats.
@@ -72,12 +82,12 @@ def charge_kl(batches: Sequence[Sequence[Sequence[Sample]]], config: RunConfig, 
     Raises:
         UserError: a KL is not finite.
     """
-    groups = [group for batch in batches for group in batch]
-    speaks = topology.rank == topology.ranks_of_replica(topology.dp_rank)[0]
-    kls = {id(sample): response_kl(sample, config.shaping.kl_estimator) for group in groups for sample in group}
-    coefficient = config.shaping.kl_coef
-    set_advantages(groups, config, lambda sample: coefficient * kls[id(sample)], counts=speaks)
-    parts = gather((sum(kls.values()), len(kls)) if speaks else (0.0, 0))
+    kls = []
+    for values, group in zip(rewards, groups, strict=True):
+        for place, sample in enumerate(group):
+            kls.append(response_kl(sample, shaping.kl_estimator))
+            values[place] -= shaping.kl_coef * kls[-1]
+    parts = gather((sum(kls), len(kls)) if counts else (0.0, 0))
     return {"reward/kl": sum(total for total, _ in parts) / max(1, sum(count for _, count in parts))}
 
 

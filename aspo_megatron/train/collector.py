@@ -1,4 +1,4 @@
-"""From problems to samples that are ready to train on: responses, rewards, shaping, dynamic sampling, advantages.
+"""From problems to scored samples: responses, rewards, dynamic sampling, and the mask of responses that were cut.
 
 Each rank asks and scores its share of the prompts; which samples there are does not depend on the number of ranks.
 The responses of the next step can be begun before it is due, where the engine generates beside the trainer.
@@ -14,22 +14,18 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import RunConfig, SamplingConfig
-from aspo_megatron.data.prompt_sampler import Asking, Question
+from aspo_megatron.data.prompt_sampler import PromptSampler, PromptSlot
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.rewards.scoring import Asked, Scoring
+from aspo_megatron.rewards.scoring import ScoredGroup, Scoring
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.engine import Request, WhenComplete
-from aspo_megatron.train.advantages import set_advantages
-
-_ROLLOUT_STREAM = 0
-"""Separates the random numbers of rollouts from those of evaluation."""
+from aspo_megatron.rollout.engine import ROLLOUT_STREAM, Request, WhenComplete
 
 
 class Starter(Protocol):
-    """Generates beside other things: see `SyncedEngine.start`."""
+    """Generates beside other things: see `PolicyEngine.start`."""
 
     def start(
         self,
@@ -44,21 +40,21 @@ class Starter(Protocol):
 
 @dataclass(frozen=True)
 class Rollout:
-    """This rank's share of a step: all that was asked, and the groups to train on, which bear their advantages.
+    """This rank's share of a step: all that was asked, and the groups to train on, whose samples bear their rewards.
 
     `left` is what the next step goes on with.
     """
 
-    asked: list[Asked]
+    asked: list[ScoredGroup]
     groups: list[list[Sample]]
-    left: list[Question]
+    left: list[PromptSlot]
 
 
 @dataclass(frozen=True)
 class _Round:
     """What this rank asks at a time, how many of it the step trains on, and what scores and awaits the responses."""
 
-    questions: list[Question]
+    slots: list[PromptSlot]
     enough: int
     scoring: Scoring
     finish: Callable[[], list[list[Sample]]]
@@ -73,13 +69,13 @@ class Collector:
         engine: Starter,
         rewards: RewardPool,
         tokenizer: PreTrainedTokenizerBase,
-        asking: Asking,
+        sampler: PromptSampler,
         topology: Topology,
         phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """`asking` says which problems are asked; `phase` is told what is going on."""
+        """`sampler` says which problems are asked; `phase` is told what is going on."""
         self._config, self._engine, self._rewards, self._tokenizer = config, engine, rewards, tokenizer
-        self._asking, self._topology, self._phase = asking, topology, phase
+        self._sampler, self._topology, self._phase = sampler, topology, phase
         self._begun: _Round | None = None
 
     def collect(self, step: int) -> Rollout:
@@ -93,22 +89,21 @@ class Collector:
         refills = rollout.dynamic_sampling == "refill"
         begun, self._begun = self._begun or self._first(step), None
         groups, left = self._finish(begun)
-        self._asking.carry(left, gather([question.position for question in left]))
+        self._sampler.carry_over(left, gather([slot.position for slot in left]))
         if not refills:
             self._begin_after(step)  # servers are at it while these are scored
         asked = self._scored(step, groups, begun.scoring)
         if refills:
             asked += self._refill(step, asked)
-            self._asking.carry([], gather([]))
+            self._sampler.carry_over([], gather([]))
             self._begin_after(step)
         for group in asked:
             self._shape(group.samples)
         if rollout.cut_off < 1.0:
             _renumber([group.samples for group in asked])
-        kept = [group.samples for group in asked if rollout.dynamic_sampling == "off" or not group.agrees]
+        kept = [group.samples for group in asked if rollout.dynamic_sampling == "off" or not group.has_equal_rewards]
         if refills:
             _renumber(kept)
-        set_advantages(kept, self._config)
         return Rollout(asked, kept, left)
 
     def _begin_after(self, step: int) -> None:
@@ -117,60 +112,63 @@ class Collector:
             self._begun = self._first(step + 1)
 
     def _first(self, step: int) -> _Round:
-        return self._start(step, *self._asking.first(last_step=step == self._config.train.steps))
+        return self._start(step, *self._sampler.next_batch(last_step=step == self._config.train.steps))
 
-    def _refill(self, step: int, asked: Sequence[Asked]) -> list[Asked]:
-        """Other problems for those whose responses agree, until the batch is full or `max_asks` is reached."""
+    def _refill(self, step: int, asked: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+        """Other problems for those whose rewards are all the same, until the batch is full or `max_asks` is reached."""
         rollout = self._config.rollout
-        found: list[Asked] = []
+        found: list[ScoredGroup] = []
         first = rollout.prompts_per_step
         for _ in range(rollout.max_asks - 1):
-            missing = rollout.prompts_per_step - sum(gather(sum(not group.agrees for group in [*asked, *found])))
+            usable = sum(not group.has_equal_rewards for group in [*asked, *found])
+            missing = rollout.prompts_per_step - sum(gather(usable))
             if not missing:
                 break
-            begun = self._start(step, *self._asking.more(first, missing))
+            begun = self._start(step, *self._sampler.refill(first, missing))
             groups, _ = self._finish(begun)
             found += self._scored(step, groups, begun.scoring)
             first += missing
         return found
 
-    def _start(self, step: int, questions: list[Question], enough: int) -> _Round:
+    def _start(self, step: int, slots: list[PromptSlot], enough: int) -> _Round:
         config = self._config
         requests = [
             Request(
-                question.problem,
+                slot.problem,
                 config.rollout.responses_per_prompt,
-                (config.seed, _ROLLOUT_STREAM, step, question.number),
-                question.number,
-                tuple(replace(sample, group=question.number) for sample in question.begun),
+                (config.seed, ROLLOUT_STREAM, step, slot.number),
+                slot.number,
+                tuple(replace(sample, group=slot.number) for sample in slot.begun),
             )
-            for question in questions
+            for slot in slots
         ]
         scoring = Scoring(self._rewards, self._tokenizer)
         finish = self._engine.start(
             requests, config.rollout.sampling, enough, lambda request, group: scoring.begin(request.problem, group)
         )
-        return _Round(questions, enough, scoring, finish)
+        return _Round(slots, enough, scoring, finish)
 
-    def _finish(self, begun: _Round) -> tuple[list[tuple[Question, list[Sample]]], list[Question]]:
+    def _finish(self, begun: _Round) -> tuple[list[tuple[PromptSlot, list[Sample]]], list[PromptSlot]]:
         """The groups that a step trains on, and those that are left to the next one."""
         with self._phase("generate"):
             groups = begun.finish()
-        both = list(zip(begun.questions, groups, strict=True))
+        both = list(zip(begun.slots, groups, strict=True))
         complete = [pair for pair in both if all(sample.finish_reason != "abort" for sample in pair[1])]
         chosen = complete[: begun.enough]
-        taken = {question.number for question, _ in chosen}
-        left = [replace(q, begun=tuple(group)) for q, group in both if q.number not in taken]
+        taken = {slot.number for slot, _ in chosen}
+        left = [replace(slot, begun=tuple(group)) for slot, group in both if slot.number not in taken]
         return chosen, left
 
-    def _scored(self, step: int, groups: Sequence[tuple[Question, list[Sample]]], scoring: Scoring) -> list[Asked]:
+    def _scored(
+        self, step: int, groups: Sequence[tuple[PromptSlot, list[Sample]]], scoring: Scoring
+    ) -> list[ScoredGroup]:
         """Groups with their rewards.
 
         Raises:
             AgreedError: no response of any rank could be scored.
         """
         with self._phase("reward"):
-            asked = scoring.results([(q.problem, group) for q, group in groups])
+            asked = scoring.results([(slot.problem, group) for slot, group in groups])
         scored = [reward for group in asked for reward in group.rewards]
         failed = [reward.error for reward in scored if reward.error is not None]
         responses, failures = (sum(counts) for counts in zip(*gather((len(scored), len(failed))), strict=True))

@@ -65,6 +65,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
     from aspo_megatron.checkpoint.states.folders import tidy
     from aspo_megatron.checkpoint.states.run_states import find_state
     from aspo_megatron.checkpoint.states.trainer_state import read_state
+    from aspo_megatron.train.outputs import RunOutputs
     from aspo_megatron.train.trainer import Trainer
 
     stopped = partial(_stopped, config, stop, topology)
@@ -108,8 +109,8 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
                 Recorder(config.output_dir, config.log.tensorboard, kept, wandb, progress.message)
             )
 
-        leads = record if topology.is_leader else None
-        trainer = Trainer(config, inputs, model, engine, rewards, leads, progress, stop)
+        outputs = RunOutputs(config, inputs, record if topology.is_leader else None, progress)
+        trainer = Trainer(config, inputs, model, engine, rewards, outputs, stop)
         progress.stands_at(0 if state is None else read_state(state).step)
         summary = trainer.run(state, weights)
     if topology.is_leader:

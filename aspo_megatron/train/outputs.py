@@ -1,23 +1,128 @@
-"""What a run writes besides its metrics and states: sampled responses, and the summary of a run that is finished."""
+"""What a run records and shows of its steps: metrics, samples, evaluations, and the summary of one that is finished."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState
+from aspo_megatron.config import RunConfig
 from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import UserError
+from aspo_megatron.evaluation.evaluator import Evaluation
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.losses import Loss
+from aspo_megatron.metrics.progress import ProgressDisplay
+from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.curves import draw_curves
 from aspo_megatron.train.step_metrics import sample_weights
+
+
+class RunOutputs:
+    """Writes what there is to record of a run, on the leader alone, and shows its course. No method is a collective."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: SharedInputs,
+        record: Callable[[int | None], Recorder] | None,
+        progress: ProgressDisplay,
+    ) -> None:
+        """`record` opens what records the run, given the step that it goes on after; None on all ranks but the leader.
+
+        `progress` shows nothing on these.
+        """
+        self._config, self._inputs, self._record_after, self.progress = config, inputs, record, progress
+        self._recorder: Recorder | None = None
+
+    @property
+    def written_here(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self._record_after is not None
+
+    def open(self, after_step: int | None) -> None:
+        """Begin to record: a new run, or one that goes on after a step."""
+        if self._record_after is not None:
+            self._recorder = self._record_after(after_step)
+
+    def record_evaluation(self, step: int, result: Evaluation, *, own_line: bool) -> None:
+        """Write every response of an evaluation, and show its accuracy.
+
+        `own_line`: its metrics are a line by themselves, as they belong to no step.
+        """
+        if self._recorder:
+            path = self._config.output_dir / "eval" / f"step-{step:06d}.jsonl"
+            self._recorder.write_file(path, result.content())
+            if own_line:
+                self._recorder.log(step, result.metrics())
+        self.progress.message(f"held-out accuracy at step {step}: {result.average:.1%}")
+
+    def record_samples(self, step: int, outputs: Sequence[tuple[Sample, np.ndarray, np.ndarray]], loss: Loss) -> None:
+        """Write some responses of a step, and how hard its last update pushed each of their tokens.
+
+        See `sample_records`.
+        """
+        if self._recorder:
+            problems = self._inputs.train.named(sample.problem_id for sample, _, _ in outputs)
+            self._recorder.log_samples(step, sample_records(outputs, problems, self._inputs.tokenizer, loss))
+
+    def record_step(self, step: int, metrics: Mapping[str, float], heldout: float | None) -> None:
+        """Write the metrics of a step, and show that it is done; `heldout` is the last accuracy that is known."""
+        if self._recorder:
+            self._recorder.log(step, metrics)
+        self.progress.update(
+            step, reward=metrics["reward/mean"], tokens_per_second=metrics["tokens_per_second"], heldout=heldout
+        )
+
+    def flush(self) -> None:
+        """Have the disk take what is recorded.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self._recorder:
+            self._recorder.flush()
+
+    def unwritten(self) -> str | None:
+        """The reason, if the disk does not take what is recorded."""
+        try:
+            self.flush()
+        except UserError as error:
+            return str(error)
+        return None
+
+    def summarize(self, state: TrainerState) -> dict[str, Any]:
+        """Draw the curves, then write summary.json: last, and at once, as it says that the run is finished.
+
+        Returns:
+            What it holds, on every rank.
+
+        Raises:
+            UserError: summary.json cannot be written. Curves that cannot be drawn are a warning.
+        """
+        summary = {
+            "heldout_before": state.heldout_before,
+            "heldout_after": state.heldout_after,
+            "heldout_problems": len(range(len(self._inputs.heldout))[: self._config.eval.max_problems]),
+            "seconds": state.seconds,
+            "steps": self._config.train.steps,
+            "tokens": state.tokens,
+        }
+        if self._recorder:
+            folder = self._config.output_dir
+            try:
+                draw_curves([folder], folder / "curves.png")
+            except UserError as error:
+                self.progress.message(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
+            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)
+        return summary
 
 
 def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
@@ -59,16 +164,3 @@ def sample_records(
         }
         for sample, log_probs, entropy in outputs
     ]
-
-
-def write_summary(folder: Path, summary: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-    """Draw the curves, then write summary.json: last, and at once, as it says that the run is finished.
-
-    Raises:
-        UserError: summary.json cannot be written. Curves that cannot be drawn are a warning.
-    """
-    try:
-        draw_curves([folder], folder / "curves.png")
-    except UserError as error:
-        warn(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)

@@ -1,4 +1,4 @@
-"""The rollout engine with the policy's weights in it: synchronised, proved, waited for when its servers are gone."""
+"""The rollout engine with the policy's weights in it: synchronised, probed, waited for when its servers are lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LONGEST_PAUSE = 60.0
 
 
-class SyncedEngine:
+class PolicyEngine:
     """Generates with the weights of `model`, as they were at the last `sync`. All methods but `start` are collectives.
 
     What was started goes on while the caller does other things. With `rollout.overlap` `continue` a sync does not wait
@@ -32,28 +32,28 @@ class SyncedEngine:
     def __init__(
         self, config: RunConfig, model: PolicyModel, engine: RolloutEngine, tell: Callable[[str], None]
     ) -> None:
-        """`tell` is given a line when servers are gone and waited for, or compute a little differently."""
+        """`tell` is given a line when servers are lost and waited for, or compute a little differently."""
         self._model, self._engine, self._tell = model, engine, tell
         self._servers, self._waits = config.rollout.servers, config.rollout.overlap != "continue"
         self._started: Generation | None = None
         self._takes_turns = config.rollout.engine == "embedded" or self._servers.colocate
-        self._proves = config.rollout.engine == "sglang" and self._servers.probe_every > 0
+        self._probes = config.rollout.engine == "sglang" and self._servers.probe_every > 0
         self._tolerance = tolerance_of(config, model.shape.num_experts)
         self._ends_runs = ends_runs(config)
         self._limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, 1.0)
-        self._probe = random_probe(model.shape.vocab_size, config.seed)
+        self._probe_sample = random_probe(model.shape.vocab_size, config.seed)
         self._response: Sample | None = None  # of this rank, for the next probe
-        self._doubted: set[str] = set()  # servers that were warned about at the last proof
+        self._doubted: set[str] = set()  # servers that were warned about at the last probe
         self._syncs = 0
         self._version = -1
 
-    def settle(self) -> None:
+    def wait_in_flight(self) -> None:
         """Wait for the responses in flight, unless they are to go on across the next sync."""
         if self._waits and self._started is not None:
             self._started.settle()
 
     def sync(self, version: int) -> dict[str, float]:
-        """Give the engine the present weights, and prove every so often that it computes with them. After `settle`.
+        """Push the present weights, after `wait_in_flight`; every so often probe whether the engine computes with them.
 
         Returns:
             What to log: bytes, servers, and the probe's difference if there was one.
@@ -63,7 +63,7 @@ class SyncedEngine:
             UserError: a server computes something else than the trainer does.
         """
         self._version = version
-        return self._until_it_works(self._give)
+        return self._until_it_works(self._push_weights)
 
     def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
         """See `RolloutEngine`; servers that come back are given the weights before they are asked.
@@ -90,11 +90,11 @@ class SyncedEngine:
         def ask() -> list[list[Sample]]:
             nonlocal begun
             if begun is None:  # servers were lost, and some are back
-                self._give()
+                self._push_weights()
                 begun = self._engine.start(requests, sampling, enough, when_complete)
             waited_for, begun = begun, None
             groups = waited_for.finish()
-            if self._proves:
+            if self._probes:
                 self._response = probe_of(groups, self._model.shape.vocab_size) or self._response
             return groups
 
@@ -121,7 +121,7 @@ class SyncedEngine:
                     raise
                 waited += time.monotonic() - began
 
-    def _give(self) -> dict[str, float]:
+    def _push_weights(self) -> dict[str, float]:
         if self._takes_turns:
             torch.cuda.empty_cache()  # what the trainer has let go of goes back to the GPU; nothing without one
             self._engine.resume_memory("weights")
@@ -129,21 +129,21 @@ class SyncedEngine:
         metrics = self._engine.update_weights(tensors, self._version)
         if self._takes_turns:
             self._engine.resume_memory("kv_cache")
-        if self._proves and (self._doubted or self._syncs % self._servers.probe_every == 0):
-            metrics |= {"sync/probe_difference": self._prove()}
+        if self._probes and (self._doubted or self._syncs % self._servers.probe_every == 0):
+            metrics |= {"sync/probe_difference": self._probe()}
         self._syncs += 1
         return metrics
 
-    def _prove(self) -> float:
+    def _probe(self) -> float:
         """The largest of the servers' differences in log-prob from the trainer.
 
         One beyond the tolerance is told, and ends the run if the next sync does not cure it; see `ends_runs`.
         """
-        self._probe = from_leader(self._response) or self._probe
-        ((_, expected),) = list(score(self._model, [[self._probe]], self._limits))
-        tokens = [*self._probe.prompt_ids.tolist(), *self._probe.response_ids.tolist()]
+        self._probe_sample = from_leader(self._response) or self._probe_sample
+        ((_, expected),) = list(score(self._model, [[self._probe_sample]], self._limits))
+        tokens = [*self._probe_sample.prompt_ids.tolist(), *self._probe_sample.response_ids.tolist()]
         found = self._engine.prompt_log_probs(tokens)
-        apart = {name: difference(self._probe, expected, log_probs) for name, log_probs in found.items()}
+        apart = {name: difference(self._probe_sample, expected, log_probs) for name, log_probs in found.items()}
         doubted = {name: by for name, by in apart.items() if not by <= self._tolerance}  # nan is doubted too
         for name, by in doubted.items():
             said = (

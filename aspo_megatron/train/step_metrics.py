@@ -27,7 +27,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
     parts = [reward.parts for group in rollout.asked for reward in group.rewards]
     part_names = sorted({name for names in gather({name for part in parts for name in part}) for name in names})
-    agree = [float(group.agrees) for group in rollout.asked]
+    agree = [float(group.has_equal_rewards) for group in rollout.asked]
     statistics = StepStatistics()
     statistics.add(
         {
@@ -71,7 +71,7 @@ def staleness_metrics(rollout: Rollout, version: int) -> dict[str, float]:
     """
     spans = [span for group in rollout.groups for sample in group for span in sample.versions]
     mixed = [float(len(sample.versions) > 1) for group in rollout.groups for sample in group]
-    left = [sample.finish_reason == "abort" for question in rollout.left for sample in question.begun]
+    left = [sample.finish_reason == "abort" for slot in rollout.left for sample in slot.begun]
     age = Stat(
         torch.tensor([float(version - made_by) for made_by, _ in spans]),
         torch.tensor([float(tokens) for _, tokens in spans]),

@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 
 def written(trainer: Any) -> None:
     """Wait until all ranks have written the state that is under way."""
-    while trainer._saver.writing:
+    while trainer._states._saver.writing:
         pass
     torch.distributed.barrier()
 
@@ -103,19 +103,27 @@ def test_a_state_that_is_written_survives(server: Server, work: Path, error: Cal
 
 def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> list[str]:
     """The names in the folder of states, after an error when the state of step 1 is written."""
+    from aspo_megatron.train.learner import Learner
+    from aspo_megatron.train.states import RunStates
     from aspo_megatron.train.trainer import Trainer
 
-    score = Trainer._score
+    step, score, running = Trainer.step, Learner.score, list[Any]()
 
-    def failing(trainer: Any, batches: Any) -> Any:
-        if trainer._at.step == 1:
+    def noted(trainer: Any, number: int) -> None:
+        running[:] = [trainer]
+        step(trainer, number)
+
+    def failing(learner: Any, batches: Any) -> None:
+        (trainer,) = running
+        if trainer._state.step == 1:
             written(trainer)
             error(trainer)
-        return score(trainer, batches)
+        score(learner, batches)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_complete_written", lambda trainer: None)  # which may come before the error or not
-        patch.setattr(Trainer, "_score", failing)
+        patch.setattr(RunStates, "complete_written", lambda states: None)  # which may come before the error or not
+        patch.setattr(Trainer, "step", noted)
+        patch.setattr(Learner, "score", failing)
         ranks = go_on(work, name, *SHORT)
         while all(rank.is_alive() for rank in ranks):
             ranks[0].join(0.05)

@@ -82,7 +82,7 @@ def mortal(config: Any, inputs: Any, log: Path, dies: Moment | None, counts_made
             Trainer.run = dying(Trainer.run, call=1)  # type: ignore[method-assign]
         case "after a step":
             # The state of the step is written, and the rank dies where it would have begun another.
-            Trainer._step = dying(Trainer._step, call=2)  # type: ignore[method-assign]
+            Trainer.step = dying(Trainer.step, call=2)  # type: ignore[method-assign]
     rank(config, inputs, log)
 
 

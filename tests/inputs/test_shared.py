@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from forked import Server, fork_ranks, kill
 
-from aspo_megatron.data.prompt_sampler import Asking, Standing
+from aspo_megatron.data.prompt_sampler import PromptSampler, SamplerState
 from aspo_megatron.data.records import Gathering
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
@@ -47,16 +47,16 @@ def asked(shared: bool) -> dict[str, Any]:
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     problems: Any = SharedProblems(store() if rank == 0 else empty_store()) if shared else store()
-    asking = Asking(ProblemStream(problems, seed=3), PROMPTS, 0.7, rank, ranks)
-    questions = [asking.first(last_step=False)[0], asking.more(20, 7)[0]]
-    asking.go_on(Standing(95, (3, 44, 90, 51, 2)))  # an epoch ends at 100
-    questions += [asking.first(last_step=False)[0], asking.first(last_step=True)[0]]
+    sampler = PromptSampler(ProblemStream(problems, seed=3), PROMPTS, 0.7, rank, ranks)
+    slots = [sampler.next_batch(last_step=False)[0], sampler.refill(20, 7)[0]]
+    sampler.load_state(SamplerState(95, (3, 44, 90, 51, 2)))  # an epoch ends at 100
+    slots += [sampler.next_batch(last_step=False)[0], sampler.next_batch(last_step=True)[0]]
     nothing: Any = None
     evaluator = Evaluator(nothing, nothing, 2, 5, rank, ranks)
     requests = evaluator.requests(dealer(problems), list(range(0, COUNT, 7)))
     answered = ProblemStream(dealer(problems).answered(), seed=1)
     found = {
-        "questions": questions,
+        "slots": slots,
         "requests": [(request.problem, request.group, request.seed) for request in requests],
         "answered": answered.take(40),
         "at": ProblemStream(problems, seed=3).at(77),
@@ -73,7 +73,7 @@ def test_ranks_are_given_what_they_would_have_read(count: int, ranks: Ranks) -> 
     assert given == read
     assert given[0]["length"] == COUNT
     assert given[0]["digest"] == store().digest
-    positions = sorted(question.position for part in given for question in part["questions"][0])
+    positions = sorted(slot.position for part in given for slot in part["slots"][0])
     assert positions == list(range(18))
 
 

@@ -156,11 +156,12 @@ def test_published_models_are_read(tmp_path: Path, name: str) -> None:
     assert family.hf_config == config
     assert family.num_kv_heads == (config["num_key_value_heads"] or config["num_attention_heads"])
     if parameters is not None:
-        from aspo_megatron.models.mapping import hf_elements, hf_sizes, hf_tensors
+        from aspo_megatron.models.counts import model_elements
+        from aspo_megatron.models.mapping import hf_sizes, hf_tensors
 
         shape = family.shape(tp=1)
         sizes = hf_sizes(family.rows, shape)
-        assert hf_elements(family.rows, shape) == parameters == sum(math.prod(size) for size in sizes.values())
+        assert model_elements(family) == parameters == sum(math.prod(size) for size in sizes.values())
         assert hf_tensors(family.rows, shape) == len(sizes)
     understood = transformers_config(family)
     assert understood._attn_implementation == "sdpa"

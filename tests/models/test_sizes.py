@@ -17,8 +17,9 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.inputs import machine
 from aspo_megatron.inputs.machine import machine_memory, refuse_beyond_memory
+from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
-from aspo_megatron.models.mapping import each_hf_size, hf_elements, hf_sizes, hf_tensors
+from aspo_megatron.models.mapping import each_hf_size, hf_sizes, hf_tensors
 
 from .folders import BASE, MOE, copy_of_tiny, the_line, with_config
 
@@ -50,7 +51,7 @@ def test_random_weights_beyond_the_memory_are_one_line(tmp_path: Path, name: str
     if name == "many layers":  # of the tiny model, which would fit
         folder = with_config(folder, {**BASE, **LARGE[name], "hidden_size": 1 << 14})
     family = read_family(folder)
-    elements = hf_elements(family.rows, family.shape(tp=1))
+    elements = model_elements(family)
     tracemalloc.start()
     for settings in ((), ("platform.device=cuda",), ("parallel.dp=4",)):
         with pytest.raises(ConfigError) as raised:
@@ -83,7 +84,7 @@ def test_what_is_asked_for_and_what_is_held_are_named(tmp_path: Path) -> None:
     held = sum(tensor.numel() for tensor in tensors.values())
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     family = read_family(with_config(folder, {**BASE, "num_hidden_layers": 10_000}))
-    asked = hf_elements(family.rows, family.shape(tp=1))
+    asked = model_elements(family)
     with pytest.raises(CheckpointError) as raised:
         check_weights(folder)
     the_line(raised.value, "layers.2.", f"asks for {asked:,} parameters, they hold {held:,}")
@@ -95,7 +96,7 @@ def test_what_the_machine_holds_is_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     run = run_of(folder, "model.dtype=float32", "loss.kl_coef=0", "shaping.kl_coef=0")
     refuse_beyond_memory(run, family)
     # Four bytes each of weights and gradients, eight of Adam's moments: to the byte.
-    least = 16 * hf_elements(family.rows, family.shape(tp=1))
+    least = 16 * model_elements(family)
     monkeypatch.setattr(machine, "machine_memory", lambda: least)
     refuse_beyond_memory(run, family)
     monkeypatch.setattr(machine, "machine_memory", lambda: least - 1)

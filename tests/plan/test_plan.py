@@ -14,13 +14,14 @@ from aspo_megatron.cli.app import app
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.plan.estimate import passes_of
 from aspo_megatron.plan.hardware import H100, H200, Assumptions
 from aspo_megatron.plan.layouts import StageMemory, best_layouts, candidates
 from aspo_megatron.plan.memory.host import LockedMemory
-from aspo_megatron.plan.memory.parameters import model_elements, rank_parameters
+from aspo_megatron.plan.memory.parameters import rank_parameters
 from aspo_megatron.plan.memory.rank import in_flight, optimizer_shards
 from aspo_megatron.plan.memory.workload import local_batch, worst_groups
 from aspo_megatron.plan.report import make_plan

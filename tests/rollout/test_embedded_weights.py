@@ -18,7 +18,7 @@ from aspo_megatron.rollout.embedded.empty_model import empty_model
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.embedded.packed_linear import PackedLinear, pack_layers, packable
 from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
-from aspo_megatron.train.policy_engine import SyncedEngine
+from aspo_megatron.train.policy_engine import PolicyEngine
 
 from .conftest import COUNTS, RAGGED, TINY_LLAMA, Policy, ask
 
@@ -176,9 +176,9 @@ def test_an_engine_that_shares_the_trainers_memory_takes_turns(rollout: dict[str
             "rollout": rollout,
         }
     )
-    synced = SyncedEngine(config, model, engine, print)
-    synced.release_memory()
-    synced.sync(version=1)
+    policy_engine = PolicyEngine(config, model, engine, print)
+    policy_engine.release_memory()
+    policy_engine.sync(version=1)
     wanted = ["release", "resume weights", "update", "resume kv_cache"] if shares else ["update"]
     assert calls == wanted
 

@@ -13,7 +13,7 @@ from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.train import policy_engine
-from aspo_megatron.train.policy_engine import SyncedEngine
+from aspo_megatron.train.policy_engine import PolicyEngine
 
 VOCABULARY = 97
 
@@ -51,7 +51,7 @@ class Trainer:
             "data": {"train": {"kind": "jsonl", "path": "p"}},
             "rollout": {"engine": "sglang", "servers": servers},
         }
-        self.engine = SyncedEngine(RunConfig.model_validate(settings), model, engine, self.told.append)
+        self.engine = PolicyEngine(RunConfig.model_validate(settings), model, engine, self.told.append)
 
     def _score(self, model: Any, groups: list[list[Sample]], limits: Any) -> Iterator[tuple[Sample, np.ndarray]]:
         ((sample,),) = groups

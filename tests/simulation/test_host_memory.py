@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,23 +166,20 @@ def test_the_reference_is_on_the_gpu_while_it_computes_alone(simulated: Simulate
 
 
 def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tuple[int, int, int, Figures]:
-    """What a trainer holds; its weights' bytes; the most in the reference's pass beside it, and what that did."""
+    """What a learner holds; its weights' bytes; the most in the reference's pass beside it, and what that did."""
     settings = {} if where is None else {"reference": where}
     config = run_config(setup, Path("run"), loss={"kl_coef": kl_coef}, model_settings=settings)
     config = config.model_copy(update={"train": config.train.model_copy(update={"old_log_probs": "rollout"})})
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.train.trainer import Trainer
+        from aspo_megatron.train.learner import Learner
 
         groups = groups_of(setup)
         model = build_policy(setup, rank)
-        problems = [Problem(str(number), "", (1, 2)) for number in range(4)]
-        inputs: Any = SimpleNamespace(train=problems, heldout=[], tokenizer=None, family=setup.family)
-        outside: Any = SimpleNamespace(message=print, phase=lambda label: None)
-        trainer = Trainer(config, inputs, model, outside, outside, None, outside, outside)
-        trainer._limits = type(trainer._limits)(budget(groups), None, 1.0)
+        learner = Learner(config, model, lambda label: nullcontext(), print)
+        learner._limits = type(learner._limits)(budget(groups), None, 1.0)
         held = rank.ledger.held_bytes
         rank.ledger.clear()
-        trainer._score([groups])
+        learner.score([groups])
         weights = sum(map(_held, model.parameters()))
         return held, weights, rank.ledger.peak_bytes, rank.ledger.figures()
 

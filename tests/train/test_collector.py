@@ -13,7 +13,7 @@ import pytest
 from parallel.layouts import PLATFORM
 
 from aspo_megatron.config import ParallelConfig, RunConfig, SamplingConfig
-from aspo_megatron.data.prompt_sampler import Asking
+from aspo_megatron.data.prompt_sampler import PromptSampler
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.parallel.grid.topology import process_grid
@@ -122,16 +122,18 @@ def collect(layout: ParallelConfig, settings: dict[str, Any]) -> tuple[Found, li
     """What this rank keeps, the rewards of all that it asked, and where its stream then stands."""
     config = run_config(settings)
     with process_grid(layout, PLATFORM, seed=1) as topology:
+        from aspo_megatron.train.advantages import set_advantages
         from aspo_megatron.train.collector import Collector
 
         stream = ProblemStream([Problem(f"p{number}", "", (3,)) for number in range(50)], seed=1)
         rollout = config.rollout
-        asking = Asking(stream, rollout.prompts_per_step, rollout.cut_off, topology.rank, topology.world_size)
+        sampler = PromptSampler(stream, rollout.prompts_per_step, rollout.cut_off, topology.rank, topology.world_size)
         by_first: Any = FirstToken()
         collector = Collector(
-            config, Drawing(), by_first, by_first, asking, topology, lambda label: contextlib.nullcontext()
+            config, Drawing(), by_first, by_first, sampler, topology, lambda label: contextlib.nullcontext()
         )
         rollout = collector.collect(STEP)
+        set_advantages([rollout.groups], config, topology)
         found = [
             (s.group, s.problem_id, s.reward, s.response_mask.tolist(), s.advantage)
             for group in rollout.groups
@@ -225,20 +227,22 @@ def test_shaping(ranks: Ranks) -> None:
 def collect_on_and_on(layout: ParallelConfig, settings: dict[str, Any]) -> list[list[tuple[int, str, int, float]]]:
     """This rank's samples of every step."""
     with process_grid(layout, PLATFORM, seed=1) as topology:
+        from aspo_megatron.train.advantages import set_advantages
         from aspo_megatron.train.collector import Collector
         from aspo_megatron.train.step_metrics import staleness_metrics
 
         config = run_config(settings)
         stream = ProblemStream([Problem(f"p{number}", "", (3,)) for number in range(200)], seed=1)
         rollout = config.rollout
-        asking = Asking(stream, rollout.prompts_per_step, rollout.cut_off, topology.rank, topology.world_size)
+        sampler = PromptSampler(stream, rollout.prompts_per_step, rollout.cut_off, topology.rank, topology.world_size)
         by_first: Any = FirstToken()
         collector = Collector(
-            config, Drawing(), by_first, by_first, asking, topology, lambda label: contextlib.nullcontext()
+            config, Drawing(), by_first, by_first, sampler, topology, lambda label: contextlib.nullcontext()
         )
         steps = []
         for step in range(1, LAST_STEP + 1):
             found = collector.collect(step)
+            set_advantages([found.groups], config, topology)
             figures = staleness_metrics(found, version=step - 1)
             assert figures["staleness/mean"] == figures["staleness/max"] == step - 1  # all are of version 0
             cuts = rollout.cut_off < 1.0 and step < LAST_STEP

@@ -16,7 +16,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses.kl import Estimator
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.train.advantages import charge_kl, response_kl
+from aspo_megatron.train.advantages import response_kl, set_advantages
 from distributed import Ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
@@ -61,18 +61,18 @@ def make_config(estimator: str, **settings: Any) -> RunConfig:
     )
 
 
-def charge(layout: ParallelConfig, estimator: str) -> tuple[dict[tuple[int, int], float], float]:
+def advantages(layout: ParallelConfig, estimator: str) -> tuple[dict[tuple[int, int], float], float]:
     """Advantages of this replica's samples, and the mean KL."""
     with process_grid(layout, PLATFORM, seed=1) as topology:
         groups = make_groups()[topology.dp_rank :: topology.dp]
-        metrics = charge_kl([groups[:1], groups[1:]], make_config(estimator), topology)
+        metrics = set_advantages([groups[:1], groups[1:]], make_config(estimator), topology)
         found = {(g[0].group, place): sample.advantage for g in groups for place, sample in enumerate(g)}
         return found, metrics["reward/kl"]
 
 
 def expected(estimator: str) -> tuple[dict[tuple[int, int], float], float]:
     """Token by token, with the probabilities themselves."""
-    advantages, every = {}, []
+    of_sample, every = {}, []
     for group in make_groups():
         worth = []
         for sample in group:
@@ -91,19 +91,19 @@ def expected(estimator: str) -> tuple[dict[tuple[int, int], float], float]:
         mean = sum(worth) / len(worth)
         deviation = math.sqrt(sum((value - mean) ** 2 for value in worth) / (len(worth) - 1))
         for place, value in enumerate(worth):
-            advantages[group[0].group, place] = (value - mean) / (deviation + 1e-6)
-    return advantages, sum(every) / len(every)
+            of_sample[group[0].group, place] = (value - mean) / (deviation + 1e-6)
+    return of_sample, sum(every) / len(every)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_against_float64_on_any_ranks(ranks: Ranks, estimator: str) -> None:
     wanted, mean = expected(estimator)
-    ((one, one_mean),) = ranks.run(1, charge, ParallelConfig(), estimator)
+    ((one, one_mean),) = ranks.run(1, advantages, ParallelConfig(), estimator)
     assert one == pytest.approx(wanted, abs=1e-9)
     assert one_mean == pytest.approx(mean, rel=1e-9)
     assert abs(one[3, 0]) > 0.5  # equal rewards, told apart by the KL
     for layout in (ParallelConfig(dp=2), ParallelConfig(tp=2)):
-        parts = ranks.run(2, charge, layout, estimator)
+        parts = ranks.run(2, advantages, layout, estimator)
         assert {key: value for found, _ in parts for key, value in found.items()} == one
         assert {round(value, 12) for _, value in parts} == {round(one_mean, 12)}
         if layout.tp == 2:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import ModelShape, Row, hf_elements
+from aspo_megatron.models.mapping import ModelShape, Row
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _OUTPUT = "output_layer.weight"
@@ -67,23 +66,7 @@ def row_elements(row: Row, shape: ModelShape) -> int:
     """Elements of a whole Megatron parameter."""
     if row.megatron in (_EMBEDDING, _OUTPUT):
         return shape.padded_vocab_size * shape.hidden_size
-    return sum(math.prod(size) for size in row.sizes(shape))
-
-
-def model_elements(family: Family) -> int:
-    """Elements of the whole model, as its checkpoint has them."""
-    return hf_elements(family.rows, family.shape(tp=1))
-
-
-def active_elements(family: Family) -> int:
-    """Elements that a token is multiplied with: of the experts only those that it goes through; no embedding table."""
-    shape = family.shape(tp=1)
-    total = shape.vocab_size * shape.hidden_size  # the output projection, tied or not
-    for row in family.rows:
-        if row.per_layer and row.only_if(shape):
-            times = family.experts_per_token if row.per_expert else 1
-            total += shape.num_layers * times * row_elements(row, shape)
-    return total
+    return row.elements(shape)
 
 
 def _on_stage(row: Row, parallel: ParallelConfig, pp_rank: int) -> bool:
