@@ -180,14 +180,14 @@ def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
 
         def step(of: Case) -> object:
             groups = [
-                random_group((number, topology.dp_rank), _SIZES["vocab_size"], of.prompt, of.response, of.responses)
+                random_group((number, topology.dp.rank), _SIZES["vocab_size"], of.prompt, of.response, of.responses)
                 for number in range(case.micro_batches)
             ]
             weighting = aggregation_of(objective.config, case.response)
             return update(model, optimizer, groups, objective, weighting, replace(limits, max_tokens=_tokens(of)))
 
         step(small)
-        return Measured(topology.pp_rank, _resident_bytes(model, optimizer), peak_of(lambda: step(case)))
+        return Measured(topology.pp.rank, _resident_bytes(model, optimizer), peak_of(lambda: step(case)))
 
 
 def planned(folder: Path, case: Case) -> list[tuple[int, int]]:

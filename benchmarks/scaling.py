@@ -91,10 +91,10 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
         objective = PolicyObjective(losses.build("aspo", {}), LossConfig(name="aspo", kl_coef=0.0))
         groups = [
             random_group(number, case.vocab, case.prompt, case.response, case.responses)
-            for number in range(topology.dp_rank, case.groups, topology.dp)
+            for number in range(topology.dp.rank, case.groups, topology.dp.size)
         ]
         weighting = aggregation_of(objective.config, case.response)
-        limits = PassLimits(case.budget * topology.cp, None, 1.0)
+        limits = PassLimits(case.budget * topology.cp.size, None, 1.0)
 
         def step() -> object:
             torch.distributed.barrier()

@@ -116,7 +116,7 @@ def two_updates(spec: Spec, topology: Topology) -> None:
         gc.collect()  # megatron's optimizer refers to itself in circles
     groups = make_groups(read_family(Path(spec.model)))
     shift_log_probs(groups, load_file(spec.common)["log_probs"])
-    own = groups[topology.dp_rank :: topology.dp]
+    own = groups[topology.dp.rank :: topology.dp.size]
     model, optimizer = _model_and_optimizer(spec, topology, clip_grad=_bound(spec))
     first = _update(spec, model, optimizer, own)
     gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}

@@ -73,7 +73,7 @@ def charge_kl(batches: Sequence[Sequence[Sequence[Sample]]], config: RunConfig, 
         UserError: a KL is not finite.
     """
     groups = [group for batch in batches for group in batch]
-    speaks = topology.rank == topology.ranks_of_replica(topology.dp_rank)[0]
+    speaks = topology.rank == topology.ranks_of_replica(topology.dp.rank)[0]
     kls = {id(sample): response_kl(sample, config.shaping.kl_estimator) for group in groups for sample in group}
     coefficient = config.shaping.kl_coef
     set_advantages(groups, config, lambda sample: coefficient * kls[id(sample)], counts=speaks)

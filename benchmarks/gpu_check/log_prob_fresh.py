@@ -29,9 +29,9 @@ def main(device: str, first: int, last: int) -> dict[str, float]:
         def problem_of(tokens: int) -> Problem:
             return Problem.draw(tokens, hidden, vocabulary, 1.0, place)
 
-        into_buffer(problem_of(first), topology.tp_group, compiled=compiled)()
+        into_buffer(problem_of(first), topology.tp.group, compiled=compiled)()
         problem = problem_of(last)
-        ways = {"log-prob with gradients": into_buffer(problem, topology.tp_group, compiled=compiled)}
+        ways = {"log-prob with gradients": into_buffer(problem, topology.tp.group, compiled=compiled)}
         if compiled:
             rows = even_chunk(last, chunk_for(problem.weight))
             logits = torch.randn(rows, vocabulary, device=place)

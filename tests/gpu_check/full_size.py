@@ -30,7 +30,7 @@ def names_of(part: str, folder: Path) -> list[str]:
         replace_what_asks_for_cuda()
         place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
         sheet = Sheet("section", folder / "lines.jsonl", on_gpu=True)
-        group = rank.topology.tp_group
+        group = rank.topology.tp.group
 
         def numbers() -> None:
             for with_entropy in (False, True):

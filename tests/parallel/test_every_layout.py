@@ -118,7 +118,7 @@ def two_updates(topology: Topology, folder: Path, groups: Sequence[Sequence[Samp
         result = update(
             model,
             optimizer,
-            groups[topology.dp_rank :: topology.dp],
+            groups[topology.dp.rank :: topology.dp.size],
             objective,
             aggregation_of(SETUP.config, MAX_RESPONSE_TOKENS),
             PassLimits(SETUP.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),

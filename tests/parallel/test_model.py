@@ -245,7 +245,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
             (log_probs.sum() + entropy.sum()).backward()
         shard = model.shape.padded_vocab_size // tp
         vocab = model.shape.vocab_size
-        real = min(vocab - topology.tp_rank * shard, shard)
+        real = min(vocab - topology.tp.rank * shard, shard)
         wide = {shape for shape in allocations.shapes if {shard, real, vocab} & set(shape)}
         return wide, shard, real, len(batch.targets)
 

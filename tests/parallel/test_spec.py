@@ -117,7 +117,7 @@ def maxima_groups(parallel: ParallelConfig, folder: Path) -> tuple[list[int], li
         group = parallel_state.get_amax_reduction_group(
             with_context_parallel=True, tp_only_amax_red=config.tp_only_amax_red
         )
-        return dist.get_process_group_ranks(group), topology.ranks_of_replica(topology.dp_rank)
+        return dist.get_process_group_ranks(group), topology.ranks_of_replica(topology.dp.rank)
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ class ModelChunk(GPTModel):
         self.family = family
         self._kernels = kernels
         self.topology = topology
-        self.shape = family.shape(topology.tp)
-        self.is_first = topology.pp_rank == 0 and virtual_stage == 0
-        self.is_last = topology.pp_rank == topology.pp - 1 and virtual_stage == topology.vpp - 1
+        self.shape = family.shape(topology.tp.size)
+        self.is_first = topology.pp.rank == 0 and virtual_stage == 0
+        self.is_last = topology.pp.rank == topology.pp.size - 1 and virtual_stage == topology.vpp - 1
         super().__init__(
             config=config,
             transformer_layer_spec=layer_spec(family, kernels),
@@ -71,7 +71,7 @@ class ModelChunk(GPTModel):
                 # for copies, of which the gradient norm counts that of tp rank 0 alone.
                 held.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
                 held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
-            if held.row.per_expert and (topology.ep > 1 or topology.etp != topology.tp):
+            if held.row.per_expert and (topology.ep.size > 1 or topology.etp.size != topology.tp.size):
                 # megatron marks experts only where ep > 1, and would sum the others' gradients over the ranks that
                 # share the dense layers. Who has a copy of an expert depends on etp as well. Where these are the same
                 # ranks, experts stay with the rest: with buffers and a norm of their own, an update waits once more.
@@ -101,7 +101,7 @@ class ModelChunk(GPTModel):
         options: dict[str, Any] = {
             "temperature": temperature,
             "vocab_size": self.shape.vocab_size,
-            "tp_group": topology.tp_group,
+            "tp_group": topology.tp.group,
             "chunk": chunk or chunk_for(weight),
             "compiled": self._kernels.compiled_log_prob,
         }
@@ -118,10 +118,10 @@ class ModelChunk(GPTModel):
 
     def _on_all_cp_ranks(self, values: tuple[Tensor, Tensor], micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Losses may need whole responses: all cp ranks go on with all tokens."""
-        if self.topology.cp == 1:
+        if self.topology.cp.size == 1:
             return values
         size = len(micro_batch.batch.targets)
-        log_probs, entropy = spread(values, micro_batch.mine, size, self.topology.cp_group)
+        log_probs, entropy = spread(values, micro_batch.mine, size, self.topology.cp.group)
         return log_probs, entropy
 
     def hidden_states(self, micro_batch: MicroBatch) -> Tensor:
@@ -145,7 +145,7 @@ class ModelChunk(GPTModel):
         topology = self.topology
         engine, grouped = self._kernels.transformer_engine, self._kernels.grouped_gemm
         parameters = dict(self.named_parameters())
-        experts = self.shape.num_experts // topology.ep
+        experts = self.shape.num_experts // topology.ep.size
         for row in self.family.rows:
             if not row.only_if(self.shape):
                 continue
@@ -157,7 +157,7 @@ class ModelChunk(GPTModel):
             for index, layer in enumerate(self.decoder.layers):
                 for expert in range(experts if row.per_expert else 1):
                     parameter = parameters.pop(row.megatron_name(index, expert, engine, grouped))
-                    yield Held(parameter, row, layer.layer_number - 1, topology.ep_rank * experts + expert)
+                    yield Held(parameter, row, layer.layer_number - 1, topology.ep.rank * experts + expert)
         if parameters:
             raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 

@@ -29,7 +29,7 @@ class PolicyModel(torch.nn.Module):
         self.settings = settings
         self.kernels = choose_kernels(settings.kernels, topology.platform.machine, experts=family.num_experts > 0)
         self.config = transformer_config(family, topology, settings, self.kernels)
-        self.shape = family.shape(topology.tp)
+        self.shape = family.shape(topology.tp.size)
         self._chunks = torch.nn.ModuleList(
             ModelChunk(family, topology, self.config, stage, self.kernels) for stage in range(topology.vpp)
         )

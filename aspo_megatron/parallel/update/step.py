@@ -141,7 +141,7 @@ def update(
     shares = sum(weighting(sample)[1] for group in groups for sample in group)
     tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
     totals = torch.tensor([shares, tokens], dtype=torch.float64)  # on the CPU, as the numbers are wanted there
-    dist.all_reduce(totals, group=topology.dp_group)
+    dist.all_reduce(totals, group=topology.dp.group)
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
         return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
@@ -167,9 +167,9 @@ def update(
     figures = [{_LOSS: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
-        figures = [statistics.reduce(topology.dp_group)]
-    if topology.pp > 1:
-        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+        figures = [statistics.reduce(topology.dp.group)]
+    if topology.pp.size > 1:
+        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
     loss = figures[0].pop(_LOSS)
     return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures[0])
 
@@ -196,8 +196,8 @@ def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology)
     micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
     count = torch.tensor(max(len(micro_batches), 1))
     if topology.parallel.experts_span_replicas:
-        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp_group)
-    multiple = topology.pp if topology.vpp > 1 else 1
+        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp.group)
+    multiple = topology.pp.size if topology.vpp > 1 else 1
     wanted = -(-int(count) // multiple) * multiple
     return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
 
@@ -243,8 +243,8 @@ def _forward_step(
 
 def _from_last_stage(values: Tensor, topology: Topology) -> Tensor:
     """The last pipeline stage's `values` on every stage."""
-    if topology.pp > 1:
-        dist.broadcast(values, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+    if topology.pp.size > 1:
+        dist.broadcast(values, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
     return values
 
 
