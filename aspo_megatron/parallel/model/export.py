@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row, export_tensors
+from aspo_megatron.models.mapping import ParameterRow, export_tensors
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.parallel.model.chunk import Held
+from aspo_megatron.parallel.model.chunk import LocalParameter
 
 BUCKET_BYTES = 256 << 20
 
@@ -56,16 +56,16 @@ class Exporter:
         self._topology, self._limit = topology, bucket_bytes
         self._rooms: dict[str, Tensor] = {}
 
-    def tensors(self, held: Iterable[Held], take: Take) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, parameters: Iterable[LocalParameter], take: Take) -> Iterator[tuple[str, Tensor]]:
         """By name, whole on every rank, of what the pipeline stages hold in one virtual stage.
 
         Args:
-            held: what this rank holds there.
+            parameters: those of this rank there.
             take: what to export of each parameter, in its shape.
         """
         topology = self._topology
         numbers = {row: number for number, row in enumerate(self._rows)}
-        mine = [entry for entry in held if not entry.row.copy]
+        mine = [entry for entry in parameters if not entry.row.copy]
         for stage in range(topology.pp.size):
             here = stage == topology.pp.rank
             shards = [take(entry.parameter) for entry in mine] if here else []
@@ -98,11 +98,11 @@ class Exporter:
                 size += nbytes
             yield bucket
 
-    def _copies(self, row: Row) -> int:
+    def _copies(self, row: ParameterRow) -> int:
         """How many shards of a part's size are gathered for it."""
         return self._split(row)[0] * (self._topology.ep.size if row.per_expert else 1)
 
-    def _split(self, row: Row) -> tuple[int, dist.ProcessGroup]:
+    def _split(self, row: ParameterRow) -> tuple[int, dist.ProcessGroup]:
         ranks, _, group = split_over(row, self._topology)
         return ranks if row.dim is not None else 1, group
 
@@ -164,7 +164,7 @@ class Exporter:
         return range(part.expert % each, self._shape.num_experts, each)
 
 
-def split_over(row: Row, topology: Topology) -> tuple[int, int, dist.ProcessGroup]:
+def split_over(row: ParameterRow, topology: Topology) -> tuple[int, int, dist.ProcessGroup]:
     """How many ranks share a parameter of `row`, this rank's number among them, and their group."""
     if row.per_expert:
         return topology.etp.size, topology.etp.rank, topology.etp.group

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import ModelShape, Row, hf_elements
+from aspo_megatron.models.mapping import ModelShape, ParameterRow, hf_elements
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _OUTPUT = "output_layer.weight"
@@ -42,7 +42,7 @@ def rank_parameters(family: Family, parallel: ParallelConfig, pp_rank: int) -> P
     layers = sum(stage_chunks(family, parallel, pp_rank))
     dense = expert = 0
     for row in family.rows:
-        if not row.only_if(shape) or not _on_stage(row, parallel, pp_rank):
+        if not _on_stage(row, parallel, pp_rank):
             continue
         size = row_elements(row, shape)
         if row.per_expert:
@@ -59,11 +59,11 @@ def largest_parameter(family: Family, parallel: ParallelConfig, pp_rank: int) ->
     return max(
         row_elements(row, shape) // (1 if row.dim is None else parallel.tp)
         for row in family.rows
-        if row.only_if(shape) and not row.per_expert and _on_stage(row, parallel, pp_rank)
+        if not row.per_expert and _on_stage(row, parallel, pp_rank)
     )
 
 
-def row_elements(row: Row, shape: ModelShape) -> int:
+def row_elements(row: ParameterRow, shape: ModelShape) -> int:
     """Elements of a whole Megatron parameter."""
     if row.megatron in (_EMBEDDING, _OUTPUT):
         return shape.padded_vocab_size * shape.hidden_size
@@ -80,13 +80,13 @@ def active_elements(family: Family) -> int:
     shape = family.shape(tp=1)
     total = shape.vocab_size * shape.hidden_size  # the output projection, tied or not
     for row in family.rows:
-        if row.per_layer and row.only_if(shape):
+        if row.per_layer:
             times = family.experts_per_token if row.per_expert else 1
             total += shape.num_layers * times * row_elements(row, shape)
     return total
 
 
-def _on_stage(row: Row, parallel: ParallelConfig, pp_rank: int) -> bool:
+def _on_stage(row: ParameterRow, parallel: ParallelConfig, pp_rank: int) -> bool:
     if row.per_layer:
         return True
     first, last = pp_rank == 0, pp_rank == parallel.pp - 1

@@ -16,7 +16,7 @@ def sync_bytes(config: RunConfig, family: Family, parallel: ParallelConfig) -> i
     it, which is let go of when this one is there. Or a bucket that is filled while the one before is on its way.
     """
     shape, size = family.shape(parallel.tp), weight_bytes(config.model.dtype)
-    largest = max(row_elements(row, shape) for row in family.rows if row.only_if(shape)) * size
+    largest = max(row_elements(row, shape) for row in family.rows) * size
     bucket = config.rollout.servers.bucket_mib << 20
     gathers = parallel.tp > 1
     flat = largest // parallel.tp if gathers or parallel.pp > 1 else 0
