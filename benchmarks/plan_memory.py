@@ -24,7 +24,7 @@ from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, Paral
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.rank import Setting, passing, resident
-from aspo_megatron.plan.memory.workload import Group, local_batch
+from aspo_megatron.plan.memory.workload import GroupLengths, local_batch
 from benchmarks.measure import peak_bytes
 from benchmarks.random_samples import random_group
 from benchmarks.ranks import Result, in_ranks, prepare
@@ -84,7 +84,7 @@ class Case:
         return ParallelConfig(**self.parallel)
 
     @property
-    def group(self) -> Group:
+    def group(self) -> GroupLengths:
         """What each micro-batch holds."""
         return self.prompt, (self.response,) * self.responses
 

@@ -80,7 +80,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
     ):
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
+        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
         from aspo_megatron.train.profiler import StepProfile, forward_work, product_rate
 
         path = _model_folder(case, Path(name))
@@ -112,7 +112,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
         if topology.world_size > 1:
             return result
         forward = forward_work(read_family(path), groups).operations / product
-        scoring = min(seconds(lambda: list(score(model, groups, limits)), _CPU) for _ in range(repeats))
+        scoring = min(seconds(lambda: list(response_log_probs(model, groups, limits)), _CPU) for _ in range(repeats))
         return result | {"rate": {"update": 3 * forward / min(times), "old log-probs": forward / scoring}}
 
 

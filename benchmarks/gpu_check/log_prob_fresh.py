@@ -12,7 +12,7 @@ import torch
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.parallel.log_prob.kernels import CompiledKernels
+from aspo_megatron.parallel.log_prob.chunk_kernels import CompiledKernels
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for, even_chunk
 from benchmarks.gpu_check.figures import seconds
 from benchmarks.gpu_check.log_prob_cases import Problem

@@ -146,7 +146,7 @@ def test_gradient_that_is_summed_in_16_bits(
     topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product's own code broken: the weight's gradient is added up in bf16."""
-    from aspo_megatron.parallel.log_prob import gradient as logit_gradient
+    from aspo_megatron.parallel.log_prob import logit_gradient
 
     def in_16_bits(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
         total.copy_((total.bfloat16() + (gradient.t() @ hidden.to(gradient.dtype)).bfloat16()).float())

@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from aspo_megatron.parallel.log_prob import kernels
+from aspo_megatron.parallel.log_prob import chunk_kernels
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
-from aspo_megatron.parallel.log_prob.gradient import Upstream, add_gradients
-from aspo_megatron.parallel.log_prob.kernels import TiledKernels
+from aspo_megatron.parallel.log_prob.chunk_kernels import TiledKernels
+from aspo_megatron.parallel.log_prob.logit_gradient import Upstream, add_gradients
 from aspo_megatron.parallel.log_prob.vocabulary import (
     VocabularyShard,
     Workspace,
@@ -549,7 +549,7 @@ def test_compiled_kernels_are_never_made_for_few_tokens(topology: Topology, monk
 
         return noted
 
-    monkeypatch.setattr(kernels, "compiled", compiled)
+    monkeypatch.setattr(chunk_kernels, "compiled", compiled)
     monkeypatch.setattr(TiledKernels, "softmax_sums", lambda *_: None)
     shard = VocabularyShard.of(
         torch.empty(VOCAB, HIDDEN, dtype=torch.bfloat16, device="meta"), VOCAB, topology.tp.group, 1.0, compiled=True

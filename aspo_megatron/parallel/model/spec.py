@@ -94,21 +94,12 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        tensor_model_parallel_size=topology.tp.size,
-        context_parallel_size=topology.cp.size,
-        pipeline_model_parallel_size=topology.pp.size,
-        virtual_pipeline_model_parallel_size=topology.vpp if topology.vpp > 1 else None,
-        pipeline_model_parallel_layout=_pipeline_layout(family, topology) if topology.pp.size > 1 else None,
-        overlap_p2p_comm=topology.vpp > 1,
-        batch_p2p_comm=topology.vpp == 1,
-        # megatron would wait for the whole GPU after each message, for a fault that PyTorch once had.
-        batch_p2p_sync=False,
+        **_layout_options(family, topology),
         # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
         variable_seq_lengths=topology.pp.size > 1,
         moe_token_dispatcher_type="alltoall",
         **(_expert_options(family, topology, kernels) if family.num_experts else {}),
         **_RECOMPUTE[settings.recompute](family),
-        sequence_parallel=topology.sequence_parallel,
         # Weights are loaded, not drawn.
         perform_initialization=False,
         use_cpu_initialization=True,
@@ -125,6 +116,22 @@ def transformer_config(
         # of passes differs between replicas.
         tp_only_amax_red=True,
     )
+
+
+def _layout_options(family: Family, topology: Topology) -> dict[str, Any]:
+    """How the model is split over ranks, and how its stages send each other hidden states."""
+    return {
+        "tensor_model_parallel_size": topology.tp.size,
+        "sequence_parallel": topology.sequence_parallel,
+        "context_parallel_size": topology.cp.size,
+        "pipeline_model_parallel_size": topology.pp.size,
+        "virtual_pipeline_model_parallel_size": topology.vpp if topology.vpp > 1 else None,
+        "pipeline_model_parallel_layout": _pipeline_layout(family, topology) if topology.pp.size > 1 else None,
+        "overlap_p2p_comm": topology.vpp > 1,
+        "batch_p2p_comm": topology.vpp == 1,
+        # megatron would wait for the whole GPU after each message, for a fault that PyTorch once had.
+        "batch_p2p_sync": False,
+    }
 
 
 def _check_fp8_sizes(family: Family, topology: Topology, recipe: str) -> None:

@@ -46,7 +46,7 @@ from aspo_megatron.parallel.update.statistics import StepStatistics
 _LOSS = "loss"
 """The update's loss among its figures."""
 
-Group = Sequence[Sample]
+SampleGroup = Sequence[Sample]
 """Samples that share a prompt."""
 
 
@@ -70,7 +70,9 @@ class UpdateResult:
     stats: dict[str, float]
 
 
-def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
+def response_log_probs(
+    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
+) -> Iterator[tuple[Sample, np.ndarray]]:
     """Log-probs of every response token under `model`: as `token_outputs`, without the entropies."""
     for sample, log_probs, _ in token_outputs(model, groups, limits):
         yield sample, log_probs
@@ -78,7 +80,7 @@ def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> It
 
 @torch.no_grad()
 def token_outputs(
-    model: PolicyModel, groups: Sequence[Group], limits: PassLimits
+    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
 ) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
     """Log-prob and entropy of every response token under `model`: each sample of `groups` with its own, fp32.
 
@@ -118,7 +120,7 @@ def token_outputs(
 def update(
     model: PolicyModel,
     optimizer: Optimizer,
-    groups: Sequence[Group],
+    groups: Sequence[SampleGroup],
     objective: Objective,
     weighting: Callable[[Sample], tuple[float, float]],
     limits: PassLimits,
@@ -187,13 +189,13 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
-def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology) -> list[list[Group]]:
+def _micro_batches(groups: Sequence[SampleGroup], max_tokens: int, topology: Topology) -> list[list[SampleGroup]]:
     """This replica's micro-batches, with empty ones added so that every rank takes part in every collective.
 
     At least one; under virtual stages a multiple of pp, which megatron's schedule asks for; with experts spread over
     replicas as many as any other replica has.
     """
-    micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
+    micro_batches: list[list[SampleGroup]] = split_by_budget(groups, max_tokens)
     count = torch.tensor(max(len(micro_batches), 1))
     if topology.parallel.experts_span_replicas:
         dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp.group)
@@ -202,7 +204,7 @@ def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology)
     return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
 
 
-def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> MicroBatch:
+def _pack(model: PolicyModel, groups: Sequence[SampleGroup], weights: Sequence[Sequence[float]]) -> MicroBatch:
     """A micro-batch on the model's device; the host does not wait for it to be there."""
     batch = pack(groups, weights)
     check_targets(batch.targets, model.shape.vocab_size)

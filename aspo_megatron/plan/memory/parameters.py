@@ -26,7 +26,7 @@ class Parameters:
         return self.dense + self.expert
 
 
-def weight_bytes(dtype: str) -> int:
+def bytes_per_weight(dtype: str) -> int:
     """Of an element of `model.dtype`."""
     return 4 if dtype == "float32" else 2
 
