@@ -8,7 +8,7 @@ constant, summed over all data-parallel ranks and micro-batches (`losses/aggrega
 and gradients are summed, never averaged. So they do not depend on how samples are packed or spread. What megatron
 would scale by is switched off here:
 
-- `calculate_per_token_loss=True` (parallel/model/policy.py), with a loss function that returns a token count, stops
+- `calculate_per_token_loss=True` (parallel/model/spec.py), with a loss function that returns a token count, stops
   pipeline_parallel/schedules.py from multiplying the loss by cp and dividing it by the number of micro-batches, and
   DistributedDataParallel from averaging over data-parallel ranks (gradient_scaling_factor 1.0).
 - finalize_model_grads would divide by that token count: it is called without it.

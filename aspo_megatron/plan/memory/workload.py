@@ -104,7 +104,7 @@ def local_batch(groups: tuple[GroupLengths, ...], cp: int, multiple_of: int) -> 
 
 
 def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:
-    """The shapes of `parallel.attention.plan_blocks`, without its indices."""
+    """The shapes of `plan_blocks` in parallel/model/attention.py, without its indices."""
     causal = Counter(chunk.stop - chunk.start for chunk in own.chunks)
     whole: Counter[tuple[int, int]] = Counter()
     for chunks in runs_of(own.chunks):
