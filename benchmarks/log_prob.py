@@ -81,7 +81,7 @@ def main(
         with process_grid(ParallelConfig(), platform, seed=1) as topology:
             place = topology.platform.device
             with_compiled = device == "cuda" if compiled is None else compiled
-            bench = _Bench(place, kind, topology.tp_group, repeats, seconds_per_case, with_compiled)
+            bench = _Bench(place, kind, topology.tp.group, repeats, seconds_per_case, with_compiled)
             bench.start_libraries()
             report = Report(
                 machine=f"{machine(place)}, {threads} thread{'s' * (threads != 1)}, {kind}",

@@ -24,7 +24,7 @@ from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, Paral
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.rank import Setting, passing, resident
-from aspo_megatron.plan.memory.workload import Group, local_batch
+from aspo_megatron.plan.memory.workload import GroupLengths, local_batch
 from benchmarks.measure import peak_bytes
 from benchmarks.random_samples import random_group
 from benchmarks.ranks import Result, in_ranks, prepare
@@ -84,7 +84,7 @@ class Case:
         return ParallelConfig(**self.parallel)
 
     @property
-    def group(self) -> Group:
+    def group(self) -> GroupLengths:
         """What each micro-batch holds."""
         return self.prompt, (self.response,) * self.responses
 
@@ -180,14 +180,14 @@ def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
 
         def step(of: Case) -> object:
             groups = [
-                random_group((number, topology.dp_rank), _SIZES["vocab_size"], of.prompt, of.response, of.responses)
+                random_group((number, topology.dp.rank), _SIZES["vocab_size"], of.prompt, of.response, of.responses)
                 for number in range(case.micro_batches)
             ]
             weighting = aggregation_of(objective.config, case.response)
             return update(model, optimizer, groups, objective, weighting, replace(limits, max_tokens=_tokens(of)))
 
         step(small)
-        return Measured(topology.pp_rank, _resident_bytes(model, optimizer), peak_of(lambda: step(case)))
+        return Measured(topology.pp.rank, _resident_bytes(model, optimizer), peak_of(lambda: step(case)))
 
 
 def planned(folder: Path, case: Case) -> list[tuple[int, int]]:

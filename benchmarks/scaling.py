@@ -80,7 +80,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
     ):
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
+        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
         from aspo_megatron.train.profiler import StepProfile, product_rate
         from aspo_megatron.train.step_work import forward_work
 
@@ -92,10 +92,10 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
         objective = PolicyObjective(losses.build("aspo", {}), LossConfig(name="aspo", kl_coef=0.0))
         groups = [
             random_group(number, case.vocab, case.prompt, case.response, case.responses)
-            for number in range(topology.dp_rank, case.groups, topology.dp)
+            for number in range(topology.dp.rank, case.groups, topology.dp.size)
         ]
         weighting = aggregation_of(objective.config, case.response)
-        limits = PassLimits(case.budget * topology.cp, None, 1.0)
+        limits = PassLimits(case.budget * topology.cp.size, None, 1.0)
 
         def step() -> object:
             torch.distributed.barrier()
@@ -113,7 +113,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
         if topology.world_size > 1:
             return result
         forward = forward_work(read_family(path), groups).operations / product
-        scoring = min(seconds(lambda: list(score(model, groups, limits)), _CPU) for _ in range(repeats))
+        scoring = min(seconds(lambda: list(response_log_probs(model, groups, limits)), _CPU) for _ in range(repeats))
         return result | {"rate": {"update": 3 * forward / min(times), "old log-probs": forward / scoring}}
 
 

@@ -40,7 +40,7 @@ _LENGTHS = ((1, 2, 9, 24, 3), (5, 1, 14), (12, 1, 6), (8, 8), (2, 5, 17))
 
 
 @dataclass(frozen=True)
-class Spec:
+class CheckSpec:
     """One row of the check.
 
     `parallel`: the layout; empty for Hugging Face. `common`: file with what all rows start from, which the first row
@@ -102,21 +102,21 @@ def shift_log_probs(groups: list[list[Sample]], base: torch.Tensor) -> None:
         start += size
 
 
-def check_layout(spec: Spec) -> None:
+def check_layout(spec: CheckSpec) -> None:
     """`two_updates` in the layout of `spec`."""
     parallel = ParallelConfig.model_validate(spec.parallel)
     with process_grid(parallel, PlatformConfig(device=spec.device, timeout_minutes=5), seed=1) as topology:
         two_updates(spec, topology)
 
 
-def two_updates(spec: Spec, topology: Topology) -> None:
+def two_updates(spec: CheckSpec, topology: Topology) -> None:
     """Two updates; the leader writes losses, gradient norms, gradients and weights, by Hugging Face name."""
     if not Path(spec.common).exists():  # the first row is one process
         _write_common(spec, topology)
         gc.collect()  # megatron's optimizer refers to itself in circles
     groups = make_groups(read_family(Path(spec.model)))
     shift_log_probs(groups, load_file(spec.common)["log_probs"])
-    own = groups[topology.dp_rank :: topology.dp]
+    own = groups[topology.dp.rank :: topology.dp.size]
     model, optimizer = _model_and_optimizer(spec, topology, clip_grad=_bound(spec))
     first = _update(spec, model, optimizer, own)
     gradients = {f"gradient:{name}": tensor.clone() for name, tensor in optimizer.hf_gradients(model)}
@@ -127,13 +127,13 @@ def two_updates(spec: Spec, topology: Topology) -> None:
     dist.barrier()
 
 
-def _write_common(spec: Spec, topology: Topology) -> None:
+def _write_common(spec: CheckSpec, topology: Topology) -> None:
     """Log-probs of the batch, and half of the norm of an update's gradients, to `spec.common`."""
-    from aspo_megatron.parallel.update.step import score
+    from aspo_megatron.parallel.update.step import response_log_probs
 
     groups = make_groups(read_family(Path(spec.model)))
     model, optimizer = _model_and_optimizer(spec, topology, clip_grad=0.0)
-    scored = {id(sample): torch.from_numpy(found) for sample, found in score(model, groups, _limits())}
+    scored = {id(sample): torch.from_numpy(found) for sample, found in response_log_probs(model, groups, _limits())}
     base = torch.cat([scored[id(sample)] for group in groups for sample in group])
     shift_log_probs(groups, base)
     norm = _update(spec, model, optimizer, groups).grad_norm
@@ -141,7 +141,7 @@ def _write_common(spec: Spec, topology: Topology) -> None:
     save_file({"log_probs": base, "bound": torch.tensor(bound, dtype=torch.float64)}, spec.common)
 
 
-def _bound(spec: Spec) -> float:
+def _bound(spec: CheckSpec) -> float:
     """What the gradient norm is clipped to."""
     return float(load_file(spec.common)["bound"])
 
@@ -152,7 +152,7 @@ def _limits() -> PassLimits:
     return PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
 
 
-def _model_and_optimizer(spec: Spec, topology: Topology, clip_grad: float) -> tuple[PolicyModel, Optimizer]:
+def _model_and_optimizer(spec: CheckSpec, topology: Topology, clip_grad: float) -> tuple[PolicyModel, Optimizer]:
     from aspo_megatron.parallel.model.policy import build_model
     from aspo_megatron.parallel.update.optimizer import Optimizer
 
@@ -164,7 +164,7 @@ def _model_and_optimizer(spec: Spec, topology: Topology, clip_grad: float) -> tu
     return model, Optimizer(model, adam, 2, topology.parallel)
 
 
-def _update(spec: Spec, model: PolicyModel, optimizer: Optimizer, own: list[list[Sample]]) -> UpdateResult:
+def _update(spec: CheckSpec, model: PolicyModel, optimizer: Optimizer, own: list[list[Sample]]) -> UpdateResult:
     from aspo_megatron.parallel.update.objective import PolicyObjective
     from aspo_megatron.parallel.update.step import aggregation_of, update
 
@@ -172,7 +172,7 @@ def _update(spec: Spec, model: PolicyModel, optimizer: Optimizer, own: list[list
     return update(model, optimizer, own, objective, aggregation_of(spec.loss_config, _MAX_RESPONSE), _limits())
 
 
-def check_hugging_face(spec: Spec) -> None:
+def check_hugging_face(spec: CheckSpec) -> None:
     """Loss and gradients of the same batch by transformers, one sample at a time, without packing."""
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
@@ -218,11 +218,11 @@ def check_hugging_face(spec: Spec) -> None:
     _write(spec, [float(total.detach())], [norm], {name: each * clipped for name, each in gradients.items()})
 
 
-def _write(spec: Spec, loss: list[float], norm: list[float], tensors: dict[str, torch.Tensor]) -> None:
+def _write(spec: CheckSpec, loss: list[float], norm: list[float], tensors: dict[str, torch.Tensor]) -> None:
     metadata = {"loss": json.dumps(loss), "grad_norm": json.dumps(norm)}
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, spec.result, metadata=metadata)
 
 
 if __name__ == "__main__":
-    row = Spec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    row = CheckSpec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     check_hugging_face(row) if row.parallel == {} else check_layout(row)

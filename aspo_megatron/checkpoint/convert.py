@@ -79,7 +79,7 @@ def converter_layout(
     shape = family.shape(tp)
     for row in family.rows:
         ranks = parallel.expert_tp if row.per_expert else tp
-        if row.dim is not None and sum(piece.size for piece in row.layout(shape, ranks)) % ranks:
+        if row.dim is not None and sum(each.size for each in row.order(shape, ranks)) % ranks:
             raise CheckpointError(f"layout: {ranks} ranks cannot share {row.megatron} in equal parts")
     return parallel
 

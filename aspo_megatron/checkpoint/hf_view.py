@@ -14,7 +14,7 @@ from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row, export_tensors, hf_sizes
+from aspo_megatron.models.mapping import ParameterRow, each_parameter, export_tensors, exported, hf_sizes
 
 _KEPT_BYTES = 256 << 20
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -23,7 +23,7 @@ _OUTPUT = "output_layer.weight"
 
 @dataclass(frozen=True)
 class _Place:
-    row: Row
+    row: ParameterRow
     layer: int
     expert: int
     source: int
@@ -43,13 +43,10 @@ class HfView:
         self._shape = family.shape(tp=1)
         self.sizes = hf_sizes(family.rows, self._shape)
         self._places: dict[str, _Place] = {}
-        for row in family.rows:
-            if row.copy or not row.only_if(self._shape):
-                continue
-            for layer in range(family.num_layers if row.per_layer else 1):
-                for expert in range(family.num_experts if row.per_expert else 1):
-                    for source, name in enumerate(row.hf_names(layer, expert)):
-                        self._places[name] = _Place(row, layer, expert, source)
+        layers, experts = range(family.num_layers), range(family.num_experts)
+        for row, layer, expert in each_parameter(exported(family.rows), layers, experts):
+            for source, name in enumerate(row.hf_names(layer, expert)):
+                self._places[name] = _Place(row, layer, expert, source)
         if family.tied_embeddings:  # some files hold the one matrix under both names
             if _OUTPUT in reader:
                 raise CheckpointError(

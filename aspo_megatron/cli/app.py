@@ -136,7 +136,7 @@ def check(
       aspo check qwen3-moe
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
     """
-    from aspo_megatron.check import layouts as checks
+    from aspo_megatron.check import comparison
     from aspo_megatron.checkpoint.usable import usable_weights
 
     # `--layouts tp=2 cp=2`: an option takes one value, so the further ones arrive as arguments.
@@ -147,20 +147,20 @@ def check(
     with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
         work = Path(folder)
         name = models[0] if models else "qwen2"
-        built_in = name in checks.BUILT_IN and not os.path.exists(name)
-        path = checks.make_built_in(name, work / "built-in") if built_in else checks.model_of(Path(name), work)
+        built_in = name in comparison.BUILT_IN and not os.path.exists(name)
+        path = comparison.make_built_in(name, work / "built-in") if built_in else comparison.model_of(Path(name), work)
         family = usable_weights(path)
-        chosen = chosen or checks.layouts_for(family, ranks)
+        chosen = chosen or comparison.layouts_for(family, ranks)
         rows = []
         show(f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient")
-        for row in checks.run_check(
+        for row in comparison.run_check(
             path,
             chosen,
             work,
             loss=loss,
             aggregation=aggregation,
             device=device,
-            tolerances=checks.Tolerances(figure_tolerance, gradient_tolerance, weight_tolerance),
+            tolerances=comparison.Tolerances(figure_tolerance, gradient_tolerance, weight_tolerance),
         ):
             rows.append(row)
             weight = "-" if row.weight_difference is None else f"{row.weight_difference:.1e}"

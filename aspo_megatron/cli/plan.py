@@ -47,10 +47,11 @@ def plan(
     from aspo_megatron.config.io import load_config
     from aspo_megatron.errors import ConfigError
     from aspo_megatron.models.tiny import model_shape
-    from aspo_megatron.plan import report, text
     from aspo_megatron.plan.hardware import GPUS
+    from aspo_megatron.plan.report import make_plan
+    from aspo_megatron.plan.text import plan_text
     from aspo_megatron.simulation import beside_plan
-    from aspo_megatron.simulation import text as simulated_text
+    from aspo_megatron.simulation.report import simulation_text
 
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
     if gpu.lower() not in kinds:
@@ -62,13 +63,13 @@ def plan(
     left_out: list[str] = []
     if simulate:
         run, left_out = beside_plan.simulated_form(run, folder)
-    made = report.make_plan(run, family, gpus, on, layouts)
+    made = make_plan(run, family, gpus, on, layouts)
     if not simulate:
-        show(json.dumps(made.as_json(), indent=2) + "\n" if as_json else text.text(made), end="")
+        show(json.dumps(made.as_json(), indent=2) + "\n" if as_json else plan_text(made), end="")
         return
     ranks = beside_plan.simulate_ranks(run, family, on, say)
     if as_json:
         found = made.as_json() | {"simulated": beside_plan.as_json(ranks, left_out, on)}
         show(json.dumps(found, indent=2))
     else:
-        show(f"{text.text(made)}\n{simulated_text.text(run, ranks, left_out, on)}", end="")
+        show(f"{plan_text(made)}\n{simulation_text(run, ranks, left_out, on)}", end="")

@@ -53,5 +53,5 @@ def machine_memory() -> int:
 def _largest(family: Family) -> int:
     """Elements of the largest tensor: each is drawn whole."""
     shape = family.shape(tp=1)
-    sizes = (size for row in family.rows if row.only_if(shape) for size in row.sizes(shape))
+    sizes = (size for row in family.rows for size in row.sizes(shape))
     return max(size[0] * (size[1] if len(size) > 1 else 1) for size in sizes)

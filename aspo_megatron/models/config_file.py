@@ -133,8 +133,10 @@ def fields_of(path: Path, config: dict[str, Any]) -> ConfigFields:
         raise CheckpointError(f"{one_line(path)}: {_told(error)}") from error
 
 
-def refuse_unsupported(path: Path, kind: str, fields: ConfigFields) -> None:
+def refuse_unsupported(path: Path, fields: ConfigFields, *, experts: bool) -> None:
     """Options of the architectures that no published model we know of needs here, and that would be wrong silently.
+
+    `experts`: the family has some.
 
     Raises:
         ConfigError: names the option.
@@ -149,7 +151,7 @@ def refuse_unsupported(path: Path, kind: str, fields: ConfigFields) -> None:
         if kind_of_layer != "full_attention":
             raise ConfigError(f"{where}: layer_types: {_short(kind_of_layer)} is not supported, only 'full_attention'")
     sparse_step = 1 if fields.decoder_sparse_step is None else fields.decoder_sparse_step
-    if kind == "qwen3_moe" and (fields.mlp_only_layers or sparse_step != 1):
+    if experts and (fields.mlp_only_layers or sparse_step != 1):
         raise ConfigError(
             f"{where}: experts in some layers alone (mlp_only_layers, decoder_sparse_step): not supported"
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from aspo_megatron.models.family import Family
+from aspo_megatron.models.mapping import exported
 
 
 def model_elements(family: Family) -> int:
     """Elements of the whole model, as its checkpoint has them."""
     shape = family.shape(tp=1)
-    return sum(row.times(shape) * row.elements(shape) for row in family.rows if not row.copy and row.only_if(shape))
+    return sum(row.times(shape) * row.elements(shape) for row in exported(family.rows))
 
 
 def active_elements(family: Family) -> int:
@@ -16,7 +17,7 @@ def active_elements(family: Family) -> int:
     shape = family.shape(tp=1)
     total = shape.vocab_size * shape.hidden_size  # the output projection, tied or not
     for row in family.rows:
-        if row.per_layer and row.only_if(shape):
+        if row.per_layer:
             times = family.experts_per_token if row.per_expert else 1
             total += shape.num_layers * times * row.elements(shape)
     return total

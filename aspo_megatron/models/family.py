@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import reprlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models import families
+from aspo_megatron.models.architecture import Architecture
 from aspo_megatron.models.config_file import ConfigFields, fields_of, read_config, refuse_unsupported
-from aspo_megatron.models.families import llama, qwen2, qwen3, qwen3_moe
-from aspo_megatron.models.mapping import ModelShape, Row, hf_tensors
-
-_ROWS: dict[str, tuple[Row, ...]] = {
-    "llama": llama.ROWS,
-    "qwen2": qwen2.ROWS,
-    "qwen3": qwen3.ROWS,
-    "qwen3_moe": qwen3_moe.ROWS,
-}
+from aspo_megatron.models.mapping import ModelShape, ParameterRow, hf_tensors
 
 _MOST_TENSORS = 1_000_000
 """Names of so many are listed in seconds; the largest published models have a tenth."""
@@ -30,11 +26,12 @@ _MOST_TENSORS = 1_000_000
 class Family:
     """A model as its `config.json` describes it. `config_text` is the file's content, as JSON.
 
+    `name` is its `model_type`; `rows` are those that it has, whether or not its embeddings are tied.
     `num_experts` is 0 for a dense model. `norm_topk`: whether the weights of a token's experts add up to 1.
     """
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[ParameterRow, ...]
     config_text: str
     num_layers: int
     hidden_size: int
@@ -152,10 +149,18 @@ class Family:
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
             padded_vocab_size=-(-self.vocab_size // tp) * tp,
-            tied_embeddings=self.tied_embeddings,
             num_experts=self.num_experts,
             expert_ffn_size=self.expert_ffn_size,
         )
+
+
+def architectures() -> dict[str, Architecture]:
+    """Every family by each `model_type` of config.json that it is for: a family is a file in `models/families`."""
+    found: dict[str, Architecture] = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        architecture: Architecture = import_module(f"{families.__name__}.{module.name}").FAMILY
+        found |= dict.fromkeys(architecture.model_types, architecture)
+    return found
 
 
 def read_family(folder: Path) -> Family:
@@ -168,24 +173,25 @@ def read_family(folder: Path) -> Family:
     """
     path = folder / "config.json"
     config = read_config(folder)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in _ROWS:
+    kind, known = config.get("model_type"), architectures()
+    if not isinstance(kind, str) or kind not in known:
         told = one_line(reprlib.repr(kind))
         raise ConfigError(
-            f"{one_line(path)}: model_type {told} is not supported; supported: {', '.join(sorted(_ROWS))}"
+            f"{one_line(path)}: model_type {told} is not supported; supported: {', '.join(sorted(known))}"
         )
     fields = fields_of(path, config)
-    family = _from_fields(path, kind, fields, config)
-    refuse_unsupported(path, kind, fields)
+    family = _from_fields(path, kind, known[kind], fields, config)
+    refuse_unsupported(path, fields, experts=known[kind].experts)
     count = hf_tensors(family.rows, family.shape(tp=1))
     if count > _MOST_TENSORS:
         raise CheckpointError(f"{one_line(path)}: asks for {count:,} tensors, more than any model has")
     return family
 
 
-def _from_fields(path: Path, kind: str, fields: ConfigFields, config: dict[str, Any]) -> Family:
-    heads = fields.num_attention_heads
-    experts = kind == "qwen3_moe"
+def _from_fields(
+    path: Path, kind: str, architecture: Architecture, fields: ConfigFields, config: dict[str, Any]
+) -> Family:
+    heads, experts, tied = fields.num_attention_heads, architecture.experts, bool(fields.tie_word_embeddings)
     # transformers 5 writes the first name, earlier ones wrote the second.
     count = fields.num_local_experts or fields.num_experts
     needed = {
@@ -198,7 +204,7 @@ def _from_fields(path: Path, kind: str, fields: ConfigFields, config: dict[str, 
             raise CheckpointError(f"{one_line(path)}: field {name!r} is missing")
     family = Family(
         name=kind,
-        rows=_ROWS[kind],
+        rows=architecture.rows_of(tied_embeddings=tied),
         config_text=json.dumps(config),
         num_layers=fields.num_hidden_layers,
         hidden_size=fields.hidden_size,
@@ -209,9 +215,9 @@ def _from_fields(path: Path, kind: str, fields: ConfigFields, config: dict[str, 
         vocab_size=fields.vocab_size,
         context_length=fields.max_position_embeddings,
         norm_eps=fields.rms_norm_eps,
-        tied_embeddings=bool(fields.tie_word_embeddings),
-        qkv_bias=kind == "qwen2",
-        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        tied_embeddings=tied,
+        qkv_bias=architecture.qkv_bias,
+        qk_norm=architecture.qk_norm,
         num_experts=(count or 0) if experts else 0,
         experts_per_token=(fields.num_experts_per_tok or 0) if experts else 0,
         expert_ffn_size=(fields.moe_intermediate_size or 0) if experts else 0,

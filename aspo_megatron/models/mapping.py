@@ -1,9 +1,9 @@
 """One declarative table per model family: how each Megatron parameter is made of Hugging Face tensors, and back.
 
-A row names a Megatron parameter and its Hugging Face tensors. Its kind says in which order pieces of those tensors
-lie along the dim that tensor parallelism splits; the whole Megatron parameter is the concatenation of the pieces,
-and the shard of tp rank r is the r-th of tp equal slices of it. Import, export, weight sync and the check of a
-checkpoint's headers walk this one table.
+A row names a Megatron parameter and its Hugging Face tensors. Its kind says in which order slices of those tensors
+lie along the dim that tensor parallelism splits; the whole Megatron parameter is the concatenation of the slices,
+and the shard of tp rank r is the r-th of tp equal parts of it. Import, export, weight sync and the check of a
+checkpoint's headers walk this one table, by `each_parameter`.
 
 In names `{layer}` stands for the layer's number and `{expert}` for the expert's. An expert's parameters are split over
 expert tensor parallelism (etp) where others are split over tp.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 PADDING = -1
-"""Source of a piece that holds no Hugging Face rows: the padding of the vocabulary."""
+"""Source of a slice that holds no Hugging Face rows: the padding of the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,12 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     padded_vocab_size: int
-    tied_embeddings: bool
     num_experts: int
     expert_ffn_size: int
 
 
 @dataclass(frozen=True)
-class Piece:
+class Slice:
     """Rows start..stop (along the split dim) of the row's Hugging Face tensor number `source`."""
 
     source: int
@@ -54,25 +53,28 @@ class Piece:
         return self.stop - self.start
 
 
-Layout = Callable[[ModelShape, int], list[Piece]]
+SplitOrder = Callable[[ModelShape, int], list[Slice]]
+"""Of a model's sizes and the number of ranks that share a parameter: the slices that it consists of, in order."""
+
 Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class ParameterRow:
     """One Megatron parameter and the Hugging Face tensors `hf` that it is made of, whose sizes are `sizes`.
 
     `dim`: the dim along which tensor parallelism splits it; None means not split. `te_name`: the name where Transformer
-    Engine fuses a norm into the linear layer that follows. `copy`: read, but not exported.
+    Engine fuses a norm into the linear layer that follows. `tied`: only in models whose embeddings are tied, or only in
+    those whose embeddings are not. `copy`: read, but not exported.
     """
 
     megatron: str
     hf: tuple[str, ...]
     sizes: Callable[[ModelShape], tuple[Sizes, ...]]
     dim: int | None
-    layout: Layout
+    order: SplitOrder
     te_name: str | None = None
-    only_if: Callable[[ModelShape], bool] = lambda shape: True
+    tied: bool | None = None
     copy: bool = False
 
     @property
@@ -120,102 +122,116 @@ class TensorSource(Protocol):
         ...
 
 
-def replicated(megatron: str, hf: str, size: Callable[[ModelShape], Sizes], te_name: str | None = None) -> Row:
+def replicated(megatron: str, hf: str, size: Callable[[ModelShape], Sizes], te_name: str | None = None) -> ParameterRow:
     """The same on all tp ranks."""
-    return Row(megatron, (hf,), lambda shape: (size(shape),), None, lambda shape, tp: [], te_name)
+    return ParameterRow(megatron, (hf,), lambda shape: (size(shape),), None, lambda shape, tp: [], te_name)
 
 
-def vocab(
-    megatron: str, hf: str, only_if: Callable[[ModelShape], bool] = lambda shape: True, copy: bool = False
-) -> Row:
+def vocab(megatron: str, hf: str, *, tied: bool | None = None, copy: bool = False) -> ParameterRow:
     """[vocabulary, hidden], split by vocabulary, padded at the end."""
 
-    def layout(shape: ModelShape, tp: int) -> list[Piece]:
-        pieces = [Piece(0, 0, shape.vocab_size), Piece(PADDING, shape.vocab_size, shape.padded_vocab_size)]
-        return [piece for piece in pieces if piece.size]
+    def order(shape: ModelShape, tp: int) -> list[Slice]:
+        slices = [Slice(0, 0, shape.vocab_size), Slice(PADDING, shape.vocab_size, shape.padded_vocab_size)]
+        return [each for each in slices if each.size]
 
     def sizes(shape: ModelShape) -> tuple[Sizes, ...]:
         return ((shape.vocab_size, shape.hidden_size),)
 
-    return Row(megatron, (hf,), sizes, 0, layout, only_if=only_if, copy=copy)
+    return ParameterRow(megatron, (hf,), sizes, 0, order, tied=tied, copy=copy)
 
 
-def row_parallel(megatron: str, hf: str, inputs: Callable[[ModelShape], int]) -> Row:
+def row_parallel(megatron: str, hf: str, inputs: Callable[[ModelShape], int]) -> ParameterRow:
     """[hidden, inputs], split by its inputs."""
-    return Row(
+    return ParameterRow(
         megatron,
         (hf,),
         lambda shape: ((shape.hidden_size, inputs(shape)),),
         1,
-        lambda shape, tp: [Piece(0, 0, inputs(shape))],
+        lambda shape, tp: [Slice(0, 0, inputs(shape))],
     )
 
 
-def qkv(megatron: str, hf: tuple[str, str, str], *, bias: bool = False) -> Row:
+def qkv(megatron: str, hf: tuple[str, str, str], *, bias: bool = False) -> ParameterRow:
     """Query, key and value, interleaved by key-value head: each head's queries, then its key, then its value."""
 
-    def layout(shape: ModelShape, tp: int) -> list[Piece]:
+    def order(shape: ModelShape, tp: int) -> list[Slice]:
         head, queries = shape.head_dim, shape.num_heads // shape.num_kv_heads * shape.head_dim
-        pieces = []
+        slices = []
         for group in range(shape.num_kv_heads):
-            pieces.append(Piece(0, group * queries, (group + 1) * queries))
-            pieces += [Piece(source, group * head, (group + 1) * head) for source in (1, 2)]
-        return pieces
+            slices.append(Slice(0, group * queries, (group + 1) * queries))
+            slices += [Slice(source, group * head, (group + 1) * head) for source in (1, 2)]
+        return slices
 
     def sizes(shape: ModelShape) -> tuple[Sizes, ...]:
         heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
         inputs = () if bias else (shape.hidden_size,)
         return tuple((count * shape.head_dim, *inputs) for count in heads)
 
-    return Row(megatron, hf, sizes, 0, layout)
+    return ParameterRow(megatron, hf, sizes, 0, order)
 
 
-def gate_up(megatron: str, hf: tuple[str, str], size: Callable[[ModelShape], int]) -> Row:
+def gate_up(megatron: str, hf: tuple[str, str], size: Callable[[ModelShape], int]) -> ParameterRow:
     """Gate and up projection, each of `size` outputs: a rank holds its slice of the gate, then its slice of up."""
 
-    def layout(shape: ModelShape, tp: int) -> list[Piece]:
+    def order(shape: ModelShape, tp: int) -> list[Slice]:
         part = size(shape) // tp
-        return [Piece(source, rank * part, (rank + 1) * part) for rank in range(tp) for source in (0, 1)]
+        return [Slice(source, rank * part, (rank + 1) * part) for rank in range(tp) for source in (0, 1)]
 
-    return Row(megatron, hf, lambda shape: ((size(shape), shape.hidden_size),) * 2, 0, layout)
+    return ParameterRow(megatron, hf, lambda shape: ((size(shape), shape.hidden_size),) * 2, 0, order)
 
 
-def hf_sizes(rows: Iterable[Row], shape: ModelShape) -> dict[str, Sizes]:
+def each_parameter(
+    rows: Iterable[ParameterRow], layers: Sequence[int], experts: Sequence[int]
+) -> Iterator[tuple[ParameterRow, int, int]]:
+    """Every parameter of these layers, and of these experts in each: its row, layer and expert.
+
+    What the whole model has once has layer 0, and what all experts of a layer share has expert 0.
+    """
+    for row in rows:
+        for layer in layers if row.per_layer else (0,):
+            for expert in experts if row.per_expert else (0,):
+                yield row, layer, expert
+
+
+def exported(rows: Iterable[ParameterRow]) -> tuple[ParameterRow, ...]:
+    """The rows that are not copies of others."""
+    return tuple(row for row in rows if not row.copy)
+
+
+def hf_sizes(rows: Iterable[ParameterRow], shape: ModelShape) -> dict[str, Sizes]:
     """The size of every Hugging Face tensor of a model, by name."""
     return dict(each_hf_size(rows, shape))
 
 
-def each_hf_size(rows: Iterable[Row], shape: ModelShape) -> Iterator[tuple[str, Sizes]]:
+def each_hf_size(rows: Iterable[ParameterRow], shape: ModelShape) -> Iterator[tuple[str, Sizes]]:
     """`hf_sizes`, one after the other: a model of absurd sizes has more names than there is memory."""
-    for row in rows:
-        if row.copy or not row.only_if(shape):
-            continue
-        for layer in range(shape.num_layers if row.per_layer else 1):
-            for expert in range(shape.num_experts if row.per_expert else 1):
-                yield from zip(row.hf_names(layer, expert), row.sizes(shape), strict=True)
+    for row, layer, expert in each_parameter(exported(rows), range(shape.num_layers), range(shape.num_experts)):
+        yield from zip(row.hf_names(layer, expert), row.sizes(shape), strict=True)
 
 
-def hf_tensors(rows: Iterable[Row], shape: ModelShape) -> int:
+def hf_tensors(rows: Iterable[ParameterRow], shape: ModelShape) -> int:
     """How many Hugging Face tensors a model has, without naming them."""
-    return sum(row.times(shape) * len(row.hf) for row in rows if not row.copy and row.only_if(shape))
+    return sum(row.times(shape) * len(row.hf) for row in exported(rows))
 
 
-def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: ModelShape, tp: int, rank: int) -> Tensor:
-    """The shard of one of `tp` ranks, from the tensors `names`; only that rank's slices are read from `source`."""
+def import_shard(
+    row: ParameterRow, names: Sequence[str], source: TensorSource, shape: ModelShape, tp: int, rank: int
+) -> Tensor:
+    """The shard of one of `tp` ranks, from the tensors `names`; only that rank's part is read from `source`."""
     if row.dim is None:
         return source.read_whole(names[0])
-    pieces = row.layout(shape, tp)
-    total = sum(piece.size for piece in pieces)
+    slices = row.order(shape, tp)
+    total = sum(each.size for each in slices)
     first, last = total * rank // tp, total * (rank + 1) // tp
     parts, position, padding = [], 0, 0
-    for piece in pieces:
-        start, stop = max(first, position), min(last, position + piece.size)
-        if start < stop and piece.source == PADDING:
+    for each in slices:
+        start, stop = max(first, position), min(last, position + each.size)
+        if start < stop and each.source == PADDING:
             padding += stop - start
         elif start < stop:
-            offset = piece.start - position
-            parts.append(source.read(names[piece.source], row.dim, start + offset, stop + offset))
-        position += piece.size
+            offset = each.start - position
+            parts.append(source.read(names[each.source], row.dim, start + offset, stop + offset))
+        position += each.size
     if padding:
         if not parts:  # a rank that holds padding alone still has to know width and dtype
             parts.append(source.read(names[0], row.dim, 0, 0))
@@ -223,7 +239,7 @@ def import_shard(row: Row, names: Sequence[str], source: TensorSource, shape: Mo
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=row.dim)
 
 
-def export_tensors(row: Row, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[Tensor]:
+def export_tensors(row: ParameterRow, shards: Sequence[Tensor], shape: ModelShape) -> Iterator[Tensor]:
     """The Hugging Face tensors of a row, in the order of its names, from the shards of all ranks in their order.
 
     Each has memory of its own; only what is not split is the shard itself.
@@ -234,12 +250,12 @@ def export_tensors(row: Row, shards: Sequence[Tensor], shape: ModelShape) -> Ite
     size = shards[0].shape[row.dim]
     parts: list[list[tuple[int, Tensor]]] = [[] for _ in row.hf]
     position = 0
-    for piece in row.layout(shape, len(shards)):
-        end = position + piece.size
-        for number in range(position // size, -(-end // size)) if piece.source != PADDING else ():
+    for each in row.order(shape, len(shards)):
+        end = position + each.size
+        for number in range(position // size, -(-end // size)) if each.source != PADDING else ():
             first, last = max(position, number * size), min(end, (number + 1) * size)
             part = shards[number].narrow(row.dim, first - number * size, last - first)
-            parts[piece.source].append((piece.start + first - position, part))
+            parts[each.source].append((each.start + first - position, part))
         position = end
     for own in parts:
         own.sort(key=lambda entry: entry[0])

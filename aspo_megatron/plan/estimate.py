@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.counts import forward_operations
 from aspo_megatron.models.family import Family
-from aspo_megatron.plan.generation import Engine, generation_seconds, mean_lengths
+from aspo_megatron.plan.generation import PlannedEngine, generation_seconds, mean_lengths
 from aspo_megatron.plan.hardware import Assumptions, Gpu
-from aspo_megatron.plan.memory.parameters import weight_bytes
+from aspo_megatron.plan.memory.parameters import bytes_per_weight
 from aspo_megatron.plan.traffic import Passes, Traffic, traffic_of
 
 
@@ -55,10 +55,10 @@ def passes_of(config: RunConfig, parallel: ParallelConfig, assume: Assumptions) 
 
 
 def step_time(
-    config: RunConfig, family: Family, parallel: ParallelConfig, engine: Engine, gpu: Gpu, assume: Assumptions
+    config: RunConfig, family: Family, parallel: ParallelConfig, engine: PlannedEngine, gpu: Gpu, assume: Assumptions
 ) -> StepTime:
     """The parts of a step on `gpu`, under the assumptions."""
-    size = weight_bytes(config.model.dtype)
+    size = bytes_per_weight(config.model.dtype)
     passes, uneven = passes_of(config, parallel, assume)
     ranks = parallel.tp * parallel.cp * parallel.pp
     forward = _forward_operations(config, family, passes, assume) / ranks

@@ -16,7 +16,7 @@ from aspo_megatron.rollout.embedded.batch_tokens import _DRAWN, _SORTED, ON_CPU,
 
 
 @dataclass(frozen=True)
-class Engine:
+class PlannedEngine:
     """One server (or a rank's own engine): bytes are of each of its `gpus` GPUs.
 
     `cache`: bytes for keys and values; `cached_tokens`: how many tokens' keys and values that is. `drawing`: what an
@@ -48,7 +48,7 @@ def server_count(config: RunConfig) -> int:
     return len(servers.addresses) or servers.count * max(config.slurm.server_nodes, 1)
 
 
-def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, dtype_bytes: int) -> Engine:
+def planned_engine(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, dtype_bytes: int) -> PlannedEngine:
     """What generates, and its memory on `gpu`. A `cache` of 0 or less: the weights alone do not fit."""
     rollout = config.rollout
     whole = model_elements(family) * dtype_bytes
@@ -59,14 +59,16 @@ def engine_of(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, 
         # A layer's keys and values are copied as they grow, at another time than tokens are drawn.
         growing = cached * token // family.num_layers
         drawing = rows * family.vocab_size * _bytes_of_logit(rollout.sampling)
-        return Engine("embedded", config.parallel.world_size, 1, whole, cached * token, cached, max(growing, drawing))
+        return PlannedEngine(
+            "embedded", config.parallel.world_size, 1, whole, cached * token, cached, max(growing, drawing)
+        )
     servers = rollout.servers
     fraction = servers.memory_fraction or assume.server_fraction
     weights = whole // servers.tp
     cache = int(fraction * gpu.memory) - weights
     # Fewer key-value heads than GPUs are repeated.
     per_gpu = token * max(family.num_kv_heads // servers.tp, 1) // family.num_kv_heads
-    return Engine("sglang", server_count(config), servers.tp, weights, cache, max(cache, 0) // per_gpu)
+    return PlannedEngine("sglang", server_count(config), servers.tp, weights, cache, max(cache, 0) // per_gpu)
 
 
 def _longest(config: RunConfig, family: Family) -> tuple[int, int]:
@@ -101,7 +103,7 @@ def _embedded_rows(config: RunConfig, family: Family, gpu: Gpu, assume: Assumpti
 
 
 def generation_seconds(
-    config: RunConfig, family: Family, engine: Engine, gpu: Gpu, assume: Assumptions, dtype_bytes: int
+    config: RunConfig, family: Family, engine: PlannedEngine, gpu: Gpu, assume: Assumptions, dtype_bytes: int
 ) -> float:
     """All responses of a step. Each token of a batch reads the weights once, and each response its keys and values."""
     rollout = config.rollout

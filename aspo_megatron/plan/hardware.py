@@ -68,7 +68,6 @@ class Assumptions:
         reserved: bytes of a GPU that the CUDA context, NCCL and cuBLAS take.
         fragments: share of an update's own memory that is lost between the allocator's blocks.
         server_fraction: of a GPU's memory for weights and cache, if `rollout.servers.memory_fraction` is null.
-        server_reserved: bytes beside these that a server needs for its activations and graphs.
         length: mean length of a response, as a share of the longest.
         prompt: the same of a prompt.
     """
@@ -79,6 +78,5 @@ class Assumptions:
     reserved: int = 3 * GB
     fragments: float = 0.05
     server_fraction: float = 0.85
-    server_reserved: int = 6 * GB
     length: float = 0.5
     prompt: float = 0.25

@@ -10,10 +10,10 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.layouts import layouts
 from aspo_megatron.plan.estimate import StepTime, step_time
-from aspo_megatron.plan.generation import Engine, engine_of
+from aspo_megatron.plan.generation import PlannedEngine, planned_engine
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Assumptions, Gpu
 from aspo_megatron.plan.memory.activations import Widths
-from aspo_megatron.plan.memory.parameters import weight_bytes
+from aspo_megatron.plan.memory.parameters import bytes_per_weight
 from aspo_megatron.plan.memory.rank import Passing, Resident, gather_buffer, passing, resident
 from aspo_megatron.plan.memory.setting import Setting, setting_of
 from aspo_megatron.plan.memory.transfers import save_bytes, sync_bytes
@@ -76,7 +76,7 @@ def stage_memory(
     batch = worst_batch(config, family, parallel)
     held = resident(family, parallel, setting, stage)
     most = passing(family, parallel, setting, batch, stage)
-    engine = engine_of(config, family, gpu, assume, setting.bytes)
+    engine = planned_engine(config, family, gpu, assume, setting.bytes)
     servers = config.rollout.servers
     generation = 0
     if engine.kind == "embedded":
@@ -98,7 +98,7 @@ def stage_memory(
 
 
 def rate(
-    config: RunConfig, family: Family, parallel: ParallelConfig, engine: Engine, gpu: Gpu, assume: Assumptions
+    config: RunConfig, family: Family, parallel: ParallelConfig, engine: PlannedEngine, gpu: Gpu, assume: Assumptions
 ) -> Rated:
     """Memory and time of a layout with `config.model.recompute`."""
     setting = setting_of(config, parallel)
@@ -124,7 +124,7 @@ def best_layouts(
             if parallel in best and best[parallel].fits:
                 continue
             changed = config.model_copy(update={"model": model, "parallel": parallel})
-            engine = engine_of(changed, family, gpu, assume, weight_bytes(model.dtype))
+            engine = planned_engine(changed, family, gpu, assume, bytes_per_weight(model.dtype))
             best[parallel] = rate(changed, family, parallel, engine, gpu, assume)
     found = list(best.values())
     fitting = sorted((each for each in found if each.fits), key=lambda each: (each.time.trainer, each.memory))

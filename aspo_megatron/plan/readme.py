@@ -10,7 +10,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.tiny import model_shape
 from aspo_megatron.plan.report import make_plan
-from aspo_megatron.plan.text import text
+from aspo_megatron.plan.text import plan_text
 
 _BEGIN, _END = "<!-- plan -->\n", "<!-- end -->\n"
 
@@ -24,7 +24,7 @@ def with_plan(recipe: Path) -> str:
     readme = (recipe / "README.md").read_text(encoding="utf-8")
     path = recipe / "run.yaml"
     run = load_config(path)
-    plan = text(make_plan(run, read_family(model_shape(run, path))))
+    plan = plan_text(make_plan(run, read_family(model_shape(run, path))))
     before, begin, rest = readme.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:

@@ -9,7 +9,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.estimate import StepTime, step_time
-from aspo_megatron.plan.generation import Engine, engine_of
+from aspo_megatron.plan.generation import PlannedEngine, planned_engine
 from aspo_megatron.plan.hardware import GPUS, Assumptions, Gpu
 from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, stage_memory
 from aspo_megatron.plan.memory.host import LockedMemory, locked_by_rank, locked_on_node
@@ -22,7 +22,7 @@ class OnGpu:
 
     gpu: Gpu
     stages: tuple[StageMemory, ...]
-    engine: Engine
+    engine: PlannedEngine
     time: StepTime
 
     @property
@@ -107,7 +107,7 @@ def make_plan(
     setting = setting_of(config, parallel)
     on = []
     for gpu in GPUS:
-        engine = engine_of(config, family, gpu, assume, setting.bytes)
+        engine = planned_engine(config, family, gpu, assume, setting.bytes)
         stages = tuple(
             stage_memory(config, family, parallel, stage, gpu, assume, setting) for stage in range(parallel.pp)
         )

@@ -12,7 +12,7 @@ from aspo_megatron.plan.report import Plan
 from aspo_megatron.plan.table import table
 
 
-def text(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The plan for people; the same wherever it is made."""
     parts = [
         _head(plan),

@@ -9,7 +9,7 @@ from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.generation import server_count
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
-from aspo_megatron.plan.memory.parameters import rank_parameters, weight_bytes
+from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_parameters
 from aspo_megatron.plan.memory.rank import optimizer_shards
 
 
@@ -45,7 +45,7 @@ class Traffic:
 
 def traffic_of(config: RunConfig, family: Family, parallel: ParallelConfig, passes: Passes) -> tuple[Traffic, ...]:
     """One entry for each axis above 1, and one for the weight sync."""
-    size = weight_bytes(config.model.dtype)
+    size = bytes_per_weight(config.model.dtype)
     again = 1 if config.model.recompute == "full" else 0
     layers = max(family.stage_layers(parallel)) * parallel.vpp
     tokens = passes.tokens / parallel.cp

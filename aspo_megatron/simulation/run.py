@@ -78,6 +78,6 @@ def simulate(config: RunConfig, family: Family, rank: int, gpu: Gpu) -> RankFigu
 
         step = SimulatedStep(config, family, simulated)
         step.run(samples)
-        stage = simulated.topology.pp_rank
+        stage = simulated.topology.pp.rank
     phases = {str(phase): figures for phase, figures in step.phases.figures.items()}
     return RankFigures(rank, stage, count, phases, step.locked)

@@ -20,7 +20,7 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
+from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.weight_sync.session import sync_weights
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
@@ -83,10 +83,10 @@ class SimulatedStep:
     def _score(self, groups: Sequence[Sequence[Sample]]) -> None:
         if self.config.share_scored:
             with self.phases.phase(Phase.SCORING):
-                list(score(self.model, groups, self.limits))
+                list(response_log_probs(self.model, groups, self.limits))
         if self.reference is not None:
             with self.phases.phase(Phase.REFERENCE), self.reference.ready() as reference:
-                list(score(reference, groups, self.limits))
+                list(response_log_probs(reference, groups, self.limits))
 
     def _update(self, groups: Sequence[Sequence[Sample]]) -> None:
         config = self.config.loss

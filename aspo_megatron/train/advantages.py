@@ -34,7 +34,7 @@ def set_advantages(
         UserError: a reward or a KL is not finite.
     """
     groups = [group for batch in batches for group in batch]
-    counts = topology.rank == topology.ranks_of_replica(topology.dp_rank)[0]
+    counts = topology.rank == topology.ranks_of_replica(topology.dp.rank)[0]
     rewards = [[shaped_reward(sample, config) for sample in group] for group in groups]
     metrics = subtract_kl(rewards, groups, config.shaping, counts=counts) if config.shaping.kl_coef else {}
     own = [(group[0].group, values) for group, values in zip(groups, rewards, strict=True)] if counts else []

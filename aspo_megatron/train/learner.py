@@ -15,7 +15,7 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, score, token_outputs
+from aspo_megatron.parallel.update.step import PassLimits, response_log_probs, token_outputs
 from aspo_megatron.train.outputs import first_samples
 from aspo_megatron.train.updates import StepUpdates
 
@@ -57,11 +57,11 @@ class Learner:
                     for sample in group:
                         sample.old_log_probs = sample.rollout_log_probs
             else:
-                for sample, log_probs in score(self.model, self.scored(batches), self._limits):
+                for sample, log_probs in response_log_probs(self.model, self.scored(batches), self._limits):
                     sample.old_log_probs = log_probs
         if self._reference is not None:
             with self._phase("reference log-probs"), self._reference.ready() as reference:
-                for sample, log_probs in score(reference, groups, self._limits):
+                for sample, log_probs in response_log_probs(reference, groups, self._limits):
                     sample.ref_log_probs = log_probs
 
     def scored(self, batches: Sequence[Groups]) -> Groups:

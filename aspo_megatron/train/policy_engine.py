@@ -13,7 +13,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.model.policy import PolicyModel
-from aspo_megatron.parallel.update.step import PassLimits, score
+from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
 from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError, WhenComplete
 from aspo_megatron.train.probe import BEYOND_DOUBT, difference, ends_runs, probe_of, random_probe, tolerance_of
 
@@ -140,7 +140,7 @@ class PolicyEngine:
         One beyond the tolerance is told, and ends the run if the next sync does not cure it; see `ends_runs`.
         """
         self._probe_sample = from_leader(self._response) or self._probe_sample
-        ((_, expected),) = list(score(self._model, [[self._probe_sample]], self._limits))
+        ((_, expected),) = list(response_log_probs(self._model, [[self._probe_sample]], self._limits))
         tokens = [*self._probe_sample.prompt_ids.tolist(), *self._probe_sample.response_ids.tolist()]
         found = self._engine.prompt_log_probs(tokens)
         apart = {name: difference(self._probe_sample, expected, log_probs) for name, log_probs in found.items()}

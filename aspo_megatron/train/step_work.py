@@ -65,7 +65,7 @@ def whole_work(own: dict[str, Work], topology: Topology) -> dict[str, Work]:
         dtype=torch.float64,
         device=topology.platform.device,
     )
-    dist.all_reduce(totals, group=topology.dp_group)
+    dist.all_reduce(totals, group=topology.dp.group)
     return {
         name: Work(int(tokens), operations) for name, (tokens, operations) in zip(names, totals.tolist(), strict=True)
     }

@@ -48,7 +48,7 @@ def warm_up(
         if stopped():
             return None
         progress.phase(f"warm-up {number + 1}/{config.warmup.updates}, loss {loss:.3f}")
-        batch = stream.take(config.warmup.batch_size)[topology.dp_rank :: topology.dp]
+        batch = stream.take(config.warmup.batch_size)[topology.dp.rank :: topology.dp.size]
         groups = [[_imitation(problem, config.warmup.response, tokenizer)] for problem in batch]
         loss = update(model, optimizer, groups, _IMITATION, _each_token_counts_one, limits).loss
     return model.copy()

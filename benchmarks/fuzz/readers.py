@@ -27,12 +27,12 @@ def model(folder: Path) -> None:
     from aspo_megatron.models.family import read_family
     from aspo_megatron.models.hf_config import inverse_frequencies
     from aspo_megatron.plan.report import make_plan
-    from aspo_megatron.plan.text import text
+    from aspo_megatron.plan.text import plan_text
 
     family = read_family(folder / "model")
     family.check_layout(ParallelConfig(tp=2, sequence_parallel=True))
     plan = make_plan(_config(folder), family)
-    _see_plain(text(plan))
+    _see_plain(plan_text(plan))
     json.dumps(plan.as_json())
     inverse_frequencies(family)
 
@@ -122,10 +122,10 @@ def _config_weights(folder: Path, model: Path) -> None:
 
 def settings(folder: Path) -> None:
     """A recipe, as all commands read it, and as a batch script."""
-    from aspo_megatron.slurm import job as slurm
+    from aspo_megatron.slurm.job import make_job, read_template, render
 
-    job = slurm.make_job(folder / "run.yaml", (), (), None, 1)
-    _see_plain(slurm.render(job, slurm.read_template()))
+    job = make_job(folder / "run.yaml", (), (), None, 1)
+    _see_plain(render(job, read_template()))
 
 
 def views(folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
-from aspo_megatron.parallel.device.platform import attend, attend_backward
+from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.parallel.model.micro_batch import copied
 from benchmarks.gpu_check.attention_cases import ERROR, Group, spans_of

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.log_prob.gradient import _add_hidden_product, _weight_product
+from aspo_megatron.parallel.log_prob.logit_gradient import _add_hidden_product, _weight_product
 from benchmarks.gpu_check.figures import fresh_random, poison, relative, seconds
 from benchmarks.gpu_check.lines import Place, Sheet
 

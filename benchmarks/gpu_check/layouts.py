@@ -8,9 +8,16 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from aspo_megatron.check import layouts as check
-from aspo_megatron.check.layouts import ONE_PROCESS, Layout, Tolerances, make_built_in, parse_layout, read_result
-from aspo_megatron.check.main import Spec
+from aspo_megatron.check import comparison
+from aspo_megatron.check.comparison import (
+    ONE_PROCESS,
+    CheckedLayout,
+    Tolerances,
+    make_built_in,
+    parse_layout,
+    read_result,
+)
+from aspo_megatron.check.main import CheckSpec
 from aspo_megatron.config import LossConfig, ParallelConfig
 from aspo_megatron.launch.launcher import launch
 from benchmarks.gpu_check.layouts_rank import OWN, SHARED
@@ -36,8 +43,8 @@ class _Row:
         return self.model.parent / f"{self.text.replace(' ', '-')}.safetensors"
 
     @property
-    def layout(self) -> Layout:
-        return Layout(ParallelConfig()) if self.text == ONE_PROCESS else parse_layout(self.text)
+    def layout(self) -> CheckedLayout:
+        return CheckedLayout(ParallelConfig()) if self.text == ONE_PROCESS else parse_layout(self.text)
 
     @property
     def ranks(self) -> int:
@@ -50,7 +57,7 @@ class _Row:
 
     def write(self) -> str:
         """The file that tells ranks of it."""
-        spec = Spec(
+        spec = CheckSpec(
             model=str(self.model),
             parallel=self.layout.parallel.model_dump(),
             recompute=self.layout.recompute,
@@ -102,7 +109,7 @@ def _judge(sheet: Sheet, row: _Row, way: str) -> None:
     """Compare a row with one process."""
     bounds = Tolerances()
     got, want = read_result(row.result), read_result(_Row(row.model, ONE_PROCESS, row.device).result)
-    found = check.compare(row.text, got, want, bounds)
+    found = comparison.compare(row.text, got, want, bounds)
 
     def line(what: str, figure: float, bound: float, note: str = "") -> None:
         sheet.at_most(f"{row.name}: {what}", figure, bound, reference=ONE_PROCESS, note=note)

@@ -51,7 +51,7 @@ def run_rows(way: str, paths: Sequence[str]) -> None:
     copied = register() if way == SHARED else Counter[str]()
     store = store_of_this_machine(rank, ranks, _PATIENCE)
     for path in paths:
-        row = main.Spec(**json.loads(Path(path).read_text(encoding="utf-8")))
+        row = main.CheckSpec(**json.loads(Path(path).read_text(encoding="utf-8")))
         copied.clear()
         if ranks == 1:
             main.check_layout(row)

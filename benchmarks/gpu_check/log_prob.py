@@ -47,12 +47,12 @@ def run(sheet: Sheet, place: Place) -> None:
                 want = in_fp64(problem, with_entropy=with_entropy)
                 for compiled in (False,) if place.small else (False, True):
                     with sheet.part(f"{problem}, {'compiled' if compiled else 'plain'}"):
-                        show_numbers(sheet, place, problem, want, topology.tp_group, with_entropy, compiled)
+                        show_numbers(sheet, place, problem, want, topology.tp.group, with_entropy, compiled)
         if place.small:
             sheet.not_done("compiled kernels", "in the small form: tests/parallel/test_log_prob.py has them on a CPU")
         del problem, want
         with sheet.part("times"):
-            show_times(sheet, place, topology.tp_group, deadline - (0 if place.small else _FIRST_CALLS_SECONDS))
+            show_times(sheet, place, topology.tp.group, deadline - (0 if place.small else _FIRST_CALLS_SECONDS))
         with sheet.part("first calls"):
             show_first_calls(sheet, place, deadline)
 

@@ -12,7 +12,7 @@ import torch
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.parallel.log_prob.kernels import CompiledKernels
+from aspo_megatron.parallel.log_prob.chunk_kernels import CompiledKernels
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for, even_chunk
 from benchmarks.gpu_check.figures import seconds
 from benchmarks.gpu_check.log_prob_cases import Problem
@@ -29,9 +29,9 @@ def main(device: str, first: int, last: int) -> dict[str, float]:
         def problem_of(tokens: int) -> Problem:
             return Problem.draw(tokens, hidden, vocabulary, 1.0, place)
 
-        into_buffer(problem_of(first), topology.tp_group, compiled=compiled)()
+        into_buffer(problem_of(first), topology.tp.group, compiled=compiled)()
         problem = problem_of(last)
-        ways = {"log-prob with gradients": into_buffer(problem, topology.tp_group, compiled=compiled)}
+        ways = {"log-prob with gradients": into_buffer(problem, topology.tp.group, compiled=compiled)}
         if compiled:
             rows = even_chunk(last, chunk_for(problem.weight))
             logits = torch.randn(rows, vocabulary, device=place)

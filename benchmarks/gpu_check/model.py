@@ -21,7 +21,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.memory.rank import passing, resident
 from aspo_megatron.plan.memory.setting import setting_of
-from aspo_megatron.plan.memory.workload import Group, local_batch
+from aspo_megatron.plan.memory.workload import GroupLengths, local_batch
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.commands import Command
 from benchmarks.gpu_check.lines import Place, Sheet
@@ -56,7 +56,7 @@ _FP32_GRADIENT, _FP32_NUMBER = 2e-5, 1e-5
 """Those of the matrix of layouts (tests/parallel/test_step.py): sums in another order, products without TF32."""
 _BF16_RATIO, _BF16_NORM = 2.0, 0.02
 _PLAN = 0.1
-_MICRO_BATCH: Group = (512, (896,) * 4)
+_MICRO_BATCH: GroupLengths = (512, (896,) * 4)
 """For memory: a prompt and its responses, 4,092 tokens."""
 _NEEDS_GPU = "needs a GPU"
 _CPU_IS_SLOW = "no time: the CPU has not computed it until the section must end"
@@ -172,7 +172,7 @@ def passes(
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """An update and a scoring pass of a bf16 model, to be called again and again."""
     from aspo_megatron.parallel.update.objective import PolicyObjective
-    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, score, update
+    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
 
     model = build(folder, topology, "bfloat16", weights or Weights(folder))
     optimizer = adam(model)
@@ -180,7 +180,7 @@ def passes(
     weighting, limits = aggregation_of(LOSS, 1024), PassLimits(tokens, None, 1.0)
     return (
         lambda: update(model, optimizer, groups, objective, weighting, limits),
-        lambda: list(score(model, groups, limits)),
+        lambda: list(response_log_probs(model, groups, limits)),
     )
 
 

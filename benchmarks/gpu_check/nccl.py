@@ -5,7 +5,7 @@ Without a GPU one layout over gloo, to see that the section works.
 
 from __future__ import annotations
 
-from aspo_megatron.check.layouts import BUILT_IN, layouts_for, make_built_in
+from aspo_megatron.check.comparison import BUILT_IN, layouts_for, make_built_in
 from aspo_megatron.models.family import read_family
 from benchmarks.gpu_check.layouts import compare
 from benchmarks.gpu_check.lines import Place, Sheet

@@ -128,7 +128,7 @@ def _two_updates(
 def reference(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, tokens: int) -> None:
     """The reference model in the host's memory against one that stays on the GPU."""
     from aspo_megatron.parallel.model.reference import Reference
-    from aspo_megatron.parallel.update.step import PassLimits, score
+    from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
 
     on_gpu = topology.platform.device.type != "cpu"
     groups, limits = ragged_groups(folder, small=not on_gpu), PassLimits(tokens, None, 1.0)
@@ -136,7 +136,9 @@ def reference(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, 
 
     def scored_by(reference: Reference) -> Tensor:
         with reference.ready() as model:
-            return torch.cat([torch.from_numpy(log_probs) for _, log_probs in score(model, groups, limits)])
+            return torch.cat(
+                [torch.from_numpy(log_probs) for _, log_probs in response_log_probs(model, groups, limits)]
+            )
 
     stays = Reference(policy, "device")
     scored_by(stays)  # a library takes memory as it is first used, and some kernels are made anew for the second sizes

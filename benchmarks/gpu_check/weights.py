@@ -102,9 +102,9 @@ def compare(
 
     Gives that of 90 % of them.
     """
-    from aspo_megatron.parallel.update.step import PassLimits, score
+    from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
 
-    scored = list(score(model, groups, PassLimits(tokens, None, 1.0)))
+    scored = list(response_log_probs(model, groups, PassLimits(tokens, None, 1.0)))
     off = np.concatenate([np.abs(found - sample.rollout_log_probs) for sample, found in scored])
     note = f"mean {off.mean():.2g}, most {off.max():.2g} of {len(off)} tokens"
     share = float(np.quantile(off, _SHARE))

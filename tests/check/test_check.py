@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.check.layouts import (
+from aspo_megatron.check.comparison import (
     BUILT_IN,
-    Layout,
-    Result,
+    CheckedLayout,
+    CheckResult,
     Tolerances,
     compare,
     layout_text,
@@ -22,13 +22,13 @@ from aspo_megatron.check.layouts import (
     parse_layout,
     read_result,
 )
-from aspo_megatron.check.main import Spec, check_layout
+from aspo_megatron.check.main import CheckSpec, check_layout
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.layouts import candidates
 from distributed import Ranks
 
-WANT = Result(
+WANT = CheckResult(
     loss=[0.25, 0.125],
     grad_norm=[4.0, 3.0],
     gradients={"first": torch.tensor([1.0, -2.0]), "unused": torch.zeros(2)},
@@ -74,7 +74,7 @@ def test_hugging_face_has_one_update_and_no_weights() -> None:
     assert compare("hugging face", replace(once, grad_norm=[4.1]), WANT, Tolerances()).failed == ("grad norm",)
 
 
-def check_with_norm(spec: Spec, factor: float) -> None:
+def check_with_norm(spec: CheckSpec, factor: float) -> None:
     """A row whose gradient norm is wrong by a factor."""
     from megatron.core.optimizer import optimizer
 
@@ -89,11 +89,11 @@ def check_with_norm(spec: Spec, factor: float) -> None:
 def test_a_wrong_norm_is_felt_in_gradients_and_weights(ranks: Ranks, tmp_path: Path) -> None:
     model = make_built_in("qwen3-moe", tmp_path / "built-in")
 
-    def row(factor: float) -> Result:
+    def row(factor: float) -> CheckResult:
         result = tmp_path / f"{factor}.safetensors"
         common = str(tmp_path / "common.safetensors")
         parallel = ParallelConfig().model_dump()
-        spec = Spec(str(model), parallel, "none", "aspo", "token-mean", "cpu", common, str(result))
+        spec = CheckSpec(str(model), parallel, "none", "aspo", "token-mean", "cpu", common, str(result))
         ranks.run(1, check_with_norm, spec, factor)
         return read_result(result)
 
@@ -110,7 +110,7 @@ def test_default_layouts_are_those_of_the_plan(name: str, tmp_path: Path) -> Non
     family = read_family(make_built_in(name, tmp_path / "built-in"))
     texts = layouts_for(family, 4)
     layouts = [parse_layout(text) for text in texts]
-    planned = [Layout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
+    planned = [CheckedLayout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
     assert layouts[: len(planned)] == planned
     assert len(set(layouts)) == len(layouts)
     assert [layout_text(layout) for layout in layouts] == texts

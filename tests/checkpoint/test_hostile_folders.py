@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from aspo_megatron.check.layouts import model_of
+from aspo_megatron.check.comparison import model_of
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
 from aspo_megatron.checkpoint.torch_dist.reader import PieceReader, check_common
 from aspo_megatron.config.io import load_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aspo_megatron.check.layouts import model_of
+from aspo_megatron.check.comparison import model_of
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.checkpoint.hf.model_card import model_card

@@ -19,7 +19,9 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.families import llama
 from aspo_megatron.models.family import Family
 
-FAMILY = Family("llama", llama.ROWS, "{}", 2, 48, 72, 12, 6, 4, 97, 256, 1e-6, True, False, False)
+FAMILY = Family(
+    "llama", llama.FAMILY.rows_of(tied_embeddings=True), "{}", 2, 48, 72, 12, 6, 4, 97, 256, 1e-6, True, False, False
+)
 """Of a small model; no more is asked of it here than how many tensors it may have."""
 
 TENSORS: dict[str, Callable[[], Tensor]] = {

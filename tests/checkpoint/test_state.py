@@ -149,10 +149,10 @@ def update(model: Any, optimizer: Any, seed: int) -> None:
     sizes = hf_sizes(model.family.rows, model.family.shape(tp=1))
     optimizer.zero_grad()
     for chunk in model.chunks:
-        for held in chunk.held():
-            ranks, rank, _ = split_over(held.row, model.topology)
-            names = held.row.hf_names(held.layer, held.expert)
-            held.parameter.main_grad.copy_(import_shard(held.row, names, Gradients(), model.shape, ranks, rank))
+        for local in chunk.local_parameters():
+            ranks, rank, _ = split_over(local.row, model.topology)
+            names = local.row.hf_names(local.layer, local.expert)
+            local.parameter.main_grad.copy_(import_shard(local.row, names, Gradients(), model.shape, ranks, rank))
     optimizer.step()
 
 

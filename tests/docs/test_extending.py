@@ -126,7 +126,7 @@ def test_the_reward_scores_texts() -> None:
 
 
 def test_the_family_is_the_one_in_the_package() -> None:
-    assert block("python", "ROWS = (") == Path(str(qwen2.__file__)).read_text(encoding="utf-8")
+    assert block("python", "Architecture(") == Path(str(qwen2.__file__)).read_text(encoding="utf-8")
 
 
 def test_the_benchmark_row_is_one() -> None:

@@ -30,7 +30,7 @@ def names_of(part: str, folder: Path) -> list[str]:
         replace_what_asks_for_cuda()
         place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
         sheet = Sheet("section", folder / "lines.jsonl", on_gpu=True)
-        group = rank.topology.tp_group
+        group = rank.topology.tp.group
 
         def numbers() -> None:
             for with_entropy in (False, True):
@@ -74,9 +74,9 @@ def replace_what_asks_for_cuda() -> None:
     log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]
     log_prob_time.free_bytes = lambda device: 10**11
     log_prob_methods.Problem.draw = classmethod(drawn_without_a_generator)
-    from aspo_megatron.parallel.log_prob import kernels
+    from aspo_megatron.parallel.log_prob import chunk_kernels
 
-    kernels.compiled = lambda function: function
+    chunk_kernels.compiled = lambda function: function
 
 
 def drawn_without_a_generator(cls, case, device, dtype, group):

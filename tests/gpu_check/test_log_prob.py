@@ -35,7 +35,7 @@ def number_lines(topology: Topology, folder: Path, with_entropy: bool = False) -
     want = in_fp64(problem, with_entropy=with_entropy)
 
     def run(sheet: Any, place: Any) -> None:
-        log_prob.show_numbers(sheet, place, problem, want, topology.tp_group, with_entropy, False)
+        log_prob.show_numbers(sheet, place, problem, want, topology.tp.group, with_entropy, False)
 
     return small_lines(run, folder)
 
@@ -146,7 +146,7 @@ def test_gradient_that_is_summed_in_16_bits(
     topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product's own code broken: the weight's gradient is added up in bf16."""
-    from aspo_megatron.parallel.log_prob import gradient as logit_gradient
+    from aspo_megatron.parallel.log_prob import logit_gradient
 
     def in_16_bits(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
         total.copy_((total.bfloat16() + (gradient.t() @ hidden.to(gradient.dtype)).bfloat16()).float())
@@ -158,7 +158,7 @@ def test_gradient_that_is_summed_in_16_bits(
 
 def test_time_that_runs_out_is_named(topology: Topology, tmp_path: Path) -> None:
     over = time.monotonic() - 1.0
-    lines = small_lines(lambda sheet, place: log_prob.show_times(sheet, place, topology.tp_group, over), tmp_path)
+    lines = small_lines(lambda sheet, place: log_prob.show_times(sheet, place, topology.tp.group, over), tmp_path)
     lines += small_lines(lambda sheet, place: log_prob.show_first_calls(sheet, place, over), tmp_path)
     assert [(line.name, line.status) for line in lines] == [
         ("time of 40 x 24 x 501", Status.NOT_DONE),

@@ -36,11 +36,11 @@ def test_on_the_cpu(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def keep_the_first_weights_and_tell_other_log_probs() -> None:
-    from aspo_megatron.rollout.embedded import engine as embedded
+    from aspo_megatron.rollout.embedded import engine
     from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
     from benchmarks.gpu_check import weights
 
-    load, sample = EmbeddedWeights.load, embedded.sample_tokens
+    load, sample = EmbeddedWeights.load, engine.sample_tokens
     first: list[Any] = []
 
     def load_first(own: Any, tensors: Any) -> None:
@@ -51,7 +51,7 @@ def keep_the_first_weights_and_tell_other_log_probs() -> None:
         tokens, log_probs = sample(*args)
         return tokens, log_probs + 3e-4
 
-    EmbeddedWeights.load, embedded.sample_tokens = load_first, other  # type: ignore[method-assign]
+    EmbeddedWeights.load, engine.sample_tokens = load_first, other  # type: ignore[method-assign]
     weights.shared_bucket = lambda sheet, place: None
 
 
@@ -116,12 +116,12 @@ PEAK = "max_batch_tokens null: most that generation holds"
 
 
 def keep_memory_and_take_all_at_once() -> None:
-    from aspo_megatron.rollout.embedded import engine as embedded
+    from aspo_megatron.rollout.embedded import engine
     from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 
     EmbeddedWeights.release = lambda weights: None  # type: ignore[method-assign]
-    embedded.most_tokens = lambda model, device: 10**9
-    embedded.most_rows = lambda model, device, sampling: 10**9
+    engine.most_tokens = lambda model, device: 10**9
+    engine.most_rows = lambda model, device, sampling: 10**9
 
 
 def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:

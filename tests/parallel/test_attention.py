@@ -17,8 +17,8 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.data.packing import PackedBatch, pack
+from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
-from aspo_megatron.parallel.device.platform import attend, attend_backward
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
 from aspo_megatron.parallel.model.context import context_slice

@@ -17,8 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from aspo_megatron import losses
-from aspo_megatron.check.layouts import Layout as Row
-from aspo_megatron.check.layouts import layout_text
+from aspo_megatron.check.comparison import CheckedLayout, layout_text
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
@@ -44,7 +43,7 @@ RECIPES = {name: ROOT / "examples" / name / "model" for name in ("qwen3_4b", "qw
 """A dense model and one with experts, whose layouts are the rows."""
 FAMILIES = {name: read_family(folder) for name, folder in RECIPES.items()}
 ROWS = {
-    f"{'moe' if family.num_experts else 'dense'} {layout_text(Row(parallel))}": (name, parallel)
+    f"{'moe' if family.num_experts else 'dense'} {layout_text(CheckedLayout(parallel))}": (name, parallel)
     for name, family in FAMILIES.items()
     for ranks in (2, 4)
     for parallel in layouts(family, ranks)
@@ -118,7 +117,7 @@ def two_updates(topology: Topology, folder: Path, groups: Sequence[Sequence[Samp
         result = update(
             model,
             optimizer,
-            groups[topology.dp_rank :: topology.dp],
+            groups[topology.dp.rank :: topology.dp.size],
             objective,
             aggregation_of(SETUP.config, MAX_RESPONSE_TOKENS),
             PassLimits(SETUP.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
@@ -185,4 +184,4 @@ def test_all_that_can_be_planned_is_among_the_rows(recipe: str, gpus: int) -> No
     planned = list(candidates(family, gpus))
     assert planned
     for parallel in planned:
-        assert kinds(parallel) - {ParallelConfig()} <= proved, layout_text(Row(parallel))
+        assert kinds(parallel) - {ParallelConfig()} <= proved, layout_text(CheckedLayout(parallel))

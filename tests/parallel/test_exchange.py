@@ -46,7 +46,7 @@ def make(number: int) -> list[Sample]:
 def exchange(layout: ParallelConfig, numbers: Sequence[Sequence[int]]) -> tuple[int, list[list[list[Sample]]]]:
     with process_grid(layout, PLATFORM, seed=1) as topology:
         own = [make(number) for number in numbers[topology.rank]]
-        return topology.dp_rank, to_replicas(own, BATCH, topology)
+        return topology.dp.rank, to_replicas(own, BATCH, topology)
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -112,7 +112,7 @@ def beside_the_gpu(layout: ParallelConfig) -> tuple[list[int], str, str, list[in
         patch.setattr(CpuPlatform, "device", torch.device("meta"))
         with process_grid(layout, PLATFORM, seed=1) as topology:
             told = [f"from {topology.rank}"]
-            dist.broadcast_object_list(told, src=topology.stage_rank(0), group=topology.pp_group)
+            dist.broadcast_object_list(told, src=topology.stage_rank(0), group=topology.pp.group)
             replicas = to_replicas([make(topology.rank)], BATCH, topology)
             arrived = [number for batch in numbers_of(replicas) for number in batch]
             return gather(topology.rank), from_leader(f"from {topology.rank}"), told[0], arrived
@@ -145,13 +145,13 @@ class Place:
 
 def look_around(layout: ParallelConfig) -> Place:
     with process_grid(layout, PLATFORM, seed=1) as topology:
-        groups = (topology.tp_group, topology.cp_group, topology.pp_group, topology.dp_group)
-        ranks = (topology.tp_rank, topology.cp_rank, topology.pp_rank, topology.dp_rank)
+        groups = (topology.tp.group, topology.cp.group, topology.pp.group, topology.dp.group)
+        ranks = (topology.tp.rank, topology.cp.rank, topology.pp.rank, topology.dp.rank)
         return Place(
             members={axis: dist.get_process_group_ranks(group) for axis, group in zip(AXES, groups, strict=True)},
             ranks=dict(zip(AXES, ranks, strict=True)),
-            replica=topology.ranks_of_replica(topology.dp_rank),
-            last_stage=topology.stage_rank(topology.pp - 1),
+            replica=topology.ranks_of_replica(topology.dp.rank),
+            last_stage=topology.stage_rank(topology.pp.size - 1),
             gathered=gather(10 * topology.rank),
             from_leader=from_leader(topology.rank + 7),
         )

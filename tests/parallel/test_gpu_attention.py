@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.parallel.device.attention_kernels import attend_backward
 from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
-from aspo_megatron.parallel.device.platform import attend_backward
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.parallel.model.attention import Block, SpanAttention, SpanAttentionParams, _BlockAttention
 

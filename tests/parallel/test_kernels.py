@@ -20,10 +20,11 @@ from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.launch.whereabouts import Whereabouts
-from aspo_megatron.models.families.qwen3_moe import ROWS
+from aspo_megatron.models.families.qwen3_moe import FAMILY
+from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from aspo_megatron.parallel.device.kernels import Kernels, Machine, advice, choose_kernels
 from aspo_megatron.parallel.device.packages import Packages, engine_window, find_packages
-from aspo_megatron.parallel.device.platform import CpuPlatform, attend, attend_backward
+from aspo_megatron.parallel.device.platform import CpuPlatform
 from aspo_megatron.parallel.model.context import context_slice
 from aspo_megatron.train import main
 
@@ -231,9 +232,9 @@ def test_transformer_engine_is_found_with_its_part_for_torch(
 
 
 def test_names_of_grouped_experts() -> None:
-    names = {row.megatron_name(1, 3, True, True) for row in ROWS if row.per_expert}
+    names = {row.megatron_name(1, 3, True, True) for row in FAMILY.rows if row.per_expert}
     assert names == {f"decoder.layers.1.mlp.experts.linear_fc{part}.weight3" for part in (1, 2)}
-    plain = {row.megatron_name(1, 3, True, False) for row in ROWS if row.per_expert}
+    plain = {row.megatron_name(1, 3, True, False) for row in FAMILY.rows if row.per_expert}
     assert plain == {f"decoder.layers.1.mlp.experts.local_experts.3.linear_fc{part}.weight" for part in (1, 2)}
 
 

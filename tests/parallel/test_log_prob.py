@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from aspo_megatron.parallel.log_prob import kernels
+from aspo_megatron.parallel.log_prob import chunk_kernels
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
-from aspo_megatron.parallel.log_prob.gradient import Upstream, add_gradients
-from aspo_megatron.parallel.log_prob.kernels import TiledKernels
+from aspo_megatron.parallel.log_prob.chunk_kernels import TiledKernels
+from aspo_megatron.parallel.log_prob.logit_gradient import Upstream, add_gradients
 from aspo_megatron.parallel.log_prob.vocabulary import (
     VocabularyShard,
     Workspace,
@@ -153,7 +153,7 @@ def test_value_and_gradient_in_float64(
     factors = {"both": (1.0, 1.0), "log-probs": (1.0, 0.0), "entropy": (0.0, 1.0)}[upstream]
     scaled = (problem.upstream[0] * factors[0], problem.upstream[1] * factors[1])
     problem = Problem(problem.hidden, problem.weight, problem.targets, scaled)
-    answer = computed(problem, temperature, chunk, topology.tp_group, way)
+    answer = computed(problem, temperature, chunk, topology.tp.group, way)
     assert_equal(answer, expected(problem, temperature), 1e-9)
     assert not answer.grad_weight[VOCAB:].any()
 
@@ -163,7 +163,7 @@ def test_gradient_of_log_probs_alone(topology: Topology) -> None:
     problem = make_problem()
     hidden, weight = problem.hidden.clone().requires_grad_(), problem.weight.clone().requires_grad_()
     log_probs, _ = token_log_probs(
-        hidden, weight, problem.targets, temperature=0.9, vocab_size=VOCAB, tp_group=topology.tp_group, chunk=4
+        hidden, weight, problem.targets, temperature=0.9, vocab_size=VOCAB, tp_group=topology.tp.group, chunk=4
     )
     (log_probs * problem.upstream[0]).sum().backward()
     zero = torch.zeros_like(problem.upstream[1])
@@ -175,7 +175,7 @@ def test_gradient_of_log_probs_alone(topology: Topology) -> None:
 @both_ways
 def test_no_tokens(topology: Topology, way: Way) -> None:
     """A rank without response tokens: empty outputs, zero gradients."""
-    answer = computed(make_problem(tokens=0), 1.0, 8, topology.tp_group, way)
+    answer = computed(make_problem(tokens=0), 1.0, 8, topology.tp.group, way)
     assert answer.log_probs.shape == answer.entropy.shape == (0,)
     assert answer.grad_hidden.shape == (0, HIDDEN)
     assert answer.grad_weight.shape == (VOCAB + PADDING, HIDDEN)
@@ -188,7 +188,7 @@ def test_target_out_of_the_vocabulary(topology: Topology, bad: int, way: Way) ->
     problem = make_problem()
     problem.targets[13] = bad
     with pytest.raises(ValueError, match=rf"target {bad} at position 13 is not in 0\.\.{VOCAB - 1}"):
-        computed(problem, 1.0, 4, topology.tp_group, way)
+        computed(problem, 1.0, 4, topology.tp.group, way)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -200,7 +200,7 @@ def test_huge_logits(topology: Topology, dtype: torch.dtype, entropy_gradient: b
     assert (problem.hidden @ problem.weight[:VOCAB].t()).abs().max() > 1e4
     up = problem.upstream
     problem = Problem(problem.hidden, problem.weight, problem.targets, (up[0], up[1] * entropy_gradient)).to(dtype)
-    answer = computed(problem, 1.0, 4, topology.tp_group, way)
+    answer = computed(problem, 1.0, 4, topology.tp.group, way)
     for values in (answer.log_probs, answer.entropy, answer.grad_hidden, answer.grad_weight):
         assert values.isfinite().all()
     assert (answer.log_probs <= 0).all()
@@ -215,7 +215,7 @@ def test_size_of_the_logits_costs_no_digits(topology: Topology, shift: float) ->
     weight[:VOCAB] = logits.t()
     problem = make_problem()
     problem = Problem(hidden, weight, problem.targets, problem.upstream)
-    got, want = computed(problem.to(torch.float32), 1.0, 8, topology.tp_group), expected(problem, 1.0)
+    got, want = computed(problem.to(torch.float32), 1.0, 8, topology.tp.group), expected(problem, 1.0)
     torch.testing.assert_close(got.log_probs.double(), want.log_probs, rtol=0, atol=1e-6)
     torch.testing.assert_close(got.entropy.double(), want.entropy, rtol=0, atol=1e-6)
 
@@ -235,7 +235,7 @@ def test_bfloat16_inputs_in_float32(topology: Topology, way: Way, entropy_gradie
     )
     want = expected(exact, 0.7)
     for chunk in (16, 4096):
-        got = computed(problem, 0.7, chunk, topology.tp_group, way)
+        got = computed(problem, 0.7, chunk, topology.tp.group, way)
         assert got.log_probs.dtype == got.entropy.dtype == torch.float32
         assert got.grad_hidden.dtype == got.grad_weight.dtype == torch.bfloat16
         torch.testing.assert_close(got.log_probs.double(), want.log_probs, rtol=0, atol=1e-5)
@@ -251,7 +251,7 @@ def test_weight_gradient_added_to_a_buffer(topology: Topology, dtype: torch.dtyp
     second = replace(second, weight=first.weight)
     buffer = torch.full((VOCAB + PADDING, HIDDEN), 0.25)
     for problem in (first, second):
-        answer = computed(problem, 1.3, 5, topology.tp_group, "token-wise", weight_grad=buffer)
+        answer = computed(problem, 1.3, 5, topology.tp.group, "token-wise", weight_grad=buffer)
         up = (problem.upstream[0].double(), problem.upstream[1].double())
         want = expected(replace(problem, upstream=up), 1.3)
         torch.testing.assert_close(answer.grad_hidden.double(), want.grad_hidden, rtol=2.0**-8, atol=1e-5)
@@ -283,7 +283,7 @@ def objective(problem: Problem, group: torch.distributed.ProcessGroup, **options
 def test_anchor_is_scaled_and_works_once(topology: Topology) -> None:
     problem = make_problem()
     problem.hidden.requires_grad_(), problem.weight.requires_grad_()
-    anchor, _, _ = objective(problem, topology.tp_group)
+    anchor, _, _ = objective(problem, topology.tp.group)
     (-2.5 * anchor).backward(retain_graph=True)
     zero = torch.zeros_like(problem.upstream[1])
     want = expected(replace(problem, upstream=(problem.upstream[0], zero)), 1.0)
@@ -296,7 +296,7 @@ def test_anchor_is_scaled_and_works_once(topology: Topology) -> None:
 def test_anchor_of_an_accumulated_gradient_is_not_scaled(topology: Topology) -> None:
     problem = make_problem()
     problem.hidden.requires_grad_(), problem.weight.requires_grad_()
-    anchor, _, _ = objective(problem, topology.tp_group, weight_grad=torch.zeros_like(problem.weight))
+    anchor, _, _ = objective(problem, topology.tp.group, weight_grad=torch.zeros_like(problem.weight))
     with pytest.raises(RuntimeError, match=r"gradient of the anchor is 0\.5, not 1"):
         (0.5 * anchor).backward()
 
@@ -308,7 +308,7 @@ def test_frozen_input(topology: Topology, frozen: str, way: Way) -> None:
     problem = replace(problem, upstream=(problem.upstream[0], torch.zeros_like(problem.upstream[1])))
     other = {"hidden": problem.weight, "weight": problem.hidden}[frozen].requires_grad_()
     if way == "token-wise":
-        objective(problem, topology.tp_group)[0].backward()
+        objective(problem, topology.tp.group)[0].backward()
     else:
         log_probs, _ = token_log_probs(
             problem.hidden,
@@ -316,7 +316,7 @@ def test_frozen_input(topology: Topology, frozen: str, way: Way) -> None:
             problem.targets,
             temperature=1.0,
             vocab_size=VOCAB,
-            tp_group=topology.tp_group,
+            tp_group=topology.tp.group,
             chunk=4,
         )
         log_probs.backward(problem.upstream[0])
@@ -332,7 +332,7 @@ def test_second_backward_of_whole_responses(topology: Topology) -> None:
     problem = make_problem()
     hidden = problem.hidden.clone().requires_grad_()
     log_probs, entropy = token_log_probs(
-        hidden, problem.weight, problem.targets, temperature=1.0, vocab_size=VOCAB, tp_group=topology.tp_group, chunk=9
+        hidden, problem.weight, problem.targets, temperature=1.0, vocab_size=VOCAB, tp_group=topology.tp.group, chunk=9
     )
     first, second = (
         torch.autograd.grad((log_probs, entropy), hidden, problem.upstream, retain_graph=True)[0] for _ in range(2)
@@ -348,7 +348,7 @@ def test_without_gradient_nothing_more_is_computed(topology: Topology) -> None:
     def never(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, None]:
         raise AssertionError("no gradient is needed")
 
-    options: dict[str, Any] = {"temperature": 1.0, "vocab_size": VOCAB, "tp_group": topology.tp_group, "chunk": 4}
+    options: dict[str, Any] = {"temperature": 1.0, "vocab_size": VOCAB, "tp_group": topology.tp.group, "chunk": 4}
     arguments = problem.hidden, problem.weight, problem.targets
     with torch.no_grad(), Allocations() as allocations:
         _, log_probs, entropy = token_objective(*arguments, never, **options)
@@ -373,7 +373,7 @@ def test_number_of_products(topology: Topology, way: Way, chunk: int, products: 
         return 2 * left[0] * left[1] * right[1]
 
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
-        computed(problem, 1.0, chunk, topology.tp_group, way)
+        computed(problem, 1.0, chunk, topology.tp.group, way)
     assert counter.get_total_flops() == products * 2 * 64 * HIDDEN * VOCAB
 
 
@@ -388,7 +388,7 @@ def allocated(way: Way | Literal["dense"], tokens: int, topology: Topology, dtyp
     options: dict[str, Any] = {
         "temperature": 0.8,
         "vocab_size": MEMORY_VOCAB,
-        "tp_group": topology.tp_group,
+        "tp_group": topology.tp.group,
         "chunk": MEMORY_CHUNK,
     }
     with Allocations() as allocations:
@@ -445,7 +445,7 @@ def test_compiled_kernels(topology: Topology, way: Way) -> None:
         for upstream in (problem.upstream, (problem.upstream[0], torch.zeros(TOKENS))):
             asked = replace(problem, upstream=upstream).to(torch.float32)
             plain, compiled = (
-                computed(asked, 0.8, 20, topology.tp_group, way, compiled=compiled) for compiled in (False, True)
+                computed(asked, 0.8, 20, topology.tp.group, way, compiled=compiled) for compiled in (False, True)
             )
             assert counters["stats"]["unique_graphs"] > 0  # so it was compiled
             assert (compiled.log_probs <= 0).all()
@@ -456,7 +456,7 @@ def test_shapes_and_dtypes_on_a_gpu(topology: Topology) -> None:
     """Without values: the products of 16-bit weights on a GPU take their own way, which no CPU can go."""
     hidden, weight = (torch.empty(rows, HIDDEN, dtype=torch.bfloat16, device="meta") for rows in (6, VOCAB + PADDING))
     targets = torch.zeros(6, dtype=torch.int64, device="meta")
-    shard = VocabularyShard.of(weight, VOCAB, topology.tp_group, 0.5, compiled=False)
+    shard = VocabularyShard.of(weight, VOCAB, topology.tp.group, 0.5, compiled=False)
     space = Workspace(shard, 8)
     softmax = chunk_softmax(chunk_logits(hidden, shard, space), targets, shard, space)
     assert (softmax.exponentials.shape, softmax.exponentials.dtype) == ((6, VOCAB), torch.float32)
@@ -490,7 +490,7 @@ def on_a_gpu(way: Way, topology: Topology, with_entropy: bool, compiled: bool = 
         for rows in (tokens, VOCAB + PADDING)
     )
     targets = torch.zeros(tokens, dtype=torch.int64, device="meta")
-    options: dict[str, Any] = {"temperature": 0.7, "vocab_size": VOCAB, "tp_group": topology.tp_group, "chunk": 4}
+    options: dict[str, Any] = {"temperature": 0.7, "vocab_size": VOCAB, "tp_group": topology.tp.group, "chunk": 4}
     options["compiled"] = compiled
     with Operations() as operations:
         if way == "whole":
@@ -523,7 +523,7 @@ def test_nothing_waits_for_a_gpu(topology: Topology, way: Way, with_entropy: boo
 def test_sums_over_the_vocabulary_are_not_rounded_on_the_way(topology: Topology, with_entropy: bool) -> None:
     """cuBLAS adds the parts of a long sum in the dtype of the product's output, which must not be bf16 then."""
     hidden, weight = (torch.empty(rows, HIDDEN, dtype=torch.bfloat16, device="meta") for rows in (6, VOCAB))
-    shard = VocabularyShard.of(weight, VOCAB, topology.tp_group, 0.5, compiled=False)
+    shard = VocabularyShard.of(weight, VOCAB, topology.tp.group, 0.5, compiled=False)
     space = Workspace(shard, 6)
     values, targets = torch.empty(6, device="meta"), torch.zeros(6, dtype=torch.int64, device="meta")
     upstream = Upstream(values, values if with_entropy else None, values)
@@ -549,10 +549,10 @@ def test_compiled_kernels_are_never_made_for_few_tokens(topology: Topology, monk
 
         return noted
 
-    monkeypatch.setattr(kernels, "compiled", compiled)
+    monkeypatch.setattr(chunk_kernels, "compiled", compiled)
     monkeypatch.setattr(TiledKernels, "softmax_sums", lambda *_: None)
     shard = VocabularyShard.of(
-        torch.empty(VOCAB, HIDDEN, dtype=torch.bfloat16, device="meta"), VOCAB, topology.tp_group, 1.0, compiled=True
+        torch.empty(VOCAB, HIDDEN, dtype=torch.bfloat16, device="meta"), VOCAB, topology.tp.group, 1.0, compiled=True
     )
     for tokens in (63, 511, 512, 4096):
         logits = torch.empty(tokens, VOCAB, device="meta")
@@ -569,7 +569,7 @@ def test_kernels_are_compiled_once_for_all_sizes(topology: Topology) -> None:
     torch.compiler.reset()
     for tokens in (23, 7, 12, 2, 40, 41, 63, 64, 90, 128, 16, 5):
         problem = make_problem(tokens).to(torch.float32)
-        computed(problem, 0.8, 20, topology.tp_group, "whole", compiled=True)
+        computed(problem, 0.8, 20, topology.tp.group, "whole", compiled=True)
     assert counters["stats"]["unique_graphs"] == 3
 
 
@@ -580,8 +580,8 @@ def shard_answers(tp: int, problems: list[Problem], temperature: float, chunk: i
         for problem in problems:
             rows = -(-VOCAB // tp)
             padded = torch.nn.functional.pad(problem.weight[:VOCAB], (0, 0, 0, rows * tp - VOCAB), value=50.0)
-            own = replace(problem, weight=padded[topology.tp_rank * rows : (topology.tp_rank + 1) * rows])
-            answers += [computed(own, temperature, chunk, topology.tp_group, way) for way in WAYS]
+            own = replace(problem, weight=padded[topology.tp.rank * rows : (topology.tp.rank + 1) * rows])
+            answers += [computed(own, temperature, chunk, topology.tp.group, way) for way in WAYS]
         return answers
 
 
@@ -610,9 +610,9 @@ def test_split_vocabulary(ranks: Ranks, tp: int, dtype: torch.dtype, tolerance: 
 def collectives_of_a_chunk(problem: Problem) -> list[str]:
     with process_grid(ParallelConfig(tp=2), PlatformConfig(device="cpu"), seed=1) as topology:
         rows = -(-VOCAB // 2)
-        own = replace(problem, weight=problem.weight[topology.tp_rank * rows : (topology.tp_rank + 1) * rows])
+        own = replace(problem, weight=problem.weight[topology.tp.rank * rows : (topology.tp.rank + 1) * rows])
         with Operations() as operations:
-            computed(own, 1.0, TOKENS, topology.tp_group, "token-wise")
+            computed(own, 1.0, TOKENS, topology.tp.group, "token-wise")
         return [name for name, _, _ in operations.made if name.startswith("c10d")]
 
 
@@ -642,6 +642,6 @@ def padding_shard_answer(problem: Problem, way: Way) -> Answer:
     """Ranks 0 and 1 hold 21 rows each, of which 41 count; all 21 rows of rank 2 are padding."""
     with process_grid(ParallelConfig(tp=3), PlatformConfig(device="cpu"), seed=1) as topology:
         padded = torch.nn.functional.pad(problem.weight[:VOCAB], (0, 0, 0, 3 * 21 - VOCAB), value=50.0)
-        shard = padded[topology.tp_rank * 21 : (topology.tp_rank + 1) * 21]
+        shard = padded[topology.tp.rank * 21 : (topology.tp.rank + 1) * 21]
         own = Problem(problem.hidden, shard, problem.targets, problem.upstream)
-        return computed(own, 1.0, 4, topology.tp_group, way)
+        return computed(own, 1.0, 4, topology.tp.group, way)

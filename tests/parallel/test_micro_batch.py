@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
-from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
 from aspo_megatron.parallel.model.context import context_slice
 from aspo_megatron.parallel.model.micro_batch import MicroBatch, copied
 
@@ -40,7 +40,7 @@ def test_ranks_share_the_batch(topology: Topology, cp: int) -> None:
     batch = packed()
     found: list[int] = []
     for rank in range(cp):
-        own = MicroBatch.of(batch, replace(topology, cp=cp, cp_rank=rank), token_multiple=8)
+        own = MicroBatch.of(batch, replace(topology, cp=Axis(cp, rank, topology.cp.group)), token_multiple=8)
         tokens = context_slice(batch.spans, cp, rank, 8).tokens
         real = tokens >= 0
         assert torch.equal(own.padding, ~real[None])
@@ -56,8 +56,8 @@ def test_ranks_share_the_batch(topology: Topology, cp: int) -> None:
 def test_sequence_parallel_ranks_have_their_part_of_the_padding(topology: Topology) -> None:
     batch = packed()
     parts = [
-        MicroBatch.of(batch, replace(topology, tp=2, tp_rank=rank, sequence_parallel=True), token_multiple=16).padding
-        for rank in range(2)
+        MicroBatch.of(batch, replace(topology, tp=tp, sequence_parallel=True), token_multiple=16).padding
+        for tp in (Axis(2, rank, topology.tp.group) for rank in range(2))
     ]
     whole = context_slice(batch.spans, 1, 0, 32).tokens < 0
     assert torch.equal(torch.cat(parts, dim=1), whole[None])

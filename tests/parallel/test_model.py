@@ -25,7 +25,7 @@ from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.update.objective import PlainObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, score, update
+from aspo_megatron.parallel.update.step import PassLimits, response_log_probs, update
 from distributed import Ranks, once
 
 from .layouts import FP32, LAYOUTS, MORE_LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative
@@ -108,7 +108,7 @@ def run_rank(layout: Layout, folder: Path) -> Run:
         run.numbers_read = source.numbers_read
         run.weights = hf_weights(model)
         groups = make_samples()
-        for sample, log_probs in score(model, groups, LIMITS):
+        for sample, log_probs in response_log_probs(model, groups, LIMITS):
             run.log_probs[int(sample.advantage)] = torch.from_numpy(log_probs)
         optimizer = Optimizer(model, OptimizerConfig(clip_grad=0.0), 1, ParallelConfig())
         plain = PlainObjective(objective, token_wise=False)
@@ -225,10 +225,10 @@ def test_samples_of_a_batch_do_not_meet(topology: Topology, folders: dict[str, P
     """Other tokens in one response change its own log-probs, and not a bit of any other's."""
     model = load(folders["qwen2"], topology)
     groups = make_samples()
-    before = {int(sample.advantage): values for sample, values in score(model, groups, LIMITS)}
+    before = {int(sample.advantage): values for sample, values in response_log_probs(model, groups, LIMITS)}
     changed = groups[0][3]
     changed.response_ids = (changed.response_ids + 1) % 97
-    after = {int(sample.advantage): values for sample, values in score(model, groups, LIMITS)}
+    after = {int(sample.advantage): values for sample, values in response_log_probs(model, groups, LIMITS)}
     assert {number for number in before if not np.array_equal(before[number], after[number])} == {3}
     assert (before[3] != after[3]).all()
 
@@ -245,7 +245,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
             (log_probs.sum() + entropy.sum()).backward()
         shard = model.shape.padded_vocab_size // tp
         vocab = model.shape.vocab_size
-        real = min(vocab - topology.tp_rank * shard, shard)
+        real = min(vocab - topology.tp.rank * shard, shard)
         wide = {shape for shape in allocations.shapes if {shard, real, vocab} & set(shape)}
         return wide, shard, real, len(batch.targets)
 

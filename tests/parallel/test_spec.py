@@ -117,7 +117,7 @@ def maxima_groups(parallel: ParallelConfig, folder: Path) -> tuple[list[int], li
         group = parallel_state.get_amax_reduction_group(
             with_context_parallel=True, tp_only_amax_red=config.tp_only_amax_red
         )
-        return dist.get_process_group_ranks(group), topology.ranks_of_replica(topology.dp_rank)
+        return dist.get_process_group_ranks(group), topology.ranks_of_replica(topology.dp.rank)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_sizes_that_fp8_has_no_products_for_are_refused(
 ) -> None:
     wide = {"hidden_size": 576, "num_heads": 16, "num_kv_heads": 8, "head_dim": 64, "ffn_hidden_size": 1536}
     family = replace(read_family(folders["llama"]), **(wide | sizes))
-    topology: Any = SimpleNamespace(
-        tp=parallel.tp, cp=1, pp=1, vpp=1, ep=1, etp=1, sequence_parallel=parallel.sequence_parallel
-    )
+    one = SimpleNamespace(size=1)
+    axes = {"tp": SimpleNamespace(size=parallel.tp), "cp": one, "pp": one, "ep": one, "etp": one}
+    topology: Any = SimpleNamespace(**axes, vpp=1, sequence_parallel=parallel.sequence_parallel)
     kernels = Kernels(fp8="hybrid", fp8_recipe=recipe)
     with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
         transformer_config(family, topology, ModelConfig(path=folders["llama"]), kernels)

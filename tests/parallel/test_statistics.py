@@ -43,7 +43,7 @@ def reduced(world_size: int) -> dict[str, float]:
             stats, peaks = micro_batch(topology.rank, index, tokens)
             statistics.add(stats)
             statistics.add_peaks(peaks)
-        return statistics.reduce(topology.dp_group)
+        return statistics.reduce(topology.dp.group)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -62,7 +62,7 @@ def test_means_and_peaks(ranks: Ranks, world_size: int) -> None:
 
 def empty() -> dict[str, float]:
     with process_grid(ParallelConfig(), PLATFORM, seed=1) as topology:
-        return StepStatistics().reduce(topology.dp_group)
+        return StepStatistics().reduce(topology.dp.group)
 
 
 def test_nothing_added(ranks: Ranks) -> None:

@@ -228,7 +228,7 @@ def run_rank(
                     update(
                         model,
                         optimizer,
-                        groups[topology.dp_rank :: topology.dp],
+                        groups[topology.dp.rank :: topology.dp.size],
                         PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config, setup.on_policy),
                         aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
                         PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),

@@ -14,8 +14,8 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.hardware import H100
-from aspo_megatron.simulation import text as simulated_text
 from aspo_megatron.simulation.beside_plan import compared, simulate_ranks, simulated_form
+from aspo_megatron.simulation.report import simulation_text
 from aspo_megatron.simulation.run import RankFigures, ranks_of
 
 from .conftest import ROOT
@@ -43,7 +43,7 @@ def test_figures_beside_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     family = read_family(run.model.path)
     ranks = [compared(run, family, RankFigures.from_json(rank), H100) for rank in simulated["ranks"]]
     assert [each.as_json() for each in ranks] == simulated["ranks"]
-    text = simulated_text.text(run, ranks, simulated["left_out"], H100)
+    text = simulation_text(run, ranks, simulated["left_out"], H100)
     for word in ("rank 2 of 4, stage 1, 3 micro-batches", "update: backward", "put into collectives", "locked memory"):
         assert word in text
     assert "Transformer" not in text.replace("model.kernels.layers=transformer_engine", "")

@@ -15,7 +15,6 @@ from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.programs import packed_tests
-from aspo_megatron.rewards.programs import tests as code_tests
 from aspo_megatron.rewards.programs.tests import CodeTest, read_tests
 from aspo_megatron.rewards.scorers import check
 
@@ -167,7 +166,9 @@ def test_what_is_refused_costs_no_more_than_the_bound(name, monkeypatch):
 def test_tests_are_unpacked_once_a_problem(monkeypatch):
     """Responses to two problems in turn, each of which a worker gets as a copy of its own."""
     unpacked = []
-    monkeypatch.setattr(code_tests, "unpack", lambda text: unpacked.append(text) or packed_tests.unpack(text))
+    monkeypatch.setattr(
+        "aspo_megatron.rewards.programs.tests.unpack", lambda text: unpacked.append(text) or packed_tests.unpack(text)
+    )
     texts = [packed(pickle.dumps(TEXT.replace("1", number))) for number in ("111", "112")]
     for _ in range(10):
         for number, text in zip(("111", "112"), texts, strict=True):

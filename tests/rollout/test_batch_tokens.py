@@ -9,7 +9,6 @@ import torch
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.data.samples import Sample
-from aspo_megatron.rollout.embedded import engine as embedded
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request
 
@@ -57,6 +56,6 @@ def test_a_gpu_has_memory_for_drawing_the_tokens_of_all_rows(
         def samples(self, version: int) -> list[list[Sample]]:
             return [[] for _ in self.requests]
 
-    monkeypatch.setattr(embedded, "_Rows", Rows)
+    monkeypatch.setattr("aspo_megatron.rollout.embedded.engine._Rows", Rows)
     engine.generate(ask([[1, 2, 3]] * 8, [2] * 8), SamplingConfig(max_response_tokens=4, **sampling))
     assert batches == expected

@@ -85,7 +85,7 @@ def updates(setup: Setup) -> dict[str, Figures]:
         step.update(model, optimizer, groups, objective, step.aggregation_of(config, 64), limits)
         figures["update"], (figures["update: micro-batches"],) = ledger.figures(), inside
         ledger.clear()
-        scored = list(step.score(model, groups, limits))
+        scored = list(step.response_log_probs(model, groups, limits))
         assert [sample for sample, _ in scored] == [sample for group in groups for sample in group]
         figures["pass"], (_, figures["pass: micro-batches"]) = ledger.figures(), inside
     return figures

@@ -179,28 +179,28 @@ def collectives() -> dict[str, Any]:
         topology = simulated.topology
         there, here = torch.tensor([1, 2]).cuda(), torch.tensor([5])
         gathered = torch.empty(4, dtype=torch.int64, device="cuda")
-        dist.all_gather_into_tensor(gathered, there, group=topology.tp_group)
+        dist.all_gather_into_tensor(gathered, there, group=topology.tp.group)
         parts = [torch.empty_like(here) for _ in range(4)]
         dist.all_gather(parts, here)
         objects = [None] * 4
         dist.all_gather_object(objects, "mine")
         transposed = torch.empty(3, 4, device="cuda").t()
         scattered, exchanged = torch.empty_like(there[:1]), torch.empty_like(there)
-        dist.reduce_scatter_tensor(scattered, there, group=topology.tp_group)
-        dist.all_to_all_single(exchanged, there, group=topology.tp_group)
+        dist.reduce_scatter_tensor(scattered, there, group=topology.tp.group)
+        dist.all_to_all_single(exchanged, there, group=topology.tp.group)
         too_long, short = torch.empty(7, device="cuda"), torch.empty(4, dtype=torch.int16, device="cuda")
         ledger = simulated.ledger
         ledger.clear()
-        dist.all_reduce(torch.empty(1024, device="cuda"), group=topology.dp_group)
-        dist.all_reduce(torch.empty(1024, device="cuda"), group=topology.cp_group)
+        dist.all_reduce(torch.empty(1024, device="cuda"), group=topology.dp.group)
+        dist.all_reduce(torch.empty(1024, device="cuda"), group=topology.cp.group)
         return {
-            "place": (topology.rank, topology.tp_rank, topology.dp_rank, topology.world_size),
+            "place": (topology.rank, topology.tp.rank, topology.dp.rank, topology.world_size),
             "gathered": gathered.tolist(),
             "on the CPU": [int(part) for part in parts],
             "objects": objects,
             "scattered": scattered.tolist(),
             "exchanged": exchanged.tolist(),
-            "size": _error(lambda: dist.all_gather_into_tensor(too_long, too_long[:2], group=topology.tp_group)),
+            "size": _error(lambda: dist.all_gather_into_tensor(too_long, too_long[:2], group=topology.tp.group)),
             "dtype": _error(lambda: dist.all_reduce(short)),
             "not contiguous": _error(lambda: dist.all_reduce(transposed)),
             "traffic": dict(ledger.traffic),

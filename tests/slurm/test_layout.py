@@ -12,9 +12,9 @@ from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rollout.sglang.environment import server_environment
-from aspo_megatron.slurm import job as slurm
+from aspo_megatron.slurm.job import TEMPLATE, make_job, read_template, render
 
-EXAMPLES = slurm.TEMPLATE.parents[1] / "examples"
+EXAMPLES = TEMPLATE.parents[1] / "examples"
 SMALL = "qwen3_4b/run.yaml"
 LARGE = "qwen3_30b_a3b/run.yaml"
 HETJOB = "#SBATCH hetjob"
@@ -28,8 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job_of(recipe: str, *overrides: str) -> tuple[RunConfig, list[str]]:
     """The run, and the directives of its job."""
-    job = slurm.make_job(EXAMPLES / recipe, overrides, [], None, 1)
-    script = slurm.render(job, slurm.read_template())
+    job = make_job(EXAMPLES / recipe, overrides, [], None, 1)
+    script = render(job, read_template())
     return job.run, [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH ")]
 
 
@@ -163,7 +163,7 @@ def test_ranks_and_servers_have_gpus_of_their_own(recipe: str) -> None:
 
 def test_advice_goes_before_an_option() -> None:
     with pytest.raises(ConfigError, match=r"set slurm\.nodes=1$"):
-        slurm.make_job(EXAMPLES / SMALL, [], ["slurm.nodes=2"], None, 1)
-    job = slurm.make_job(EXAMPLES / SMALL, ["slurm.nodes=1"], ["slurm.nodes=2"], None, 1)
+        make_job(EXAMPLES / SMALL, [], ["slurm.nodes=2"], None, 1)
+    job = make_job(EXAMPLES / SMALL, ["slurm.nodes=1"], ["slurm.nodes=2"], None, 1)
     assert job.run.slurm.nodes == 1
     assert load_config(EXAMPLES / SMALL, job.words[1:]).slurm.nodes == 1

@@ -11,7 +11,7 @@ from e2e.command import SETTINGS
 from aspo_megatron.cli.app import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.launch.rank import slurm_environment
-from aspo_megatron.slurm import job as slurm
+from aspo_megatron.slurm.job import TEMPLATE, make_job, read_template, render
 
 from .cluster import Cluster
 
@@ -27,8 +27,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def script_of(config: Path, *overrides: str, sweep: Path | None = None, chain: int = 1) -> str:
-    job = slurm.make_job(config, list(overrides), [], sweep, chain)
-    return slurm.render(job, slurm.read_template())
+    job = make_job(config, list(overrides), [], sweep, chain)
+    return render(job, read_template())
 
 
 def directives(script: str) -> dict[str, str]:
@@ -37,7 +37,7 @@ def directives(script: str) -> dict[str, str]:
 
 
 def test_every_script_is_valid_bash(config: Path) -> None:
-    folder = slurm.TEMPLATE.parent
+    folder = TEMPLATE.parent
     scripts = [path.read_text() for path in sorted(folder.glob("*.sbatch"))] + [script_of(config, *GPUS)]
     assert len(scripts) == 5
     for script in scripts:
@@ -157,9 +157,9 @@ def test_how_far_a_run_is(config: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_template_that_lacks_a_setting(config: Path) -> None:
-    job = slurm.make_job(config, GPUS, [], None, 1)
+    job = make_job(config, GPUS, [], None, 1)
     with pytest.raises(UserError, match="has 0 lines VENV"):
-        slurm.render(job, slurm.read_template().replace("VENV=", "ENV=").replace("$VENV", "$ENV"))
+        render(job, read_template().replace("VENV=", "ENV=").replace("$VENV", "$ENV"))
 
 
 def test_ranks_take_the_rendezvous_of_the_script() -> None:
@@ -189,8 +189,8 @@ def test_slurm_accepts_production_size(cluster: Cluster, config: Path, tmp_path:
     (tmp_path / "split.sbatch").write_text(script_of(config, "parallel.dp=24", "slurm.server_nodes=1"))
     no_limit = ["slurm.time=UNLIMITED", "slurm.log_dir=my logs", "slurm.directives=[--gres=gpu:8]"]
     (tmp_path / "no limit.sbatch").write_text(script_of(config, *GPUS, *no_limit))
-    folder = slurm.TEMPLATE.parent
-    by_hand = [[str(path)] for path in sorted(folder.glob("*.sbatch"))] + [["--nodes=4", str(slurm.TEMPLATE)]]
+    folder = TEMPLATE.parent
+    by_hand = [[str(path)] for path in sorted(folder.glob("*.sbatch"))] + [["--nodes=4", str(TEMPLATE)]]
     for argv in [["train.sbatch"], ["chain.sbatch"], ["split.sbatch"], ["no limit.sbatch"], *by_hand]:
         cluster.run("sbatch", "--test-only", *argv, "run.yaml", folder=tmp_path)
 
@@ -213,7 +213,7 @@ def test_recipe_on_one_node(cluster: Cluster, tmp_path: Path, asks: str) -> None
     (work / "env" / "bin").mkdir(parents=True)
     (work / "env" / "bin" / "aspo").write_text(SEEN)
     (work / "env" / "bin" / "aspo").chmod(0o755)
-    recipe = slurm.TEMPLATE.parents[1] / "examples" / "deepseek_r1_distill_qwen_1_5b" / "run.yaml"
+    recipe = TEMPLATE.parents[1] / "examples" / "deepseek_r1_distill_qwen_1_5b" / "run.yaml"
     directives = ["--export=NONE", "--exclude=node4", *(["--gres=gpu:8"] if asks == "--gres" else [])]
     own = [
         f"slurm.directives=[{','.join(directives)}]",

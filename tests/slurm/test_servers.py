@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2e.command import SETTINGS, RunFolder
 
-from aspo_megatron.slurm import job as slurm
+from aspo_megatron.slurm.job import TEMPLATE
 
 from .cluster import Cluster
 
@@ -62,7 +62,7 @@ def test_servers_in_the_same_job(cluster: Cluster, work: Path, directives: tuple
 def test_servers_of_another_job(cluster: Cluster, work: Path) -> None:
     (work / ".venv").symlink_to(Path(sys.prefix))
     options = ["--gpus-per-node=0", "--cpus-per-task=8", "--nodes=1"]
-    script = str(slurm.TEMPLATE.with_name("serve.sbatch"))
+    script = str(TEMPLATE.with_name("serve.sbatch"))
     serving = cluster.run("sbatch", "--parsable", *options, script, "small.yaml", folder=work).strip()
     folder = f"aspo-serve-{serving}"
     [job] = cluster.aspo_slurm(

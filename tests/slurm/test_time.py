@@ -8,7 +8,7 @@ import pytest
 from e2e.command import SETTINGS
 
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.slurm import job as slurm
+from aspo_megatron.slurm.job import make_job, read_template, render
 from aspo_megatron.slurm.time_limit import limit_seconds
 
 
@@ -19,8 +19,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def time_of(*overrides: str, options: tuple[str, ...] = ()) -> list[str]:
-    job = slurm.make_job(Path("run.yaml"), overrides, options, None, 1)
-    lines = slurm.render(job, slurm.read_template()).splitlines()
+    job = make_job(Path("run.yaml"), overrides, options, None, 1)
+    lines = render(job, read_template()).splitlines()
     return [line.partition("=")[2] for line in lines if line.startswith("#SBATCH --time=")]
 
 
@@ -99,5 +99,5 @@ def test_a_least_time_counts_as_well() -> None:
 
 def test_words_of_the_command_reach_the_ranks() -> None:
     """Else they would read the file's own, which may not fit."""
-    job = slurm.make_job(Path("run.yaml"), [], ['slurm.time="2:00:00"'], None, 1)
+    job = make_job(Path("run.yaml"), [], ['slurm.time="2:00:00"'], None, 1)
     assert job.words == ("run.yaml", 'slurm.time="2:00:00"')

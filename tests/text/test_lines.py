@@ -42,7 +42,7 @@ PLAIN: dict[str, set[str]] = {
     "metrics/record.py": {"'; '.join(told)", "failure", "name", "reason", "type(error).__name__", "where"},
     "plots/sample_file.py": {"name"},
     "simulation/beside_plan.py": {"child.rank", "figures.stage", "peak"},
-    "cli/plan.py": {"simulated_text.text(run, ranks, left_out, on)", "text.text(made)"},
+    "cli/plan.py": {"simulation_text(run, ranks, left_out, on)", "plan_text(made)"},
     "cli/plot.py": {"ends"},
     "quantize/run.py": {"asked", "texts.tokens"},
     "rollout/build.py": {"address"},

@@ -64,7 +64,7 @@ def make_config(estimator: str, **settings: Any) -> RunConfig:
 def advantages(layout: ParallelConfig, estimator: str) -> tuple[dict[tuple[int, int], float], float]:
     """Advantages of this replica's samples, and the mean KL."""
     with process_grid(layout, PLATFORM, seed=1) as topology:
-        groups = make_groups()[topology.dp_rank :: topology.dp]
+        groups = make_groups()[topology.dp.rank :: topology.dp.size]
         metrics = set_advantages([groups[:1], groups[1:]], make_config(estimator), topology)
         found = {(g[0].group, place): sample.advantage for g in groups for place, sample in enumerate(g)}
         return found, metrics["reward/kl"]

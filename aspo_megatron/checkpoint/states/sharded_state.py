@@ -155,11 +155,11 @@ def _sharded_parameters(model: PolicyModel) -> Iterator[tuple[Tensor, ShardedTen
 
 
 def _sharded_parameters_of(chunk: ModelChunk) -> Iterator[tuple[Tensor, Any]]:
-    held_of = {id(held.parameter): held for held in chunk.held()}
+    local = {id(each.parameter): each for each in chunk.local_parameters()}
     described = chunk.sharded_state_dict(metadata=dict(_SHARDING))
     for name, parameter in chunk.named_parameters():
-        held = held_of[id(parameter)]
-        keys = checkpoint_keys(held.row, held.layer, held.expert)
+        own = local[id(parameter)]
+        keys = checkpoint_keys(own.row, own.layer, own.expert)
         # Transformer Engine's layers and megatron's own differ in the name of a norm before experts.
         key = keys[0] if len(keys) == 1 else keys[0].removesuffix("_w")
         yield parameter, replace(described[name], key=key)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row
+from aspo_megatron.models.mapping import ParameterRow, each_parameter, exported
 
 
 @dataclass(frozen=True)
 class Place:
     """What a rank of the layout writes: the shard `rank` of `ranks` of a row's parameter."""
 
-    row: Row
+    row: ParameterRow
     layer: int
     expert: int
     ranks: int
@@ -24,7 +24,6 @@ class Place:
 def places_by_rank(family: Family, parallel: ParallelConfig) -> Iterator[tuple[int, list[Place]]]:
     """What each rank of the layout writes, ranks counted as megatron does: tp fastest, then dp, then pp."""
     tp, ep, etp = parallel.tp, parallel.ep, parallel.expert_tp
-    shape = family.shape(tp)
     each_stage = tp * parallel.dp
     stages = family.stage_layers(parallel)
     first_layer = [sum(stages[:number]) for number in range(len(stages))]
@@ -34,20 +33,12 @@ def places_by_rank(family: Family, parallel: ParallelConfig) -> Iterator[tuple[i
         layers = [first_layer[stage] + layer for stage in own for layer in range(stages[stage])]
         for number in range(each_stage):
             places = []
-            for row in family.rows:
-                if row.copy or not row.only_if(shape):
-                    continue
-                if row.per_expert:
-                    if number >= ep * etp:
-                        continue
-                    held = range(number // etp * experts_each, (number // etp + 1) * experts_each)
-                    ranks, rank = etp, number % etp
-                else:
-                    held, ranks, rank = range(1), tp, number
+            first = number // etp * experts_each
+            experts = range(first, first + experts_each if number < ep * etp else first)
+            for row, layer, expert in each_parameter(exported(family.rows), layers, experts):
+                ranks, rank = (etp, number % etp) if row.per_expert else (tp, number)
                 if rank >= ranks or (row.dim is None and rank):
                     continue  # another rank has the same, and writes it
-                if row.per_layer:
-                    places += [Place(row, layer, expert, ranks, rank) for layer in layers for expert in held]
-                elif pp_rank == (0 if row.megatron.startswith("embedding") else parallel.pp - 1):
-                    places.append(Place(row, 0, 0, ranks, rank))
+                if row.per_layer or pp_rank == (0 if row.megatron.startswith("embedding") else parallel.pp - 1):
+                    places.append(Place(row, layer, expert, ranks, rank))
             yield pp_rank * each_stage + number, sorted(places, key=lambda place: place.layer)

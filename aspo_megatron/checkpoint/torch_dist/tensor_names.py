@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row
+from aspo_megatron.models.mapping import ParameterRow, each_parameter, exported
 
 OPTIMIZER = "optimizer.state"
 """The optimizer's NAME (such as exp_avg) of the weight KEY is the tensor OPTIMIZER.NAME.KEY."""
@@ -17,7 +17,7 @@ _FUSED_NORMS = {
 """megatron names a norm as Transformer Engine does, which computes it with the layer that follows."""
 
 
-def checkpoint_keys(row: Row, layer: int, expert: int) -> tuple[str, ...]:
+def checkpoint_keys(row: ParameterRow, layer: int, expert: int) -> tuple[str, ...]:
     """The tensors that hold a row's parameter; two where gate and up, one after the other in it, are kept apart.
 
     A tied output layer has the name of the embedding that it is a copy of.
@@ -32,10 +32,6 @@ def checkpoint_keys(row: Row, layer: int, expert: int) -> tuple[str, ...]:
 
 def all_keys(family: Family) -> Iterator[str]:
     """The tensors that hold a model's weights."""
-    shape = family.shape(tp=1)
-    for row in family.rows:
-        if row.copy or not row.only_if(shape):
-            continue
-        for layer in range(family.num_layers if row.per_layer else 1):
-            for expert in range(family.num_experts if row.per_expert else 1):
-                yield from checkpoint_keys(row, layer, expert)
+    layers, experts = range(family.num_layers), range(family.num_experts)
+    for row, layer, expert in each_parameter(exported(family.rows), layers, experts):
+        yield from checkpoint_keys(row, layer, expert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aspo_megatron.models.architecture import Architecture
 from aspo_megatron.models.mapping import gate_up, qkv, replicated, row_parallel, vocab
 
 HF = "model.layers.{layer}."
@@ -9,9 +10,9 @@ MEGATRON = "decoder.layers.{layer}."
 
 EMBEDDINGS = (
     vocab("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
-    vocab("output_layer.weight", "lm_head.weight", only_if=lambda shape: not shape.tied_embeddings),
+    vocab("output_layer.weight", "lm_head.weight", tied=False),
     # With tied embeddings the last pipeline stage holds a second copy of them.
-    vocab("output_layer.weight", "model.embed_tokens.weight", only_if=lambda shape: shape.tied_embeddings, copy=True),
+    vocab("output_layer.weight", "model.embed_tokens.weight", tied=True, copy=True),
 )
 ATTENTION = (
     replicated(
@@ -46,4 +47,4 @@ FEED_FORWARD = (
 )
 FINAL_NORM = (replicated("decoder.final_layernorm.weight", "model.norm.weight", lambda shape: (shape.hidden_size,)),)
 
-ROWS = (*EMBEDDINGS, *ATTENTION, *FEED_FORWARD, *FINAL_NORM)
+FAMILY = Architecture(model_types=("llama",), rows=(*EMBEDDINGS, *ATTENTION, *FEED_FORWARD, *FINAL_NORM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aspo_megatron.models.architecture import Architecture
 from aspo_megatron.models.families import llama
 from aspo_megatron.models.families.llama import HF, MEGATRON
 from aspo_megatron.models.mapping import replicated
@@ -14,4 +15,4 @@ HEAD_NORMS = tuple(
     )
     for letter in "qk"
 )
-ROWS = (*llama.ROWS, *HEAD_NORMS)
+FAMILY = Architecture(model_types=("qwen3",), rows=(*llama.FAMILY.rows, *HEAD_NORMS), qk_norm=True)

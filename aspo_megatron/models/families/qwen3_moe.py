@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aspo_megatron.models.architecture import Architecture
 from aspo_megatron.models.families import llama
 from aspo_megatron.models.families.llama import HF, MEGATRON
 from aspo_megatron.models.families.qwen3 import HEAD_NORMS
@@ -28,4 +29,9 @@ EXPERTS = (
     ),
     row_parallel(_EXPERT + "linear_fc2.weight", _HF_EXPERT + "down_proj.weight", lambda shape: shape.expert_ffn_size),
 )
-ROWS = (*llama.EMBEDDINGS, *llama.ATTENTION, *HEAD_NORMS, *EXPERTS, *llama.FINAL_NORM)
+FAMILY = Architecture(
+    model_types=("qwen3_moe",),
+    rows=(*llama.EMBEDDINGS, *llama.ATTENTION, *HEAD_NORMS, *EXPERTS, *llama.FINAL_NORM),
+    qk_norm=True,
+    experts=True,
+)

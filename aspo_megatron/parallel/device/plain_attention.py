@@ -10,7 +10,7 @@ QUERY_CHUNK = 512
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of a batch of blocks and its log-sum-exp, as `platform.attend` with heads before tokens.
+    """Attention of a batch of blocks and its log-sum-exp, as `attention_kernels.attend` with heads before tokens.
 
     q is [n, heads, queries, d], k and v are [n, kv heads, keys, d]; gives [n, heads, queries, d] and
     [n, heads, queries] in fp32 (fp64 for fp64).
@@ -28,7 +28,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) 
 def attend_plainly_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v in their shapes, as `platform.attend_backward` with heads before tokens."""
+    """Gradients of q, k and v in their shapes, as `attention_kernels.attend_backward` with heads before tokens."""
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for start in range(0, q.size(2), QUERY_CHUNK):
         part = slice(start, start + QUERY_CHUNK)

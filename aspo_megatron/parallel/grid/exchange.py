@@ -96,7 +96,7 @@ def to_replicas(
     batches = range(max([planned, *(number // groups_per_batch + 1 for number in sizes)]))
     for batch in batches:
         members = sorted(number for number in sizes if number // groups_per_batch == batch)
-        replica_of |= zip(members, balance([sizes[number] for number in members], topology.dp), strict=True)
+        replica_of |= zip(members, balance([sizes[number] for number in members], topology.dp.size), strict=True)
     outgoing: list[list[Sequence[Sample]]] = [[] for _ in range(topology.world_size)]
     for group in groups:
         for rank in topology.ranks_of_replica(replica_of[group[0].group]):

@@ -1,4 +1,4 @@
-"""The process grid of one rank: its coordinates on the mesh and its groups, as plain attributes."""
+"""The process grid of one rank: its place on each axis of the mesh, and the groups of ranks along them."""
 
 from __future__ import annotations
 
@@ -19,34 +19,43 @@ from aspo_megatron.parallel.grid.watch import watched
 
 
 @dataclass(frozen=True)
-class Topology:
-    """Where this rank stands. `world` spans all ranks; `is_leader` is true on rank 0 alone.
+class Axis:
+    """One axis of the mesh, as a rank sees it.
 
-    `whereabouts` is told what this rank does, so that others can say so if it hangs.
+    Attributes:
+        size: number of ranks along the axis.
+        rank: this rank's number among them, from 0.
+        group: the process group of these ranks.
+    """
+
+    size: int
+    rank: int
+    group: dist.ProcessGroup
+
+    @classmethod
+    def of(cls, group: dist.ProcessGroup) -> Axis:
+        """The axis along which the ranks of `group` lie."""
+        return cls(group.size(), group.rank(), group)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """This rank's place on the mesh. `rank` and `world_size` count all ranks.
+
+    `ep` and `etp` split experts, over the ranks of the other axes. `vpp` is no axis: the number of virtual stages on
+    each pipeline rank. `whereabouts` is told what this rank does, so that others can say so if it hangs.
     """
 
     platform: Platform
     rank: int
     world_size: int
-    tp: int
-    tp_rank: int
-    tp_group: dist.ProcessGroup
-    cp: int
-    cp_rank: int
-    cp_group: dist.ProcessGroup
-    pp: int
-    pp_rank: int
-    pp_group: dist.ProcessGroup
+    tp: Axis
+    cp: Axis
+    pp: Axis
     vpp: int
-    dp: int
-    dp_rank: int
-    dp_group: dist.ProcessGroup
-    ep: int
-    ep_rank: int
-    ep_group: dist.ProcessGroup
-    etp: int
-    etp_rank: int
-    etp_group: dist.ProcessGroup
+    dp: Axis
+    ep: Axis
+    etp: Axis
     sequence_parallel: bool
     parallel: ParallelConfig
     whereabouts: Whereabouts = field(default_factory=Whereabouts)
@@ -58,18 +67,18 @@ class Topology:
 
     def ranks_of_replica(self, dp_rank: int) -> list[int]:
         """World ranks that hold data-parallel replica `dp_rank`: megatron numbers tp fastest, then cp, dp, pp."""
-        size = self.tp * self.cp
-        stages = range(0, self.world_size, size * self.dp)
+        size = self.tp.size * self.cp.size
+        stages = range(0, self.world_size, size * self.dp.size)
         return [stage + dp_rank * size + rank for stage in stages for rank in range(size)]
 
     @property
     def is_last_stage(self) -> bool:
         """True where the pipeline ends: this rank computes log-probs and the loss."""
-        return self.pp_rank == self.pp - 1
+        return self.pp.rank == self.pp.size - 1
 
     def stage_rank(self, stage: int) -> int:
         """World rank of pipeline stage `stage` among the stages that this rank belongs to."""
-        return dist.get_global_rank(self.pp_group, stage)
+        return dist.get_global_rank(self.pp.group, stage)
 
 
 @contextmanager
@@ -128,25 +137,13 @@ def build_grid(parallel: ParallelConfig, platform: Platform, timeout_minutes: fl
         platform=platform,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
-        tp=parallel.tp,
-        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-        tp_group=parallel_state.get_tensor_model_parallel_group(),
-        cp=parallel.cp,
-        cp_rank=parallel_state.get_context_parallel_rank(),
-        cp_group=parallel_state.get_context_parallel_group(),
-        pp=parallel.pp,
-        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
-        pp_group=parallel_state.get_pipeline_model_parallel_group(),
+        tp=Axis.of(parallel_state.get_tensor_model_parallel_group()),
+        cp=Axis.of(parallel_state.get_context_parallel_group()),
+        pp=Axis.of(parallel_state.get_pipeline_model_parallel_group()),
         vpp=parallel.vpp,
-        dp=parallel.dp,
-        dp_rank=parallel_state.get_data_parallel_rank(),
-        dp_group=parallel_state.get_data_parallel_group(),
-        ep=parallel.ep,
-        ep_rank=parallel_state.get_expert_model_parallel_rank(),
-        ep_group=parallel_state.get_expert_model_parallel_group(),
-        etp=parallel.expert_tp,
-        etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
-        etp_group=parallel_state.get_expert_tensor_parallel_group(),
+        dp=Axis.of(parallel_state.get_data_parallel_group()),
+        ep=Axis.of(parallel_state.get_expert_model_parallel_group()),
+        etp=Axis.of(parallel_state.get_expert_tensor_parallel_group()),
         sequence_parallel=parallel.sequence_parallel,
         parallel=parallel,
     )

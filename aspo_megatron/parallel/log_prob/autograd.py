@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aspo_megatron.parallel.log_prob.checks import expect_targets_within, expect_unscaled
-from aspo_megatron.parallel.log_prob.gradient import Upstream, add_gradients
+from aspo_megatron.parallel.log_prob.logit_gradient import Upstream, add_gradients
 from aspo_megatron.parallel.log_prob.vocabulary import (
     VocabularyShard,
     Workspace,
@@ -126,21 +126,12 @@ def token_objective(
     expect_targets_within(targets, vocab_size)
     recording = torch.is_grad_enabled()
     grad_hidden = torch.empty_like(hidden) if recording and hidden.requires_grad else None
-    grad_weight = weight_grad
-    if not (recording and weight.requires_grad):
-        grad_weight = None
-    elif weight_grad is None:
-        grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight))
+    grad_weight = None
+    if recording and weight.requires_grad:
+        grad_weight = weight_grad if weight_grad is not None else _zeros_for_sum(weight)
+    shard = VocabularyShard.of(weight, vocab_size, tp_group, temperature, compiled)
     with torch.no_grad():
-        log_probs, entropy = _objective_chunks(
-            hidden,
-            targets,
-            derivative,
-            VocabularyShard.of(weight, vocab_size, tp_group, temperature, compiled),
-            chunk,
-            grad_hidden,
-            grad_weight,
-        )
+        log_probs, entropy = _objective_chunks(hidden, targets, derivative, shard, chunk, grad_hidden, grad_weight)
         returned = None if grad_weight is None or weight_grad is not None else grad_weight.to(weight.dtype)
     # A weight whose gradient is made is kept out of the graph: there, None for it would pass as announcing it.
     anchor: Tensor = _Anchor.apply(  # type: ignore[no-untyped-call]
@@ -253,10 +244,7 @@ class _TokenLogProbs(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None  # it is overwritten: a second backward computes it again
         space = kept[0] if kept is not None else Workspace(shard, ctx.size)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            # Added up in fp32 even for bf16 weights: a sum of many small terms.
-            grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight))
+        grad_weight = _zeros_for_sum(weight) if ctx.needs_input_grad[1] else None
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropy)
         for part in reversed(list(_chunks(len(targets), ctx.size))):
@@ -282,6 +270,11 @@ class _TokenLogProbs(torch.autograd.Function):
             dist.all_reduce(grad_hidden, group=shard.group)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None
+
+
+def _zeros_for_sum(weight: Tensor) -> Tensor:
+    """For the weight's gradient, which is added up in fp32 even for bf16 weights: a sum of many small terms."""
+    return torch.zeros_like(weight, dtype=accumulation_dtype(weight))
 
 
 def _per_token(hidden: Tensor, count: int) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aspo_megatron.parallel.log_prob.kernels import CompiledKernels, Kernels, TiledKernels
+from aspo_megatron.parallel.log_prob.chunk_kernels import ChunkKernels, CompiledKernels, TiledKernels
 
 BLOCK_ROWS = 2 << 10
 """Vocabulary rows at a time, where 16-bit weights take a detour through fp32: on a CPU."""
@@ -111,7 +111,7 @@ class Workspace:
         self.short = weight.new_empty((chunk, shard.rows)) if needs_short_copy(weight) else None
         traits = DeviceTraits.of(weight)
         if shard.compiled and chunk >= traits.compiled_tokens:
-            self.kernels: Kernels = CompiledKernels()
+            self.kernels: ChunkKernels = CompiledKernels()
             return
         size = traits.tile_bytes * (torch.get_num_threads() if weight.device.type == "cpu" else 1)
         tile = min(max(size // (rows * dtype.itemsize), 1), max(chunk, 1))

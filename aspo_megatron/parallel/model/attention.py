@@ -22,7 +22,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from aspo_megatron.parallel.device.platform import attend, attend_backward
+from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from aspo_megatron.parallel.model.context import ContextSlice, runs_of
 
 

@@ -16,7 +16,7 @@ from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.hf_config import inverse_frequencies
-from aspo_megatron.models.mapping import Row
+from aspo_megatron.models.mapping import ParameterRow, each_parameter
 from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
@@ -32,11 +32,11 @@ d entropy or None for zero."""
 
 
 @dataclass(frozen=True)
-class Held:
+class LocalParameter:
     """A parameter, or a shard of it, that this rank holds; `layer` and `expert` count over the whole model."""
 
     parameter: Tensor
-    row: Row
+    row: ParameterRow
     layer: int
     expert: int
 
@@ -50,9 +50,9 @@ class ModelChunk(GPTModel):
         self.family = family
         self._kernels = kernels
         self.topology = topology
-        self.shape = family.shape(topology.tp)
-        self.is_first = topology.pp_rank == 0 and virtual_stage == 0
-        self.is_last = topology.pp_rank == topology.pp - 1 and virtual_stage == topology.vpp - 1
+        self.shape = family.shape(topology.tp.size)
+        self.is_first = topology.pp.rank == 0 and virtual_stage == 0
+        self.is_last = topology.pp.rank == topology.pp.size - 1 and virtual_stage == topology.vpp - 1
         super().__init__(
             config=config,
             transformer_layer_spec=layer_spec(family, kernels),
@@ -65,17 +65,17 @@ class ModelChunk(GPTModel):
             position_embedding_type="none",  # `_rotary` gives each packed token's angles
             vp_stage=virtual_stage if topology.vpp > 1 else None,
         )
-        for held in self.held():
-            if held.row.dim is not None:
+        for local in self.local_parameters():
+            if local.row.dim is not None:
                 # megatron marks shards as it draws their first values, which are loaded here. Unmarked ones would pass
                 # for copies, of which the gradient norm counts that of tp rank 0 alone.
-                held.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
-                held.parameter.partition_dim = held.row.dim  # type: ignore[attr-defined]
-            if held.row.per_expert and (topology.ep > 1 or topology.etp != topology.tp):
+                local.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+                local.parameter.partition_dim = local.row.dim  # type: ignore[attr-defined]
+            if local.row.per_expert and (topology.ep.size > 1 or topology.etp.size != topology.tp.size):
                 # megatron marks experts only where ep > 1, and would sum the others' gradients over the ranks that
                 # share the dense layers. Who has a copy of an expert depends on etp as well. Where these are the same
                 # ranks, experts stay with the rest: with buffers and a norm of their own, an update waits once more.
-                held.parameter.allreduce = False  # type: ignore[attr-defined]
+                local.parameter.allreduce = False  # type: ignore[attr-defined]
         self.inv_freq = inverse_frequencies(family).to(topology.platform.device)
 
     def forward(
@@ -96,12 +96,12 @@ class ModelChunk(GPTModel):
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         hidden = take(hidden.squeeze(1), micro_batch.predictors)
         own = micro_batch.scored
-        tied = self.shape.tied_embeddings
+        tied = self.family.tied_embeddings
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
         options: dict[str, Any] = {
             "temperature": temperature,
             "vocab_size": self.shape.vocab_size,
-            "tp_group": topology.tp_group,
+            "tp_group": topology.tp.group,
             "chunk": chunk or chunk_for(weight),
             "compiled": self._kernels.compiled_log_prob,
         }
@@ -118,10 +118,10 @@ class ModelChunk(GPTModel):
 
     def _on_all_cp_ranks(self, values: tuple[Tensor, Tensor], micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Losses may need whole responses: all cp ranks go on with all tokens."""
-        if self.topology.cp == 1:
+        if self.topology.cp.size == 1:
             return values
         size = len(micro_batch.batch.targets)
-        log_probs, entropy = spread(values, micro_batch.mine, size, self.topology.cp_group)
+        log_probs, entropy = spread(values, micro_batch.mine, size, self.topology.cp.group)
         return log_probs, entropy
 
     def hidden_states(self, micro_batch: MicroBatch) -> Tensor:
@@ -136,7 +136,7 @@ class ModelChunk(GPTModel):
         )
         return hidden
 
-    def held(self) -> Iterator[Held]:
+    def local_parameters(self) -> Iterator[LocalParameter]:
         """Every parameter of this chunk with its row.
 
         Raises:
@@ -145,19 +145,14 @@ class ModelChunk(GPTModel):
         topology = self.topology
         engine, grouped = self._kernels.transformer_engine, self._kernels.grouped_gemm
         parameters = dict(self.named_parameters())
-        experts = self.shape.num_experts // topology.ep
-        for row in self.family.rows:
-            if not row.only_if(self.shape):
-                continue
-            if not row.per_layer:
-                name = row.megatron_name(0, 0, engine, grouped)
-                if name in parameters:
-                    yield Held(parameters.pop(name), row, 0, 0)
-                continue
-            for index, layer in enumerate(self.decoder.layers):
-                for expert in range(experts if row.per_expert else 1):
-                    parameter = parameters.pop(row.megatron_name(index, expert, engine, grouped))
-                    yield Held(parameter, row, layer.layer_number - 1, topology.ep_rank * experts + expert)
+        experts = self.shape.num_experts // topology.ep.size
+        layers = [layer.layer_number - 1 for layer in self.decoder.layers]
+        for row, index, number in each_parameter(self.family.rows, range(len(layers)), range(experts)):
+            name = row.megatron_name(index, number, engine, grouped)
+            if row.per_layer or name in parameters:  # other stages have embeddings, final norm and output layer
+                layer = layers[index] if row.per_layer else 0
+                expert = topology.ep.rank * experts + number if row.per_expert else 0
+                yield LocalParameter(parameters.pop(name), row, layer, expert)
         if parameters:
             raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import Row, export_tensors
+from aspo_megatron.models.mapping import ParameterRow, export_tensors
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.parallel.model.chunk import Held
+from aspo_megatron.parallel.model.chunk import LocalParameter
 
 BUCKET_BYTES = 256 << 20
 
@@ -52,30 +52,30 @@ class Exporter:
 
         At its peak a rank has the bucket, its own shards of it, and one tensor in its final form.
         """
-        self._rows, self._shape = family.rows, family.shape(topology.tp)
+        self._rows, self._shape = family.rows, family.shape(topology.tp.size)
         self._topology, self._limit = topology, bucket_bytes
         self._rooms: dict[str, Tensor] = {}
 
-    def tensors(self, held: Iterable[Held], take: Take) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, parameters: Iterable[LocalParameter], take: Take) -> Iterator[tuple[str, Tensor]]:
         """By name, whole on every rank, of what the pipeline stages hold in one virtual stage.
 
         Args:
-            held: what this rank holds there.
+            parameters: those of this rank there.
             take: what to export of each parameter, in its shape.
         """
         topology = self._topology
         numbers = {row: number for number, row in enumerate(self._rows)}
-        mine = [entry for entry in held if not entry.row.copy]
-        for stage in range(topology.pp):
-            here = stage == topology.pp_rank
+        mine = [entry for entry in parameters if not entry.row.copy]
+        for stage in range(topology.pp.size):
+            here = stage == topology.pp.rank
             shards = [take(entry.parameter) for entry in mine] if here else []
             parts = [
                 _Part(numbers[entry.row], entry.layer, entry.expert, shard.shape, shard.dtype)
                 for entry, shard in zip(mine if here else (), shards, strict=True)
             ]
-            if topology.pp > 1:
+            if topology.pp.size > 1:
                 coming = [parts]
-                dist.broadcast_object_list(coming, src=topology.stage_rank(stage), group=topology.pp_group)
+                dist.broadcast_object_list(coming, src=topology.stage_rank(stage), group=topology.pp.group)
                 parts = coming[0]
             for bucket in self._buckets(parts):
                 yield from self._whole([parts[i] for i in bucket], [shards[i] for i in bucket] if here else None, stage)
@@ -98,11 +98,11 @@ class Exporter:
                 size += nbytes
             yield bucket
 
-    def _copies(self, row: Row) -> int:
+    def _copies(self, row: ParameterRow) -> int:
         """How many shards of a part's size are gathered for it."""
-        return self._split(row)[0] * (self._topology.ep if row.per_expert else 1)
+        return self._split(row)[0] * (self._topology.ep.size if row.per_expert else 1)
 
-    def _split(self, row: Row) -> tuple[int, dist.ProcessGroup]:
+    def _split(self, row: ParameterRow) -> tuple[int, dist.ProcessGroup]:
         ranks, _, group = split_over(row, self._topology)
         return ranks if row.dim is not None else 1, group
 
@@ -111,18 +111,18 @@ class Exporter:
         topology = self._topology
         row = self._rows[parts[0].row]
         ranks, group = self._split(row)
-        expert_ranks = topology.ep if row.per_expert else 1
-        if shards is not None and topology.pp == ranks == expert_ranks == 1:
+        expert_ranks = topology.ep.size if row.per_expert else 1
+        if shards is not None and topology.pp.size == ranks == expert_ranks == 1:
             for part, shard in zip(parts, shards, strict=True):
                 yield from self._named(part, [[shard]])
             return
         flat = self._room("shards", sum(part.shape.numel() for part in parts), parts[0].dtype)
         if shards is not None:
             torch.cat([shard.reshape(-1) for shard in shards], out=flat)
-        if topology.pp > 1:
-            dist.broadcast(flat, src=topology.stage_rank(stage), group=topology.pp_group)
+        if topology.pp.size > 1:
+            dist.broadcast(flat, src=topology.stage_rank(stage), group=topology.pp.group)
         every = self._all_gather("tp", flat[None], group, ranks)
-        every = self._all_gather("ep", every, topology.ep_group, expert_ranks)
+        every = self._all_gather("ep", every, topology.ep.group, expert_ranks)
         start = 0
         for part in parts:
             stop = start + part.shape.numel()
@@ -160,12 +160,12 @@ class Exporter:
         """The experts whose parameter the ranks of the ep group hold in this place, in the order of the ranks."""
         if not self._rows[part.row].per_expert:
             return (part.expert,)
-        each = self._shape.num_experts // self._topology.ep
+        each = self._shape.num_experts // self._topology.ep.size
         return range(part.expert % each, self._shape.num_experts, each)
 
 
-def split_over(row: Row, topology: Topology) -> tuple[int, int, dist.ProcessGroup]:
+def split_over(row: ParameterRow, topology: Topology) -> tuple[int, int, dist.ProcessGroup]:
     """How many ranks share a parameter of `row`, this rank's number among them, and their group."""
     if row.per_expert:
-        return topology.etp, topology.etp_rank, topology.etp_group
-    return topology.tp, topology.tp_rank, topology.tp_group
+        return topology.etp.size, topology.etp.rank, topology.etp.group
+    return topology.tp.size, topology.tp.rank, topology.tp.group

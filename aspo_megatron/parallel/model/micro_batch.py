@@ -51,16 +51,16 @@ class MicroBatch:
     @classmethod
     def of(cls, batch: PackedBatch, topology: Topology, token_multiple: int) -> MicroBatch:
         """This rank's share of `batch`, which is on the CPU; kernels want T_local divisible by `token_multiple`."""
-        multiple = token_multiple * (topology.tp if topology.sequence_parallel else 1)
-        own = context_slice(batch.spans, topology.cp, topology.cp_rank, multiple)
+        multiple = token_multiple * (topology.tp.size if topology.sequence_parallel else 1)
+        own = context_slice(batch.spans, topology.cp.size, topology.cp.rank, multiple)
         mine, local = own.locate(batch.predictors)
         tokens = own.tokens.clamp(min=0)
         padding = own.tokens < 0
         if topology.sequence_parallel:
-            padding = padding.chunk(topology.tp)[topology.tp_rank]
+            padding = padding.chunk(topology.tp.size)[topology.tp.rank]
         return cls(
             batch=batch,
-            scored=batch if topology.cp == 1 else batch.of_tokens(mine),
+            scored=batch if topology.cp.size == 1 else batch.of_tokens(mine),
             mine=mine,
             predictors=TokenRows.of(local, len(tokens)),
             input_ids=batch.input_ids[tokens] if batch.num_tokens else torch.zeros_like(tokens),

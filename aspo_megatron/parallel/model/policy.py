@@ -29,7 +29,7 @@ class PolicyModel(torch.nn.Module):
         self.settings = settings
         self.kernels = choose_kernels(settings.kernels, topology.platform.machine, experts=family.num_experts > 0)
         self.config = transformer_config(family, topology, settings, self.kernels)
-        self.shape = family.shape(topology.tp)
+        self.shape = family.shape(topology.tp.size)
         self._chunks = torch.nn.ModuleList(
             ModelChunk(family, topology, self.config, stage, self.kernels) for stage in range(topology.vpp)
         )
@@ -45,17 +45,17 @@ class PolicyModel(torch.nn.Module):
         Raises:
             CheckpointError: if a tensor is missing or its shape is another; names it.
         """
-        for held in (held for chunk in self.chunks for held in chunk.held()):
-            names = held.row.hf_names(held.layer, held.expert)
-            ranks, rank, _ = split_over(held.row, self.topology)
-            shard = import_shard(held.row, names, source, self.shape, ranks, rank)
-            if shard.shape != held.parameter.shape:
+        for local in (local for chunk in self.chunks for local in chunk.local_parameters()):
+            names = local.row.hf_names(local.layer, local.expert)
+            ranks, rank, _ = split_over(local.row, self.topology)
+            shard = import_shard(local.row, names, source, self.shape, ranks, rank)
+            if shard.shape != local.parameter.shape:
                 raise CheckpointError(
                     f"{' + '.join(names)}: gives shape {list(shard.shape)}, "
-                    f"config.json asks for {list(held.parameter.shape)}"
+                    f"config.json asks for {list(local.parameter.shape)}"
                 )
             with torch.no_grad():
-                held.parameter.copy_(shard)
+                local.parameter.copy_(shard)
 
     @torch.no_grad()
     def copy(self) -> PolicyModel:
@@ -77,7 +77,7 @@ class PolicyModel(torch.nn.Module):
         """
         exporter = Exporter(self.family, self.topology, bucket_bytes)
         for chunk in self.chunks:
-            yield from exporter.tensors(chunk.held(), take)
+            yield from exporter.tensors(chunk.local_parameters(), take)
 
 
 def build_model(family: Family, topology: Topology, settings: ModelConfig, source: TensorSource) -> PolicyModel:

@@ -94,21 +94,12 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        tensor_model_parallel_size=topology.tp,
-        context_parallel_size=topology.cp,
-        pipeline_model_parallel_size=topology.pp,
-        virtual_pipeline_model_parallel_size=topology.vpp if topology.vpp > 1 else None,
-        pipeline_model_parallel_layout=_pipeline_layout(family, topology) if topology.pp > 1 else None,
-        overlap_p2p_comm=topology.vpp > 1,
-        batch_p2p_comm=topology.vpp == 1,
-        # megatron would wait for the whole GPU after each message, for a fault that PyTorch once had.
-        batch_p2p_sync=False,
+        **_layout_options(family, topology),
         # Micro-batches differ in length; megatron then asks for this dispatcher, for dense models too.
-        variable_seq_lengths=topology.pp > 1,
+        variable_seq_lengths=topology.pp.size > 1,
         moe_token_dispatcher_type="alltoall",
         **(_expert_options(family, topology, kernels) if family.num_experts else {}),
         **_RECOMPUTE[settings.recompute](family),
-        sequence_parallel=topology.sequence_parallel,
         # Weights are loaded, not drawn.
         perform_initialization=False,
         use_cpu_initialization=True,
@@ -127,12 +118,28 @@ def transformer_config(
     )
 
 
+def _layout_options(family: Family, topology: Topology) -> dict[str, Any]:
+    """How the model is split over ranks, and how its stages send each other hidden states."""
+    return {
+        "tensor_model_parallel_size": topology.tp.size,
+        "sequence_parallel": topology.sequence_parallel,
+        "context_parallel_size": topology.cp.size,
+        "pipeline_model_parallel_size": topology.pp.size,
+        "virtual_pipeline_model_parallel_size": topology.vpp if topology.vpp > 1 else None,
+        "pipeline_model_parallel_layout": _pipeline_layout(family, topology) if topology.pp.size > 1 else None,
+        "overlap_p2p_comm": topology.vpp > 1,
+        "batch_p2p_comm": topology.vpp == 1,
+        # megatron would wait for the whole GPU after each message, for a fault that PyTorch once had.
+        "batch_p2p_sync": False,
+    }
+
+
 def _check_fp8_sizes(family: Family, topology: Topology, recipe: str) -> None:
     """What Transformer Engine asserts: 16 numbers (`mxfp8`: 32) at a time; whole blocks where it gathers tokens."""
     multiple = 32 if recipe == "mxfp8" else 16
     gathered = 128 if recipe == "blockwise" and topology.sequence_parallel else multiple
     heads = family.num_heads + 2 * family.num_kv_heads
-    tp, etp = topology.tp, topology.etp
+    tp, etp = topology.tp.size, topology.etp.size
     sizes = [
         ("hidden_size", family.hidden_size, gathered),
         (f"the heads' width over tp={tp}", family.num_heads * family.head_dim // tp, multiple),
@@ -179,8 +186,8 @@ def _expert_options(family: Family, topology: Topology, kernels: Kernels) -> dic
         "moe_permute_fusion": kernels.expert_fusion,
         "moe_router_fusion": kernels.expert_fusion,
         "moe_router_padding_for_quantization": kernels.fp8 is not None,
-        "expert_model_parallel_size": topology.ep,
-        "expert_tensor_parallel_size": topology.etp,
+        "expert_model_parallel_size": topology.ep.size,
+        "expert_tensor_parallel_size": topology.etp.size,
     }
 
 

@@ -27,10 +27,10 @@ class StageMessages(P2PCommunicator):
     """megatron's messages between stages for one run of its schedule, without those about shapes."""
 
     def __init__(self, topology: Topology, config: TransformerConfig, batches: Sequence[MicroBatch]) -> None:
-        super().__init__(pp_group=topology.pp_group, config=config)
+        super().__init__(pp_group=topology.pp.group, config=config)
         shapes = [(batch.padding.size(1), 1, config.hidden_size) for batch in batches]
         # The first virtual stage of all receives nothing in forward, the last one nothing in backward.
-        self._forward = _in_order(shapes, topology, without_first_chunk=topology.pp_rank == 0)
+        self._forward = _in_order(shapes, topology, without_first_chunk=topology.pp.rank == 0)
         self._backward = _in_order(shapes, topology, without_first_chunk=topology.is_last_stage)
 
     def _communicate_shapes(
@@ -41,7 +41,7 @@ class StageMessages(P2PCommunicator):
 
 def stage_messages(topology: Topology, config: TransformerConfig, batches: Sequence[MicroBatch]) -> dict[str, Any]:
     """Arguments of megatron's schedule for these micro-batches; none without a pipeline."""
-    if topology.pp == 1:
+    if topology.pp.size == 1:
         return {}
     groups = ProcessGroupCollection.use_mpu_process_groups(_GROUPS_OF_A_SCHEDULE)
     return {"p2p_communicator": StageMessages(topology, config, batches), "pg_collection": groups}
@@ -49,6 +49,6 @@ def stage_messages(topology: Topology, config: TransformerConfig, batches: Seque
 
 def _in_order(shapes: Sequence[Shape], topology: Topology, *, without_first_chunk: bool) -> Iterator[Shape]:
     """Shapes in the order in which a stage receives: that of the schedule, the same in both directions."""
-    for number, chunk in get_schedule_table(len(shapes), topology.vpp, topology.pp):
+    for number, chunk in get_schedule_table(len(shapes), topology.vpp, topology.pp.size):
         if chunk or not without_first_chunk:
             yield shapes[number]

@@ -10,7 +10,7 @@ from aspo_megatron.config import OptimizerConfig
 
 
 class Schedule:
-    """megatron's course of rates, and where the run stands in it.
+    """megatron's course of rates, and how many updates of it are done.
 
     Of n updates, w of them warm-up, number k (from 1) has the rate lr * k / w in the warm-up, and after it
     min_lr + (lr - min_lr) * f((k - w) / (n + 1 - w)), where f falls from 1 to 0. So none is made at rate 0: the first

@@ -8,7 +8,7 @@ constant, summed over all data-parallel ranks and micro-batches (`losses/aggrega
 and gradients are summed, never averaged. So they do not depend on how samples are packed or spread. What megatron
 would scale by is switched off here:
 
-- `calculate_per_token_loss=True` (parallel/model/policy.py), with a loss function that returns a token count, stops
+- `calculate_per_token_loss=True` (parallel/model/spec.py), with a loss function that returns a token count, stops
   pipeline_parallel/schedules.py from multiplying the loss by cp and dividing it by the number of micro-batches, and
   DistributedDataParallel from averaging over data-parallel ranks (gradient_scaling_factor 1.0).
 - finalize_model_grads would divide by that token count: it is called without it.
@@ -46,7 +46,7 @@ from aspo_megatron.parallel.update.statistics import StepStatistics
 _LOSS = "loss"
 """The update's loss among its figures."""
 
-Group = Sequence[Sample]
+SampleGroup = Sequence[Sample]
 """Samples that share a prompt."""
 
 
@@ -70,7 +70,9 @@ class UpdateResult:
     stats: dict[str, float]
 
 
-def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> Iterator[tuple[Sample, np.ndarray]]:
+def response_log_probs(
+    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
+) -> Iterator[tuple[Sample, np.ndarray]]:
     """Log-probs of every response token under `model`: as `token_outputs`, without the entropies."""
     for sample, log_probs, _ in token_outputs(model, groups, limits):
         yield sample, log_probs
@@ -78,7 +80,7 @@ def score(model: PolicyModel, groups: Sequence[Group], limits: PassLimits) -> It
 
 @torch.no_grad()
 def token_outputs(
-    model: PolicyModel, groups: Sequence[Group], limits: PassLimits
+    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
 ) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
     """Log-prob and entropy of every response token under `model`: each sample of `groups` with its own, fp32.
 
@@ -118,7 +120,7 @@ def token_outputs(
 def update(
     model: PolicyModel,
     optimizer: Optimizer,
-    groups: Sequence[Group],
+    groups: Sequence[SampleGroup],
     objective: Objective,
     weighting: Callable[[Sample], tuple[float, float]],
     limits: PassLimits,
@@ -141,7 +143,7 @@ def update(
     shares = sum(weighting(sample)[1] for group in groups for sample in group)
     tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
     totals = torch.tensor([shares, tokens], dtype=torch.float64)  # on the CPU, as the numbers are wanted there
-    dist.all_reduce(totals, group=topology.dp_group)
+    dist.all_reduce(totals, group=topology.dp.group)
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
         return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
@@ -167,9 +169,9 @@ def update(
     figures = [{_LOSS: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
-        figures = [statistics.reduce(topology.dp_group)]
-    if topology.pp > 1:
-        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+        figures = [statistics.reduce(topology.dp.group)]
+    if topology.pp.size > 1:
+        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
     loss = figures[0].pop(_LOSS)
     return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures[0])
 
@@ -187,22 +189,22 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
-def _micro_batches(groups: Sequence[Group], max_tokens: int, topology: Topology) -> list[list[Group]]:
+def _micro_batches(groups: Sequence[SampleGroup], max_tokens: int, topology: Topology) -> list[list[SampleGroup]]:
     """This replica's micro-batches, with empty ones added so that every rank takes part in every collective.
 
     At least one; under virtual stages a multiple of pp, which megatron's schedule asks for; with experts spread over
     replicas as many as any other replica has.
     """
-    micro_batches: list[list[Group]] = split_by_budget(groups, max_tokens)
+    micro_batches: list[list[SampleGroup]] = split_by_budget(groups, max_tokens)
     count = torch.tensor(max(len(micro_batches), 1))
     if topology.parallel.experts_span_replicas:
-        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp_group)
-    multiple = topology.pp if topology.vpp > 1 else 1
+        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp.group)
+    multiple = topology.pp.size if topology.vpp > 1 else 1
     wanted = -(-int(count) // multiple) * multiple
     return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
 
 
-def _pack(model: PolicyModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> MicroBatch:
+def _pack(model: PolicyModel, groups: Sequence[SampleGroup], weights: Sequence[Sequence[float]]) -> MicroBatch:
     """A micro-batch on the model's device; the host does not wait for it to be there."""
     batch = pack(groups, weights)
     check_targets(batch.targets, model.shape.vocab_size)
@@ -243,8 +245,8 @@ def _forward_step(
 
 def _from_last_stage(values: Tensor, topology: Topology) -> Tensor:
     """The last pipeline stage's `values` on every stage."""
-    if topology.pp > 1:
-        dist.broadcast(values, src=topology.stage_rank(topology.pp - 1), group=topology.pp_group)
+    if topology.pp.size > 1:
+        dist.broadcast(values, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
     return values
 
 

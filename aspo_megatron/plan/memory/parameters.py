@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.mapping import ModelShape, Row
+from aspo_megatron.models.mapping import ModelShape, ParameterRow
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _OUTPUT = "output_layer.weight"
@@ -25,7 +25,7 @@ class Parameters:
         return self.dense + self.expert
 
 
-def weight_bytes(dtype: str) -> int:
+def bytes_per_weight(dtype: str) -> int:
     """Of an element of `model.dtype`."""
     return 4 if dtype == "float32" else 2
 
@@ -41,7 +41,7 @@ def rank_parameters(family: Family, parallel: ParallelConfig, pp_rank: int) -> P
     layers = sum(stage_chunks(family, parallel, pp_rank))
     dense = expert = 0
     for row in family.rows:
-        if not row.only_if(shape) or not _on_stage(row, parallel, pp_rank):
+        if not _on_stage(row, parallel, pp_rank):
             continue
         size = row_elements(row, shape)
         if row.per_expert:
@@ -58,18 +58,18 @@ def largest_parameter(family: Family, parallel: ParallelConfig, pp_rank: int) ->
     return max(
         row_elements(row, shape) // (1 if row.dim is None else parallel.tp)
         for row in family.rows
-        if row.only_if(shape) and not row.per_expert and _on_stage(row, parallel, pp_rank)
+        if not row.per_expert and _on_stage(row, parallel, pp_rank)
     )
 
 
-def row_elements(row: Row, shape: ModelShape) -> int:
+def row_elements(row: ParameterRow, shape: ModelShape) -> int:
     """Elements of a whole Megatron parameter."""
     if row.megatron in (_EMBEDDING, _OUTPUT):
         return shape.padded_vocab_size * shape.hidden_size
     return row.elements(shape)
 
 
-def _on_stage(row: Row, parallel: ParallelConfig, pp_rank: int) -> bool:
+def _on_stage(row: ParameterRow, parallel: ParallelConfig, pp_rank: int) -> bool:
     if row.per_layer:
         return True
     first, last = pp_rank == 0, pp_rank == parallel.pp - 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.plan.memory import activations as kept
+from aspo_megatron.plan.memory import activations
 from aspo_megatron.plan.memory.log_probs import LogProbBytes, log_prob_bytes
 from aspo_megatron.plan.memory.parameters import Parameters, largest_parameter, rank_parameters, stage_chunks
 from aspo_megatron.plan.memory.setting import FP32_BYTES, MOMENTS_BYTES, Setting
@@ -92,7 +92,7 @@ def optimizer_shards(parallel: ParallelConfig) -> tuple[int, int]:
 
 def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: LocalBatch, pp_rank: int) -> Passing:
     """What micro-batches like `batch` take on a rank of a pipeline stage."""
-    w = kept.Widths.of(family, parallel, batch, setting.bytes, cpu=setting.cpu, fused=setting.fused)
+    w = activations.Widths.of(family, parallel, batch, setting.bytes, cpu=setting.cpu, fused=setting.fused)
     held = rank_parameters(family, parallel, pp_rank)
     first, last = pp_rank == 0, pp_rank == parallel.pp - 1
     flights = in_flight(parallel, pp_rank, setting.micro_batches)
@@ -108,14 +108,14 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     table = w.bytes * family.shape(parallel.tp).padded_vocab_size // parallel.tp * family.hidden_size
     before = saved - (chunks[0] if flights[0] else 0)
     embedding = before + w.bytes * w.tokens * w.hidden + table + (waiting and waiting + table)
-    forward = saved + kept.layer_forward(w, saves=True)
+    forward = saved + activations.layer_forward(w, saves=True)
     if setting.token_wise:
         forward = max(forward, score_of_last)
     else:
         forward = max(forward, saved + _final_norm(w) + log_probs.forward if last else 0)
         backward = max(backward, score_of_last)
     passed = stream + _between_stages(stream, parallel, directions=1)
-    scoring = passed + max(kept.layer_forward(w, saves=False), log_probs.forward)
+    scoring = passed + max(activations.layer_forward(w, saves=False), log_probs.forward)
     visits = setting.bytes * held.total if setting.reference_visits else 0
     # What no phase gives back: the buffer into which sequence parallelism gathers, and the micro-batches themselves.
     gathered = gather_buffer(w, parallel)
@@ -132,7 +132,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     )
 
 
-def gather_buffer(w: kept.Widths, parallel: ParallelConfig) -> int:
+def gather_buffer(w: activations.Widths, parallel: ParallelConfig) -> int:
     """Megatron's buffer for the tokens of all tp ranks under sequence parallelism, kept from the first pass on."""
     return w.bytes * w.tokens * w.hidden if parallel.sequence_parallel else 0
 
@@ -156,28 +156,28 @@ def in_flight(parallel: ParallelConfig, pp_rank: int, micro_batches: int) -> tup
     return tuple(counts)
 
 
-def _layer(w: kept.Widths, setting: Setting) -> tuple[int, int]:
+def _layer(w: activations.Widths, setting: Setting) -> tuple[int, int]:
     """What a layer keeps for backward, and what comes back when it is computed again."""
     if setting.recompute == "none":
-        return kept.saved_whole(w), 0
+        return activations.saved_whole(w), 0
     if setting.recompute == "full":
-        return kept.layer_input(w), kept.saved_whole(w) - kept.layer_input(w)
-    return kept.saved_selective(w), kept.feed_forward_inner(w)
+        return activations.layer_input(w), activations.saved_whole(w) - activations.layer_input(w)
+    return activations.saved_selective(w), activations.feed_forward_inner(w)
 
 
-def _backward(w: kept.Widths, batch: LocalBatch, setting: Setting) -> int:
+def _backward(w: activations.Widths, batch: LocalBatch, setting: Setting) -> int:
     """Beside the activations, in backward through the last layer."""
-    feed_forward = kept.feed_forward_backward(w, again=setting.recompute != "none")
-    attention = kept.attention_backward(w, batch)
-    inner = kept.feed_forward_inner(w)
+    feed_forward = activations.feed_forward_backward(w, again=setting.recompute != "none")
+    attention = activations.attention_backward(w, batch)
+    inner = activations.feed_forward_inner(w)
     if setting.recompute == "selective":
         # Core attention is computed again when the feed-forward is done with.
-        attention += kept.core_inner(w)
+        attention += activations.core_inner(w)
         attention += w.bytes * w.tokens * w.keys  # values apart from the projection that they are a part of
     return max(feed_forward, attention - inner)
 
 
-def _final_norm(w: kept.Widths) -> int:
+def _final_norm(w: activations.Widths) -> int:
     """What the last norm keeps beside its input, which is the stage's output."""
     return w.norm(w.stream * w.hidden, w.stream)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.parallel.update.objective import PolicyObjective
-from aspo_megatron.plan.memory.parameters import weight_bytes
+from aspo_megatron.plan.memory.parameters import bytes_per_weight
 
 MOMENTS_BYTES = 8
 """Of Adam's two moments of a weight."""
@@ -48,7 +48,7 @@ class Setting:
     @property
     def bytes(self) -> int:
         """Of a weight."""
-        return weight_bytes(self.dtype)
+        return bytes_per_weight(self.dtype)
 
     @property
     def main_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.plan.memory.parameters import largest_parameter, row_elements, weight_bytes
+from aspo_megatron.plan.memory.parameters import bytes_per_weight, largest_parameter, row_elements
 
 _FP32 = 4
 
@@ -15,8 +15,8 @@ def sync_bytes(config: RunConfig, family: Family, parallel: ParallelConfig) -> i
     The largest tensor: as the shards that are gathered, as all of them, and in its final form; and the tensor before
     it, which is let go of when this one is there. Or a bucket that is filled while the one before is on its way.
     """
-    shape, size = family.shape(parallel.tp), weight_bytes(config.model.dtype)
-    largest = max(row_elements(row, shape) for row in family.rows if row.only_if(shape)) * size
+    shape, size = family.shape(parallel.tp), bytes_per_weight(config.model.dtype)
+    largest = max(row_elements(row, shape) for row in family.rows) * size
     bucket = config.rollout.servers.bucket_mib << 20
     gathers = parallel.tp > 1
     flat = largest // parallel.tp if gathers or parallel.pp > 1 else 0

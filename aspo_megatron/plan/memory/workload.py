@@ -18,7 +18,7 @@ _INDEX = 8
 _READ = 29
 """Bytes of what a loss reads of a scored token: its number, mask, weight, advantage, three log-probs."""
 
-Group = tuple[int, tuple[int, ...]]
+GroupLengths = tuple[int, tuple[int, ...]]
 """Tokens of a prompt, and of each response to it."""
 
 
@@ -37,24 +37,17 @@ class LocalBatch:
 
     `tokens`: packed tokens of the rank, a multiple of tp under sequence parallelism. `all_tokens`: those of all cp
     ranks, whose keys and values are gathered. `scored`: response tokens whose log-probs the rank computes.
-    `all_scored`: those of all cp ranks.
     """
 
     tokens: int
     all_tokens: int
     scored: int
-    all_scored: int
     blocks: tuple[Blocks, ...]
     packed_bytes: int
     """Of the micro-batch itself on the device: tokens, what the loss reads of the scored ones, and indices."""
 
-    @property
-    def pairs(self) -> int:
-        """Query-key pairs of the rank, causal blocks counted whole: what the kernels compute."""
-        return sum(block.count * block.queries * block.keys for block in self.blocks)
 
-
-def worst_groups(config: RunConfig, context_length: int) -> tuple[Group, ...]:
+def worst_groups(config: RunConfig, context_length: int) -> tuple[GroupLengths, ...]:
     """A micro-batch filled with responses of the greatest length to prompts of the greatest length.
 
     Both fit into the model's context. As `split_by_budget` fills it: a group that does not fit is split, and a sample
@@ -64,7 +57,7 @@ def worst_groups(config: RunConfig, context_length: int) -> tuple[Group, ...]:
     prompt = max(min(config.data.max_prompt_tokens, context_length - response), 1)
     budget, most = config.train.max_tokens_per_micro_batch, config.rollout.responses_per_prompt
     inputs = max(response - 1, 1)
-    groups: list[Group] = []
+    groups: list[GroupLengths] = []
     left = budget
     while not groups or left >= prompt + inputs:
         count = min(max((left - prompt) // inputs, 1), most)
@@ -82,7 +75,7 @@ def worst_batch(config: RunConfig, family: Family, parallel: ParallelConfig) -> 
 
 
 @lru_cache(maxsize=256)
-def local_batch(groups: tuple[Group, ...], cp: int, multiple_of: int) -> LocalBatch:
+def local_batch(groups: tuple[GroupLengths, ...], cp: int, multiple_of: int) -> LocalBatch:
     """The share of the first cp rank; `multiple_of`: tp under sequence parallelism, else 1."""
     spans: list[Span] = []
     predictors: list[torch.Tensor] = []
@@ -107,11 +100,11 @@ def local_batch(groups: tuple[Group, ...], cp: int, multiple_of: int) -> LocalBa
     indices = sum(block.count * (block.queries + block.keys) for block in blocks) + 2 * tokens + 2 * here
     read = _READ * (len(scored) + (here if cp > 1 else 0))
     packed = _INDEX * (2 * length + len(scored) + indices) + read + tokens
-    return LocalBatch(tokens, tokens * cp, here, len(scored), blocks, packed)
+    return LocalBatch(tokens, tokens * cp, here, blocks, packed)
 
 
 def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:
-    """The shapes of `parallel.attention.plan_blocks`, without its indices."""
+    """The shapes of `plan_blocks` in parallel/model/attention.py, without its indices."""
     causal = Counter(chunk.stop - chunk.start for chunk in own.chunks)
     whole: Counter[tuple[int, int]] = Counter()
     for chunks in runs_of(own.chunks):

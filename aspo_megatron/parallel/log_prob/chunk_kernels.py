@@ -15,7 +15,7 @@ from torch import Tensor
 from aspo_megatron.parallel.device.platform import compiled
 
 
-class Kernels(Protocol):
+class ChunkKernels(Protocol):
     """Operations on a chunk's buffer, [chunk, rows]. All other tensors are [chunk]."""
 
     def softmax_sums(self, logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
@@ -39,7 +39,7 @@ class TiledKernels:
         self._tile = tile
 
     def softmax_sums(self, logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         for tokens, part, scratch in self._tiles(logits):
             torch.amax(part, dim=1, out=peak[tokens])
             torch.sub(part, peak[tokens, None], out=scratch)
@@ -48,11 +48,11 @@ class TiledKernels:
             torch.sum(scratch.mul_(part), dim=1, out=weighted[tokens])
 
     def exponentials(self, logits: Tensor, peak: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         logits.sub_(peak[:, None]).exp_()
 
     def entropy_gradient(self, exponentials: Tensor, alone: Tensor, with_log: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         for tokens, part, scratch in self._tiles(exponentials):
             torch.special.entr(part, out=scratch)
             part.mul_(alone[tokens, None]).addcmul_(scratch, with_log[tokens, None])
@@ -73,18 +73,18 @@ class CompiledKernels:
     """
 
     def softmax_sums(self, logits: Tensor, peak: Tensor, total: Tensor, weighted: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         # Two kernels: where one changes the logits that it sums up, Inductor keeps another chunk of them.
         for out, values in zip((peak, total, weighted), compiled(_softmax_sums)(_alone(logits)), strict=True):
             out.copy_(values)
         self.exponentials(logits, peak)
 
     def exponentials(self, logits: Tensor, peak: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         compiled(_exponentials)(_alone(logits), peak.clone())
 
     def entropy_gradient(self, exponentials: Tensor, alone: Tensor, with_log: Tensor) -> None:
-        """See `Kernels`."""
+        """See `ChunkKernels`."""
         compiled(_entropy_gradient)(_alone(exponentials), alone.clone(), with_log.clone())
 
 

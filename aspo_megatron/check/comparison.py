@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from aspo_megatron import losses
-from aspo_megatron.check.main import Spec
+from aspo_megatron.check.main import CheckSpec
 from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.usable import usable_weights
@@ -75,7 +75,7 @@ class Tolerances:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One layout. Differences are from one process; `weight_difference` is None for Hugging Face.
 
     `loss` and `grad_norm` are the first update's, the norm before clipping. `failed`: which figures are too far off:
@@ -93,7 +93,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """What the ranks of a row wrote: loss and norm of each update, the first's gradients, weights after both.
 
     Gradients are those that the weights are updated with, after clipping. Hugging Face makes one update, no weights.
@@ -106,14 +106,14 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckedLayout:
     """What a row runs with."""
 
     parallel: ParallelConfig
     recompute: str = "none"
 
 
-def parse_layout(text: str) -> Layout:
+def parse_layout(text: str) -> CheckedLayout:
     """A layout such as `tp=2,pp=2,sp,recompute=full`.
 
     Raises:
@@ -133,12 +133,12 @@ def parse_layout(text: str) -> Layout:
             known = ", ".join([*(f"{size}=N" for size in _SIZES), *_FLAGS, "recompute=selective", "recompute=full"])
             raise ConfigError(f"layout {text!r}: {part!r} is none of {known}")
     try:
-        return Layout(ParallelConfig.model_validate(settings), recompute)
+        return CheckedLayout(ParallelConfig.model_validate(settings), recompute)
     except ValidationError as error:
         raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
-def layout_text(layout: Layout) -> str:
+def layout_text(layout: CheckedLayout) -> str:
     """What `parse_layout` reads as this layout; of one process it is empty."""
     set_values = layout.parallel.model_dump(exclude_defaults=True)
     parts = [f"{name}={set_values[name]}" for name in _SIZES if name in set_values]
@@ -150,7 +150,7 @@ def layout_text(layout: Layout) -> str:
 
 def layouts_for(family: Family, most_ranks: int) -> list[str]:
     """The default layouts: what `aspo plan` can print for two and four ranks, and options that it does not weigh."""
-    planned = [Layout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
+    planned = [CheckedLayout(parallel) for ranks in (2, 4) for parallel in candidates(family, ranks)]
     more = []
     for text in _MORE_LAYOUTS:
         try:
@@ -198,7 +198,7 @@ def run_check(
     aggregation: str,
     device: str,
     tolerances: Tolerances,
-) -> Iterable[Row]:
+) -> Iterable[CheckRow]:
     """The rows of the table, each as soon as it is known; the first two are one process and Hugging Face.
 
     Args:
@@ -219,9 +219,9 @@ def run_check(
     for _, layout in parsed:
         family.check_layout(layout.parallel)
 
-    def run(name: str, layout: Layout | None) -> Result:
+    def run(name: str, layout: CheckedLayout | None) -> CheckResult:
         stem = work / name.replace(" ", "-")
-        spec = Spec(
+        spec = CheckSpec(
             model=str(model),
             parallel=layout.parallel.model_dump() if layout else {},
             recompute=layout.recompute if layout else "none",
@@ -238,14 +238,14 @@ def run_check(
             raise SystemExit(code)
         return read_result(Path(spec.result))
 
-    expected = run(ONE_PROCESS, Layout(ParallelConfig()))
-    yield Row(ONE_PROCESS, expected.loss[0], expected.grad_norm[0], 0.0, "", 0.0, (), passed=True)
+    expected = run(ONE_PROCESS, CheckedLayout(ParallelConfig()))
+    yield CheckRow(ONE_PROCESS, expected.loss[0], expected.grad_norm[0], 0.0, "", 0.0, (), passed=True)
     yield compare(HUGGING_FACE, run(HUGGING_FACE, None), expected, tolerances)
     for text, layout in parsed:
         yield compare(text, run(text, layout), expected, tolerances)
 
 
-def compare(layout: str, got: Result, want: Result, tolerances: Tolerances) -> Row:
+def compare(layout: str, got: CheckResult, want: CheckResult, tolerances: Tolerances) -> CheckRow:
     """A row of the table. Every parameter must be there; NaN passes nowhere."""
     failed = []
     if not _near(got.loss, want.loss, tolerances.figure, tolerances.least_loss):
@@ -261,7 +261,7 @@ def compare(layout: str, got: Result, want: Result, tolerances: Tolerances) -> R
         weight = next((each for each in differences if math.isnan(each)), max(differences))
         if not weight <= tolerances.weight:
             failed.append("weights")
-    return Row(layout, got.loss[0], got.grad_norm[0], gradient, name, weight, tuple(failed), passed=not failed)
+    return CheckRow(layout, got.loss[0], got.grad_norm[0], gradient, name, weight, tuple(failed), passed=not failed)
 
 
 def _near(got: list[float], want: list[float], relative: float, least: float) -> bool:
@@ -288,8 +288,8 @@ def _relative(got: Tensor, want: Tensor) -> float:
     return difference / scale if scale else (0.0 if difference == 0.0 else math.inf)
 
 
-def read_result(path: Path) -> Result:
-    """What a rank wrote to `Spec.result`."""
+def read_result(path: Path) -> CheckResult:
+    """What a rank wrote to `CheckSpec.result`."""
     gradients: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
@@ -297,4 +297,4 @@ def read_result(path: Path) -> Result:
         for key in file.keys():  # noqa: SIM118 (not a dict)
             kind, _, name = key.partition(":")
             (gradients if kind == "gradient" else weights)[name] = file.get_tensor(key)
-    return Result(json.loads(metadata["loss"]), json.loads(metadata["grad_norm"]), gradients, weights)
+    return CheckResult(json.loads(metadata["loss"]), json.loads(metadata["grad_norm"]), gradients, weights)

@@ -12,7 +12,7 @@ from aspo_megatron.simulation.beside_plan import Compared
 from aspo_megatron.simulation.phases import Phase
 
 
-def text(config: RunConfig, ranks: Sequence[Compared], left_out: Sequence[str], gpu: Gpu) -> str:
+def simulation_text(config: RunConfig, ranks: Sequence[Compared], left_out: Sequence[str], gpu: Gpu) -> str:
     """For people."""
     head = f"one step of the model on a stand-in for an {gpu.name}: nothing is computed (docs/simulation.md)"
     parts = [[head, *left_out]]
