@@ -56,8 +56,8 @@ def quantize(
 
     from aspo_megatron.config import ParallelConfig
     from aspo_megatron.config.io import load_config
+    from aspo_megatron.folders import SAMPLES_FILE
     from aspo_megatron.inputs.read import read_inputs
-    from aspo_megatron.metrics.record import SAMPLES_FILE
     from aspo_megatron.parallel.device.platform import choose_platform
     from aspo_megatron.quantize.folder import refuse_target
     from aspo_megatron.quantize.run import Job, quantize_model

@@ -16,15 +16,13 @@ import numpy as np
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import json_line, plain_errors, whole_file, write_whole
+from aspo_megatron.folders import EVALUATIONS, METRICS_FILE, SAMPLES_FILE, TENSORBOARD
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.damage import Line, named, named_spans, read_lines, set_aside
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.streams import say
-
-METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"
 
 MOST_WAITING = 64 << 20
 """Bytes that may wait in memory for room on the disk."""
@@ -61,7 +59,7 @@ class Recorder:
         Raises:
             UserError: a file cannot be written, or `tensorboard` is wanted and not installed.
         """
-        self._tensorboard_path = run_dir / "tensorboard"
+        self._tensorboard_path = run_dir / TENSORBOARD
         self._warn = warn
         with plain_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -240,12 +238,12 @@ def _cut_back(run_dir: Path, step: int, warn: Callable[[str], None]) -> None:
         with plain_errors(path):
             _cut_lines(path, step, warn)
     if step < 0:
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    for path in (run_dir / "eval").glob("step-*.jsonl"):
+        shutil.rmtree(run_dir / TENSORBOARD, ignore_errors=True)
+    for path in (run_dir / EVALUATIONS).glob("step-*.jsonl"):
         number = path.stem.removeprefix("step-")
         if number.isdecimal() and int(number) > step:
             path.unlink()
-    for path in (run_dir / "eval").glob("*.partial"):
+    for path in (run_dir / EVALUATIONS).glob("*.partial"):
         path.unlink()
 
 

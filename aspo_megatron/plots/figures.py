@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.folders import RUN_CONFIG
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.plots.panels import panels_of
 from aspo_megatron.plots.series import Series, final
 from aspo_megatron.reading import own_file
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
-CONFIG_FILE = "config.yaml"
 ABSENT = "-"
 
 
@@ -70,7 +70,7 @@ def config_differences(series: Sequence[Series]) -> Table:
     Raises:
         UserError: a config.yaml is not YAML.
     """
-    settings = [[_settings(own_file(folder, CONFIG_FILE)) for folder in one.folders] for one in series]
+    settings = [[_settings(own_file(folder, RUN_CONFIG)) for folder in one.folders] for one in series]
     known = [one for group in settings for one in group if one]
     rows = []
     for key in dict.fromkeys(key for one in known for key in one):

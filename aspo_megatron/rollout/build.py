@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config import RunConfig, ServersConfig
+from aspo_megatron.folders import LOGS, SYNC
 from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
@@ -44,7 +45,7 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     servers = servers.model_copy(update={"sync": way_to_servers(servers, device.type, True, tell)})
     with LocalServers(
-        servers, ServedModel.of(config.model), device.type, config.output_dir / "logs", tell, ranks_here
+        servers, ServedModel.of(config.model), device.type, config.output_dir / LOGS, tell, ranks_here
     ) as local:
         yield local
 
@@ -119,4 +120,4 @@ def _transport(config: RunConfig, family: Family, device: torch.device, way: Way
         hf_config = family.exported_config(config.model.dtype)
         write_folder(folder, tensors, hf_config, tokenizer_from=config.model.path, replace=True)
 
-    return DiskTransport(write, (config.output_dir / "sync").absolute(), servers.sync_timeout_seconds)
+    return DiskTransport(write, (config.output_dir / SYNC).absolute(), servers.sync_timeout_seconds)

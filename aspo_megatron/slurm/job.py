@@ -13,6 +13,7 @@ from pathlib import Path
 from aspo_megatron.config import RunConfig, SlurmConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.folders import CHECKPOINTS, LATEST
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
 from aspo_megatron.reading import read_text
@@ -157,7 +158,7 @@ def state(run: RunConfig) -> str:
     if is_finished(run):
         return "finished"
     try:
-        return f"stopped {read_text(run.output_dir / 'checkpoints' / 'latest', UserError).strip()}"
+        return f"stopped {read_text(run.output_dir / CHECKPOINTS / LATEST, UserError).strip()}"
     except UserError:  # none, or a folder that nobody can go on from
         return "stopped"
 

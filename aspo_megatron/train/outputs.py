@@ -14,6 +14,7 @@ from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
+from aspo_megatron.folders import CURVES_FILE, SUMMARY_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
 from aspo_megatron.plots.curves import draw_curves
@@ -68,7 +69,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any], warn: Callable[[str]
         UserError: summary.json cannot be written. Curves that cannot be drawn are a warning.
     """
     try:
-        draw_curves([folder], folder / "curves.png")
+        draw_curves([folder], folder / CURVES_FILE)
     except UserError as error:
         warn(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)
+    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n", durable=True)

@@ -26,6 +26,7 @@ from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError, CheckpointError, UserError
 from aspo_megatron.evaluation.evaluator import evaluate
 from aspo_megatron.files import write_whole
+from aspo_megatron.folders import EVALUATIONS, EXPORTS, PROFILE, TRAINED_MODEL, step_name
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
@@ -141,7 +142,7 @@ class Trainer:
         self._saver.finish()
         if self._recorder:
             self._recorder.flush()  # a run is not finished while lines wait for room on the disk
-        self._export(self._config.output_dir / "hf")
+        self._export(self._config.output_dir / TRAINED_MODEL)
         self._updates.tell_if_none()
         return self._summarize()
 
@@ -246,7 +247,7 @@ class Trainer:
                 self._topology.world_size,
             )
         if self._recorder:
-            path = self._config.output_dir / "eval" / f"step-{step:06d}.jsonl"
+            path = self._config.output_dir / EVALUATIONS / f"{step_name(step)}.jsonl"
             self._recorder.write_file(path, result.content())
             if metrics is None:
                 self._recorder.log(step, result.metrics())
@@ -335,7 +336,7 @@ class Trainer:
             self._progress.message(f"warning: {error}; the run goes on")
 
     def _folder_beside(self) -> Path:
-        return self._config.output_dir / "exports" / f"step-{self._at.step:06d}"
+        return self._config.output_dir / EXPORTS / step_name(self._at.step)
 
     def _export(self, folder: Path) -> None:
         """Write the trained weights as a Hugging Face folder. A collective."""
@@ -382,7 +383,7 @@ class Trainer:
             say(f"warning: {error}; the run goes on")
 
     def _write_profile(self, profile: StepProfile, step: int) -> None:
-        folder, topology = self._config.output_dir / "profile", self._topology
+        folder, topology = self._config.output_dir / PROFILE, self._topology
         profile.write(folder, topology.rank)
         rate = product_rate(self._model.config.params_dtype, topology.platform.device)
         if topology.is_leader:

@@ -18,8 +18,9 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.evaluation.evaluator import Evaluation
 from aspo_megatron.evaluation.results import About, Record, ResultFile, read_scores, scores_path
 from aspo_megatron.evaluation.scores import Scores
+from aspo_megatron.folders import METRICS_FILE, SAMPLES_FILE
 from aspo_megatron.launch.run_folder import claimed
-from aspo_megatron.metrics.record import METRICS_FILE, SAMPLES_FILE, Recorder, read_metrics
+from aspo_megatron.metrics.record import Recorder, read_metrics
 from benchmarks.soak.injection import Faults
 
 from .saving import Swept, first_line, quiet

@@ -22,12 +22,13 @@ from aspo_megatron.checkpoint.states.sharded_state import (
     optimizer_shards,
     wanted_weights,
 )
-from aspo_megatron.checkpoint.states.trainer_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState, counters, read_state, state_refusal
 from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import RUN_CONFIG, STATE_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.host_copies import HostCopies
@@ -79,7 +80,7 @@ class StateSaver:
         content = asdict(state) | {"optimizer": self._optimizer.counters(), "ranks": dist.get_world_size()}
         shared: dict[str, bytes | Path] = {
             STATE_FILE: json.dumps(content, indent=1).encode(),
-            "config.yaml": self._config.output_dir / "config.yaml",
+            RUN_CONFIG: self._config.output_dir / RUN_CONFIG,
         }
         own = {rng_state.random_file(dist.get_rank()): rng_state.capture()}
         shards = chain(model_shards(self._model), optimizer_shards(self._model, self._optimizer))

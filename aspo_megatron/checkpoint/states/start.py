@@ -17,14 +17,12 @@ from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
+from aspo_megatron.folders import CHECKPOINTS, ORIGIN_FILE, START
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.reading import read_json
-
-START = "start"
-_ORIGIN_FILE = "origin.json"
 
 
 def save_start(
@@ -39,12 +37,12 @@ def save_start(
         weights: hash of those of `model.path`, which they were made of.
         warn: hears that they could not be kept.
     """
-    folder = config.output_dir / "checkpoints" / START
+    folder = config.output_dir / CHECKPOINTS / START
     if from_leader(os.path.lexists(folder)):
         return
     writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
     origin = json.dumps({"weights": weights}, indent=1).encode()
-    writer.begin(model_shards(model), {_ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
+    writer.begin(model_shards(model), {ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
     error = writer.complete() or from_leader(attempt(lambda: to_disk(folder.parent)))
     if error is not None:
         then = "the run goes on, and does the warm-up again if it is resumed"
@@ -66,7 +64,7 @@ def load_start(
     Raises:
         CheckpointError: they were made of others, or are damaged and cannot be set aside.
     """
-    folder = config.output_dir / "checkpoints" / START
+    folder = config.output_dir / CHECKPOINTS / START
     if not from_leader(os.path.lexists(folder)):
         return False
     reason = refusal(folder, family)
@@ -101,7 +99,7 @@ def _origin(folder: Path) -> str:
     Raises:
         CheckpointError: it is damaged.
     """
-    path = folder / _ORIGIN_FILE
+    path = folder / ORIGIN_FILE
     if not path.is_file():
         return ""
     try:

@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.metadata import (
 
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
-from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
 from aspo_megatron.checkpoint.torch_dist.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
 from aspo_megatron.checkpoint.torch_dist.writer import check_cover, is_piece_file
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import COMMON_FILE, TENSOR_INDEX
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_links_out
@@ -224,7 +224,7 @@ def read_index(folder: Path, weights: int) -> Metadata:
     Raises:
         CheckpointError: there is none, it is damaged, says more, or holds anything but the description of tensors.
     """
-    index = _parsed(folder / INDEX, index_memory(weights))
+    index = _parsed(folder / TENSOR_INDEX, index_memory(weights))
     sizes: dict[str, int | None] = {}
     for key, whole in index.state_dict_metadata.items():
         assert isinstance(whole, TensorStorageMetadata)
@@ -279,7 +279,7 @@ def check_common(folder: Path) -> None:
     Raises:
         CheckpointError: it is not, or it cannot be read.
     """
-    path = folder / COMMON
+    path = folder / COMMON_FILE
     content = read_bytes(path, CheckpointError, _LARGEST_COMMON)
     try:
         empty = holds_nothing(content)

@@ -36,8 +36,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, write_durably
-from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import COMMON_FILE, FORMAT_FILE, TENSOR_INDEX
 
 _MOST_DIMS = 8
 _MOST_CORNERS = 2**22
@@ -191,9 +191,9 @@ def write_index(folder: Path, pieces: Iterable[Piece]) -> dict[str, FileEntry]:
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     common = {"common_backend": "torch", "common_backend_version": 1}
     contents = {
-        INDEX: pickle.dumps(metadata),
-        COMMON: nothing.getvalue(),
-        "metadata.json": json.dumps(backend | common).encode(),
+        TENSOR_INDEX: pickle.dumps(metadata),
+        COMMON_FILE: nothing.getvalue(),
+        FORMAT_FILE: json.dumps(backend | common).encode(),
     }
     return {name: write_durably(folder / name, content) for name, content in contents.items()}
 
