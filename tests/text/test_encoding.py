@@ -74,7 +74,7 @@ import sys
 from pathlib import Path
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.evaluation.results import About, ResultFile, read_scores
-from aspo_megatron.evaluation.job import EvalJob, EvalPlan
+from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet
 from aspo_megatron.evaluation.evaluator import summarize
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.page import html_page, write_page
@@ -96,9 +96,9 @@ words = ["model.path=m", "data.train={kind: jsonl, path: x}", f"data.template={n
 config = load_config(None, [f"output_dir={folder}/{name}", *words])
 save_config(config, folder / "config.yaml")
 assert load_config(folder / "config.yaml") == config
-plan = EvalPlan(name, False, (EvalJob(name, folder / name, "train", folder / name),))
-plan.write(folder / "plan.json")
-assert EvalPlan.read(folder / "plan.json") == plan
+job = EvaluationJob(name, False, (ProblemSet(name, folder / name, "train", folder / name),))
+job.write(folder / "job.json")
+assert EvaluationJob.read(folder / "job.json") == job
 write_page(folder / "page.html", html_page(text, "", ""))
 show(text)
 """
