@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
@@ -32,7 +32,7 @@ class _Place:
 class HfView:
     """A `TensorSource` over a megatron checkpoint. `sizes`: of all its tensors, in the table's order."""
 
-    def __init__(self, reader: PieceReader, family: Family) -> None:
+    def __init__(self, reader: TorchDistReader, family: Family) -> None:
         """See that every tensor is in the checkpoint, with the model's sizes.
 
         Raises:

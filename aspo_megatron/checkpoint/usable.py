@@ -16,7 +16,7 @@ from aspo_megatron.checkpoint.hf.safetensors_file import DTYPES
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.manifest import check_model, read_manifest
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.sidecar import refuse_foreign_sidecar
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import MANIFEST, TENSOR_INDEX, checkpoint_around
@@ -83,7 +83,7 @@ def usable_weights(folder: Path) -> Family:
         return family
     refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family)
-    with PieceReader(checkpoint, family) as reader:
+    with TorchDistReader(checkpoint, family) as reader:
         HfView(reader, family)
     return family
 

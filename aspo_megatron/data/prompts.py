@@ -11,7 +11,7 @@ import numpy as np
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data.chat import Chat, chat_of
 from aspo_megatron.data.prompt_ids import PromptMaker
-from aspo_megatron.data.records import Record, Records, kinds
+from aspo_megatron.data.records import ProblemRecord, Records, kinds
 from aspo_megatron.data.samples import IntArray, Problem
 from aspo_megatron.data.sources.read import read_source, silent
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
@@ -167,7 +167,7 @@ class _Judge:
     max_response_tokens: int
     unfit: Callable[[Problem], Reason | None]
 
-    def of_turns(self, record: Record) -> Reason | None:
+    def of_turns(self, record: ProblemRecord) -> Reason | None:
         """By what was said before the question."""
         if not record.messages:
             return None

@@ -16,7 +16,7 @@ from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet, identity
 from aspo_megatron.evaluation.progress import EvalProgress
-from aspo_megatron.evaluation.results import About, ResultFile, scores_path
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, scores_path
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank
@@ -24,7 +24,7 @@ from aspo_megatron.inputs.shared import SharedProblems
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
+from aspo_megatron.rollout.build import own_servers, rollout_engine, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.streams import show
@@ -61,7 +61,9 @@ def run_job(job: EvaluationJob) -> None:
         topology.whereabouts.phase("load model")
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, show))
-        engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, show))
+        engine = stack.enter_context(
+            rollout_engine(first, inputs[0].family, inputs[0].tokenizer, device, servers, show)
+        )
         weights = _adopt(engine) if job.live else ""
         tasks = []
         for each, config, read in zip(job.sets, configs, inputs, strict=True):
@@ -93,7 +95,7 @@ def _adopt(engine: RolloutEngine) -> str:
 
 
 def _open(job: EvaluationJob, asked: ProblemSet, config: RunConfig, problems: ProblemStore, weights: str) -> ResultFile:
-    about = About(
+    description = EvaluationDescription(
         asked.name,
         job.model,
         len(problems),
@@ -101,7 +103,7 @@ def _open(job: EvaluationJob, asked: ProblemSet, config: RunConfig, problems: Pr
         config.eval.pass_k,
         identity(config, problems, weights),
     )
-    return ResultFile(asked.output, about)
+    return ResultFile(asked.output, description)
 
 
 def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:

@@ -140,12 +140,12 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
             return FiniteTensors(SafetensorsFolder(config.model.path))
         from aspo_megatron.checkpoint.hf_view import HfView
         from aspo_megatron.checkpoint.refusal import refusal
-        from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+        from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 
         reason = refusal(checkpoint, family)
         if reason is not None:
             raise CheckpointError(f"model.path: {reason}")
-        return FiniteTensors(HfView(PieceReader(checkpoint, family), family))
+        return FiniteTensors(HfView(TorchDistReader(checkpoint, family), family))
     return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
 
 

@@ -24,14 +24,14 @@ ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Table:
+class SeriesTable:
     """`columns` name the cells of each row; a row is its label and the cells."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def final_figures(series: Sequence[Series]) -> Table:
+def final_figures(series: Sequence[Series]) -> SeriesTable:
     """A row for every line of the figure: see `final`; the last value of what is measured at few steps."""
     rows = [("steps", tuple("/".join(dict.fromkeys(str(step) for step in one.last_steps)) for one in series))]
     for panel in panels_of(series)[0]:
@@ -45,7 +45,7 @@ def final_figures(series: Sequence[Series]) -> Table:
                     spread = "" if end.spread is None else f" ± {deviation(end.spread, percent=panel.percent)}"
                     cells.append(number(end.value, percent=panel.percent) + spread)
             rows.append((f"{panel.title}: {line.label}" if line.label else panel.title, tuple(cells)))
-    return Table(tuple(one.name for one in series), tuple(rows))
+    return SeriesTable(tuple(one.name for one in series), tuple(rows))
 
 
 def number(value: float, *, percent: bool = False) -> str:
@@ -62,7 +62,7 @@ def deviation(value: float, *, percent: bool = False) -> str:
     return f"{100 * value:.2g}%" if percent else f"{value:.2g}"
 
 
-def config_differences(series: Sequence[Series]) -> Table:
+def config_differences(series: Sequence[Series]) -> SeriesTable:
     """The settings in which the runs differ, from their config.yaml; a group's different values side by side.
 
     `output_dir` is left out. A run that lacks a setting, or the whole file, differs in it from no other.
@@ -77,7 +77,7 @@ def config_differences(series: Sequence[Series]) -> Table:
         if key != "output_dir" and len({one[key] for one in known if key in one}) > 1:
             cells = tuple(", ".join(dict.fromkeys(one.get(key, ABSENT) for one in group)) for group in settings)
             rows.append((key, cells))
-    return Table(tuple(one.name for one in series), tuple(rows))
+    return SeriesTable(tuple(one.name for one in series), tuple(rows))
 
 
 def _settings(path: Path) -> dict[str, str]:

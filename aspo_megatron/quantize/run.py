@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, hf_shapes, weight_files
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verified_meanwhile
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
@@ -115,35 +115,35 @@ def _config_above(model: Path) -> Path:
     raise ConfigError(f"{model}: no config.yaml of its run in the folders above; give --config RUN/config.yaml")
 
 
-def quantize_model(job: Quantization, tell: Callable[[str], None]) -> Report:
+def quantize_model(quantization: Quantization, tell: Callable[[str], None]) -> Report:
     """Quantise, measure what it changes, and write the folder with its report.
 
     Raises:
         UserError: the weights cannot be read, the model cannot be quantised so, or the folder cannot be written.
     """
-    config, inputs = job.config, job.inputs
+    config, inputs = quantization.config, quantization.inputs
     family = inputs.family
-    group_size = _group_size(job.format, family)
-    texts = calibration_texts(job.run, inputs.train, inputs.tokenizer, job.texts)
-    asked, problems = _problems(inputs, job.problems)
-    engine = open_engine(config.model.path, inputs, job.device, config.rollout.max_batch_tokens)
+    group_size = _group_size(quantization.format, family)
+    texts = calibration_texts(quantization.run, inputs.train, inputs.tokenizer, quantization.texts)
+    asked, problems = _problems(inputs, quantization.problems)
+    engine = open_engine(config.model.path, inputs, quantization.device, config.rollout.max_batch_tokens)
     size = _load(engine, config.model.path, family)
-    with written_beside(job.target) as partial, RewardPool(config.reward) as rewards:
+    with written_beside(quantization.target) as partial, RewardPool(config.reward) as rewards:
         tell(f"asking the original model {len(problems)} {asked} problems")
         probe = Probe(engine, inputs, problems, config.eval.sampling or config.rollout.sampling, config.seed)
         before = probe.behaviour(rewards)
         tell(f"calibrating on {len(texts.sequences)} texts of {texts.tokens} tokens")
-        quantize_in_place(engine.model, job.format, group_size, texts)
+        quantize_in_place(engine.model, quantization.format, group_size, texts)
         tell("asking the quantised model")
         after = probe.behaviour(rewards)
         model = engine.model
         layers, kept = by_kind(modelopt.quantized_layers(model)), by_kind(modelopt.kept_parameters(model))
         measured = {name: layer.weight.detach().clone() for name, layer in modelopt.quantized_layers(model).items()}
-        write_model(partial, model, job.format, job.layout, group_size, config.model.path, family)
+        write_model(partial, model, quantization.format, quantization.layout, group_size, config.model.path, family)
         report = Report(
             source=str(checkpoint_around(config.model.path) or config.model.path),
-            format=job.format.name,
-            layout=job.layout,
+            format=quantization.format.name,
+            layout=quantization.layout,
             group_size=group_size or None,
             modelopt=modelopt.version(),
             bytes_before=size,
@@ -203,7 +203,7 @@ def _weights(folder: Path, family: Family) -> Iterator[TensorSource]:
         with SafetensorsFolder(folder) as tensors:
             yield tensors
     else:
-        with verified_meanwhile(checkpoint, read_manifest(checkpoint)), PieceReader(checkpoint, family) as reader:
+        with verified_meanwhile(checkpoint, read_manifest(checkpoint)), TorchDistReader(checkpoint, family) as reader:
             yield HfView(reader, family)
 
 

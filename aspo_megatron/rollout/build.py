@@ -51,7 +51,7 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
 
 
 @contextmanager
-def engine_of(
+def rollout_engine(
     config: RunConfig,
     family: Family,
     tokenizer: PreTrainedTokenizerBase,

@@ -37,7 +37,7 @@ TEMPLATE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """What is to be submitted.
 
     Attributes:
@@ -55,7 +55,9 @@ class Job:
     chain: int = 1
 
 
-def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], sweep: Path | None, chain: int) -> Job:
+def make_job(
+    config: Path, overrides: Sequence[str], options: Sequence[str], sweep: Path | None, chain: int
+) -> SlurmJob:
     """Check a run, and each run of a sweep, as far as that can be done before it has its nodes.
 
     Args:
@@ -83,10 +85,10 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
             raise ConfigError(f"{sweep}: the lines are one job: set slurm.* in CONFIG or beside it, not in a line")
     _refuse_dependency(runs[0].slurm, chain)
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
-    return Job(runs[0], (str(config), *options, *overrides), name, lines, chain)
+    return SlurmJob(runs[0], (str(config), *options, *overrides), name, lines, chain)
 
 
-def render(job: Job, template: str) -> str:
+def render(job: SlurmJob, template: str) -> str:
     """The batch script of a job: `template` with its directives and settings replaced.
 
     Raises:
@@ -100,7 +102,7 @@ def render(job: Job, template: str) -> str:
     return with_settings(script, _settings(job), own_lines("slurm.setup", slurm.setup), str(TEMPLATE))
 
 
-def _directives(job: Job) -> dict[str, str | None]:
+def _directives(job: SlurmJob) -> dict[str, str | None]:
     """By name; None: the directive has no place in the script."""
     slurm = job.run.slurm
     nodes, ranks = shape(job.run)
@@ -136,7 +138,7 @@ def _component(slurm: SlurmConfig) -> list[str]:
     return [*own, *options("slurm.server_directives", slurm.server_directives)]
 
 
-def _settings(job: Job) -> dict[str, str]:
+def _settings(job: SlurmJob) -> dict[str, str]:
     """What bash is told, by name."""
     slurm = job.run.slurm
     return {
@@ -163,7 +165,7 @@ def state(run: RunConfig) -> str:
         return "stopped"
 
 
-def submit(job: Job, script: str) -> list[str]:
+def submit(job: SlurmJob, script: str) -> list[str]:
     """Hand the script to sbatch, as often as the chain is long; the ids of the jobs.
 
     Raises:

@@ -30,7 +30,7 @@ from aspo_megatron.parallel.device.kernels import advice
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
+from aspo_megatron.rollout.build import own_servers, rollout_engine, servers_elsewhere
 from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
             return
         progress.phase("start engine")
         engine = stack.enter_context(
-            engine_of(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
+            rollout_engine(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
         )
 
         def record(after: int | None) -> Recorder:

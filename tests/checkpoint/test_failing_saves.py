@@ -252,7 +252,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
         saves = Saves(settings, topology)
         saves.save(1)
         saves.save(2)
-        write, say = writer.PieceWriter.write, writer.write_part
+        write, say = writer.TorchDistWriter.write, writer.write_part
         calls = 0
 
         def ends(*args: Any) -> None:
@@ -269,7 +269,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
         for step, at in ((3, 1), (4, 9), (5, 0)):
             calls = 0
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(writer.PieceWriter, "write", ends)
+                patch.setattr(writer.TorchDistWriter, "write", ends)
                 if not at and topology.rank == 1:
                     patch.setattr(writer, "write_part", ends_last)
                 saves.save(step)

@@ -13,7 +13,7 @@ from aspo_megatron.checkpoint.states.folders import publish, tidy
 from aspo_megatron.cli import eval, plot, serve
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.evaluation.results import About, ResultFile
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile
 from aspo_megatron.files import write_whole
 from aspo_megatron.launch.run_folder import claimed, refuse_links
 from aspo_megatron.models import tiny
@@ -154,7 +154,7 @@ def test_results_are_no_links(tmp_path: Path, name: str) -> None:
     own.write_text("")
     (tmp_path / name).symlink_to(own)
     with pytest.raises(ConfigError, match=rf"^--output: .*{name}: a link"):
-        ResultFile(tmp_path / "a.jsonl", About("a", "b", 2, 1, (1,), {}))
+        ResultFile(tmp_path / "a.jsonl", EvaluationDescription("a", "b", 2, 1, (1,), {}))
     assert own.read_text() == ""
     assert {path.name for path in tmp_path.iterdir()} == {"own", name}
 

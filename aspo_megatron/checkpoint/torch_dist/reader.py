@@ -38,7 +38,7 @@ from aspo_megatron.reading import read_bytes
 _LARGEST_COMMON = 1 << 16
 
 
-class PieceReader:
+class TorchDistReader:
     """The global tensors of a checkpoint, read by name. Use as a context manager."""
 
     def __init__(self, folder: Path, family: Family) -> None:

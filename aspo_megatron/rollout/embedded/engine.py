@@ -27,7 +27,7 @@ from aspo_megatron.rollout.embedded.empty_model import empty_model
 from aspo_megatron.rollout.embedded.kv_cache import cache_name, decode_cache, takes_masks
 from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
-from aspo_megatron.rollout.stop_rule import EndRule, end_of_sequence_ids
+from aspo_megatron.rollout.stop_rule import StopRule, end_of_sequence_ids
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN's, PyTorch's first choice on Hopper: it makes a plan for each number of keys, 60 ms for each token."""
@@ -107,7 +107,7 @@ class EmbeddedEngine:
     ) -> list[list[Sample]]:
         self._check_weights()
         results: dict[int, list[Sample]] = {}
-        rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
+        rule = StopRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling):
             rows = _Rows(self._model, self._device, rule, sampling, [requests[i] for i in batch])
             rows.run()
@@ -161,11 +161,11 @@ class _Rows:
         self,
         model: PreTrainedModel,
         device: torch.device,
-        end_rule: EndRule,
+        stop_rule: StopRule,
         sampling: SamplingConfig,
         requests: Sequence[Request],
     ) -> None:
-        self._model, self._device, self._end_rule, self._sampling = model, device, end_rule, sampling
+        self._model, self._device, self._stop_rule, self._sampling = model, device, stop_rule, sampling
         self._cache_name = cache_name(model)
         self._requests = requests
         self._rows = [_Row(request) for request in requests for _ in range(request.count)]
@@ -256,7 +256,7 @@ class _Rows:
         for row, token, log_prob in zip(rows, *both.cpu().tolist(), strict=True):
             row.tokens.append(int(token))
             row.log_probs.append(log_prob)
-            if self._end_rule.ends(row.tokens):
+            if self._stop_rule.ends(row.tokens):
                 row.finish = "stop"
             elif len(row.tokens) == self._sampling.max_response_tokens:
                 row.finish = "length"
