@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def answer_of(index: int, number: int) -> ResponseRecord:
 
 def answered(run: Path, model: Path) -> str | None:
     lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
-    if lines != [answer_of(index, number) for index in range(DESCRIPTION.problems) for number in range(DESCRIPTION.samples)]:
+    numbers = product(range(DESCRIPTION.problems), range(DESCRIPTION.samples))
+    if lines != [answer_of(index, number) for index, number in numbers]:
         return f"{len(lines)} of {DESCRIPTION.problems * DESCRIPTION.samples} answers, or other ones"
     return None if read_scores(scores_path(run / "answers.jsonl"))["complete"] else "not said to be complete"
 

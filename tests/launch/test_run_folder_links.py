@@ -20,6 +20,7 @@ from aspo_megatron.models import tiny
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
+from aspo_megatron.rollout.sglang import serving
 from tests.plots.made_runs import make_run
 
 FILES = (
@@ -205,7 +206,7 @@ def test_addresses_are_not_written_through_a_link(tmp_path: Path) -> None:
     own.write_text("of the user")
     for name in ("addresses", f"addresses.{os.getpid()}.partial"):
         (tmp_path / name).symlink_to(own)
-    serve._write_lines(tmp_path / "addresses", ["a", "b"])
+    serving._write_lines(tmp_path / "addresses", ["a", "b"])
     assert (own.read_text(), (tmp_path / "addresses").read_text()) == ("of the user", "a\nb\n")
     with pytest.raises(UserError, match=r"own/addresses: cannot be written"):
-        serve._write_lines(own / "addresses", ["a"])
+        serving._write_lines(own / "addresses", ["a"])
