@@ -68,6 +68,11 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def packaged(name: str) -> Path:
+    """A file or folder that the package brings: in a checkout that of the repository, which is linked to there."""
+    return (Path(__file__).parent / name).resolve()
+
+
 def model_folder(path: Path) -> Path:
     """The Hugging Face folder that `path` stands for: the one inside, if it is a checkpoint; else itself."""
     return path / SIDECAR if _is_checkpoint(path) else path

@@ -13,7 +13,7 @@ from pathlib import Path
 from aspo_megatron.config import RunConfig, SlurmConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.folders import CHECKPOINTS, LATEST
+from aspo_megatron.folders import CHECKPOINTS, LATEST, packaged
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
 from aspo_megatron.reading import read_text
@@ -33,7 +33,7 @@ from aspo_megatron.slurm.batch_script import (
 from aspo_megatron.slurm.layout import cores_per_task, gpus_beside, says_gpus, shape
 from aspo_megatron.slurm.time_limit import refuse_short_limit, time_option
 
-TEMPLATE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
+TEMPLATE = packaged("slurm/train.sbatch")
 
 
 @dataclass(frozen=True)
@@ -192,15 +192,15 @@ def submit(job: SlurmJob, script: str) -> list[str]:
 
 
 def read_template() -> str:
-    """The text of slurm/train.sbatch.
+    """The text of slurm/train.sbatch, which is in the package.
 
     Raises:
-        UserError: it is not there, because the package was installed without its repository.
+        UserError: it cannot be read.
     """
     try:
         return TEMPLATE.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo from its repository") from error
+        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo again") from error
 
 
 def _size(run: RunConfig) -> tuple[object, ...]:
