@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, hf_shapes, weight_files
-from aspo_megatron.checkpoint.hf_view import HfView
+from aspo_megatron.checkpoint.hf.folder import hf_shapes, weight_files
+from aspo_megatron.checkpoint.source import weights_of
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verified_meanwhile
-from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
@@ -199,12 +198,9 @@ def _load(engine: OpenEngine, folder: Path, family: Family) -> int:
 def _weights(folder: Path, family: Family) -> Iterator[TensorSource]:
     """The tensors of a Hugging Face folder, or of the checkpoint around it, whose checksums are compared."""
     checkpoint = checkpoint_around(folder)
-    if checkpoint is None:
-        with SafetensorsFolder(folder) as tensors:
-            yield tensors
-    else:
-        with verified_meanwhile(checkpoint, read_manifest(checkpoint)), TorchDistReader(checkpoint, family) as reader:
-            yield HfView(reader, family)
+    verified = nullcontext() if checkpoint is None else verified_meanwhile(checkpoint, read_manifest(checkpoint))
+    with verified, weights_of(folder, family) as source:
+        yield source
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.grid.exchange import from_leader, rank
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import RolloutEngine
+from aspo_megatron.rollout.rounds import in_rounds
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.rollout.sglang.key import read_api_key, without_key
 from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
@@ -27,8 +28,6 @@ from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.sync_way import Way, way_to_servers
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
-
-_ROUND_SECONDS = 20.0
 
 
 @contextmanager
@@ -71,9 +70,7 @@ def rollout_engine(
     servers = config.rollout.servers
     for address in open_doors(servers) if rank() == 0 else ():
         tell(f"warning: {address}, without a key (rollout.servers.api_key_file)")
-    # In rounds, as the other ranks' patience with a collective has an end.
-    while not from_leader(local is None or local.ready(_ROUND_SECONDS)):
-        pass
+    in_rounds(lambda seconds: from_leader(local is None or local.ready(seconds)))
     started = from_leader(None if local is None else (local.urls, local.way, local.api_key))
     urls, way, key = started or (
         servers.addresses,

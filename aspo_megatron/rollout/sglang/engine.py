@@ -20,6 +20,7 @@ from aspo_megatron.parallel.grid.exchange import from_leader, gather, rank
 from aspo_megatron.rollout.client import Completion, ServerClient, ServerError
 from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked
 from aspo_megatron.rollout.loop_thread import LoopThread
+from aspo_megatron.rollout.rounds import in_rounds
 from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
 from aspo_megatron.rollout.sglang.memory import ServerMemory
 from aspo_megatron.rollout.sglang.partial_response import empty_response, extend
@@ -32,7 +33,6 @@ from aspo_megatron.rollout.weight_sync.session import SyncResult, Transport, syn
 logger = plain_logger(__name__)
 
 _PATIENCE_SECONDS = 1.0
-_ROUND_SECONDS = 20.0
 _LIKELIEST_ONLY = 1e-9
 
 
@@ -213,23 +213,19 @@ class SGLangEngine:
     def await_servers(self, seconds: float) -> bool:
         """Whether some server answers within `seconds`."""
 
-        async def wait() -> bool:
+        async def wait(seconds: float) -> bool:
             async def one(client: ServerClient) -> None:
                 await asyncio.sleep(_PATIENCE_SECONDS)  # one that answers may refuse all the same
                 while not await client.ready():
                     await asyncio.sleep(_PATIENCE_SECONDS)
 
             waiting = [asyncio.ensure_future(one(client)) for client in self._pool.clients]
-            done, pending = await asyncio.wait(
-                waiting, timeout=min(seconds, _ROUND_SECONDS), return_when=asyncio.FIRST_COMPLETED
-            )
+            done, pending = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
             return bool(done)
 
-        # In rounds, as the other ranks' patience with a collective has an end.
-        rounds = max(1, round(seconds / _ROUND_SECONDS))
-        return any(from_leader(self._loop.run(wait()) if rank() == 0 else False) for _ in range(rounds))
+        return in_rounds(lambda most: from_leader(self._loop.run(wait(most)) if rank() == 0 else False), seconds)
 
     async def _connect(self, urls: Sequence[str], api_key: str | None) -> tuple[aiohttp.ClientSession, ServerPool]:
         # A connection for each request: one that is kept may be closed by the server just as it is used again.
@@ -292,9 +288,7 @@ class SGLangGeneration:
 
     def settle(self) -> None:
         """See `Generation`."""
-        # In rounds, as the other ranks' patience with a collective has an end.
-        while not all(gather(self._in_flight.wait(_ROUND_SECONDS))):
-            pass
+        in_rounds(lambda seconds: all(gather(self._in_flight.wait(seconds))))
 
     def finish(self) -> list[list[Sample]]:
         """See `Generation`."""
