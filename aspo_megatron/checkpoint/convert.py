@@ -23,13 +23,13 @@ from aspo_megatron.checkpoint.torch_dist.manifest import (
     describe,
     model_identity,
     read_manifest,
-    verified_meanwhile,
     write_manifest,
 )
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.shard_layout import Place, places_by_rank
 from aspo_megatron.checkpoint.torch_dist.sidecar import copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
+from aspo_megatron.checkpoint.torch_dist.verification import verified_meanwhile
 from aspo_megatron.checkpoint.torch_dist.writer import TensorPiece, TorchDistWriter, without_crc, write_index
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig

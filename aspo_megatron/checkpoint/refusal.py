@@ -9,9 +9,10 @@ import torch.distributed as dist
 
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, Manifest, check_model, read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, Manifest, check_model, read_manifest
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader, check_common
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, all_keys
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.grid.exchange import from_leader, gather

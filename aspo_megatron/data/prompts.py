@@ -73,7 +73,7 @@ def load_problems(
         Training problems (at least one) and held-out problems (none if the configuration asks for none).
 
     Raises:
-        ConfigError: a source cannot be read (see `sources.read_source`), no problem is left on a side that is
+        ConfigError: a source cannot be read (see `read_source`), no problem is left on a side that is
             asked for, the prompt's form does not fit the tokenizer, or problems cannot be used.
     """
     chat = _form(config, tokenizer)

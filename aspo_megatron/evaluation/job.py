@@ -27,7 +27,7 @@ class ProblemSet:
         config: file with the whole configuration.
         side: which of its problems are asked: `train` (all of a problems file) or `heldout`.
         output: file for the responses.
-        problems: where the leader finds them, see `handover`; None: it reads them itself.
+        problems: where the leader finds them, see `inputs.handover`; None: it reads them itself.
         kept: whether the responses are for the user; else they go with the command.
     """
 

@@ -86,7 +86,7 @@ def read_as_rank(
     tell: Callable[[str], None] = silent,
     weights: bool = True,
 ) -> Inputs:
-    """As `read_inputs`, in a rank: only the leader has problems, which `sharing` gives to the others.
+    """As `read_inputs`, in a rank: only the leader has problems, which `shared` gives to the others.
 
     `handed`: see `handed_over`; where it can be read no problem is read again.
 

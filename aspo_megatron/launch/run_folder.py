@@ -148,7 +148,7 @@ def refuse_links(folder: Path) -> None:
 def _refuse_foreign_states(folder: Path) -> None:
     """See that a link `checkpoints`, which may be of whoever made the folder, leads to no states of another run."""
     link = folder / CHECKPOINTS
-    if not link.is_symlink() or not link.is_dir():  # to a disk that is not there: see `checkpoint.folders`
+    if not link.is_symlink() or not link.is_dir():  # to a disk that is not there: see `checkpoint.states.folders`
         return
     there = link.resolve()
     claim = there / _CLAIM

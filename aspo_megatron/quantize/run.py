@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from aspo_megatron.checkpoint.hf.folder import hf_shapes, weight_files
 from aspo_megatron.checkpoint.source import weights_of
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verified_meanwhile
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verified_meanwhile
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem

@@ -20,7 +20,8 @@ import torch
 from file_size import limited
 
 from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks

@@ -25,7 +25,7 @@ from aspo_megatron.metrics.wandb_run import _id_of
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
-from aspo_megatron.rollout.sglang.local_servers import read_api_key
+from aspo_megatron.rollout.sglang.key import read_api_key
 from aspo_megatron.yaml_text import read_yaml
 from tests.plots.made_runs import write_run
 

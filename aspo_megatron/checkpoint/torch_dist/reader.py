@@ -1,4 +1,4 @@
-"""Reads tensors in megatron's `torch_dist` format (see `tensors`) by name, without loading more than is asked for.
+"""Reads tensors in megatron's `torch_dist` format (see `writer`) by name, without loading more than is asked for.
 
 Such a folder may come from anybody: index and pieces are read as data (`plain_pickle`), not with torch's or megatron's
 own readers, which take a pickle's word for what to call.

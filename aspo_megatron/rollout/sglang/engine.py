@@ -16,16 +16,17 @@ from aspo_megatron.config import SamplingConfig, ServersConfig
 from aspo_megatron.data.samples import Sample, VersionSpan
 from aspo_megatron.errors import AgreedError, UserError
 from aspo_megatron.foreign_text import plain_logger
-from aspo_megatron.parallel.grid.exchange import from_leader, gather, rank
+from aspo_megatron.parallel.grid.exchange import from_leader, rank
 from aspo_megatron.rollout.client import Completion, ServerClient, ServerError
 from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.rounds import in_rounds
+from aspo_megatron.rollout.sglang.generation import SGLangGeneration
 from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
 from aspo_megatron.rollout.sglang.memory import ServerMemory
 from aspo_megatron.rollout.sglang.partial_response import empty_response, extend
 from aspo_megatron.rollout.sglang.router import RouterClient
-from aspo_megatron.rollout.sglang.server_pool import NoServerError, ServerPool
+from aspo_megatron.rollout.sglang.server_pool import ServerPool
 from aspo_megatron.rollout.stop_rule import StopRule
 from aspo_megatron.rollout.weight_sync.checksums import disagreement
 from aspo_megatron.rollout.weight_sync.session import SyncResult, Transport, sync_weights
@@ -278,33 +279,6 @@ class SGLangEngine:
 
     def _names(self) -> str:
         return ", ".join(client.url for client in self._pool.clients)
-
-
-class SGLangGeneration:
-    """See `Generation`."""
-
-    def __init__(self, in_flight: InFlight, attempts: int, names: str) -> None:
-        self._in_flight, self._attempts, self._names = in_flight, attempts, names
-
-    def settle(self) -> None:
-        """See `Generation`."""
-        in_rounds(lambda seconds: all(gather(self._in_flight.wait(seconds))))
-
-    def finish(self) -> list[list[Sample]]:
-        """See `Generation`."""
-        self.settle()
-        groups: list[list[Sample]] = []
-        lost: str | None = None
-        try:
-            groups = self._in_flight.result()
-        except NoServerError:
-            lost = "all servers have failed"
-        except ServerError as fault:
-            lost = f"a response was asked for {self._attempts} times, the last time of {fault}"
-        reasons = [reason for reason in gather(lost) if reason is not None]
-        if reasons:
-            raise ServersLostError(f"{reasons[0]} ({self._names})")
-        return groups
 
 
 def _sampling_parameters(sampling: SamplingConfig, end_ids: frozenset[int], done: int) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from aspo_megatron.launch.run_folder import refuse_links
 from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.parallel.device.platform import choose_platform
 from aspo_megatron.reading import read_text
-from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.sglang.command import ServedModel
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 
 _ROUND_SECONDS = 5.0
 
