@@ -16,10 +16,10 @@ from aspo_megatron.checkpoint.hf.safetensors_file import DTYPES
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.manifest import check_model, read_manifest
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
-from aspo_megatron.checkpoint.torch_dist.sidecar import INDEX, refuse_foreign_sidecar
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
+from aspo_megatron.checkpoint.torch_dist.sidecar import refuse_foreign_sidecar
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.folders import MANIFEST, checkpoint_around
+from aspo_megatron.folders import MANIFEST, TENSOR_INDEX, checkpoint_around
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.data_only import read_tokenizer_config
@@ -44,7 +44,7 @@ def usable_config(folder: Path) -> Family:
     """
     from aspo_megatron.models.hf_config import inverse_frequencies
 
-    if (folder / INDEX).is_file():
+    if (folder / TENSOR_INDEX).is_file():
         raise CheckpointError(
             f"model.path: {one_line(folder)} is a megatron checkpoint, but not one that a run or "
             f"`aspo convert hf-to-megatron` has made: {MANIFEST} is missing"
@@ -84,7 +84,7 @@ def usable_weights(folder: Path) -> Family:
         return family
     refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family)
-    with PieceReader(checkpoint, family) as reader:
+    with TorchDistReader(checkpoint, family) as reader:
         HfView(reader, family)
     return family
 

@@ -18,6 +18,7 @@ from aspo_megatron.data.prompt_sampler import PromptSampler, SamplerState
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.evaluation.evaluator import evaluate
+from aspo_megatron.folders import TRAINED_MODEL
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.parallel.grid.exchange import to_replicas
@@ -107,7 +108,7 @@ class Trainer:
             self._states.keep(self._now)
         self._states.finish()
         self._outputs.flush()  # a run is not finished while lines wait for room on the disk
-        self._states.export(self._state, self._config.output_dir / "hf")
+        self._states.export(self._state, self._config.output_dir / TRAINED_MODEL)
         self._learner.tell_if_no_update()
         return self._outputs.summarize(self._now)
 
