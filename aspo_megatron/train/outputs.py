@@ -48,7 +48,7 @@ class RunOutputs:
         """Whether this rank is the one that writes."""
         return self._record_after is not None
 
-    def open(self, after_step: int | None) -> None:
+    def begin(self, after_step: int | None) -> None:
         """Begin to record: a new run, or one that goes on after a step."""
         if self._record_after is not None:
             self._recorder = self._record_after(after_step)

@@ -83,7 +83,7 @@ class Trainer:
             self._state = self._states.load(saved, weights)
             self._sampler.load_state(SamplerState(self._state.asked, tuple(self._state.carried)))
         self._state = noted_weights(self._state, weights)
-        self._outputs.open(None if saved is None else self._state.step)
+        self._outputs.begin(None if saved is None else self._state.step)
         self._started = started - self._state.seconds
         self._sync(version=self._state.step)
         if self._state.heldout_after is None:  # the run begins, or its servers were lost before they were asked

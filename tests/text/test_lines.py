@@ -46,14 +46,15 @@ PLAIN: dict[str, set[str]] = {
     "quantize/run.py": {"asked", "texts.tokens"},
     "rollout/build.py": {"address"},
     "rollout/sglang/local_servers.py": {"log", "what"},
-    "train/outputs.py": {"error"},
+    "train/outputs.py": {"error", "step"},
+    "train/phases.py": {"error", "step"},
+    "train/states.py": {"error", "state.step"},
     "train/start.py": {"run.train.steps"},
     "rollout/sglang/serving.py": {"' '.join(servers.urls)", "settings.count"},
     "streams.py": {"end", "reason", "safe(text)"},
     "train/policy_engine.py": {"lost", "said"},
     "cli/table.py": {"one.markdown()"},
     "train/main.py": {"summary['heldout_problems']", "summary['steps']"},
-    "train/trainer.py": {"error", "self._at.step", "step"},
 }
 """By file, what is in one line by itself."""
 
