@@ -79,11 +79,11 @@ def weights(folder: Path) -> None:
     from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
     from aspo_megatron.checkpoint.finite import FiniteTensors
     from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
-    from aspo_megatron.checkpoint.usable import check_weights
+    from aspo_megatron.checkpoint.usable import usable_weights
     from aspo_megatron.models.family import read_family
 
     source = folder / "model"
-    check_weights(source)
+    usable_weights(source)
     weights_fingerprint(source)
     with SafetensorsFolder(source) as tensors:
         finite = FiniteTensors(tensors)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
-from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
@@ -101,9 +101,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_model_folder(model: Path, tmp_path: Path, kind: str) -> None:
     spoil, reason = FOLDERS[kind]
     folder = Path(shutil.copytree(model, tmp_path / "model"))
-    check_weights(folder)
+    usable_weights(folder)
     spoil(folder)
-    refused(lambda: check_weights(folder), reason)
+    refused(lambda: usable_weights(folder), reason)
 
 
 def test_a_name_of_a_tensor_is_shown_short_and_plain(model: Path, tmp_path: Path) -> None:
