@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, weight_files
 from aspo_megatron.checkpoint.hf.safetensors_file import (
     Entry,
@@ -22,7 +23,6 @@ from aspo_megatron.checkpoint.hf.safetensors_file import (
     read_header,
 )
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.usable import COMPUTED
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import EXTRA_TENSORS

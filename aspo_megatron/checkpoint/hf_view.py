@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
 from aspo_megatron.errors import CheckpointError

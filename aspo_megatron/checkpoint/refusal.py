@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, Manifest, check_model, read_manifest
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader, check_common
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, all_keys

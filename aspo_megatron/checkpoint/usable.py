@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.checkpoint.hf.safetensors_file import DTYPES
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
-from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.manifest import check_model, read_manifest
 from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.sidecar import refuse_foreign_sidecar

@@ -120,7 +120,7 @@ def _progress(label: str, total: int) -> Iterator[OnBytes]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from aspo_megatron.metrics.shown import drawn, shown_console
+    from aspo_megatron.metrics.console import drawn, shown_console
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     bar = Progress(

@@ -32,13 +32,13 @@ def doctor(
     """
     from aspo_megatron.doctor import report
     from aspo_megatron.doctor.host import Host
-    from aspo_megatron.doctor.wishes import read_wishes
+    from aspo_megatron.doctor.requirements import read_requirements
 
     words = list(overrides or [])
     if config is not None and "=" in config and not os.path.exists(config):
         words, config = [config, *words], None
     host = Host()
-    wishes = read_wishes(None if config is None else Path(config), words, host)
-    groups = report.examine(host, wishes)
-    show(json.dumps(report.as_json(groups, wishes), indent=2) if as_json else report.text(groups, wishes))
+    needs = read_requirements(None if config is None else Path(config), words, host)
+    groups = report.examine(host, needs)
+    show(json.dumps(report.as_json(groups, needs), indent=2) if as_json else report.text(groups, needs))
     raise typer.Exit(report.exit_code(groups))

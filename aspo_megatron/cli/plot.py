@@ -43,7 +43,7 @@ def plot(
       aspo plot runs/aspo runs/grpo --out comparison.png --text
       aspo plot --group aspo=runs/aspo-1,runs/aspo-2 --group grpo=runs/grpo-1,runs/grpo-2 --html comparison.html
     """
-    from aspo_megatron.metrics.shown import shown_console
+    from aspo_megatron.metrics.console import shown_console
     from aspo_megatron.plots.curves import draw_figure, figure_png, write_figure
     from aspo_megatron.plots.page import plot_page, write_page
     from aspo_megatron.plots.series import read_series

@@ -30,7 +30,7 @@ def samples(
       aspo samples runs/quickstart --step 12
       aspo samples runs/quickstart --problem chain_sum-0-7 --count 20 --html samples.html
     """
-    from aspo_megatron.metrics.shown import shown_console
+    from aspo_megatron.metrics.console import shown_console
     from aspo_megatron.plots.page import write_page
     from aspo_megatron.plots.sample_file import read_samples
     from aspo_megatron.plots.sample_view import print_samples, samples_page

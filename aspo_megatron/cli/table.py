@@ -57,7 +57,7 @@ def _show(head: list[str], rows: list[list[str]], notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aspo_megatron.metrics.shown import print_text, shown_console, words
+    from aspo_megatron.metrics.console import print_text, shown_console, words
 
     console = shown_console(Console())
     drawn = Table()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aspo_megatron.data.apart import Apart, ApartError
 from aspo_megatron.data.decoding import refusal
+from aspo_megatron.data.isolated_process import Isolated, IsolatedError
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line, reason_of
@@ -43,11 +43,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         config.tokenizer_class = family.hf_config["tokenizer_class"]
     try:
         # What is damaged or hostile shows there; then it is loaded here.
-        with Apart[Path, str | None](lambda path: _try(path, config)) as elsewhere:
+        with Isolated[Path, str | None](lambda path: _try(path, config)) as elsewhere:
             refused = elsewhere(folder, _SECONDS)
         if refused is None:
             return _load(folder, config)
-    except ApartError as error:
+    except IsolatedError as error:
         raise CheckpointError(f"{name}: the tokenizer cannot be read ({error})") from error
     except Exception as error:  # of a library that raises all kinds
         raise CheckpointError(f"{name}: the tokenizer cannot be read ({reason_of(error)})") from error

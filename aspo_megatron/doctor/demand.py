@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from aspo_megatron.doctor.host import Host
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.errors import UserError
 
 
@@ -26,23 +26,23 @@ class Demand:
     weights: int
 
 
-def demand_of(host: Host, wishes: Wishes, on_gpu: bool) -> Demand | None:
+def demand_of(host: Host, needs: Requirements, on_gpu: bool) -> Demand | None:
     """What is known of it; None without a model or torch, or with a layout that the model cannot have."""
-    if wishes.family is None or host.torch.problem:
+    if needs.family is None or host.torch.problem:
         return None
     from aspo_megatron.models.counts import model_elements
     from aspo_megatron.plan.memory.host import locked_on_node
     from aspo_megatron.plan.memory.rank import resident
     from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, setting_of
 
-    run, family, parallel = wishes.run, wishes.family, wishes.run.parallel
+    run, family, parallel = needs.run, needs.family, needs.run.parallel
     try:
         family.check_layout(parallel)
         setting = replace(setting_of(run, parallel), cpu=not on_gpu)
     except UserError:
         return None
     fullest = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
-    ranks = wishes.ranks_here
+    ranks = needs.ranks_here
     host_bytes = locked_on_node(run, family, parallel, setting, ranks) if on_gpu else fullest * ranks
     elements = model_elements(family)
     state = (setting.bytes + MOMENTS_BYTES + setting.main_bytes) * elements

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.launch.rank import rank_settings
 
 _SLOW = {
@@ -26,12 +26,12 @@ _RANKS = rank_settings({})
 """What a rank sets for itself where the user has not."""
 
 
-def environment_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def environment_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """A line for each that disturbs, or one that says that none does."""
-    found = [*_python_path(host), *_threads(host, wishes, gpus)]
+    found = [*_python_path(host), *_threads(host, needs, gpus)]
     if gpus.there:
-        found += [*_slow(host), *_cumem(host, wishes), *_allocator(host), *_queues(host, wishes)]
-        found += [*_libraries(host), *_hidden(host, wishes, gpus)]
+        found += [*_slow(host), *_cumem(host, needs), *_allocator(host), *_queues(host, needs)]
+        found += [*_libraries(host), *_hidden(host, needs, gpus)]
     yield from found or [ok("variables", "none that disturbs is set")]
 
 
@@ -42,11 +42,11 @@ def _slow(host: Host) -> Iterator[Line]:
             yield warn(name, f"{value}: {effect}", f"unset {name}, when you do not look for an error")
 
 
-def _cumem(host: Host, wishes: Wishes) -> Iterator[Line]:
+def _cumem(host: Host, needs: Requirements) -> Iterator[Line]:
     """Servers that others started must have what the trainer has; NCCL connects no others on a machine."""
     for name in ("NCCL_CUMEM_ENABLE", "NCCL_NVLS_ENABLE"):
         value = host.env.get(name)
-        if value is not None and wishes.run.rollout.engine == "sglang" and wishes.run.rollout.servers.addresses:
+        if value is not None and needs.run.rollout.engine == "sglang" and needs.run.rollout.servers.addresses:
             yield warn(name, f"{value}: servers on this machine must have it too", f"unset {name} on both sides")
 
 
@@ -61,10 +61,10 @@ def _allocator(host: Host) -> Iterator[Line]:
         yield warn(name, f"{text}: memory in fixed pieces may be left over", todo)
 
 
-def _queues(host: Host, wishes: Wishes) -> Iterator[Line]:
+def _queues(host: Host, needs: Requirements) -> Iterator[Line]:
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
     value = host.env.get(name)
-    if value is not None and value != _RANKS[name] and wishes.run.parallel.tp > 1:
+    if value is not None and value != _RANKS[name] and needs.run.parallel.tp > 1:
         found = f"{value}: tensor parallelism wants communication to start first, hence {_RANKS[name]}"
         yield warn(name, found, f"unset {name}: ranks then set {_RANKS[name]}")
 
@@ -88,24 +88,24 @@ def _libraries(host: Host) -> Iterator[Line]:
             yield warn("LD_LIBRARY_PATH", told, f"take {folder} out of it, if torch fails or another NCCL is named")
 
 
-def _threads(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _threads(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """`aspo train` sets it for ranks that it starts; torchrun and srun do not, or not as the run says."""
     value = host.env.get("OMP_NUM_THREADS")
     launched = "SLURM_JOB_ID" in host.env or "TORCHELASTIC_RUN_ID" in host.env
-    if value is None and launched and host.cores() >= _MANY_CORES and wishes.ranks_here > 1:
-        found = f"not set: each of {wishes.ranks_here} ranks starts up to {host.cores()} threads"
+    if value is None and launched and host.cores() >= _MANY_CORES and needs.ranks_here > 1:
+        found = f"not set: each of {needs.ranks_here} ranks starts up to {host.cores()} threads"
         yield warn("OMP_NUM_THREADS", found, "export OMP_NUM_THREADS=1, as slurm/train.sbatch does")
-    elif value is not None and value.isdecimal() and int(value) * wishes.ranks_here > host.cores() and launched:
-        found = f"{value} threads for each of {wishes.ranks_here} ranks, on {host.cores()} cores"
+    elif value is not None and value.isdecimal() and int(value) * needs.ranks_here > host.cores() and launched:
+        found = f"{value} threads for each of {needs.ranks_here} ranks, on {host.cores()} cores"
         yield warn("OMP_NUM_THREADS", found, "export OMP_NUM_THREADS=1")
 
 
-def _hidden(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _hidden(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     value = host.env.get("CUDA_VISIBLE_DEVICES")
     if value is None or not gpus.gpus:
         return
     if value in ("", "-1", "NoDevFiles"):
-        say = warn if wishes.run.platform.device == "cpu" else wrong
+        say = warn if needs.run.platform.device == "cpu" else wrong
         yield say("CUDA_VISIBLE_DEVICES", f"{value!r} hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
     elif len(value.split(",")) < len(gpus.gpus):
         yield ok("CUDA_VISIBLE_DEVICES", f"{value}: {len(value.split(','))} of {len(gpus.gpus)} GPUs")

@@ -10,8 +10,8 @@ from packaging.version import Version
 from aspo_megatron.doctor.host import Host, Torch
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import SECONDS, Gpu, Gpus
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.slurm import shown_own
-from aspo_megatron.doctor.wishes import Wishes
 
 _NEWER_DRIVER = "or install a newer driver"
 _OLD_CUDA_INDEX = "--index-url https://download.pytorch.org/whl/cu126"
@@ -21,10 +21,10 @@ _HELD_MIB = 1024
 _SPOKEN = 140
 
 
-def gpu_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def gpu_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """What nvidia-smi says of each GPU, and how many the run wants."""
     if not gpus.gpus:
-        yield _no_list(wishes, gpus)
+        yield _no_list(needs, gpus)
     else:
         if gpus.problem:
             yield warn("nvidia-smi", gpus.problem, _doctor_driver())
@@ -32,11 +32,11 @@ def gpu_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         yield from _modes(gpus)
         yield _memory_held(host, gpus)
         if len(gpus.gpus) > 1:
-            yield from _peers(host, wishes, gpus)
-    yield _enough(host, wishes, gpus)
+            yield from _peers(host, needs, gpus)
+    yield _enough(host, needs, gpus)
 
 
-def torch_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def torch_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """Whether torch's build, the driver and the GPUs fit together."""
     torch = host.torch
     if torch.problem:
@@ -44,15 +44,15 @@ def torch_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     if not gpus.there:
         yield ok("torch's build", f"{_build(torch)}; there is no GPU")
     elif torch.cuda is None:
-        yield _cpu_build(wishes, torch, gpus)
+        yield _cpu_build(needs, torch, gpus)
     else:
-        yield _driver(host, wishes, gpus)
-        yield from _architectures(wishes, torch, gpus)
+        yield _driver(host, needs, gpus)
+        yield from _architectures(needs, torch, gpus)
 
 
-def _harm(wishes: Wishes) -> Callable[[str, str, str], Line]:
+def _harm(needs: Requirements) -> Callable[[str, str, str], Line]:
     """How bad it is when GPUs that are there cannot be used."""
-    return warn if wishes.run.platform.device == "cpu" else wrong
+    return warn if needs.run.platform.device == "cpu" else wrong
 
 
 def _build(torch: Torch) -> str:
@@ -70,16 +70,16 @@ def _install(torch: Torch, gpus: Gpus) -> str:
     return f"pip install --force-reinstall 'torch=={release}' {_OLD_CUDA_INDEX}, {_NEWER_DRIVER}"
 
 
-def _cpu_build(wishes: Wishes, torch: Torch, gpus: Gpus) -> Line:
+def _cpu_build(needs: Requirements, torch: Torch, gpus: Gpus) -> Line:
     found = f"{_build(torch)}, beside {len(gpus.gpus) or 'a driver of'} NVIDIA GPUs, which it cannot use"
-    if wishes.run.platform.device == "cpu":
+    if needs.run.platform.device == "cpu":
         return warn("torch's build", f"{found}; platform.device=cpu does without", _install(torch, gpus))
     return wrong("torch's build", found, _install(torch, gpus))
 
 
-def _driver(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _driver(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Torch in a process of its own has the last word: a driver may be made compatible, or broken."""
-    torch, seen, say = host.torch, gpus.seen, _harm(wishes)
+    torch, seen, say = host.torch, gpus.seen, _harm(needs)
     built = Version(torch.cuda or "0")
     supports = f"the driver supports CUDA {gpus.cuda}" if gpus.cuda else "what the driver supports is not known"
     found = f"{_build(torch)}; {supports}"
@@ -102,7 +102,7 @@ def _doctor_driver() -> str:
     return "see what `nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'` say; reload the driver, or restart the machine"
 
 
-def _architectures(wishes: Wishes, torch: Torch, gpus: Gpus) -> Iterator[Line]:
+def _architectures(needs: Requirements, torch: Torch, gpus: Gpus) -> Iterator[Line]:
     """Whether torch has kernels for each GPU: compiled for its generation, or in a form that the driver compiles."""
     if not torch.architectures:
         yield unknown("torch's kernels", "torch does not say which GPUs it has kernels for")
@@ -114,7 +114,7 @@ def _architectures(wishes: Wishes, torch: Torch, gpus: Gpus) -> Iterator[Line]:
             yield ok("torch's kernels", f"for {name}, compute capability {number}")
         else:
             built = " ".join(torch.architectures)
-            yield _harm(wishes)(
+            yield _harm(needs)(
                 "torch's kernels",
                 f"none for {name}, compute capability {number}: it was built for {built}",
                 f"take a torch with sm_{capability[0]}{capability[1]}, or other GPUs (CUDA_VISIBLE_DEVICES=...)",
@@ -138,16 +138,16 @@ def _has_kernels(architectures: tuple[str, ...], capability: tuple[int, int]) ->
     return False
 
 
-def _no_list(wishes: Wishes, gpus: Gpus) -> Line:
+def _no_list(needs: Requirements, gpus: Gpus) -> Line:
     if gpus.shown_none:
         todo = (
             "nothing, for a run on CPUs; else ask for them: docker --gpus all, apptainer --nv, Slurm --gpus-per-node=N"
         )
         return warn("nvidia-smi", gpus.problem, todo)
     if gpus.driver and gpus.late:
-        return _harm(wishes)("nvidia-smi", f"{gpus.problem}: the driver hangs", _doctor_driver())
+        return _harm(needs)("nvidia-smi", f"{gpus.problem}: the driver hangs", _doctor_driver())
     if gpus.driver:
-        mark = warn if gpus.problem == "not found" else _harm(wishes)
+        mark = warn if gpus.problem == "not found" else _harm(needs)
         return mark("nvidia-smi", f"{gpus.problem}, although NVIDIA's driver is loaded", _doctor_driver())
     if gpus.late:
         return warn("nvidia-smi", gpus.problem, _doctor_driver())
@@ -195,7 +195,7 @@ def _holder(gpu: Gpu, rows: list[list[str]]) -> str:
     return f"GPU {gpu.index}: {gib((gpu.used or 0) * 2**20)} held by {by or 'processes that are not seen from here'}"
 
 
-def _peers(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _peers(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """Whether GPUs read each other's memory, and over what."""
     answer = host.run(["nvidia-smi", "topo", "-p2p", "r"], SECONDS)
     pairs = _matrix(answer.out)
@@ -215,7 +215,7 @@ def _peers(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     links = _matrix(host.run(["nvidia-smi", "topo", "-m"], SECONDS).out)
     kinds = dict.fromkeys(links.values())
     if kinds:
-        slow = not all(kind.startswith("NV") for kind in kinds) and wishes.run.parallel.tp > 1
+        slow = not all(kind.startswith("NV") for kind in kinds) and needs.run.parallel.tp > 1
         found = f"between GPUs: {', '.join(kinds)}"
         todo = "nothing; NVLink (NV#) would make parallel.tp faster, pp and dp need it less"
         yield warn("links", found, todo) if slow else ok("links", found)
@@ -235,17 +235,17 @@ def _matrix(text: str) -> dict[tuple[int, int], str]:
     return pairs
 
 
-def _enough(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _enough(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Whether there is a GPU for each rank and server."""
-    device, ranks, servers = wishes.run.platform.device, wishes.ranks_here, wishes.server_gpus
+    device, ranks, servers = needs.run.platform.device, needs.ranks_here, needs.server_gpus
     wanted = f"{ranks} rank{'s' * (ranks > 1)}" + (f" and {servers} for servers" if servers else "")
     if device == "cpu":
         return unneeded("GPUs for the run", f"platform.device=cpu: {wanted} on CPUs")
-    if wishes.away:
-        there = f"srun --nodes=1 --gpus-per-node={wishes.ranks_here + servers} aspo doctor{wishes.words}"
+    if needs.away:
+        there = f"srun --nodes=1 --gpus-per-node={needs.ranks_here + servers} aspo doctor{needs.words}"
         return unneeded("GPUs for the run", f"{wanted} a node, on nodes that have them; to look there: {there}")
     if not gpus.usable:
-        return _none_to_use(wishes, gpus, wanted)
+        return _none_to_use(needs, gpus, wanted)
     if shown_own(host, gpus) and not servers:
         return ok("GPUs for the run", "torch sees the one of this task's rank")
     if ranks + servers > gpus.usable:
@@ -254,12 +254,12 @@ def _enough(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     return ok("GPUs for the run", f"torch sees {gpus.usable}, {wanted}")
 
 
-def _none_to_use(wishes: Wishes, gpus: Gpus, wanted: str) -> Line:
+def _none_to_use(needs: Requirements, gpus: Gpus, wanted: str) -> Line:
     what = "GPUs for the run"
-    if wishes.run.platform.device == "cuda":
+    if needs.run.platform.device == "cuda":
         todo = "run it where GPUs are, or set platform.device=cpu"
         return wrong(what, f"platform.device=cuda, and torch sees none; {wanted} want them", todo)
-    if wishes.config is None or gpus.there:
+    if needs.config is None or gpus.there:
         return unneeded(what, f"none to be used: platform.device=auto takes CPUs for {wanted}")
-    todo = f"run it where GPUs are; a small copy of it runs on CPUs: aspo train{wishes.words} --tiny"
+    todo = f"run it where GPUs are; a small copy of it runs on CPUs: aspo train{needs.words} --tiny"
     return warn(what, f"none: platform.device=auto takes CPUs for {wanted}", todo)

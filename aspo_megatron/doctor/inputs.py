@@ -10,23 +10,23 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.sources.files import source_files
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.errors import UserError
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def input_lines(host: Host, wishes: Wishes) -> Iterator[Line]:
+def input_lines(host: Host, needs: Requirements) -> Iterator[Line]:
     """The run's files; nothing without a configuration."""
-    if wishes.config is None:
+    if needs.config is None:
         return
-    yield from _model(host, wishes)
-    yield from _problems(host, wishes.run)
-    yield from _folder(wishes.run)
+    yield from _model(host, needs)
+    yield from _problems(host, needs.run)
+    yield from _folder(needs.run)
 
 
-def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
-    run, path = wishes.run, wishes.run.model.path
+def _model(host: Host, needs: Requirements) -> Iterator[Line]:
+    run, path = needs.run, needs.run.model.path
     fetch = f"hf download ORGANISATION/{path.name} --local-dir {path}, or model.path=FOLDER"
     unreadable = host.unreadable(path, folder=True)
     if unreadable == os.strerror(errno.ENOENT):
@@ -34,28 +34,28 @@ def _model(host: Host, wishes: Wishes) -> Iterator[Line]:
     elif unreadable:
         yield wrong("model.path", f"{path}: {unreadable}", "model.path=FOLDER, which this user may read")
     elif host.torch.problem:
-        yield unknown("model.path", wishes.family_problem)
-    elif wishes.family is None:
-        yield wrong("model.path", wishes.family_problem.removeprefix("model.path: "), fetch)
+        yield unknown("model.path", needs.family_problem)
+    elif needs.family is None:
+        yield wrong("model.path", needs.family_problem.removeprefix("model.path: "), fetch)
         return
     elif not any(host.exists(path / name) for name in _TOKENIZERS):
         yield wrong("model.path", f"{path} has no tokenizer ({', '.join(_TOKENIZERS)})", fetch)
-    elif problem := _weights(wishes):
+    elif problem := _weights(needs):
         yield wrong("model.path", problem, fetch)
     else:
-        yield ok("model.path", f"{path}, {wishes.family.name}")
-    if wishes.family is not None:
+        yield ok("model.path", f"{path}, {needs.family.name}")
+    if needs.family is not None:
         try:
-            wishes.family.check_layout(run.parallel)
+            needs.family.check_layout(run.parallel)
         except UserError as error:
-            yield wrong("layout", str(error), f"aspo plan{wishes.words} --gpus N shows layouts")
+            yield wrong("layout", str(error), f"aspo plan{needs.words} --gpus N shows layouts")
 
 
-def _weights(wishes: Wishes) -> str:
+def _weights(needs: Requirements) -> str:
     """Why the model's weights cannot be taken, by the headers of its files."""
     from aspo_megatron.checkpoint.usable import usable_weights
 
-    model = wishes.run.model
+    model = needs.run.model
     if model.init == "random":
         return ""
     try:

@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.errors import ConfigError
 
 _IMPORT_SECONDS = 60.0
 
 
-def kernel_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def kernel_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """The optional packages, and whether what `model.kernels` asks for is possible with them."""
     if host.torch.problem:
         return  # nothing of this can be asked
-    yield from _engine(host, wishes, gpus)
+    yield from _engine(host, needs, gpus)
     yield from _apex(host)
     yield _compiler(host, gpus)
-    yield from _choice(host, wishes, gpus)
+    yield from _choice(host, needs, gpus)
 
 
-def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _engine(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """Transformer Engine: its version, and whether it can be imported beside this torch."""
     packages, name = host.packages, "Transformer Engine"
-    on_cpu = wishes.run.platform.device == "cpu"
+    on_cpu = needs.run.platform.device == "cpu"
     if on_cpu or not gpus.there:
         there = packages.transformer_engine or "not installed"
         yield unneeded(name, f"{there}; it needs a GPU{', and platform.device=cpu' if on_cpu and gpus.there else ''}")
@@ -38,7 +38,7 @@ def _engine(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
         # That it is asked for, and refused, is said by the line of the choice.
         yield warn(name, found, f"{cure}{silence}")
         return
-    if wishes.run.model.kernels.layers == "local":
+    if needs.run.model.kernels.layers == "local":
         yield unneeded(name, f"{packages.transformer_engine}; model.kernels.layers=local does without")
         return
     found = f"{packages.transformer_engine} (wanted: {packages.engine_window})"
@@ -89,27 +89,27 @@ def _compiler(host: Host, gpus: Gpus) -> Line:
     return unneeded("g++", f"{found or 'not found'}; only model.kernels.log_prob=compiled wants it on a CPU")
 
 
-def _choice(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """What the run's `model.kernels` come to here, by the product's own rules."""
     from aspo_megatron.parallel.device.kernels import Machine, advice, choose_kernels
 
-    on_gpu = gpus.there and wishes.run.platform.device != "cpu"
+    on_gpu = gpus.there and needs.run.platform.device != "cpu"
     compiler, found = ("Triton", host.packages.triton) if on_gpu else ("g++", host.which("g++") is not None)
     capability = (gpus.capability or (0, 0)) if on_gpu else None
-    if wishes.away:
+    if needs.away:
         yield unneeded("model.kernels", "chosen on the nodes that have GPUs")
         return
     machine = Machine(host.packages, capability, compiler, found)
-    experts = wishes.family is not None and bool(wishes.family.num_experts)
+    experts = needs.family is not None and bool(needs.family.num_experts)
     try:
-        chosen = choose_kernels(wishes.run.model.kernels, machine, experts=experts)
+        chosen = choose_kernels(needs.run.model.kernels, machine, experts=experts)
     except ConfigError as error:
         yield wrong("model.kernels", str(error), "install what it names, or leave the setting at its default")
         return
     used = [name for name, value in vars(chosen).items() if value is True]
     layers = [] if chosen.transformer_engine else ["megatron-core's own layers"]
     yield ok("model.kernels", ", ".join([*layers, *(name.replace("_", " ") for name in used)]))
-    for text in advice(wishes.run.model, machine) if wishes.config is not None else ():
+    for text in advice(needs.run.model, machine) if needs.config is not None else ():
         if text.startswith("model.dtype"):
             found_text, _, todo = text.partition(". ")
             yield warn("model.dtype", found_text, todo)

@@ -12,8 +12,8 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.memory import core_quota
 from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.slurm import shown_own
-from aspo_megatron.doctor.wishes import Wishes
 from aspo_megatron.errors import ConfigError
 
 _OWN_FILES = 512
@@ -24,21 +24,21 @@ _LITTLE_DISK = 5 << 30
 _LITTLE_TEMPORARY = 1 << 30
 
 
-def limit_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def limit_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """The machine beside its GPUs and memory."""
-    yield _files(host, wishes)
-    yield _locked(host, wishes, gpus)
+    yield _files(host, needs)
+    yield _locked(host, needs, gpus)
     yield _processes(host)
     yield _core_files(host, gpus)
-    yield _cores(host, wishes, gpus)
-    yield _output(host, wishes, gpus)
+    yield _cores(host, needs, gpus)
+    yield _output(host, needs, gpus)
     yield _temporary(host)
     yield _clock(host)
-    yield _sandbox(host, wishes)
+    yield _sandbox(host, needs)
 
 
-def _files(host: Host, wishes: Wishes) -> Line:
-    limit, run = host.limit("nofile"), wishes.run
+def _files(host: Host, needs: Requirements) -> Line:
+    limit, run = host.limit("nofile"), needs.run
     servers = len(run.rollout.servers.addresses) or run.rollout.servers.count
     asked = servers * run.rollout.servers.concurrency if run.rollout.engine == "sglang" else 0
     if limit is None or limit >= asked + _OWN_FILES:
@@ -49,7 +49,7 @@ def _files(host: Host, wishes: Wishes) -> Line:
     return warn("open files", found, f"ulimit -n {asked + _OWN_FILES if can else hard}")
 
 
-def _locked(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _locked(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """CUDA locks memory past this limit; what InfiniBand is given to read and write counts."""
     limit, what = host.limit("memlock"), "locked memory"
     cards = host.names("/sys/class/infiniband")
@@ -63,7 +63,7 @@ def _locked(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     if limit >= _LOCKED_FOR_RDMA:
         return ok(what, found)
     todo = "ulimit -l unlimited; containers: --ulimit memlock=-1; Slurm: LimitMEMLOCK=infinity for slurmd"
-    say = wrong if wishes.nodes > 1 and gpus.usable else warn
+    say = wrong if needs.nodes > 1 and gpus.usable else warn
     return say(what, f"{found}: InfiniBand ({', '.join(cards)}) fails with 'Cannot allocate memory'", todo)
 
 
@@ -87,16 +87,16 @@ def _shown(limit: int | None) -> str:
     return "unlimited" if limit is None else str(limit)
 
 
-def _cores(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _cores(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     cores, quota = host.cores(), core_quota(host)
     usable = cores if quota is None else min(float(cores), quota)
     found = f"{cores}" + (f", a control group allows the time of {quota:g}" if quota is not None else "")
-    ranks = 1 if shown_own(host, gpus) else wishes.ranks_here  # cores are given to each task as well
-    threads = ranks * wishes.run.platform.threads_per_rank
-    if wishes.away:
+    ranks = 1 if shown_own(host, gpus) else needs.ranks_here  # cores are given to each task as well
+    threads = ranks * needs.run.platform.threads_per_rank
+    if needs.away:
         return ok("CPU cores", found)
-    if threads > usable and (wishes.config is not None or wishes.run.platform.device == "cpu"):
-        told = f"{ranks} ranks x {wishes.run.platform.threads_per_rank} threads"
+    if threads > usable and (needs.config is not None or needs.run.platform.device == "cpu"):
+        told = f"{ranks} ranks x {needs.run.platform.threads_per_rank} threads"
         todo = "fewer ranks or platform.threads_per_rank=1; more cores (docker --cpus, Slurm's --cpus-per-task)"
         return warn("CPU cores", f"{found}; {told} wait for each other", todo)
     if gpus.usable and usable < 2 * min(gpus.usable, ranks):
@@ -105,9 +105,9 @@ def _cores(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     return ok("CPU cores", found)
 
 
-def _output(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _output(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """The run folder, or what of its path is there: runs, and saved states."""
-    folder = wishes.run.output_dir.absolute()
+    folder = needs.run.output_dir.absolute()
     there = next((place for place in (folder, *folder.parents) if host.exists(place)), Path("/"))
     what = "disk for runs"
     if not host.writable(there):
@@ -116,9 +116,9 @@ def _output(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     if disk is None:
         return unknown(what, f"{there}: its free space is not known")
     found = f"{gib(disk.free)} free at {there}"
-    demand = demand_of(host, wishes, bool(gpus.usable)) if wishes.run.checkpoint.every else None
+    demand = demand_of(host, needs, bool(gpus.usable)) if needs.run.checkpoint.every else None
     if demand is not None:
-        states = wishes.run.checkpoint.keep + 1  # the oldest goes when the new one is complete
+        states = needs.run.checkpoint.keep + 1  # the oldest goes when the new one is complete
         wanted = states * demand.state
         if disk.free < wanted:
             todo = "free some, lower checkpoint.keep, or set output_dir to a larger disk"
@@ -155,9 +155,9 @@ def _clock(host: Host) -> Line:
     return ok("clock", shown)
 
 
-def _sandbox(host: Host, wishes: Wishes) -> Line:
+def _sandbox(host: Host, needs: Requirements) -> Line:
     """What `reward.kind=code` shuts programs off by."""
-    reward = wishes.run.reward
+    reward = needs.run.reward
     settings = [part.code or reward.code for part in reward.components.values() if part.kind == "code"]
     settings += [reward.code] if reward.kind == "code" or not settings else []
     asks = reward.kind == "code" or any(part.kind == "code" for part in reward.components.values())

@@ -10,7 +10,7 @@ from aspo_megatron.doctor.demand import demand_of
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 
 _GROUPS = "/sys/fs/cgroup"
 _SHARED = "/dev/shm"
@@ -22,11 +22,11 @@ _NO_LIMIT = 1 << 60
 """Version 1 of control groups writes a number near 2^63 for none."""
 
 
-def memory_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def memory_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """The host's memory against what the ranks take of it, the GPUs', and /dev/shm."""
-    yield _host_memory(host, wishes, gpus)
-    yield from _gpu_memory(host, wishes, gpus)
-    yield _shared(host, wishes, gpus)
+    yield _host_memory(host, needs, gpus)
+    yield from _gpu_memory(host, needs, gpus)
+    yield _shared(host, needs, gpus)
 
 
 def memory_limit(host: Host) -> int | None:
@@ -75,7 +75,7 @@ def _settings(host: Host, controller: str, second: str | None, first: str | None
                 yield value.strip()
 
 
-def _host_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     what = "host memory"
     text = host.read("/proc/meminfo") or ""
     sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB", text, flags=re.MULTILINE)}
@@ -88,51 +88,51 @@ def _host_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
     found = f"{gib(sizes['MemTotal'])}, {gib(free)} available"
     if limited:
         found += f", a control group allows {gib(most)}"
-    on_gpu = bool(gpus.usable) and wishes.run.platform.device != "cpu"
-    demand = None if wishes.away else demand_of(host, wishes, on_gpu)
-    taken = f"{wishes.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(wishes)} are"
+    on_gpu = bool(gpus.usable) and needs.run.platform.device != "cpu"
+    demand = None if needs.away else demand_of(host, needs, on_gpu)
+    taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(needs)} are"
     if demand is not None and demand.host > most:
-        todo = f"aspo plan{wishes.words}; more ranks, or nodes"
+        todo = f"aspo plan{needs.words}; more ranks, or nodes"
         todo += "; model.reference=device, checkpoint.async_save=false, optimizer.offload=false" if on_gpu else ""
-        todo += "; Slurm: slurm.directives=[--mem=0]" if wishes.slurm else ""
+        todo += "; Slurm: slurm.directives=[--mem=0]" if needs.slurm else ""
         return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
     if demand is not None and demand.host > free:
         return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or take another node")
-    if free < _LEAST * min(wishes.ranks_here, 2):
+    if free < _LEAST * min(needs.ranks_here, 2):
         todo = "a larger limit (docker --memory, Slurm's --mem=0), or end other programs"
         return warn(what, f"{found}; a rank wants 2 GiB before it holds a model", todo)
     return ok(what, found + (f"; {taken} {gib(demand.host)}" if demand is not None else ""))
 
 
-def _ranks(wishes: Wishes) -> str:
-    return f"{wishes.ranks_here} rank{'s' * (wishes.ranks_here > 1)}"
+def _ranks(needs: Requirements) -> str:
+    return f"{needs.ranks_here} rank{'s' * (needs.ranks_here > 1)}"
 
 
-def _gpu_memory(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def _gpu_memory(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """Whether what is always there fits; `aspo plan` knows the rest."""
-    on_gpu = gpus.usable and wishes.run.platform.device != "cpu"
-    demand = demand_of(host, wishes, on_gpu=True) if on_gpu else None
+    on_gpu = gpus.usable and needs.run.platform.device != "cpu"
+    demand = demand_of(host, needs, on_gpu=True) if on_gpu else None
     if demand is None or gpus.memory is None:
         return
     found = f"{gib(gpus.memory)}; weights, gradients and optimizer are {gib(demand.device)}"
     if demand.device > gpus.memory:
-        todo = f"aspo plan{wishes.words} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
+        todo = f"aspo plan{needs.words} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
         yield wrong("GPU memory", found, todo)
     else:
         yield ok("GPU memory", f"{found}; aspo plan has the rest")
 
 
-def _shared(host: Host, wishes: Wishes, gpus: Gpus) -> Line:
+def _shared(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Python's locks between processes, NCCL where GPUs are not peers, buckets of weights for servers on CPUs."""
     disk, larger = host.disk(_SHARED), "docker run --shm-size=8g, or --ipc=host"
     if disk is None or not host.writable(_SHARED):
         why = "is not there" if disk is None else "cannot be written"
         return wrong(_SHARED, f"{why}: workers of the reward need it", f"mount -t tmpfs tmpfs {_SHARED}; {larger}")
     found = f"{gib(disk.free)} free of {gib(disk.total)}"
-    servers = wishes.run.rollout.servers
+    servers = needs.run.rollout.servers
     buckets = 2 * servers.bucket_mib << 20
-    if gpus.usable > 1 and wishes.run.platform.device != "cpu" and disk.free < _NCCL_SHARED:
+    if gpus.usable > 1 and needs.run.platform.device != "cpu" and disk.free < _NCCL_SHARED:
         return warn(_SHARED, f"{found}: NCCL may fail there with 'No space left on device'; it wants 1 GiB", larger)
-    if wishes.run.rollout.engine == "sglang" and servers.sync == "tensor" and not gpus.usable and disk.free < buckets:
+    if needs.run.rollout.engine == "sglang" and servers.sync == "tensor" and not gpus.usable and disk.free < buckets:
         return warn(_SHARED, f"{found}: two buckets of weights are {gib(buckets)}, and go by value: slowly", larger)
     return ok(_SHARED, found)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.servers import Sglang
-from aspo_megatron.doctor.wishes import Wishes
 from aspo_megatron.launch.loopback import is_loopback
 
 _ASK_SECONDS = 60.0
@@ -22,20 +22,20 @@ _UP = ("up", "unknown")
 _BY_NAME = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
-def nccl_lines(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
+def nccl_lines(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
     """NCCL here and in the servers' environment, interfaces, the machine's name."""
-    yield from _versions(host, wishes, gpus, sglang)
+    yield from _versions(host, needs, gpus, sglang)
     interfaces = [
         name
         for name in host.names(_NETWORK)
         if not name.startswith(_VIRTUAL) and (host.read(f"{_NETWORK}/{name}/operstate") or "").strip() in _UP
     ]
     yield from _named_interfaces(host)
-    yield _interfaces(host, wishes, interfaces)
-    yield _own_name(host, wishes)
+    yield _interfaces(host, needs, interfaces)
+    yield _own_name(host, needs)
 
 
-def _versions(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
+def _versions(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
     ours = host.torch.nccl
     if host.torch.problem:
         return
@@ -43,11 +43,11 @@ def _versions(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterato
         yield unneeded("NCCL", f"{ours or 'none in this torch'}; on CPUs gloo connects the ranks")
         return
     if ours is None:
-        say = warn if wishes.run.platform.device == "cpu" else wrong
+        say = warn if needs.run.platform.device == "cpu" else wrong
         yield say("NCCL", "this torch has none", "take a build of torch for Linux with CUDA")
         return
-    servers = wishes.run.rollout.servers
-    if not wishes.own_servers or sglang.problem:
+    servers = needs.run.rollout.servers
+    if not needs.own_servers or sglang.problem:
         yield ok("NCCL", ours)
         return
     if servers.colocate or servers.sync not in ("auto", "distributed"):
@@ -64,16 +64,16 @@ def _versions(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterato
         yield ok("NCCL", f"{ours}, in the servers' environment too")
     elif servers.sync == "distributed":
         yield wrong(
-            "NCCL", f"rollout.servers.sync=distributed: {reason}", _one_version(host, wishes, sglang, ours, theirs)
+            "NCCL", f"rollout.servers.sync=distributed: {reason}", _one_version(host, needs, sglang, ours, theirs)
         )
     else:
         found = f"{reason.partition('; ')[0]}: rollout.servers.sync=auto takes `tensor`, by shared memory of the GPU"
         yield warn(
-            "NCCL", found, f"{_one_version(host, wishes, sglang, ours, theirs)}; docs/gpu.md, Processes and servers"
+            "NCCL", found, f"{_one_version(host, needs, sglang, ours, theirs)}; docs/gpu.md, Processes and servers"
         )
 
 
-def _one_version(host: Host, wishes: Wishes, sglang: Sglang, ours: str, theirs: str) -> str:
+def _one_version(host: Host, needs: Requirements, sglang: Sglang, ours: str, theirs: str) -> str:
     """PyTorch works with an NCCL that is newer than its own, not always with an older one."""
 
     def key(version: str) -> list[int]:
@@ -84,7 +84,7 @@ def _one_version(host: Host, wishes: Wishes, sglang: Sglang, ours: str, theirs: 
         return f"pip install --no-deps nvidia-nccl-cu{(host.torch.cuda or _CUDA).partition('.')[0]}=={newer}"
     build = re.search(r"\+cu(\d\d)\d$", sglang.torch)
     of_cuda = build[1] if build else _CUDA
-    return f"{wishes.run.rollout.servers.python} -m pip install --no-deps nvidia-nccl-cu{of_cuda}=={newer}"
+    return f"{needs.run.rollout.servers.python} -m pip install --no-deps nvidia-nccl-cu{of_cuda}=={newer}"
 
 
 def _named_interfaces(host: Host) -> Iterator[Line]:
@@ -105,17 +105,17 @@ def _named_interfaces(host: Host) -> Iterator[Line]:
             yield wrong(variable, f"{value}: there is no such interface", todo)
 
 
-def _interfaces(host: Host, wishes: Wishes, interfaces: list[str]) -> Line:
+def _interfaces(host: Host, needs: Requirements, interfaces: list[str]) -> Line:
     cards = host.names("/sys/class/infiniband")
     found = f"{', '.join(interfaces) or 'none but loopback'}" + (f"; InfiniBand {', '.join(cards)}" if cards else "")
     lacking = [name for name in _BY_NAME if not host.env.get(name)]
-    if len(interfaces) > 1 and lacking and wishes.nodes > 1:
+    if len(interfaces) > 1 and lacking and needs.nodes > 1:
         todo = f"export {' '.join(f'{name}={interfaces[0]}' for name in lacking)}, with the one that all nodes share"
         return warn("interfaces", f"{found}; ranks on several nodes may each take another", todo)
     return ok("interfaces", found)
 
 
-def _own_name(host: Host, wishes: Wishes) -> Line:
+def _own_name(host: Host, needs: Requirements) -> Line:
     """Gloo, and Slurm's nodes, find each other by the machine's name."""
     name = host.name()
     answer = host.run(["getent", "hosts", name], 5.0)
@@ -123,7 +123,7 @@ def _own_name(host: Host, wishes: Wishes) -> Line:
     todo = "have /etc/hosts or DNS name the address that other nodes see; or set GLOO_SOCKET_IFNAME"
     if answer.code is None:
         return unknown("host name", f"{name}: getent: {answer.problem}")
-    several = wishes.nodes > 1 and not host.env.get("GLOO_SOCKET_IFNAME")
+    several = needs.nodes > 1 and not host.env.get("GLOO_SOCKET_IFNAME")
     if address is None:
         say = wrong if several else warn
         return say("host name", f"{name} has no address", todo)

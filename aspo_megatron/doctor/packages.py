@@ -10,12 +10,12 @@ from packaging.utils import canonicalize_name
 from aspo_megatron import versions
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, wrong
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 
 _PROJECT = "aspo-megatron"
 
 
-def package_lines(host: Host, wishes: Wishes) -> Iterator[Line]:
+def package_lines(host: Host, needs: Requirements) -> Iterator[Line]:
     """What is installed, held against the versions that this package works with."""
     for name, wanted in versions.window().items():
         version = host.version(name)
@@ -26,7 +26,7 @@ def package_lines(host: Host, wishes: Wishes) -> Iterator[Line]:
             yield wrong(name, found, todo)
     if host.torch.problem and host.version("torch") is not None:
         yield wrong("import torch", host.torch.problem, _todo_for_import(host))
-    yield from _others(host, wishes)
+    yield from _others(host, needs)
 
 
 def _todo_for_import(host: Host) -> str:
@@ -36,13 +36,13 @@ def _todo_for_import(host: Host) -> str:
     return again
 
 
-def _others(host: Host, wishes: Wishes) -> Iterator[Line]:
+def _others(host: Host, needs: Requirements) -> Iterator[Line]:
     """The other requirements, in one line if all are there; and the extras that the run asks for."""
     requirements = [Requirement(text) for text in host.requires(_PROJECT)]
     if not requirements:
         yield unknown("other packages", f"{_PROJECT} is not installed here, so its requirements are not known")
         return
-    extras = _extras(wishes)
+    extras = _extras(needs)
     wanted = [
         each
         for each in requirements
@@ -60,9 +60,9 @@ def _others(host: Host, wishes: Wishes) -> Iterator[Line]:
         yield ok("other packages", f"all {len(wanted)} are there: {', '.join(each.name for each in wanted)}")
 
 
-def _extras(wishes: Wishes) -> dict[str, str]:
+def _extras(needs: Requirements) -> dict[str, str]:
     """The optional parts of this package that the run needs, and the setting that asks for each."""
-    run = wishes.run
+    run = needs.run
     found: dict[str, str] = {}
     for key, source in (("data.train", run.data.train), ("data.heldout", run.data.heldout)):
         if source is not None and source.kind == "huggingface":

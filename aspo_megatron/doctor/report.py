@@ -18,9 +18,9 @@ from aspo_megatron.doctor.memory import memory_lines
 from aspo_megatron.doctor.nccl import nccl_lines
 from aspo_megatron.doctor.nvidia import Gpus, read_gpus
 from aspo_megatron.doctor.packages import package_lines
+from aspo_megatron.doctor.requirements import Requirements, placed
 from aspo_megatron.doctor.servers import Sglang, read_sglang, server_lines
 from aspo_megatron.doctor.slurm import slurm_lines
-from aspo_megatron.doctor.wishes import Wishes, placed
 from aspo_megatron.foreign_text import one_line
 
 _SHOWN: dict[Mark, str] = {"ok": "ok", "warn": "WARN", "wrong": "WRONG", "unknown": "?", "unneeded": "-"}
@@ -30,29 +30,29 @@ _T = TypeVar("_T")
 Check = Callable[[], Iterable[Line]]
 
 
-def examine(host: Host, wishes: Wishes) -> list[LineGroup]:
+def examine(host: Host, needs: Requirements) -> list[LineGroup]:
     """Every check. One that fails by itself is a line that says so, and ends no other."""
     _ = host.torch  # by one thread: an import that fails in two at once says something else in each
     with ThreadPoolExecutor() as pool:
         gpus_read = pool.submit(_or, Gpus(problem="it could not be asked"), lambda: read_gpus(host))
         failed = Sglang(problem="it could not be asked")
-        sglang_read = pool.submit(_or, failed, lambda: read_sglang(host, wishes))
+        sglang_read = pool.submit(_or, failed, lambda: read_sglang(host, needs))
         gpus, sglang = gpus_read.result(), sglang_read.result()
-        wishes = placed(wishes, host, gpus.there)
+        needs = placed(needs, host, gpus.there)
         checks: dict[str, tuple[Check, ...]] = {
             "Python and packages": (
-                lambda: package_lines(host, wishes),
-                lambda: torch_lines(host, wishes, gpus),
+                lambda: package_lines(host, needs),
+                lambda: torch_lines(host, needs, gpus),
             ),
-            "GPUs": (lambda: gpu_lines(host, wishes, gpus),),
-            "Kernels": (lambda: kernel_lines(host, wishes, gpus),),
-            "NCCL and network": (lambda: nccl_lines(host, wishes, gpus, sglang),),
-            "SGLang": (lambda: server_lines(host, wishes, gpus, sglang),),
-            "Memory": (lambda: memory_lines(host, wishes, gpus),),
-            "Limits and disks": (lambda: limit_lines(host, wishes, gpus),),
-            "Slurm": (lambda: slurm_lines(host, wishes, gpus),),
-            "Environment variables": (lambda: environment_lines(host, wishes, gpus),),
-            "The run": (lambda: input_lines(host, wishes),),
+            "GPUs": (lambda: gpu_lines(host, needs, gpus),),
+            "Kernels": (lambda: kernel_lines(host, needs, gpus),),
+            "NCCL and network": (lambda: nccl_lines(host, needs, gpus, sglang),),
+            "SGLang": (lambda: server_lines(host, needs, gpus, sglang),),
+            "Memory": (lambda: memory_lines(host, needs, gpus),),
+            "Limits and disks": (lambda: limit_lines(host, needs, gpus),),
+            "Slurm": (lambda: slurm_lines(host, needs, gpus),),
+            "Environment variables": (lambda: environment_lines(host, needs, gpus),),
+            "The run": (lambda: input_lines(host, needs),),
         }
         done = {name: [pool.submit(_lines, check) for check in parts] for name, parts in checks.items()}
         groups = [
@@ -66,7 +66,7 @@ def exit_code(groups: Sequence[LineGroup]) -> int:
     return 1 if count(groups, "wrong") else 0
 
 
-def text(groups: Sequence[LineGroup], wishes: Wishes) -> str:
+def text(groups: Sequence[LineGroup], needs: Requirements) -> str:
     """For people."""
     shown: list[str] = []
     for group in groups:
@@ -75,15 +75,15 @@ def text(groups: Sequence[LineGroup], wishes: Wishes) -> str:
             shown.append(f"  {_SHOWN[line.mark]:<6}{one_line(line.what):<{_NAME_WIDTH}} {one_line(line.found)}")
             if line.todo:
                 shown.append(f"  {'':<6}{'':<{_NAME_WIDTH}} -> {one_line(line.todo)}")
-    return "\n".join([*shown[1:], "", f"{_counts(groups)}; {one_line(_next(groups, wishes))}"])
+    return "\n".join([*shown[1:], "", f"{_counts(groups)}; {one_line(_next(groups, needs))}"])
 
 
-def as_json(groups: Sequence[LineGroup], wishes: Wishes) -> dict[str, Any]:
+def as_json(groups: Sequence[LineGroup], needs: Requirements) -> dict[str, Any]:
     """The same for programs."""
     return {
         "lines": [{"group": group.name} | asdict(line) for group in groups for line in group.lines],
         "counts": {mark: count(groups, mark) for mark in _SHOWN},
-        "next": _next(groups, wishes),
+        "next": _next(groups, needs),
         "exit_code": exit_code(groups),
     }
 
@@ -93,14 +93,14 @@ def _counts(groups: Sequence[LineGroup]) -> str:
     return f"{count(groups, 'ok')} ok, {warnings} warning{'s' * (warnings != 1)}, {count(groups, 'wrong')} wrong"
 
 
-def _next(groups: Sequence[LineGroup], wishes: Wishes) -> str:
+def _next(groups: Sequence[LineGroup], needs: Requirements) -> str:
     """What to do after this."""
     if exit_code(groups):
-        return f"mend what is WRONG, then again: aspo doctor{wishes.words}"
-    if wishes.config is None:
+        return f"mend what is WRONG, then again: aspo doctor{needs.words}"
+    if needs.config is None:
         return "next: aspo train examples/tiny/run.yaml, then aspo doctor YOUR.yaml"
-    submits = wishes.away or (wishes.slurm and wishes.nodes > 1)
-    return f"next: aspo {'slurm' if submits else 'train'}{wishes.words}"
+    submits = needs.away or (needs.slurm and needs.nodes > 1)
+    return f"next: aspo {'slurm' if submits else 'train'}{needs.words}"
 
 
 def _lines(check: Check) -> list[Line]:

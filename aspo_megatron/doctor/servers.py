@@ -12,7 +12,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 
 _ASK_SECONDS = 30.0
 _HELP_SECONDS = 90.0
@@ -38,9 +38,9 @@ class Sglang:
     problem: str = ""
 
 
-def read_sglang(host: Host, wishes: Wishes) -> Sglang:
+def read_sglang(host: Host, needs: Requirements) -> Sglang:
     """Ask the Python of `rollout.servers.python`."""
-    python = wishes.run.rollout.servers.python
+    python = needs.run.rollout.servers.python
     if not host.exists(python):
         return Sglang(problem="no such file")
     answer = host.run([str(python.absolute()), "-c", _ASK], _ASK_SECONDS)
@@ -53,39 +53,39 @@ def read_sglang(host: Host, wishes: Wishes) -> Sglang:
     return Sglang(problem=answer.complaint)
 
 
-def server_lines(host: Host, wishes: Wishes, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
+def server_lines(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> Iterator[Line]:
     """Whether the run's servers would start."""
-    servers, python = wishes.run.rollout.servers, wishes.run.rollout.servers.python
+    servers, python = needs.run.rollout.servers, needs.run.rollout.servers.python
     found = sglang.problem or f"{sglang.version}, torch {sglang.torch}"
-    if wishes.run.rollout.engine == "embedded":
+    if needs.run.rollout.engine == "embedded":
         yield unneeded("SGLang", f"{found} ({python}); rollout.engine=embedded generates without it")
         return
-    if not wishes.own_servers:
+    if not needs.own_servers:
         where = ", ".join(servers.addresses) or "other nodes of the job, or another job"
         yield unneeded("SGLang", f"the run takes servers that are started elsewhere: {where}")
-        yield from _exposed(wishes)
+        yield from _exposed(needs)
         return
     if sglang.problem:
         yield wrong(
             "SGLang",
             f"rollout.servers.python={python}: {sglang.problem}",
-            _install(python, host.exists(python), gpus, wishes.away),
+            _install(python, host.exists(python), gpus, needs.away),
         )
         return
     yield ok("SGLang", f"{found} ({python})")
-    if (gpus.usable or wishes.away) and sglang.torch.endswith("+cpu"):
+    if (gpus.usable or needs.away) and sglang.torch.endswith("+cpu"):
         yield wrong(
             "its torch",
             f"{sglang.torch} has no CUDA, and the GPUs are to serve",
-            _install(python, host.exists(python), gpus, wishes.away),
+            _install(python, host.exists(python), gpus, needs.away),
         )
-    on_gpu = bool(gpus.usable or wishes.away) and wishes.run.platform.device != "cpu"
+    on_gpu = bool(gpus.usable or needs.away) and needs.run.platform.device != "cpu"
     if not on_gpu and servers.tp > 1:
         yield wrong("servers", f"rollout.servers.tp={servers.tp}: a server on CPU has one process", "set it to 1")
-    yield _options(host, wishes.run, "cuda" if on_gpu else "cpu", sglang)
-    if wishes.family is not None:
-        yield _models(host, wishes.family.hf_config.get("architectures") or [], sglang)
-    yield from _exposed(wishes)
+    yield _options(host, needs.run, "cuda" if on_gpu else "cpu", sglang)
+    if needs.family is not None:
+        yield _models(host, needs.family.hf_config.get("architectures") or [], sglang)
+    yield from _exposed(needs)
 
 
 def _install(python: Path, there: bool, gpus: Gpus, away: bool) -> str:
@@ -98,10 +98,10 @@ def _install(python: Path, there: bool, gpus: Gpus, away: bool) -> str:
     return "make sglang-cpu (docs/sglang.md), or rollout.engine=embedded"
 
 
-def _exposed(wishes: Wishes) -> Iterator[Line]:
+def _exposed(needs: Requirements) -> Iterator[Line]:
     from aspo_megatron.rollout.sglang.local_servers import exposed_without_key
 
-    for address in exposed_without_key(wishes.run.rollout.servers):
+    for address in exposed_without_key(needs.run.rollout.servers):
         found = f"{address} can be reached from other machines, and asks for no key"
         yield warn("servers' key", found, "rollout.servers.api_key_file=FILE, with a long random text in it")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 
 _SECONDS = 10.0
 
 
-def slurm_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
+def slurm_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """The programs, the controller, the allocation that this runs in, and the section `slurm`."""
-    inside = "SLURM_JOB_ID" in host.env and not wishes.away
-    if not wishes.slurm:
+    inside = "SLURM_JOB_ID" in host.env and not needs.away
+    if not needs.slurm:
         yield unneeded("Slurm", "no sbatch here")
         return
     version = host.run(["sbatch", "--version"], _SECONDS)
@@ -30,13 +30,13 @@ def slurm_lines(host: Host, wishes: Wishes, gpus: Gpus) -> Iterator[Line]:
     yield _controller(host)
     yield from _programs(host)
     if inside:
-        yield _allocation(host, wishes)
+        yield _allocation(host, needs)
         yield _gpus_of_task(host, gpus)
-    yield from _template(wishes)
-    if wishes.config is not None and wishes.shape_problem:
-        yield warn("section slurm", wishes.shape_problem, f"aspo slurm{wishes.words} refuses it as it is")
-    elif wishes.config is not None and wishes.run.slurm.gpus_per_node and not inside:
-        yield from _partition(host, wishes)
+    yield from _template(needs)
+    if needs.config is not None and needs.shape_problem:
+        yield warn("section slurm", needs.shape_problem, f"aspo slurm{needs.words} refuses it as it is")
+    elif needs.config is not None and needs.run.slurm.gpus_per_node and not inside:
+        yield from _partition(host, needs)
 
 
 def _controller(host: Host) -> Line:
@@ -56,13 +56,13 @@ def _programs(host: Host) -> Iterator[Line]:
         yield ok("its programs", "srun, scontrol, squeue, scancel")
 
 
-def _allocation(host: Host, wishes: Wishes) -> Line:
+def _allocation(host: Host, needs: Requirements) -> Line:
     env = host.env
     nodes, tasks = env.get("SLURM_JOB_NUM_NODES", "1"), env.get("SLURM_NTASKS", "?")
     found = f"job {env['SLURM_JOB_ID']}: {nodes} nodes, {tasks} tasks"
-    wanted = wishes.run.parallel.world_size
+    wanted = needs.run.parallel.world_size
     by_srun = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and tasks.isdecimal() and int(tasks) > 1
-    if by_srun and wishes.config is not None and int(tasks) != wanted:
+    if by_srun and needs.config is not None and int(tasks) != wanted:
         todo = f"srun --ntasks={wanted}, or another layout: tasks are ranks"
         return wrong("allocation", f"{found}, and tp x cp x dp x pp = {wanted} ranks are wanted", todo)
     return ok("allocation", found)
@@ -103,7 +103,7 @@ def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
     return ok("its GPUs", shown)
 
 
-def _template(wishes: Wishes) -> Iterator[Line]:
+def _template(needs: Requirements) -> Iterator[Line]:
     from aspo_megatron.errors import UserError
     from aspo_megatron.slurm.job import read_template
 
@@ -112,14 +112,14 @@ def _template(wishes: Wishes) -> Iterator[Line]:
     except UserError as error:
         yield warn("slurm/train.sbatch", str(error), "install aspo again")
         return
-    venv = wishes.run.slurm.venv
+    venv = needs.run.slurm.venv
     if venv is not None and venv != Path("none") and not (venv / "bin" / "aspo").is_file():
         yield warn("slurm.venv", f"{venv} has no bin/aspo here", "the folder that all nodes see, null, or none")
 
 
-def _partition(host: Host, wishes: Wishes) -> Iterator[Line]:
+def _partition(host: Host, needs: Requirements) -> Iterator[Line]:
     """Whether the partition has nodes with as many GPUs as a job would ask for."""
-    slurm = wishes.run.slurm
+    slurm = needs.run.slurm
     command = ["sinfo", "--noheader", "--format=%R|%G|%l"]
     answer = host.run([*command, *([f"--partition={slurm.partition}"] if slurm.partition else [])], _SECONDS)
     if not answer.good:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console
+from aspo_megatron.metrics.console import drawn, lines, print_text, shown_console
 
 _LINE_SECONDS = 10.0
 

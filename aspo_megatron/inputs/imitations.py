@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Self
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.dealing import Dealer, dealer
-from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.data.stream import ProblemStream
+from aspo_megatron.data.tokenize_prompts import PromptMaker
 from aspo_megatron.data.tokenizer import beyond_vocabulary
 from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.shown import drawn, lines, print_text, shown_console, words
+from aspo_megatron.metrics.console import drawn, lines, print_text, shown_console, words
 
 _RECENT_STEPS = 20  # over which the time left is estimated
 

@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from aspo_megatron.foreign_text import one_line, safe
-from aspo_megatron.metrics.shown import lines, print_text, words
+from aspo_megatron.metrics.console import lines, print_text, words
 from aspo_megatron.plots.page import html_page, html_text
 from aspo_megatron.plots.sample_file import Selection, ShownSample, weight_summary
 

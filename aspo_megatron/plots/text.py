@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from aspo_megatron.metrics.shown import lines, print_text, words
+from aspo_megatron.metrics.console import lines, print_text, words
 from aspo_megatron.plots.curves import COLORS, short
 from aspo_megatron.plots.figures import SeriesTable, config_differences, deviation, number
 from aspo_megatron.plots.panels import Panel, panels_of

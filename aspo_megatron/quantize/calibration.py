@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.tokenize_prompts import PromptMaker
 from aspo_megatron.folders import SAMPLES_FILE
 from aspo_megatron.plots.sample_file import read_samples
 

@@ -142,8 +142,8 @@ def _starting_model(
     Raises:
         CheckpointError: the warm-up is lost that the KL refers to, and so are the weights that it began with.
     """
-    from aspo_megatron.checkpoint.states.start import load_start, save_start
     from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
+    from aspo_megatron.checkpoint.states.warmup_weights import load_start, save_start
     from aspo_megatron.parallel.model.policy import build_model
     from aspo_megatron.train.warmup import warm_up
 

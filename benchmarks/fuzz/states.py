@@ -54,8 +54,8 @@ def resume(run: Path) -> None:
     from aspo_megatron.checkpoint.fingerprint import Fingerprint
     from aspo_megatron.checkpoint.states.folders import tidy
     from aspo_megatron.checkpoint.states.run_states import find_state, load_latest
-    from aspo_megatron.checkpoint.states.start import load_start
     from aspo_megatron.checkpoint.states.trainer_state import changed_weights, read_state
+    from aspo_megatron.checkpoint.states.warmup_weights import load_start
 
     model, optimizer, config = _model()
     config = config.model_copy(update={"output_dir": run})

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2.debug import fake_traceback
 
-from aspo_megatron.data.apart import Apart
+from aspo_megatron.data.isolated_process import Isolated
 from benchmarks.fuzz.mutations import ELSEWHERE
 
 _NEVER = frozenset(
@@ -39,8 +39,8 @@ _NEVER = frozenset(
     )
 )
 _BY_THE_PRODUCT = {
-    "os.fork": Apart.__init__.__code__,
-    "os.kill": Apart.__exit__.__code__,
+    "os.fork": Isolated.__init__.__code__,
+    "os.kill": Isolated.__exit__.__code__,
     "code.__new__": fake_traceback.__code__,
 }
 """The one function that may. The product starts one process for foreign input, a fork of this one, in which this watch
@@ -58,7 +58,7 @@ _CHANGES = {
 }
 """By event: which of its arguments are paths of what is changed."""
 _MESSAGE_CLASSES = {("pathlib", "PosixPath")}
-"""What `Apart` sends besides plain values."""
+"""What `Isolated` sends besides plain values."""
 
 
 class Watch:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from aspo_megatron.data.apart import Apart
+from aspo_megatron.data.isolated_process import Isolated
 from aspo_megatron.errors import UserError
 from benchmarks.fuzz import child
 from benchmarks.fuzz.subjects import SUBJECTS, Subject
@@ -73,7 +73,7 @@ def start_program(folder: Path) -> None:
 
 
 def start_program_apart(folder: Path) -> None:
-    with Apart(os.system) as elsewhere:
+    with Isolated(os.system) as elsewhere:
         elsewhere("true", 1.0)
 
 

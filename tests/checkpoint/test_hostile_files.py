@@ -423,7 +423,7 @@ ODD_ORIGINS = NO_STATES | {"weights a number": b'{"weights": 7}', "weights that 
 
 @pytest.mark.parametrize("kind", ODD_ORIGINS)
 def test_an_odd_origin(tmp_path: Path, kind: str) -> None:
-    from aspo_megatron.checkpoint.states.start import _origin
+    from aspo_megatron.checkpoint.states.warmup_weights import _origin
 
     (tmp_path / "origin.json").write_bytes(ODD_ORIGINS[kind])
     refused(lambda: _origin(tmp_path), "origin.json", str(tmp_path))

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data import prompts as prompts_module
 from aspo_megatron.data.chat import Chat
-from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.records import Gathering
+from aspo_megatron.data.tokenize_prompts import PromptMaker
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import ConfigError
 

@@ -15,7 +15,7 @@ from packaging.version import Version
 from aspo_megatron.doctor.host import Answer, Disk, Host, Torch
 from aspo_megatron.doctor.lines import Line
 from aspo_megatron.doctor.report import examine
-from aspo_megatron.doctor.wishes import Wishes, read_wishes
+from aspo_megatron.doctor.requirements import Requirements, read_requirements
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.device.packages import Packages
 
@@ -204,18 +204,18 @@ def without_gpus(**changed: Any) -> Imitated:
     return host
 
 
-def wishes_of(*overrides: str, host: Host, config: bool = False, nodes: int = 1) -> Wishes:
+def requirements_of(*overrides: str, host: Host, config: bool = False, nodes: int = 1) -> Requirements:
     """A run of `overrides`; with `config` as if they were in a file."""
-    wishes = read_wishes(None, overrides, host)
+    needs = read_requirements(None, overrides, host)
     if not config:
-        return wishes
+        return needs
     words = [*overrides, f"parallel.dp={8 * nodes}"] if nodes > 1 else overrides
-    return replace(read_wishes(None, words, host), config=Path("run.yaml"), slurm=wishes.slurm or nodes > 1)
+    return replace(read_requirements(None, words, host), config=Path("run.yaml"), slurm=needs.slurm or nodes > 1)
 
 
-def lines_of(host: Host, wishes: Wishes | None = None) -> dict[str, Line]:
+def lines_of(host: Host, needs: Requirements | None = None) -> dict[str, Line]:
     """The lines of all checks, by what they look at."""
-    groups = examine(host, wishes or wishes_of(host=host))
+    groups = examine(host, needs or requirements_of(host=host))
     return {line.what: line for group in groups for line in group.lines}
 
 

@@ -19,9 +19,9 @@ from aspo_megatron.cli.entry import main
 from aspo_megatron.doctor import report
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, LineGroup
-from aspo_megatron.doctor.wishes import read_wishes
+from aspo_megatron.doctor.requirements import read_requirements
 from aspo_megatron.errors import ConfigError
-from tests.doctor.machines import Imitated, eight_gpus, wishes_of
+from tests.doctor.machines import Imitated, eight_gpus, requirements_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +81,7 @@ def test_what_a_configuration_names_is_looked_for(tmp_path: Path) -> None:
     host = Host()
     lines = {
         line.what: line
-        for group in report.examine(host, read_wishes(ROOT / "examples" / "tiny" / "run.yaml", words, host))
+        for group in report.examine(host, read_requirements(ROOT / "examples" / "tiny" / "run.yaml", words, host))
         for line in group.lines
     }
     assert {what for what in ("layout", "data.train.path", "output_dir") if lines[what].mark == "wrong"} == {
@@ -159,7 +159,7 @@ def test_a_check_that_fails_by_itself_ends_no_other(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(report, "memory_lines", broken)
     monkeypatch.setattr(report, "read_sglang", broken)
     host = Imitated(eight_gpus())
-    groups = report.examine(host, wishes_of(host=host))
+    groups = report.examine(host, requirements_of(host=host))
     assert [group.name for group in groups][-1] == "Environment variables"
     (memory,) = (group for group in groups if group.name == "Memory")
     assert memory.lines == (Line("unknown", "a check", "could not be made: RuntimeError: not foreseen"),)
@@ -170,7 +170,7 @@ def test_a_check_that_fails_by_itself_ends_no_other(monkeypatch: pytest.MonkeyPa
 def test_only_what_is_wrong_changes_the_exit_code(mark: str, code: int) -> None:
     groups = [LineGroup("a", (Line("ok", "one", "there"), Line(mark, "two", "found", "mend it")))]  # type: ignore[arg-type]
     assert report.exit_code(groups) == code
-    shown = report.text(groups, wishes_of(host=Imitated()))
+    shown = report.text(groups, requirements_of(host=Imitated()))
     assert "-> mend it" in shown
 
 
@@ -202,7 +202,7 @@ def test_what_may_not_be_read_is_said_to_be_there(monkeypatch: pytest.MonkeyPatc
     host = Host()
     problems = f"data.train={{kind: jsonl, path: {closed}/train.jsonl}}"
     config = ROOT / "examples" / "tiny" / "run.yaml"
-    groups = report.examine(host, read_wishes(config, [f"output_dir={closed}/run", problems], host))
+    groups = report.examine(host, read_requirements(config, [f"output_dir={closed}/run", problems], host))
     (group,) = (group for group in groups if group.name == "The run")
     assert [(line.what, line.mark) for line in group.lines] == [
         ("model.path", "ok"),
@@ -211,7 +211,7 @@ def test_what_may_not_be_read_is_said_to_be_there(monkeypatch: pytest.MonkeyPatc
     ]
     assert all("Permission denied" in line.found for line in group.lines[1:])
     with pytest.raises(ConfigError, match=f"{closed}/model.*: Permission denied"):
-        read_wishes(config, [f"model.path={closed}/model"], host)
+        read_requirements(config, [f"model.path={closed}/model"], host)
 
 
 def test_a_folder_is_no_file_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.doctor.host import Answer, Torch
-from aspo_megatron.doctor.wishes import Wishes
+from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.models.family import read_family
 from tests.doctor.machines import (
     CPU_TORCH,
@@ -22,9 +22,9 @@ from tests.doctor.machines import (
     lines_of,
     marked,
     nvidia_smi,
+    requirements_of,
     torch_sees,
     versions_of_driver,
-    wishes_of,
     without_gpus,
 )
 
@@ -102,7 +102,7 @@ def test_a_cpu_build_beside_gpus_is_wrong_unless_the_run_is_for_cpus() -> None:
     line = lines_of(host)["torch's build"]
     assert line.mark == "wrong"
     assert line.todo == "pip install --force-reinstall 'torch==2.13.0'"
-    assert lines_of(host, wishes_of("platform.device=cpu", host=host))["torch's build"].mark == "warn"
+    assert lines_of(host, requirements_of("platform.device=cpu", host=host))["torch's build"].mark == "warn"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_memory_of_other_programs_is_named_with_them() -> None:
 def test_gpus_that_are_no_peers_are_warned_of_and_so_is_pcie_under_tensor_parallelism() -> None:
     rows = [gpu_row(0), gpu_row(1)]
     host = Imitated(nvidia_smi(rows, p2p="CNS", link="PHB") | torch_sees(2))
-    lines = lines_of(host, wishes_of("parallel.tp=2", host=host, config=True))
+    lines = lines_of(host, requirements_of("parallel.tp=2", host=host, config=True))
     assert "1 of 1 pairs do not read each other's memory, as GPU 0 and 1 (CNS)" in lines["peers"].found
     assert (lines["peers"].mark, lines["links"].mark) == ("warn", "warn")
     assert lines_of(host)["links"].mark == "ok"
@@ -222,13 +222,13 @@ def test_gpus_that_are_no_peers_are_warned_of_and_so_is_pcie_under_tensor_parall
 )
 def test_ranks_and_servers_have_a_gpu_each_or_not(overrides: tuple[str, ...], mark: str) -> None:
     host = Imitated(eight_gpus())
-    wishes = wishes_of("rollout.engine=sglang", *overrides, host=host, config=True)
-    assert lines_of(host, wishes)["GPUs for the run"].mark == mark
+    needs = requirements_of("rollout.engine=sglang", *overrides, host=host, config=True)
+    assert lines_of(host, needs)["GPUs for the run"].mark == mark
 
 
 def test_a_run_that_insists_on_gpus_is_told_that_there_are_none() -> None:
     host = without_gpus()
-    assert lines_of(host, wishes_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
+    assert lines_of(host, requirements_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
 
 
 def test_hidden_gpus_are_said_by_the_variable_that_hides_them() -> None:
@@ -244,12 +244,12 @@ def test_hidden_gpus_are_said_by_the_variable_that_hides_them() -> None:
 
 def test_gpu_memory_is_held_against_what_is_always_there() -> None:
     host = Imitated(eight_gpus())
-    wishes = wishes_of("model.dtype=bfloat16", host=host, config=True)
+    needs = requirements_of("model.dtype=bfloat16", host=host, config=True)
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
-    line = lines_of(host, replace(wishes, family=family))["GPU memory"]
+    line = lines_of(host, replace(needs, family=family))["GPU memory"]
     assert line.mark == "wrong"  # 18 bytes for each of 8.2 billion parameters
     assert "weights, gradients and optimizer are 137" in line.found
-    split = replace(wishes_of("model.dtype=bfloat16", "parallel.tp=8", host=host, config=True), family=family)
+    split = replace(requirements_of("model.dtype=bfloat16", "parallel.tp=8", host=host, config=True), family=family)
     assert lines_of(host, split)["GPU memory"].mark == "ok"
 
 
@@ -278,10 +278,10 @@ def test_a_slice_has_the_memory_that_torch_says() -> None:
     assert lines["MIG"].mark == "warn"
 
 
-def of_30_gib(*overrides: str, host: Imitated) -> Wishes:
+def of_30_gib(*overrides: str, host: Imitated) -> Requirements:
     """A run with a model that takes some 30 GiB with its gradients and optimizer."""
     family = read_family(ROOT / "examples" / "deepseek_r1_distill_qwen_1_5b" / "model")
-    return replace(wishes_of(*overrides, host=host, config=True), family=family)
+    return replace(requirements_of(*overrides, host=host, config=True), family=family)
 
 
 def test_gpus_that_are_well_are_listed_beside_one_that_is_not() -> None:
@@ -311,7 +311,7 @@ def test_a_container_without_gpus_on_a_machine_with_them_computes_on_cpus(torch:
     assert marked(lines, "wrong") == []
     assert lines["nvidia-smi"].found.endswith("no GPU is shown to this container")
     assert "docker --gpus all" in lines["nvidia-smi"].todo
-    assert lines_of(host, wishes_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
+    assert lines_of(host, requirements_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
 
 
 def test_a_job_that_asked_for_no_gpus_computes_on_cpus() -> None:
@@ -337,7 +337,7 @@ def test_a_job_that_asked_for_no_gpus_computes_on_cpus() -> None:
 )
 def test_a_run_for_cpus_is_not_stopped_by_gpus(answers: dict[str, Answer], torch: Torch, env: dict[str, str]) -> None:
     host = Imitated(answers, torch=torch, env=env)
-    lines = lines_of(host, wishes_of("platform.device=cpu", host=host))
+    lines = lines_of(host, requirements_of("platform.device=cpu", host=host))
     assert marked(lines, "wrong") == []
     assert lines["Transformer Engine"].mark == "unneeded"
     assert marked(lines_of(host), "wrong") != []

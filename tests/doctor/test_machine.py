@@ -12,7 +12,7 @@ from aspo_megatron.doctor.host import Disk
 from aspo_megatron.doctor.memory import core_quota, memory_limit
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import Imitated, eight_gpus, lines_of, marked, wishes_of, without_gpus
+from tests.doctor.machines import Imitated, eight_gpus, lines_of, marked, requirements_of, without_gpus
 
 ROOT = Path(__file__).parents[2]
 CARDS = {"/sys/class/infiniband/mlx5_0/node_type": ""}
@@ -30,8 +30,8 @@ def test_a_container_with_little_shared_memory_is_warned_of_with_several_gpus() 
 
 def test_buckets_of_weights_want_shared_memory_of_servers_on_cpus() -> None:
     host = without_gpus(disks={"/dev/shm": Disk(64 * MIB, 64 * MIB)})
-    wishes = wishes_of("rollout.engine=sglang", "rollout.servers.sync=tensor", host=host)
-    assert "two buckets of weights are 512 MiB" in lines_of(host, wishes)["/dev/shm"].found
+    needs = requirements_of("rollout.engine=sglang", "rollout.servers.sync=tensor", host=host)
+    assert "two buckets of weights are 512 MiB" in lines_of(host, needs)["/dev/shm"].found
 
 
 def test_no_shared_memory_at_all_is_wrong() -> None:
@@ -54,7 +54,7 @@ def test_no_shared_memory_at_all_is_wrong() -> None:
 )
 def test_locked_memory_matters_with_infiniband(limit: int | None, files: dict[str, str], nodes: int, mark: str) -> None:
     host = Imitated(eight_gpus(), limits={"memlock": limit}, files=files)
-    line = lines_of(host, wishes_of(host=host, config=True, nodes=nodes))["locked memory"]
+    line = lines_of(host, requirements_of(host=host, config=True, nodes=nodes))["locked memory"]
     assert line.mark == mark
     assert limit != 65536 or line.found.startswith("64 KiB")
     assert mark in ("ok",) or line.todo.startswith("ulimit -l unlimited")
@@ -63,8 +63,8 @@ def test_locked_memory_matters_with_infiniband(limit: int | None, files: dict[st
 def test_few_open_files_are_too_few_for_many_requests() -> None:
     host = Imitated(eight_gpus(), limits={"nofile": 1024})
     assert lines_of(host)["open files"].mark == "ok"
-    wishes = wishes_of("rollout.engine=sglang", "rollout.servers.count=4", host=host)
-    line = lines_of(host, wishes)["open files"]
+    needs = requirements_of("rollout.engine=sglang", "rollout.servers.count=4", host=host)
+    line = lines_of(host, needs)["open files"]
     assert line.found == "1024; a rank wants 1536, 1024 of them for requests"
     assert line.todo == "ulimit -n 1024"  # the user may not raise it further
 
@@ -135,17 +135,17 @@ def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
     host = Imitated(eight_gpus(), files={"/proc/meminfo": "MemTotal: 104857600 kB\nMemAvailable: 104857600 kB\n"})
     words = ("parallel.tp=4", "parallel.sequence_parallel=true", "model.dtype=bfloat16", "loss.kl_coef=0.001")
-    wishes = replace(wishes_of(*words, host=host, config=True), family=family)
-    demand = demand_of(host, wishes, on_gpu=True)
+    needs = replace(requirements_of(*words, host=host, config=True), family=family)
+    demand = demand_of(host, needs, on_gpu=True)
     assert demand is not None
     assert demand.host == pytest.approx(16 * model_elements(family), rel=0.001)
     assert demand.state == 14 * model_elements(family)
-    line = lines_of(host, wishes)["host memory"]
+    line = lines_of(host, needs)["host memory"]
     assert line.mark == "wrong"
     assert "4 ranks lock 122.1 GiB" in line.found
-    without = wishes_of(*words[:3], "loss.kl_coef=0", "checkpoint.async_save=false", host=host, config=True)
+    without = requirements_of(*words[:3], "loss.kl_coef=0", "checkpoint.async_save=false", host=host, config=True)
     assert lines_of(host, replace(without, family=family))["host memory"].mark == "ok"
-    offload = wishes_of(
+    offload = requirements_of(
         *words[:3], "optimizer.offload=true", "loss.kl_coef=0", "checkpoint.every=0", host=host, config=True
     )
     demand = demand_of(host, replace(offload, family=family), on_gpu=True)
@@ -156,11 +156,13 @@ def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:
 def test_a_disk_without_room_for_states_is_said() -> None:
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
     host = Imitated(eight_gpus(), disks={"/": Disk(1 << 40, 200 << 30)})
-    wishes = replace(wishes_of("model.dtype=bfloat16", "output_dir=/runs/a", host=host, config=True), family=family)
-    assert lines_of(host, wishes)["disk for runs"].mark == "warn"
-    assert "3 saved states are 320.4 GiB, the model is 15.3 GiB" in lines_of(host, wishes)["disk for runs"].found
+    needs = replace(
+        requirements_of("model.dtype=bfloat16", "output_dir=/runs/a", host=host, config=True), family=family
+    )
+    assert lines_of(host, needs)["disk for runs"].mark == "warn"
+    assert "3 saved states are 320.4 GiB, the model is 15.3 GiB" in lines_of(host, needs)["disk for runs"].found
     host._disks["/"] = Disk(1 << 40, 15 << 30)
-    assert lines_of(host, wishes)["disk for runs"].mark == "wrong"
+    assert lines_of(host, needs)["disk for runs"].mark == "wrong"
 
 
 def test_a_folder_that_cannot_be_written_is_wrong() -> None:
@@ -177,10 +179,10 @@ def test_a_folder_that_cannot_be_written_is_wrong() -> None:
 def test_more_threads_than_cores_are_warned_of() -> None:
     host = without_gpus(cores=2)
     assert lines_of(host)["CPU cores"].mark == "ok"
-    line = lines_of(host, wishes_of("parallel.tp=4", host=host, config=True))["CPU cores"]
+    line = lines_of(host, requirements_of("parallel.tp=4", host=host, config=True))["CPU cores"]
     assert line.found == "2; 4 ranks x 1 threads wait for each other"
     few = Imitated(eight_gpus(), cores=8)
-    assert lines_of(few, wishes_of("parallel.dp=8", host=few, config=True))["CPU cores"].mark == "warn"
+    assert lines_of(few, requirements_of("parallel.dp=8", host=few, config=True))["CPU cores"].mark == "warn"
 
 
 def test_a_clock_before_the_installation_is_warned_of() -> None:
@@ -196,7 +198,7 @@ def test_a_clock_before_the_installation_is_warned_of() -> None:
 def test_a_machine_that_shuts_off_no_programs_cannot_score_code() -> None:
     host = without_gpus(sandbox="")
     assert lines_of(host)["code sandbox"].mark == "warn"
-    line = lines_of(host, wishes_of("reward.kind=code", host=host))["code sandbox"]
+    line = lines_of(host, requirements_of("reward.kind=code", host=host))["code sandbox"]
     assert line.mark == "wrong"
     assert "reward.code.sandbox=rlimits" in line.todo
 
@@ -228,13 +230,13 @@ def test_variables_that_disturb(env: dict[str, str], warned: list[str]) -> None:
         "/opt/nccl/lib/libnccl.so.2.28.9": "",
     }
     host = Imitated(eight_gpus(), env=env, files=files)
-    lines = lines_of(host, wishes_of("parallel.dp=4", "parallel.tp=2", host=host, config=True))
+    lines = lines_of(host, requirements_of("parallel.dp=4", "parallel.tp=2", host=host, config=True))
     assert [what for what in marked(lines, "warn") if what in {*env, "OMP_NUM_THREADS"}] == warned
     assert ("variables" in lines) == (not warned)
 
 
 def test_servers_of_others_must_have_the_same_nccl_settings() -> None:
     host = Imitated(eight_gpus(), env={"NCCL_CUMEM_ENABLE": "0"})
-    wishes = wishes_of("rollout.engine=sglang", "rollout.servers.addresses=[http://127.0.0.1:30000]", host=host)
-    assert lines_of(host, wishes)["NCCL_CUMEM_ENABLE"].mark == "warn"
+    needs = requirements_of("rollout.engine=sglang", "rollout.servers.addresses=[http://127.0.0.1:30000]", host=host)
+    assert lines_of(host, needs)["NCCL_CUMEM_ENABLE"].mark == "warn"
     assert "NCCL_CUMEM_ENABLE" not in lines_of(host)

@@ -15,8 +15,8 @@ from tests.doctor.machines import (
     eight_gpus,
     lines_of,
     marked,
+    requirements_of,
     torch_sees,
-    wishes_of,
     without_gpus,
 )
 
@@ -40,7 +40,7 @@ def test_other_requirements_are_looked_at_too() -> None:
 def test_an_extra_is_needed_where_the_run_asks_for_it() -> None:
     host = without_gpus(requires=("numpy", 'datasets; extra == "datasets"', 'wandb; extra == "wandb"'))
     assert "datasets" not in lines_of(host)
-    lines = lines_of(host, wishes_of("data.train.kind=huggingface", "log.wandb=online", host=host))
+    lines = lines_of(host, requirements_of("data.train.kind=huggingface", "log.wandb=online", host=host))
     assert lines["datasets"].found == "is not installed (data.train.kind=huggingface)"
     assert lines["wandb"].mark == "wrong"
 
@@ -61,7 +61,7 @@ def test_an_engine_outside_of_megatrons_window_is_a_warning_and_refused_where_it
     assert line.mark == "warn"
     assert "2.14.0 is installed, and this megatron-core is made for <2.12.0,>=2.9.0a0" in line.found
     assert line.todo.startswith("pip install --no-build-isolation 'transformer_engine[pytorch]<2.12.0,>=2.9.0a0'")
-    lines = lines_of(host, wishes_of("model.kernels.layers=transformer_engine", host=host))
+    lines = lines_of(host, requirements_of("model.kernels.layers=transformer_engine", host=host))
     assert lines["model.kernels"].mark == "wrong"
     assert lines["model.kernels"].found.startswith("model.kernels.layers=transformer_engine: Transformer Engine 2.14.0")
 
@@ -73,7 +73,7 @@ def test_an_engine_built_for_another_torch_is_wrong() -> None:
     assert line.mark == "wrong"
     assert said in line.found
     assert "'transformer_engine_torch==2.11.0'" in line.todo
-    lines = lines_of(host, wishes_of("model.kernels.layers=local", host=host))
+    lines = lines_of(host, requirements_of("model.kernels.layers=local", host=host))
     assert lines["Transformer Engine"].mark == "unneeded"
 
 
@@ -101,7 +101,7 @@ def test_a_gpu_without_triton_or_engine_is_slower() -> None:
 @pytest.mark.parametrize(("overrides", "found"), [((), "float32"), (("model.dtype=bfloat16",), None)])
 def test_fp32_on_a_gpu_is_advised_against(overrides: tuple[str, ...], found: str | None) -> None:
     host = Imitated(eight_gpus())
-    line = lines_of(host, wishes_of(*overrides, host=host, config=True)).get("model.dtype")
+    line = lines_of(host, requirements_of(*overrides, host=host, config=True)).get("model.dtype")
     assert (line and line.mark) == (found and "warn")
     assert line is None or "Set model.dtype=bfloat16" in line.todo
 
@@ -109,7 +109,7 @@ def test_fp32_on_a_gpu_is_advised_against(overrides: tuple[str, ...], found: str
 def test_without_a_compiler_a_compiled_log_prob_is_refused_on_a_cpu() -> None:
     host = without_gpus(programs=())
     assert lines_of(host)["g++"].mark == "unneeded"
-    lines = lines_of(host, wishes_of("model.kernels.log_prob=compiled", host=host))
+    lines = lines_of(host, requirements_of("model.kernels.log_prob=compiled", host=host))
     assert "needs g++" in lines["model.kernels"].found
 
 

@@ -10,7 +10,7 @@ import pytest
 from aspo_megatron.doctor.host import Answer, Torch
 from aspo_megatron.doctor.lines import Line
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import CUDA_TORCH, NOT_FOUND, Imitated, eight_gpus, lines_of, wishes_of, without_gpus
+from tests.doctor.machines import CUDA_TORCH, NOT_FOUND, Imitated, eight_gpus, lines_of, requirements_of, without_gpus
 
 ROOT = Path(__file__).parents[2]
 SERVER = "/envs/sglang/bin/python"
@@ -40,7 +40,7 @@ def with_sglang(source: str = BY_NAME, nccl: Answer | None = None, **more: str) 
 
 def lines(host: Imitated, *overrides: str) -> dict[str, Line]:
     words = ("rollout.engine=sglang", f"rollout.servers.python={SERVER}", "model.dtype=bfloat16", *overrides)
-    return lines_of(host, wishes_of(*words, host=host, config=True))
+    return lines_of(host, requirements_of(*words, host=host, config=True))
 
 
 def test_servers_that_fit_are_found_without_starting_sglang() -> None:
@@ -100,7 +100,7 @@ def test_a_python_without_sglang_is_wrong_where_the_run_starts_servers(answer: A
     host._answers[f"{SERVER} -c"] = answer
     assert lines(host)["SGLang"].mark == "wrong"
     assert found in lines(host)["SGLang"].found
-    assert lines_of(host, wishes_of(f"rollout.servers.python={SERVER}", host=host))["SGLang"].mark == "unneeded"
+    assert lines_of(host, requirements_of(f"rollout.servers.python={SERVER}", host=host))["SGLang"].mark == "unneeded"
 
 
 def test_no_python_where_it_is_said_to_be() -> None:
@@ -122,9 +122,9 @@ def test_servers_that_others_start_are_not_looked_for() -> None:
 def test_a_model_that_sglang_does_not_have_is_wrong() -> None:
     host = with_sglang()
     words = ("rollout.engine=sglang", f"rollout.servers.python={SERVER}")
-    wishes = wishes_of(*words, host=host, config=True)
-    dense = replace(wishes, family=read_family(ROOT / "examples" / "qwen3_8b" / "model"))
-    experts = replace(wishes, family=read_family(ROOT / "examples" / "qwen3_30b_a3b" / "model"))
+    needs = requirements_of(*words, host=host, config=True)
+    dense = replace(needs, family=read_family(ROOT / "examples" / "qwen3_8b" / "model"))
+    experts = replace(needs, family=read_family(ROOT / "examples" / "qwen3_30b_a3b" / "model"))
     assert lines_of(host, dense)["its models"].mark == "ok"
     assert lines_of(host, experts)["its models"].found == "SGLang 0.5.23 has no Qwen3MoeForCausalLM"
 
@@ -200,11 +200,11 @@ TWO = {f"/sys/class/net/{name}/operstate": "up" for name in ("eth0", "ib0")} | {
 def test_several_interfaces_matter_between_nodes_alone() -> None:
     host = Imitated(eight_gpus(), files=TWO)
     assert lines_of(host)["interfaces"].mark == "ok"
-    line = lines_of(host, wishes_of(host=host, config=True, nodes=2))["interfaces"]
+    line = lines_of(host, requirements_of(host=host, config=True, nodes=2))["interfaces"]
     assert line.mark == "warn"
     assert line.todo.startswith("export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0")
     host.env = {"NCCL_SOCKET_IFNAME": "ib", "GLOO_SOCKET_IFNAME": "ib0"}
-    found = lines_of(host, wishes_of(host=host, config=True, nodes=2))
+    found = lines_of(host, requirements_of(host=host, config=True, nodes=2))
     assert [found[name].mark for name in ("interfaces", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")] == ["ok"] * 3
 
 
@@ -234,4 +234,4 @@ def test_an_interface_that_is_named_is_there_or_not(variable: str, value: str, m
 def test_the_machines_name_has_an_address_that_other_nodes_reach(answer: Answer, one: str, several: str) -> None:
     host = Imitated(eight_gpus() | {"getent hosts": answer})
     assert lines_of(host)["host name"].mark == one
-    assert lines_of(host, wishes_of(host=host, config=True, nodes=2))["host name"].mark == several
+    assert lines_of(host, requirements_of(host=host, config=True, nodes=2))["host name"].mark == several

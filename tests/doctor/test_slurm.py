@@ -9,7 +9,7 @@ import pytest
 
 from aspo_megatron.doctor.host import Answer
 from aspo_megatron.doctor.report import text
-from aspo_megatron.doctor.wishes import placed
+from aspo_megatron.doctor.requirements import placed
 from aspo_megatron.models.family import read_family
 from tests.doctor.machines import (
     Imitated,
@@ -18,8 +18,8 @@ from tests.doctor.machines import (
     lines_of,
     marked,
     nvidia_smi,
+    requirements_of,
     torch_sees,
-    wishes_of,
     without_gpus,
 )
 
@@ -46,7 +46,7 @@ def test_without_slurm_there_is_a_note() -> None:
 def test_a_machine_that_submits_is_not_blamed_for_what_the_nodes_have() -> None:
     host = head()
     words = ("parallel.dp=8", "model.dtype=bfloat16", "model.kernels.layers=transformer_engine")
-    lines = lines_of(host, wishes_of(*words, host=host, config=True))
+    lines = lines_of(host, requirements_of(*words, host=host, config=True))
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]  # which are to be seen from here
     assert lines["CPU cores"].mark == "ok"
     assert lines["Slurm"].found == "slurm 23.11.4"
@@ -61,15 +61,15 @@ def test_a_machine_that_submits_need_not_hold_the_model() -> None:
     host._files["/proc/meminfo"] = "MemTotal: 8388608 kB\nMemAvailable: 8388608 kB\n"
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
     words = ("parallel.tp=8", "parallel.sequence_parallel=true", "model.dtype=bfloat16")
-    wishes = replace(wishes_of(*words, host=host, config=True), family=family)
-    assert lines_of(host, wishes)["host memory"].mark == "ok"
-    on_cpus = wishes_of(*words, "platform.device=cpu", host=host, config=True)
+    needs = replace(requirements_of(*words, host=host, config=True), family=family)
+    assert lines_of(host, needs)["host memory"].mark == "ok"
+    on_cpus = requirements_of(*words, "platform.device=cpu", host=host, config=True)
     assert lines_of(host, replace(on_cpus, family=family))["host memory"].mark == "wrong"
 
 
 def test_a_run_for_cpus_runs_here_even_so() -> None:
     host = head()
-    lines = lines_of(host, wishes_of("platform.device=cpu", "parallel.tp=8", host=host, config=True))
+    lines = lines_of(host, requirements_of("platform.device=cpu", "parallel.tp=8", host=host, config=True))
     assert lines["CPU cores"].mark == "warn"
 
 
@@ -90,17 +90,17 @@ def test_a_controller_that_does_not_answer_is_warned_of(answer: Answer, found: s
 def test_nodes_with_fewer_gpus_and_partitions_that_are_not_there() -> None:
     four = Answer(0, "a100|gpu:a100:4|1:00\n")
     host = head(sinfo=four)
-    line = lines_of(host, wishes_of("parallel.dp=8", host=host, config=True))["its nodes"]
+    line = lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))["its nodes"]
     assert line.found == "all partitions: at most 4 GPUs a node, a job asks for 8"
     host = head(sinfo=Answer(0, ""))
-    wishes = wishes_of("parallel.dp=8", "slurm.partition=h200", host=host, config=True)
-    assert lines_of(host, wishes)["its nodes"].mark == "wrong"
+    needs = requirements_of("parallel.dp=8", "slurm.partition=h200", host=host, config=True)
+    assert lines_of(host, needs)["its nodes"].mark == "wrong"
     assert any("--partition=h200" in command for command in host.asked)
 
 
 def test_ranks_that_do_not_fill_nodes_are_said_as_aspo_slurm_says_it() -> None:
     host = head()
-    line = lines_of(host, wishes_of("parallel.dp=12", host=host, config=True))["section slurm"]
+    line = lines_of(host, requirements_of("parallel.dp=12", host=host, config=True))["section slurm"]
     assert line.mark == "warn"
     assert line.found.startswith("slurm: 2 nodes with 8 GPUs are 16 ranks")
 
@@ -137,24 +137,24 @@ def test_tasks_without_a_gpu_each(seen: int, on_node: str, mark: str) -> None:
 
 def test_tasks_are_ranks() -> None:
     host = in_job(8, TASK)
-    lines = lines_of(host, wishes_of("parallel.dp=4", host=host, config=True))
+    lines = lines_of(host, requirements_of("parallel.dp=4", host=host, config=True))
     assert lines["allocation"].mark == "wrong"
     assert lines["allocation"].todo.startswith("srun --ntasks=4")
-    assert lines_of(host, wishes_of("parallel.dp=8", host=host, config=True))["allocation"].mark == "ok"
+    assert lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))["allocation"].mark == "ok"
 
 
 def test_nodes_and_ranks_are_those_of_the_section() -> None:
     host = Imitated(eight_gpus() | CONTROLLER, programs=PROGRAMS)
-    wishes = wishes_of("parallel.dp=32", host=host, config=True)
-    assert (wishes.nodes, wishes.ranks_here) == (4, 8)
+    needs = requirements_of("parallel.dp=32", host=host, config=True)
+    assert (needs.nodes, needs.ranks_here) == (4, 8)
     alone = Imitated(eight_gpus())
-    assert wishes_of("parallel.dp=32", host=alone, config=True).ranks_here == 32
+    assert requirements_of("parallel.dp=32", host=alone, config=True).ranks_here == 32
 
 
 def test_a_task_with_the_gpu_of_its_rank_lacks_no_other() -> None:
     host = in_job(1, TASK | {"SLURM_GPUS_PER_TASK": "1"})
     host._cores = 4
-    lines = lines_of(host, wishes_of("parallel.dp=8", host=host, config=True))
+    lines = lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))
     assert lines["GPUs for the run"].found == "torch sees the one of this task's rank"
     assert lines["CPU cores"].mark == "ok"
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]
@@ -163,7 +163,7 @@ def test_a_task_with_the_gpu_of_its_rank_lacks_no_other() -> None:
 def test_the_shell_of_salloc_is_where_it_was_called() -> None:
     host = head()
     host.env = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_JOB_NUM_NODES": "1"}
-    lines = lines_of(host, wishes_of("parallel.dp=8", "platform.device=cuda", host=host, config=True))
+    lines = lines_of(host, requirements_of("parallel.dp=8", "platform.device=cuda", host=host, config=True))
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]
     assert "srun --nodes=1 --gpus-per-node=8 aspo doctor" in lines["GPUs for the run"].found
     assert not {"its GPUs", "allocation"} & set(lines)
@@ -171,15 +171,15 @@ def test_the_shell_of_salloc_is_where_it_was_called() -> None:
 
 def test_an_environment_without_aspo_is_warned_of(tmp_path: Path) -> None:
     host = head()
-    line = lines_of(host, wishes_of(f"slurm.venv={tmp_path}", host=host, config=True))["slurm.venv"]
+    line = lines_of(host, requirements_of(f"slurm.venv={tmp_path}", host=host, config=True))["slurm.venv"]
     assert (line.mark, line.found) == ("warn", f"{tmp_path} has no bin/aspo here")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "aspo").touch()
     for venv in (tmp_path, "none"):
-        assert "slurm.venv" not in lines_of(host, wishes_of(f"slurm.venv={venv}", host=host, config=True))
+        assert "slurm.venv" not in lines_of(host, requirements_of(f"slurm.venv={venv}", host=host, config=True))
 
 
 def test_where_jobs_are_submitted_the_next_step_is_to_submit() -> None:
-    wishes = wishes_of("parallel.dp=8", host=head(), config=True)
-    assert "next: aspo slurm run.yaml" in text([], placed(wishes, head(), gpus=False))
-    assert "next: aspo train run.yaml" in text([], placed(wishes, Imitated(eight_gpus()), gpus=True))
+    needs = requirements_of("parallel.dp=8", host=head(), config=True)
+    assert "next: aspo slurm run.yaml" in text([], placed(needs, head(), gpus=False))
+    assert "next: aspo train run.yaml" in text([], placed(needs, Imitated(eight_gpus()), gpus=True))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from aspo_megatron.checkpoint.hf.folder import hf_shapes
-from aspo_megatron.data import prompt_ids
+from aspo_megatron.data import tokenize_prompts
 
 from .command import SETTINGS, TINY_MODEL, aspo
 from .test_bad_input import call_main
@@ -157,7 +157,7 @@ def test_a_bad_model_folder(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prompt_ids, "_SECONDS", 0.5)
+    monkeypatch.setattr(tokenize_prompts, "_SECONDS", 0.5)
     (tmp_path / "small.yaml").write_text(SETTINGS)
     (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
     (tmp_path / "home").mkdir()

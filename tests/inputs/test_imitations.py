@@ -119,7 +119,7 @@ def test_those_are_tried_that_the_warm_up_takes(
     config = load_config(None, arguments(tmp_path, [str(number) for number in range(7)], f"warmup.updates={updates}"))
     inputs = read_inputs(config)
     tried: list[str] = []
-    from aspo_megatron.data.prompt_ids import PromptMaker
+    from aspo_megatron.data.tokenize_prompts import PromptMaker
 
     whole = PromptMaker.ids
 

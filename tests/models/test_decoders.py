@@ -211,4 +211,4 @@ def test_responses_are_decoded_in_one_place() -> None:
     package = Path(aspo_megatron.__file__).parent
     calls = re.compile(r"tokenizer\.(batch_)?decode\(|(?<!load_)tokenizer\(")
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if calls.search(path.read_text())}
-    assert found == {"data/decoding.py", "data/tokenizer.py", "data/prompt_ids.py"}
+    assert found == {"data/decoding.py", "data/tokenizer.py", "data/tokenize_prompts.py"}

@@ -19,7 +19,7 @@ ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
 
 PLAIN: dict[str, set[str]] = {
     "checkpoint/states/folders.py": {"why"},
-    "checkpoint/states/start.py": {"then"},
+    "checkpoint/states/warmup_weights.py": {"then"},
     "cli/entry.py": {"error", "lost[0].strerror"},
     "cli/losses.py": {
         "(loss.__doc__ or '').strip().splitlines()[0]",

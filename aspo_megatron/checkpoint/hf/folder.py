@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.hf.safetensors_file import small_headers
-from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family

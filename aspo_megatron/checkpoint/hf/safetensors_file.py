@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aspo_megatron.checkpoint import told
-from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint import checked_json
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.torch_dist.torch_file import whole_numbers
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -104,7 +104,7 @@ def entries_of(header: bytes) -> list[Entry]:
             raise ValueError("it is larger than the format allows")
         text = header.decode()
         refuse_many_values(text, "not the header of a safetensors file", CheckpointError)
-        content = told.mapping(json.loads(text, object_pairs_hook=_without_doubles), "it")
+        content = checked_json.mapping(json.loads(text, object_pairs_hook=_without_doubles), "it")
         places = [(*_place(name, entry), name) for name, entry in content.items() if name != "__metadata__"]
         entries, position = [], 0
         for begin, end, name in sorted(places):
@@ -126,18 +126,18 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place(name: str, value: Any) -> tuple[int, int]:
-    entry = told.mapping(value, f"tensor {shown(name)}")
-    offsets = told.wholes(entry, "data_offsets")
+    entry = checked_json.mapping(value, f"tensor {shown(name)}")
+    offsets = checked_json.wholes(entry, "data_offsets")
     if len(offsets) != 2 or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {shown(name)} is not described as a tensor")
     return offsets[0], offsets[1]
 
 
 def _entry(name: str, entry: Mapping[str, Any]) -> Entry:
-    dtype = told.text(entry, "dtype")
+    dtype = checked_json.text(entry, "dtype")
     if dtype not in DTYPES:
         raise CheckpointError(f"safetensors: precision {dtype!r} is not supported")
-    return Entry(name, DTYPES[dtype], whole_numbers(tuple(told.wholes(entry, "shape"))))
+    return Entry(name, DTYPES[dtype], whole_numbers(tuple(checked_json.wholes(entry, "shape"))))
 
 
 def make_header(entries: Sequence[Entry]) -> bytes:

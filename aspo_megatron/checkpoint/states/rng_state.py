@@ -14,7 +14,7 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from safetensors.torch import load, save
 from torch import Tensor
 
-from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint import checked_json
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import parse_json, read_bytes
@@ -76,13 +76,13 @@ def restore(path: str) -> None:
 
 def _metadata(content: bytes) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
-    header = told.mapping(parse_json(content[8 : 8 + length], "header"), "the header")
-    return told.mapping(header.get("__metadata__"), "what is said of the states")
+    header = checked_json.mapping(parse_json(content[8 : 8 + length], "header"), "the header")
+    return checked_json.mapping(header.get("__metadata__"), "what is said of the states")
 
 
 def _python_state(value: Any) -> tuple[int, tuple[int, ...], float | None]:
-    version, numbers, gauss = told.items(value, "python")
-    words = told.wholes({"numbers": numbers}, "numbers", 2**32 - 1)
+    version, numbers, gauss = checked_json.items(value, "python")
+    words = checked_json.wholes({"numbers": numbers}, "numbers", 2**32 - 1)
     if type(version) is not int or not (gauss is None or math.isfinite(gauss)):
         raise ValueError("python's is no random state")
     random.Random().setstate((version, tuple(words), gauss))  # refuses what is none
@@ -90,9 +90,15 @@ def _python_state(value: Any) -> tuple[int, tuple[int, ...], float | None]:
 
 
 def _numpy_state(value: Any, keys: Tensor) -> tuple[str, Any, int, int, float]:
-    kind, position, has_gauss, gauss = told.items(value, "numpy")
+    kind, position, has_gauss, gauss = checked_json.items(value, "numpy")
     whole = {"position": position, "has_gauss": has_gauss}
     if kind != "MT19937" or keys.dtype != torch.int32 or keys.shape != (624,) or not math.isfinite(gauss):
         raise ValueError("numpy's is no random state")
     words = keys.numpy().view(np.uint32)
-    return kind, words, told.whole(whole, "position", 624), told.whole(whole, "has_gauss", 1), float(gauss)
+    return (
+        kind,
+        words,
+        checked_json.whole(whole, "position", 624),
+        checked_json.whole(whole, "has_gauss", 1),
+        float(gauss),
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint import checked_json
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.checkpoint.states import rng_state
@@ -59,21 +59,21 @@ def read_state(folder: Path) -> TrainerState:
     """
     content = _content(folder)
     try:
-        asked = told.whole(content, "asked")
+        asked = checked_json.whole(content, "asked")
         before, after = (
-            told.number(content, name, 1) if content[name] is not None else None
+            checked_json.number(content, name, 1) if content[name] is not None else None
             for name in ("heldout_before", "heldout_after")
         )
         return TrainerState(
-            told.whole(content, "step", _LAST_STEP),
+            checked_json.whole(content, "step", _LAST_STEP),
             asked,
-            told.whole(content, "tokens"),
-            told.number(content, "seconds", _MOST_SECONDS),
+            checked_json.whole(content, "tokens"),
+            checked_json.number(content, "seconds", _MOST_SECONDS),
             before,
             after,
-            told.text(content, "problems"),
-            told.wholes(content, "carried", max(asked - 1, 0)) if "carried" in content else [],
-            told.text(content, "weights") if "weights" in content else "",
+            checked_json.text(content, "problems"),
+            checked_json.wholes(content, "carried", max(asked - 1, 0)) if "carried" in content else [],
+            checked_json.text(content, "weights") if "weights" in content else "",
             _weight_files(content),
         )
     except (ValueError, KeyError) as error:
@@ -81,15 +81,15 @@ def read_state(folder: Path) -> TrainerState:
 
 
 def _weight_files(content: dict[str, Any]) -> dict[str, str]:
-    files = told.mapping(content.get("weight_files", {}), "weight_files")
-    return {name: told.text(files, name) for name in files}
+    files = checked_json.mapping(content.get("weight_files", {}), "weight_files")
+    return {name: checked_json.text(files, name) for name in files}
 
 
 def _content(folder: Path) -> dict[str, Any]:
     path = folder / STATE_FILE
     content = parse_json(read_bytes(path, CheckpointError), f"{path}: cannot be read", CheckpointError)
     try:
-        return told.mapping(content, "it")
+        return checked_json.mapping(content, "it")
     except ValueError as error:
         raise CheckpointError(f"{path}: not the state of a run ({error})") from error
 
@@ -158,7 +158,7 @@ def counters(folder: Path) -> dict[str, int]:
     """
     content = _content(folder)
     try:
-        counters = told.mapping(content.get("optimizer"), "optimizer")
-        return {name: told.whole(counters, name, _LAST_STEP) for name in ("updates", "scheduled")}
+        counters = checked_json.mapping(content.get("optimizer"), "optimizer")
+        return {name: checked_json.whole(counters, name, _LAST_STEP) for name in ("updates", "scheduled")}
     except ValueError as error:
         raise CheckpointError(f"{folder / STATE_FILE}: not the state of a run ({error})") from error

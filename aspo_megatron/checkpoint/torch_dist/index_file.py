@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.torch_dist.plain_pickle import Made, Name, Pairs, PlainPickleError, read_pickle
 from aspo_megatron.checkpoint.torch_dist.torch_file import DTYPES, whole_numbers
 

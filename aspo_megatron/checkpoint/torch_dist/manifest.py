@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from aspo_megatron.checkpoint import told
-from aspo_megatron.checkpoint.told import self_consistent, with_digest
+from aspo_megatron.checkpoint import checked_json
+from aspo_megatron.checkpoint.checked_json import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST
@@ -216,16 +216,18 @@ def _manifest(path: Path, content: Any) -> Manifest:
         CheckpointError: it is of another version, or edited.
         ValueError: it lacks what a manifest has.
     """
-    told.mapping(content, "it")
-    version = told.whole(content, "version")
+    checked_json.mapping(content, "it")
+    version = checked_json.whole(content, "version")
     if version not in _READ:
         raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")
     if not self_consistent(content) if version == FORMAT_VERSION else "digest" in content:
         raise CheckpointError(f"{path}: damaged or edited (its digest is not that of what it says)")
     if content.get("format") != _FORMAT:
         raise ValueError(f"it is none of an {_FORMAT}")
-    layout = told.mapping(content.get("layout"), "layout")
-    return Manifest(told.text(content, "model"), told.text(content, "family"), layout, file_entries(content))
+    layout = checked_json.mapping(content.get("layout"), "layout")
+    return Manifest(
+        checked_json.text(content, "model"), checked_json.text(content, "family"), layout, file_entries(content)
+    )
 
 
 def file_entries(content: Mapping[str, Any]) -> dict[str, FileEntry]:
@@ -235,15 +237,15 @@ def file_entries(content: Mapping[str, Any]) -> dict[str, FileEntry]:
         ValueError: an entry is none, or of a file that is not in the folder.
     """
     entries = {}
-    for name, value in told.mapping(content.get("files"), "files").items():
-        entry = told.mapping(value, f"the entry of {name[:_LONGEST]}")
+    for name, value in checked_json.mapping(content.get("files"), "files").items():
+        entry = checked_json.mapping(value, f"the entry of {name[:_LONGEST]}")
         parts = name.split("/")
         if {"", ".", ".."} & set(parts) or len(name) > _LONGEST:
             raise ValueError(f"{one_line(name[:_LONGEST])} is no file in the folder")
-        checksum = told.text(entry, "xxh3_128")
+        checksum = checked_json.text(entry, "xxh3_128")
         if not re.fullmatch("[0-9a-f]{32}", checksum):
             raise ValueError(f"the checksum of {one_line(name)} is none")
-        entries[name] = FileEntry(told.whole(entry, "size"), checksum)
+        entries[name] = FileEntry(checked_json.whole(entry, "size"), checksum)
     return entries
 
 

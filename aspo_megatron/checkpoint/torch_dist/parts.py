@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint import told
-from aspo_megatron.checkpoint.told import self_consistent, with_digest
+from aspo_megatron.checkpoint import checked_json
+from aspo_megatron.checkpoint.checked_json import self_consistent, with_digest
 from aspo_megatron.checkpoint.torch_dist.manifest import (
     PARTS,
     FileEntry,
@@ -185,25 +185,25 @@ def _read_part(path: Path) -> Part:
 
 
 def _part(content: Any) -> Part:
-    if not self_consistent(told.mapping(content, "it")):
+    if not self_consistent(checked_json.mapping(content, "it")):
         raise ValueError("it is not what it was written with")
-    holds = told.mapping(content.get("holds"), "holds")
-    layout = told.mapping(holds.get("layout"), "layout")
+    holds = checked_json.mapping(content.get("holds"), "holds")
+    layout = checked_json.mapping(holds.get("layout"), "layout")
     return Part(
-        told.text(content, "attempt"),
-        told.whole(content, "ranks"),
-        told.whole(content, "rank"),
-        Holds(told.text(holds, "model"), told.text(holds, "family"), layout),
+        checked_json.text(content, "attempt"),
+        checked_json.whole(content, "ranks"),
+        checked_json.whole(content, "rank"),
+        Holds(checked_json.text(holds, "model"), checked_json.text(holds, "family"), layout),
         file_entries(content),
-        [_piece(piece) for piece in told.items(content.get("pieces"), "pieces")],
+        [_piece(piece) for piece in checked_json.items(content.get("pieces"), "pieces")],
     )
 
 
 def _piece(value: Any) -> TensorPiece:
-    piece = told.mapping(value, "a piece")
-    whole, offset, size = (tuple(told.wholes(piece, name)) for name in ("whole", "offset", "size"))
-    dtype, file = DTYPES.get(told.text(piece, "dtype")), told.text(piece, "file")
+    piece = checked_json.mapping(value, "a piece")
+    whole, offset, size = (tuple(checked_json.wholes(piece, name)) for name in ("whole", "offset", "size"))
+    dtype, file = DTYPES.get(checked_json.text(piece, "dtype")), checked_json.text(piece, "file")
     if dtype is None or not is_piece_file(file):
         raise ValueError("a piece of no tensor")
-    start, length = told.whole(piece, "start"), told.whole(piece, "length")
-    return TensorPiece(told.text(piece, "key", 1000), dtype, whole, offset, size, file, start, length)
+    start, length = checked_json.whole(piece, "start"), checked_json.whole(piece, "length")
+    return TensorPiece(checked_json.text(piece, "key", 1000), dtype, whole, offset, size, file, start, length)

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from aspo_megatron.checkpoint.told import shown
+from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.torch_dist.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
 from aspo_megatron.checkpoint.torch_dist.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
 from aspo_megatron.checkpoint.torch_dist.writer import check_cover, is_piece_file

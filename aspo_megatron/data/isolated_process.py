@@ -31,21 +31,21 @@ _SLOWNESS = 20.0
 """Seconds by the clock, and more for each second of computing: the machine may be busy with other things."""
 
 
-class ApartError(Exception):
+class IsolatedError(Exception):
     """The work failed; says why, as a part of a line."""
 
 
-class Apart(Generic[Part, Result]):
+class Isolated(Generic[Part, Result]):
     """A process forked from this one, which does one piece of work after the other. Use as a context manager.
 
     It must not need threads that run in this process, nor a GPU.
     """
 
     def __init__(self, work: Callable[[Part], Result]) -> None:
-        """`work`: called there with each part; what it raises is an `ApartError` here.
+        """`work`: called there with each part; what it raises is an `IsolatedError` here.
 
         Raises:
-            ApartError: there is no room for another process.
+            IsolatedError: there is no room for another process.
         """
         asked, self._asking = Pipe(duplex=False)
         self._answers, answering = Pipe(duplex=False)
@@ -59,7 +59,7 @@ class Apart(Generic[Part, Result]):
                     self._asking.close()
                     _serve(work, asked, answering)
             except OSError as error:
-                raise ApartError(f"no process can be started: {error.strerror}") from error
+                raise IsolatedError(f"no process can be started: {error.strerror}") from error
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         asked.close()
@@ -82,18 +82,18 @@ class Apart(Generic[Part, Result]):
         """What the work makes of `part` in at most so many seconds of computing.
 
         Raises:
-            ApartError: the work raised, took longer, took too much memory, or its process ended.
+            IsolatedError: the work raised, took longer, took too much memory, or its process ended.
         """
         patience = _PATIENCE + seconds * _SLOWNESS
         try:
             self._asking.send((part, seconds))
             if not self._answers.poll(patience):
-                raise ApartError(f"no answer in {patience:.0f} s")
+                raise IsolatedError(f"no answer in {patience:.0f} s")
             failure, result = self._answers.recv()
         except (EOFError, ConnectionError):
-            raise ApartError(self._end(seconds)) from None
+            raise IsolatedError(self._end(seconds)) from None
         if failure is not None:
-            raise ApartError(failure)
+            raise IsolatedError(failure)
         made: Result = result
         return made
 

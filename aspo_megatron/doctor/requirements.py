@@ -22,7 +22,7 @@ _DEFAULT = ("output_dir=runs/run", "model.path=model", "data.train.kind=jsonl", 
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Requirements:
     """A run.
 
     Attributes:
@@ -90,18 +90,18 @@ class Wishes:
         return shape(self.run)
 
 
-def placed(wishes: Wishes, host: Host, gpus: bool) -> Wishes:
+def placed(needs: Requirements, host: Host, gpus: bool) -> Requirements:
     """The same, with whether the ranks run here: a machine of a cluster without GPUs only submits what wants them.
 
     Args:
-        wishes: what is wanted.
+        needs: what is wanted.
         host: the machine.
         gpus: it has some.
     """
     # The shell that `salloc` opens is of a job, but where it was called; tasks and batch scripts have a number.
-    submits = wishes.slurm and not {"SLURM_JOB_ID", "SLURM_PROCID"} <= set(host.env)
-    away = submits and not gpus and wishes.run.platform.device != "cpu"
-    return replace(wishes, away=away)
+    submits = needs.slurm and not {"SLURM_JOB_ID", "SLURM_PROCID"} <= set(host.env)
+    away = submits and not gpus and needs.run.platform.device != "cpu"
+    return replace(needs, away=away)
 
 
 def _load(config: Path | None, words: Sequence[str]) -> RunConfig:
@@ -111,24 +111,24 @@ def _load(config: Path | None, words: Sequence[str]) -> RunConfig:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
 
 
-def read_wishes(config: Path | None, overrides: Sequence[str], host: Host) -> Wishes:
-    """The wishes of a configuration file, or of the defaults, with `key=value` on top.
+def read_requirements(config: Path | None, overrides: Sequence[str], host: Host) -> Requirements:
+    """The needs of a configuration file, or of the defaults, with `key=value` on top.
 
     Raises:
         ConfigError: a key or value is wrong, or what they name may not be looked at.
     """
     slurm = bool(host.which("sbatch") or "SLURM_JOB_ID" in host.env)
     if config is None:
-        return Wishes(_load(None, [*_DEFAULT, *overrides]), overrides=tuple(overrides), slurm=slurm)
-    wishes = Wishes(_load(config, overrides), config, tuple(overrides), slurm=slurm)
+        return Requirements(_load(None, [*_DEFAULT, *overrides]), overrides=tuple(overrides), slurm=slurm)
+    needs = Requirements(_load(config, overrides), config, tuple(overrides), slurm=slurm)
     if host.torch.problem:
-        return replace(wishes, family_problem=f"cannot be read without torch: {host.torch.problem}")
+        return replace(needs, family_problem=f"cannot be read without torch: {host.torch.problem}")
     from aspo_megatron.checkpoint.usable import usable_model
     from aspo_megatron.models.tiny import model_shape
 
     try:
-        return replace(wishes, family=usable_model(model_shape(wishes.run, config)))
+        return replace(needs, family=usable_model(model_shape(needs.run, config)))
     except UserError as error:
-        return replace(wishes, family_problem=str(error))
+        return replace(needs, family_problem=str(error))
     except Exception as error:  # whatever a file in its place can be
-        return replace(wishes, family_problem=f"{wishes.run.model.path}: cannot be read: {error}")
+        return replace(needs, family_problem=f"{needs.run.model.path}: cannot be read: {error}")

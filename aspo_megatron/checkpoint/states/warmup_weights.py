@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from aspo_megatron.checkpoint import told
+from aspo_megatron.checkpoint import checked_json
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.checkpoint.states.folders import attempt, set_aside
 from aspo_megatron.checkpoint.states.sharded_state import load_model, model_shards, wanted_weights
@@ -103,7 +103,7 @@ def _origin(folder: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        content = told.mapping(read_json(path, CheckpointError), "it")
-        return told.text(content, "weights") if "weights" in content else ""
+        content = checked_json.mapping(read_json(path, CheckpointError), "it")
+        return checked_json.text(content, "weights") if "weights" in content else ""
     except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error

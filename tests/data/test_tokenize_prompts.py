@@ -12,9 +12,9 @@ import pytest
 from children import own_children
 from transformers import PreTrainedTokenizerBase
 
-from aspo_megatron.data import prompt_ids
+from aspo_megatron.data import tokenize_prompts
 from aspo_megatron.data.chat import Chat
-from aspo_megatron.data.prompt_ids import PromptMaker
+from aspo_megatron.data.tokenize_prompts import PromptMaker
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import ConfigError
 
@@ -45,7 +45,7 @@ TEXTS = ["1 + 1 =", "", "\u00e9\U0001f600\n\n", "x" * 3000, *(f"{number} + {numb
 def test_the_same_tokens_as_in_this_process(
     tokenizer: PreTrainedTokenizerBase, system: str | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_ids, "_AT_ONCE", at_once)
+    monkeypatch.setattr(tokenize_prompts, "_AT_ONCE", at_once)
     texts = TEXTS if at_once > 1 else TEXTS[:20]
     tokenizer.chat_template = CHAT
     opening = [] if system is None else [{"role": "system", "content": system}]
@@ -119,7 +119,7 @@ ENDLESS = {
 def test_a_template_without_end_is_given_up(
     tokenizer: PreTrainedTokenizerBase, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_ids, "_SECONDS", 0.5)
+    monkeypatch.setattr(tokenize_prompts, "_SECONDS", 0.5)
     tokenizer.chat_template = ENDLESS[name]
     with pytest.raises(ConfigError) as raised:
         made(tokenizer, [f"{number} + {number} =" for number in range(20)])

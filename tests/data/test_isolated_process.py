@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from children import own_children
 
-from aspo_megatron.data import apart
-from aspo_megatron.data.apart import Apart, ApartError
+from aspo_megatron.data import isolated_process
+from aspo_megatron.data.isolated_process import Isolated, IsolatedError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -28,7 +28,7 @@ def test_results_come_in_order_from_one_process_that_remembers() -> None:
         seen.append(part)
         return part * part, sum(seen), os.getpid()
 
-    with Apart(work) as elsewhere:
+    with Isolated(work) as elsewhere:
         results = [elsewhere(number, 5.0) for number in range(50)]
         assert {result[2] for result in results} == {child.pid for child in own_children()}
     assert [result[:2] for result in results] == [(n * n, n * (n + 1) // 2) for n in range(50)]
@@ -92,9 +92,9 @@ def test_each_way_to_fail_is_said(
 ) -> None:
     work, says = FAILURES[name]
     if name == "waiting":
-        monkeypatch.setattr(apart, "_PATIENCE", 0.2)
-        monkeypatch.setattr(apart, "_SLOWNESS", 0.0)
-    with Apart(work) as elsewhere, pytest.raises(ApartError) as raised:
+        monkeypatch.setattr(isolated_process, "_PATIENCE", 0.2)
+        monkeypatch.setattr(isolated_process, "_SLOWNESS", 0.0)
+    with Isolated(work) as elsewhere, pytest.raises(IsolatedError) as raised:
         elsewhere(None, 30.0 if says == "MemoryError" else 1.0)
     assert str(raised.value).startswith(says)
     assert own_children() == []
@@ -114,7 +114,7 @@ def test_nothing_of_this_process_is_changed_or_run_there(tmp_path: Path, capfd: 
         os.write(1, b"seen")
         return resource.getrlimit(resource.RLIMIT_CORE)[0]
 
-    with Apart(work) as elsewhere:
+    with Isolated(work) as elsewhere:
         assert elsewhere(None, 5.0) == 0
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -128,8 +128,8 @@ def test_no_room_for_a_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", full)
-    with pytest.raises(ApartError, match="no process can be started: Resource temporarily unavailable"):
-        Apart(flood)
+    with pytest.raises(IsolatedError, match="no process can be started: Resource temporarily unavailable"):
+        Isolated(flood)
 
 
 def interrupts(part: object) -> None:
@@ -140,7 +140,7 @@ def interrupts(part: object) -> None:
 def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are to ignore it
     try:
-        with Apart(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
+        with Isolated(interrupts) as elsewhere, pytest.raises(KeyboardInterrupt):
             elsewhere(None, 60.0)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -149,7 +149,7 @@ def test_a_user_who_interrupts_does_not_leave_it_behind() -> None:
 
 MEANWHILE = """
 import os, signal, sys, time, types
-from aspo_megatron.data import apart
+from aspo_megatron.data import isolated_process
 from aspo_megatron.launch.stop import ENDING, ended_by_signals
 
 number = int(sys.argv[1])
@@ -158,12 +158,12 @@ def ended(part=None):
     os.kill(os.getpid(), number)
 
 if sys.argv[2] == "before its work":
-    apart.gc = types.SimpleNamespace(disable=ended)
+    isolated_process.gc = types.SimpleNamespace(disable=ended)
 with ended_by_signals(ENDING, well=(signal.SIGTERM, signal.SIGUSR1)):
     try:
-        with apart.Apart(ended) as elsewhere:
+        with isolated_process.Isolated(ended) as elsewhere:
             elsewhere(None, 5.0)
-    except apart.ApartError as error:
+    except isolated_process.IsolatedError as error:
         print(error)
     time.sleep(0.2)
 print("goes on", signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -11,8 +11,8 @@ from dataclasses import astuple
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from aspo_megatron.data.apart import Apart, ApartError
 from aspo_megatron.data.chat import Chat, Findings, Renderer
+from aspo_megatron.data.isolated_process import Isolated, IsolatedError
 from aspo_megatron.data.sources.messages import Turn
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
@@ -48,8 +48,8 @@ class PromptMaker:
         if chat is not None:
             import jinja2.sandbox  # noqa: F401 (here, and not again in each process)
         try:
-            self._work = Apart(_Work(tokenizer, chat, special))
-        except ApartError as error:
+            self._work = Isolated(_Work(tokenizer, chat, special))
+        except IsolatedError as error:
             raise ConfigError(f"{self._folder}: the tokenizer cannot be used: {error}") from error
         self._begun = False
 
@@ -93,13 +93,13 @@ class PromptMaker:
                     if not self._begun:
                         self._accept(Findings(*self._work(("begin", []), seconds)))
                     wrong = self._work(("render", own), seconds)
-                except ApartError as error:
+                except IsolatedError as error:
                     raise ConfigError(self._of_template(f"{error}, at {which}")) from error
             try:
                 if self._chat is None and self._special and not self._begun:
                     self._tell_of_ends(self._work(("ends", []), seconds))
                 made = self._work(("rendered" if self._chat is not None else "raw", own), seconds)
-            except ApartError as error:
+            except IsolatedError as error:
                 raise ConfigError(f"{self._folder}: the tokenizer fails: {error}, at {which}") from error
             self._begun = True
             yield from zip(made, wrong, strict=True)
