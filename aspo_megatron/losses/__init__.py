@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from aspo_megatron.config import LossConfig
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.losses.base import Loss, LossOutput, Stat, register, registered
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat, register, registered
 
-__all__ = ["Loss", "LossOutput", "Stat", "build", "get", "names", "register"]
+__all__ = ["Loss", "LossInput", "LossOutput", "Stat", "build", "get", "names", "register"]
 
 # A loss registers itself when its module is imported.
 for _module in pkgutil.iter_modules(__path__):
