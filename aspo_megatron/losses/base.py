@@ -60,7 +60,8 @@ class Loss(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
-    token_wise: ClassVar[bool]
+    """Of a registered loss: what `loss.name` calls it."""
+    token_wise: ClassVar[bool] = False
     """The value at a token depends on that token alone, so its gradient is known chunk by chunk."""
 
     def __call__(
