@@ -116,7 +116,7 @@ def computed(name: str, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("spread", SPREADS)
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_the_gradient_is_that_of_its_formula(name: str, spread: float) -> None:
     given = batch(spread)
     expected = torch.zeros(sum(LENGTHS), dtype=torch.float64)
@@ -146,6 +146,16 @@ def test_responses_do_not_depend_on_each_other(name: str) -> None:
         alone["cu_seqlens"] = torch.tensor([0, stop - start])
         for values, own in zip(whole, computed(name, alone), strict=True):
             torch.testing.assert_close(own, values[start:stop], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", names())
+def test_masked_tokens_might_as_well_not_be_there(name: str) -> None:
+    given = batch(0.3)
+    mask, bounds = given["mask"], given["cu_seqlens"]
+    kept = {key: value[mask] for key, value in given.items() if key != "cu_seqlens"}
+    kept["cu_seqlens"] = torch.tensor([int(mask[:bound].sum()) for bound in bounds])
+    for values, others in zip(computed(name, given), computed(name, kept), strict=True):
+        torch.testing.assert_close(others, values[mask], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", names())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,13 @@ def test_every_loss_is_documented_and_has_defaults(name: str) -> None:
     assert "Bad tokens" in loss.__doc__
     assert all(field.description for field in loss.model_fields.values())
     assert losses.build(name, {}).model_dump() == loss().model_dump()
+
+
+def test_every_loss_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "loss.md").read_text(encoding="utf-8")
+    of_their_own = re.findall(r"^## .*`loss\.name=([\w-]+)`", page, flags=re.MULTILINE)
+    table = page.partition("| `loss.name` |")[2].partition("\n\n")[0]
+    assert sorted([*of_their_own, *re.findall(r"^\| `([\w-]+)`", table, flags=re.MULTILINE)]) == list(losses.names())
 
 
 def test_build_takes_hyperparameters() -> None:
