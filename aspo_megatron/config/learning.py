@@ -25,7 +25,9 @@ class LossConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field("aspo", description="Name of the loss; `aspo losses` lists them.")
+    name: str = Field(
+        "aspo", description="Name of the loss; `aspo losses` lists them. Or `package.module:Class`, a loss of your own."
+    )
     aggregation: Aggregation = Field("token-mean", description="How per-token losses become one number.")
     kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")

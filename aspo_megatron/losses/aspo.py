@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.bound import LARGEST_RATIO
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
@@ -45,20 +45,11 @@ class Aspo(Loss):
         3.0, gt=1.0, allow_inf_nan=False, description="Cap c of the gradient weight, for both signs; null for no cap."
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
-        return aspo_loss(log_probs, tokens, clip_range, self.dual_clip)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
+        return aspo_loss(inputs.log_probs, tokens, clip_range, self.dual_clip)
 
 
 def aspo_loss(log_probs: Tensor, tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> LossOutput:

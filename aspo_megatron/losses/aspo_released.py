@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from aspo_megatron.losses.aspo import aspo_loss
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.entropy import low_entropy_mask
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens
 
@@ -48,20 +47,11 @@ class AspoReleased(Loss):
         3.0, gt=1.0, allow_inf_nan=False, description="Cap c of the gradient weight, for both signs; null for no cap."
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        low = ClipRange.around_one(self.eps_low_entropy, self.eps_low_entropy, log_probs)
-        high = ClipRange.around_one(self.eps_high_entropy, self.eps_high_entropy, log_probs)
-        is_low = low_entropy_mask(entropy, mask, cu_seqlens, self.quantile)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        low = ClipRange.around_one(self.eps_low_entropy, self.eps_low_entropy, inputs.log_probs)
+        high = ClipRange.around_one(self.eps_high_entropy, self.eps_high_entropy, inputs.log_probs)
+        is_low = low_entropy_mask(inputs.entropy, inputs.mask, inputs.cu_seqlens, self.quantile)
         clip_range = ClipRange(torch.where(is_low, low.lower, high.lower), torch.where(is_low, low.upper, high.upper))
-        return aspo_loss(log_probs, tokens, clip_range, self.dual_clip)
+        return aspo_loss(inputs.log_probs, tokens, clip_range, self.dual_clip)

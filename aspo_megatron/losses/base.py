@@ -25,6 +25,24 @@ class Stat:
 
 
 @dataclass(frozen=True)
+class LossInput:
+    """The response tokens of whole responses, packed one after the other; of some of them for a token-wise loss."""
+
+    log_probs: Tensor
+    """log pi(token), [tokens], fp32 or fp64, carries the gradient."""
+    old_log_probs: Tensor
+    """log pi_old(token), [tokens], the dtype of `log_probs`, no gradient."""
+    advantages: Tensor
+    """The response's advantage at each of its tokens, [tokens], the dtype of `log_probs`."""
+    mask: Tensor
+    """The response mask, [tokens], bool; False where a token does not count."""
+    entropy: Tensor
+    """Entropy of the current policy at each token in nats, [tokens], no gradient."""
+    cu_seqlens: Tensor
+    """[responses + 1], int: response i holds tokens cu_seqlens[i] to cu_seqlens[i+1]."""
+
+
+@dataclass(frozen=True)
 class LossOutput:
     """`per_token`: the loss at each token, [tokens], masked tokens included (the aggregation drops them).
 
@@ -37,15 +55,15 @@ class LossOutput:
 
 
 class Loss(BaseModel, ABC):
-    """A policy loss: its fields are its hyperparameters, calling it computes it."""
+    """A policy loss: its fields are its hyperparameters, and `compute` is what it does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
-    token_wise: ClassVar[bool]
+    """Of a registered loss: what `loss.name` calls it."""
+    token_wise: ClassVar[bool] = False
     """The value at a token depends on that token alone, so its gradient is known chunk by chunk."""
 
-    @abstractmethod
     def __call__(
         self,
         log_probs: Tensor,
@@ -56,16 +74,12 @@ class Loss(BaseModel, ABC):
         entropy: Tensor,
         cu_seqlens: Tensor,
     ) -> LossOutput:
-        """The loss at each response token.
+        """`compute` for these tensors; `LossInput` says what each is."""
+        return self.compute(LossInput(log_probs, old_log_probs, advantages, mask, entropy, cu_seqlens))
 
-        Args:
-            log_probs: log pi(token), [tokens], fp32 or fp64, carries the gradient.
-            old_log_probs: log pi_old(token), [tokens], no gradient.
-            advantages: [tokens], the response's advantage at each of its tokens.
-            mask: [tokens], bool; False where a token does not count.
-            entropy: entropy of the current policy at each token in nats, [tokens]. No gradient flows here.
-            cu_seqlens: [responses + 1], int: response i holds tokens cu_seqlens[i] to cu_seqlens[i+1].
-        """
+    @abstractmethod
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """The loss at each response token."""
 
 
 L = TypeVar("L", bound=Loss)

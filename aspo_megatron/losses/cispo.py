@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -29,19 +28,12 @@ class Cispo(Loss):
     eps_low: float = Field(1.0, ge=0.0, le=1.0, description="The weight is at least 1 - eps_low.")
     eps_high: float = Field(4.0, ge=0.0, allow_inf_nan=False, description="The weight is at most 1 + eps_high.")
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
         weight = torch.minimum(torch.maximum(tokens.ratio, clip_range.lower), clip_range.upper)
-        weights = Weights(value=weight, gradient=weight, dropped=torch.zeros_like(mask), capped=tokens.ratio != weight)
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+        weights = Weights(
+            value=weight, gradient=weight, dropped=torch.zeros_like(tokens.mask), capped=tokens.ratio != weight
+        )
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

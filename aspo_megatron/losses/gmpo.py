@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.bound import bounded
 from aspo_megatron.losses.responses import response_mean
 from aspo_megatron.losses.stats import ratio_stats
@@ -39,26 +38,17 @@ class Gmpo(Loss):
         0.4, ge=0.0, allow_inf_nan=False, description="Positive tokens with log r > eps_high get no gradient."
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; does not use `entropy`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        bounds = log_probs.new_tensor([-self.eps_low, self.eps_high])
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        bounds = inputs.log_probs.new_tensor([-self.eps_low, self.eps_high])
         clip_range = ClipRange(*bounds.exp())
         log_ratio = bounded(tokens.log_ratio)
         of_positive, of_negative = log_ratio.minimum(bounds[1]), log_ratio.maximum(bounds[0])
         of_neutral = log_ratio.clamp(0.0, 0.0)  # not zeros: a NaN must stay one
         positive, negative = tokens.advantages > 0, tokens.advantages < 0
         clipped = torch.where(positive, of_positive, torch.where(negative, of_negative, of_neutral))
-        mean = response_mean(clipped, mask, cu_seqlens).masked_fill(~mask, 0.0).exp()
+        mean = response_mean(clipped, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0).exp()
         dropped = clip_range.outside(tokens) | tokens.beyond
-        weights = Weights(mean, mean.masked_fill(dropped, 0.0), dropped, torch.zeros_like(mask))
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+        weights = Weights(mean, mean.masked_fill(dropped, 0.0), dropped, torch.zeros_like(tokens.mask))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

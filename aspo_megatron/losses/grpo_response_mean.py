@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.ppo_clip import ppo_weights
 from aspo_megatron.losses.responses import response_mean
 from aspo_megatron.losses.stats import ratio_stats
@@ -37,25 +36,16 @@ class GrpoResponseMean(Loss):
         0.2, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high get no gradient."
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; does not use `entropy`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
         weights = ppo_weights(tokens, clip_range, None)
         shared = (tokens.advantages > 0) & ~weights.dropped
-        mean = response_mean(tokens.ratio, mask, cu_seqlens)
+        mean = response_mean(tokens.ratio, inputs.mask, inputs.cu_seqlens)
         weights = replace(
             weights,
             value=torch.where(shared, mean, weights.value),
             gradient=torch.where(shared, mean, weights.gradient),
         )
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

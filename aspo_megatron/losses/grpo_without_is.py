@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -25,20 +24,11 @@ class GrpoWithoutIs(Loss):
     name: ClassVar[str] = "grpo-without-is"
     token_wise: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
         one = torch.ones_like(tokens.ratio).masked_fill(tokens.ratio.isnan(), torch.nan)  # a NaN stays visible
-        nowhere = torch.zeros_like(mask)
+        nowhere = torch.zeros_like(tokens.mask)
         weights = Weights(value=one, gradient=one, dropped=nowhere, capped=nowhere)
         everything = ClipRange(one.new_full((), 0.0), one.new_full((), torch.inf))
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, everything, weights))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.ppo_clip import ppo_weights
 from aspo_megatron.losses.responses import response_mean
 from aspo_megatron.losses.stats import ratio_stats
@@ -38,20 +37,11 @@ class Gspo(Loss):
         4e-4, ge=0.0, allow_inf_nan=False, description="Positive responses with s > 1 + eps_high get no gradient."
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; does not use `entropy`."""
-        own = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        log_ratio = response_mean(own.log_ratio, mask, cu_seqlens).masked_fill(~mask, 0.0)
-        tokens = RatioTokens.at(log_ratio, own.advantages, mask)
-        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        own = RatioTokens.of(inputs)
+        log_ratio = response_mean(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
+        tokens = RatioTokens.at(log_ratio, own.advantages, inputs.mask)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
         weights = ppo_weights(tokens, clip_range, None)
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -41,21 +40,12 @@ class PpoClip(Loss):
         description="Negative tokens with r above this get no gradient; null: all do.",
     )
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
-        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, log_probs)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
         weights = ppo_weights(tokens, clip_range, self.dual_clip)
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))
 
 
 def ppo_weights(tokens: RatioTokens, clip_range: ClipRange, dual_clip: float | None) -> Weights:

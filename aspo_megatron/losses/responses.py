@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def response_of_token(cu_seqlens: Tensor, num_tokens: int) -> Tensor:
-    """The response that each token belongs to, [tokens], int64; `cu_seqlens` as in `Loss.__call__`."""
+    """The response that each token belongs to, [tokens], int64; `cu_seqlens` as in `LossInput`."""
     responses = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
     return responses.repeat_interleave(cu_seqlens.diff(), output_size=num_tokens)
 

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -30,25 +29,16 @@ class Sapo(Loss):
     tau_positive: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Steepness of the gate for A > 0.")
     tau_negative: float = Field(1.05, gt=0.0, allow_inf_nan=False, description="Steepness of the gate for A < 0.")
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        entropy: Tensor,
-        cu_seqlens: Tensor,
-    ) -> LossOutput:
-        """See `Loss.__call__`; uses neither `entropy` nor `cu_seqlens`."""
-        tokens = RatioTokens.of(log_probs, old_log_probs, advantages, mask)
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
         ratio = tokens.ratio
         positive, negative = ratio.new_full((), self.tau_positive), ratio.new_full((), self.tau_negative)
         tau = torch.where(tokens.advantages > 0, positive, negative)
         logit = tau * (ratio - 1.0)
         gate = torch.sigmoid(logit)
         weight = 4.0 * gate * torch.sigmoid(-logit) * ratio  # sigmoid(-x) for 1 - sigmoid(x) keeps its digits
-        nowhere = torch.zeros_like(mask)
+        nowhere = torch.zeros_like(tokens.mask)
         weights = Weights(value=gate * 4.0 / tau, gradient=weight, dropped=nowhere, capped=nowhere)
         everything = ClipRange(ratio.new_full((), 0.0), ratio.new_full((), torch.inf))
-        return LossOutput(surrogate(log_probs, tokens, weights), ratio_stats(tokens, everything, weights))
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

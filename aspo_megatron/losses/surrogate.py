@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aspo_megatron.losses.base import LossInput
 from aspo_megatron.losses.bound import MOST_NATS, ratio_of
 
 
@@ -26,10 +27,10 @@ class RatioTokens:
     mask: Tensor
 
     @classmethod
-    def of(cls, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:
-        """From the arguments of a loss."""
-        log_ratio = (log_probs.detach() - old_log_probs.detach()).masked_fill(~mask, 0.0)
-        return cls.at(log_ratio, advantages.detach().masked_fill(~mask, 0.0), mask)
+    def of(cls, inputs: LossInput) -> RatioTokens:
+        """From what a loss is given."""
+        log_ratio = (inputs.log_probs.detach() - inputs.old_log_probs.detach()).masked_fill(~inputs.mask, 0.0)
+        return cls.at(log_ratio, inputs.advantages.detach().masked_fill(~inputs.mask, 0.0), inputs.mask)
 
     @classmethod
     def at(cls, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:

@@ -1,11 +1,13 @@
 """A picture of every loss: what weight it gives the gradient of a token, by the token's ratio. From the code itself.
 
-`python -m aspo_megatron.plots.loss_gallery docs/images/losses.png`
+`python -m aspo_megatron.plots.loss_gallery docs/images/losses.png`; names of losses after the file say which are
+drawn, a user's own as package.module:Class.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
     """The weight w of the gradient -A * w * grad log pi, of responses of one token each, at default settings.
 
     Args:
-        name: a registered loss.
+        name: as `losses.get` has it.
         ratios: [n], fp64, pi / pi_old.
         advantage: A, not 0.
     """
@@ -35,12 +37,17 @@ def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
     )
 
 
-def draw_gallery(output: Path) -> None:
-    """Write the picture: a panel a loss, a line for each sign of the advantage, PPO-clip's in grey behind."""
+def draw_gallery(output: Path, names: Sequence[str] = ()) -> None:
+    """Write the picture: a panel a loss, a line for each sign of the advantage, PPO-clip's in grey behind.
+
+    Args:
+        output: the PNG file.
+        names: of the losses, as `losses.get` has them; none for all registered ones.
+    """
     from matplotlib.figure import Figure
 
-    names = losses.names()
-    columns = 4
+    names = names or losses.names()
+    columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
@@ -68,4 +75,4 @@ def draw_gallery(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw_gallery(Path(sys.argv[1]))
+    draw_gallery(Path(sys.argv[1]), sys.argv[2:])

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aspo_megatron.data.samples import Problem
@@ -21,6 +17,7 @@ from aspo_megatron.rewards.cpu_clock import cpu_seconds
 from aspo_megatron.rewards.mixture import Mixture, Score, applies
 from aspo_megatron.rewards.numbers import as_number
 from aspo_megatron.rewards.text import named
+from aspo_megatron.user_code import import_named
 
 if TYPE_CHECKING:
     from aspo_megatron.config import CodeConfig, RewardConfig
@@ -162,37 +159,18 @@ def _scorer(kind: str, options: Mapping[str, Any], code: CodeConfig, config: Rew
 
 
 def _user_function(kind: str, options: Mapping[str, Any], key: str) -> Scorer:
-    """A user's function. Its module is looked for where Python looks, then in the current directory."""
+    """A user's function, see `import_named`."""
     module_name, _, name = kind.partition(":")
     if not module_name or not name:
         near = difflib.get_close_matches(kind, (*BUILT_IN, "mixture"), n=1)
         kinds = ", ".join((*BUILT_IN, "mixture"))
         hint = f"did you mean {near[0]!r}? Otherwise give" if near else f"it can be {kinds} or"
         raise ConfigError(f"{key}.kind: unknown reward {kind!r}; {hint} package.module:function")
-    module = _import(kind, module_name, key)
-    # A user's names are not declared anywhere, so they are looked up.
-    if not hasattr(module, name):
-        near = difflib.get_close_matches(name, vars(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key}.kind: {kind!r}: {module.__file__} has no {name!r}{hint}")
-    scorer: Scorer = getattr(module, name)
+    scorer = import_named(kind, f"{key}.kind")
     if not callable(scorer):
         raise ConfigError(f"{key}.kind: {kind!r} is a {type(scorer).__name__}, not a function")
     _check_signature(kind, scorer, options, key)
     return scorer
-
-
-def _import(kind: str, module_name: str, key: str) -> ModuleType:
-    # The `aspo` command does not have the current directory on its path. At the end, so that a file of the user's
-    # there (say, `random.py`) hides no installed module.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # Whatever a user's module does wrong as it is imported.
-        raise ConfigError(
-            f"{key}.kind: {kind!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _check_signature(kind: str, scorer: Scorer, options: Mapping[str, Any], key: str) -> None:

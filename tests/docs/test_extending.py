@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from aspo_megatron import losses
+from aspo_megatron.cli.app import app
 from aspo_megatron.config import LossConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
@@ -24,6 +27,7 @@ from aspo_megatron.losses.weights import gradient_weights
 from aspo_megatron.models.families import qwen2
 from aspo_megatron.plots import loss_gallery
 from aspo_megatron.rewards import scorers
+from tests.e2e.command import SETTINGS, RunFolder, aspo
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -100,6 +104,67 @@ def test_the_loss_keeps_what_every_loss_must(ratio_power: ModuleType) -> None:
 
 def test_the_loss_is_gone_after_its_tests() -> None:
     assert "ratio-power" not in losses.names()
+
+
+@pytest.fixture
+def losses_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that holds the page's own loss, as the current one."""
+    (tmp_path / "my_losses.py").write_text(block("python", "my_losses.py"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    importlib.invalidate_caches()
+    yield tmp_path
+    sys.modules.pop("my_losses", None)
+
+
+OWN_LOSS = yaml.safe_load(block("yaml", "my_losses"))["loss"]
+
+
+@pytest.mark.usefixtures("losses_folder")
+def test_the_loss_of_ones_own_against_its_words() -> None:
+    settings = LossConfig.model_validate_json(json.dumps(OWN_LOSS), strict=True)
+    assert settings.hyperparameters == {"cap": 2.0}
+    log_ratios = torch.tensor([0.0, -1.0, 1.0, 0.0, -1.0, 1.0], dtype=torch.float64)
+    weights = gradient_weights(
+        losses.build(settings.name, settings.hyperparameters),
+        log_ratios,
+        torch.zeros(6, dtype=torch.float64),
+        torch.tensor([1.5] * 3 + [-1.5] * 3, dtype=torch.float64),
+        torch.ones(6, dtype=torch.bool),
+        torch.zeros(6, dtype=torch.float64),
+        torch.tensor([0, 3, 6]),
+    )
+    assert weights.tolist() == pytest.approx([1, 1, 1, 1, math.exp(-1), 2.0])
+    with pytest.raises(ConfigError, match=r"loss\.cpa: unknown key; the nearest is 'cap'"):
+        losses.build(settings.name, {"cpa": 1.0})
+
+
+@pytest.mark.usefixtures("losses_folder")
+def test_the_loss_of_ones_own_is_drawn(tmp_path: Path) -> None:
+    loss_gallery.draw_gallery(tmp_path / "mine.png", [OWN_LOSS["name"]])
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.e2e
+@pytest.mark.distributed
+def test_the_loss_of_ones_own_trains_on_two_ranks(losses_folder: Path) -> None:
+    (losses_folder / "small.yaml").write_text(SETTINGS)
+    overrides = ["train.steps=1", "eval={every: 0, max_problems: 2}", "parallel.tp=2"]
+    loss = [f"loss.{key}={value}" for key, value in OWN_LOSS.items()]
+    done = aspo("train", "small.yaml", "output_dir=run", *overrides, *loss, folder=losses_folder)
+    assert (done.code, done.stderr) == (0, "")
+    metrics = RunFolder(losses_folder / "run").step(1)
+    assert 0 < metrics["tapered/weight"] <= 2.0
+    assert math.isfinite(metrics["loss/policy"])
+
+
+@pytest.mark.usefixtures("losses_folder")
+def test_the_loss_of_ones_own_is_shown() -> None:
+    shown = CliRunner().invoke(app, ["losses", OWN_LOSS["name"]])
+    assert shown.stdout.splitlines() == [
+        "my_losses:TaperedReinforce: A positive token weighs 1, a negative one its ratio, at most `cap`.",
+        "    loss.cap = 1.0  A negative token weighs at most this.",
+    ]
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     ),
     "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1) > 0' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
+    "loss that cannot be imported": (only("loss.name=mine.losses:Mine"), ["loss.name", "mine"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
     "reward that cannot be imported": (only("reward.kind=mine.rewards:score"), ["reward.kind", "mine"]),

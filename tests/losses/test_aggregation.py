@@ -77,15 +77,15 @@ def test_fully_masked_responses_count_zero(mode: Aggregation) -> None:
     assert token_weight(mode, 0) == denominator_share(mode, 0, MAX_TOKENS) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("mode", "weight", "share"),
-    [
-        ("token-mean", 1.0, 5.0),
-        ("seq-mean-token-mean", 0.2, 1.0),
-        ("seq-mean-token-sum", 1.0, 1.0),
-        ("seq-mean-token-sum-norm", 1.0, 8.0),
-    ],
-)
-def test_table(mode: Aggregation, weight: float, share: float) -> None:
-    assert token_weight(mode, 5) == weight
-    assert denominator_share(mode, 5, MAX_TOKENS) == share
+TABLE = {
+    "token-mean": (1.0, 5.0),
+    "seq-mean-token-mean": (0.2, 1.0),
+    "seq-mean-token-sum": (1.0, 1.0),
+    "seq-mean-token-sum-norm": (1.0, 8.0),
+}
+"""Weight and share of the denominator of a response of five tokens."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_table(mode: Aggregation) -> None:
+    assert (token_weight(mode, 5), denominator_share(mode, 5, MAX_TOKENS)) == TABLE[mode]

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.losses.correction import correction_weights
+from aspo_megatron.losses.correction import Correction, correction_weights
 
 RATIOS = [0.1, 0.5, 0.999, 1.0, 1.999, 2.0, 2.001, 40.0]
 ROLLOUT = torch.full((len(RATIOS),), -3.0, dtype=torch.float64)
 OLD = ROLLOUT + torch.tensor([math.log(ratio) for ratio in RATIOS], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("none", [1.0] * 8),
-        ("tis", [0.1, 0.5, 0.999, 1.0, 1.999, 2.0, 2.0, 2.0]),
-        ("icepop", [0.0, 0.5, 0.999, 1.0, 1.999, 2.0, 0.0, 0.0]),
-    ],
-)
-def test_weights(kind: str, expected: list[float]) -> None:
+WEIGHTS = {
+    "none": [1.0] * 8,
+    "tis": [0.1, 0.5, 0.999, 1.0, 1.999, 2.0, 2.0, 2.0],
+    "icepop": [0.0, 0.5, 0.999, 1.0, 1.999, 2.0, 0.0, 0.0],
+}
+
+
+@pytest.mark.parametrize("kind", get_args(Correction))
+def test_weights(kind: Correction) -> None:
     # A hair wider than the bounds, which exp and log do not meet exactly.
     weights = correction_weights(kind, OLD, ROLLOUT, ratio_min=0.5 - 1e-12, ratio_max=2.0 + 1e-12)
-    assert weights.tolist() == pytest.approx(expected, abs=1e-9)
+    assert weights.tolist() == pytest.approx(WEIGHTS[kind], abs=1e-9)
 
 
 def test_a_correction_needs_log_probs_of_the_trainer() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,13 @@ def test_every_loss_is_documented_and_has_defaults(name: str) -> None:
     assert "Bad tokens" in loss.__doc__
     assert all(field.description for field in loss.model_fields.values())
     assert losses.build(name, {}).model_dump() == loss().model_dump()
+
+
+def test_every_loss_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "loss.md").read_text(encoding="utf-8")
+    of_their_own = re.findall(r"^## .*`loss\.name=([\w-]+)`", page, flags=re.MULTILINE)
+    table = page.partition("| `loss.name` |")[2].partition("\n\n")[0]
+    assert sorted([*of_their_own, *re.findall(r"^\| `([\w-]+)`", table, flags=re.MULTILINE)]) == list(losses.names())
 
 
 def test_build_takes_hyperparameters() -> None:
@@ -59,6 +68,9 @@ def test_unknown_loss(name: str, nearest: str) -> None:
         ({"eps_low": -0.2}, ["loss.eps_low=-0.2:", "greater than or equal to 0"]),
         ({"eps_low": 1.5}, ["loss.eps_low=1.5:", "less than or equal to 1"]),
         ({"eps_low": None}, ["loss.eps_low=None:"]),
+        ({"eps_low": True}, ["loss.eps_low=True:", "valid number"]),
+        ({"eps_low": "0.3"}, ["loss.eps_low='0.3':", "valid number"]),
+        ({"dual_clip": "null"}, ["loss.dual_clip='null':", "valid number"]),
         ({"eps_low": 2, "eps_hihg": 1}, ["loss.eps_low=2:", "loss.eps_hihg:", "nearest is 'eps_high'"]),
     ],
 )
@@ -68,6 +80,14 @@ def test_wrong_hyperparameters(hyperparameters: dict[str, Any], parts: list[str]
     message = str(caught.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert losses.build("aspo", {"eps_low": 1, "dual_clip": 4}).model_dump() == {
+        "eps_low": 1.0,
+        "eps_high": 0.2,
+        "dual_clip": 4.0,
+    }
 
 
 def test_two_losses_of_one_name_are_refused() -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -479,6 +479,11 @@ def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:
     for hook in hooks:
         hook.remove()
     return total / tokens
+
+
+def test_every_loss_and_aggregation_is_in_the_matrix() -> None:
+    assert LOSSES.keys() | RIVALS.keys() == set(losses.names())
+    assert set(AGGREGATIONS) == set(get_args(Aggregation))
 
 
 def test_batch_exercises_every_rule(outcomes: Outcomes) -> None:

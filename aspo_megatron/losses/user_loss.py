@@ -1,0 +1,117 @@
+"""A user's own loss, by import path: found, and tried before a run depends on it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+
+import torch
+from torch import Tensor
+
+from aspo_megatron.config import LossConfig
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line, reason_of
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat
+from aspo_megatron.user_code import import_named
+
+_LENGTHS = (3, 2)
+"""Tokens of the responses of a trial."""
+
+
+def import_loss(path: str) -> type[Loss]:
+    """The loss at `package.module:Class`.
+
+    Raises:
+        ConfigError: it cannot be imported, is no class that derives from `Loss`, is abstract, or has a hyperparameter
+            that is a key of every loss.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise ConfigError(f"loss.name={path!r}: a loss of your own is package.module:Class")
+    # A module that goes to another folder as it is imported must not take the run's paths with it.
+    with contextlib.chdir("."):
+        loss = import_named(path, "loss.name")
+    if not isinstance(loss, type) or not issubclass(loss, Loss):
+        raise ConfigError(f"loss.name: {path!r} is not a class that derives from aspo_megatron.losses.Loss")
+    if inspect.isabstract(loss):
+        missing = one_line(", ".join(sorted(loss.__abstractmethods__)))
+        raise ConfigError(f"loss.name: {path!r} is abstract: it has no method {missing}")
+    taken = sorted(set(loss.model_fields) & set(LossConfig.model_fields))
+    if taken:
+        raise ConfigError(
+            f"loss.name: {path!r}: loss.{one_line(taken[0])} is a key that every loss has; call its field otherwise"
+        )
+    return loss
+
+
+def try_loss(path: str, loss: Loss) -> None:
+    """Compute a loss of a few tokens, whose ratios are around 1.
+
+    Raises:
+        ConfigError: it fails, gives no tensor of a loss for each token, has no gradient, or depends on other tokens
+            though it says that it is token-wise.
+    """
+    inputs = _inputs()
+    output = _computed(path, loss, inputs)
+    _check_shapes(path, output)
+    if not output.per_token.requires_grad:
+        raise ConfigError(f"loss.name: {path!r}: its loss has no gradient: have it depend on log_probs")
+    if not loss.token_wise:
+        return
+    alone = torch.cat([_computed(path, loss, _token(inputs, i)).per_token for i in range(sum(_LENGTHS))])
+    if not torch.allclose(alone, output.per_token, equal_nan=True):
+        raise ConfigError(
+            f"loss.name: {path!r}: it says token_wise = True, but the loss of a token depends on the other tokens; "
+            "leave token_wise out"
+        )
+
+
+def _inputs() -> LossInput:
+    tokens = sum(_LENGTHS)
+    log_probs = torch.linspace(-2.0, -1.0, tokens)
+    return LossInput(
+        log_probs=log_probs.clone().requires_grad_(),
+        old_log_probs=log_probs - torch.linspace(-0.1, 0.15, tokens),
+        advantages=torch.tensor([1.0, -0.5]).repeat_interleave(torch.tensor(_LENGTHS)),
+        mask=torch.ones(tokens, dtype=torch.bool),
+        entropy=torch.linspace(0.5, 2.0, tokens),
+        cu_seqlens=torch.tensor([0, *_LENGTHS]).cumsum(0),
+    )
+
+
+def _token(inputs: LossInput, index: int) -> LossInput:
+    """One of the tokens, as a response of its own."""
+    one = slice(index, index + 1)
+    return LossInput(
+        log_probs=inputs.log_probs[one],
+        old_log_probs=inputs.old_log_probs[one],
+        advantages=inputs.advantages[one],
+        mask=inputs.mask[one],
+        entropy=inputs.entropy[one],
+        cu_seqlens=torch.tensor([0, 1]),
+    )
+
+
+def _computed(path: str, loss: Loss, inputs: LossInput) -> LossOutput:
+    try:
+        output: object = loss.compute(inputs)
+    except Exception as error:  # Whatever a user's loss does wrong.
+        raise ConfigError(f"loss.name: {path!r}: a trial of it fails: {reason_of(error)}") from error
+    if not isinstance(output, LossOutput):
+        raise ConfigError(f"loss.name: {path!r}: compute gives a {type(output).__name__}; it must give a LossOutput")
+    return output
+
+
+def _check_shapes(path: str, output: LossOutput) -> None:
+    values: dict[str, object] = {"per_token": output.per_token}
+    for name, stat in {**output.stats, **output.peaks}.items():
+        if not isinstance(stat, Stat):
+            raise ConfigError(f"loss.name: {path!r}: {name!r} of its stats is no Stat")
+        values |= {f"{name}, values": stat.values, f"{name}, where": stat.where}
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.shape != (sum(_LENGTHS),):
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(
+                f"loss.name: {path!r}: {one_line(name)} must have the shape of log_probs, [tokens]; of "
+                f"{sum(_LENGTHS)} tokens it is {one_line(shape)}"
+            )

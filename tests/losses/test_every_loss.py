@@ -1,0 +1,166 @@
+"""What each registered loss does to a packed batch, against its formula in plain Python; a loss without one fails."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from aspo_megatron.losses import build, names
+
+ResponseWeights = Callable[[Sequence[float], float, Sequence[float]], list[float]]
+"""Ratios, advantage and entropies of a response's unmasked tokens: w of each token's gradient -A * w * grad log pi."""
+
+
+def of_tokens(weight: Callable[[float, float], float]) -> ResponseWeights:
+    return lambda ratios, advantage, entropies: [weight(ratio, advantage) for ratio in ratios]
+
+
+def ppo(ratio: float, advantage: float, low: float = 0.2, high: float = 0.2, cap: float = math.inf) -> float:
+    if advantage > 0:
+        return ratio if ratio <= 1 + high else 0.0
+    return ratio if 1 - low <= ratio <= cap else 0.0
+
+
+def aspo(ratio: float, advantage: float, eps: float = 0.2, cap: float = 3.0) -> float:
+    if advantage > 0:
+        return min(1 / ratio, cap) if ratio <= 1 + eps else 0.0
+    return min(ratio, cap) if ratio >= 1 - eps else 0.0
+
+
+def sapo(ratio: float, advantage: float) -> float:
+    tau = 1.0 if advantage > 0 else 1.05
+    gate = 1 / (1 + math.exp(-tau * (ratio - 1)))
+    return 4 * gate * (1 - gate) * ratio
+
+
+def aspo_released(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+    place = 0.8 * (len(entropies) - 1)
+    below, above = (sorted(entropies)[end] for end in (math.floor(place), math.ceil(place)))
+    threshold = below + (place - math.floor(place)) * (above - below)
+    eps = [0.2 if entropy <= threshold else 0.4 for entropy in entropies]
+    return [aspo(ratio, advantage, half) for ratio, half in zip(ratios, eps, strict=True)]
+
+
+def grpo_response_mean(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+    weights = [ppo(ratio, advantage) for ratio in ratios]
+    return [sum(ratios) / len(ratios) if weight and advantage > 0 else weight for weight in weights]
+
+
+def gspo(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+    of_response = math.prod(ratios) ** (1 / len(ratios))
+    return [ppo(of_response, advantage, 3e-4, 4e-4)] * len(ratios)
+
+
+def gmpo(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+    bound = math.exp(0.4) if advantage > 0 else math.exp(-0.4)
+    clipped = [min(ratio, bound) if advantage > 0 else max(ratio, bound) for ratio in ratios]
+    mean = math.prod(clipped) ** (1 / len(ratios))
+    return [mean if ratio == kept else 0.0 for ratio, kept in zip(ratios, clipped, strict=True)]
+
+
+WEIGHTS: dict[str, ResponseWeights] = {
+    "aspo": of_tokens(aspo),
+    "aspo-released": aspo_released,
+    "aspo-without-dual-clip": of_tokens(lambda ratio, advantage: aspo(ratio, advantage, cap=math.inf)),
+    "cispo": of_tokens(lambda ratio, advantage: min(ratio, 5.0)),
+    "dapo": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, high=0.28)),
+    "gmpo": gmpo,
+    "grpo": of_tokens(ppo),
+    "grpo-response-mean": grpo_response_mean,
+    "grpo-without-is": of_tokens(lambda ratio, advantage: 1.0),
+    "gspo": gspo,
+    "ppo-dual-clip": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, cap=3.0)),
+    "sapo": of_tokens(sapo),
+}
+"""At default hyperparameters."""
+
+LENGTHS = (40, 1, 17, 6, 0, 8, 3)
+SPREADS = (1.2, 0.3, 1e-3)
+"""Of log-ratios, in nats: around each clip range there are."""
+
+
+def test_every_loss_has_a_formula() -> None:
+    assert set(WEIGHTS) == set(names())
+
+
+def batch(spread: float) -> dict[str, Tensor]:
+    """Responses of both signs, one without an advantage, one masked as a whole, in fp64."""
+    generator = torch.Generator().manual_seed(7)
+    tokens, lengths = sum(LENGTHS), torch.tensor(LENGTHS)
+    draw = [torch.randn(tokens, generator=generator, dtype=torch.float64) for _ in range(2)]
+    mask = torch.rand(tokens, generator=generator) < 0.8
+    mask[-3:] = False
+    per_response = torch.tensor([1.3, -0.7, -1.9, 0.4, 1.0, 0.0, 2.0], dtype=torch.float64)
+    return {
+        "log_probs": draw[0] - 2 + spread * draw[1],
+        "old_log_probs": draw[0] - 2,
+        "advantages": per_response.repeat_interleave(lengths),
+        "mask": mask,
+        "entropy": torch.rand(tokens, generator=generator, dtype=torch.float64),
+        "cu_seqlens": torch.tensor([0, *itertools.accumulate(LENGTHS)]),
+    }
+
+
+def computed(name: str, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of the unmasked tokens, 0 at the others."""
+    log_probs = given["log_probs"].clone().requires_grad_()
+    output = build(name, {})(**{**given, "log_probs": log_probs})
+    kept = torch.where(given["mask"], output.per_token, 0.0)
+    (gradient,) = torch.autograd.grad(kept.sum(), log_probs)
+    return kept.detach(), gradient
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_gradient_is_that_of_its_formula(name: str, spread: float) -> None:
+    given = batch(spread)
+    expected = torch.zeros(sum(LENGTHS), dtype=torch.float64)
+    ratios = (given["log_probs"] - given["old_log_probs"]).exp()
+    for start, stop in itertools.pairwise(given["cu_seqlens"].tolist()):
+        tokens = [i for i in range(start, stop) if given["mask"][i]]
+        if tokens:
+            advantage = float(given["advantages"][start])
+            weights = WEIGHTS[name](ratios[tokens].tolist(), advantage, given["entropy"][tokens].tolist())
+            expected[tokens] = -advantage * torch.tensor(weights, dtype=torch.float64)
+    torch.testing.assert_close(computed(name, given)[1], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", names())
+def test_responses_do_not_depend_on_each_other(name: str) -> None:
+    """In another order, and each by itself, they have the same loss and gradient."""
+    given = batch(0.3)
+    whole = computed(name, given)
+    bounds = list(itertools.pairwise(given["cu_seqlens"].tolist()))
+    backwards = torch.cat([torch.arange(start, stop) for start, stop in reversed(bounds)])
+    reordered = {key: value[backwards] for key, value in given.items() if key != "cu_seqlens"}
+    reordered["cu_seqlens"] = torch.tensor([0, *itertools.accumulate(reversed(LENGTHS))])
+    for values, others in zip(whole, computed(name, reordered), strict=True):
+        torch.testing.assert_close(others, values[backwards], rtol=1e-12, atol=1e-12)
+    for start, stop in bounds:
+        alone = {key: value[start:stop] for key, value in given.items() if key != "cu_seqlens"}
+        alone["cu_seqlens"] = torch.tensor([0, stop - start])
+        for values, own in zip(whole, computed(name, alone), strict=True):
+            torch.testing.assert_close(own, values[start:stop], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", names())
+def test_masked_tokens_might_as_well_not_be_there(name: str) -> None:
+    given = batch(0.3)
+    mask, bounds = given["mask"], given["cu_seqlens"]
+    kept = {key: value[mask] for key, value in given.items() if key != "cu_seqlens"}
+    kept["cu_seqlens"] = torch.tensor([int(mask[:bound].sum()) for bound in bounds])
+    for values, others in zip(computed(name, given), computed(name, kept), strict=True):
+        torch.testing.assert_close(others, values[mask], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", names())
+def test_on_policy_a_good_token_gets_likelier_and_a_bad_one_less_likely(name: str) -> None:
+    values, gradient = computed(name, batch(0.0))
+    given = batch(0.0)
+    assert values.isfinite().all()
+    assert torch.equal(gradient.sign(), torch.where(given["mask"], -given["advantages"].sign(), 0.0))

@@ -1,0 +1,175 @@
+"""A loss of the user's own, by import path: what it is refused for, in one line, before a run depends on it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from aspo_megatron import losses
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.losses import Loss, LossInput, LossOutput, Stat
+
+MODULE = """
+import torch
+from typing import Literal
+from aspo_megatron.losses import Loss, LossInput, LossOutput, Stat
+from aspo_megatron.losses.responses import response_mean
+
+number = 3
+
+def function(inputs):
+    return LossOutput(-inputs.advantages * inputs.log_probs)
+
+class NoLoss:
+    pass
+
+class Reinforce(Loss):
+    power: float = 1.0
+    kind: Literal["a", "b"] = "a"
+    parts: tuple[int, ...] = ()
+    def compute(self, inputs):
+        return LossOutput(-self.power * inputs.advantages * inputs.log_probs)
+
+class Unfinished(Loss):
+    pass
+
+class InTheOldWay(Loss):
+    def __call__(self, log_probs, old_log_probs, advantages, mask, *, entropy, cu_seqlens): ...
+
+class NoDefault(Reinforce):
+    width: float
+
+class OfEveryLoss(Reinforce):
+    kl_coef: float = 0.1
+
+class NotDefined(Reinforce):
+    width: "Nowhere" = 1
+
+class Raises(Loss):
+    def compute(self, inputs):
+        raise KeyError("two\\nlines")
+
+class GivesATensor(Loss):
+    def compute(self, inputs):
+        return inputs.log_probs
+
+class GivesAMean(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs.mean())
+
+class GivesAnOddStat(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs, {"mine": Stat(inputs.log_probs.mean(), inputs.mask)})
+
+class Detached(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs.detach())
+
+class NotTokenWise(Loss):
+    token_wise = True
+    def compute(self, inputs):
+        mean = response_mean(inputs.log_probs, inputs.mask, inputs.cu_seqlens)
+        return LossOutput(-inputs.advantages * mean)
+
+class OfAResponse(NotTokenWise):
+    token_wise = False
+"""
+BROKEN = {
+    "missing": "import no_such_module_anywhere",
+    "syntax": "def (:",
+    "raises": "raise RuntimeError('two\\nlines')",
+    "exits": "import sys; sys.exit(1)",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "losses_of_mine.py").write_text(MODULE)
+    (tmp_path / "losses_that_move.py").write_text("import os; os.chdir('/')\n" + MODULE)
+    for name, code in BROKEN.items():
+        (tmp_path / f"losses_broken_{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in ("losses_of_mine", "losses_that_move"):
+        sys.modules.pop(name, None)
+
+
+def test_it_is_found_in_the_current_folder() -> None:
+    loss = losses.build("losses_of_mine:Reinforce", {"power": 2, "kind": "b", "parts": [1, 2]})
+    assert isinstance(loss, Loss)
+    assert not loss.token_wise
+    assert loss.model_dump() == {"power": 2.0, "kind": "b", "parts": (1, 2)}
+    given = torch.tensor([-1.0, -2.0])
+    output = loss(given, given, torch.tensor([1.0, -1.0]), given < 0, entropy=given, cu_seqlens=torch.tensor([0, 1, 2]))
+    assert output.per_token.tolist() == [2.0, -4.0]
+    assert "losses_of_mine:Reinforce" not in losses.names()
+    losses.build("losses_of_mine:OfAResponse", {})
+
+
+def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> None:
+    losses.build("losses_that_move:Reinforce", {})
+    assert Path(os.getcwd()) == folder
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no_such_module_c:Mine", "cannot import 'no_such_module_c' (ModuleNotFoundError: No module named"),
+        ("losses_broken_missing:Mine", "cannot import 'losses_broken_missing' (ModuleNotFoundError: No module named"),
+        ("losses_broken_syntax:Mine", "cannot import 'losses_broken_syntax' (SyntaxError"),
+        ("losses_broken_raises:Mine", "cannot import 'losses_broken_raises' (RuntimeError: two lines)"),
+        ("losses_broken_exits:Mine", "cannot import 'losses_broken_exits' (SystemExit: 1)"),
+        ("losses_of_mine:", "a loss of your own is package.module:Class"),
+        (":Mine", "a loss of your own is package.module:Class"),
+        ("losses_of_mine.Reinforce", "one of your own is package.module:Class"),
+        ("losses_of_mine:Reinforced", "losses_of_mine.py has no 'Reinforced'; did you mean 'Reinforce'?"),
+        ("losses_of_mine:number", "is not a class that derives from aspo_megatron.losses.Loss"),
+        ("losses_of_mine:function", "is not a class that derives from aspo_megatron.losses.Loss"),
+        ("losses_of_mine:NoLoss", "is not a class that derives from aspo_megatron.losses.Loss"),
+        ("losses_of_mine:Unfinished", "is abstract: it has no method compute"),
+        ("losses_of_mine:InTheOldWay", "is abstract: it has no method compute"),
+        ("losses_of_mine:NoDefault", "loss.width: give it a value, loss 'losses_of_mine:NoDefault' has no default"),
+        ("losses_of_mine:OfEveryLoss", "loss.kl_coef is a key that every loss has; call its field otherwise"),
+        ("losses_of_mine:NotDefined", "cannot be made: PydanticUserError: `NotDefined` is not fully defined"),
+        ("losses_of_mine:Raises", "a trial of it fails: KeyError: 'two\\nlines'"),
+        ("losses_of_mine:GivesATensor", "compute gives a Tensor; it must give a LossOutput"),
+        ("losses_of_mine:GivesAMean", "per_token must have the shape of log_probs, [tokens]; of 5 tokens it is []"),
+        ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
+        ("losses_of_mine:Detached", "its loss has no gradient"),
+        ("losses_of_mine:NotTokenWise", "says token_wise = True, but the loss of a token depends on the other tokens"),
+    ],
+)
+def test_what_cannot_work(path: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        losses.build(path, {})
+    message = str(caught.value)
+    assert message.startswith(("loss.name", "loss.width"))
+    assert words in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("powr", 1.0, "loss.powr: unknown key; the nearest is 'power'. The hyperparameters of loss 'losses_of_mine:"),
+        ("power", True, "loss.power=True:"),
+        ("power", "0.3", "loss.power='0.3':"),
+        ("kind", "c", "loss.kind='c':"),
+    ],
+)
+def test_its_hyperparameters_are_checked(key: str, value: object, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        losses.build("losses_of_mine:Reinforce", {key: value})
+    assert str(caught.value).startswith(words)
+
+
+def test_what_the_field_calls_a_loss_is_all_that_a_user_needs() -> None:
+    assert {Loss, LossInput, LossOutput, Stat} <= {getattr(losses, name) for name in losses.__all__}
