@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
     from aspo_megatron.config import RunConfig
+    from aspo_megatron.config.words import ProblemSide
     from aspo_megatron.evaluation.benchmarks import Wanted
     from aspo_megatron.evaluation.job import EvalJob
 
@@ -159,7 +160,7 @@ class _Files:
         run = load_config(self.config, [*settings, *overrides])
         name = "held-out" if problems is None else stem_of(problems)
         read, there = self._checked(run, name)
-        side: Literal["train", "heldout"] = "heldout" if problems is None else "train"
+        side: ProblemSide = "heldout" if problems is None else "train"
         if self.output is None:
             return EvalJob(name, read, side, self.work / "responses" / f"{name}.jsonl", there, kept=False)
         return EvalJob(name, read, side, self.output, there)
@@ -171,10 +172,10 @@ class _Files:
         from aspo_megatron.inputs.read import read_inputs
         from aspo_megatron.launch.run_folder import refuse_links
 
-        if run.eval.sampling is not None:  # the room that a response needs in the model's context
-            length = {"max_response_tokens": run.eval.sampling.max_response_tokens}
-            sampling = run.rollout.sampling.model_copy(update=length)
-            run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
+        # Reading the input checks that the model's context has room for a response, by the length in `rollout`.
+        length = {"max_response_tokens": run.eval_sampling.max_response_tokens}
+        sampling = run.rollout.sampling.model_copy(update=length)
+        run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
         inputs = read_inputs(run, weights=not self.live)

@@ -7,8 +7,9 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from aspo_megatron.config.words import WandbMode
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
@@ -20,9 +21,7 @@ _ID = "wandb-id"
 class WandbRun:
     """One run there; a run folder that goes on goes on with the same one."""
 
-    def __init__(
-        self, run_dir: Path, mode: Literal["online", "offline"], project: str, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run_dir: Path, mode: WandbMode, project: str, config: Mapping[str, Any]) -> None:
         """Open it.
 
         Args:

@@ -71,7 +71,7 @@ def quantize_model(job: Job, inputs: Inputs, tell: Callable[[str], None]) -> Rep
     size = _load(engine, config.model.path, family)
     with written_beside(job.target) as partial, RewardPool(config.reward) as rewards:
         tell(f"asking the original model {len(problems)} {asked} problems")
-        probe = Probe(engine, inputs, problems, config.eval.sampling or config.rollout.sampling, config.seed)
+        probe = Probe(engine, inputs, problems, config.eval_sampling, config.seed)
         before = probe.behaviour(rewards)
         tell(f"calibrating on {len(texts.sequences)} texts of {texts.tokens} tokens")
         quantize_in_place(engine.model, job.format, group_size, texts)

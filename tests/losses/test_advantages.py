@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from aspo_megatron.config.words import Baseline, Scale
 from aspo_megatron.errors import UserError
-from aspo_megatron.losses.advantages import Baseline, Scale, estimate
+from aspo_megatron.losses.advantages import estimate
 
-BASELINES: tuple[Baseline, ...] = ("group", "leave-one-out", "batch")
-SCALES: tuple[Scale, ...] = ("group", "batch", "none")
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+SCALES: tuple[Scale, ...] = get_args(Scale)
 every_way = pytest.mark.parametrize(("baseline", "scale"), list(itertools.product(BASELINES, SCALES)))
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.losses import kl
 from aspo_megatron.losses.entropy import low_entropy_mask, response_quantile
 
@@ -22,7 +23,7 @@ REF_LOG_PROBS = torch.tensor([-1.0, -0.5, -1.0, -3.0001, -9.0], dtype=torch.floa
         ("k3", lambda d: math.exp(d) - d - 1, lambda d: 1 - math.exp(d)),
     ],
 )
-def test_value_and_gradient(kind: kl.Estimator, value, gradient) -> None:  # type: ignore[no-untyped-def]
+def test_value_and_gradient(kind: KlEstimator, value, gradient) -> None:  # type: ignore[no-untyped-def]
     log_probs = LOG_PROBS.clone().requires_grad_()
     ref = REF_LOG_PROBS.clone().requires_grad_()
     estimate = kl.estimate(kind, log_probs, ref)
@@ -35,7 +36,7 @@ def test_value_and_gradient(kind: kl.Estimator, value, gradient) -> None:  # typ
 
 
 @pytest.mark.parametrize("kind", ["k1", "k3"])
-def test_unbiased(kind: kl.Estimator) -> None:
+def test_unbiased(kind: KlEstimator) -> None:
     """The expectation under pi, taken exactly over a small vocabulary, is the KL."""
     logits = torch.randn(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     log_probs, ref = logits.log_softmax(-1)
@@ -50,7 +51,7 @@ def test_k3_of_a_small_difference_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
-def test_out_of_the_mask_nothing_counts(kind: kl.Estimator) -> None:
+def test_out_of_the_mask_nothing_counts(kind: KlEstimator) -> None:
     log_probs = torch.tensor([-1.0, -1e4, math.nan], requires_grad=True)
     estimate = kl.estimate(kind, log_probs, torch.tensor([-2.0, 0.0, 0.0]), torch.tensor([True, False, False]))
     (grad,) = torch.autograd.grad(estimate.sum(), log_probs)
