@@ -23,8 +23,9 @@ from aspo_megatron.config import ServersConfig
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import hf_sizes
+from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
-from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport

@@ -23,14 +23,14 @@ from aspo_megatron.checkpoint.torch_dist.manifest import (
     describe,
     model_identity,
     read_manifest,
-    verified_meanwhile,
     write_manifest,
 )
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.shard_layout import Place, places_by_rank
 from aspo_megatron.checkpoint.torch_dist.sidecar import copy_sidecar, sidecar_files
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
-from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter, without_crc, write_index
+from aspo_megatron.checkpoint.torch_dist.verification import verified_meanwhile
+from aspo_megatron.checkpoint.torch_dist.writer import TensorPiece, TorchDistWriter, without_crc, write_index
 from aspo_megatron.checkpoint.usable import bits, usable_model, usable_weights
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
@@ -42,8 +42,8 @@ from aspo_megatron.models.mapping import ModelShape, import_shard
 _WRITERS = 4
 """Ranks' files written at the same time, each with a tensor in memory."""
 
-Advance = Callable[[int], None]
-"""Hears of bytes that are done."""
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes that are done, each time some are."""
 
 
 def converter_layout(
@@ -85,7 +85,7 @@ def converter_layout(
 
 
 def hf_to_megatron(
-    source: Path, target: Path, parallel: ParallelConfig, dtype: torch.dtype | None, advance: Advance
+    source: Path, target: Path, parallel: ParallelConfig, dtype: torch.dtype | None, on_bytes: OnBytes
 ) -> None:
     """Write a megatron distributed checkpoint of a Hugging Face folder.
 
@@ -94,7 +94,7 @@ def hf_to_megatron(
         target: must not exist.
         parallel: the layout, see `converter_layout`; each of its ranks gets a file of its own.
         dtype: precision of the checkpoint; None keeps that of every tensor.
-        advance: hears of bytes read.
+        on_bytes: called with the number of bytes read.
 
     Raises:
         UserError: the source cannot be used, see `usable_weights`, or the target cannot be written.
@@ -107,14 +107,14 @@ def hf_to_megatron(
         else:
             _note_dtype(partial / SIDECAR / "config.json", family, dtype)
         shape = family.shape(parallel.tp)
-        pieces: list[Piece] = []
+        pieces: list[TensorPiece] = []
         entries: dict[str, FileEntry] = {}
 
-        def write_rank(task: tuple[int, list[Place]]) -> PieceWriter:
+        def write_rank(task: tuple[int, list[Place]]) -> TorchDistWriter:
             rank, places = task
-            with PieceWriter(partial, rank) as writer:
+            with TorchDistWriter(partial, rank) as writer:
                 for place in places:
-                    _write_place(writer, place, tensors, shape, dtype, advance)
+                    _write_place(writer, place, tensors, shape, dtype, on_bytes)
             return writer
 
         with ThreadPoolExecutor(max_workers=min(_WRITERS, os.cpu_count() or 1)) as pool:
@@ -127,7 +127,7 @@ def hf_to_megatron(
         write_manifest(partial, model_identity(family.hf_config), family.name, layout, files)
 
 
-def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advance: Advance) -> None:
+def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, on_bytes: OnBytes) -> None:
     """Write the Hugging Face folder of a megatron checkpoint: a converted one, or the state of a run.
 
     A folder that was converted without another precision comes back byte for byte.
@@ -136,7 +136,7 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
         source: a checkpoint with a manifest.
         target: must not exist.
         dtype: precision of the weights; None keeps that of every tensor.
-        advance: hears of bytes written.
+        on_bytes: called with the number of bytes written.
 
     Raises:
         UserError: the checkpoint is damaged or holds no model that can be used, or the target cannot be written.
@@ -145,7 +145,7 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
     with (
         _written_beside(target) as partial,
         verified_meanwhile(source, manifest),
-        PieceReader(source, family := usable_model(source / SIDECAR)) as reader,
+        TorchDistReader(source, family := usable_model(source / SIDECAR)) as reader,
     ):
         view = HfView(reader, family)
         for path in sidecar_files(source / SIDECAR):
@@ -161,10 +161,10 @@ def megatron_to_hf(source: Path, target: Path, dtype: torch.dtype | None, advanc
             return parts if dtype is None else [part.to(dtype) for part in parts]
 
         for name, header in headers.items():
-            write_file(partial / name, header, read, advance)
+            write_file(partial / name, header, read, on_bytes)
 
 
-def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advance: Advance) -> int:
+def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, on_bytes: OnBytes) -> int:
     """Read every tensor of both again and compare them bit for bit; how many there are.
 
     `dtype`: what the conversion was asked for.
@@ -173,7 +173,7 @@ def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advanc
         CheckpointError: a tensor differs; names it.
     """
     family = read_family(hf_folder)
-    with SafetensorsFolder(hf_folder) as tensors, PieceReader(checkpoint, family) as reader:
+    with SafetensorsFolder(hf_folder) as tensors, TorchDistReader(checkpoint, family) as reader:
         view = HfView(reader, family)
         for name in view.sizes:
             one, other = tensors.read_whole(name), view.read_whole(name)
@@ -181,19 +181,19 @@ def compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None, advanc
                 one, other = one.to(dtype), other.to(dtype)
             if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(bits(one), bits(other)):
                 raise CheckpointError(f"tensor {name} differs between {hf_folder} and {checkpoint}")
-            advance(one.nbytes)
+            on_bytes(one.nbytes)
     return len(view.sizes)
 
 
-def weight_bytes(folder: Path) -> int:
+def bytes_on_disk(folder: Path) -> int:
     """Size of the weights of a Hugging Face folder or of a checkpoint, as far as they are there, for progress bars."""
     hf = (folder / "config.json").is_file()
     return sum(path.stat().st_size for path in folder.glob("*.safetensors" if hf else "*.distcp") if path.is_file())
 
 
 def _write_place(
-    writer: PieceWriter, place: Place, source: SafetensorsFolder, shape: ModelShape, dtype: torch.dtype | None,
-    advance: Advance,
+    writer: TorchDistWriter, place: Place, source: SafetensorsFolder, shape: ModelShape, dtype: torch.dtype | None,
+    on_bytes: OnBytes,
 ) -> None:  # fmt: skip
     row = place.row
     names = row.hf_names(place.layer, place.expert)
@@ -207,7 +207,7 @@ def _write_place(
             source.read(name, 0, start, start + size) for name, start, size in zip(names, starts, sizes, strict=True)
         ]
     for key, read in zip(keys, parts, strict=True):
-        advance(read.nbytes)
+        on_bytes(read.nbytes)
         part = read if dtype is None else read.to(dtype)
         whole, offset = list(part.shape), [0] * part.dim()
         if row.dim is not None:

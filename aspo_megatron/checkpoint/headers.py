@@ -25,12 +25,12 @@ from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.usable import COMPUTED
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import EXTRA_TENSORS
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_foreign_file
 from aspo_megatron.reading import parse_json, read_bytes
 
 _FOLDER = "headers"
-_EXTRA = "extra.safetensors"
 _INDEX = "model.safetensors.index.json"
 _MOST_BESIDE, _MOST_OF_A_TENSOR = 16 << 20, 1 << 10
 """Bytes of what headers say besides tensors, and of a tensor."""
@@ -56,7 +56,7 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder) -> Non
         shutil.copyfile(source / _INDEX, partial / _FOLDER / _INDEX)
     extra = {name: tensors.read_whole(name) for name in tensors.names() if name.endswith(COMPUTED)}
     if extra:
-        save_file(extra, partial / _EXTRA)
+        save_file(extra, partial / EXTRA_TENSORS)
 
 
 def _most_bytes(tensors: int) -> int:
@@ -160,7 +160,7 @@ def kept_extra(source: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: they cannot be read, or are the model's own.
     """
-    path = source / _EXTRA
+    path = source / EXTRA_TENSORS
     if not os.path.lexists(path):
         return {}
     refuse_foreign_file(source, path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
@@ -30,9 +32,12 @@ class _Place:
 
 
 class HfView:
-    """A `TensorSource` over a megatron checkpoint. `sizes`: of all its tensors, in the table's order."""
+    """A `TensorSource` over a megatron checkpoint. `sizes`: of all its tensors, in the table's order.
 
-    def __init__(self, reader: PieceReader, family: Family) -> None:
+    As a context manager it closes its reader.
+    """
+
+    def __init__(self, reader: TorchDistReader, family: Family) -> None:
         """See that every tensor is in the checkpoint, with the model's sizes.
 
         Raises:
@@ -57,6 +62,14 @@ class HfView:
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         for name, size in self.sizes.items():
             self._check(name, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, traceback)
 
     def _check(self, name: str, size: tuple[int, ...]) -> None:
         place = self._place(name)

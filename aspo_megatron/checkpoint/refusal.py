@@ -9,9 +9,10 @@ import torch.distributed as dist
 
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.told import shown
-from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, Manifest, check_model, read_manifest, verify_files
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader, check_common
+from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, Manifest, check_model, read_manifest
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader, check_common
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, all_keys
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.grid.exchange import from_leader, gather
@@ -55,7 +56,7 @@ def _whole(folder: Path, family: Family, optimizer: Names | None) -> Manifest:
     manifest = read_manifest(folder)
     check_model(folder, manifest, family)
     check_common(folder)
-    with PieceReader(folder, family) as reader:
+    with TorchDistReader(folder, family) as reader:
         _check_files(folder, reader, manifest.files)
         HfView(reader, family)
         for name in optimizer(folder, manifest) if optimizer is not None else ():
@@ -68,7 +69,7 @@ def _whole(folder: Path, family: Family, optimizer: Names | None) -> Manifest:
     return manifest
 
 
-def _check_files(folder: Path, reader: PieceReader, files: Mapping[str, FileEntry]) -> None:
+def _check_files(folder: Path, reader: TorchDistReader, files: Mapping[str, FileEntry]) -> None:
     """See that every piece is in a file whose checksum is known."""
     for key in reader.keys():  # noqa: SIM118 (not a dict)
         if not files.keys() >= reader.files(key):

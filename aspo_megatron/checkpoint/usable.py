@@ -16,10 +16,10 @@ from aspo_megatron.checkpoint.hf.safetensors_file import DTYPES
 from aspo_megatron.checkpoint.hf_view import EMBEDDING, HEAD, HfView
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.manifest import check_model, read_manifest
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
-from aspo_megatron.checkpoint.torch_dist.sidecar import INDEX, refuse_foreign_sidecar
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
+from aspo_megatron.checkpoint.torch_dist.sidecar import refuse_foreign_sidecar
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.folders import MANIFEST, checkpoint_around
+from aspo_megatron.folders import MANIFEST, TENSOR_INDEX, checkpoint_around
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.data_only import read_tokenizer_config
@@ -44,7 +44,7 @@ def usable_config(folder: Path) -> Family:
     """
     from aspo_megatron.models.hf_config import inverse_frequencies
 
-    if (folder / INDEX).is_file():
+    if (folder / TENSOR_INDEX).is_file():
         raise CheckpointError(
             f"model.path: {one_line(folder)} is a megatron checkpoint, but not one that a run or "
             f"`aspo convert hf-to-megatron` has made: {MANIFEST} is missing"
@@ -64,7 +64,8 @@ def usable_model(folder: Path) -> Family:
         UserError: see `usable_config`; or its weights are quantised, which what is exported would say, too.
     """
     family = usable_config(folder)
-    refuse_quantised(folder, family)
+    if family.hf_config.get("quantization_config") is not None:
+        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
     return family
 
 
@@ -80,11 +81,11 @@ def usable_weights(folder: Path) -> Family:
     family = usable_model(folder)
     checkpoint = checkpoint_around(folder)
     if checkpoint is None:
-        check_weights(folder)
+        check_weights(folder, family)
         return family
     refuse_foreign_sidecar(folder)
     check_model(checkpoint, read_manifest(checkpoint), family)
-    with PieceReader(checkpoint, family) as reader:
+    with TorchDistReader(checkpoint, family) as reader:
         HfView(reader, family)
     return family
 
@@ -103,15 +104,13 @@ def usable_here(folder: Path, init: str) -> Family:
     return usable_weights(folder) if is_there and init == "pretrained" else usable_model(folder)
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(folder: Path, family: Family) -> None:
     """Compare the headers of the folder's safetensors with its config.json: all tensors are there, and no others.
 
     Raises:
         CheckpointError: a file is missing, truncated or damaged, or a tensor is missing, of another shape, no weights,
             or not one that the model has; the embeddings are tied, and there is another output layer.
     """
-    family = read_family(folder)
-    refuse_quantised(folder, family)
     with SafetensorsFolder(folder) as source:
         left = set(source.names())
         # Not by a list of all names: they may be a million, of which the files have a hundred.
@@ -130,16 +129,6 @@ def check_weights(folder: Path) -> None:
                 )
             left.remove(name)
         _refuse_others(folder, source, sorted(left), family)
-
-
-def refuse_quantised(folder: Path, family: Family) -> None:
-    """See that the weights are numbers as they are computed with.
-
-    Raises:
-        CheckpointError: config.json says how they are quantised.
-    """
-    if family.hf_config.get("quantization_config") is not None:
-        raise CheckpointError(f"{folder}: its weights are quantised; give the folder that it was made from")
 
 
 def _refuse_others(folder: Path, source: SafetensorsFolder, names: list[str], family: Family) -> None:

@@ -17,7 +17,7 @@ from aspo_megatron.streams import show
 if TYPE_CHECKING:
     import torch
 
-    from aspo_megatron.checkpoint.convert import Advance
+    from aspo_megatron.checkpoint.convert import OnBytes
 
 app = typer.Typer(help="Convert model folders to megatron checkpoints and back.", no_args_is_help=True)
 
@@ -56,8 +56,8 @@ def hf_to_megatron(
     family = read_family(source)
     layout = convert.converter_layout(family, tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, pp_layers=layers)
     precision = _precision(dtype)
-    with _progress("convert", convert.weight_bytes(source)) as advance:
-        convert.hf_to_megatron(source, target, layout, precision, advance)
+    with _progress("convert", convert.bytes_on_disk(source)) as on_bytes:
+        convert.hf_to_megatron(source, target, layout, precision, on_bytes)
     if verify:
         _compare(source, target, precision)
     show(f"{one_line(target)}: written for {layout.world_size} ranks")
@@ -81,8 +81,8 @@ def megatron_to_hf(
 
     torch.set_num_threads(1)
     precision = _precision(dtype)
-    with _progress("convert", convert.weight_bytes(source)) as advance:
-        convert.megatron_to_hf(source, target, precision, advance)
+    with _progress("convert", convert.bytes_on_disk(source)) as on_bytes:
+        convert.megatron_to_hf(source, target, precision, on_bytes)
     if verify:
         _compare(target, source, precision)
     show(f"{one_line(target)}: written")
@@ -91,8 +91,8 @@ def megatron_to_hf(
 def _compare(hf_folder: Path, checkpoint: Path, dtype: torch.dtype | None) -> None:
     from aspo_megatron.checkpoint import convert
 
-    with _progress("verify", convert.weight_bytes(hf_folder)) as advance:
-        count = convert.compare(hf_folder, checkpoint, dtype, advance)
+    with _progress("verify", convert.bytes_on_disk(hf_folder)) as on_bytes:
+        count = convert.compare(hf_folder, checkpoint, dtype, on_bytes)
     show(f"verified: {count} tensors are the same bit for bit")
 
 
@@ -115,7 +115,7 @@ def _precision(name: str | None) -> torch.dtype | None:
 
 
 @contextmanager
-def _progress(label: str, total: int) -> Iterator[Advance]:
+def _progress(label: str, total: int) -> Iterator[OnBytes]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import say, show
 
 
@@ -45,18 +44,14 @@ def plan(
     """
     from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config.io import load_config
-    from aspo_megatron.errors import ConfigError
     from aspo_megatron.models.tiny import model_shape
-    from aspo_megatron.plan.hardware import GPUS
+    from aspo_megatron.plan.hardware import gpu_called
     from aspo_megatron.plan.report import make_plan
     from aspo_megatron.plan.text import plan_text
     from aspo_megatron.simulation import beside_plan
     from aspo_megatron.simulation.report import simulation_text
 
-    kinds = {each.name.split()[0].lower(): each for each in GPUS}
-    if gpu.lower() not in kinds:
-        raise ConfigError(f"--gpu {one_line(gpu)}: known are {', '.join(kinds)}")
-    on = kinds[gpu.lower()]
+    on = gpu_called(gpu)
     run = load_config(config, overrides or [])
     folder = model_shape(run, config)
     family = usable_here(folder, run.model.init)

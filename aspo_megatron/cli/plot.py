@@ -1,4 +1,4 @@
-"""`aspo plot` and `aspo samples`: what a run recorded, as pictures and as text."""
+"""`aspo plot`: the curves of runs, as pictures and as text."""
 
 from __future__ import annotations
 
@@ -83,34 +83,3 @@ def _groups(options: Sequence[str]) -> dict[str, list[Path]]:
             raise UserError(f"--group {one_line(option)}: {problem}; e.g. --group aspo=runs/aspo-1,runs/aspo-2")
         groups[name] = [Path(member) for member in members.split(",") if member]
     return groups
-
-
-def samples(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Run folder, or a file of responses such as RUN/eval/step-000020.jsonl."),
-    ],
-    step: Annotated[int | None, typer.Option(help="Responses of this step alone.")] = None,
-    problem: Annotated[str | None, typer.Option(help="Responses to this problem alone, by its id.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page here instead of printing.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="At most so many: the last that match.")] = 4,
-) -> None:
-    """Show sampled responses with reward, advantage and finish reason; tokens coloured by their gradient's weight.
-
-    Orange: pushed harder than REINFORCE would; blue: less; struck out: not at all. docs/plots.md tells more.
-
-    \b
-      aspo samples runs/quickstart --step 12
-      aspo samples runs/quickstart --problem chain_sum-0-7 --count 20 --html samples.html
-    """
-    from aspo_megatron.metrics.shown import shown_console
-    from aspo_megatron.plots.page import write_page
-    from aspo_megatron.plots.sample_file import read_samples
-    from aspo_megatron.plots.sample_view import print_samples, samples_page
-
-    selection = read_samples(run, step, problem, count)
-    if html is None:
-        print_samples(selection, shown_console(Console()))
-    else:
-        write_page(html, samples_page(f"Responses of {run}", selection))
-        show(f"page: {one_line(html)}")

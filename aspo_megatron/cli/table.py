@@ -34,7 +34,7 @@ def table(
       aspo table evals --pass > passed.md
     """
     from aspo_megatron.evaluation.published import BASES
-    from aspo_megatron.evaluation.table import Table, comparison, differences, read_results
+    from aspo_megatron.evaluation.table import ScoreTable, comparison, differences, read_results
 
     if not results:
         raise ConfigError("nothing to compare: give folders that `aspo eval` has written, e.g. evals")
@@ -43,7 +43,7 @@ def table(
         if base not in BASES:
             raise ConfigError(f"--published {one_line(base)}: there are {', '.join(BASES)} and none")
     found = read_results(results)
-    tables: list[Table] = [comparison(found, bases, passed=passed)]
+    tables: list[ScoreTable] = [comparison(found, bases, passed=passed)]
     if against is not None:
         tables.append(differences(found, against))
     for one in tables:
@@ -55,12 +55,12 @@ def table(
 
 def _show(head: list[str], rows: list[list[str]], notes: list[str]) -> None:
     from rich.console import Console
-    from rich.table import Table as Drawn
+    from rich.table import Table
 
     from aspo_megatron.metrics.shown import print_text, shown_console, words
 
     console = shown_console(Console())
-    drawn = Drawn()
+    drawn = Table()
     for number, name in enumerate(head):
         drawn.add_column(words(name), justify="left" if number == 0 else "right")
     for row in rows:

@@ -27,14 +27,10 @@ from aspo_megatron.config.reference import OWN_NAME, key_names, sections
 from aspo_megatron.config.references import refuse_endless, unread
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.files import write_whole
-from aspo_megatron.folders import model_folder
+from aspo_megatron.folders import CHECKPOINTS, RUN_CONFIG, RUN_LOCK, model_folder
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_bytes
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
-
-RUN_CONFIG = "config.yaml"
-RUN_LOCK = ".lock"
-"""Files of a run folder: the resolved configuration, and the lock of the run that writes there."""
 
 _REASONS = {
     "int_type": "must be a whole number",
@@ -118,7 +114,7 @@ def missing_config(path: Path) -> DamagedConfigError | None:
 
 def _copy_in_states(path: Path) -> Path | None:
     """The copy that the newest saved state has of the configuration in a run folder."""
-    return max(path.parent.glob(f"checkpoints/step-*[0-9]/{RUN_CONFIG}"), default=None)
+    return max(path.parent.glob(f"{CHECKPOINTS}/step-*[0-9]/{RUN_CONFIG}"), default=None)
 
 
 def refuse_cut(path: Path) -> None:

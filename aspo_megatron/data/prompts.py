@@ -11,7 +11,7 @@ import numpy as np
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data.chat import Chat, chat_of
 from aspo_megatron.data.prompt_ids import PromptMaker
-from aspo_megatron.data.records import Record, Records, kinds
+from aspo_megatron.data.records import ProblemRecord, Records, kinds
 from aspo_megatron.data.samples import IntArray, Problem
 from aspo_megatron.data.sources.read import read_source, silent
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
@@ -73,7 +73,7 @@ def load_problems(
         Training problems (at least one) and held-out problems (none if the configuration asks for none).
 
     Raises:
-        ConfigError: a source cannot be read (see `sources.read_source`), no problem is left on a side that is
+        ConfigError: a source cannot be read (see `read_source`), no problem is left on a side that is
             asked for, the prompt's form does not fit the tokenizer, or problems cannot be used.
     """
     chat = _form(config, tokenizer)
@@ -167,7 +167,7 @@ class _Judge:
     max_response_tokens: int
     unfit: Callable[[Problem], Reason | None]
 
-    def of_turns(self, record: Record) -> Reason | None:
+    def of_turns(self, record: ProblemRecord) -> Reason | None:
         """By what was said before the question."""
         if not record.messages:
             return None

@@ -19,7 +19,7 @@ _ID_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Record:
+class ProblemRecord:
     """A problem as its source has it, not yet tokenised. `metadata` holds the source's other fields.
 
     `messages` are the turns of a chat before the question, each with `role` and `content`.
@@ -44,7 +44,7 @@ class Naming:
         return str(metadata["id"]) if self.own else f"{self.name}-{number}"
 
 
-class Records(Sequence[Record]):
+class Records(Sequence[ProblemRecord]):
     """The records of a source, in its order. Each is bytes, and an object only while somebody looks at it.
 
     `blob[bounds[i]:bounds[i + 1]]` is a record.
@@ -67,20 +67,20 @@ class Records(Sequence[Record]):
         return identities
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> ProblemRecord: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: slice) -> list[ProblemRecord]: ...
 
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+    def __getitem__(self, index: int | slice) -> ProblemRecord | list[ProblemRecord]:
         """A record, or a list of some."""
         places = range(len(self))[index]
         return self._record(places) if isinstance(places, int) else [self._record(place) for place in places]
 
-    def _record(self, number: int) -> Record:
+    def _record(self, number: int) -> ProblemRecord:
         start, stop = self.bounds[number : number + 2].tolist()
         question, answer, metadata, messages = pickle.loads(memoryview(self.blob)[start:stop])
-        return Record(self.naming.of(number, metadata), question, answer, metadata, messages)
+        return ProblemRecord(self.naming.of(number, metadata), question, answer, metadata, messages)
 
 
 class Gathering:

@@ -21,7 +21,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
+class LineGroup:
     """Lines that belong together."""
 
     name: str
@@ -53,7 +53,7 @@ def unneeded(what: str, found: str) -> Line:
     return Line("unneeded", what, found)
 
 
-def count(groups: Sequence[Group], mark: Mark) -> int:
+def count(groups: Sequence[LineGroup], mark: Mark) -> int:
     """How many lines have a mark."""
     return sum(line.mark == mark for group in groups for line in group.lines)
 

@@ -13,7 +13,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.inputs import input_lines
 from aspo_megatron.doctor.kernels import kernel_lines
 from aspo_megatron.doctor.limits import limit_lines
-from aspo_megatron.doctor.lines import Group, Line, Mark, count, unknown
+from aspo_megatron.doctor.lines import Line, LineGroup, Mark, count, unknown
 from aspo_megatron.doctor.memory import memory_lines
 from aspo_megatron.doctor.nccl import nccl_lines
 from aspo_megatron.doctor.nvidia import Gpus, read_gpus
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 Check = Callable[[], Iterable[Line]]
 
 
-def examine(host: Host, wishes: Wishes) -> list[Group]:
+def examine(host: Host, wishes: Wishes) -> list[LineGroup]:
     """Every check. One that fails by itself is a line that says so, and ends no other."""
     _ = host.torch  # by one thread: an import that fails in two at once says something else in each
     with ThreadPoolExecutor() as pool:
@@ -55,16 +55,18 @@ def examine(host: Host, wishes: Wishes) -> list[Group]:
             "The run": (lambda: input_lines(host, wishes),),
         }
         done = {name: [pool.submit(_lines, check) for check in parts] for name, parts in checks.items()}
-        groups = [Group(name, tuple(line for part in parts for line in part.result())) for name, parts in done.items()]
+        groups = [
+            LineGroup(name, tuple(line for part in parts for line in part.result())) for name, parts in done.items()
+        ]
     return [group for group in groups if group.lines]
 
 
-def exit_code(groups: Sequence[Group]) -> int:
+def exit_code(groups: Sequence[LineGroup]) -> int:
     """1 if the run could not work."""
     return 1 if count(groups, "wrong") else 0
 
 
-def text(groups: Sequence[Group], wishes: Wishes) -> str:
+def text(groups: Sequence[LineGroup], wishes: Wishes) -> str:
     """For people."""
     shown: list[str] = []
     for group in groups:
@@ -76,7 +78,7 @@ def text(groups: Sequence[Group], wishes: Wishes) -> str:
     return "\n".join([*shown[1:], "", f"{_counts(groups)}; {one_line(_next(groups, wishes))}"])
 
 
-def as_json(groups: Sequence[Group], wishes: Wishes) -> dict[str, Any]:
+def as_json(groups: Sequence[LineGroup], wishes: Wishes) -> dict[str, Any]:
     """The same for programs."""
     return {
         "lines": [{"group": group.name} | asdict(line) for group in groups for line in group.lines],
@@ -86,12 +88,12 @@ def as_json(groups: Sequence[Group], wishes: Wishes) -> dict[str, Any]:
     }
 
 
-def _counts(groups: Sequence[Group]) -> str:
+def _counts(groups: Sequence[LineGroup]) -> str:
     warnings = count(groups, "warn")
     return f"{count(groups, 'ok')} ok, {warnings} warning{'s' * (warnings != 1)}, {count(groups, 'wrong')} wrong"
 
 
-def _next(groups: Sequence[Group], wishes: Wishes) -> str:
+def _next(groups: Sequence[LineGroup], wishes: Wishes) -> str:
     """What to do after this."""
     if exit_code(groups):
         return f"mend what is WRONG, then again: aspo doctor{wishes.words}"

@@ -130,7 +130,7 @@ def _options(host: Host, run: RunConfig, device: str, sglang: Sglang) -> Line:
 
 def _passed(run: RunConfig, device: str) -> list[str]:
     """The options on the command line of a server."""
-    from aspo_megatron.rollout.sglang.local_servers import ServedModel, server_command
+    from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 
     servers = run.rollout.servers
     command = server_command(servers, ServedModel.of(run.model), device, 0, servers.api_key_file)

@@ -110,7 +110,7 @@ def _template(wishes: Wishes) -> Iterator[Line]:
     try:
         read_template()
     except UserError as error:
-        yield warn("slurm/train.sbatch", str(error), "git clone the repository; pip install -e . in it")
+        yield warn("slurm/train.sbatch", str(error), "install aspo again")
         return
     venv = wishes.run.slurm.venv
     if venv is not None and venv != Path("none") and not (venv / "bin" / "aspo").is_file():

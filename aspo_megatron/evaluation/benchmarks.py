@@ -21,7 +21,7 @@ from aspo_megatron.config.words import OnBad
 from aspo_megatron.data.sources.fields import ABSENT, lookup
 from aspo_megatron.data.sources.files import source_files
 from aspo_megatron.data.sources.hub import BUILDERS
-from aspo_megatron.data.sources.read import Record, first_fields, read_source
+from aspo_megatron.data.sources.read import ProblemRecord, first_fields, read_source
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
@@ -243,7 +243,7 @@ def plain_names(source: SourceConfig, key: str) -> tuple[str, str | None]:
     return prompt, next((name for name in answers if lookup(there, name) is not ABSENT), "answer")
 
 
-def _within(records: Sequence[Record], benchmark: Benchmark) -> Iterator[Record]:
+def _within(records: Sequence[ProblemRecord], benchmark: Benchmark) -> Iterator[ProblemRecord]:
     """The records of the benchmark's days; those that bear no date are kept."""
     for record in records:
         date = str(record.metadata.get("contest_date", ""))[:10]
@@ -251,7 +251,7 @@ def _within(records: Sequence[Record], benchmark: Benchmark) -> Iterator[Record]
             yield record
 
 
-def _question(record: Record, benchmark: Benchmark) -> str:
+def _question(record: ProblemRecord, benchmark: Benchmark) -> str:
     if benchmark.kind == "math":
         return record.question
     starter = str(record.metadata.get("starter_code") or "").rstrip()

@@ -13,7 +13,7 @@ from aspo_megatron.config import EvalConfig, SamplingConfig
 from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import AgreedError
-from aspo_megatron.evaluation.results import CORRECT, Record, ResultFile
+from aspo_megatron.evaluation.results import CORRECT, ResponseRecord, ResultFile
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.foreign_text import one_line
@@ -31,7 +31,7 @@ class Evaluation:
     """Scores over all problems. `records`: every response, in the order of problems, for reading."""
 
     scores: Scores
-    records: Sequence[Record]
+    records: Sequence[ResponseRecord]
 
     @property
     def average(self) -> float:
@@ -76,7 +76,7 @@ class Evaluator:
         own = zip(parts[self.rank], problems.deal(parts, self.rank), strict=True)
         return [Request(problem, self.samples, (self.seed, EVALUATION_STREAM, index), index) for index, problem in own]
 
-    def records(self, requests: Sequence[Request], groups: Sequence[list[Sample]]) -> list[Record]:
+    def records(self, requests: Sequence[Request], groups: Sequence[list[Sample]]) -> list[ResponseRecord]:
         """Those of all ranks' responses, on every rank, in the problems' order. A collective."""
         answered = [(request.problem, group) for request, group in zip(requests, groups, strict=True)]
         own = [
@@ -168,7 +168,7 @@ def evaluate_into(
             tell(len(results.right), results.scores())
 
 
-def refuse_unscored(records: Sequence[Record]) -> None:
+def refuse_unscored(records: Sequence[ResponseRecord]) -> None:
     """See that some response could be scored; the same on all ranks, as all have the same records.
 
     Raises:
@@ -179,7 +179,7 @@ def refuse_unscored(records: Sequence[Record]) -> None:
         raise AgreedError(f"reward: none of {len(records)} responses could be scored; the first, to {problem}: {error}")
 
 
-def summarize(records: Sequence[Record], samples: int, pass_k: Iterable[int]) -> Evaluation:
+def summarize(records: Sequence[ResponseRecord], samples: int, pass_k: Iterable[int]) -> Evaluation:
     """avg@K and pass@k of records with `samples` responses to each problem."""
     right: dict[int, int] = {}
     for record in records:

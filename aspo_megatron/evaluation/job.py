@@ -20,15 +20,15 @@ CHAT_VARIABLE = "chat_template_kwargs."
 
 
 @dataclass(frozen=True)
-class EvalJob:
-    """One set of problems.
+class ProblemSet:
+    """A set of problems to ask.
 
     Attributes:
         name: of the benchmark, or of the problems file.
         config: file with the whole configuration.
         side: which of its problems are asked: `train` (all of a problems file) or `heldout`.
         output: file for the responses.
-        problems: where the leader finds them, see `handover`; None: it reads them itself.
+        problems: where the leader finds them, see `inputs.handover`; None: it reads them itself.
         kept: whether the responses are for the user; else they go with the command.
     """
 
@@ -41,33 +41,33 @@ class EvalJob:
 
 
 @dataclass(frozen=True)
-class EvalPlan:
+class EvaluationJob:
     """Several sets of problems for one model.
 
     Attributes:
         model: its name in tables.
         live: servers are asked as they are, and given no weights.
-        jobs: in their order; their configurations agree in all that concerns the model and the engine.
+        sets: in their order; their configurations agree in all that concerns the model and the engine.
     """
 
     model: str
     live: bool
-    jobs: tuple[EvalJob, ...]
+    sets: tuple[ProblemSet, ...]
 
     def write(self, path: Path) -> None:
         """As JSON."""
         write_whole(path, json.dumps(asdict(self), default=str))
 
     @classmethod
-    def read(cls, path: Path) -> EvalPlan:
+    def read(cls, path: Path) -> EvaluationJob:
         """From the JSON of `write`."""
         content = read_json(path)
-        return cls(content["model"], content["live"], tuple(map(_job, content["jobs"])))
+        return cls(content["model"], content["live"], tuple(map(_problem_set, content["sets"])))
 
 
-def _job(told: Mapping[str, Any]) -> EvalJob:
+def _problem_set(told: Mapping[str, Any]) -> ProblemSet:
     problems = None if told["problems"] is None else Path(told["problems"])
-    return EvalJob(told["name"], Path(told["config"]), told["side"], Path(told["output"]), problems, told["kept"])
+    return ProblemSet(told["name"], Path(told["config"]), told["side"], Path(told["output"]), problems, told["kept"])
 
 
 def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What one rank of `aspo eval` does: `python -m aspo_megatron.evaluation.main PLAN.json`."""
+"""What one rank of `aspo eval` does: `python -m aspo_megatron.evaluation.main JOB.json`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.evaluation.job import EvalJob, EvalPlan, identity
+from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet, identity
 from aspo_megatron.evaluation.progress import EvalProgress
-from aspo_megatron.evaluation.results import About, ResultFile, scores_path
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, scores_path
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank
@@ -24,7 +24,7 @@ from aspo_megatron.inputs.shared import SharedProblems
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
+from aspo_megatron.rollout.build import own_servers, rollout_engine, servers_elsewhere
 from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.streams import show
@@ -34,23 +34,23 @@ _RESPONSES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class _Task:
-    """A job with what it reads. `results`: the leader's file, None elsewhere."""
+    """A set of problems with what it reads. `results`: the leader's file, None elsewhere."""
 
-    job: EvalJob
+    asked: ProblemSet
     config: RunConfig
     inputs: Inputs
     problems: SharedProblems
     results: ResultFile | None
 
 
-def evaluate_plan(plan: EvalPlan) -> None:
+def run_job(job: EvaluationJob) -> None:
     """Evaluate a model on all sets of problems; the leader prints the scores and keeps every response."""
-    configs = [load_config(job.config) for job in plan.jobs]
+    configs = [load_config(each.config) for each in job.sets]
     first = configs[0]
     leader = os.environ.get("RANK", "0") == "0"
     inputs = [
-        read_as_rank(config, leader=leader, handed=job.problems, weights=not plan.live)
-        for job, config in zip(plan.jobs, configs, strict=True)
+        read_as_rank(config, leader=leader, handed=each.problems, weights=not job.live)
+        for each, config in zip(job.sets, configs, strict=True)
     ]
     with (
         process_grid(
@@ -61,25 +61,27 @@ def evaluate_plan(plan: EvalPlan) -> None:
         topology.whereabouts.phase("load model")
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, show))
-        engine = stack.enter_context(engine_of(first, inputs[0].family, inputs[0].tokenizer, device, servers, show))
-        weights = _adopt(engine) if plan.live else ""
+        engine = stack.enter_context(
+            rollout_engine(first, inputs[0].family, inputs[0].tokenizer, device, servers, show)
+        )
+        weights = _adopt(engine) if job.live else ""
         tasks = []
-        for job, config, read in zip(plan.jobs, configs, inputs, strict=True):
-            held = (read.train if job.side == "train" else read.heldout).first(config.eval.max_problems)
+        for each, config, read in zip(job.sets, configs, inputs, strict=True):
+            held = (read.train if each.side == "train" else read.heldout).first(config.eval.max_problems)
             problems = SharedProblems(held)
             results = None
             if topology.is_leader:
-                if job.kept:  # else nobody will ask whose they are
+                if each.kept:  # else nobody will ask whose they are
                     weights = weights or weights_fingerprint(config.model.path)
-                results = stack.enter_context(_open(plan, job, config, held, weights))
-            tasks.append(_Task(job, config, read, problems, results))
+                results = stack.enter_context(_open(job, each, config, held, weights))
+            tasks.append(_Task(each, config, read, problems, results))
         left = from_leader([task.results is None or not task.results.complete for task in tasks])
-        if any(left) and not plan.live:
+        if any(left) and not job.live:
             source = open_weights(first, inputs[0].family)
             tensors = ((name, source.read_whole(name)) for name in hf_shapes(first.model.path))
             engine.update_weights(tensors, version=0)
         for task, unfinished in zip(tasks, left, strict=True):
-            topology.whereabouts.phase(f"evaluation of {task.job.name}")
+            topology.whereabouts.phase(f"evaluation of {task.asked.name}")
             if unfinished:
                 _evaluate(task, engine, topology)
             if task.results:
@@ -92,16 +94,16 @@ def _adopt(engine: RolloutEngine) -> str:
     return f"served as version {engine.adopt()}"
 
 
-def _open(plan: EvalPlan, job: EvalJob, config: RunConfig, problems: ProblemStore, weights: str) -> ResultFile:
-    about = About(
-        job.name,
-        plan.model,
+def _open(job: EvaluationJob, asked: ProblemSet, config: RunConfig, problems: ProblemStore, weights: str) -> ResultFile:
+    description = EvaluationDescription(
+        asked.name,
+        job.model,
         len(problems),
         config.eval.samples,
         config.eval.pass_k,
         identity(config, problems, weights),
     )
-    return ResultFile(job.output, about)
+    return ResultFile(asked.output, description)
 
 
 def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
@@ -114,7 +116,7 @@ def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
     with RewardPool(config.reward) as rewards, ExitStack() as stack:
         progress = None
         if task.results:
-            progress = stack.enter_context(EvalProgress(task.job.name, len(task.results.right), len(problems)))
+            progress = stack.enter_context(EvalProgress(task.asked.name, len(task.results.right), len(problems)))
 
         def tell(done: int, scores: Scores) -> None:
             if progress:
@@ -135,16 +137,16 @@ def _at_once(config: RunConfig, processes: int) -> int:
 def _report(task: _Task, results: ResultFile) -> None:
     found = results.scores()
     each = f"{len(task.problems)} problems, {found.samples} responses each; 95 % confidence intervals"
-    show(f"{one_line(task.job.name)}: {each}")
+    show(f"{one_line(task.asked.name)}: {each}")
     for name, estimate in found.named().items():
         show(f"{name:>10}  {estimate}")
     if results.failed:
         some = f"{results.failed} responses could not be scored, and count as wrong"
         show(f"    failed  {some}; the first: {one_line(results.first_failure)}")
-    if task.job.kept:
+    if task.asked.kept:
         show(f"responses   {one_line(results.path)}")
         show(f"scores      {one_line(scores_path(results.path))}")
 
 
 if __name__ == "__main__":
-    evaluate_plan(EvalPlan.read(Path(sys.argv[1])))
+    run_job(EvaluationJob.read(Path(sys.argv[1])))

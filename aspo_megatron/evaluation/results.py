@@ -18,7 +18,7 @@ from aspo_megatron.files import json_line, plain_errors, refuse_link, write_whol
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import MOST_BYTES, open_file, parse_json, read_json
 
-Record = dict[str, Any]
+ResponseRecord = dict[str, Any]
 
 CORRECT = 1.0
 """The reward from which a response counts as right."""
@@ -33,7 +33,7 @@ def scores_path(responses: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class About:
+class EvaluationDescription:
     """Which evaluation it is.
 
     Attributes:
@@ -62,14 +62,14 @@ class ResultFile:
         first_failure: what kept the first of them from being scored.
     """
 
-    def __init__(self, path: Path, about: About) -> None:
+    def __init__(self, path: Path, description: EvaluationDescription) -> None:
         """Open or begin the file. A last problem that is not whole, as a kill may leave it, is cut off.
 
         Raises:
             ConfigError: the file holds another evaluation (says what differs) or something else, or is a link.
             UserError: it cannot be written, is damaged, or is being written by another process.
         """
-        self.path, self._about = path, about
+        self.path, self._description = path, description
         self.right: dict[int, int] = {}
         self._name = one_line(path)
         self._tokens = self._cut = self.failed = 0
@@ -102,14 +102,14 @@ class ResultFile:
     @property
     def complete(self) -> bool:
         """Whether all problems are done."""
-        return len(self.right) == self._about.problems
+        return len(self.right) == self._description.problems
 
     @property
     def scored(self) -> int:
         """How many responses could be scored."""
-        return len(self.right) * self._about.samples - self.failed
+        return len(self.right) * self._description.samples - self.failed
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[ResponseRecord]) -> None:
         """Add all responses to some more problems; on return they survive the death of the process and the machine.
 
         Raises:
@@ -126,14 +126,16 @@ class ResultFile:
 
     def scores(self) -> Scores:
         """Of the problems that are done, in their order."""
-        return Scores.of((self.right[index] for index in sorted(self.right)), self._about.samples, self._about.pass_k)
+        return Scores.of(
+            (self.right[index] for index in sorted(self.right)), self._description.samples, self._description.pass_k
+        )
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[ResponseRecord]:
         """All responses."""
         for _, record, _ in self._whole_lines():
             yield record
 
-    def _count(self, record: Record) -> None:
+    def _count(self, record: ResponseRecord) -> None:
         self.right[record["index"]] = self.right.get(record["index"], 0) + int(record["reward"] >= CORRECT)
         self._tokens += record["tokens"]
         self._cut += record["finish_reason"] == "length"
@@ -155,7 +157,7 @@ class ResultFile:
                 f"{self._name} is there, and is not of `aspo eval` ({missing} is missing); give another --output"
             )
         was = read_scores(beside)["identity"]
-        now = json.loads(json.dumps(self._about.identity))
+        now = json.loads(json.dumps(self._description.identity))
         differing = [
             f"{one_line(key)} {_shown(was.get(key))}, not {_shown(now.get(key))}"
             for key in sorted(was.keys() | now.keys())
@@ -169,7 +171,7 @@ class ResultFile:
     def _read(self) -> int:
         """Count what is there; where the last whole problem ends, in bytes."""
         whole = end = 0
-        group: list[Record] = []
+        group: list[ResponseRecord] = []
         for number, record, size in self._whole_lines():
             end += size
             group.append(record)
@@ -178,13 +180,13 @@ class ResultFile:
                     f"{self._name}:{number}: problem {record['index']} is not where it belongs; the file is damaged, "
                     "remove it"
                 )
-            if len(group) == self._about.samples:
+            if len(group) == self._description.samples:
                 for one in group:
                     self._count(one)
                 whole, group = end, []
         return whole
 
-    def _whole_lines(self) -> Iterator[tuple[int, Record, int]]:
+    def _whole_lines(self) -> Iterator[tuple[int, ResponseRecord, int]]:
         """Number, record and bytes of each line, but for one at the end that was torn by a kill."""
         with open_file(self.path) as file:
             number = 0
@@ -210,7 +212,7 @@ class ResultFile:
         index, reward, tokens = (record.get(name) for name in ("index", "reward", "tokens"))
         return (
             _is_count(index)
-            and index < self._about.problems
+            and index < self._description.problems
             and (type(reward) is float or (type(reward) is int and abs(reward) <= _LARGEST))
             and _is_count(tokens)
             and isinstance(record.get("finish_reason"), str)
@@ -218,15 +220,15 @@ class ResultFile:
         )
 
     def _write_scores(self) -> None:
-        about, done = self._about, len(self.right) * self._about.samples
+        description, done = self._description, len(self.right) * self._description.samples
         scores = self.scores()
         content = {
-            "benchmark": about.benchmark,
-            "model": about.model,
+            "benchmark": description.benchmark,
+            "model": description.model,
             "complete": self.complete,
-            "problems": about.problems,
+            "problems": description.problems,
             "problems_done": len(self.right),
-            "samples": about.samples,
+            "samples": description.samples,
             "interval": "95 %, normal approximation over problems",
             "scores": {name: asdict(estimate) for name, estimate in scores.named().items()},
             "mean_tokens": self._tokens / done if done else None,
@@ -234,7 +236,7 @@ class ResultFile:
             "failed": self.failed,
             "first_failure": self.first_failure or None,
             "right": list(scores.right),
-            "identity": about.identity,
+            "identity": description.identity,
         }
         write_whole(scores_path(self.path), json.dumps(content, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ _PAPER = {
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """Cells are text; `notes` stand below."""
 
     head: list[str]
@@ -78,7 +78,7 @@ def _scores_files(path: Path) -> list[Path]:
     return [scores_path(path) if path.suffix == ".jsonl" else path]
 
 
-def comparison(results: Results, bases: Sequence[str], *, passed: bool = False) -> Table:
+def comparison(results: Results, bases: Sequence[str], *, passed: bool = False) -> ScoreTable:
     """Models by benchmarks: avg@K, or pass@K, in percent, with 95 % intervals; published rows below.
 
     Args:
@@ -100,10 +100,10 @@ def comparison(results: Results, bases: Sequence[str], *, passed: bool = False) 
     what = "pass" if passed else "avg"
     head = ["model", *(f"{_title(name)}, {what}@{_k(name, results)}" for name in names)]
     intervals = "In percent; in brackets: 95 % confidence interval, normal approximation over problems."
-    return Table(head, rows, [intervals, *notes.lines])
+    return ScoreTable(head, rows, [intervals, *notes.lines])
 
 
-def differences(results: Results, against: str) -> Table:
+def differences(results: Results, against: str) -> ScoreTable:
     """Each model's avg@K less that of `against`, in percentage points, with intervals of the paired differences.
 
     Raises:
@@ -121,7 +121,7 @@ def differences(results: Results, against: str) -> Table:
         "In percentage points; in brackets: 95 % confidence interval of the difference, paired by problem. With 0 in "
         "it, the two may be equally good. Only complete results on the same problems are compared."
     )
-    return Table(head, rows, [note])
+    return ScoreTable(head, rows, [note])
 
 
 class _Notes:

@@ -16,7 +16,7 @@ from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -60,11 +60,10 @@ class ImitationJudge:
         """Why the answer to a problem cannot be imitated; None if it can, or need not be."""
         if self._maker is None or problem.answer is None:
             return None
-        text, name = imitated_text(problem, self._response), f"the answer to problem {problem.id}"
+        text = imitated_text(problem, self._response)
         if not any(sign in text for sign in self._signs):
             return None
-        (ids,) = self._maker.ids([text], [name])
-        return beyond_vocabulary(name, self._tokenizer, ids, self._vocab_size)
+        return next(_unfit(self._maker, self._tokenizer, self._vocab_size, [problem], self._response), None)
 
 
 def check_imitations(
@@ -80,17 +79,30 @@ def check_imitations(
         return
     if tokenizer.eos_token_id is not None:  # `warmup` puts it after each answer
         _refuse(beyond_vocabulary("the end of answers", tokenizer, [tokenizer.eos_token_id], vocab_size))
-    answered = problems.answered()
-    stream = ProblemStream(answered, config.seed)  # as `imitated`
-    left = min(left, len(answered))
+    stream = imitated(problems, config.seed)
+    left = min(left, len(problems.answered()))
     with PromptMaker(tokenizer, special=False) as maker:
         while left:
             batch = stream.take(min(left, config.warmup.batch_size))
             left -= len(batch)
-            texts = [imitated_text(problem, config.warmup.response) for problem in batch]
-            names = [f"the answer to problem {problem.id}" for problem in batch]
-            for name, ids in zip(names, maker.ids(texts, names), strict=True):
-                _refuse(beyond_vocabulary(name, tokenizer, ids, vocab_size))
+            for reason in _unfit(maker, tokenizer, vocab_size, batch, config.warmup.response):
+                _refuse(reason)
+
+
+def _unfit(
+    maker: PromptMaker,
+    tokenizer: PreTrainedTokenizerBase,
+    vocab_size: int,
+    problems: Sequence[Problem],
+    response: str,
+) -> Iterator[Reason]:
+    """Why answers cannot be imitated; those that can are left out."""
+    texts = [imitated_text(problem, response) for problem in problems]
+    names = [f"the answer to problem {problem.id}" for problem in problems]
+    for name, ids in zip(names, maker.ids(texts, names), strict=True):
+        reason = beyond_vocabulary(name, tokenizer, ids, vocab_size)
+        if reason is not None:
+            yield reason
 
 
 def _refuse(reason: Reason | None) -> None:

@@ -86,7 +86,7 @@ def read_as_rank(
     tell: Callable[[str], None] = silent,
     weights: bool = True,
 ) -> Inputs:
-    """As `read_inputs`, in a rank: only the leader has problems, which `sharing` gives to the others.
+    """As `read_inputs`, in a rank: only the leader has problems, which `shared` gives to the others.
 
     `handed`: see `handed_over`; where it can be read no problem is read again.
 
@@ -132,21 +132,18 @@ def open_weights(config: RunConfig, family: Family) -> TensorSource:
         CheckpointError: they cannot be read, or a checkpoint is damaged.
     """
     from aspo_megatron.checkpoint.finite import FiniteTensors
-    from aspo_megatron.checkpoint.hf.folder import RandomTensors, SafetensorsFolder, hf_shapes
+    from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes
+    from aspo_megatron.checkpoint.refusal import refusal
+    from aspo_megatron.checkpoint.source import weights_of
 
-    if config.model.init == "pretrained":
-        checkpoint = checkpoint_around(config.model.path)
-        if checkpoint is None:
-            return FiniteTensors(SafetensorsFolder(config.model.path))
-        from aspo_megatron.checkpoint.hf_view import HfView
-        from aspo_megatron.checkpoint.refusal import refusal
-        from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
-
-        reason = refusal(checkpoint, family)
-        if reason is not None:
-            raise CheckpointError(f"model.path: {reason}")
-        return FiniteTensors(HfView(PieceReader(checkpoint, family), family))
-    return RandomTensors(hf_shapes(config.model.path), family.initializer_range, config.seed)
+    folder = config.model.path
+    if config.model.init == "random":
+        return RandomTensors(hf_shapes(folder), family.initializer_range, config.seed)
+    checkpoint = checkpoint_around(folder)
+    reason = None if checkpoint is None else refusal(checkpoint, family)
+    if reason is not None:
+        raise CheckpointError(f"model.path: {reason}")
+    return FiniteTensors(weights_of(folder, family))
 
 
 def starting_weights(config: RunConfig) -> Fingerprint:

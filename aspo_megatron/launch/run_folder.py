@@ -11,8 +11,6 @@ from typing import Any
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import (
-    RUN_CONFIG,
-    RUN_LOCK,
     DamagedConfigError,
     damaged_config,
     load_config,
@@ -22,6 +20,24 @@ from aspo_megatron.config.io import (
 )
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.files import refuse_link, write_whole
+from aspo_megatron.folders import (
+    CHECKPOINTS,
+    CURVES_FILE,
+    EVALUATIONS,
+    EXPORTS,
+    LOGS,
+    METRICS_FILE,
+    PROFILE,
+    RUN_CONFIG,
+    RUN_LOCK,
+    SAMPLES_FILE,
+    SUMMARY_FILE,
+    SYNC,
+    TENSORBOARD,
+    TRAINED_MODEL,
+    WANDB,
+    WANDB_ID_FILE,
+)
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_json, read_text
 
@@ -56,21 +72,20 @@ _MAY_CHANGE = (
 """Keys (and sections) that a run may go on with other values of: none of them changes what is computed."""
 
 _BEFORE_ALL = {RUN_LOCK, f"{RUN_CONFIG}.partial"}
-_SUMMARY = "summary.json"
-_LINES = ("metrics.jsonl", "samples.jsonl")
-_FILES = (RUN_CONFIG, RUN_LOCK, *_LINES, *(f"{name}.damaged" for name in _LINES), _SUMMARY, "curves.png", "wandb-id")
-_FOLDERS = ("eval", "exports", "hf", "logs", "profile", "sync", "tensorboard", "wandb")
+_LINES = (METRICS_FILE, SAMPLES_FILE)
+_DAMAGED = tuple(f"{name}.damaged" for name in _LINES)
+_FILES = (RUN_CONFIG, RUN_LOCK, *_LINES, *_DAMAGED, SUMMARY_FILE, CURVES_FILE, WANDB_ID_FILE)
+_FOLDERS = (EVALUATIONS, EXPORTS, TRAINED_MODEL, LOGS, PROFILE, SYNC, TENSORBOARD, WANDB)
 """What a run writes to, besides `checkpoints`."""
 
-_REPLACED = ("exports", "hf", "wandb")
+_REPLACED = (EXPORTS, TRAINED_MODEL, WANDB)
 """What is in these is never written to: it is replaced, by wandb's own links too."""
 
-_STATES = "checkpoints"
 _CLAIM = "of-run"
 """In a folder that a link `checkpoints` leads to: the path of the run's folder."""
 _LONGEST_CLAIM = 1 << 14
 
-_LEFT = (_STATES, "metrics.jsonl", _SUMMARY)
+_LEFT = (CHECKPOINTS, METRICS_FILE, SUMMARY_FILE)
 """What tells the folder of a run from any other."""
 
 
@@ -107,7 +122,7 @@ def refuse_foreign_folder(run: RunConfig) -> None:
 
 def _is_before_all(path: Path) -> bool:
     """Whether it may be there before a run begins."""
-    empty = path.name == _STATES and path.is_symlink() and path.is_dir() and not any(path.iterdir())
+    empty = path.name == CHECKPOINTS and path.is_symlink() and path.is_dir() and not any(path.iterdir())
     return empty or path.name in _BEFORE_ALL
 
 
@@ -132,8 +147,8 @@ def refuse_links(folder: Path) -> None:
 
 def _refuse_foreign_states(folder: Path) -> None:
     """See that a link `checkpoints`, which may be of whoever made the folder, leads to no states of another run."""
-    link = folder / _STATES
-    if not link.is_symlink() or not link.is_dir():  # to a disk that is not there: see `checkpoint.folders`
+    link = folder / CHECKPOINTS
+    if not link.is_symlink() or not link.is_dir():  # to a disk that is not there: see `checkpoint.states.folders`
         return
     there = link.resolve()
     claim = there / _CLAIM
@@ -148,7 +163,7 @@ def _refuse_foreign_states(folder: Path) -> None:
 
 def _claim_states(folder: Path) -> None:
     """Say in the folder that a link `checkpoints` leads to whose states it holds."""
-    link = folder / _STATES
+    link = folder / CHECKPOINTS
     if link.is_symlink() and link.is_dir() and not (link / _CLAIM).exists():
         write_whole(link / _CLAIM, f"{folder.resolve()}\n")
 
@@ -177,7 +192,7 @@ def differing_keys(saved: RunConfig, run: RunConfig) -> list[str]:
 def is_finished(run: RunConfig) -> bool:
     """Whether the run in the folder has done all that is asked for."""
     try:
-        summary = read_json(run.output_dir / _SUMMARY)
+        summary = read_json(run.output_dir / SUMMARY_FILE)
         return bool(summary["steps"] >= run.train.steps)
     except (UserError, KeyError, TypeError):  # none, or not whole: the end is done again
         return False

@@ -29,7 +29,7 @@ _LONGEST_START_SECONDS = 5.0
 
 @contextlib.contextmanager
 def handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Meanwhile `handler` hears these signals. Ignored ones stay ignored: nohup and background jobs ask for that."""
+    """Meanwhile `handler` gets these signals. Ignored ones stay ignored: nohup and background jobs ask for that."""
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: own for number, own in before.items() if own not in (signal.SIG_IGN, None)}
     for number in before:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,16 +12,15 @@ from typing import Any, Self
 import numpy as np
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.files import json_line, plain_errors, whole_file, write_whole
+from aspo_megatron.files import json_line, plain_errors, write_whole
+from aspo_megatron.folders import METRICS_FILE, SAMPLES_FILE, TENSORBOARD
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.damage import Line, named, named_spans, read_lines, set_aside
+from aspo_megatron.metrics.cut_back import cut_back
+from aspo_megatron.metrics.damage import Line, named, read_lines
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.streams import say
-
-METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"
 
 MOST_WAITING = 64 << 20
 """Bytes that may wait in memory for room on the disk."""
@@ -61,12 +57,12 @@ class Recorder:
         Raises:
             UserError: a file cannot be written, or `tensorboard` is wanted and not installed.
         """
-        self._tensorboard_path = run_dir / "tensorboard"
+        self._tensorboard_path = run_dir / TENSORBOARD
         self._warn = warn
         with plain_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
             if after_step is not None:
-                _cut_back(run_dir, after_step, warn)
+                cut_back(run_dir, after_step, warn)
         self._metrics = LineFile(run_dir / METRICS_FILE)
         self._samples = LineFile(run_dir / SAMPLES_FILE)
         self._files: dict[Path, bytes] = {}
@@ -231,62 +227,6 @@ def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str
         where = named("line", [line.number for line in damaged])
         warn(f"warning: {name}, {where}: damaged, no metrics of a step; left out")
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _cut_back(run_dir: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Remove lines and evaluations of later steps than `step`. TensorBoard is told to, when its writer opens."""
-    for name in (METRICS_FILE, SAMPLES_FILE):
-        path = run_dir / name
-        with plain_errors(path):
-            _cut_lines(path, step, warn)
-    if step < 0:
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    for path in (run_dir / "eval").glob("step-*.jsonl"):
-        number = path.stem.removeprefix("step-")
-        if number.isdecimal() and int(number) > step:
-            path.unlink()
-    for path in (run_dir / "eval").glob("*.partial"):
-        path.unlink()
-
-
-def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Keep the lines up to a step; what is damaged is set aside, and told.
-
-    What goes stands at the end as a rule: then the file is cut off there, which a full disk allows.
-    """
-    if step < 0:  # nothing is kept
-        if path.is_file():
-            os.truncate(path, 0)
-        return
-    is_metrics = path.name == METRICS_FILE
-    there: set[int] = set()
-    damaged: list[Line] = []
-    position = end = kept = 0
-    for line in read_lines(path, numbers_only=is_metrics) if path.is_file() else ():
-        position += len(line.data)
-        if line.record is None:
-            damaged.append(line)
-        elif line.step <= step:
-            there.add(line.step)
-            kept, end = kept + len(line.data), position
-    told = []
-    if damaged:
-        aside = set_aside(path, damaged)
-        told.append(f"{named('line', [line.number for line in damaged])}: damaged, now in {aside.name}")
-    if kept < end:
-        with whole_file(path) as partial, partial.open("wb") as file:
-            for line in read_lines(path, numbers_only=is_metrics):
-                if line.record is not None and line.step <= step:
-                    file.write(line.data)
-    elif path.is_file():
-        os.truncate(path, end)
-    known = [0, *sorted(there - {0}), step + 1] if is_metrics else []
-    # The step may be any number that a folder is named by.
-    missing = [range(before + 1, after) for before, after in pairwise(known) if after - before > 1]
-    if missing:
-        told.append(f"{named_spans('step', missing)} missing: what was recorded then is lost, the states are whole")
-    if told:
-        warn(f"warning: {one_line(path)}, {'; '.join(told)}; the run goes on")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

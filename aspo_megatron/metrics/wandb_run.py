@@ -12,10 +12,9 @@ from typing import Any
 from aspo_megatron.config.words import WandbMode
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
+from aspo_megatron.folders import WANDB_ID_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import read_text
-
-_ID = "wandb-id"
 
 
 class WandbRun:
@@ -77,7 +76,7 @@ def check_installed(mode: str) -> None:
 
 
 def _id_of(run_dir: Path) -> str:
-    path = run_dir / _ID
+    path = run_dir / WANDB_ID_FILE
     if not os.path.lexists(path):
         write_whole(path, uuid.uuid4().hex)
     return read_text(path)

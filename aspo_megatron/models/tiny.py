@@ -17,6 +17,7 @@ from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.files import refuse_link
+from aspo_megatron.folders import packaged
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.reading import read_json
@@ -25,7 +26,7 @@ from aspo_megatron.streams import show
 RANKS = 4
 """The most that a tiny run starts."""
 
-_TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny" / "model"
+_TOKENIZER = packaged("models/tiny_tokenizer")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _AXES = ("tp", "cp", "dp", "pp")
 _GIVEN_UP = ("dp", "cp", "pp", "tp")
@@ -153,12 +154,9 @@ def tiny_sizes(family: Family, parallel: ParallelConfig) -> dict[str, Any]:
     """config.json of a small model of the same family, for the tokenizer of examples/tiny.
 
     Raises:
-        CheckpointError: examples/tiny is not there.
+        CheckpointError: it cannot be read.
     """
-    try:
-        tokenizer = read_json(_TOKENIZER / "config.json", CheckpointError)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; --tiny needs the repository") from error
+    tokenizer = read_json(_TOKENIZER / "config.json", CheckpointError)
     kv_heads = 2
     heads = kv_heads * min(family.num_heads // family.num_kv_heads, 8)
     stages = parallel.pp * parallel.vpp

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+
 GB = 10**9
 TB = 10**12
 
@@ -53,6 +56,19 @@ H200 = Gpu(
     source="NVIDIA H200 datasheet (SXM, without sparsity), DGX H200 datasheet (8 x 400 Gbit/s)",
 )
 GPUS = (H100, H200)
+
+
+def gpu_called(name: str) -> Gpu:
+    """The GPU of that short name: `h100`, in letters of any case.
+
+    Raises:
+        ConfigError: none is called so; names those that are known.
+    """
+    kinds = {each.name.split()[0].lower(): each for each in GPUS}
+    if name.lower() not in kinds:
+        raise ConfigError(f"--gpu {one_line(name)}: known are {', '.join(kinds)}")
+    return kinds[name.lower()]
+
 
 GPUS_OF_NODE = 8
 

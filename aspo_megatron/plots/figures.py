@@ -13,25 +13,25 @@ from typing import Any
 import yaml
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.folders import RUN_CONFIG
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.plots.panels import panels_of
 from aspo_megatron.plots.series import Series, final
 from aspo_megatron.reading import own_file
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
-CONFIG_FILE = "config.yaml"
 ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Table:
+class SeriesTable:
     """`columns` name the cells of each row; a row is its label and the cells."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def final_figures(series: Sequence[Series]) -> Table:
+def final_figures(series: Sequence[Series]) -> SeriesTable:
     """A row for every line of the figure: see `final`; the last value of what is measured at few steps."""
     rows = [("steps", tuple("/".join(dict.fromkeys(str(step) for step in one.last_steps)) for one in series))]
     for panel in panels_of(series)[0]:
@@ -45,7 +45,7 @@ def final_figures(series: Sequence[Series]) -> Table:
                     spread = "" if end.spread is None else f" ± {deviation(end.spread, percent=panel.percent)}"
                     cells.append(number(end.value, percent=panel.percent) + spread)
             rows.append((f"{panel.title}: {line.label}" if line.label else panel.title, tuple(cells)))
-    return Table(tuple(one.name for one in series), tuple(rows))
+    return SeriesTable(tuple(one.name for one in series), tuple(rows))
 
 
 def number(value: float, *, percent: bool = False) -> str:
@@ -62,7 +62,7 @@ def deviation(value: float, *, percent: bool = False) -> str:
     return f"{100 * value:.2g}%" if percent else f"{value:.2g}"
 
 
-def config_differences(series: Sequence[Series]) -> Table:
+def config_differences(series: Sequence[Series]) -> SeriesTable:
     """The settings in which the runs differ, from their config.yaml; a group's different values side by side.
 
     `output_dir` is left out. A run that lacks a setting, or the whole file, differs in it from no other.
@@ -70,14 +70,14 @@ def config_differences(series: Sequence[Series]) -> Table:
     Raises:
         UserError: a config.yaml is not YAML.
     """
-    settings = [[_settings(own_file(folder, CONFIG_FILE)) for folder in one.folders] for one in series]
+    settings = [[_settings(own_file(folder, RUN_CONFIG)) for folder in one.folders] for one in series]
     known = [one for group in settings for one in group if one]
     rows = []
     for key in dict.fromkeys(key for one in known for key in one):
         if key != "output_dir" and len({one[key] for one in known if key in one}) > 1:
             cells = tuple(", ".join(dict.fromkeys(one.get(key, ABSENT) for one in group)) for group in settings)
             rows.append((key, cells))
-    return Table(tuple(one.name for one in series), tuple(rows))
+    return SeriesTable(tuple(one.name for one in series), tuple(rows))
 
 
 def _settings(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import safe
-from aspo_megatron.plots.figures import Table, config_differences, final_figures
+from aspo_megatron.plots.figures import SeriesTable, config_differences, final_figures
 from aspo_megatron.plots.series import Series
 
 _STYLE = """
@@ -82,7 +82,7 @@ def plot_page(series: Sequence[Series], png: bytes) -> str:
     return html_page(title, "", "\n".join(body))
 
 
-def _html_table(table: Table) -> str:
+def _html_table(table: SeriesTable) -> str:
     head = "".join(f"<th>{html_text(column)}</th>" for column in table.columns)
     rows = "\n".join(
         f"<tr><th>{html_text(label)}</th>{''.join(f'<td>{html_text(cell)}</td>' for cell in cells)}</tr>"

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.folders import METRICS_FILE
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.record import METRICS_FILE, read_metrics
+from aspo_megatron.metrics.record import read_metrics
 from aspo_megatron.reading import own_file
 
 FloatArray = npt.NDArray[np.float64]

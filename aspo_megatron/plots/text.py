@@ -10,7 +10,7 @@ from rich.console import Console
 
 from aspo_megatron.metrics.shown import lines, print_text, words
 from aspo_megatron.plots.curves import COLORS, short
-from aspo_megatron.plots.figures import Table, config_differences, deviation, number
+from aspo_megatron.plots.figures import SeriesTable, config_differences, deviation, number
 from aspo_megatron.plots.panels import Panel, panels_of
 from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final
 
@@ -144,7 +144,7 @@ def _blocks(
     return "".join(levels[int(rank)] if drawn else " " for rank, drawn in zip(ranks, inside, strict=True))
 
 
-def _print_differences(table: Table, console: Console) -> None:
+def _print_differences(table: SeriesTable, console: Console) -> None:
     """A setting, and below it the value of each series."""
     if not table.rows:
         return

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.data.prompt_ids import PromptMaker
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.metrics.record import SAMPLES_FILE
+from aspo_megatron.folders import SAMPLES_FILE
 from aspo_megatron.plots.sample_file import read_samples
 
 _LONGEST = 4096

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.quantize.nvfp4 import unpacked
 
 FormatName = Literal["fp8", "int8", "int4-awq", "nvfp4"]
@@ -51,6 +52,21 @@ FORMATS: dict[str, Format] = {
         Format("nvfp4", "NVFP4 weights and activations", ("modelopt",)),
     )
 }
+
+
+def chosen_format(name: str, layout: str | None) -> tuple[Format, Layout]:
+    """The format that a user names, and how it is written; `layout` None: its default.
+
+    Raises:
+        ConfigError: there is no such format, or it is not written so.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"--format {one_line(name)}: known are {', '.join(FORMATS)}")
+    form = FORMATS[name]
+    layouts = {each: each for each in form.layouts}
+    if layout is not None and layout not in layouts:
+        raise ConfigError(f"--layout {one_line(layout)}: {name} is written as {' or '.join(layouts)}")
+    return form, layouts[layout] if layout else form.layouts[0]
 
 
 def group_size_of(inputs: Sequence[int]) -> int:

@@ -14,21 +14,22 @@ from transformers import PreTrainedTokenizerBase
 from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.words import WeightSync
+from aspo_megatron.folders import LOGS, SYNC
 from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.parallel.grid.exchange import from_leader, rank
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import RolloutEngine
+from aspo_megatron.rollout.rounds import in_rounds
+from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.rollout.sglang.key import read_api_key, without_key
-from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.sync_way import way_to_servers
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
-
-_ROUND_SECONDS = 20.0
 
 
 @contextmanager
@@ -45,13 +46,13 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     servers = servers.model_copy(update={"sync": way_to_servers(servers, device.type, True, tell)})
     with LocalServers(
-        servers, ServedModel.of(config.model), device.type, config.output_dir / "logs", tell, ranks_here
+        servers, ServedModel.of(config.model), device.type, config.output_dir / LOGS, tell, ranks_here
     ) as local:
         yield local
 
 
 @contextmanager
-def engine_of(
+def rollout_engine(
     config: RunConfig,
     family: Family,
     tokenizer: PreTrainedTokenizerBase,
@@ -71,9 +72,7 @@ def engine_of(
     servers = config.rollout.servers
     for address in open_doors(servers) if rank() == 0 else ():
         tell(f"warning: {address}, without a key (rollout.servers.api_key_file)")
-    # In rounds, as the other ranks' patience with a collective has an end.
-    while not from_leader(local is None or local.ready(_ROUND_SECONDS)):
-        pass
+    in_rounds(lambda seconds: from_leader(local is None or local.ready(seconds)))
     started = from_leader(None if local is None else (local.urls, local.way, local.api_key))
     urls, way, key = started or (
         servers.addresses,
@@ -120,4 +119,4 @@ def _transport(config: RunConfig, family: Family, device: torch.device, way: Wei
         hf_config = family.exported_config(config.model.dtype)
         write_folder(folder, tensors, hf_config, tokenizer_from=config.model.path, replace=True)
 
-    return DiskTransport(write, (config.output_dir / "sync").absolute(), servers.sync_timeout_seconds)
+    return DiskTransport(write, (config.output_dir / SYNC).absolute(), servers.sync_timeout_seconds)

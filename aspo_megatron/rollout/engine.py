@@ -45,7 +45,7 @@ WhenComplete = Callable[[Request, list[Sample]], None]
 
 
 class Generation(Protocol):
-    """Responses that an engine is at, since `RolloutEngine.start`. Both methods are collectives."""
+    """Responses that an engine makes since `RolloutEngine.start`. Both methods are collectives."""
 
     def settle(self) -> None:
         """Wait until nothing of it is in flight, whatever has become of it."""

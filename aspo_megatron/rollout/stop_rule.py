@@ -1,4 +1,4 @@
-"""Where a response ends: end-of-sequence tokens, and stop texts."""
+"""Where a response stops: end-of-sequence tokens, and stop texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aspo_megatron.models.hf_config import transformers_config
 
 
 @dataclass(frozen=True)
-class EndRule:
+class StopRule:
     """Says of a response whether its last token ends it."""
 
     end_ids: frozenset[int]

@@ -13,6 +13,7 @@ from pathlib import Path
 from aspo_megatron.config import RunConfig, SlurmConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.folders import CHECKPOINTS, LATEST, packaged
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
 from aspo_megatron.reading import read_text
@@ -32,11 +33,11 @@ from aspo_megatron.slurm.batch_script import (
 from aspo_megatron.slurm.layout import cores_per_task, gpus_beside, says_gpus, shape
 from aspo_megatron.slurm.time_limit import refuse_short_limit, time_option
 
-TEMPLATE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
+TEMPLATE = packaged("slurm/train.sbatch")
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """What is to be submitted.
 
     Attributes:
@@ -54,7 +55,9 @@ class Job:
     chain: int = 1
 
 
-def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], sweep: Path | None, chain: int) -> Job:
+def make_job(
+    config: Path, overrides: Sequence[str], options: Sequence[str], sweep: Path | None, chain: int
+) -> SlurmJob:
     """Check a run, and each run of a sweep, as far as that can be done before it has its nodes.
 
     Args:
@@ -82,10 +85,10 @@ def make_job(config: Path, overrides: Sequence[str], options: Sequence[str], swe
             raise ConfigError(f"{sweep}: the lines are one job: set slurm.* in CONFIG or beside it, not in a line")
     _refuse_dependency(runs[0].slurm, chain)
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
-    return Job(runs[0], (str(config), *options, *overrides), name, lines, chain)
+    return SlurmJob(runs[0], (str(config), *options, *overrides), name, lines, chain)
 
 
-def render(job: Job, template: str) -> str:
+def render(job: SlurmJob, template: str) -> str:
     """The batch script of a job: `template` with its directives and settings replaced.
 
     Raises:
@@ -99,7 +102,7 @@ def render(job: Job, template: str) -> str:
     return with_settings(script, _settings(job), own_lines("slurm.setup", slurm.setup), str(TEMPLATE))
 
 
-def _directives(job: Job) -> dict[str, str | None]:
+def _directives(job: SlurmJob) -> dict[str, str | None]:
     """By name; None: the directive has no place in the script."""
     slurm = job.run.slurm
     nodes, ranks = shape(job.run)
@@ -135,7 +138,7 @@ def _component(slurm: SlurmConfig) -> list[str]:
     return [*own, *options("slurm.server_directives", slurm.server_directives)]
 
 
-def _settings(job: Job) -> dict[str, str]:
+def _settings(job: SlurmJob) -> dict[str, str]:
     """What bash is told, by name."""
     slurm = job.run.slurm
     return {
@@ -157,12 +160,12 @@ def state(run: RunConfig) -> str:
     if is_finished(run):
         return "finished"
     try:
-        return f"stopped {read_text(run.output_dir / 'checkpoints' / 'latest', UserError).strip()}"
+        return f"stopped {read_text(run.output_dir / CHECKPOINTS / LATEST, UserError).strip()}"
     except UserError:  # none, or a folder that nobody can go on from
         return "stopped"
 
 
-def submit(job: Job, script: str) -> list[str]:
+def submit(job: SlurmJob, script: str) -> list[str]:
     """Hand the script to sbatch, as often as the chain is long; the ids of the jobs.
 
     Raises:
@@ -189,15 +192,15 @@ def submit(job: Job, script: str) -> list[str]:
 
 
 def read_template() -> str:
-    """The text of slurm/train.sbatch.
+    """The text of slurm/train.sbatch, which is in the package.
 
     Raises:
-        UserError: it is not there, because the package was installed without its repository.
+        UserError: it cannot be read.
     """
     try:
         return TEMPLATE.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo from its repository") from error
+        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo again") from error
 
 
 def _size(run: RunConfig) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.sources.read import silent
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import CHECKPOINTS, CURVES_FILE, METRICS_FILE, RUN_CONFIG, TRAINED_MODEL
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.handover import reading_shown
 from aspo_megatron.inputs.imitations import check_imitations
@@ -29,7 +30,7 @@ from aspo_megatron.parallel.device.kernels import advice
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
-from aspo_megatron.rollout.build import engine_of, own_servers, servers_elsewhere
+from aspo_megatron.rollout.build import own_servers, rollout_engine, servers_elsewhere
 from aspo_megatron.streams import show
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
         display = progress_display(config.train.steps, leader=topology.is_leader)
         progress = stack.enter_context(NotedProgress(display, topology.whereabouts))
         progress.phase("load model")
-        again = (config.output_dir / "metrics.jsonl").exists()
+        again = (config.output_dir / METRICS_FILE).exists()
         if topology.is_leader:
             tidy(config.output_dir, progress.message)
         for line in advice(config.model, topology.platform.machine):
@@ -86,7 +87,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
         state = find_state(config, inputs.family, progress.message)
         if state is None and again:
             progress.message(
-                f"no state is saved in {one_line(config.output_dir / 'checkpoints')}; the run begins again at step 1"
+                f"no state is saved in {one_line(config.output_dir / CHECKPOINTS)}; the run begins again at step 1"
             )
         weights = from_leader(starting_weights(config) if topology.is_leader else Fingerprint())
         model = _starting_model(config, inputs, topology, progress, weights, stopped, state)
@@ -95,7 +96,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
             return
         progress.phase("start engine")
         engine = stack.enter_context(
-            engine_of(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
+            rollout_engine(config, inputs.family, inputs.tokenizer, device, servers, progress.message)
         )
 
         def record(after: int | None) -> Recorder:
@@ -163,7 +164,7 @@ def _starting_model(
 
 def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
     if summary is None:
-        show(f"stopped as asked; to go on: aspo train {one_line(config.output_dir / 'config.yaml')}")
+        show(f"stopped as asked; to go on: aspo train {one_line(config.output_dir / RUN_CONFIG)}")
         return
     before, after = summary["heldout_before"], summary["heldout_after"]
     if before is not None and after is not None:
@@ -171,8 +172,8 @@ def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
             f"held-out accuracy: {before:.1%} before, {after:.1%} after "
             f"({summary['heldout_problems']} problems, {summary['steps']} steps, {summary['seconds']:.0f} s)"
         )
-    show(f"trained model:     {one_line(config.output_dir / 'hf')}")
-    show(f"curves:            {one_line(config.output_dir / 'curves.png')}")
+    show(f"trained model:     {one_line(config.output_dir / TRAINED_MODEL)}")
+    show(f"curves:            {one_line(config.output_dir / CURVES_FILE)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.evaluation.evaluator import Evaluation
 from aspo_megatron.files import write_whole
+from aspo_megatron.folders import CURVES_FILE, EVALUATIONS, SUMMARY_FILE, step_name
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.losses import Loss
@@ -47,7 +48,7 @@ class RunOutputs:
         """Whether this rank is the one that writes."""
         return self._record_after is not None
 
-    def open(self, after_step: int | None) -> None:
+    def begin(self, after_step: int | None) -> None:
         """Begin to record: a new run, or one that goes on after a step."""
         if self._record_after is not None:
             self._recorder = self._record_after(after_step)
@@ -58,7 +59,7 @@ class RunOutputs:
         `own_line`: its metrics are a line by themselves, as they belong to no step.
         """
         if self._recorder:
-            path = self._config.output_dir / "eval" / f"step-{step:06d}.jsonl"
+            path = self._config.output_dir / EVALUATIONS / f"{step_name(step)}.jsonl"
             self._recorder.write_file(path, result.content())
             if own_line:
                 self._recorder.log(step, result.metrics())
@@ -118,10 +119,10 @@ class RunOutputs:
         if self._recorder:
             folder = self._config.output_dir
             try:
-                draw_curves([folder], folder / "curves.png")
+                draw_curves([folder], folder / CURVES_FILE)
             except UserError as error:
                 self.progress.message(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
-            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n", durable=True)
+            write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n", durable=True)
         return summary
 
 

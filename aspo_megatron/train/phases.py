@@ -10,6 +10,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
+from aspo_megatron.folders import PROFILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model.policy import PolicyModel
@@ -70,7 +71,7 @@ class Phases:
             self._work = whole_work(work_of(self._config, self._model.family, groups, scored), self._topology)
 
     def _write(self, profile: StepProfile, step: int) -> None:
-        folder, topology = self._config.output_dir / "profile", self._topology
+        folder, topology = self._config.output_dir / PROFILE, self._topology
         profile.write(folder, topology.rank)
         rate = product_rate(self._model.config.params_dtype, topology.platform.device)
         if topology.is_leader:

@@ -12,6 +12,7 @@ from aspo_megatron.checkpoint.states.run_states import StateSaver, load_latest
 from aspo_megatron.checkpoint.states.trainer_state import TrainerState, changed_weights
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import EXPORTS, step_name
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
@@ -139,4 +140,4 @@ class RunStates:
             self._tell(f"warning: {error}; the run goes on")
 
     def _folder_beside(self, step: int) -> Path:
-        return self._config.output_dir / "exports" / f"step-{step:06d}"
+        return self._config.output_dir / EXPORTS / step_name(step)

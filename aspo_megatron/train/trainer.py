@@ -18,6 +18,7 @@ from aspo_megatron.data.prompt_sampler import PromptSampler, SamplerState
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.evaluation.evaluator import evaluate
+from aspo_megatron.folders import TRAINED_MODEL
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.parallel.grid.exchange import to_replicas
@@ -82,7 +83,7 @@ class Trainer:
             self._state = self._states.load(saved, weights)
             self._sampler.load_state(SamplerState(self._state.asked, tuple(self._state.carried)))
         self._state = noted_weights(self._state, weights)
-        self._outputs.open(None if saved is None else self._state.step)
+        self._outputs.begin(None if saved is None else self._state.step)
         self._started = started - self._state.seconds
         self._sync(version=self._state.step)
         if self._state.heldout_after is None:  # the run begins, or its servers were lost before they were asked
@@ -107,7 +108,7 @@ class Trainer:
             self._states.keep(self._now)
         self._states.finish()
         self._outputs.flush()  # a run is not finished while lines wait for room on the disk
-        self._states.export(self._state, self._config.output_dir / "hf")
+        self._states.export(self._state, self._config.output_dir / TRAINED_MODEL)
         self._learner.tell_if_no_update()
         return self._outputs.summarize(self._now)
 

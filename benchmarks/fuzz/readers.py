@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.evaluation.results import About, ResultFile
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile
 from aspo_megatron.foreign_text import safe
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aspo_megatron.config import RunConfig
 
-ABOUT = About("aime24", "small", 4, 2, (1, 2), {"samples": 2, "problems": "4 (abc)", "seed": 1})
+DESCRIPTION = EvaluationDescription("aime24", "small", 4, 2, (1, 2), {"samples": 2, "problems": "4 (abc)", "seed": 1})
 RESPONSES = "aime24.jsonl"
 
 
@@ -79,11 +79,11 @@ def weights(folder: Path) -> None:
     from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
     from aspo_megatron.checkpoint.finite import FiniteTensors
     from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
-    from aspo_megatron.checkpoint.usable import check_weights
+    from aspo_megatron.checkpoint.usable import usable_weights
     from aspo_megatron.models.family import read_family
 
     source = folder / "model"
-    check_weights(source)
+    usable_weights(source)
     weights_fingerprint(source)
     with SafetensorsFolder(source) as tensors:
         finite = FiniteTensors(tensors)
@@ -107,9 +107,9 @@ def state(folder: Path) -> None:
 
 
 def _to_hf(source: Path, folder: Path) -> None:
-    from aspo_megatron.checkpoint.convert import megatron_to_hf, weight_bytes
+    from aspo_megatron.checkpoint.convert import bytes_on_disk, megatron_to_hf
 
-    weight_bytes(source)
+    bytes_on_disk(source)
     with TemporaryDirectory(dir=folder) as out:
         megatron_to_hf(source, Path(out) / "hf", None, lambda count: None)
 
@@ -180,7 +180,7 @@ def evaluation(folder: Path) -> None:
     results = read_results([str(path), f"other={path}"])
     _see_plain(comparison(results, ["1.5B"]).markdown() + comparison(results, [], passed=True).markdown())
     _see_plain(differences(results, "other").markdown())
-    with ResultFile(path, ABOUT) as file:
+    with ResultFile(path, DESCRIPTION) as file:
         file.scores()
         list(file.records())
     _samples(path)

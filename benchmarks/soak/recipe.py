@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.errors import CheckpointError
 
 _ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
 from tiny_models import llama_folder, qwen2_folder, qwen3_folder, qwen3_moe_folder
@@ -187,7 +187,7 @@ class Hostile:
 def test_an_index_that_would_act_is_refused(converted: Path, tmp_path: Path) -> None:
     (converted / ".metadata").write_bytes(pickle.dumps(Hostile(tmp_path / "pwned")))
     with pytest.raises(CheckpointError, match=r"names .*open, which describes no tensor"):
-        PieceReader(converted, read_family(converted / "hf"))
+        TorchDistReader(converted, read_family(converted / "hf"))
     assert not (tmp_path / "pwned").exists()
 
 

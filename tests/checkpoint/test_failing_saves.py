@@ -20,7 +20,8 @@ import torch
 from file_size import limited
 
 from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
@@ -252,7 +253,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
         saves = Saves(settings, topology)
         saves.save(1)
         saves.save(2)
-        write, say = writer.PieceWriter.write, writer.write_part
+        write, say = writer.TorchDistWriter.write, writer.write_part
         calls = 0
 
         def ends(*args: Any) -> None:
@@ -269,7 +270,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
         for step, at in ((3, 1), (4, 9), (5, 0)):
             calls = 0
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(writer.PieceWriter, "write", ends)
+                patch.setattr(writer.TorchDistWriter, "write", ends)
                 if not at and topology.rank == 1:
                     patch.setattr(writer, "write_part", ends_last)
                 saves.save(step)

@@ -12,7 +12,7 @@ from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.finite import FiniteTensors, not_finite
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
 from tiny_models import llama_folder
@@ -57,7 +57,7 @@ def test_a_model_with_an_odd_weight_is_refused(tmp_path: Path, kind: str, odd: s
     else:
         hf_to_megatron(folder, tmp_path / "megatron", converter_layout(family), None, lambda _: None)
         file = tmp_path / "megatron" / "__0_0.distcp"
-        source = FiniteTensors(HfView(PieceReader(tmp_path / "megatron", family), family))
+        source = FiniteTensors(HfView(TorchDistReader(tmp_path / "megatron", family), family))
     for name, tensor in tensors.items():
         if name != TENSOR:
             assert torch.equal(source.read_whole(name), tensor)

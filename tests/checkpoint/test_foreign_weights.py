@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.metadata import (
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
 from aspo_megatron.checkpoint.hf_view import HfView
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
-from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
@@ -101,9 +101,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_model_folder(model: Path, tmp_path: Path, kind: str) -> None:
     spoil, reason = FOLDERS[kind]
     folder = Path(shutil.copytree(model, tmp_path / "model"))
-    check_weights(folder)
+    usable_weights(folder)
     spoil(folder)
-    refused(lambda: check_weights(folder), reason)
+    refused(lambda: usable_weights(folder), reason)
 
 
 def test_a_name_of_a_tensor_is_shown_short_and_plain(model: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def piece(end: str, change: Callable[[Tensor], Tensor]) -> Callable[[Path], obje
     def spoil(folder: Path) -> None:
         metadata = torch_index(folder)
         key = next(key for key in metadata.state_dict_metadata if key.endswith(end))
-        with PieceReader(folder, read_family(folder / "hf")) as reader:
+        with TorchDistReader(folder, read_family(folder / "hf")) as reader:
             tensor = change(reader.read(key).clone())
         for old in [old for old in metadata.storage_data if old.fqn == key]:
             del metadata.storage_data[old]
@@ -236,7 +236,7 @@ def test_a_checkpoint(converted: Path, tmp_path: Path, kind: str) -> None:
     refused(lambda: megatron_to_hf(folder, tmp_path / "back", None, lambda _: None), reason)
     assert not list(tmp_path.glob("back*"))
     if kind in SHAPES | TYPES:
-        with PieceReader(folder, read_family(folder / "hf")) as reader:
+        with TorchDistReader(folder, read_family(folder / "hf")) as reader:
             refused(lambda: HfView(reader, read_family(folder / "hf")), reason)
 
 
@@ -253,5 +253,5 @@ def test_an_output_layer_beside_tied_embeddings(converted: Path, tmp_path: Path)
     path = folder / "hf" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
     family = read_family(folder / "hf")
-    with PieceReader(folder, family) as reader:
+    with TorchDistReader(folder, family) as reader:
         refused(lambda: HfView(reader, family), "output_layer.weight: config.json ties the embeddings")

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from aspo_megatron.check.comparison import model_of
 from aspo_megatron.checkpoint.convert import compare, converter_layout, hf_to_megatron, megatron_to_hf
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader, check_common
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader, check_common
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
@@ -74,7 +74,7 @@ def refused(read: Callable[[], object], reason: str) -> None:
 def test_an_index(checkpoint: Path, marker: Path, kind: str) -> None:
     spoil, reason = INDEXES[kind]
     spoil(checkpoint, marker)
-    refused(lambda: PieceReader(checkpoint, read_family(checkpoint / "hf")), reason)
+    refused(lambda: TorchDistReader(checkpoint, read_family(checkpoint / "hf")), reason)
 
 
 @pytest.mark.parametrize("kind", PIECES)
@@ -82,7 +82,7 @@ def test_the_words_before_a_tensor(checkpoint: Path, marker: Path, kind: str) ->
     spoil, reason = PIECES[kind]
     spoil(checkpoint, marker)
     key = weight_of(torch_index(checkpoint))
-    with PieceReader(checkpoint, read_family(checkpoint / "hf")) as reader:
+    with TorchDistReader(checkpoint, read_family(checkpoint / "hf")) as reader:
         refused(lambda: reader.read(key), reason)
         refused(lambda: reader.fill(key, torch.empty(reader.size(key)), (0, 0)), reason)
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from forked import Server, fork_ranks, kill
 
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid

@@ -18,7 +18,8 @@ import torch
 from forked import Server, fork_ranks, kill
 
 from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder, tidy
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.config.io import load_config
 from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks

@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
-from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter, check_cover, without_crc, write_index
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
+from aspo_megatron.checkpoint.torch_dist.writer import (
+    TensorPiece,
+    TorchDistWriter,
+    check_cover,
+    without_crc,
+    write_index,
+)
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.families import llama
 from aspo_megatron.models.family import Family
@@ -38,8 +44,8 @@ TENSORS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-def write(folder: Path, tensors: dict[str, Tensor]) -> list[Piece]:
-    with PieceWriter(folder, 0) as writer:
+def write(folder: Path, tensors: dict[str, Tensor]) -> list[TensorPiece]:
+    with TorchDistWriter(folder, 0) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor, tuple(tensor.shape), (0,) * tensor.dim())
     write_index(folder, writer.pieces)
@@ -57,7 +63,7 @@ def test_what_is_written_is_read(tmp_path: Path, crc: bool) -> None:
         assert torch.serialization.get_crc32_options()
     content = (tmp_path / "__0_0.distcp").read_bytes()
     assert all(piece.start % 64 == 0 for piece in pieces)
-    with PieceReader(tmp_path, FAMILY) as reader:
+    with TorchDistReader(tmp_path, FAMILY) as reader:
         for piece in pieces:
             want = tensors[piece.key]
             own = torch.load(io.BytesIO(content[piece.start : piece.start + piece.length]), weights_only=True)
@@ -69,24 +75,24 @@ def test_what_is_written_is_read(tmp_path: Path, crc: bool) -> None:
 def test_a_tensor_outlives_its_reader(tmp_path: Path) -> None:
     want = torch.randn(1000)
     write(tmp_path, {"t": want})
-    with PieceReader(tmp_path, FAMILY) as reader:
+    with TorchDistReader(tmp_path, FAMILY) as reader:
         found = reader.read("t")
     del reader
     assert torch.equal(found, want)
     found.add_(1)  # does not reach the file
-    with PieceReader(tmp_path, FAMILY) as again:
+    with TorchDistReader(tmp_path, FAMILY) as again:
         assert torch.equal(again.read("t"), want)
 
 
 def test_pieces_of_one_tensor(tmp_path: Path) -> None:
     whole = torch.randn(6, 8)
-    with PieceWriter(tmp_path, 0) as first, PieceWriter(tmp_path, 1) as second:
+    with TorchDistWriter(tmp_path, 0) as first, TorchDistWriter(tmp_path, 1) as second:
         second.write("rows", whole[4:], (6, 8), (4, 0))
         first.write("rows", whole[:4], (6, 8), (0, 0))
         first.write("columns", whole[:, :3], (6, 8), (0, 0))
         second.write("columns", whole[:, 3:], (6, 8), (0, 3))
     write_index(tmp_path, [*second.pieces, *first.pieces])
-    with PieceReader(tmp_path, FAMILY) as reader:
+    with TorchDistReader(tmp_path, FAMILY) as reader:
         assert [len(part) for part in reader.read_parts("rows")] == [4, 2]
         assert torch.equal(reader.read("rows"), whole)
         assert torch.equal(reader.read("columns"), whole)
@@ -120,12 +126,13 @@ def test_a_piece_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, piece, b"no archive", "cannot be read")
 
 
-def refuse(folder: Path, piece: Piece, content: bytes, message: str) -> None:
+def refuse(folder: Path, piece: TensorPiece, content: bytes, message: str) -> None:
     (folder / piece.file).write_bytes(content)
     write_index(
-        folder, [Piece(piece.key, piece.dtype, piece.whole, piece.offset, piece.size, piece.file, 0, len(content))]
+        folder,
+        [TensorPiece(piece.key, piece.dtype, piece.whole, piece.offset, piece.size, piece.file, 0, len(content))],
     )
-    with PieceReader(folder, FAMILY) as reader, pytest.raises(CheckpointError, match=message):
+    with TorchDistReader(folder, FAMILY) as reader, pytest.raises(CheckpointError, match=message):
         reader.read(piece.key)
 
 

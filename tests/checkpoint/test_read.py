@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, hf_shapes
-from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.errors import CheckpointError
 
 Damage = Callable[[Path], object]
@@ -34,7 +34,7 @@ def test_slices_are_those_of_the_whole_tensors(folder: Path, sharded: bool) -> N
     expected = load_file(folder / "model.safetensors")
     if sharded:
         shard(folder)
-    check_weights(folder)
+    usable_weights(folder)
     with SafetensorsFolder(folder) as source:
         assert sorted(source.names()) == sorted(expected)
         for name, tensor in expected.items():
@@ -64,7 +64,7 @@ def test_tensors_beyond_those_of_the_config_do_no_harm(folder: Path) -> None:
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
-    check_weights(folder)
+    usable_weights(folder)
 
 
 # ---- broken folders --------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_a_broken_folder_is_one_line_that_names_the_file_or_tensor(folder: Path,
     damage, words = BROKEN[name]
     damage(folder)
     with pytest.raises(CheckpointError) as caught:
-        check_weights(folder)
+        usable_weights(folder)
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -153,7 +153,7 @@ def test_a_broken_folder_is_one_line_that_names_the_file_or_tensor(folder: Path,
 def test_weights_of_another_format_are_named(folder: Path, file: str) -> None:
     (folder / "model.safetensors").rename(folder / file)
     with pytest.raises(CheckpointError, match=f"holds {file}, which must be converted to safetensors"):
-        check_weights(folder)
+        usable_weights(folder)
 
 
 def test_reading_past_the_end_names_the_tensor_and_both_sizes(pristine: Path) -> None:

@@ -88,13 +88,13 @@ def save_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
     """Two updates, a save, and a third update; weights before and after it, and which parts this rank has written."""
     with process_grid(parallel, PLATFORM, seed=1) as topology:
         from aspo_megatron.checkpoint.states.sharded_state import model_shards, optimizer_shards
-        from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
+        from aspo_megatron.checkpoint.states.writer import CheckpointDescription, CheckpointWriter
 
         model, optimizer = build(settings, parallel, topology)
         for number in range(2):
             update(model, optimizer, number)
         before = weights(model)
-        writer = CheckpointWriter(folder, About(model.family, settings.path, parallel))
+        writer = CheckpointWriter(folder, CheckpointDescription(model.family, settings.path, parallel))
         shards = [*model_shards(model), *optimizer_shards(model, optimizer)]
         places = [(shard.key, shard.offset) for shard in shards]
         writer.begin(shards, {}, {})
@@ -232,7 +232,7 @@ def compare_with_offloaded(
             model_shards,
             optimizer_shards,
         )
-        from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
+        from aspo_megatron.checkpoint.states.writer import CheckpointDescription, CheckpointWriter
         from aspo_megatron.parallel.update.moments import HostMoments
 
         patch.setattr(
@@ -253,7 +253,7 @@ def compare_with_offloaded(
         states = zip(plain_optimizer.states(), moved_optimizer.states(), strict=True)
         found = [one if one is None else torch.equal(one, other) for (*_, one), (*_, other) in states]
         same["states"] = any(found) and False not in found
-        writer = CheckpointWriter(folder, About(moved.family, settings.path, parallel))
+        writer = CheckpointWriter(folder, CheckpointDescription(moved.family, settings.path, parallel))
         writer.begin([*model_shards(moved), *optimizer_shards(moved, moved_optimizer)], {}, {})
         assert writer.complete() is None
         load_model(loaded, folder)

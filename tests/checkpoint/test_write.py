@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder, write_folder
-from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import read_family
 from tiny_models import llama_folder
@@ -49,7 +49,7 @@ def test_transformers_reads_it_with_identical_logits(pristine: Path, tmp_path: P
     target = tmp_path / "deep" / "hf"
     write_folder(target, stream(pristine), config_of(pristine), pristine, max_shard_bytes)
     assert torch.equal(logits(target), logits(pristine))
-    check_weights(target)
+    usable_weights(target)
     files = sorted(path.name for path in target.glob("*.safetensors"))
     if max_shard_bytes == 4 << 30:
         assert files == ["model.safetensors"]
@@ -107,7 +107,7 @@ def test_what_a_killed_run_has_left_is_replaced(pristine: Path, tmp_path: Path) 
     (tmp_path / "hf.partial").mkdir()
     (tmp_path / "hf.partial" / "model.safetensors").write_text("half")
     write_folder(tmp_path / "hf", stream(pristine), config_of(pristine), pristine)
-    check_weights(tmp_path / "hf")
+    usable_weights(tmp_path / "hf")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 

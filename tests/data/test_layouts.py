@@ -17,7 +17,7 @@ import pytest
 from pyarrow.parquet import write_table
 
 from aspo_megatron.config.data import SourceConfig
-from aspo_megatron.data.records import Record
+from aspo_megatron.data.records import ProblemRecord
 from aspo_megatron.data.sources import files
 from aspo_megatron.data.sources.fields import ABSENT, lookup
 from aspo_megatron.data.sources.read import read_source
@@ -46,7 +46,9 @@ def to_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def read(path: Path | str | list[str], kind: str = "files", on_bad: Any = "refuse", **options: Any) -> list[Record]:
+def read(
+    path: Path | str | list[str], kind: str = "files", on_bad: Any = "refuse", **options: Any
+) -> list[ProblemRecord]:
     paths = path if isinstance(path, list) else str(path)
     source = SourceConfig.model_validate({"kind": kind, "path": paths, **options})
     return list(read_source(source, KEY, on_bad=on_bad))

@@ -18,7 +18,7 @@ from children import are_gone
 from aspo_megatron.cli.entry import main
 from aspo_megatron.doctor import report
 from aspo_megatron.doctor.host import Host
-from aspo_megatron.doctor.lines import Group, Line
+from aspo_megatron.doctor.lines import Line, LineGroup
 from aspo_megatron.doctor.wishes import read_wishes
 from aspo_megatron.errors import ConfigError
 from tests.doctor.machines import Imitated, eight_gpus, wishes_of
@@ -168,7 +168,7 @@ def test_a_check_that_fails_by_itself_ends_no_other(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("mark", "code"), [("ok", 0), ("warn", 0), ("unknown", 0), ("unneeded", 0), ("wrong", 1)])
 def test_only_what_is_wrong_changes_the_exit_code(mark: str, code: int) -> None:
-    groups = [Group("a", (Line("ok", "one", "there"), Line(mark, "two", "found", "mend it")))]  # type: ignore[arg-type]
+    groups = [LineGroup("a", (Line("ok", "one", "there"), Line(mark, "two", "found", "mend it")))]  # type: ignore[arg-type]
     assert report.exit_code(groups) == code
     shown = report.text(groups, wishes_of(host=Imitated()))
     assert "-> mend it" in shown

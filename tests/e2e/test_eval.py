@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from aspo_megatron.cli import app
-from aspo_megatron.cli.eval import label_of
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.evaluation.named_model import label_of
 from aspo_megatron.evaluation.results import read_scores
 
 from .command import ASPO, TINY_MODEL, Finished, aspo, finish, start, wait_until

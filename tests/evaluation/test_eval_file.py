@@ -12,10 +12,10 @@ import pytest
 from file_size import limited
 
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.evaluation.results import About, ResultFile, read_scores, scores_path
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, read_scores, scores_path
 
 IDENTITY = {"model": "weights 1", "samples": 2, "sampling.temperature": 0.8}
-ABOUT = About("aime24", "mine", 4, 2, (1, 2), IDENTITY)
+DESCRIPTION = EvaluationDescription("aime24", "mine", 4, 2, (1, 2), IDENTITY)
 
 
 def group(index: int, *rewards: float) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ GROUPS = [group(0, 1.0, 0.0), group(1, 0.5, 0.0), group(2, 1.0, 1.0), group(3, 0
 
 
 def whole(path: Path) -> bytes:
-    with ResultFile(path, ABOUT) as results:
+    with ResultFile(path, DESCRIPTION) as results:
         results.append(GROUPS[0] + GROUPS[1])
         results.append(GROUPS[2])
         results.append(GROUPS[3])
@@ -61,7 +61,7 @@ def test_every_cut_of_the_file_is_gone_on_with(tmp_path: Path) -> None:
     scores_path(path).write_bytes(scores_path(tmp_path / "whole.jsonl").read_bytes())
     for cut in range(0, len(complete), 7):
         path.write_bytes(complete[:cut])
-        with ResultFile(path, ABOUT) as results:
+        with ResultFile(path, DESCRIPTION) as results:
             done = sum(end <= cut for end in ends[1:])
             assert sorted(results.right) == list(range(done))
             for records in GROUPS[done:]:
@@ -72,7 +72,7 @@ def test_every_cut_of_the_file_is_gone_on_with(tmp_path: Path) -> None:
 
 def test_an_unfinished_one_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with ResultFile(path, ABOUT) as results:
+    with ResultFile(path, DESCRIPTION) as results:
         results.append(GROUPS[0])
         assert not results.complete
     content = read_scores(scores_path(path))
@@ -92,7 +92,7 @@ def test_another_evaluation_is_refused(tmp_path: Path, changed: dict[str, Any], 
     path = tmp_path / "a.jsonl"
     before = whole(path)
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
-        ResultFile(path, replace(ABOUT, identity=IDENTITY | changed))
+        ResultFile(path, replace(DESCRIPTION, identity=IDENTITY | changed))
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
 
@@ -101,10 +101,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "mine"}\n')
     with pytest.raises(ConfigError, match=r"a\.scores\.json is missing"):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
     scores_path(path).write_text("{}")
     with pytest.raises(ConfigError, match="not the scores of an evaluation"):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
     assert path.read_text() == '{"prompt": "mine"}\n'
 
 
@@ -113,10 +113,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     complete = whole(path)
     path.write_bytes(complete[:50] + b"\n" + complete[50:])
     with pytest.raises(UserError, match=r"a\.jsonl:1: not a line of JSON"):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
     path.write_bytes(complete + complete)
     with pytest.raises(UserError, match=r"a\.jsonl:9: problem 0 is not where it belongs"):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
 
 
 @pytest.mark.parametrize(
@@ -134,20 +134,20 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     complete = whole(path).splitlines(keepends=True)
     path.write_bytes(b"".join([complete[0], line + b"\n", *complete[2:]]))
     with pytest.raises(UserError, match=r"a\.jsonl:2: not a line of JSON that is a response; the file is damaged"):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
 
 
 @pytest.mark.parametrize("room", [0, 1, 50, 2999, 3000, 3100, 3200, 4000, 6000, 6100])
 def test_a_full_disk_is_one_line_and_is_gone_on_after(tmp_path: Path, room: int) -> None:
     path = tmp_path / "a.jsonl"
     long = [[record | {"response": "x" * 3000} for record in records] for records in GROUPS]
-    with ResultFile(path, ABOUT) as results:
+    with ResultFile(path, DESCRIPTION) as results:
         results.append(long[0])
         results.append(long[1])
     full, said = limited(path.stat().st_size + room), r"a\.jsonl: cannot be written: File too large$"
-    with pytest.raises(UserError, match=said), full, ResultFile(path, ABOUT) as results:
+    with pytest.raises(UserError, match=said), full, ResultFile(path, DESCRIPTION) as results:
         results.append(long[2])
-    with ResultFile(path, ABOUT) as results:
+    with ResultFile(path, DESCRIPTION) as results:
         assert list(results.right) == [0, 1]
         results.append(long[2])
         results.append(long[3])
@@ -156,6 +156,6 @@ def test_a_full_disk_is_one_line_and_is_gone_on_after(tmp_path: Path, room: int)
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
-    with ResultFile(tmp_path / "a.jsonl", ABOUT), pytest.raises(UserError, match="another process is writing it"):
-        ResultFile(tmp_path / "a.jsonl", ABOUT)
-    ResultFile(tmp_path / "a.jsonl", ABOUT).__exit__(None, None, None)
+    with ResultFile(tmp_path / "a.jsonl", DESCRIPTION), pytest.raises(UserError, match="another process is writing it"):
+        ResultFile(tmp_path / "a.jsonl", DESCRIPTION)
+    ResultFile(tmp_path / "a.jsonl", DESCRIPTION).__exit__(None, None, None)

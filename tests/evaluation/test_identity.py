@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.evaluation.job import EvalJob, EvalPlan, identity
+from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet, identity
 
 PROBLEMS = [Problem("a", "1 + 1", (1, 2), "2", {"level": "easy"}), Problem("b", "2 + 2", (3, 4), "4")]
 
@@ -72,11 +72,11 @@ def test_weights_are_told_apart_wherever_they_are(tmp_path: Path) -> None:
     assert len({one, trained}) == 2
 
 
-def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
-    jobs = (
-        EvalJob("aime24", Path("a.yaml"), "train", Path("out/a.jsonl")),
-        EvalJob("x", Path("b"), "heldout", Path("x.jsonl"), Path("/proc/7/fd/3"), kept=False),
+def test_a_job_comes_back_as_it_was(tmp_path: Path) -> None:
+    sets = (
+        ProblemSet("aime24", Path("a.yaml"), "train", Path("out/a.jsonl")),
+        ProblemSet("x", Path("b"), "heldout", Path("x.jsonl"), Path("/proc/7/fd/3"), kept=False),
     )
-    plan = EvalPlan("mine", live=True, jobs=jobs)
-    plan.write(tmp_path / "plan.json")
-    assert EvalPlan.read(tmp_path / "plan.json") == plan
+    job = EvaluationJob("mine", live=True, sets=sets)
+    job.write(tmp_path / "job.json")
+    assert EvaluationJob.read(tmp_path / "job.json") == job

@@ -13,7 +13,7 @@ from aspo_megatron.cli import table
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS
 from aspo_megatron.evaluation.published import PUBLISHED, Published
-from aspo_megatron.evaluation.results import About, ResultFile
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(table.table)
@@ -36,7 +36,9 @@ def result(
     """An evaluation with so many right responses to each problem."""
     path = folder / model / f"{name}.jsonl"
     identity = PAPER | {"samples": samples, "problems": f"{len(right)} of {name}"} | other
-    with ResultFile(path, About(name, model, problems or len(right), samples, (1,), identity)) as results:
+    with ResultFile(
+        path, EvaluationDescription(name, model, problems or len(right), samples, (1,), identity)
+    ) as results:
         for index, count in enumerate(right):
             results.append(
                 [

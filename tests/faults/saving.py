@@ -19,7 +19,8 @@ import torch
 from checkpoint.test_killed_saves import fill
 from forked import fork_ranks, kill
 
-from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest, verify_files
+from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
+from aspo_megatron.checkpoint.torch_dist.verification import verify_files
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.models.family import read_family

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
 from aspo_megatron.evaluation.evaluator import Evaluation
-from aspo_megatron.evaluation.results import About, Record, ResultFile, read_scores, scores_path
+from aspo_megatron.evaluation.results import EvaluationDescription, ResponseRecord, ResultFile, read_scores, scores_path
 from aspo_megatron.evaluation.scores import Scores
+from aspo_megatron.folders import METRICS_FILE, SAMPLES_FILE
 from aspo_megatron.launch.run_folder import claimed
-from aspo_megatron.metrics.record import METRICS_FILE, SAMPLES_FILE, Recorder, read_metrics
+from aspo_megatron.metrics.record import Recorder, read_metrics
 from benchmarks.soak.injection import Faults
 
 from .saving import Swept, first_line, quiet
@@ -71,24 +73,25 @@ def evaluated(run: Path, model: Path) -> str | None:
     return None if lines == list(evaluation().records) else f"{len(lines)} of 60 lines under its name"
 
 
-ABOUT = About("problems", "model", 3, 2, (1,), {"model": "digest"})
+DESCRIPTION = EvaluationDescription("problems", "model", 3, 2, (1,), {"model": "digest"})
 
 
 def answer(run: Path, model: Path) -> None:
     """As `aspo eval` does: on the leader, going on with what is there."""
-    with ResultFile(run / "answers.jsonl", ABOUT) as results:
-        for index in range(len(results.right), ABOUT.problems):
-            results.append([answer_of(index, number) for number in range(ABOUT.samples)])
+    with ResultFile(run / "answers.jsonl", DESCRIPTION) as results:
+        for index in range(len(results.right), DESCRIPTION.problems):
+            results.append([answer_of(index, number) for number in range(DESCRIPTION.samples)])
 
 
-def answer_of(index: int, number: int) -> Record:
+def answer_of(index: int, number: int) -> ResponseRecord:
     return {"index": index, "response": f"{number}" * 2000, "reward": 1.0, "tokens": 9, "finish_reason": "stop"}
 
 
 def answered(run: Path, model: Path) -> str | None:
     lines = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
-    if lines != [answer_of(index, number) for index in range(ABOUT.problems) for number in range(ABOUT.samples)]:
-        return f"{len(lines)} of {ABOUT.problems * ABOUT.samples} answers, or other ones"
+    numbers = product(range(DESCRIPTION.problems), range(DESCRIPTION.samples))
+    if lines != [answer_of(index, number) for index, number in numbers]:
+        return f"{len(lines)} of {DESCRIPTION.problems * DESCRIPTION.samples} answers, or other ones"
     return None if read_scores(scores_path(run / "answers.jsonl"))["complete"] else "not said to be complete"
 
 

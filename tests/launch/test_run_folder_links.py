@@ -13,13 +13,14 @@ from aspo_megatron.checkpoint.states.folders import publish, tidy
 from aspo_megatron.cli import eval, plot, serve
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.evaluation.results import About, ResultFile
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile
 from aspo_megatron.files import write_whole
 from aspo_megatron.launch.run_folder import claimed, refuse_links
 from aspo_megatron.models import tiny
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
+from aspo_megatron.rollout.sglang import serving
 from tests.plots.made_runs import make_run
 
 FILES = (
@@ -154,7 +155,7 @@ def test_results_are_no_links(tmp_path: Path, name: str) -> None:
     own.write_text("")
     (tmp_path / name).symlink_to(own)
     with pytest.raises(ConfigError, match=rf"^--output: .*{name}: a link"):
-        ResultFile(tmp_path / "a.jsonl", About("a", "b", 2, 1, (1,), {}))
+        ResultFile(tmp_path / "a.jsonl", EvaluationDescription("a", "b", 2, 1, (1,), {}))
     assert own.read_text() == ""
     assert {path.name for path in tmp_path.iterdir()} == {"own", name}
 
@@ -205,7 +206,7 @@ def test_addresses_are_not_written_through_a_link(tmp_path: Path) -> None:
     own.write_text("of the user")
     for name in ("addresses", f"addresses.{os.getpid()}.partial"):
         (tmp_path / name).symlink_to(own)
-    serve._write_lines(tmp_path / "addresses", ["a", "b"])
+    serving._write_lines(tmp_path / "addresses", ["a", "b"])
     assert (own.read_text(), (tmp_path / "addresses").read_text()) == ("of the user", "a\nb\n")
     with pytest.raises(UserError, match=r"own/addresses: cannot be written"):
-        serve._write_lines(own / "addresses", ["a"])
+        serving._write_lines(own / "addresses", ["a"])

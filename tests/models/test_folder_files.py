@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
 from aspo_megatron.checkpoint.hf.folder import hf_shapes, weight_files, write_folder
 from aspo_megatron.checkpoint.torch_dist.sidecar import copy_sidecar, sidecar_files
-from aspo_megatron.checkpoint.usable import check_weights
+from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.models.family import read_family
@@ -115,7 +115,7 @@ def test_what_is_not_the_folders_own_is_refused(
     monkeypatch.chdir(tmp_path)
     spoil, words = FOREIGN[name]
     spoil(folder, secret)
-    for read in (read_family, check_weights, load_tokenizer):
+    for read in (read_family, usable_weights, load_tokenizer):
         with pytest.raises(UserError) as raised:
             read(folder)
         assert the_line(raised.value, words).isprintable()
@@ -179,7 +179,7 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_its_own(folder: Path, tmp_path: P
         (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
     (tmp_path / "linked").symlink_to(snapshot)
     for place in (snapshot, tmp_path / "linked"):
-        check_weights(place)
+        usable_weights(place)
         assert load_tokenizer(place).eos_token_id == 0
         hf_to_megatron(
             place, tmp_path / "megatron" / place.name, converter_layout(read_family(place)), None, lambda _: None
@@ -194,7 +194,7 @@ def test_links_within_a_folder_and_what_nobody_opens_are_as_ever(folder: Path, s
     (folder / "model.safetensors").symlink_to("weights")
     (folder / "original").symlink_to(secret.parent)  # a folder
     (folder / ".cache").symlink_to(secret)
-    check_weights(folder)
+    usable_weights(folder)
     assert "original" not in {path.name for path in sidecar_files(folder)}
 
 
@@ -218,7 +218,7 @@ INDEXES: dict[str, object] = {
 def test_an_index_names_files_of_the_folder(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": INDEXES[name]}}))
-    for read in (weight_files, check_weights):
+    for read in (weight_files, usable_weights):
         with pytest.raises(CheckpointError) as raised:
             read(folder)
         assert the_line(raised.value, str(index), "not the name of a safetensors file").isprintable()
@@ -230,5 +230,5 @@ def test_an_index_names_files_of_the_folder(folder: Path, name: str) -> None:
 def test_an_index_that_is_none(folder: Path, content: str) -> None:
     (folder / "model.safetensors.index.json").write_text(content, encoding="latin-1")
     with pytest.raises(CheckpointError) as raised:
-        check_weights(folder)
+        usable_weights(folder)
     the_line(raised.value, "model.safetensors.index.json")

@@ -68,11 +68,11 @@ def test_weights_that_hold_less_than_is_asked_for_are_one_line(tmp_path: Path, n
     with_config(folder, small)
     tensors = {key: torch.zeros(shape) for key, shape in hf_shapes(folder).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    check_weights(folder)
+    check_weights(folder, read_family(folder))
     with_config(folder, {**small, **LARGE[name]})
     tracemalloc.start()
     with pytest.raises(CheckpointError) as raised:
-        check_weights(folder)
+        check_weights(folder, read_family(folder))
     assert tracemalloc.get_traced_memory()[1] < 128 << 20
     tracemalloc.stop()
     the_line(raised.value, str(folder), "tensor model.")
@@ -86,7 +86,7 @@ def test_what_is_asked_for_and_what_is_held_are_named(tmp_path: Path) -> None:
     family = read_family(with_config(folder, {**BASE, "num_hidden_layers": 10_000}))
     asked = model_elements(family)
     with pytest.raises(CheckpointError) as raised:
-        check_weights(folder)
+        check_weights(folder, read_family(folder))
     the_line(raised.value, "layers.2.", f"asks for {asked:,} parameters, they hold {held:,}")
 
 

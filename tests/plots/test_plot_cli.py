@@ -11,13 +11,13 @@ import typer
 from made_runs import make_run, write_run
 from typer.testing import CliRunner, Result
 
-from aspo_megatron.cli import plot
+from aspo_megatron.cli import plot, samples
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(plot.plot)
-app.command()(plot.samples)
+app.command()(samples.samples)
 
 
 def run_cli(*arguments: object) -> Result:

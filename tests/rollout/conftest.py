@@ -25,8 +25,9 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.engine import Request, RolloutEngine
+from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
-from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel
+from aspo_megatron.rollout.sglang.local_servers import LocalServers
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport

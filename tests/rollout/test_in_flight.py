@@ -19,13 +19,13 @@ from aspo_megatron.rollout.client import Completion
 from aspo_megatron.rollout.engine import Request, WhenComplete
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
-from aspo_megatron.rollout.sglang.partial_response import extended, untouched
-from aspo_megatron.rollout.stop_rule import EndRule
+from aspo_megatron.rollout.sglang.partial_response import empty_response, extend
+from aspo_megatron.rollout.stop_rule import StopRule
 
 from .conftest import END, make_tokenizer
 
 LIMIT = 6
-RULE = EndRule(frozenset({END}), (), make_tokenizer(97))
+RULE = StopRule(frozenset({END}), (), make_tokenizer(97))
 
 
 def completion(*tokens: int, finish: str = "abort") -> Completion:
@@ -52,7 +52,7 @@ class Writer:
         with response.asking(self, str(group)):  # type: ignore[arg-type]
             await self.done[group].wait()
         part = completion(10, 11) if response.cut else completion(10, 11, END, finish="stop")
-        return extended(response.so_far, part, [(8, len(part.token_ids))], RULE, LIMIT)
+        return extend(response.so_far, part, [(8, len(part.token_ids))], RULE, LIMIT)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def request(number: int, *begun: Sample) -> Request:
 def in_flight(
     loop: LoopThread, writer: Writer, requests: list[Request], enough: int | None, tell: WhenComplete | None = None
 ) -> InFlight:
-    rows = [[Response(asked, 0, so_far) for so_far in asked.begun or [untouched(asked)]] for asked in requests]
+    rows = [[Response(asked, 0, so_far) for so_far in asked.begun or [empty_response(asked)]] for asked in requests]
     generation = InFlight(loop, rows, writer.write, enough, tell)
     deadline = time.monotonic() + 10
     while len(writer.done) < sum(row[-1].so_far.finish_reason == "abort" for row in rows):
@@ -125,8 +125,8 @@ def test_nothing_is_cut_before_somebody_waits(loop: LoopThread) -> None:
 
 def test_what_was_begun_before_is_waited_for_and_only_its_missing_part_is_asked(loop: LoopThread) -> None:
     writer = Writer()
-    whole = extended(untouched(request(0)), completion(20, END, finish="stop"), [(7, 2)], RULE, LIMIT)
-    part = extended(untouched(request(0)), completion(20, 21), [(7, 2)], RULE, LIMIT)
+    whole = extend(empty_response(request(0)), completion(20, END, finish="stop"), [(7, 2)], RULE, LIMIT)
+    part = extend(empty_response(request(0)), completion(20, 21), [(7, 2)], RULE, LIMIT)
     requests = [request(0, whole, part), request(1), request(2), request(3)]
     generation = in_flight(loop, writer, requests, 2)
     for number in (1, 2):
@@ -189,10 +189,10 @@ def test_no_request_is_complete(loop: LoopThread) -> None:
 # ---- a response in parts ---------------------------------------------------------------------------------------
 
 
-def grown(*parts: tuple[list[int], str, int], limit: int = LIMIT, rule: EndRule = RULE) -> Sample:
-    sample = untouched(request(5))
+def grown(*parts: tuple[list[int], str, int], limit: int = LIMIT, rule: StopRule = RULE) -> Sample:
+    sample = empty_response(request(5))
     for tokens, finish, version in parts:
-        sample = extended(sample, completion(*tokens, finish=finish), [(version, len(tokens))], rule, limit)
+        sample = extend(sample, completion(*tokens, finish=finish), [(version, len(tokens))], rule, limit)
     return sample
 
 
@@ -225,5 +225,5 @@ def test_a_stop_text_may_begin_in_one_part_and_end_in_the_next(length: int) -> N
 
 
 def test_a_sample_without_versions_is_all_of_one() -> None:
-    sample = replace(untouched(request(0)), response_ids=np.arange(3), weight_version=4, versions=())
+    sample = replace(empty_response(request(0)), response_ids=np.arange(3), weight_version=4, versions=())
     assert sample.versions == ((4, 3),)

@@ -9,7 +9,7 @@ import pytest
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.rollout.sglang.local_servers import ServedModel, server_command
+from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 
 REQUIRED = ["output_dir=runs/a", "model.path=models/m", "data.train.kind=jsonl", "data.train.path=p.jsonl"]
 SGLANG = "rollout.engine=sglang"

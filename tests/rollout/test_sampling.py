@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import SamplingConfig
-from aspo_megatron.rollout.embedded.engine import sample_tokens
+from aspo_megatron.rollout.embedded.sampling import sample_tokens
 
 
 def draw(probs: list[float], uniforms: list[float], **sampling: float) -> tuple[list[int], Tensor]:

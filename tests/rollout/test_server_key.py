@@ -26,9 +26,10 @@ from aspo_megatron.launch.loopback import loopback_interface
 from aspo_megatron.rollout import client
 from aspo_megatron.rollout.build import open_doors
 from aspo_megatron.rollout.client import ServerClient, ServerError
+from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.environment import server_environment
 from aspo_megatron.rollout.sglang.key import key_for_own_servers, read_api_key
-from aspo_megatron.rollout.sglang.local_servers import LocalServers, ServedModel, _answers
+from aspo_megatron.rollout.sglang.local_servers import LocalServers, _answers
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 HERE = (

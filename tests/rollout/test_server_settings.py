@@ -15,14 +15,10 @@ import yaml
 
 from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
+from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 from aspo_megatron.rollout.sglang.environment import server_environment
-from aspo_megatron.rollout.sglang.local_servers import (
-    LocalServers,
-    ServedModel,
-    exposed_without_key,
-    read_api_key,
-    server_command,
-)
+from aspo_megatron.rollout.sglang.key import read_api_key
+from aspo_megatron.rollout.sglang.local_servers import LocalServers, exposed_without_key
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 

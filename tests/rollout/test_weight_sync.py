@@ -70,7 +70,7 @@ def served(engine: SGLangEngine) -> list[dict[str, str]]:
     """The checksums of each server's weights, which it computes itself."""
 
     async def ask() -> list[dict[str, str]]:
-        return [(await weight_checksums(client, 60.0))[0] for client in engine._fleet.clients]
+        return [(await weight_checksums(client, 60.0))[0] for client in engine._pool.clients]
 
     return engine._loop.run(ask())
 

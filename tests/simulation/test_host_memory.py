@@ -71,19 +71,19 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
     save_config(config, run / "config.yaml")
     with simulated_rank(setup.parallel) as rank:
         from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
-        from aspo_megatron.checkpoint.torch_dist.writer import PieceWriter
+        from aspo_megatron.checkpoint.torch_dist.writer import TorchDistWriter
 
         model, optimizer = build(setup, rank, OptimizerConfig())
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
         saves: list[Save] = []
-        write = PieceWriter.write
+        write = TorchDistWriter.write
 
-        def noted(writer: PieceWriter, key: str, tensor: torch.Tensor, *place: Any) -> None:
+        def noted(writer: TorchDistWriter, key: str, tensor: torch.Tensor, *place: Any) -> None:
             entry = tensor.device.type, tensor.data_ptr(), threading.current_thread().name
             saves[-1].written.append(entry)
             write(writer, key, tensor, *place)
 
-        PieceWriter.write = noted  # type: ignore[method-assign]
+        TorchDistWriter.write = noted  # type: ignore[method-assign]
         for step in (1, 2):
             empty_update(optimizer)
             held = rank.ledger.held_bytes

@@ -112,7 +112,7 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
     from megatron.core import dist_checkpointing
 
     from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, load_state, step_folder
-    from aspo_megatron.checkpoint.torch_dist.writer import PieceWriter
+    from aspo_megatron.checkpoint.torch_dist.writer import TorchDistWriter
     from aspo_megatron.rollout.weight_sync.session import buckets
     from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 
@@ -122,9 +122,9 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
     exported: dict[str, tuple[int, ...]] = {}
     devices: set[str] = set()
     figures: dict[str, Figures] = {}
-    write = PieceWriter.write
+    write = TorchDistWriter.write
 
-    def noted(writer: PieceWriter, key: str, tensor: torch.Tensor, *place: Any) -> None:
+    def noted(writer: TorchDistWriter, key: str, tensor: torch.Tensor, *place: Any) -> None:
         devices.add(tensor.device.type)
         write(writer, key, tensor, *place)
 
@@ -148,7 +148,7 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
         if setup.parallel.pp == 1:
             figures |= generation(setup, model, rank.ledger)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
-        PieceWriter.write = noted  # type: ignore[method-assign]
+        TorchDistWriter.write = noted  # type: ignore[method-assign]
         rank.ledger.clear()
         saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))
         saver.finish()

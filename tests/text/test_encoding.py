@@ -15,7 +15,7 @@ import pytest
 
 import aspo_megatron
 from aspo_megatron.evaluation.evaluator import summarize
-from aspo_megatron.evaluation.results import About, ResultFile
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile
 from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.sample_file import read_samples
@@ -56,9 +56,9 @@ def test_text_is_read_back_the_same(kind: str, tmp_path: Path) -> None:
     assert json.loads(line) == {text: [text, {"a": text}]}
     records = [record(text, index) for index in range(2)]
     summarize(records, 1, (1,)).write(tmp_path / "step-000001.jsonl")
-    about = About(text, text, 2, 1, (1,), {"model": text})
+    description = EvaluationDescription(text, text, 2, 1, (1,), {"model": text})
     for part in (records[:1], records[1:]):  # the second time it is gone on with
-        with ResultFile(tmp_path / "results.jsonl", about) as results:
+        with ResultFile(tmp_path / "results.jsonl", description) as results:
             results.append(part)
             read = list(results.records())
     with Recorder(tmp_path, tensorboard=False) as recorder:
@@ -73,8 +73,8 @@ WRITES = r"""
 import sys
 from pathlib import Path
 from aspo_megatron.config.io import load_config, save_config
-from aspo_megatron.evaluation.results import About, ResultFile, read_scores
-from aspo_megatron.evaluation.job import EvalJob, EvalPlan
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, read_scores
+from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet
 from aspo_megatron.evaluation.evaluator import summarize
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.page import html_page, write_page
@@ -83,9 +83,9 @@ from tests.text.test_encoding import TEXTS, record
 
 folder, name = Path(sys.argv[1]), "na\xefve \u4e2d\u6587 \U0001f600"
 text = "|".join(TEXTS.values())
-about = About(text, text, 1, 1, (1,), {"model": text})
+description = EvaluationDescription(text, text, 1, 1, (1,), {"model": text})
 for _ in range(2):
-    with ResultFile(folder / "results.jsonl", about) as results:
+    with ResultFile(folder / "results.jsonl", description) as results:
         if not results.complete:
             results.append([record(text)])
 assert read_scores(folder / "results.scores.json")["model"] == text
@@ -96,9 +96,9 @@ words = ["model.path=m", "data.train={kind: jsonl, path: x}", f"data.template={n
 config = load_config(None, [f"output_dir={folder}/{name}", *words])
 save_config(config, folder / "config.yaml")
 assert load_config(folder / "config.yaml") == config
-plan = EvalPlan(name, False, (EvalJob(name, folder / name, "train", folder / name),))
-plan.write(folder / "plan.json")
-assert EvalPlan.read(folder / "plan.json") == plan
+job = EvaluationJob(name, False, (ProblemSet(name, folder / name, "train", folder / name),))
+job.write(folder / "job.json")
+assert EvaluationJob.read(folder / "job.json") == job
 write_page(folder / "page.html", html_page(text, "", ""))
 show(text)
 """

@@ -16,7 +16,7 @@ from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.benchmarks import Wanted, write_problems
-from aspo_megatron.evaluation.results import About, ResultFile, read_scores
+from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, read_scores
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished
@@ -25,7 +25,7 @@ from aspo_megatron.metrics.wandb_run import _id_of
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
-from aspo_megatron.rollout.sglang.local_servers import read_api_key
+from aspo_megatron.rollout.sglang.key import read_api_key
 from aspo_megatron.yaml_text import read_yaml
 from tests.plots.made_runs import write_run
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(60)
 SCORES: dict[str, Any] = {
     "benchmark": "b", "model": "m", "complete": True, "problems": 2, "samples": 4, "right": [1, 4], "identity": {},
 }  # fmt: skip
-ABOUT = About("b", "m", 2, 1, (1,), {})
+DESCRIPTION = EvaluationDescription("b", "m", 2, 1, (1,), {})
 LINE = {"index": 0, "reward": 1.0, "tokens": 3, "finish_reason": "stop"}
 
 
@@ -123,16 +123,16 @@ def test_summaries_of_another_kind(summary: object, finished: bool, tmp_path: Pa
 )  # fmt: skip
 def test_responses_of_another_kind(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with ResultFile(path, ABOUT) as results:
+    with ResultFile(path, DESCRIPTION) as results:
         results.append([LINE])
     path.write_text(json.dumps(LINE | changes) + "\n")
     with one_line_that_names(path):
-        ResultFile(path, ABOUT)
+        ResultFile(path, DESCRIPTION)
 
 
 def beside(folder: Path) -> None:
     (folder / "b.jsonl").write_text(json.dumps(LINE) + "\n")
-    ResultFile(folder / "b.jsonl", ABOUT)
+    ResultFile(folder / "b.jsonl", DESCRIPTION)
 
 
 def differences(folder: Path) -> None:
@@ -142,7 +142,7 @@ def differences(folder: Path) -> None:
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "scores": ("a.scores.json", lambda folder: read_scores(folder / "a.scores.json")),
-    "responses": ("a.jsonl", lambda folder: ResultFile(folder / "a.jsonl", ABOUT)),
+    "responses": ("a.jsonl", lambda folder: ResultFile(folder / "a.jsonl", DESCRIPTION)),
     "scores beside responses": ("b.scores.json", beside),
     "metrics": ("metrics.jsonl", lambda folder: read_metrics(folder / "metrics.jsonl")),
     "a run to draw": ("metrics.jsonl", lambda folder: read_series([folder], {})),
@@ -271,8 +271,8 @@ def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: py
     told: list[str] = []
     assert len(read_samples(tmp_path, warn=told.append).samples) == 2
     assert "damaged, no response; left out" in told[0]
-    with ResultFile(tmp_path / "a.jsonl", ABOUT) as results:
+    with ResultFile(tmp_path / "a.jsonl", DESCRIPTION) as results:
         results.append([LINE])
     (tmp_path / "a.jsonl").write_text(f"{long}\n")
     with one_line_that_names(tmp_path / "a.jsonl"):
-        ResultFile(tmp_path / "a.jsonl", ABOUT)
+        ResultFile(tmp_path / "a.jsonl", DESCRIPTION)

@@ -162,7 +162,7 @@ def nbytes(entry: Entry) -> int:
 
 
 def write_file(
-    path: Path, header: bytes, read: Callable[[Entry], Sequence[Tensor]], done: Callable[[int], None]
+    path: Path, header: bytes, read: Callable[[Entry], Sequence[Tensor]], on_bytes: Callable[[int], None]
 ) -> None:
     """Write the file that `header` describes.
 
@@ -170,7 +170,7 @@ def write_file(
         path: the file.
         header: see `make_header`.
         read: gives a tensor, as the parts that it is the concatenation of along dim 0.
-        done: hears of the bytes that are written.
+        on_bytes: called with the number of bytes written.
 
     Raises:
         CheckpointError: a tensor is of another shape or precision than the header says.
@@ -184,7 +184,7 @@ def write_file(
             _check(entry, parts)
             for part in parts:
                 file.write(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            done(nbytes(entry))
+            on_bytes(nbytes(entry))
         file.flush()
         os.fsync(file.fileno())
 

@@ -13,19 +13,19 @@ from aspo_megatron.checkpoint.states.writer import discard
 from aspo_megatron.checkpoint.torch_dist.parts import PARTIAL, complete_left, remove
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import plain_errors, to_disk, write_whole
+from aspo_megatron.folders import CHECKPOINTS, EXPORTS, LATEST, START, step_name
 from aspo_megatron.foreign_text import one_line
 
 _NAME = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,15})")
-_LATEST = "latest"
 _REMOVED = ".removed"
 _REFUSED = ".refused"
-_OWN = re.compile(rf"(?:{_NAME.pattern}|start|{_LATEST})(?:{re.escape(PARTIAL)}|{re.escape(_REMOVED)})")
+_OWN = re.compile(rf"(?:{_NAME.pattern}|{START}|{LATEST})(?:{re.escape(PARTIAL)}|{re.escape(_REMOVED)})")
 """What an ended run leaves half-written or half-removed."""
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Where the state after a step is."""
-    return run / "checkpoints" / f"step-{step:06d}"
+    return run / CHECKPOINTS / step_name(step)
 
 
 def saved_steps(run: Path) -> list[int]:
@@ -34,9 +34,9 @@ def saved_steps(run: Path) -> list[int]:
     Raises:
         OSError: they cannot be listed, as on a disk that is not there.
     """
-    if not os.path.lexists(run / "checkpoints"):
+    if not os.path.lexists(run / CHECKPOINTS):
         return []
-    names = os.listdir(run / "checkpoints")
+    names = os.listdir(run / CHECKPOINTS)
     steps = (int(name.removeprefix("step-")) for name in names if _NAME.fullmatch(name))
     return sorted(steps, reverse=True)
 
@@ -48,7 +48,7 @@ def publish(run: Path, step: int, keep: int) -> str | None:
         What of it could not be done. Nothing is removed that `latest` may name.
     """
     folder = step_folder(run, step)
-    latest = folder.with_name(_LATEST)
+    latest = folder.with_name(LATEST)
     try:
         with plain_errors(latest):
             to_disk(folder.parent)
@@ -85,7 +85,7 @@ def listed(run: Path) -> tuple[list[int], str | None]:
 
     A run whose states are out of sight (a disk that is not mounted, a folder moved away) is not to begin again.
     """
-    latest = run / "checkpoints" / _LATEST
+    latest = run / CHECKPOINTS / LATEST
     try:
         steps = saved_steps(run)
     except OSError as error:
@@ -116,11 +116,11 @@ def tidy(run: Path, warn: Callable[[str], None]) -> None:
         except OSError as error:
             why = one_line(error.strerror or error)
             warn(f"warning: {one_line(folder)} is left as it is ({why}); the next start looks at it again")
-    for path in (*_left(run, _REMOVED), *run.glob(f"exports/*{PARTIAL}"), *run.glob(f"*{PARTIAL}")):
+    for path in (*_left(run, _REMOVED), *run.glob(f"{EXPORTS}/*{PARTIAL}"), *run.glob(f"*{PARTIAL}")):
         with contextlib.suppress(OSError):
             remove(path)
 
 
 def _left(run: Path, suffix: str) -> list[Path]:
     """What a run has left among its states under a name of its own; other files there are somebody's."""
-    return [path for path in sorted((run / "checkpoints").glob(f"*{suffix}")) if _OWN.fullmatch(path.name)]
+    return [path for path in sorted((run / CHECKPOINTS).glob(f"*{suffix}")) if _OWN.fullmatch(path.name)]

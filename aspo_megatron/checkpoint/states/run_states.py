@@ -22,12 +22,13 @@ from aspo_megatron.checkpoint.states.sharded_state import (
     optimizer_shards,
     wanted_weights,
 )
-from aspo_megatron.checkpoint.states.trainer_state import STATE_FILE, TrainerState, counters, read_state, state_refusal
-from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
+from aspo_megatron.checkpoint.states.trainer_state import TrainerState, counters, read_state, state_refusal
+from aspo_megatron.checkpoint.states.writer import CheckpointDescription, CheckpointWriter
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import RUN_CONFIG, STATE_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.host_copies import HostCopies
@@ -46,7 +47,7 @@ class StateSaver:
         self, config: RunConfig, family: Family, model: PolicyModel, optimizer: Optimizer, warn: Callable[[str], None]
     ) -> None:
         self._config, self._model, self._optimizer, self._warn = config, model, optimizer, warn
-        self._about = About(family, config.model.path, config.parallel)
+        self._description = CheckpointDescription(family, config.model.path, config.parallel)
         self._leads = dist.get_rank() == 0
         self._copies = HostCopies(model.topology.platform.device) if config.checkpoint.async_save else None
         self._pending: tuple[int, CheckpointWriter] | None = None
@@ -79,11 +80,11 @@ class StateSaver:
         content = asdict(state) | {"optimizer": self._optimizer.counters(), "ranks": dist.get_world_size()}
         shared: dict[str, bytes | Path] = {
             STATE_FILE: json.dumps(content, indent=1).encode(),
-            "config.yaml": self._config.output_dir / "config.yaml",
+            RUN_CONFIG: self._config.output_dir / RUN_CONFIG,
         }
         own = {rng_state.random_file(dist.get_rank()): rng_state.capture()}
         shards = chain(model_shards(self._model), optimizer_shards(self._model, self._optimizer))
-        writer = CheckpointWriter(folder, self._about)
+        writer = CheckpointWriter(folder, self._description)
         self._pending = state.step, writer
         if self._copies is not None:
             self._copies.restart()
@@ -119,7 +120,7 @@ class StateSaver:
 
     def _makes_way(self, folder: Path, step: int) -> bool:
         """Whether what has the name of a state is none, and was given another, so that the state can be written."""
-        if step == self._whole or state_refusal(self._config, self._about.family, folder) is None:
+        if step == self._whole or state_refusal(self._config, self._description.family, folder) is None:
             self._publish(step)
             return False
         error = from_leader(attempt(lambda: set_aside(folder)) if self._leads else None)
@@ -146,7 +147,7 @@ def find_state(
     Args:
         config: the run's.
         family: the model's.
-        warn: hears which states are refused, and why.
+        warn: is told which states are refused, and why.
         unusable: states that are refused already, and why.
 
     Raises:

@@ -17,7 +17,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 from torch import Tensor
 
-from aspo_megatron.checkpoint.torch_dist.reader import PieceReader
+from aspo_megatron.checkpoint.torch_dist.reader import TorchDistReader
 from aspo_megatron.checkpoint.torch_dist.tensor_names import OPTIMIZER, checkpoint_keys
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.parallel.grid.exchange import gather
@@ -84,7 +84,7 @@ def load_model(model: PolicyModel, folder: Path) -> None:
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    with _together(folder, lambda: PieceReader(folder, model.family)) as reader:
+    with _together(folder, lambda: TorchDistReader(folder, model.family)) as reader:
         _together(folder, lambda: _fill(reader, [sharded for _, sharded in _sharded_parameters(model)]))
 
 
@@ -95,13 +95,13 @@ def load_optimizer(model: PolicyModel, optimizer: Optimizer, counters: dict[str,
         CheckpointError: a tensor is missing or of another shape.
     """
     if counters["updates"]:
-        with _together(folder, lambda: PieceReader(folder, model.family)) as reader:
+        with _together(folder, lambda: TorchDistReader(folder, model.family)) as reader:
             for name in optimizer.state_names():
                 _load_states(model, optimizer, name, reader, folder)
     optimizer.load_counters(counters)
 
 
-def _load_states(model: PolicyModel, optimizer: Optimizer, name: str, reader: PieceReader, folder: Path) -> None:
+def _load_states(model: PolicyModel, optimizer: Optimizer, name: str, reader: TorchDistReader, folder: Path) -> None:
     wholes: dict[Tensor, Tensor] = {}
     wanted = []
     for parameter, sharded in _sharded_parameters(model):
@@ -127,7 +127,7 @@ def _together(folder: Path, read: Callable[[], T]) -> T:
     return result[0]
 
 
-def _fill(reader: PieceReader, wanted: Iterable[ShardedTensor | ShardedTensorFactory]) -> None:
+def _fill(reader: TorchDistReader, wanted: Iterable[ShardedTensor | ShardedTensorFactory]) -> None:
     """Read the tensors of `wanted`, in place.
 
     Raises:

@@ -13,18 +13,16 @@ from aspo_megatron.checkpoint import told
 from aspo_megatron.checkpoint.refusal import refusal
 from aspo_megatron.checkpoint.states.folders import attempt, set_aside
 from aspo_megatron.checkpoint.states.sharded_state import load_model, model_shards, wanted_weights
-from aspo_megatron.checkpoint.states.writer import About, CheckpointWriter
+from aspo_megatron.checkpoint.states.writer import CheckpointDescription, CheckpointWriter
 from aspo_megatron.config import RunConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
+from aspo_megatron.folders import CHECKPOINTS, ORIGIN_FILE, START
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.reading import read_json
-
-START = "start"
-_ORIGIN_FILE = "origin.json"
 
 
 def save_start(
@@ -37,14 +35,14 @@ def save_start(
         family: the model's.
         model: has the weights.
         weights: hash of those of `model.path`, which they were made of.
-        warn: hears that they could not be kept.
+        warn: is told that they could not be kept.
     """
-    folder = config.output_dir / "checkpoints" / START
+    folder = config.output_dir / CHECKPOINTS / START
     if from_leader(os.path.lexists(folder)):
         return
-    writer = CheckpointWriter(folder, About(family, config.model.path, config.parallel))
+    writer = CheckpointWriter(folder, CheckpointDescription(family, config.model.path, config.parallel))
     origin = json.dumps({"weights": weights}, indent=1).encode()
-    writer.begin(model_shards(model), {_ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
+    writer.begin(model_shards(model), {ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
     error = writer.complete() or from_leader(attempt(lambda: to_disk(folder.parent)))
     if error is not None:
         then = "the run goes on, and does the warm-up again if it is resumed"
@@ -61,12 +59,12 @@ def load_start(
         family: the model's.
         model: gets the weights.
         weights: hash of those that they must have been made of; "" if that does not matter any more.
-        warn: hears that they are damaged, and set aside.
+        warn: is told that they are damaged, and set aside.
 
     Raises:
         CheckpointError: they were made of others, or are damaged and cannot be set aside.
     """
-    folder = config.output_dir / "checkpoints" / START
+    folder = config.output_dir / CHECKPOINTS / START
     if not from_leader(os.path.lexists(folder)):
         return False
     reason = refusal(folder, family)
@@ -101,7 +99,7 @@ def _origin(folder: Path) -> str:
     Raises:
         CheckpointError: it is damaged.
     """
-    path = folder / _ORIGIN_FILE
+    path = folder / ORIGIN_FILE
     if not path.is_file():
         return ""
     try:

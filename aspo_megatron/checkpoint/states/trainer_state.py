@@ -13,16 +13,15 @@ from aspo_megatron.checkpoint.states import rng_state
 from aspo_megatron.checkpoint.states.folders import step_folder
 from aspo_megatron.checkpoint.torch_dist.manifest import Manifest
 from aspo_megatron.config import RunConfig
-from aspo_megatron.config.io import RUN_CONFIG, load_config
+from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, ConfigError
+from aspo_megatron.folders import RUN_CONFIG, STATE_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import differing_keys
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.update.moments import MOMENTS
 from aspo_megatron.parallel.update.optimizer import MAIN_WEIGHT
 from aspo_megatron.reading import parse_json, read_bytes
-
-STATE_FILE = "state.json"
 
 _LAST_STEP = 10**16 - 1
 """The last that the name of a folder has room for."""

@@ -23,7 +23,7 @@ from aspo_megatron.checkpoint.states.sharded_state import Shard, Sizes
 from aspo_megatron.checkpoint.torch_dist.manifest import PARTS, FileEntry, model_identity, write_durably
 from aspo_megatron.checkpoint.torch_dist.parts import PARTIAL, Holds, Part, finish_parts, give_name, remove, write_part
 from aspo_megatron.checkpoint.torch_dist.sidecar import sidecar_files
-from aspo_megatron.checkpoint.torch_dist.writer import Piece, PieceWriter
+from aspo_megatron.checkpoint.torch_dist.writer import TensorPiece, TorchDistWriter
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import SIDECAR
@@ -33,8 +33,8 @@ from aspo_megatron.parallel.grid.exchange import from_leader, gather
 
 
 @dataclass(frozen=True)
-class About:
-    """What a checkpoint says of its model. `model_folder`: whose tokenizer and so on are kept with it."""
+class CheckpointDescription:
+    """The model that a checkpoint is of. `model_folder`: whose tokenizer and so on are kept with it."""
 
     family: Family
     model_folder: Path
@@ -49,10 +49,10 @@ class About:
 class CheckpointWriter:
     """One checkpoint in the making. Every method is a collective, except `is_written`."""
 
-    def __init__(self, folder: Path, about: About) -> None:
+    def __init__(self, folder: Path, description: CheckpointDescription) -> None:
         """`folder`: the place it gets when it is complete."""
         self.folder = folder
-        self._about = about
+        self._description = description
         self._partial = folder.with_name(folder.name + PARTIAL)
         self._leads = dist.get_rank() == 0
         self._attempt = from_leader(uuid.uuid4().hex)
@@ -153,7 +153,7 @@ class CheckpointWriter:
 
     def _write(self, shards: Iterable[Shard], files: Mapping[str, bytes | Path]) -> None:
         written = _Written(self._partial)
-        self._try(partial(written.begin, files, self._about.model_folder if self._leads else None))
+        self._try(partial(written.begin, files, self._description.model_folder if self._leads else None))
         for shard in shards:  # what drawing raises is raised: the other ranks wait for this one
             self._try(partial(written.add, shard))
             del shard  # the next tensor is made before this name is given to it
@@ -166,7 +166,9 @@ class CheckpointWriter:
         there = [(piece.key, piece.dtype, piece.whole, piece.offset, piece.size) for piece in pieces]
         if there != self._drawn:
             raise CheckpointError(f"{len(there)} of {len(self._drawn)} pieces of tensors were written")
-        part = Part(self._attempt, dist.get_world_size(), dist.get_rank(), self._about.holds(), written.entries, pieces)
+        part = Part(
+            self._attempt, dist.get_world_size(), dist.get_rank(), self._description.holds(), written.entries, pieces
+        )
         write_part(self._partial, part)
         self._part = part
 
@@ -189,7 +191,7 @@ class _Written:
     def __init__(self, folder: Path) -> None:
         self.entries: dict[str, FileEntry] = {}
         self._folder = folder
-        self._writer: PieceWriter | None = None
+        self._writer: TorchDistWriter | None = None
 
     def begin(self, files: Mapping[str, bytes | Path], model_folder: Path | None) -> None:
         """Write the small files, also those beside the weights of `model_folder`, and open that of tensors."""
@@ -200,14 +202,14 @@ class _Written:
             (self._folder / name).parent.mkdir(exist_ok=True)
             data = content.read_bytes() if isinstance(content, Path) else content
             self.entries[name] = write_durably(self._folder / name, data)
-        self._writer = PieceWriter(self._folder, dist.get_rank())
+        self._writer = TorchDistWriter(self._folder, dist.get_rank())
 
     def add(self, shard: Shard) -> None:
         """Append a tensor."""
         assert self._writer is not None
         self._writer.write(shard.key, shard.tensor, shard.whole, shard.offset)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[TensorPiece]:
         """What was appended: the disk has it now."""
         assert self._writer is not None
         self._writer.close(durable=True)

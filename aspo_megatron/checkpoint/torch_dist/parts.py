@@ -26,7 +26,7 @@ from aspo_megatron.checkpoint.torch_dist.manifest import (
     write_manifest,
 )
 from aspo_megatron.checkpoint.torch_dist.torch_file import DTYPES
-from aspo_megatron.checkpoint.torch_dist.writer import Piece, is_piece_file, write_index
+from aspo_megatron.checkpoint.torch_dist.writer import TensorPiece, is_piece_file, write_index
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST
@@ -54,7 +54,7 @@ class Part:
     rank: int
     holds: Holds
     files: dict[str, FileEntry]
-    pieces: list[Piece]
+    pieces: list[TensorPiece]
 
 
 def write_part(folder: Path, part: Part) -> None:
@@ -199,11 +199,11 @@ def _part(content: Any) -> Part:
     )
 
 
-def _piece(value: Any) -> Piece:
+def _piece(value: Any) -> TensorPiece:
     piece = told.mapping(value, "a piece")
     whole, offset, size = (tuple(told.wholes(piece, name)) for name in ("whole", "offset", "size"))
     dtype, file = DTYPES.get(told.text(piece, "dtype")), told.text(piece, "file")
     if dtype is None or not is_piece_file(file):
         raise ValueError("a piece of no tensor")
     start, length = told.whole(piece, "start"), told.whole(piece, "length")
-    return Piece(told.text(piece, "key", 1000), dtype, whole, offset, size, file, start, length)
+    return TensorPiece(told.text(piece, "key", 1000), dtype, whole, offset, size, file, start, length)

@@ -1,4 +1,4 @@
-"""Reads tensors in megatron's `torch_dist` format (see `tensors`) by name, without loading more than is asked for.
+"""Reads tensors in megatron's `torch_dist` format (see `writer`) by name, without loading more than is asked for.
 
 Such a folder may come from anybody: index and pieces are read as data (`plain_pickle`), not with torch's or megatron's
 own readers, which take a pickle's word for what to call.
@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.metadata import (
 
 from aspo_megatron.checkpoint.told import shown
 from aspo_megatron.checkpoint.torch_dist.index_file import MEMORY_OF_A_BYTE, index_memory, parse_index
-from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
 from aspo_megatron.checkpoint.torch_dist.torch_file import ReadAt, StoredTensor, find_tensor, holds_nothing
 from aspo_megatron.checkpoint.torch_dist.writer import check_cover, is_piece_file
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import COMMON_FILE, TENSOR_INDEX
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import refuse_links_out
@@ -38,7 +38,7 @@ from aspo_megatron.reading import read_bytes
 _LARGEST_COMMON = 1 << 16
 
 
-class PieceReader:
+class TorchDistReader:
     """The global tensors of a checkpoint, read by name. Use as a context manager."""
 
     def __init__(self, folder: Path, family: Family) -> None:
@@ -224,7 +224,7 @@ def read_index(folder: Path, weights: int) -> Metadata:
     Raises:
         CheckpointError: there is none, it is damaged, says more, or holds anything but the description of tensors.
     """
-    index = _parsed(folder / INDEX, index_memory(weights))
+    index = _parsed(folder / TENSOR_INDEX, index_memory(weights))
     sizes: dict[str, int | None] = {}
     for key, whole in index.state_dict_metadata.items():
         assert isinstance(whole, TensorStorageMetadata)
@@ -279,7 +279,7 @@ def check_common(folder: Path) -> None:
     Raises:
         CheckpointError: it is not, or it cannot be read.
     """
-    path = folder / COMMON
+    path = folder / COMMON_FILE
     content = read_bytes(path, CheckpointError, _LARGEST_COMMON)
     try:
         empty = holds_nothing(content)

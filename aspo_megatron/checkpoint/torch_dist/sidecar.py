@@ -12,12 +12,6 @@ from aspo_megatron.folders import SIDECAR, checkpoint_around
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_foreign_file
 
-INDEX = ".metadata"
-"""Name of the index of a megatron checkpoint's tensors."""
-
-COMMON = "common.pt"
-"""What megatron keeps of a checkpoint besides tensors: nothing."""
-
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
 _PICKLES = (".pkl", ".pickle", ".ckpt", ".npy", ".npz")
 """Read by nothing here; who is given a folder may read them."""

@@ -36,8 +36,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aspo_megatron.checkpoint.torch_dist.manifest import FileEntry, write_durably
-from aspo_megatron.checkpoint.torch_dist.sidecar import COMMON, INDEX
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import COMMON_FILE, FORMAT_FILE, TENSOR_INDEX
 
 _MOST_DIMS = 8
 _MOST_CORNERS = 2**22
@@ -47,7 +47,7 @@ _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """A piece of a global tensor: what it is called there, where it begins in it, and where its bytes are."""
 
     key: str
@@ -70,7 +70,7 @@ def is_piece_file(name: str) -> bool:
     return _PIECE_FILE.fullmatch(name) is not None
 
 
-class PieceWriter:
+class TorchDistWriter:
     """Writes one rank's file. `pieces` and `entry` are what the index and the manifest want of it."""
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -79,7 +79,7 @@ class PieceWriter:
         Raises:
             OSError: it cannot be written.
         """
-        self.pieces: list[Piece] = []
+        self.pieces: list[TensorPiece] = []
         self.name = piece_file(rank)
         self._file = _HashingFile(folder / self.name)
 
@@ -109,7 +109,7 @@ class PieceWriter:
         torch.save(tensor, self._file)  # type: ignore[arg-type]
         length = self._file.tell() - start
         self.pieces.append(
-            Piece(key, tensor.dtype, tuple(whole), tuple(offset), tuple(tensor.shape), self.name, start, length)
+            TensorPiece(key, tensor.dtype, tuple(whole), tuple(offset), tuple(tensor.shape), self.name, start, length)
         )
 
 
@@ -165,7 +165,7 @@ def without_crc() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def write_index(folder: Path, pieces: Iterable[Piece]) -> dict[str, FileEntry]:
+def write_index(folder: Path, pieces: Iterable[TensorPiece]) -> dict[str, FileEntry]:
     """Write what makes the files of all ranks one checkpoint: durable files, which are returned.
 
     Raises:
@@ -191,9 +191,9 @@ def write_index(folder: Path, pieces: Iterable[Piece]) -> dict[str, FileEntry]:
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     common = {"common_backend": "torch", "common_backend_version": 1}
     contents = {
-        INDEX: pickle.dumps(metadata),
-        COMMON: nothing.getvalue(),
-        "metadata.json": json.dumps(backend | common).encode(),
+        TENSOR_INDEX: pickle.dumps(metadata),
+        COMMON_FILE: nothing.getvalue(),
+        FORMAT_FILE: json.dumps(backend | common).encode(),
     }
     return {name: write_durably(folder / name, content) for name, content in contents.items()}
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.words import OnBad
-from aspo_megatron.data.records import Gathering, Record, Records
+from aspo_megatron.data.records import Gathering, ProblemRecord, Records
 from aspo_megatron.data.sources.files import expanded, file_rows, has_known_suffix, source_files, stem_of
 from aspo_megatron.data.sources.jsonl import show
 from aspo_megatron.data.sources.rows import BadRowError, RowTaker, Taken
@@ -21,7 +21,7 @@ from aspo_megatron.foreign_text import one_line
 
 _Row = TypeVar("_Row")
 
-__all__ = ["Record", "Records", "read_source"]
+__all__ = ["ProblemRecord", "Records", "read_source"]
 
 _ROWS_BETWEEN_REPORTS = 4096
 

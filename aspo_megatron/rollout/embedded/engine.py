@@ -25,9 +25,10 @@ from aspo_megatron.parallel.device.host_memory import to_device
 from aspo_megatron.rollout.embedded.batch_tokens import most_rows, most_tokens
 from aspo_megatron.rollout.embedded.empty_model import empty_model
 from aspo_megatron.rollout.embedded.kv_cache import cache_name, decode_cache, takes_masks
+from aspo_megatron.rollout.embedded.sampling import sample_tokens
 from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
-from aspo_megatron.rollout.stop_rule import EndRule, end_of_sequence_ids
+from aspo_megatron.rollout.stop_rule import StopRule, end_of_sequence_ids
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN's, PyTorch's first choice on Hopper: it makes a plan for each number of keys, 60 ms for each token."""
@@ -107,7 +108,7 @@ class EmbeddedEngine:
     ) -> list[list[Sample]]:
         self._check_weights()
         results: dict[int, list[Sample]] = {}
-        rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
+        rule = StopRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling):
             rows = _Rows(self._model, self._device, rule, sampling, [requests[i] for i in batch])
             rows.run()
@@ -161,11 +162,11 @@ class _Rows:
         self,
         model: PreTrainedModel,
         device: torch.device,
-        end_rule: EndRule,
+        stop_rule: StopRule,
         sampling: SamplingConfig,
         requests: Sequence[Request],
     ) -> None:
-        self._model, self._device, self._end_rule, self._sampling = model, device, end_rule, sampling
+        self._model, self._device, self._stop_rule, self._sampling = model, device, stop_rule, sampling
         self._cache_name = cache_name(model)
         self._requests = requests
         self._rows = [_Row(request) for request in requests for _ in range(request.count)]
@@ -256,7 +257,7 @@ class _Rows:
         for row, token, log_prob in zip(rows, *both.cpu().tolist(), strict=True):
             row.tokens.append(int(token))
             row.log_probs.append(log_prob)
-            if self._end_rule.ends(row.tokens):
+            if self._stop_rule.ends(row.tokens):
                 row.finish = "stop"
             elif len(row.tokens) == self._sampling.max_response_tokens:
                 row.finish = "length"
@@ -274,37 +275,3 @@ class _Rows:
             weight_version=version,
             finish_reason=row.finish,
         )
-
-
-def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """One token per row by inverting the cumulative distribution at `uniforms`, and its log-prob.
-
-    Args:
-        logits: [rows, vocabulary].
-        uniforms: [rows], float64 in [0, 1).
-        sampling: temperature, top_p and top_k; temperature 0 takes the likeliest token.
-
-    Returns:
-        tokens [rows], int64, and log_softmax(logits / temperature) at them, [rows], fp32, before top-p and top-k.
-    """
-    logits = logits.float()
-    if sampling.temperature == 0:
-        tokens = logits.argmax(dim=-1)
-        return tokens, torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
-    log_probs = torch.log_softmax(logits / sampling.temperature, dim=-1)
-    probs = log_probs.double().exp()  # fp32 sums over a large vocabulary are off by more than a rare token's share
-    if sampling.top_k or sampling.top_p < 1.0:
-        probs = _truncate(probs, sampling)
-    cumulative = probs.cumsum(dim=-1)
-    thresholds = uniforms[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=logits.size(1) - 1)
-    return tokens[:, 0], log_probs.gather(1, tokens)[:, 0]
-
-
-def _truncate(probs: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Zero what top-k and top-p leave out: top-p keeps the fewest likeliest tokens that reach it."""
-    ordered, order = probs.sort(dim=-1, descending=True)
-    drop = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-    if sampling.top_k:
-        drop[:, sampling.top_k :] = True
-    return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)

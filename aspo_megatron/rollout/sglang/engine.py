@@ -16,23 +16,24 @@ from aspo_megatron.config import SamplingConfig, ServersConfig
 from aspo_megatron.data.samples import Sample, VersionSpan
 from aspo_megatron.errors import AgreedError, UserError
 from aspo_megatron.foreign_text import plain_logger
-from aspo_megatron.parallel.grid.exchange import from_leader, gather, rank
+from aspo_megatron.parallel.grid.exchange import from_leader, rank
 from aspo_megatron.rollout.client import Completion, ServerClient, ServerError
 from aspo_megatron.rollout.engine import MemoryTag, Request, ServersLostError, WhenComplete, checked
 from aspo_megatron.rollout.loop_thread import LoopThread
+from aspo_megatron.rollout.rounds import in_rounds
+from aspo_megatron.rollout.sglang.generation import SGLangGeneration
 from aspo_megatron.rollout.sglang.in_flight import InFlight, Response
 from aspo_megatron.rollout.sglang.memory import ServerMemory
-from aspo_megatron.rollout.sglang.partial_response import extended, untouched
+from aspo_megatron.rollout.sglang.partial_response import empty_response, extend
 from aspo_megatron.rollout.sglang.router import RouterClient
-from aspo_megatron.rollout.sglang.server_pool import Fleet, NoServerError
-from aspo_megatron.rollout.stop_rule import EndRule
+from aspo_megatron.rollout.sglang.server_pool import ServerPool
+from aspo_megatron.rollout.stop_rule import StopRule
 from aspo_megatron.rollout.weight_sync.checksums import disagreement
 from aspo_megatron.rollout.weight_sync.session import SyncResult, Transport, sync_weights
 
 logger = plain_logger(__name__)
 
 _PATIENCE_SECONDS = 1.0
-_ROUND_SECONDS = 20.0
 _LIKELIEST_ONLY = 1e-9
 
 
@@ -68,10 +69,11 @@ class SGLangEngine:
         self._config, self._transport, self._sizes = config, transport, sizes
         self._vocab_size, self._end_ids, self._tokenizer = vocab_size, end_ids, tokenizer
         self._loop = LoopThread("sglang requests")
-        self._session, self._fleet = self._loop.run(self._connect(urls, api_key))
-        # What the servers call their weights, and the version that these are, in order; the last may be on its way.
-        self._eras: list[tuple[str, int]] = [("-1", -1)]
-        self._era = 0
+        self._session, self._pool = self._loop.run(self._connect(urls, api_key))
+        # What the servers call their weights, and which version these are, in order; `_newest` is the place of what
+        # they have, after which there may be one on its way.
+        self._weight_versions: list[tuple[str, int]] = [("-1", -1)]
+        self._newest = 0
         self._run = ""  # in the names of versions: another run on these servers calls its weights otherwise
         self._in_flight: list[InFlight] = []
         self._memory = ServerMemory(self._loop)
@@ -91,18 +93,18 @@ class SGLangEngine:
         """
         self._run = self._run or from_leader(uuid.uuid4().hex[:8])
         name = f"{self._run}-{version}"
-        self._eras.append((name, version))
+        self._weight_versions.append((name, version))
         result = SyncResult((), 0)
         drawn = checked(tensors, self._sizes)
         if rank() == 0:
             bucket_bytes = self._config.bucket_mib << 20
-            result = sync_weights(self._loop, self._fleet.clients, self._transport, drawn, name, bucket_bytes)
+            result = sync_weights(self._loop, self._pool.clients, self._transport, drawn, name, bucket_bytes)
         else:
             for _ in drawn:
                 pass
         result = from_leader(result)
-        self._set_up(result.urls)
-        self._era = len(self._eras) - 1
+        self._mark_up(result.urls)
+        self._newest = len(self._weight_versions) - 1
         if not result.urls:
             raise ServersLostError(f"none of {self._names()} took the weights; what they answered is above")
         return {"sync/bytes": float(result.weight_bytes), "sync/servers": float(len(result.urls))}
@@ -119,7 +121,7 @@ class SGLangEngine:
         """
 
         async def ask() -> tuple[dict[str, str], list[str]]:
-            clients = self._fleet.clients
+            clients = self._pool.clients
             found = await asyncio.gather(*(client.version() for client in clients), return_exceptions=True)
             versions: dict[str, str] = {}
             faults: list[str] = []
@@ -138,10 +140,10 @@ class SGLangEngine:
         if len(set(versions.values())) > 1:
             named = ", ".join(f"{url} {version}" for url, version in versions.items())
             raise UserError(f"the servers have weights of different versions: {named}")
-        self._set_up(list(versions))
+        self._mark_up(list(versions))
         name = next(iter(versions.values()))
-        self._eras.append((name, 0))
-        self._era = len(self._eras) - 1
+        self._weight_versions.append((name, 0))
+        self._newest = len(self._weight_versions) - 1
         return name
 
     def generate(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[list[Sample]]:
@@ -162,10 +164,10 @@ class SGLangEngine:
                 raise UserError(
                     f"problem {request.problem.id}: its prompt has token {wrong[0]}, the model has {self._vocab_size}"
                 )
-        rule = EndRule(self._end_ids, sampling.stop, self._tokenizer)
+        rule = StopRule(self._end_ids, sampling.stop, self._tokenizer)
         # Those of a group have one home, which then has the prompt in its cache.
         responses = [
-            [Response(request, home, so_far) for so_far in request.begun or [untouched(request)] * request.count]
+            [Response(request, home, so_far) for so_far in request.begun or [empty_response(request)] * request.count]
             for home, request in enumerate(requests, start=rank())
         ]
         self._in_flight = [generation for generation in self._in_flight if not generation.done]
@@ -176,13 +178,13 @@ class SGLangEngine:
 
     def release_memory(self) -> None:
         """See `RolloutEngine`. A server that does not is left out until the next sync."""
-        released = from_leader(self._memory.release(self._fleet.up) if rank() == 0 else [])
-        self._set_up(released)
+        released = from_leader(self._memory.release(self._pool.up) if rank() == 0 else [])
+        self._mark_up(released)
 
     def resume_memory(self, what: MemoryTag) -> None:
         """See `RolloutEngine`. Servers that were started anew since have theirs."""
         if rank() == 0:
-            self._memory.resume(what, self._eras[self._era][0])
+            self._memory.resume(what, self._weight_versions[self._newest][0])
         from_leader(None)
 
     def prompt_log_probs(self, token_ids: Sequence[int]) -> dict[str, list[float]]:
@@ -196,7 +198,7 @@ class SGLangEngine:
                 return None
 
         async def ask() -> tuple[dict[str, list[float]], str | None]:
-            clients = self._fleet.up
+            clients = self._pool.up
             found = await asyncio.gather(*map(one, clients))
             answers = {c.url: log_probs for c, log_probs in zip(clients, found, strict=True) if log_probs is not None}
             return answers, await disagreement(clients, self._config.sync_timeout_seconds)
@@ -204,7 +206,7 @@ class SGLangEngine:
         answers, odd = from_leader(self._loop.run(ask()) if rank() == 0 else ({}, None))
         if odd is not None:
             raise AgreedError(odd)
-        self._set_up(list(answers))
+        self._mark_up(list(answers))
         if not answers:
             raise ServersLostError(f"none of {self._names()} computes log-probs; what they answered is above")
         return answers
@@ -212,104 +214,71 @@ class SGLangEngine:
     def await_servers(self, seconds: float) -> bool:
         """Whether some server answers within `seconds`."""
 
-        async def wait() -> bool:
+        async def wait(seconds: float) -> bool:
             async def one(client: ServerClient) -> None:
                 await asyncio.sleep(_PATIENCE_SECONDS)  # one that answers may refuse all the same
                 while not await client.ready():
                     await asyncio.sleep(_PATIENCE_SECONDS)
 
-            waiting = [asyncio.ensure_future(one(client)) for client in self._fleet.clients]
-            done, pending = await asyncio.wait(
-                waiting, timeout=min(seconds, _ROUND_SECONDS), return_when=asyncio.FIRST_COMPLETED
-            )
+            waiting = [asyncio.ensure_future(one(client)) for client in self._pool.clients]
+            done, pending = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
             return bool(done)
 
-        # In rounds, as the other ranks' patience with a collective has an end.
-        rounds = max(1, round(seconds / _ROUND_SECONDS))
-        return any(from_leader(self._loop.run(wait()) if rank() == 0 else False) for _ in range(rounds))
+        return in_rounds(lambda most: from_leader(self._loop.run(wait(most)) if rank() == 0 else False), seconds)
 
-    async def _connect(self, urls: Sequence[str], api_key: str | None) -> tuple[aiohttp.ClientSession, Fleet]:
+    async def _connect(self, urls: Sequence[str], api_key: str | None) -> tuple[aiohttp.ClientSession, ServerPool]:
         # A connection for each request: one that is kept may be closed by the server just as it is used again.
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
         clients = [ServerClient(url, session, api_key) for url in urls]
         config = self._config
         router = RouterClient(config.router, session, api_key, clients) if config.router else None
-        return session, Fleet(clients, config.concurrency, config.max_failures, config.attempts, router)
+        return session, ServerPool(clients, config.concurrency, config.max_failures, config.attempts, router)
 
-    def _set_up(self, urls: Sequence[str]) -> None:
-        async def set_up() -> None:
-            self._fleet.set_up(urls)
+    def _mark_up(self, urls: Sequence[str]) -> None:
+        async def mark_up() -> None:
+            self._pool.mark_up(urls)
 
-        self._loop.run(set_up())
+        self._loop.run(mark_up())
 
-    async def _one(self, response: Response, sampling: SamplingConfig, rule: EndRule) -> Sample:
+    async def _one(self, response: Response, sampling: SamplingConfig, rule: StopRule) -> Sample:
         """A response, made whole; or more of it, if it is cut off meanwhile."""
         prompt = [*response.request.problem.prompt_ids, *response.so_far.response_ids.tolist()]
         parameters = _sampling_parameters(sampling, self._end_ids, len(response.so_far.response_ids))
 
         async def ask(client: ServerClient) -> tuple[Completion, list[VersionSpan]]:
-            asked_in = self._era
+            asked_at = self._newest
             rid = uuid.uuid4().hex  # of a fixed length: servers abort by prefix
             with response.asking(client, rid):
                 completion = await client.generate(rid, prompt, parameters, self._config.request_timeout_seconds)
             if completion.finish == "abort" and not response.cut:
                 raise ServerError(client.url, "a response was aborted")
-            return completion, self._versions(completion, asked_in, client.url)
+            return completion, self._versions(completion, asked_at, client.url)
 
-        completion, spans = await self._fleet.ask(response.home, ask)
-        return extended(response.so_far, completion, spans, rule, sampling.max_response_tokens)
+        completion, spans = await self._pool.ask(response.home, ask)
+        return extend(response.so_far, completion, spans, rule, sampling.max_response_tokens)
 
-    def _versions(self, completion: Completion, asked_in: int, url: str) -> list[VersionSpan]:
+    def _versions(self, completion: Completion, asked_at: int, url: str) -> list[VersionSpan]:
         """The versions of a response's tokens: that in which it was asked for, and those that came meanwhile.
 
         Raises:
             ServerError: others made them, or it is not said which made which.
         """
-        eras = self._eras[asked_in:]
+        possible = self._weight_versions[asked_at:]
         spans = completion.spans
         if spans is None:
-            if len(set(eras)) > 1:
+            if len(set(possible)) > 1:
                 raise ServerError(url, "does not say which weights have made which token of a response")
             spans = ((completion.version, len(completion.token_ids)),)
-        known = dict(eras)
+        known = dict(possible)
         if not all(name in known for name, _ in spans):
             named = ", ".join(name for name, _ in spans)
             raise ServerError(url, f"answers with weights of version {named}, not {' or '.join(known)}")
         return [(known[name], count) for name, count in spans]
 
     def _names(self) -> str:
-        return ", ".join(client.url for client in self._fleet.clients)
-
-
-class SGLangGeneration:
-    """See `Generation`."""
-
-    def __init__(self, in_flight: InFlight, attempts: int, names: str) -> None:
-        self._in_flight, self._attempts, self._names = in_flight, attempts, names
-
-    def settle(self) -> None:
-        """See `Generation`."""
-        # In rounds, as the other ranks' patience with a collective has an end.
-        while not all(gather(self._in_flight.wait(_ROUND_SECONDS))):
-            pass
-
-    def finish(self) -> list[list[Sample]]:
-        """See `Generation`."""
-        self.settle()
-        groups: list[list[Sample]] = []
-        lost: str | None = None
-        try:
-            groups = self._in_flight.result()
-        except NoServerError:
-            lost = "all servers have failed"
-        except ServerError as fault:
-            lost = f"a response was asked for {self._attempts} times, the last time of {fault}"
-        reasons = [reason for reason in gather(lost) if reason is not None]
-        if reasons:
-            raise ServersLostError(f"{reasons[0]} ({self._names})")
-        return groups
+        return ", ".join(client.url for client in self._pool.clients)
 
 
 def _sampling_parameters(sampling: SamplingConfig, end_ids: frozenset[int], done: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Responses that servers are at while the caller does other things, and what becomes of those that are cut off."""
+"""Responses that servers make while the caller does other things, and what becomes of those that are cut off."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CutOffError(Exception):
 class Response:
     """One response as it is asked for. `so_far`: what there is of it, made by an earlier request or none.
 
-    `asked_of`: the server that is at it now, and the request's id there.
+    `asked_of`: the server that makes it now, and the request's id there.
     """
 
     request: Request
@@ -37,7 +37,7 @@ class Response:
 
     @contextlib.contextmanager
     def asking(self, client: ServerClient, rid: str) -> Iterator[None]:
-        """While a server is at it.
+        """While a server makes it.
 
         Raises:
             CutOffError: it is not to be asked for any more.

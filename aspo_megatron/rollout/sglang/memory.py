@@ -28,7 +28,7 @@ class ServerMemory:
         """Have servers that are idle give up weights and cache; the addresses of those that have."""
 
         async def one(client: ServerClient) -> None:
-            # A server that is at a request ends when it is asked to give up its memory.
+            # A server with an open request ends when it is asked to give up its memory.
             await client.post("/abort_request", {"rid": "", "abort_all": True}, _SECONDS)
             await client.post(f"/flush_cache?timeout={_IDLE_SECONDS}", {}, _SECONDS)
             await client.post("/release_memory_occupation", {"tags": ["kv_cache", "weights"]}, _SECONDS)

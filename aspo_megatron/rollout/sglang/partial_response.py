@@ -9,10 +9,10 @@ import numpy as np
 from aspo_megatron.data.samples import FinishReason, Sample, VersionSpan
 from aspo_megatron.rollout.client import Completion
 from aspo_megatron.rollout.engine import Request
-from aspo_megatron.rollout.stop_rule import EndRule
+from aspo_megatron.rollout.stop_rule import StopRule
 
 
-def untouched(request: Request) -> Sample:
+def empty_response(request: Request) -> Sample:
     """A response of no token yet."""
     return Sample(
         problem_id=request.problem.id,
@@ -26,8 +26,8 @@ def untouched(request: Request) -> Sample:
     )
 
 
-def extended(
-    so_far: Sample, completion: Completion, spans: Sequence[VersionSpan], rule: EndRule, max_tokens: int
+def extend(
+    so_far: Sample, completion: Completion, spans: Sequence[VersionSpan], rule: StopRule, max_tokens: int
 ) -> Sample:
     """A response with what a server has added to it, whose prompt was `so_far`.
 

@@ -21,5 +21,5 @@ class RouterClient(ServerClient):
         self._servers = servers
 
     async def abort(self, rid: str) -> None:
-        """See `ServerClient`. Routers do not forward this, and which server is at it is not known."""
+        """See `ServerClient`. Routers do not forward this, and which server makes it is not known."""
         await asyncio.gather(*(server.abort(rid) for server in self._servers))

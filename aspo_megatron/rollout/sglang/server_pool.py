@@ -28,12 +28,12 @@ class _Server:
     up: bool = False
     failures: int = 0
     asked: set[asyncio.Future[Any]] = field(default_factory=set)
-    """What it is at."""
+    """Requests that it has not answered yet."""
     given_up: set[asyncio.Future[Any]] = field(default_factory=set)
-    """What is not waited for any more, as it was left out meanwhile."""
+    """Requests that are not waited for any more, as it was left out meanwhile."""
 
-    def set_up(self, up: bool) -> None:
-        """Whether it gets requests; what it is at is given up if not."""
+    def mark_up(self, up: bool) -> None:
+        """Whether it gets requests; those that it has are given up if not."""
         self.up, self.failures = up, 0
         if not up:
             self.given_up |= self.asked
@@ -42,8 +42,8 @@ class _Server:
 
 
 @dataclass
-class Fleet:
-    """Several servers. Only those that are `up` get requests: a weight sync says which they are.
+class ServerPool:
+    """Servers that share the requests. Only those that are `up` get requests: a weight sync says which they are.
 
     A server that fails `max_failures` times in a row is left out until the next sync: it may have missed one.
     A `router` before them is asked first, while all of them are up, and the servers themselves if it fails.
@@ -67,16 +67,16 @@ class Fleet:
         """The servers that get requests."""
         return [server.client for server in self._servers if server.up]
 
-    def set_up(self, urls: Sequence[str]) -> None:
-        """These servers, and no others, have the present weights. What the others are at is asked elsewhere.
+    def mark_up(self, urls: Sequence[str]) -> None:
+        """These servers, and no others, have the present weights. Open requests of the others go elsewhere.
 
         To be called in the event loop.
         """
         for server in self._servers:
-            server.set_up(server.client.url in urls)
+            server.mark_up(server.client.url in urls)
         if self._front is not None:
             # It may choose any server: one without the weights, or paused, would get prompts.
-            self._front.set_up(all(server.up for server in self._servers))
+            self._front.mark_up(all(server.up for server in self._servers))
 
     async def ask(self, home: int, request: Callable[[ServerClient], Awaitable[T]]) -> T:
         """What a server answers: that of number `home`, so that what it has cached is used, or else another.

@@ -1,6 +1,6 @@
 """Giving servers new weights: streamed in buckets, to all at once, each on its own when it fails.
 
-A server is paused first, and the responses that it is at are computed anew from the weights' change on (`retract`);
+A server is paused first, and its open responses are computed anew from the weights' change on (`retract`);
 then come the buckets, the new version, and it goes on. How a bucket travels is up to a `Transport`.
 """
 
@@ -93,7 +93,7 @@ def sync_weights(
     sent = 0
     pending: Future[None] | None = None
     try:
-        for bucket in buckets(tensors, bucket_bytes) if transport.streams else [_Counted(tensors)]:
+        for bucket in buckets(tensors, bucket_bytes) if transport.streams else [CountedTensors(tensors)]:
             prepared = transport.prepare(bucket)
             sent += _size(bucket)
             if pending is not None:
@@ -121,8 +121,8 @@ def buckets(tensors: Iterable[tuple[str, Tensor]], limit_bytes: int) -> Iterator
         yield bucket
 
 
-class _Counted:
-    """Tensors that are drawn by somebody else; their size afterwards."""
+class CountedTensors:
+    """Tensors that a transport goes through by itself; `nbytes` is the size of those it has taken."""
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         self._tensors = tensors
@@ -134,8 +134,8 @@ class _Counted:
             yield name, tensor
 
 
-def _size(bucket: Bucket | _Counted) -> int:
-    return bucket.nbytes if isinstance(bucket, _Counted) else sum(tensor.nbytes for _, tensor in bucket)
+def _size(bucket: Bucket | CountedTensors) -> int:
+    return bucket.nbytes if isinstance(bucket, CountedTensors) else sum(tensor.nbytes for _, tensor in bucket)
 
 
 class _Session:

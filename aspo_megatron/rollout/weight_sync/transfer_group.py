@@ -94,7 +94,7 @@ class TransferGroup:
             self._stream.synchronize()
 
     def abandon(self) -> None:
-        """The server does not receive: end what NCCL is at, which may take long itself.
+        """The server does not receive: end what NCCL does, which may take long itself.
 
         Gloo ends by itself, with the connection or in time.
         """

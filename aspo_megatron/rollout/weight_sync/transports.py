@@ -1,4 +1,4 @@
-"""How weights get to a server: in requests, by a folder, or by a broadcast. See `weight_sync.Transport`."""
+"""How weights get to a server: in requests, by a folder, or by a broadcast. See `session.Transport`."""
 
 from __future__ import annotations
 

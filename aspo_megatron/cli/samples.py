@@ -1,0 +1,43 @@
+"""`aspo samples`: what a model has answered, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.streams import show
+
+
+def samples(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder, or a file of responses such as RUN/eval/step-000020.jsonl."),
+    ],
+    step: Annotated[int | None, typer.Option(help="Responses of this step alone.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Responses to this problem alone, by its id.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page here instead of printing.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="At most so many: the last that match.")] = 4,
+) -> None:
+    """Show sampled responses with reward, advantage and finish reason; tokens coloured by their gradient's weight.
+
+    Orange: pushed harder than REINFORCE would; blue: less; struck out: not at all. docs/plots.md tells more.
+
+    \b
+      aspo samples runs/quickstart --step 12
+      aspo samples runs/quickstart --problem chain_sum-0-7 --count 20 --html samples.html
+    """
+    from aspo_megatron.metrics.shown import shown_console
+    from aspo_megatron.plots.page import write_page
+    from aspo_megatron.plots.sample_file import read_samples
+    from aspo_megatron.plots.sample_view import print_samples, samples_page
+
+    selection = read_samples(run, step, problem, count)
+    if html is None:
+        print_samples(selection, shown_console(Console()))
+    else:
+        write_page(html, samples_page(f"Responses of {run}", selection))
+        show(f"page: {one_line(html)}")

@@ -1,0 +1,176 @@
+"""Starts an evaluation: settings and problems of each set, read and checked once, then the ranks that ask them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from aspo_megatron.config import ParallelConfig, RunConfig, SourceConfig
+from aspo_megatron.config.io import load_config, save_config
+from aspo_megatron.config.words import ProblemSide
+from aspo_megatron.data.sources.files import stem_of
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.evaluation import benchmarks
+from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet
+from aspo_megatron.evaluation.named_model import fetched_folder, label_of
+from aspo_megatron.evaluation.results import read_scores, scores_path
+from aspo_megatron.folders import LOGS
+from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.launcher import launch
+from aspo_megatron.launch.run_folder import refuse_links
+from aspo_megatron.streams import show
+
+SOME_FAILED_CODE = 3
+"""Exit code of an evaluation in which some responses could not be scored."""
+
+
+def start_evaluation(
+    model: str,
+    overrides: Sequence[str],
+    *,
+    benchmark: str | None,
+    problems: Path | None,
+    config: Path | None,
+    output: Path | None,
+    servers: Sequence[str],
+    label: str | None,
+    processes: int,
+) -> int:
+    """Evaluate a model on benchmarks, on a file of problems, or on a run's held-out problems; the exit code.
+
+    Args:
+        model: Hugging Face model folder, or a name on the Hub.
+        overrides: `key=value` words that replace the settings of `config`.
+        benchmark: names of benchmarks, see `benchmarks.parse`.
+        problems: file of problems.
+        config: of a run, whose settings and held-out problems are taken.
+        output: file for every response; of benchmarks a folder.
+        servers: addresses of SGLang servers that are asked as they are; none: the model is loaded here.
+        label: name of the model in tables; None: from its folder.
+        processes: how many ask, each their share.
+
+    Raises:
+        UserError: whatever cannot be used, named.
+    """
+    _check_options(benchmark, problems, config, output)
+    wanted = benchmarks.parse(benchmark) if benchmark is not None else []
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    common = [
+        f"model.path={fetched_folder(model)}",
+        "model.init=random" if servers else "model.init=pretrained",  # behind a server the weights are not read
+        f"parallel={ParallelConfig(dp=processes).model_dump_json()}",
+        f"platform.threads_per_rank={threads}",
+        "warmup.updates=0",
+        "platform.timeout_minutes=1440",  # processes wait for the one with the longest responses
+    ]
+    if servers:
+        common += ["rollout.engine=sglang", f"rollout.servers.addresses={json.dumps(servers)}"]
+    name = label or label_of(model)
+    with tempfile.TemporaryDirectory(prefix="aspo-eval-") as folder, ExitStack() as handed:
+        work = Path(folder)
+        if config is None:
+            common.append(f"output_dir={folder}")
+        prepare = _Preparation(work, config, output, name, bool(servers), common, overrides, handed)
+        sets = [prepare.benchmark(one) for one in wanted] if wanted else [prepare.own_problems(problems)]
+        job = work / "job.json"
+        EvaluationJob(name, bool(servers), tuple(sets)).write(job)
+        code = launch("aspo_megatron.evaluation.main", [str(job)], processes, threads, log_dir=work / LOGS)
+        return code or _failed_code(sets)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """Of a set of problems: its settings, its file of responses, and what the ranks read, checked.
+
+    `live`: servers have the weights. `common`: settings of every set; `overrides` are the user's. `handed`: keeps the
+    problems that are handed over.
+    """
+
+    work: Path
+    config: Path | None
+    output: Path | None
+    model: str
+    live: bool
+    common: Sequence[str]
+    overrides: Sequence[str]
+    handed: ExitStack
+
+    def benchmark(self, wanted: benchmarks.Wanted) -> ProblemSet:
+        """Of a benchmark, whose problems are fetched."""
+        problems = self.work / f"{wanted.name}.jsonl"
+        settings = [*self.common, *benchmarks.settings(wanted.benchmark, problems, _samples(self.overrides))]
+        # The sampling of evaluation is what counts here, under whichever name it is set.
+        sampling = [
+            text.replace("rollout.", "eval.", 1) for text in self.overrides if text.startswith("rollout.sampling.")
+        ]
+        own = [text for text in self.overrides if not text.startswith("rollout.sampling.")]
+        run = load_config(self.config, [*settings, *sampling, *own])
+        if wanted.file is None:
+            show(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
+        found = benchmarks.write_problems(wanted, problems, run.data.on_bad)
+        if found != wanted.benchmark.problems:
+            show(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
+        target = self.output or Path("evals") / self.model
+        read, there = self._checked(run, wanted.name)
+        return ProblemSet(wanted.name, read, "train", target / f"{wanted.name}.jsonl", there)
+
+    def own_problems(self, problems: Path | None) -> ProblemSet:
+        """Of a file of problems, or of a run's held-out ones."""
+        settings = list(self.common)
+        if problems is not None:
+            source = SourceConfig(kind="files", path=str(problems))
+            prompt, answer = benchmarks.plain_names(source, "--problems")
+            own = {"kind": "files", "path": str(problems), "prompt_field": prompt, "answer_field": answer}
+            settings += [f"data.train={json.dumps(own)}", "data.heldout=null"]
+            settings += ["data.heldout_fraction=0"]
+        run = load_config(self.config, [*settings, *self.overrides])
+        name = "held-out" if problems is None else stem_of(problems)
+        read, there = self._checked(run, name)
+        side: ProblemSide = "heldout" if problems is None else "train"
+        if self.output is None:
+            return ProblemSet(name, read, side, self.work / "responses" / f"{name}.jsonl", there, kept=False)
+        return ProblemSet(name, read, side, self.output, there)
+
+    def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
+        """Read all input once before any process starts; where the configuration is, and where the problems are."""
+        from aspo_megatron.inputs.handover import handed_over  # with torch, which what is refused above does without
+        from aspo_megatron.inputs.read import read_inputs
+
+        # Reading the input checks that the model's context has room for a response, by the length in `rollout`.
+        length = {"max_response_tokens": run.eval_sampling.max_response_tokens}
+        sampling = run.rollout.sampling.model_copy(update=length)
+        run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
+        if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
+            refuse_links(run.output_dir)
+        inputs = read_inputs(run, weights=not self.live)
+        if name == "held-out" and not inputs.heldout:
+            raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
+        path = self.work / f"{name}.yaml"
+        save_config(run, path)
+        return path, self.handed.enter_context(handed_over(inputs.train, inputs.heldout))
+
+
+def _check_options(benchmark: str | None, problems: Path | None, config: Path | None, output: Path | None) -> None:
+    if benchmark is None and problems is None and config is None:
+        raise ConfigError("nothing to evaluate on: give --benchmark NAME, --problems FILE or --config RUN/config.yaml")
+    if benchmark is not None and problems is not None:
+        raise ConfigError("--benchmark and --problems are both given: leave one out")
+    if benchmark is not None and output is not None and (output.suffix == ".jsonl" or os.path.isfile(output)):
+        raise ConfigError(f"--output {one_line(output)}: of benchmarks it is a folder, with a file for each")
+
+
+def _samples(overrides: Sequence[str]) -> int | None:
+    """K as the user sets it; what is no number is left for the schema to refuse."""
+    given = [text.partition("=")[2] for text in overrides if text.startswith("eval.samples=")]
+    return int(given[-1]) if given and given[-1].isdigit() and int(given[-1]) > 0 else None
+
+
+def _failed_code(sets: Sequence[ProblemSet]) -> int:
+    """The exit code of an evaluation that went through: whether all responses could be scored."""
+    failed = sum(read_scores(scores_path(each.output))["failed"] for each in sets)
+    return SOME_FAILED_CODE if failed else 0
