@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aspo_megatron.config.base import Section
 from aspo_megatron.config.data import DataConfig, SourceConfig
-from aspo_megatron.config.learning import Aggregation, LossConfig, OptimizerConfig, TrainConfig, WarmupConfig
+from aspo_megatron.config.learning import LossConfig, OptimizerConfig, TrainConfig, WarmupConfig
 from aspo_megatron.config.model import KernelsConfig, ModelConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.config.reward import AdvantageConfig, CodeConfig, RewardComponent, RewardConfig, ShapingConfig
 from aspo_megatron.config.rollout import RolloutConfig, SamplingConfig, ServersConfig
@@ -16,7 +16,6 @@ from aspo_megatron.config.run import CheckpointConfig, EvalConfig, LogConfig, Ru
 
 __all__ = [
     "AdvantageConfig",
-    "Aggregation",
     "CheckpointConfig",
     "CodeConfig",
     "DataConfig",

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.words import OnBad
 
 
 class SourceConfig(Section):
@@ -78,7 +79,7 @@ class DataConfig(Section):
         "stay what they are.",
     )
     max_prompt_tokens: PositiveInt = Field(2048, description="A problem with a longer prompt cannot be used.")
-    on_bad: Literal["refuse", "drop"] = Field(
+    on_bad: OnBad = Field(
         "refuse",
         description="What becomes of problems that cannot be used: `refuse` ends before anything is started, with "
         "their number and the first of them; `drop` leaves them out and says how many.",

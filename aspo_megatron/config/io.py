@@ -69,8 +69,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             raise missing from error
         if path is None or not runs_own:
             raise
-        if overrides:  # they may be what is wrong
-            load_config(path)
+        if overrides:
+            load_config(path)  # raises if the file is wrong, too, and not the overrides alone
             raise
         raise damaged_config(path, str(error).splitlines()[0]) from error
     if path is not None and runs_own:
@@ -96,7 +96,7 @@ def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
 
 
 def damaged_config(path: Path, reason: str) -> DamagedConfigError:
-    """What to say of the configuration in a run folder that cannot be read; names a copy of it, if there is one."""
+    """The error for a configuration in a run folder that cannot be read; names a copy of it, if there is one."""
     copy = _copy_in_states(path)
     where = one_line(path.parent)
     cure = f"copy {one_line(copy)} over it" if copy else f"remove {where}, or choose another output_dir"
@@ -104,7 +104,7 @@ def damaged_config(path: Path, reason: str) -> DamagedConfigError:
 
 
 def missing_config(path: Path) -> DamagedConfigError | None:
-    """What to say of a run folder whose configuration is gone; None if no state has a copy of it."""
+    """The error for a run folder whose configuration is gone; None if no saved state has a copy of it."""
     copy = _copy_in_states(path)
     if copy is None:
         return None
@@ -143,7 +143,7 @@ def _read_yaml(path: Path) -> DictConfig:
     if os.path.isdir(path):
         raise ConfigError(f"{name}: Is a directory; name a file")
     try:
-        # OmegaConf would read a single word as YAML once more.
+        # A file that is one text is refused here: OmegaConf would parse that text as YAML again.
         text = read_yaml(path, ConfigError, keys_only=True)
     except ConfigError as error:
         if isinstance(error.__cause__, FileNotFoundError):
@@ -152,7 +152,7 @@ def _read_yaml(path: Path) -> DictConfig:
     with yaml_errors(path, ConfigError):
         tree = OmegaConf.load(io.StringIO(text))
     assert isinstance(tree, DictConfig)
-    refuse_endless(OmegaConf.to_container(tree))  # as merging may follow them
+    refuse_endless(OmegaConf.to_container(tree))  # before merging, which may resolve some
     return tree
 
 
@@ -192,7 +192,7 @@ def _validated(data: Any) -> RunConfig:
 
 
 def _unfit(value: Any) -> str:
-    """What is wrong with a value wherever it stands; empty if nothing is."""
+    """What is wrong with a value, whatever its key; empty if nothing is."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
     if isinstance(value, int) and value.bit_length() > 1024:  # Python shows none of more than 4,300 digits

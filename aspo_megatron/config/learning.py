@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
-
-Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+from aspo_megatron.config.words import Aggregation, KlEstimator, KlTokens, RolloutCorrection
 
 
 class LossConfig(BaseModel):
@@ -30,14 +29,14 @@ class LossConfig(BaseModel):
     )
     aggregation: Aggregation = Field("token-mean", description="How per-token losses become one number.")
     kl_coef: NonNegativeFloat = Field(0.001, description="Weight of the KL to the starting model; 0 switches it off.")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of that KL.")
-    kl_tokens: Literal["all", "low-entropy"] = Field(
+    kl_estimator: KlEstimator = Field("k3", description="Estimator of that KL.")
+    kl_tokens: KlTokens = Field(
         "all",
         description="Where that KL counts; `low-entropy`: at tokens at or below the 0.8-quantile of their response's "
         "entropies, as ASPO's released code has it.",
     )
     entropy_coef: float = Field(0.0, description="Weight of an entropy bonus.")
-    rollout_correction: Literal["none", "tis", "icepop"] = Field(
+    rollout_correction: RolloutCorrection = Field(
         "none",
         description="Weight of a token for what the engine's probability p differs from the trainer's pi_old, "
         "k = pi_old / p: none, min(k, max), or k inside min..max and 0 outside.",

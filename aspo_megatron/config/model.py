@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.words import ModelDtype, Recompute, ReferencePlace
 
 
 class KernelsConfig(Section):
@@ -64,15 +65,15 @@ class ModelConfig(Section):
     init: Literal["pretrained", "random"] = Field(
         "pretrained", description="Read the folder's weights, or draw random ones for its config.json."
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: ModelDtype = Field(
         "float32", description="Precision of the weights in forward and backward; the optimizer is fp32 always."
     )
-    recompute: Literal["none", "selective", "full"] = Field(
+    recompute: Recompute = Field(
         "none",
         description="What backward computes again to save memory: nothing; attention and feed-forward of each layer; "
         "or all of each layer.",
     )
-    reference: Literal["device", "host"] = Field(
+    reference: ReferencePlace = Field(
         "host",
         description="Where the model that the KL refers to has its weights while it does not compute: on the GPU too, "
         "or in the host's memory. On a CPU there is no difference.",
@@ -128,7 +129,7 @@ class ParallelConfig(Section):
 
     @property
     def experts_span_replicas(self) -> bool:
-        """Whether replicas share experts: ep x etp ranks in a row hold all of them, tp x cp in a row are a replica."""
+        """Whether replicas share experts. ep x etp consecutive ranks hold all experts; tp x cp hold a replica."""
         return self.tp * self.cp % (self.ep * self.expert_tp) != 0
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ _PLAIN_TYPES = {
 _HELP_INDENT = 44
 
 OWN_NAME = "<name>"
-"""Stands for a name that the user gives, in the keys of a section that there can be any number of."""
+"""Stands in keys for a name that the user chooses, e.g. `reward.components.<name>.weight`."""
 
 _INTRODUCTION = """\
 # Configuration
@@ -144,7 +144,7 @@ def _default_value(name: str, field: FieldInfo, default: BaseModel | None) -> An
 
 
 def _shown(value: Any) -> str:
-    """A default as it would stand in YAML."""
+    """A default as YAML."""
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, default=str) if not isinstance(value, str) else (value or '""')
@@ -211,7 +211,7 @@ def _row(key: Key) -> str:
 
 
 def _anchor(section_name: str) -> str:
-    """The heading anchor as Git hosts make it: dots go."""
+    """The heading's anchor as Git hosts make it: without the dots."""
     return section_name.replace(".", "")
 
 

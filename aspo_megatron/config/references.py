@@ -1,6 +1,6 @@
-"""How much text the `${...}` references of a configuration stand for, found before any is followed.
+"""How much text the `${...}` references of a configuration stand for, computed before any is resolved.
 
-A short file may stand for more than any memory has: by references to what consists of references.
+A short file can stand for more text than any memory holds: by references to text that is itself full of references.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def refuse_endless(tree: Any) -> None:
 
 
 def unread(key: str) -> ConfigError:
-    """What to say of a reference that is malformed, or of another kind."""
+    """The error for a reference that is malformed, or of a kind that is not read."""
     kinds = "${section.key} and ${oc.env:NAME}"
     return ConfigError(f"{one_line(key)}: of ${{...}} only {kinds} are read; write \\${{ for plain text")
 
@@ -74,8 +74,8 @@ class _Lengths:
         for name in re.findall(r"[^.\[\]]+", path):
             key: Any = int(name) if isinstance(node, list) and name.isdecimal() else name
             if isinstance(node, str):
-                break  # a reference itself: no more than all that it stands for
+                break  # itself a reference to a section: a key in there has no more text than the whole
             if not isinstance(node, dict | list) or key not in (node if isinstance(node, dict) else range(len(node))):
-                return 0  # which OmegaConf tells, when it follows it
+                return 0  # there is no such key, and OmegaConf will say so
             place, node = (*place, key), node[key]
         return self.of(place, node)

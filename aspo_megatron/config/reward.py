@@ -14,12 +14,13 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.words import Baseline, KlEstimator, SandboxChoice, Scale
 
 
 class CodeConfig(Section):
     """How the reward `code` runs programs, see docs/rewards.md. Limits hold for each test."""
 
-    sandbox: Literal["auto", "namespaces", "landlock", "rlimits"] = Field(
+    sandbox: SandboxChoice = Field(
         "auto",
         description="How programs are shut off from the machine; `auto`: by namespaces, else by Landlock, else the run "
         "ends. `rlimits` leaves the machine's files readable: for models that are trusted.",
@@ -96,18 +97,18 @@ class ShapingConfig(Section):
         description="KL in the reward: a response's KL to the starting model, summed over its tokens, times this is "
         "taken off its worth. `loss.kl_coef` has the KL in the loss.",
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL in the reward.")
+    kl_estimator: KlEstimator = Field("k1", description="Estimator of the KL in the reward.")
 
 
 class AdvantageConfig(Section):
     """From rewards to advantages. GRPO: group and group; docs/loss.md has the others."""
 
-    baseline: Literal["group", "leave-one-out", "batch"] = Field(
+    baseline: Baseline = Field(
         "group",
         description="What a reward is compared with: the mean of its prompt's responses (GRPO), of the others of them "
         "(RLOO), or of all (REINFORCE++).",
     )
-    scale: Literal["group", "batch", "none"] = Field(
+    scale: Scale = Field(
         "group",
         description="Standard deviation that it is divided by: the group's (GRPO), the batch's (REINFORCE++), or none "
         "(Dr. GRPO, RLOO).",

@@ -17,6 +17,7 @@ from pydantic import (
 
 from aspo_megatron.config.base import Section
 from aspo_megatron.config.plain import plain, refuse_no_address
+from aspo_megatron.config.words import WeightSync
 
 
 class SamplingConfig(Section):
@@ -68,7 +69,7 @@ class ServersConfig(Section):
     recovery_minutes: NonNegativeFloat = Field(
         10.0, description="How long a run without any server waits, its state saved, for one to come back."
     )
-    sync: Literal["auto", "distributed", "tensor", "disk"] = Field(
+    sync: Literal["auto", WeightSync] = Field(
         "auto",
         description="How weights get there: by a broadcast (NCCL or gloo); in requests, and by memory that is shared "
         "with servers on this machine (CUDA IPC on a GPU); or by a folder that all machines see (RUN/sync). auto: "
@@ -115,11 +116,11 @@ _SET_ELSEWHERE = {
     "--port": "set rollout.servers.port, by which the run finds the servers",
     "--config": "the servers' key is in their one file of settings; give the settings as words here",
 }
-"""Arguments of servers that the run gives them itself: a second one would take its place."""
+"""Options that the run itself gives to servers, with what to do instead: a second one would replace the run's."""
 
 
 def _set_elsewhere(word: str) -> str | None:
-    """Which of these an argument is, as SGLang takes it for one: `--api-key=a`, or cut short, `--api-k`."""
+    """The option above that an argument sets, which SGLang takes in short, too: `--api-key=a`, `--api-k`; else None."""
     given = word.split("=", 1)[0].strip().replace("_", "-")
     found = [name for name in _SET_ELSEWHERE if len(given) > len("--") and name.startswith(given)]
     return found[0] if found else None

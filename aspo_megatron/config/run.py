@@ -20,6 +20,7 @@ from aspo_megatron.config.model import ModelConfig, ParallelConfig, PlatformConf
 from aspo_megatron.config.plain import plain
 from aspo_megatron.config.reward import AdvantageConfig, RewardConfig, ShapingConfig
 from aspo_megatron.config.rollout import RolloutConfig, SamplingConfig
+from aspo_megatron.config.words import WandbMode
 
 
 class EvalConfig(Section):
@@ -47,7 +48,7 @@ class LogConfig(Section):
     """What a run writes besides metrics.jsonl, which is always there."""
 
     tensorboard: bool = Field(True, description="Write TensorBoard events to RUN/tensorboard/.")
-    wandb: Literal["none", "online", "offline"] = Field(
+    wandb: Literal["none", WandbMode] = Field(
         "none", description="Log to Weights & Biases (`pip install wandb`); `offline` into RUN/wandb/ for `wandb sync`."
     )
     wandb_project: str = Field("aspo-megatron", description="Project there.")
@@ -169,6 +170,11 @@ class RunConfig(Section):
         return bool(self.loss.kl_coef or self.shaping.kl_coef)
 
     @property
+    def eval_sampling(self) -> SamplingConfig:
+        """Sampling of evaluations: `eval.sampling`, or that of the rollouts where it is null."""
+        return self.eval.sampling or self.rollout.sampling
+
+    @property
     def mini_batches(self) -> int:
         """Parts of a rollout, each for one optimizer update."""
         return self.rollout.prompts_per_step // self.train.prompts_per_update
@@ -180,10 +186,10 @@ class RunConfig(Section):
 
     @property
     def first_update_is_on_policy(self) -> bool:
-        """Whether a step's first update gives its mini-batch's old log-probs itself, so that no other pass is needed.
+        """Whether a step's first update computes its mini-batch's old log-probs itself, so that no other pass does.
 
-        Not where they are wanted before it (a KL in the reward) or after it (a further epoch), nor where the engine's
-        are taken because the user says so.
+        Not if they are needed before it (for a KL in the reward) or after it (in a second epoch), nor if the user
+        wants the engine's.
         """
         return self.train.old_log_probs != "rollout" and self.train.epochs == 1 and not self.shaping.kl_coef
 
@@ -197,7 +203,7 @@ class RunConfig(Section):
 
     @property
     def share_scored(self) -> float:
-        """Of a step's samples: those whose old log-probs a forward pass computes."""
+        """Share of a step's samples whose old log-probs a forward pass computes."""
         if self.takes_log_probs_of_engine:
             return 0.0
         first = self.train.prompts_per_update / self.rollout.prompts_per_step

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from aspo_megatron.config.words import OnBad
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import plain_logger
 
@@ -36,7 +37,7 @@ class Unusable:
     Use: `add` for each, then `settle`.
     """
 
-    def __init__(self, key: str, on_bad: Literal["refuse", "drop"]) -> None:
+    def __init__(self, key: str, on_bad: OnBad) -> None:
         """`key`: of the source, e.g. `data.train`; `on_bad`: as `data.on_bad`."""
         self._key, self._on_bad = key, on_bad
         self._kinds: Counter[str] = Counter()

@@ -24,6 +24,7 @@ from packaging.version import Version
 from aspo_megatron import versions
 
 if TYPE_CHECKING:
+    from aspo_megatron.config.words import SandboxChoice
     from aspo_megatron.parallel.device.packages import Packages
 
 Limit = Literal["nofile", "memlock", "nproc", "core"]
@@ -231,7 +232,7 @@ class Host:
 
         return find_packages()
 
-    def sandbox(self, wanted: Literal["auto", "namespaces", "landlock", "rlimits"]) -> str:
+    def sandbox(self, wanted: SandboxChoice) -> str:
         """How programs are shut off here.
 
         Raises:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from aspo_megatron.config import SourceConfig
+from aspo_megatron.config.words import OnBad
 from aspo_megatron.data.sources.fields import ABSENT, lookup
 from aspo_megatron.data.sources.files import source_files
 from aspo_megatron.data.sources.hub import BUILDERS
@@ -154,7 +155,7 @@ def settings(benchmark: Benchmark, problems: Path, samples: int | None) -> list[
     return overrides + ["reward.timeout_seconds=120"] * (benchmark.kind == "code")
 
 
-def write_problems(wanted: Wanted, path: Path, on_bad: Literal["refuse", "drop"] = "refuse") -> int:
+def write_problems(wanted: Wanted, path: Path, on_bad: OnBad = "refuse") -> int:
     """Read a benchmark's problems and write them as JSONL with `prompt` and `answer`; how many they are.
 
     A file may have the fields of the dataset, or `prompt` (`problem`, `question`) and `answer`.

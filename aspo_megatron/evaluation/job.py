@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.config.words import ProblemSide
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.files import write_whole
 from aspo_megatron.reading import read_json
@@ -33,7 +34,7 @@ class ProblemSet:
 
     name: str
     config: Path
-    side: Literal["train", "heldout"]
+    side: ProblemSide
     output: Path
     problems: Path | None = None
     kept: bool = True
@@ -78,7 +79,7 @@ def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> di
         weights: says which weights answer.
     """
     asked = [(p.question, p.answer, p.metadata) for p in problems]
-    sampling = (config.eval.sampling or config.rollout.sampling).model_dump(mode="json")
+    sampling = config.eval_sampling.model_dump(mode="json")
     reward = config.reward.model_dump(mode="json", exclude={"workers"})
     return {
         "model": weights,

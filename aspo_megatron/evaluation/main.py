@@ -111,7 +111,7 @@ def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
     from aspo_megatron.evaluation.evaluator import Evaluator, evaluate_into
 
     config, tokenizer, problems = task.config, task.inputs.tokenizer, task.problems
-    sampling = config.eval.sampling or config.rollout.sampling
+    sampling = config.eval_sampling
     rank, world_size = topology.rank, topology.world_size
     with RewardPool(config.reward) as rewards, ExitStack() as stack:
         progress = None

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from aspo_megatron.config import ParallelConfig, RunConfig, SourceConfig
 from aspo_megatron.config.io import load_config, save_config
+from aspo_megatron.config.words import ProblemSide
 from aspo_megatron.data.sources.files import stem_of
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation import benchmarks
@@ -131,7 +131,7 @@ class _Preparation:
         run = load_config(self.config, [*settings, *self.overrides])
         name = "held-out" if problems is None else stem_of(problems)
         read, there = self._checked(run, name)
-        side: Literal["train", "heldout"] = "heldout" if problems is None else "train"
+        side: ProblemSide = "heldout" if problems is None else "train"
         if self.output is None:
             return ProblemSet(name, read, side, self.work / "responses" / f"{name}.jsonl", there, kept=False)
         return ProblemSet(name, read, side, self.output, there)
@@ -141,10 +141,10 @@ class _Preparation:
         from aspo_megatron.inputs.handover import handed_over  # with torch, which what is refused above does without
         from aspo_megatron.inputs.read import read_inputs
 
-        if run.eval.sampling is not None:  # the room that a response needs in the model's context
-            length = {"max_response_tokens": run.eval.sampling.max_response_tokens}
-            sampling = run.rollout.sampling.model_copy(update=length)
-            run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
+        # Reading the input checks that the model's context has room for a response, by the length in `rollout`.
+        length = {"max_response_tokens": run.eval_sampling.max_response_tokens}
+        sampling = run.rollout.sampling.model_copy(update=length)
+        run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
         inputs = read_inputs(run, weights=not self.live)

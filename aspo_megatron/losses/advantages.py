@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from aspo_megatron.config.words import Baseline, Scale
 from aspo_megatron.errors import UserError
 
 STD_FLOOR = 1e-6
 """Added to the standard deviation, as the field does; it shrinks the advantages of rewards that hardly differ."""
-
-
-Baseline = Literal["group", "leave-one-out", "batch"]
-Scale = Literal["group", "batch", "none"]
 
 
 def estimate(

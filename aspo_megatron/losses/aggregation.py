@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from aspo_megatron.config import Aggregation
+from aspo_megatron.config.words import Aggregation
 
 
 def token_weight(mode: Aggregation, num_tokens: int) -> float:

@@ -12,18 +12,17 @@ flows through a weight, and the denominator of the loss stays as it is: a token 
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
+from aspo_megatron.config.words import RolloutCorrection
 from aspo_megatron.losses.bound import ratio_of
-
-Correction = Literal["none", "tis", "icepop"]
 
 
 def correction_weights(
-    kind: Correction, old_log_probs: Tensor, rollout_log_probs: Tensor, ratio_min: float, ratio_max: float
+    kind: RolloutCorrection, old_log_probs: Tensor, rollout_log_probs: Tensor, ratio_min: float, ratio_max: float
 ) -> Tensor:
     """The weight of each token, in the shape of the log-probs, which are the trainer's and the engine's."""
     ratio = ratio_of(old_log_probs - rollout_log_probs)

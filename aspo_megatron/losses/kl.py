@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
+from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.losses.bound import bounded
 
-Estimator = Literal["k1", "k2", "k3"]
 
-
-def estimate(kind: Estimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor | None = None) -> Tensor:
+def estimate(kind: KlEstimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor | None = None) -> Tensor:
     """Estimate of KL(pi || pi_ref) in nats at each token, for tokens sampled from pi.
 
     With d = log pi_ref - log pi, and the gradient with respect to log pi:

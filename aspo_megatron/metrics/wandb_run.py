@@ -7,8 +7,9 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from aspo_megatron.config.words import WandbMode
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
 from aspo_megatron.folders import WANDB_ID_FILE
@@ -19,9 +20,7 @@ from aspo_megatron.reading import read_text
 class WandbRun:
     """One run there; a run folder that goes on goes on with the same one."""
 
-    def __init__(
-        self, run_dir: Path, mode: Literal["online", "offline"], project: str, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run_dir: Path, mode: WandbMode, project: str, config: Mapping[str, Any]) -> None:
         """Open it.
 
         Args:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.layouts import layouts
 from aspo_megatron.plan.estimate import StepTime, step_time
@@ -19,7 +20,6 @@ from aspo_megatron.plan.memory.setting import Setting, setting_of
 from aspo_megatron.plan.memory.transfers import save_bytes, sync_bytes
 from aspo_megatron.plan.memory.workload import worst_batch
 
-Recompute = Literal["none", "selective", "full"]
 _MOST = 16
 
 

@@ -130,7 +130,7 @@ def quantize_model(quantization: Quantization, tell: Callable[[str], None]) -> R
     size = _load(engine, config.model.path, family)
     with written_beside(quantization.target) as partial, RewardPool(config.reward) as rewards:
         tell(f"asking the original model {len(problems)} {asked} problems")
-        probe = Probe(engine, inputs, problems, config.eval.sampling or config.rollout.sampling, config.seed)
+        probe = Probe(engine, inputs, problems, config.eval_sampling, config.seed)
         before = probe.behaviour(rewards)
         tell(f"calibrating on {len(texts.sequences)} texts of {texts.tokens} tokens")
         quantize_in_place(engine.model, quantization.format, group_size, texts)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.checkpoint.hf.folder import write_folder
 from aspo_megatron.config import RunConfig, ServersConfig
+from aspo_megatron.config.words import WeightSync
 from aspo_megatron.folders import LOGS, SYNC
 from aspo_megatron.launch.addresses import is_loopback
 from aspo_megatron.models.family import Family
@@ -27,7 +28,7 @@ from aspo_megatron.rollout.sglang.key import read_api_key, without_key
 from aspo_megatron.rollout.sglang.local_servers import LocalServers
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
-from aspo_megatron.rollout.weight_sync.sync_way import Way, way_to_servers
+from aspo_megatron.rollout.weight_sync.sync_way import way_to_servers
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
 
 
@@ -104,7 +105,7 @@ def open_doors(servers: ServersConfig) -> list[str]:
     return [f"{address} may be used by {who[is_loopback(address)]}" for address in without_key(servers)]
 
 
-def _transport(config: RunConfig, family: Family, device: torch.device, way: Way, own: bool) -> Transport:
+def _transport(config: RunConfig, family: Family, device: torch.device, way: WeightSync, own: bool) -> Transport:
     """`own`: the run has started the servers itself."""
     servers = config.rollout.servers
     if way == "tensor":

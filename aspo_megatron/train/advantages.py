@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from aspo_megatron.config import RunConfig, ShapingConfig
+from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.losses import advantages, kl
@@ -91,7 +92,7 @@ def subtract_kl(
     return {"reward/kl": sum(total for total, _ in parts) / max(1, sum(count for _, count in parts))}
 
 
-def response_kl(sample: Sample, estimator: kl.Estimator) -> float:
+def response_kl(sample: Sample, estimator: KlEstimator) -> float:
     """The estimate of KL(pi_old || pi_ref) of a response, summed over its unmasked tokens, in nats.
 
     Raises:

@@ -195,7 +195,7 @@ class Trainer:
                 self._inputs.tokenizer,
                 self._inputs.heldout,
                 self._config.eval,
-                self._config.eval.sampling or self._config.rollout.sampling,
+                self._config.eval_sampling,
                 self._config.seed,
                 self._topology.rank,
                 self._topology.world_size,

@@ -88,6 +88,13 @@ def test_lists_null_sections_and_references() -> None:
     assert load("data.train.path=[ab].jsonl").data.train.path == "[ab].jsonl"
 
 
+def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() -> None:
+    alike = load("rollout.sampling.top_k=5")
+    assert alike.eval_sampling == alike.rollout.sampling
+    own = load("rollout.sampling.top_k=5", "eval.sampling.temperature=0")
+    assert own.eval_sampling == own.eval.sampling != own.rollout.sampling
+
+
 @pytest.mark.parametrize(("override", "line"), [
     ("optimizer.lrr=1", "optimizer.lrr: unknown key; did you mean optimizer.lr?"),
     ("optimzer.lr=1", "optimzer: unknown key; did you mean optimizer?"),

@@ -8,7 +8,8 @@ from aspo_megatron.config.reference import help_text, key_names, main, reference
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "configuration.md"
 
-TOLD_BY_THEIR_TWINS = ("data.heldout.", "eval.sampling.", "reward.components.<name>.code.")
+LISTED_ELSEWHERE = ("data.heldout.", "eval.sampling.", "reward.components.<name>.code.")
+"""Sections whose keys are those of another, where the texts list them."""
 
 
 def test_committed_reference_is_up_to_date() -> None:
@@ -37,7 +38,7 @@ def test_every_key_has_a_meaning_and_is_in_both_texts() -> None:
         for key in section.keys:
             assert key.meaning, f"{key.name} has no description"
     for name in key_names():
-        if not name.startswith(TOLD_BY_THEIR_TWINS):
+        if not name.startswith(LISTED_ELSEWHERE):
             assert f"`{name}`" in reference_text()
             assert name in help_text()
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from aspo_megatron.config.words import Baseline, Scale
 from aspo_megatron.errors import UserError
-from aspo_megatron.losses.advantages import Baseline, Scale, estimate
+from aspo_megatron.losses.advantages import estimate
 
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 SCALES: tuple[Scale, ...] = get_args(Scale)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aspo_megatron.config import Aggregation
+from aspo_megatron.config.words import Aggregation
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
 
 MODES = get_args(Aggregation)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig
+from aspo_megatron.config.words import KlEstimator, RolloutCorrection
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import build, get, kl, names
 from aspo_megatron.losses.bound import LARGEST_RATIO, MOST_NATS
-from aspo_megatron.losses.correction import Correction, correction_weights
+from aspo_megatron.losses.correction import correction_weights
 from aspo_megatron.losses.weights import gradient_weights
 from aspo_megatron.parallel.update.objective import PolicyObjective, weighted_sum
 
@@ -68,8 +69,8 @@ def test_one_token_among_many(name: str, hyperparameters: dict[str, Any], nats: 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("nats", [*NATS, *(-nats for nats in NATS)])
-@pytest.mark.parametrize("kind", get_args(kl.Estimator))
-def test_every_kl(kind: kl.Estimator, nats: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", get_args(KlEstimator))
+def test_every_kl(kind: KlEstimator, nats: float, dtype: torch.dtype) -> None:
     ref, log_probs = log_probs_apart(nats, dtype)
     estimate = kl.estimate(kind, log_probs.requires_grad_(), ref)
     (gradient,) = torch.autograd.grad(estimate.sum(), log_probs)
@@ -79,8 +80,8 @@ def test_every_kl(kind: kl.Estimator, nats: float, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("nats", [*NATS, *(-nats for nats in NATS)])
-@pytest.mark.parametrize("kind", get_args(Correction))
-def test_every_correction(kind: Correction, nats: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", get_args(RolloutCorrection))
+def test_every_correction(kind: RolloutCorrection, nats: float, dtype: torch.dtype) -> None:
     weights = correction_weights(kind, *log_probs_apart(nats, dtype), ratio_min=0.5, ratio_max=2.0)
     assert weights.isfinite().all()
 
@@ -101,7 +102,7 @@ def test_all_terms_of_an_update_and_what_is_logged(name: str, nats: float) -> No
         rollout_log_probs=other,
         cu_seqlens=torch.tensor([0, TOKENS]),
     )
-    for kind, correction, sign in itertools.product(get_args(kl.Estimator), get_args(Correction), (-1.0, 1.0)):
+    for kind, correction, sign in itertools.product(get_args(KlEstimator), get_args(RolloutCorrection), (-1.0, 1.0)):
         config = LossConfig(kl_estimator=kind, rollout_correction=correction, kl_coef=0.1)
         signed = replace(batch, advantages=sign * batch.advantages)
         inputs = log_probs.clone().requires_grad_(), torch.ones(TOKENS)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.losses.correction import Correction, correction_weights
+from aspo_megatron.config.words import RolloutCorrection
+from aspo_megatron.losses.correction import correction_weights
 
 RATIOS = [0.1, 0.5, 0.999, 1.0, 1.999, 2.0, 2.001, 40.0]
 ROLLOUT = torch.full((len(RATIOS),), -3.0, dtype=torch.float64)
@@ -23,8 +24,8 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("kind", get_args(Correction))
-def test_weights(kind: Correction) -> None:
+@pytest.mark.parametrize("kind", get_args(RolloutCorrection))
+def test_weights(kind: RolloutCorrection) -> None:
     # A hair wider than the bounds, which exp and log do not meet exactly.
     weights = correction_weights(kind, OLD, ROLLOUT, ratio_min=0.5 - 1e-12, ratio_max=2.0 + 1e-12)
     assert weights.tolist() == pytest.approx(WEIGHTS[kind], abs=1e-9)

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
+from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.losses import kl
 from aspo_megatron.losses.entropy import low_entropy_mask, response_quantile
 
@@ -24,8 +25,8 @@ FORMULAS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] =
 """Value and gradient by log-prob, of d = log pi_ref - log pi."""
 
 
-@pytest.mark.parametrize("kind", get_args(kl.Estimator))
-def test_value_and_gradient(kind: kl.Estimator) -> None:
+@pytest.mark.parametrize("kind", get_args(KlEstimator))
+def test_value_and_gradient(kind: KlEstimator) -> None:
     value, gradient = FORMULAS[kind]
     log_probs = LOG_PROBS.clone().requires_grad_()
     ref = REF_LOG_PROBS.clone().requires_grad_()
@@ -39,7 +40,7 @@ def test_value_and_gradient(kind: kl.Estimator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["k1", "k3"])
-def test_unbiased(kind: kl.Estimator) -> None:
+def test_unbiased(kind: KlEstimator) -> None:
     """The expectation under pi, taken exactly over a small vocabulary, is the KL."""
     logits = torch.randn(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     log_probs, ref = logits.log_softmax(-1)
@@ -53,8 +54,8 @@ def test_k3_of_a_small_difference_in_fp32() -> None:
     assert float(estimate) == pytest.approx(5e-9, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", get_args(kl.Estimator))
-def test_out_of_the_mask_nothing_counts(kind: kl.Estimator) -> None:
+@pytest.mark.parametrize("kind", get_args(KlEstimator))
+def test_out_of_the_mask_nothing_counts(kind: KlEstimator) -> None:
     log_probs = torch.tensor([-1.0, -1e4, math.nan], requires_grad=True)
     estimate = kl.estimate(kind, log_probs, torch.tensor([-2.0, 0.0, 0.0]), torch.tensor([True, False, False]))
     (grad,) = torch.autograd.grad(estimate.sum(), log_probs)

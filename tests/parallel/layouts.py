@@ -15,6 +15,7 @@ import torch
 
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config.words import ModelDtype, Recompute
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.parallel.grid.topology import Topology
@@ -30,8 +31,8 @@ class Layout:
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     model: Literal["llama-tied", "qwen3-moe"] = "llama-tied"
-    recompute: Literal["none", "selective", "full"] = "none"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    recompute: Recompute = "none"
+    dtype: ModelDtype = "float32"
     fusion: bool = False
 
     @property
@@ -45,8 +46,8 @@ class Layout:
 def layout(
     *,
     model: Literal["llama-tied", "qwen3-moe"] = "llama-tied",
-    recompute: Literal["none", "selective", "full"] = "none",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    recompute: Recompute = "none",
+    dtype: ModelDtype = "float32",
     fusion: bool = False,
     **parallel: Any,
 ) -> Layout:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aspo_megatron import losses
-from aspo_megatron.config import Aggregation, LossConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config import LossConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config.words import Aggregation, KlTokens, RolloutCorrection
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import kl
 from aspo_megatron.models.hf_names import by_checkpoint_name
@@ -79,8 +80,8 @@ class Setup:
     max_tokens: int = 45
     backwards: bool = False
     router_aux_coef: float = 0.0
-    kl_tokens: Literal["all", "low-entropy"] = "all"
-    rollout_correction: Literal["none", "tis", "icepop"] = "none"
+    kl_tokens: KlTokens = "all"
+    rollout_correction: RolloutCorrection = "none"
     on_policy: bool = False
 
     @property

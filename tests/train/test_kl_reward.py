@@ -12,9 +12,9 @@ import pytest
 from parallel.layouts import PLATFORM
 
 from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
-from aspo_megatron.losses.kl import Estimator
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.train.advantages import response_kl, set_advantages
 from distributed import Ranks
@@ -95,7 +95,7 @@ def expected(estimator: str) -> tuple[dict[tuple[int, int], float], float]:
     return of_sample, sum(every) / len(every)
 
 
-@pytest.mark.parametrize("estimator", get_args(Estimator))
+@pytest.mark.parametrize("estimator", get_args(KlEstimator))
 def test_against_float64_on_any_ranks(ranks: Ranks, estimator: str) -> None:
     wanted, mean = expected(estimator)
     ((one, one_mean),) = ranks.run(1, advantages, ParallelConfig(), estimator)
@@ -115,6 +115,6 @@ def test_a_kl_that_is_not_finite_is_said() -> None:
     assert sample.ref_log_probs is not None
     sample.ref_log_probs = np.full_like(sample.ref_log_probs, -np.inf)
     sample.response_mask = np.ones_like(sample.response_mask)
-    for estimator in get_args(Estimator):
+    for estimator in get_args(KlEstimator):
         with pytest.raises(UserError, match=r"problem p0: the KL of a response .* choose another shaping.kl_estimator"):
             response_kl(sample, estimator)

@@ -7,9 +7,10 @@ import difflib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from aspo_megatron.config import SourceConfig
+from aspo_megatron.config.words import OnBad
 from aspo_megatron.data.records import Gathering, ProblemRecord, Records
 from aspo_megatron.data.sources.files import expanded, file_rows, has_known_suffix, source_files, stem_of
 from aspo_megatron.data.sources.jsonl import show
@@ -33,7 +34,7 @@ def read_source(
     source: SourceConfig,
     key: str,
     tell: Callable[[str], None] = silent,
-    on_bad: Literal["refuse", "drop"] = "refuse",
+    on_bad: OnBad = "refuse",
 ) -> Records:
     """Read the problems of a source, in its order; at least one.
 

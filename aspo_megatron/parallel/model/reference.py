@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from aspo_megatron.config.words import ReferencePlace
 from aspo_megatron.parallel.device.host_memory import HostArena
 from aspo_megatron.parallel.model.policy import PolicyModel
 
@@ -16,7 +16,7 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 class Reference:
     """A copy of a policy, made of the weights that it has now."""
 
-    def __init__(self, policy: PolicyModel, where: Literal["device", "host"]) -> None:
+    def __init__(self, policy: PolicyModel, where: ReferencePlace) -> None:
         """`where` its weights are while it has nothing to do. On a CPU there is one place."""
         self._model = policy.copy().requires_grad_(False)
         away = where == "host" and policy.topology.platform.device.type != "cpu"

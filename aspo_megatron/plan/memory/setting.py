@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.config.words import ModelDtype, Recompute
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
 
@@ -33,8 +33,8 @@ class Setting:
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
 
-    dtype: Literal["float32", "bfloat16"]
-    recompute: Literal["none", "selective", "full"]
+    dtype: ModelDtype
+    recompute: Recompute
     token_wise: bool
     reference: bool
     log_prob_chunk: int | None

@@ -21,6 +21,7 @@ from math import ceil
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from aspo_megatron.config.words import SandboxChoice
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.programs.interpreter import command, environment, package_folders, readable_paths
 from aspo_megatron.rewards.programs.jail.init import Mode
@@ -226,7 +227,7 @@ class Sandbox:
 
 
 @cache
-def find_mode(wanted: Literal["auto", "namespaces", "landlock", "rlimits"]) -> Mode:
+def find_mode(wanted: SandboxChoice) -> Mode:
     """The way of isolating that is wanted, after a try; for `auto` the best that works here.
 
     Raises:

@@ -21,13 +21,13 @@ from typing import Self
 import torch
 
 from aspo_megatron.config import ServersConfig
+from aspo_megatron.config.words import WeightSync
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.launch.addresses import free_ports, in_url, is_loopback
 from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 from aspo_megatron.rollout.sglang.environment import server_environment
 from aspo_megatron.rollout.sglang.key import key_for_own_servers, settings_file, without_key
-from aspo_megatron.rollout.weight_sync.sync_way import Way
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
@@ -107,7 +107,7 @@ class LocalServers:
         return tuple(server.url for server in self._servers)
 
     @property
-    def way(self) -> Way:
+    def way(self) -> WeightSync:
         """How they are made ready to be given weights."""
         return "distributed" if self._config.sync == "auto" else self._config.sync
 

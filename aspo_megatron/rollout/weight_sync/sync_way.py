@@ -6,15 +6,13 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from torch.cuda import nccl
 
 from aspo_megatron.config import ServersConfig
+from aspo_megatron.config.words import WeightSync
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-
-Way = Literal["distributed", "tensor", "disk"]
 
 _ONE_NCCL = "have the same torch in both environments, or the newer nvidia-nccl-cu13 (docs/sglang.md)"
 
@@ -23,7 +21,7 @@ _ASK_SECONDS = 300.0
 _MISMATCH = re.compile(r"Mismatched NCCL version detected\s*:\s*rank \d+ version (\d+) rank \d+ version (\d+)")
 
 
-def way_to_servers(config: ServersConfig, device: str, own: bool, tell: Callable[[str], None]) -> Way:
+def way_to_servers(config: ServersConfig, device: str, own: bool, tell: Callable[[str], None]) -> WeightSync:
     """How weights get to the servers.
 
     Args:

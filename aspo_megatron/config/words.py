@@ -1,0 +1,47 @@
+"""The words that settings take, where modules outside the configuration need their types, too."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+"""`loss.aggregation`."""
+
+KlEstimator = Literal["k1", "k2", "k3"]
+"""`loss.kl_estimator` and `shaping.kl_estimator`."""
+
+KlTokens = Literal["all", "low-entropy"]
+"""`loss.kl_tokens`."""
+
+RolloutCorrection = Literal["none", "tis", "icepop"]
+"""`loss.rollout_correction`."""
+
+Baseline = Literal["group", "leave-one-out", "batch"]
+"""`advantage.baseline`."""
+
+Scale = Literal["group", "batch", "none"]
+"""`advantage.scale`."""
+
+ModelDtype = Literal["float32", "bfloat16"]
+"""`model.dtype`."""
+
+Recompute = Literal["none", "selective", "full"]
+"""`model.recompute`, the least first."""
+
+ReferencePlace = Literal["device", "host"]
+"""`model.reference`."""
+
+OnBad = Literal["refuse", "drop"]
+"""`data.on_bad`."""
+
+ProblemSide = Literal["train", "heldout"]
+"""Which problems of a run; each has its source in `data` under this key."""
+
+SandboxChoice = Literal["auto", "namespaces", "landlock", "rlimits"]
+"""`reward.code.sandbox`. The jail, which imports nothing of this package, has its own list without `auto`."""
+
+WeightSync = Literal["distributed", "tensor", "disk"]
+"""`rollout.servers.sync` without `auto`."""
+
+WandbMode = Literal["online", "offline"]
+"""`log.wandb` without `none`."""
