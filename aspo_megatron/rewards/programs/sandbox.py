@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from aspo_megatron.config.words import SandboxChoice
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.programs.interpreter import command, environment, package_folders, readable_paths
 from aspo_megatron.rewards.programs.jail.init import Mode
+
+if TYPE_CHECKING:
+    from aspo_megatron.config.words import SandboxChoice
 
 Status = Literal["done", "failed", "late", "too much output"]
 """How a program ended: by itself; with an exception, a signal or an exit code; by its time limit; by its output."""
