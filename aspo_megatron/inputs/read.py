@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aspo_megatron import losses
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.prompts import load_problems
@@ -115,7 +114,6 @@ def _read_model(config: RunConfig, *, weights: bool) -> tuple[Family, PreTrained
     if weights and config.rollout.engine == "sglang":
         refuse_marked_files(folder, SERVER_FILES)
     family.check_layout(config.parallel)
-    losses.build(config.loss.name, config.loss.hyperparameters)
     if weights and random:
         refuse_beyond_memory(config, family)
     tokenizer = load_tokenizer(folder)

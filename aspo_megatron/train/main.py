@@ -55,6 +55,7 @@ def read_here(config: RunConfig, handed: Path | None = None) -> Inputs:
     """What this rank reads; problems only where it is the leader and they are not `handed` over."""
     leader = os.environ.get("RANK", "0") == "0"
     tell = reading_shown(config.train.steps) if leader else silent
+    losses.build(config.loss.name, config.loss.hyperparameters)
     inputs = read_as_rank(config, leader=leader, handed=handed, tell=tell)
     if leader and handed is None:
         check_imitations(config, inputs.train, inputs.tokenizer, inputs.family.vocab_size)

@@ -58,10 +58,12 @@ def train_as_rank(run: RunConfig, stop: StopRequest) -> int:
 @contextlib.contextmanager
 def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
+    from aspo_megatron import losses
     from aspo_megatron.inputs.handover import handed_over, reading_shown
     from aspo_megatron.inputs.imitations import check_imitations
     from aspo_megatron.inputs.read import read_inputs
 
+    losses.build(run.loss.name, run.loss.hyperparameters)
     inputs = read_inputs(run, reading_shown(run.train.steps))
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     with handed_over(inputs.train, inputs.heldout) as path:
