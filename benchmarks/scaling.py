@@ -82,7 +82,7 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
         from aspo_megatron.parallel.update.optimizer import Optimizer
         from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
         from aspo_megatron.train.profiler import StepProfile, product_rate
-        from aspo_megatron.train.step_work import forward_work
+        from aspo_megatron.train.step_operations import forward_work
 
         path = _model_folder(case, Path(name))
         model = build_model(

@@ -117,8 +117,8 @@ SKIPS = (
         r"this machine has no address but loopback",
         "who reaches the ranks of a machine whose name others know",
         _MEETING := (
-            "tests/parallel/test_meeting.py::test_interfaces",
-            "tests/parallel/test_meeting.py::test_the_store_listens_at_an_address_of_this_machine_alone",
+            "tests/parallel/test_rendezvous.py::test_interfaces",
+            "tests/parallel/test_rendezvous.py::test_the_store_listens_at_an_address_of_this_machine_alone",
         ),
     ),
     Skip(r"only root gives a machine another name", "the same", _MEETING),

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.config.interpolation import refuse_endless, unread
 from aspo_megatron.config.reference import OWN_NAME, key_names, sections
-from aspo_megatron.config.references import refuse_endless, unread
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.files import write_whole
 from aspo_megatron.folders import CHECKPOINTS, RUN_CONFIG, RUN_LOCK, model_folder

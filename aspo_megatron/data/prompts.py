@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aspo_megatron.config import DataConfig
+from aspo_megatron.data.bad_problems import Reason, Unusable
 from aspo_megatron.data.chat import Chat, chat_of
 from aspo_megatron.data.records import ProblemRecord, Records, kinds
 from aspo_megatron.data.samples import IntArray, Problem
 from aspo_megatron.data.sources.read import read_source, silent
 from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.data.tokenize_prompts import PromptMaker
-from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, plain_logger
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.split_over_ranks import Dealer, dealer
 
 
 class ProblemStream:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aspo_megatron.data.bad_problems import Reason
 from aspo_megatron.data.decoding import refusal
 from aspo_megatron.data.isolated_process import Isolated, IsolatedError
-from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line, reason_of
 from aspo_megatron.models.data_only import read_tokenizer_config

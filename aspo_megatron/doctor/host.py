@@ -220,7 +220,7 @@ class Host:
             import torch
         except Exception as error:  # a missing library, another CUDA's symbols: whatever an import can end by
             return Torch(problem=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-        from aspo_megatron.rollout.weight_sync.sync_way import version_here
+        from aspo_megatron.rollout.weight_sync.transport_choice import version_here
 
         flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()  # builds without CUDA do not have it
         return Torch(torch.__version__, torch.version.cuda, tuple((flags or "").split()), version_here())

@@ -53,7 +53,7 @@ def _versions(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> It
     if servers.colocate or servers.sync not in ("auto", "distributed"):
         yield ok("NCCL", f"{ours}; weights go to the servers without it")
         return
-    from aspo_megatron.rollout.weight_sync.sync_way import version_command, version_said, versions_apart
+    from aspo_megatron.rollout.weight_sync.transport_choice import version_command, version_said, versions_apart
 
     answer = host.run(version_command(servers.python), _ASK_SECONDS)
     theirs = version_said(answer.out)

@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import EvalConfig, SamplingConfig
-from aspo_megatron.data.dealing import Dealer, dealer
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.data.split_over_ranks import Dealer, dealer
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.evaluation.results import CORRECT, ResponseRecord, ResultFile
 from aspo_megatron.evaluation.scores import Scores

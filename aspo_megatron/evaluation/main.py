@@ -58,7 +58,7 @@ def run_job(job: EvaluationJob) -> None:
         ) as topology,
         ExitStack() as stack,
     ):
-        topology.whereabouts.phase("load model")
+        topology.rank_status.phase("load model")
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, show))
         engine = stack.enter_context(
@@ -81,7 +81,7 @@ def run_job(job: EvaluationJob) -> None:
             tensors = ((name, source.read_whole(name)) for name in hf_shapes(first.model.path))
             engine.update_weights(tensors, version=0)
         for task, unfinished in zip(tasks, left, strict=True):
-            topology.whereabouts.phase(f"evaluation of {task.asked.name}")
+            topology.rank_status.phase(f"evaluation of {task.asked.name}")
             if unfinished:
                 _evaluate(task, engine, topology)
             if task.results:

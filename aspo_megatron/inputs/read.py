@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
+from aspo_megatron.data.bad_problems import Reason
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.sources.read import silent
 from aspo_megatron.data.store import ProblemStore, empty_store
 from aspo_megatron.data.tokenizer import beyond_vocabulary, load_tokenizer
-from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError, ConfigError
 from aspo_megatron.folders import checkpoint_around
 from aspo_megatron.inputs.handover import taken_over
-from aspo_megatron.inputs.imitations import ImitationJudge
+from aspo_megatron.inputs.warmup_answers import ImitationJudge
 from aspo_megatron.metrics.wandb_run import check_installed
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files

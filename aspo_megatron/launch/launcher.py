@@ -18,13 +18,13 @@ from pathlib import Path
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.launch.boards import SharedBoard
-from aspo_megatron.launch.end import explain
+from aspo_megatron.launch.hang_verdict import Verdict, find_late
 from aspo_megatron.launch.loopback import LOOPBACK
+from aspo_megatron.launch.outcome import explain
+from aspo_megatron.launch.rank_notes import SharedBoard
 from aspo_megatron.launch.rank_process import Failure, RankProcess, rank_environment, start
+from aspo_megatron.launch.rank_status import Note, connection_lost
 from aspo_megatron.launch.stop import handled
-from aspo_megatron.launch.verdict import Verdict, find_late
-from aspo_megatron.launch.whereabouts import Note, connection_lost
 from aspo_megatron.streams import PATIENCE_SECONDS, say, shown
 
 _POLL_SECONDS = 0.02

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.loopback import LOOPBACK
-from aspo_megatron.launch.whereabouts import WaitedInVainError
+from aspo_megatron.launch.rank_status import WaitedInVainError
 from aspo_megatron.streams import open_closed, say, unfailing
 
 REPORT_VARIABLE = "ASPO_RANK_REPORT"

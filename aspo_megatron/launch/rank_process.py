@@ -17,8 +17,8 @@ from typing import IO
 
 import psutil
 
-from aspo_megatron.launch.boards import SharedBoard
 from aspo_megatron.launch.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
+from aspo_megatron.launch.rank_notes import SharedBoard
 from aspo_megatron.streams import ShownStream, shown_stderr
 
 _TAIL_LINES = 20

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
-from aspo_megatron.losses.bound import LARGEST_RATIO
+from aspo_megatron.losses.largest_ratio import LARGEST_RATIO
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 

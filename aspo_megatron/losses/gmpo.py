@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
-from aspo_megatron.losses.bound import bounded
+from aspo_megatron.losses.largest_ratio import bounded
 from aspo_megatron.losses.responses import response_mean
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate

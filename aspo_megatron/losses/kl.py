@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config.words import KlEstimator
-from aspo_megatron.losses.bound import bounded
+from aspo_megatron.losses.largest_ratio import bounded
 
 
 def estimate(kind: KlEstimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -20,7 +20,8 @@ def estimate(kind: KlEstimator, log_probs: Tensor, ref_log_probs: Tensor, mask: 
     - k2 = d^2 / 2: biased, >= 0; gradient -d, which is that of the KL on samples of pi.
     - k3 = exp(d) - d - 1: unbiased, >= 0; gradient 1 - exp(d). This is the paper's.
 
-    For k3 d counts at most 20 (`bound.py`), and has no gradient beyond. k1 and k2 cannot overflow and are not bounded.
+    For k3 d counts at most 20 (`largest_ratio.py`), and has no gradient beyond. k1 and k2 cannot overflow and have no
+    bound.
 
     Args:
         kind: which estimator.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.losses.base import LossInput
-from aspo_megatron.losses.bound import MOST_NATS, ratio_of
+from aspo_megatron.losses.largest_ratio import MOST_NATS, ratio_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class RatioTokens:
     """The tokens as a ratio loss sees them, all [tokens], without gradient.
 
     A token out of `mask` has ratio 1 and advantage 0, so that nothing that stands there (a padding's infinite
-    log-prob, say) can turn a sum into NaN. At the other tokens the ratio is bounded (`bound.py`); a NaN stays visible.
+    log-prob, say) can turn a sum into NaN. At the other tokens the ratio is bounded (`largest_ratio.py`); a NaN stays
+    visible.
     """
 
     log_ratio: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from aspo_megatron.launch.whereabouts import Whereabouts
+from aspo_megatron.launch.rank_status import RankStatus
 from aspo_megatron.metrics.progress import ProgressDisplay
 
 _AFTER_STEPS = ("save", "export")
@@ -13,8 +13,8 @@ _AFTER_STEPS = ("save", "export")
 class NotedProgress:
     """Shows on `display`, on every rank, what `display` shows; notes it with the step it belongs to."""
 
-    def __init__(self, display: ProgressDisplay, whereabouts: Whereabouts) -> None:
-        self._display, self._whereabouts = display, whereabouts
+    def __init__(self, display: ProgressDisplay, rank_status: RankStatus) -> None:
+        self._display, self._rank_status = display, rank_status
         self._done: int | None = None
 
     def __enter__(self) -> Self:
@@ -38,7 +38,7 @@ class NotedProgress:
             text = f"{label} after step {self._done}"
         else:
             text = f"step {self._done + 1}, {label}"
-        self._whereabouts.phase(text)
+        self._rank_status.phase(text)
         self._display.phase(label)
 
     def update(self, step: int, *, reward: float, tokens_per_second: float, heldout: float | None = None) -> None:

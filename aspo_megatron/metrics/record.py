@@ -15,10 +15,10 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.files import json_line, plain_errors, write_whole
 from aspo_megatron.folders import METRICS_FILE, SAMPLES_FILE, TENSORBOARD
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.cut_back import cut_back
-from aspo_megatron.metrics.damage import Line, named, read_lines
+from aspo_megatron.metrics.damaged_lines import Line, named, read_lines
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
+from aspo_megatron.metrics.truncate_on_resume import cut_back
 from aspo_megatron.metrics.wandb_run import WandbRun
 from aspo_megatron.streams import say
 

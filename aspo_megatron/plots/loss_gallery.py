@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron import losses
-from aspo_megatron.losses import weights
+from aspo_megatron.losses import gradient_weight
 
 
 def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
@@ -26,7 +26,7 @@ def gradient_weights(name: str, ratios: Tensor, advantage: float) -> Tensor:
         advantage: A, not 0.
     """
     tokens = len(ratios)
-    return weights.gradient_weights(
+    return gradient_weight.gradient_weights(
         losses.build(name, {}),
         ratios.log(),
         torch.zeros_like(ratios),

@@ -12,7 +12,7 @@ from pathlib import Path
 from aspo_megatron.errors import UserError
 from aspo_megatron.folders import SAMPLES_FILE
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.damage import Damage, bounded_lines, named
+from aspo_megatron.metrics.damaged_lines import Damage, bounded_lines, named
 from aspo_megatron.reading import own_file, parse_json
 from aspo_megatron.streams import say
 

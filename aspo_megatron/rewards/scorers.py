@@ -9,8 +9,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from aspo_megatron.data.bad_problems import Reason
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.cpu_clock import cpu_seconds

@@ -24,11 +24,11 @@ from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.rounds import in_rounds
 from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
-from aspo_megatron.rollout.sglang.key import read_api_key, without_key
 from aspo_megatron.rollout.sglang.local_servers import LocalServers
+from aspo_megatron.rollout.sglang.server_key import read_api_key, without_key
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
-from aspo_megatron.rollout.weight_sync.sync_way import way_to_servers
+from aspo_megatron.rollout.weight_sync.transport_choice import way_to_servers
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
 
 

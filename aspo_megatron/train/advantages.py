@@ -12,7 +12,7 @@ from aspo_megatron.config import RunConfig, ShapingConfig
 from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
-from aspo_megatron.losses import advantages, kl
+from aspo_megatron.losses import advantage_estimators, kl
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.rewards.shaping import overlong_penalty
@@ -41,7 +41,7 @@ def set_advantages(
     own = [(group[0].group, values) for group, values in zip(groups, rewards, strict=True)] if counts else []
     everywhere = sorted(pair for part in gather(own) for pair in part)  # in an order that the ranks do not decide
     numbers = [number for number, values in everywhere for _ in values]
-    found = advantages.estimate(
+    found = advantage_estimators.estimate(
         np.array([value for _, values in everywhere for value in values]),
         np.array(numbers, dtype=np.int64),
         config.advantage.baseline,

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aspo_megatron import losses
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
@@ -18,9 +19,9 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import CHECKPOINTS, CURVES_FILE, METRICS_FILE, RUN_CONFIG, TRAINED_MODEL
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.handover import reading_shown
-from aspo_megatron.inputs.imitations import check_imitations
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank, starting_weights
 from aspo_megatron.inputs.shared import SharedInputs, shared
+from aspo_megatron.inputs.warmup_answers import check_imitations
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.noted_progress import NotedProgress
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
@@ -75,7 +76,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
         return
     with ExitStack() as stack:
         display = progress_display(config.train.steps, leader=topology.is_leader)
-        progress = stack.enter_context(NotedProgress(display, topology.whereabouts))
+        progress = stack.enter_context(NotedProgress(display, topology.rank_status))
         progress.phase("load model")
         again = (config.output_dir / METRICS_FILE).exists()
         if topology.is_leader:

@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from aspo_megatron.plots.curves import write_figure
-from aspo_megatron.train.step_work import Work
+from aspo_megatron.train.step_operations import Work
 from aspo_megatron.train.trace_file import write_trace
 
 _SAMPLE_SECONDS = 0.02

@@ -60,8 +60,8 @@ def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
     from aspo_megatron import losses
     from aspo_megatron.inputs.handover import handed_over, reading_shown
-    from aspo_megatron.inputs.imitations import check_imitations
     from aspo_megatron.inputs.read import read_inputs
+    from aspo_megatron.inputs.warmup_answers import check_imitations
 
     losses.build(run.loss.name, run.loss.hyperparameters)
     inputs = read_inputs(run, reading_shown(run.train.steps))

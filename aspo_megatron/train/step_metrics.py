@@ -9,7 +9,7 @@ import torch
 
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss, Stat
-from aspo_megatron.losses.weights import gradient_weights
+from aspo_megatron.losses.gradient_weight import gradient_weights
 from aspo_megatron.metrics.dynamics import repetition_rate
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.update.statistics import StepStatistics

@@ -29,9 +29,9 @@ from aspo_megatron.train.advantages import set_advantages
 from aspo_megatron.train.collector import Collector
 from aspo_megatron.train.learner import Learner
 from aspo_megatron.train.outputs import RunOutputs
-from aspo_megatron.train.phases import Phases
+from aspo_megatron.train.phase_timer import Phases
 from aspo_megatron.train.policy_engine import PolicyEngine
-from aspo_megatron.train.states import RunStates
+from aspo_megatron.train.save_and_resume import RunStates
 from aspo_megatron.train.step_metrics import rollout_metrics, staleness_metrics
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.data.dealing import Dealer
 from aspo_megatron.data.decoding import encode
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.data.samples import Problem, Sample
-from aspo_megatron.inputs.imitations import imitated, imitated_text
+from aspo_megatron.data.split_over_ranks import Dealer
+from aspo_megatron.inputs.warmup_answers import imitated, imitated_text
 from aspo_megatron.losses import LossOutput, Stat
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model.policy import PolicyModel

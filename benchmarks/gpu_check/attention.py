@@ -126,7 +126,7 @@ def show_layer(sheet: Sheet, place: Place, groups: tuple[Group, ...]) -> None:
     from megatron.core.transformer.enums import AttnMaskType
 
     from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
-    from aspo_megatron.parallel.model.context import context_slice
+    from aspo_megatron.parallel.model.context_parallel import context_slice
 
     heads, kv_heads, d = (4, 2, 64) if place.small else (16, 8, 128)
     config = TransformerConfig(

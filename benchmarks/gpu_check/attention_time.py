@@ -89,7 +89,7 @@ class Blocks:
         self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, device: torch.device
     ) -> None:
         from aspo_megatron.parallel.model.attention import _BlockAttention, plan_blocks
-        from aspo_megatron.parallel.model.context import context_slice
+        from aspo_megatron.parallel.model.context_parallel import context_slice
 
         plan = plan_blocks(context_slice(spans_of(groups), 1, 0, multiple_of=1))
         blocks = (copied(plan, device) if device.type != "cpu" else plan).blocks

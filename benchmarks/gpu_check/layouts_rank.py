@@ -20,7 +20,7 @@ from torch._C._distributed_c10d import PrefixStore
 from aspo_megatron.check import main
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.parallel.device.platform import CpuPlatform, CudaPlatform, Platform, choose_platform
-from aspo_megatron.parallel.grid.meeting import interfaces, store_of_this_machine
+from aspo_megatron.parallel.grid.rendezvous import interfaces, store_of_this_machine
 from aspo_megatron.parallel.grid.topology import Topology, build_grid, leave_grid
 from benchmarks.gpu_check.layouts_backend import NAME, register
 

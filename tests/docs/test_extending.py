@@ -23,7 +23,7 @@ from aspo_megatron.config import LossConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.losses import base
-from aspo_megatron.losses.weights import gradient_weights
+from aspo_megatron.losses.gradient_weight import gradient_weights
 from aspo_megatron.models.families import qwen2
 from aspo_megatron.plots import loss_gallery
 from aspo_megatron.rewards import scorers

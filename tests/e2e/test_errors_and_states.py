@@ -104,7 +104,7 @@ def test_a_state_that_is_written_survives(server: Server, work: Path, error: Cal
 def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> list[str]:
     """The names in the folder of states, after an error when the state of step 1 is written."""
     from aspo_megatron.train.learner import Learner
-    from aspo_megatron.train.states import RunStates
+    from aspo_megatron.train.save_and_resume import RunStates
     from aspo_megatron.train.trainer import Trainer
 
     step, score, running = Trainer.step, Learner.score, list[Any]()

@@ -40,7 +40,7 @@ def asked(shared: bool) -> dict[str, Any]:
     """In a rank: what it is given, and what all are."""
     import torch.distributed as dist
 
-    from aspo_megatron.data.dealing import dealer
+    from aspo_megatron.data.split_over_ranks import dealer
     from aspo_megatron.evaluation.evaluator import Evaluator
     from aspo_megatron.inputs.shared import SharedProblems
 

@@ -68,7 +68,7 @@ def late(group: dist.ProcessGroup) -> None:
 def until_written(topology: Topology) -> None:
     """Until the others can read where this rank is, or nobody can, as what holds the notes is stopped."""
     deadline = time.monotonic() + 5.0
-    while not topology.whereabouts.written and time.monotonic() < deadline:
+    while not topology.rank_status.written and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -85,13 +85,13 @@ def main() -> int:
     with process_grid(ParallelConfig(dp=size), platform, seed=1) as topology:
         patient = behaviour == "wait longer"
         group = dist.new_group(timeout=timedelta(seconds=3 * SECONDS if patient else SECONDS))
-        topology.whereabouts.phase("step 1, generate")
+        topology.rank_status.phase("step 1, generate")
         dist.all_reduce(torch.zeros(1))
         what, _, where = behaviour.partition(" in ")
         until_written(topology)
         if where == "generate":
             ALONE[what]()
-        topology.whereabouts.phase("step 1, update")
+        topology.rank_status.phase("step 1, update")
         until_written(topology)
         if what == "late":
             late(group)

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.launch.end import explain
+from aspo_megatron.launch.hang_verdict import Verdict
 from aspo_megatron.launch.launcher import launch
+from aspo_megatron.launch.outcome import explain
 from aspo_megatron.launch.rank import running_under_launcher
 from aspo_megatron.launch.rank_process import Failure, RankProcess
-from aspo_megatron.launch.verdict import Verdict
 
 pytestmark = pytest.mark.timeout(60)
 

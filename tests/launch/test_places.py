@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from aspo_megatron.launch.whereabouts import place_of
+from aspo_megatron.launch.rank_status import place_of
 
 LINES = {
     "work.wait()": True,

@@ -21,7 +21,7 @@ from aspo_megatron.parallel.device.attention_kernels import attend, attend_backw
 from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
-from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice
 
 from .samples import make_groups
 

@@ -23,7 +23,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.layouts import layouts
 from aspo_megatron.parallel.device.platform import choose_platform
-from aspo_megatron.parallel.grid.meeting import interfaces, meet
+from aspo_megatron.parallel.grid.rendezvous import interfaces, meet
 from aspo_megatron.parallel.grid.topology import Topology, build_grid
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer

@@ -19,13 +19,13 @@ from aspo_megatron.config import KernelsConfig, ModelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.read import Inputs
-from aspo_megatron.launch.whereabouts import Whereabouts
+from aspo_megatron.launch.rank_status import RankStatus
 from aspo_megatron.models.families.qwen3_moe import FAMILY
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from aspo_megatron.parallel.device.kernels import Kernels, Machine, advice, choose_kernels
 from aspo_megatron.parallel.device.packages import Packages, engine_window, find_packages
 from aspo_megatron.parallel.device.platform import CpuPlatform
-from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.train import main
 
 NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
@@ -281,7 +281,7 @@ def test_a_run_tells_once_what_it_should(
         }
     )
     platform = SimpleNamespace(machine=HOPPER, device="cuda")
-    topology: Any = SimpleNamespace(is_leader=leader, platform=platform, whereabouts=Whereabouts())
+    topology: Any = SimpleNamespace(is_leader=leader, platform=platform, rank_status=RankStatus())
     stop: Any = SimpleNamespace(agree=lambda **_: (False, False))
     inputs: Any = Inputs(*[None] * 4)
     with pytest.raises(ModelIsNextError):

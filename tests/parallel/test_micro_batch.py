@@ -14,7 +14,7 @@ from torch import Tensor
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
-from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.parallel.model.micro_batch import MicroBatch, copied
 
 from .layouts import PLATFORM

@@ -16,7 +16,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.rewards.programs import reward as code_reward
 from aspo_megatron.rewards.scorers import check, is_built_in
-from aspo_megatron.rewards.workers import dispatcher, handle, output, team
+from aspo_megatron.rewards.workers import dispatcher, handle, output, supervisor
 from aspo_megatron.rewards.workers.pool import RewardPool
 
 PROBLEM = Problem("p-0", "?", (1,), "7")
@@ -42,7 +42,7 @@ def refuse(error: Exception):
         (output, "Pipe", NO_DESCRIPTOR),
         (output, "Pipe", NO_MEMORY),
         (threading.Thread, "start", NO_THREAD),
-        (team.selectors, "DefaultSelector", NO_DESCRIPTOR),
+        (supervisor.selectors, "DefaultSelector", NO_DESCRIPTOR),
     ],
 )
 def test_a_pool_that_cannot_start(owner, name, error, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_pool_that_cannot_start(owner, name, error, monkeypatch):
 @pytest.mark.parametrize("error", [NO_PROCESS, NO_DESCRIPTOR, NO_MEMORY, READ_ONLY])
 @pytest.mark.parametrize("place", ["socket", "process"])
 def test_workers_that_cannot_start(place, error, monkeypatch, nothing_is_left):
-    monkeypatch.setattr(team, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "_PAUSE_SECONDS", 0.001)
     owner, name = (socket, "socketpair") if place == "socket" else (handle.WorkerContext.Process, "start")
     monkeypatch.setattr(owner, name, refuse(error))
     with (

@@ -28,8 +28,8 @@ from aspo_megatron.rollout.build import open_doors
 from aspo_megatron.rollout.client import ServerClient, ServerError
 from aspo_megatron.rollout.sglang.command import ServedModel
 from aspo_megatron.rollout.sglang.environment import server_environment
-from aspo_megatron.rollout.sglang.key import key_for_own_servers, read_api_key
 from aspo_megatron.rollout.sglang.local_servers import LocalServers, _answers
+from aspo_megatron.rollout.sglang.server_key import key_for_own_servers, read_api_key
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 HERE = (

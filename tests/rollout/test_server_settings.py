@@ -17,8 +17,8 @@ from aspo_megatron.config import ServersConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 from aspo_megatron.rollout.sglang.environment import server_environment
-from aspo_megatron.rollout.sglang.key import read_api_key
 from aspo_megatron.rollout.sglang.local_servers import LocalServers, exposed_without_key
+from aspo_megatron.rollout.sglang.server_key import read_api_key
 
 MODEL = ServedModel(Path("/models/m"), "bfloat16", random=False)
 

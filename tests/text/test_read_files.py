@@ -25,7 +25,7 @@ from aspo_megatron.metrics.wandb_run import _id_of
 from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
-from aspo_megatron.rollout.sglang.key import read_api_key
+from aspo_megatron.rollout.sglang.server_key import read_api_key
 from aspo_megatron.yaml_text import read_yaml
 from tests.plots.made_runs import write_run
 
@@ -263,7 +263,7 @@ def test_a_configuration_from_the_shell(tmp_path: Path) -> None:
 
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspo_megatron.metrics.damage.MOST_BYTES", 1000)
+    monkeypatch.setattr("aspo_megatron.metrics.damaged_lines.MOST_BYTES", 1000)
     monkeypatch.setattr("aspo_megatron.evaluation.results.MOST_BYTES", 1000)
     response = json.dumps({"problem": "p", "response": "r", "reward": 1.0} | LINE)
     long = json.dumps({"problem": "p", "response": "r" * 5000, "reward": 1.0} | LINE)

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.config.io import save_config
-from aspo_megatron.data.dealing import Held
 from aspo_megatron.data.samples import Problem, Sample
+from aspo_megatron.data.split_over_ranks import Held
 from aspo_megatron.inputs.read import load_tokenizer, open_weights
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.metrics.progress import SilentProgress

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from aspo_megatron.data.bad_problems import Row
 from aspo_megatron.data.sources.hub import BUILDERS
 from aspo_megatron.data.sources.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
 from aspo_megatron.data.sources.jsonl import ByteSource, json_lines
 from aspo_megatron.data.sources.rows import key_of
-from aspo_megatron.data.unusable import Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 

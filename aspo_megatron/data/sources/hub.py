@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aspo_megatron.config import SourceConfig
+from aspo_megatron.data.bad_problems import Row
 from aspo_megatron.data.sources.rows import key_of
-from aspo_megatron.data.unusable import Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from aspo_megatron.data.bad_problems import Reason, Row
 from aspo_megatron.data.sources.fields import ABSENT, lookup
 from aspo_megatron.data.sources.jsonl import MOST_LINE_BYTES, ByteSource, Parser, not_utf8, show
-from aspo_megatron.data.unusable import Reason, Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import MOST_VALUES, refuse_many_values

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from aspo_megatron.data.unusable import Reason, Row
+from aspo_megatron.data.bad_problems import Reason, Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.reading import refuse_many_values

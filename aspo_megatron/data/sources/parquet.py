@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from aspo_megatron.data.unusable import Row
+from aspo_megatron.data.bad_problems import Row
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 

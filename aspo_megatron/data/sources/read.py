@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.words import OnBad
+from aspo_megatron.data.bad_problems import Reason, Unusable
 from aspo_megatron.data.records import Gathering, ProblemRecord, Records
 from aspo_megatron.data.sources.files import expanded, file_rows, has_known_suffix, source_files, stem_of
 from aspo_megatron.data.sources.jsonl import show
 from aspo_megatron.data.sources.rows import BadRowError, RowTaker, Taken
-from aspo_megatron.data.unusable import Reason, Unusable
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 

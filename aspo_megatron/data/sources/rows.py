@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from aspo_megatron.config import SourceConfig
+from aspo_megatron.data.bad_problems import Reason
 from aspo_megatron.data.sources.fields import ABSENT, ANSWERS, PROMPTS, likely, lookup, named_in, plain
 from aspo_megatron.data.sources.jsonl import show
 from aspo_megatron.data.sources.messages import Turn, chat_of, turns_of
-from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import ConfigError
 
 _LONGEST_ID = 1000

@@ -1,7 +1,7 @@
 """Moving samples between ranks: from the rank that generated them to the replica that trains on them.
 
 Ranks believe each other: what they send is unpickled, here as in PyTorch's own collectives of objects. Who can be
-a rank is decided where they meet (`meeting.py`).
+a rank is decided where they meet (`rendezvous.py`).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.launch.whereabouts import Whereabouts
+from aspo_megatron.launch.rank_status import RankStatus
 from aspo_megatron.parallel.device.platform import Platform, choose_platform
-from aspo_megatron.parallel.grid.meeting import interfaces, meet
+from aspo_megatron.parallel.grid.rendezvous import interfaces, meet
 from aspo_megatron.parallel.grid.watch import watched
 
 
@@ -43,7 +43,7 @@ class Topology:
     """This rank's place on the mesh. `rank` and `world_size` count all ranks.
 
     `ep` and `etp` split experts, over the ranks of the other axes. `vpp` is no axis: the number of virtual stages on
-    each pipeline rank. `whereabouts` is told what this rank does, so that others can say so if it hangs.
+    each pipeline rank. `rank_status` is told what this rank does, so that others can say so if it hangs.
     """
 
     platform: Platform
@@ -58,7 +58,7 @@ class Topology:
     etp: Axis
     sequence_parallel: bool
     parallel: ParallelConfig
-    whereabouts: Whereabouts = field(default_factory=Whereabouts)
+    rank_status: RankStatus = field(default_factory=RankStatus)
 
     @property
     def is_leader(self) -> bool:
@@ -110,10 +110,10 @@ def process_grid(
     )
     platform.install()
     minutes = platform_config.timeout_minutes
-    with interfaces(world_size, servers_elsewhere), watched(world_size, minutes) as whereabouts:
+    with interfaces(world_size, servers_elsewhere), watched(world_size, minutes) as rank_status:
         meet(platform.backend, world_size, timedelta(minutes=minutes))
-        whereabouts.phase("building the groups of ranks")
-        yield replace(build_grid(parallel, platform, minutes, seed), whereabouts=whereabouts)
+        rank_status.phase("building the groups of ranks")
+        yield replace(build_grid(parallel, platform, minutes, seed), rank_status=rank_status)
     # Not after an error: leaving makes the other ranks fail too, before this one's error is shown.
     leave_grid(platform)
 

@@ -12,14 +12,14 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
-from aspo_megatron.launch.boards import SharedBoard, StoreBoard
-from aspo_megatron.launch.verdict import Verdict, find_late, ranks_text, silent_rank
-from aspo_megatron.launch.whereabouts import (
+from aspo_megatron.launch.hang_verdict import Verdict, find_late, ranks_text, silent_rank
+from aspo_megatron.launch.rank_notes import SharedBoard, StoreBoard
+from aspo_megatron.launch.rank_status import (
     BEAT_SECONDS,
     Board,
     Note,
+    RankStatus,
     WaitedInVainError,
-    Whereabouts,
     connection_lost,
     timed_out,
 )
@@ -31,7 +31,7 @@ _CONNECT_SECONDS = 5.0
 
 
 @contextmanager
-def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
+def watched(world_size: int, minutes: float) -> Iterator[RankStatus]:
     """Notes of this rank, until the block ends.
 
     Args:
@@ -42,17 +42,17 @@ def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
         WaitedInVainError: in place of the error of a collective that has timed out, here or, before, in another rank.
     """
     if world_size == 1:
-        yield Whereabouts()
+        yield RankStatus()
         return
     rank, shared = int(os.environ["RANK"]), SharedBoard.given(os.environ, world_size)
     beat = BEAT_SECONDS if shared else min(_NETWORK_BEAT_SECONDS, 60 * minutes / _BEATS_IN_TIMEOUT)
     leader = _Leader()
     open_board: Callable[[], Board] = (lambda: shared) if shared else (lambda: _store_board(minutes, leader))
-    whereabouts = Whereabouts(rank, open_board, beat)
-    whereabouts.phase("meeting the other ranks")
-    whereabouts.start()
+    rank_status = RankStatus(rank, open_board, beat)
+    rank_status.phase("meeting the other ranks")
+    rank_status.start()
     try:
-        yield whereabouts
+        yield rank_status
     except RuntimeError as error:
         in_vain = timed_out(error)
         if shared and in_vain:  # the launcher says who is late; it sees more, and this rank's end must not wait
@@ -66,7 +66,7 @@ def watched(world_size: int, minutes: float) -> Iterator[Whereabouts]:
         raise WaitedInVainError(text or nobody) from error
     finally:
         if not shared:
-            whereabouts.end()
+            rank_status.end()
 
 
 class _Leader:

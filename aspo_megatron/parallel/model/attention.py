@@ -23,7 +23,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
-from aspo_megatron.parallel.model.context import ContextSlice, runs_of
+from aspo_megatron.parallel.model.context_parallel import ContextSlice, runs_of
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
-from aspo_megatron.parallel.model.context import spread
+from aspo_megatron.parallel.model.context_parallel import spread
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.spec import layer_spec
 from aspo_megatron.parallel.model.token_rows import take

@@ -16,7 +16,7 @@ from torch import Tensor
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttentionParams, plan_blocks
-from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.parallel.model.token_rows import TokenRows
 
 _ALIGNMENT = 256

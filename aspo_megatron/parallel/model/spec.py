@@ -19,7 +19,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttention
-from aspo_megatron.parallel.model.router import BalancedRouter
+from aspo_megatron.parallel.model.moe_router import BalancedRouter
 
 
 class GradientFusingLayer(TransformerLayer):

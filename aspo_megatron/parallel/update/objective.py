@@ -12,10 +12,10 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, kl
-from aspo_megatron.losses.bound import ratio_of
-from aspo_megatron.losses.correction import correction_weights
 from aspo_megatron.losses.entropy import low_entropy_mask
+from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import shares
+from aspo_megatron.losses.rollout_correction import correction_weights
 
 _LOW_ENTROPY_QUANTILE = 0.8
 _DIFFERENCES = (0.001, 0.01, 0.1, 1.0)

@@ -37,8 +37,8 @@ from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.log_prob.checks import check_targets
 from aspo_megatron.parallel.model.chunk import ModelChunk
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
+from aspo_megatron.parallel.model.pipeline_stages import stage_messages
 from aspo_megatron.parallel.model.policy import PolicyModel
-from aspo_megatron.parallel.model.stages import stage_messages
 from aspo_megatron.parallel.update.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.statistics import StepStatistics

@@ -11,7 +11,7 @@ import torch
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.model.context import ContextSlice, context_slice, runs_of
+from aspo_megatron.parallel.model.context_parallel import ContextSlice, context_slice, runs_of
 
 _INDEX = 8
 """Bytes of a token's number, or of its place."""

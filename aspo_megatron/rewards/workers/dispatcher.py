@@ -20,9 +20,9 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards.workers.handle import Handle, describe_exit, shape
 from aspo_megatron.rewards.workers.messages import GarbledError
+from aspo_megatron.rewards.workers.supervisor import Team
 from aspo_megatron.rewards.workers.task_queue import TaskQueue
 from aspo_megatron.rewards.workers.tasks import Batch, Item, Reward, Task, tasks_of
-from aspo_megatron.rewards.workers.team import Team
 from aspo_megatron.rewards.workers.worker import describe
 
 logger = plain_logger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from aspo_megatron.launch.whereabouts import is_stopped
+from aspo_megatron.launch.rank_status import is_stopped
 from aspo_megatron.rewards.workers.messages import PoolsEnd
 from aspo_megatron.rewards.workers.output import WorkersOutput
 from aspo_megatron.rewards.workers.tasks import Task

@@ -11,8 +11,8 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.workers.dispatcher import Dispatcher
+from aspo_megatron.rewards.workers.supervisor import no_room
 from aspo_megatron.rewards.workers.tasks import Batch, Item, Reward
-from aspo_megatron.rewards.workers.team import no_room
 
 __all__ = ["Item", "PendingRewards", "Reward", "RewardPool", "log_errors"]
 

@@ -27,7 +27,7 @@ from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.launch.addresses import free_ports, in_url, is_loopback
 from aspo_megatron.rollout.sglang.command import ServedModel, server_command
 from aspo_megatron.rollout.sglang.environment import server_environment
-from aspo_megatron.rollout.sglang.key import key_for_own_servers, settings_file, without_key
+from aspo_megatron.rollout.sglang.server_key import key_for_own_servers, settings_file, without_key
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0

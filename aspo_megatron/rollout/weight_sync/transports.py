@@ -22,8 +22,8 @@ from aspo_megatron.launch.addresses import address_towards, free_ports, is_loopb
 from aspo_megatron.rollout.client import ServerClient, ServerError
 from aspo_megatron.rollout.weight_sync.session import Prepared
 from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket, has_room
-from aspo_megatron.rollout.weight_sync.sync_way import refuse_other_nccl
 from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
+from aspo_megatron.rollout.weight_sync.transport_choice import refuse_other_nccl
 
 logger = plain_logger(__name__)
 

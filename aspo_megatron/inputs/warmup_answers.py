@@ -6,13 +6,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.data.dealing import Dealer, dealer
+from aspo_megatron.data.bad_problems import Reason
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.split_over_ranks import Dealer, dealer
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.data.stream import ProblemStream
 from aspo_megatron.data.tokenize_prompts import PromptMaker
 from aspo_megatron.data.tokenizer import beyond_vocabulary
-from aspo_megatron.data.unusable import Reason
 from aspo_megatron.errors import CheckpointError
 
 if TYPE_CHECKING:

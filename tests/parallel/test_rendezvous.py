@@ -13,14 +13,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.addresses import free_ports
 from aspo_megatron.launch.loopback import is_loopback, loopback_interface
-from aspo_megatron.parallel.grid import meeting
-from aspo_megatron.parallel.grid.meeting import interfaces, meet, stays_here
+from aspo_megatron.parallel.grid import rendezvous
+from aspo_megatron.parallel.grid.rendezvous import interfaces, meet, stays_here
 from aspo_megatron.parallel.grid.topology import process_grid
 from aspo_megatron.rewards.programs.jail import kernel
 from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
@@ -38,7 +38,7 @@ def listening() -> set[tuple[str, int]]:
 def receive(port: int) -> None:
     """What a server's rank does: it joins a group, and takes a tensor."""
     patience = timedelta(seconds=60)
-    store, _, _ = next(rendezvous(f"tcp://127.0.0.1:{port}", 1, 2, timeout=patience))
+    store, _, _ = next(torch_rendezvous(f"tcp://127.0.0.1:{port}", 1, 2, timeout=patience))
     prefixed = PrefixStore("cpu/", PrefixStore("sync/", PrefixStore("sync", store)))
     group = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
     group.broadcast([torch.zeros(3)], dist.BroadcastOptions()).wait()
@@ -107,7 +107,7 @@ def test_ranks_of_several_machines_meet_as_torchrun_has_them(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", address)
     joined: list[object] = []
-    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *given, **named: joined.append((given, named)))
+    monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *given, **named: joined.append((given, named)))
     with interfaces(2, servers_elsewhere=False):
         assert "GLOO_SOCKET_IFNAME" not in os.environ
     meet("gloo", 2, timedelta(seconds=1))
@@ -164,7 +164,7 @@ def test_the_store_listens_at_an_address_of_this_machine_alone(monkeypatch: pyte
         monkeypatch.setenv(name, value)
     assert stays_here(os.environ)
     before = listening()
-    store = meeting.store_of_this_machine(0, 1, timedelta(seconds=20))
+    store = rendezvous.store_of_this_machine(0, 1, timedelta(seconds=20))
     (found,) = listening() - before
     assert is_loopback(found[0])
     assert found[1] == port

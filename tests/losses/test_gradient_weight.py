@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aspo_megatron import losses
-from aspo_megatron.losses.weights import gradient_weights
+from aspo_megatron.losses.gradient_weight import gradient_weights
 
 RATIOS = [0.2, 0.9, 1.0, 1.1, 1.3, 5.0, 0.5]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aspo_megatron.data.packing import Span, pack
-from aspo_megatron.parallel.model.context import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice
 
 from .samples import make_groups
 

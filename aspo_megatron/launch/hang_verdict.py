@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from aspo_megatron.launch.whereabouts import Board, Note
+from aspo_megatron.launch.rank_status import Board, Note
 
 _MOST_LINES = 16
 

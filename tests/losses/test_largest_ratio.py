@@ -17,9 +17,9 @@ from aspo_megatron.config import LossConfig
 from aspo_megatron.config.words import KlEstimator, RolloutCorrection
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import build, get, kl, names
-from aspo_megatron.losses.bound import LARGEST_RATIO, MOST_NATS
-from aspo_megatron.losses.correction import correction_weights
-from aspo_megatron.losses.weights import gradient_weights
+from aspo_megatron.losses.gradient_weight import gradient_weights
+from aspo_megatron.losses.largest_ratio import LARGEST_RATIO, MOST_NATS
+from aspo_megatron.losses.rollout_correction import correction_weights
 from aspo_megatron.parallel.update.objective import PolicyObjective, weighted_sum
 
 from .test_policy_losses import call

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.config.words import RolloutCorrection
-from aspo_megatron.losses.bound import ratio_of
+from aspo_megatron.losses.largest_ratio import ratio_of
 
 
 def correction_weights(

@@ -11,7 +11,7 @@ from pathlib import Path
 from aspo_megatron.files import plain_errors, whole_file
 from aspo_megatron.folders import EVALUATIONS, METRICS_FILE, SAMPLES_FILE, TENSORBOARD
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.metrics.damage import Line, named, named_spans, read_lines, set_aside
+from aspo_megatron.metrics.damaged_lines import Line, named, named_spans, read_lines, set_aside
 
 
 def cut_back(run_dir: Path, step: int, warn: Callable[[str], None]) -> None:

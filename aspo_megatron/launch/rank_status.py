@@ -91,7 +91,7 @@ class Note:
             return False
 
 
-class Whereabouts:
+class RankStatus:
     """What this rank notes of itself. Without a board it notes nothing, as there is nobody to read it."""
 
     def __init__(self, rank: int = 0, board: Callable[[], Board] | None = None, beat_seconds: float = 0.0) -> None:
@@ -102,7 +102,7 @@ class Whereabouts:
         self._changed, self._ended = threading.Event(), threading.Event()
         self._main = threading.main_thread()
         self._written = -1
-        self._thread = threading.Thread(target=self._write, name="whereabouts", daemon=True)
+        self._thread = threading.Thread(target=self._write, name="rank_status", daemon=True)
 
     def start(self) -> None:
         """Begin to write notes."""

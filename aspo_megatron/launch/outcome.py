@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aspo_megatron.foreign_text import one_line, safe
+from aspo_megatron.launch.hang_verdict import Verdict, ranks_text
 from aspo_megatron.launch.rank import USER_ERROR_CODE
 from aspo_megatron.launch.rank_process import Failure, RankProcess
-from aspo_megatron.launch.verdict import Verdict, ranks_text
-from aspo_megatron.launch.whereabouts import connection_lost
+from aspo_megatron.launch.rank_status import connection_lost
 from aspo_megatron.streams import say
 
 

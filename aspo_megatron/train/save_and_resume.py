@@ -19,7 +19,7 @@ from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.train.learner import Learner
 from aspo_megatron.train.outputs import RunOutputs
-from aspo_megatron.train.phases import Phases
+from aspo_megatron.train.phase_timer import Phases
 
 
 class RunStates:

@@ -16,7 +16,7 @@ from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.streams import say
 from aspo_megatron.train.profiler import StepProfile, product_rate
-from aspo_megatron.train.step_work import Work, whole_work, work_of
+from aspo_megatron.train.step_operations import Work, whole_work, work_of
 
 
 class Phases:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.metrics.damage import named, named_spans
+from aspo_megatron.metrics.damaged_lines import named, named_spans
 from aspo_megatron.metrics.line_file import LineFile
 from aspo_megatron.metrics.record import Recorder, read_metrics
 from aspo_megatron.plots.sample_file import read_samples

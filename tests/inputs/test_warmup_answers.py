@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from aspo_megatron.cli.app import app
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
-from aspo_megatron.inputs.imitations import check_imitations, imitated
 from aspo_megatron.inputs.read import read_inputs
+from aspo_megatron.inputs.warmup_answers import check_imitations, imitated
 from aspo_megatron.train import main
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"

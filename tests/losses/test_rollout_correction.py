@@ -10,7 +10,7 @@ import torch
 
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.words import RolloutCorrection
-from aspo_megatron.losses.correction import correction_weights
+from aspo_megatron.losses.rollout_correction import correction_weights
 
 RATIOS = [0.1, 0.5, 0.999, 1.0, 1.999, 2.0, 2.001, 40.0]
 ROLLOUT = torch.full((len(RATIOS),), -3.0, dtype=torch.float64)

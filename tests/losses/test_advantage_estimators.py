@@ -12,7 +12,7 @@ import torch
 
 from aspo_megatron.config.words import Baseline, Scale
 from aspo_megatron.errors import UserError
-from aspo_megatron.losses.advantages import estimate
+from aspo_megatron.losses.advantage_estimators import estimate
 
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 SCALES: tuple[Scale, ...] = get_args(Scale)
