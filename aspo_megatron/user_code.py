@@ -34,6 +34,7 @@ def import_named(path: str, key: str) -> object:
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key}: {path!r}: {one_line(module.__file__)} has no {name!r}{hint}")
+        place = getattr(module, "__file__", None) or f"the module {module_name}"  # some are no file
+        raise ConfigError(f"{key}: {path!r}: {one_line(place)} has no {name!r}{hint}")
     named: object = getattr(module, name)
     return named

@@ -22,8 +22,8 @@ def import_loss(path: str) -> type[Loss]:
     """The loss at `package.module:Class`.
 
     Raises:
-        ConfigError: it cannot be imported, is no class that derives from `Loss`, is abstract, or has a hyperparameter
-            that is a key of every loss.
+        ConfigError: it cannot be imported, is no class that derives from `Loss`, is abstract, says neither True nor
+            False for `token_wise`, or has a hyperparameter that is a key of every loss.
     """
     module, _, name = path.partition(":")
     if not module or not name:
@@ -36,6 +36,8 @@ def import_loss(path: str) -> type[Loss]:
     if inspect.isabstract(loss):
         missing = one_line(", ".join(sorted(loss.__abstractmethods__)))
         raise ConfigError(f"loss.name: {path!r} is abstract: it has no method {missing}")
+    if not isinstance(loss.token_wise, bool):
+        raise ConfigError(f"loss.name: {path!r}: token_wise is {loss.token_wise!r}; set it to True or False")
     taken = sorted(set(loss.model_fields) & set(LossConfig.model_fields))
     if taken:
         raise ConfigError(
@@ -48,14 +50,16 @@ def try_loss(path: str, loss: Loss) -> None:
     """Compute a loss of a few tokens, whose ratios are around 1.
 
     Raises:
-        ConfigError: it fails, gives no tensor of a loss for each token, has no gradient, or depends on other tokens
-            though it says that it is token-wise.
+        ConfigError: it fails, gives no tensor of a finite loss for each token, has no gradient, or depends on other
+            tokens though it says that it is token-wise.
     """
     inputs = _inputs()
     output = _computed(path, loss, inputs)
     _check_shapes(path, output)
-    if not output.per_token.requires_grad:
+    if not _depends_on(output.per_token, inputs.log_probs):
         raise ConfigError(f"loss.name: {path!r}: its loss has no gradient: have it depend on log_probs")
+    if not output.per_token.isfinite().all():
+        raise ConfigError(f"loss.name: {path!r}: a trial of it gives {output.per_token.tolist()}, which is not finite")
     if not loss.token_wise:
         return
     alone = torch.cat([_computed(path, loss, _token(inputs, i)).per_token for i in range(sum(_LENGTHS))])
@@ -64,6 +68,13 @@ def try_loss(path: str, loss: Loss) -> None:
             f"loss.name: {path!r}: it says token_wise = True, but the loss of a token depends on the other tokens; "
             "leave token_wise out"
         )
+
+
+def _depends_on(values: Tensor, inputs: Tensor) -> bool:
+    if not values.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True, retain_graph=True)
+    return gradient is not None
 
 
 def _inputs() -> LossInput:

@@ -6,10 +6,11 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 
+from aspo_megatron.data.samples import FinishReason
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 
@@ -40,7 +41,7 @@ class Completion:
 
     token_ids: list[int]
     log_probs: list[float]
-    finish: Literal["stop", "length", "abort"]
+    finish: FinishReason
     version: str
     spans: tuple[tuple[str, int], ...] | None
 

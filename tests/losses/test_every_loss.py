@@ -164,3 +164,39 @@ def test_on_policy_a_good_token_gets_likelier_and_a_bad_one_less_likely(name: st
     given = batch(0.0)
     assert values.isfinite().all()
     assert torch.equal(gradient.sign(), torch.where(given["mask"], -given["advantages"].sign(), 0.0))
+
+
+OF_THE_VALUE = {"dapo", "gmpo", "grpo", "gspo", "ppo-dual-clip", "sapo"}
+"""Losses whose gradient is that of their value."""
+CHOSEN = {
+    *("aspo", "aspo-released", "aspo-without-dual-clip"),
+    *("cispo", "grpo-response-mean", "grpo-without-is"),
+}
+"""Losses with a stop-gradient: their gradient is not that of their value."""
+
+
+@pytest.mark.parametrize("spread", [1.2, 3e-4])
+@pytest.mark.parametrize("name", names())
+def test_the_value_moves_as_the_gradient_says(name: str, spread: float) -> None:
+    """By finite differences; where a gradient is chosen, only that a token's own value stays where there is none."""
+    assert (name in OF_THE_VALUE) != (name in CHOSEN)
+    given, step = batch(spread), 1e-6
+
+    def value(nudge: Tensor) -> Tensor:
+        return computed(name, {**given, "log_probs": given["log_probs"] + nudge})[0].sum()
+
+    nudges = step * torch.eye(sum(LENGTHS), dtype=torch.float64)
+    slopes = torch.stack([(value(nudge) - value(-nudge)) / (2 * step) for nudge in nudges])
+    gradient = computed(name, given)[1]
+    held = torch.ones_like(given["mask"]) if name in OF_THE_VALUE else (gradient == 0) & build(name, {}).token_wise
+    torch.testing.assert_close(gradient[held], slopes[held], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_gradient_flows_to_the_policy_alone(name: str) -> None:
+    given = batch(0.3)
+    others = {key: given[key].clone().requires_grad_() for key in ("old_log_probs", "advantages", "entropy")}
+    output = build(name, {})(**{**given, **others, "log_probs": given["log_probs"].requires_grad_()})
+    total = torch.where(given["mask"], output.per_token, 0.0).sum()
+    gradients = torch.autograd.grad(total, list(others.values()), materialize_grads=True, allow_unused=True)
+    assert not any(gradient.any() for gradient in gradients)

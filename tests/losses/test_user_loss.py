@@ -71,6 +71,17 @@ class Detached(Loss):
     def compute(self, inputs):
         return LossOutput(inputs.log_probs.detach())
 
+class OfOthers(Loss):
+    def compute(self, inputs):
+        return LossOutput(-inputs.old_log_probs.clone().requires_grad_())
+
+class NotFinite(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs.log())
+
+class InWords(Reinforce):
+    token_wise = "no"
+
 class NotTokenWise(Loss):
     token_wise = True
     def compute(self, inputs):
@@ -94,6 +105,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "losses_that_move.py").write_text("import os; os.chdir('/')\n" + MODULE)
     for name, code in BROKEN.items():
         (tmp_path / f"losses_broken_{name}.py").write_text(code)
+    (tmp_path / "losses_in_a_folder").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     importlib.invalidate_caches()
@@ -131,6 +143,11 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         (":Mine", "a loss of your own is package.module:Class"),
         ("losses_of_mine.Reinforce", "one of your own is package.module:Class"),
         ("losses_of_mine:Reinforced", "losses_of_mine.py has no 'Reinforced'; did you mean 'Reinforce'?"),
+        ("sys:Reinforced", "the module sys has no 'Reinforced'"),
+        ("losses_in_a_folder:Reinforced", "the module losses_in_a_folder has no 'Reinforced'"),
+        ("losses_of_mine:InWords", "token_wise is 'no'; set it to True or False"),
+        ("losses_of_mine:OfOthers", "its loss has no gradient"),
+        ("losses_of_mine:NotFinite", "a trial of it gives [nan, nan, nan, nan, nan], which is not finite"),
         ("losses_of_mine:number", "is not a class that derives from aspo_megatron.losses.Loss"),
         ("losses_of_mine:function", "is not a class that derives from aspo_megatron.losses.Loss"),
         ("losses_of_mine:NoLoss", "is not a class that derives from aspo_megatron.losses.Loss"),
