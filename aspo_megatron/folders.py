@@ -69,7 +69,7 @@ def step_name(step: int) -> str:
 
 
 def packaged(name: str) -> Path:
-    """A file or folder that the package brings: in a checkout that of the repository, which is linked to there."""
+    """A file or folder that the package brings. In a checkout it is a link to the one of the repository."""
     return (Path(__file__).parent / name).resolve()
 
 

@@ -1,6 +1,6 @@
 """Problems to chats, and chats to texts, by a model folder's template; whether it keeps what is said.
 
-`Renderer` runs in the process of `prompt_ids`: a template is a program of somebody else.
+`Renderer` runs in the process of `tokenize_prompts`: a template is a program of somebody else.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class ProblemStore(Sequence[Problem]):
     # ---- what a run asks of it -------------------------------------------------------------------------------
 
     def deal(self, parts: Sequence[Sequence[int]], rank: int) -> list[Problem]:
-        """The problems of `parts[rank]`; see `dealing.Dealer`."""
+        """The problems of `parts[rank]`; see `Dealer`."""
         return [self[place] for place in parts[rank]]
 
     def to_all(self, places: Sequence[int]) -> list[Problem]:

@@ -85,7 +85,7 @@ def start_evaluation(
 
 @dataclass(frozen=True)
 class _Preparation:
-    """Of a set of problems: its settings, its file of responses, and what the ranks read, checked.
+    """What a set of problems needs: its settings, its file of responses, and what the ranks read, checked.
 
     `live`: servers have the weights. `common`: settings of every set; `overrides` are the user's. `handed`: keeps the
     problems that are handed over.
@@ -138,7 +138,7 @@ class _Preparation:
 
     def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
         """Read all input once before any process starts; where the configuration is, and where the problems are."""
-        from aspo_megatron.inputs.handover import handed_over  # with torch, which what is refused above does without
+        from aspo_megatron.inputs.handover import handed_over  # imports torch: late, so that refusals are quick
         from aspo_megatron.inputs.read import read_inputs
 
         # Reading the input checks that the model's context has room for a response, by the length in `rollout`.

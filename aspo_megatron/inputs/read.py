@@ -1,4 +1,4 @@
-"""All that a run reads, checked before any rank is started: model folder, tokenizer, problems, reward, loss.
+"""All that a run reads, checked before any rank is started: model folder, tokenizer, problems, reward.
 
 transformers takes seconds to import, so it is imported where it is needed: what is wrong without it shows at once.
 """

@@ -86,7 +86,7 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
 
 
 class StopRequest:
-    """A wish to stop: noted when the signal comes, granted by all ranks together after a step.
+    """A request to stop: noted when the signal comes, granted by all ranks together after a step.
 
     Notes SIGUSR1, and SIGTERM where no `launch` stands between this rank and the job scheduler: `launch` turns SIGTERM
     into SIGUSR1, and ends ranks by SIGTERM when one of them has failed.

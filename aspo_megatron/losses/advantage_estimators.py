@@ -14,7 +14,7 @@ STD_FLOOR = 1e-6
 """Added to the standard deviation, as the field does; it shrinks the advantages of rewards that hardly differ."""
 
 
-def estimate(
+def estimate_advantages(
     rewards: npt.NDArray[np.floating], groups: npt.NDArray[np.integer], baseline: Baseline, scale: Scale
 ) -> npt.NDArray[np.float64]:
     """Advantages: what a reward is beyond its baseline, divided by a standard deviation (+ 1e-6) or by nothing.

@@ -26,7 +26,10 @@ class Stat:
 
 @dataclass(frozen=True)
 class LossInput:
-    """The response tokens of whole responses, packed one after the other; of some of them for a token-wise loss."""
+    """The response tokens of whole responses, packed one after the other.
+
+    A token-wise loss may be given only some of the tokens.
+    """
 
     log_probs: Tensor
     """log pi(token), [tokens], fp32 or fp64, carries the gradient."""

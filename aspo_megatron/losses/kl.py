@@ -11,7 +11,7 @@ from aspo_megatron.config.words import KlEstimator
 from aspo_megatron.losses.largest_ratio import bounded
 
 
-def estimate(kind: KlEstimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor | None = None) -> Tensor:
+def estimate_kl(kind: KlEstimator, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor | None = None) -> Tensor:
     """Estimate of KL(pi || pi_ref) in nats at each token, for tokens sampled from pi.
 
     With d = log pi_ref - log pi, and the gradient with respect to log pi:

@@ -53,7 +53,15 @@ def try_loss(path: str, loss: Loss) -> None:
         ConfigError: it fails, gives no tensor of a finite loss for each token, has no gradient, or depends on other
             tokens though it says that it is token-wise.
     """
-    inputs = _inputs()
+    try:
+        _try(path, loss, _inputs())
+    except ConfigError:
+        raise
+    except Exception as error:  # Whatever a user's loss does wrong.
+        raise ConfigError(f"loss.name: {path!r}: a trial of it fails: {reason_of(error)}") from error
+
+
+def _try(path: str, loss: Loss, inputs: LossInput) -> None:
     output = _computed(path, loss, inputs)
     _check_shapes(path, output)
     if not _depends_on(output.per_token, inputs.log_probs):
@@ -104,10 +112,7 @@ def _token(inputs: LossInput, index: int) -> LossInput:
 
 
 def _computed(path: str, loss: Loss, inputs: LossInput) -> LossOutput:
-    try:
-        output: object = loss.compute(inputs)
-    except Exception as error:  # Whatever a user's loss does wrong.
-        raise ConfigError(f"loss.name: {path!r}: a trial of it fails: {reason_of(error)}") from error
+    output: object = loss.compute(inputs)
     if not isinstance(output, LossOutput):
         raise ConfigError(f"loss.name: {path!r}: compute gives a {type(output).__name__}; it must give a LossOutput")
     return output

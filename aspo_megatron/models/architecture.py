@@ -12,7 +12,7 @@ class Architecture:
     """A family of models, and what it has beyond Llama.
 
     Attributes:
-        model_types: the `model_type` of config.json by which the family is known; transformers has a model for each.
+        model_types: the `model_type` of config.json by which the family is known.
         rows: every parameter of its models, in one table for all sizes.
         qkv_bias: query, key and value have biases.
         qk_norm: each head's query and key has an RMS norm.

@@ -26,7 +26,7 @@ _MOST_TENSORS = 1_000_000
 class Family:
     """A model as its `config.json` describes it. `config_text` is the file's content, as JSON.
 
-    `name` is its `model_type`; `rows` are those that it has, whether or not its embeddings are tied.
+    `name` is its `model_type`; `rows` are those of the model, chosen for tied or untied embeddings.
     `num_experts` is 0 for a dense model. `norm_topk`: whether the weights of a token's experts add up to 1.
     """
 

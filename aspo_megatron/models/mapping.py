@@ -64,8 +64,8 @@ class ParameterRow:
     """One Megatron parameter and the Hugging Face tensors `hf` that it is made of, whose sizes are `sizes`.
 
     `dim`: the dim along which tensor parallelism splits it; None means not split. `te_name`: the name where Transformer
-    Engine fuses a norm into the linear layer that follows. `tied`: only in models whose embeddings are tied, or only in
-    those whose embeddings are not. `copy`: read, but not exported.
+    Engine fuses a norm into the linear layer that follows. `tied`: only in models whose embeddings are tied (True), or
+    only in those whose embeddings are not (False); None: in both. `copy`: read, but not exported.
     """
 
     megatron: str

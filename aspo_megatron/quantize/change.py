@@ -14,7 +14,7 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.evaluation.results import CORRECT
 from aspo_megatron.evaluation.scores import Estimate, difference_estimate, mean_estimate
 from aspo_megatron.inputs.read import Inputs
-from aspo_megatron.losses.kl import estimate
+from aspo_megatron.losses.kl import estimate_kl
 from aspo_megatron.rewards.scoring import score_groups
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
@@ -99,7 +99,7 @@ def compare_log_probs(before: Sequence[Tensor], after: Sequence[Tensor]) -> LogP
     """Of two models on the same responses; lists of [tokens]."""
     first, second = torch.cat(list(before)), torch.cat(list(after))
     distance = (second - first).abs()
-    kl = estimate("k3", first, second)
+    kl = estimate_kl("k3", first, second)
     return LogProbChange(len(before), len(first), distance.mean().item(), distance.max().item(), kl.mean().item())
 
 

@@ -26,7 +26,7 @@ class OutOfTimeError(BaseException):
 
 @contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block once the process has computed for so long, whatever else the machine is at.
+    """Raise OutOfTimeError in the block once the process has computed for so long, whatever else the machine does.
 
     Python code and regular expressions are interrupted, arithmetic of huge numbers is not. Signals reach the main
     thread alone: in another one there is no limit.

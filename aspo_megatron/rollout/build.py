@@ -28,7 +28,7 @@ from aspo_megatron.rollout.sglang.local_servers import LocalServers
 from aspo_megatron.rollout.sglang.server_key import read_api_key, without_key
 from aspo_megatron.rollout.stop_rule import end_of_sequence_ids
 from aspo_megatron.rollout.weight_sync.session import Transport
-from aspo_megatron.rollout.weight_sync.transport_choice import way_to_servers
+from aspo_megatron.rollout.weight_sync.transport_choice import choose_weight_sync
 from aspo_megatron.rollout.weight_sync.transports import DiskTransport, DistributedTransport, TensorTransport
 
 
@@ -44,7 +44,7 @@ def own_servers(config: RunConfig, device: torch.device, tell: Callable[[str], N
         yield None
         return
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    servers = servers.model_copy(update={"sync": way_to_servers(servers, device.type, True, tell)})
+    servers = servers.model_copy(update={"sync": choose_weight_sync(servers, device.type, True, tell)})
     with LocalServers(
         servers, ServedModel.of(config.model), device.type, config.output_dir / LOGS, tell, ranks_here
     ) as local:
@@ -73,16 +73,16 @@ def rollout_engine(
     for address in open_doors(servers) if rank() == 0 else ():
         tell(f"warning: {address}, without a key (rollout.servers.api_key_file)")
     in_rounds(lambda seconds: from_leader(local is None or local.ready(seconds)))
-    started = from_leader(None if local is None else (local.urls, local.way, local.api_key))
-    urls, way, key = started or (
+    started = from_leader(None if local is None else (local.urls, local.weight_sync, local.api_key))
+    urls, weight_sync, key = started or (
         servers.addresses,
-        way_to_servers(servers, device.type, False, tell),
+        choose_weight_sync(servers, device.type, False, tell),
         read_api_key(servers),
     )
     engine = SGLangEngine(
         servers,
         urls,
-        _transport(config, family, device, way, local is not None),
+        _transport(config, family, device, weight_sync, local is not None),
         hf_sizes(family.rows, family.shape(tp=1)),
         family.shape(tp=1).vocab_size,
         end_of_sequence_ids(config.model.path, tokenizer),
@@ -105,13 +105,15 @@ def open_doors(servers: ServersConfig) -> list[str]:
     return [f"{address} may be used by {who[is_loopback(address)]}" for address in without_key(servers)]
 
 
-def _transport(config: RunConfig, family: Family, device: torch.device, way: WeightSync, own: bool) -> Transport:
+def _transport(
+    config: RunConfig, family: Family, device: torch.device, weight_sync: WeightSync, own: bool
+) -> Transport:
     """`own`: the run has started the servers itself."""
     servers = config.rollout.servers
-    if way == "tensor":
+    if weight_sync == "tensor":
         # Those started elsewhere may not see this GPU; they are given the weights in the machine's memory.
         return TensorTransport(servers.tp, servers.sync_timeout_seconds, own)
-    if way == "distributed":
+    if weight_sync == "distributed":
         backend = "nccl" if device.type == "cuda" else "gloo"
         return DistributedTransport(backend, servers.tp, servers.sync_timeout_seconds)
 

@@ -45,9 +45,9 @@ WhenComplete = Callable[[Request, list[Sample]], None]
 
 
 class Generation(Protocol):
-    """Responses that an engine makes since `RolloutEngine.start`. Both methods are collectives."""
+    """Responses that an engine has been making since `RolloutEngine.start`. Both methods are collectives."""
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until nothing of it is in flight, whatever has become of it."""
         ...
 
@@ -66,7 +66,7 @@ class Deferred:
 
     generate: Callable[[], list[list[Sample]]]
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Nothing is in flight."""
 
     def finish(self) -> list[list[Sample]]:

@@ -1,4 +1,4 @@
-"""Waiting for something outside of the ranks, which meet now and then meanwhile."""
+"""Waiting for something outside of the ranks, in rounds that are shorter than the time-out of a collective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ROUND_SECONDS = 20.0
 
 
 def in_rounds(wait: Callable[[float], bool], seconds: float | None = None) -> bool:
-    """Wait in rounds, as the other ranks' patience with a collective has an end; whether it has come.
+    """Wait in rounds, so that no collective of the ranks times out; whether what is waited for has come.
 
     Args:
         wait: a collective that waits for so many seconds at most, and says the same on all ranks.

@@ -15,6 +15,7 @@ from typing import Any
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import save_config
 from aspo_megatron.errors import ConfigError, UserError
+from aspo_megatron.folders import RUN_CONFIG
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.layouts import StageMemory, stage_memory
@@ -115,7 +116,7 @@ def simulate_ranks(config: RunConfig, family: Family, gpu: Gpu, tell: Callable[[
     """
     with tempfile.TemporaryDirectory(prefix="aspo-simulate-") as name:
         folder = Path(name)
-        save_config(config, folder / "config.yaml")
+        save_config(config, folder / RUN_CONFIG)
         waiting, running, done = ranks_of(config.parallel), list[_Child](), list[_Child]()
         try:
             while waiting or running:
@@ -143,7 +144,7 @@ class _Child:
         self.rank, self.began = rank, time.monotonic()
         self._result, self._errors = folder / f"rank{rank}.json", folder / f"rank{rank}.log"
         module = ["-W", "ignore", "-m", "aspo_megatron.simulation"]
-        arguments = [str(folder / "config.yaml"), str(rank), gpu.name, str(self._result)]
+        arguments = [str(folder / RUN_CONFIG), str(rank), gpu.name, str(self._result)]
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, *module, *arguments], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors

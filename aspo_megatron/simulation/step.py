@@ -52,9 +52,7 @@ class SimulatedStep:
             self.optimizer.zero_grad()
             self.optimizer.step()  # makes Adam's moments
         self.engine = SimulatedEngine(config, self.family, topology) if config.rollout.engine == "embedded" else None
-        train = config.train
-        temperature = config.rollout.sampling.temperature
-        self.limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, temperature)
+        self.limits = PassLimits.of(config.train, config.rollout.sampling.temperature)
         self.phases = Phases(self.rank.ledger)
         with self.phases.phase(Phase.HELD):
             pass

@@ -41,7 +41,7 @@ def set_advantages(
     own = [(group[0].group, values) for group, values in zip(groups, rewards, strict=True)] if counts else []
     everywhere = sorted(pair for part in gather(own) for pair in part)  # in an order that the ranks do not decide
     numbers = [number for number, values in everywhere for _ in values]
-    found = advantage_estimators.estimate(
+    found = advantage_estimators.estimate_advantages(
         np.array([value for _, values in everywhere for value in values]),
         np.array(numbers, dtype=np.int64),
         config.advantage.baseline,
@@ -101,7 +101,7 @@ def response_kl(sample: Sample, estimator: KlEstimator) -> float:
     assert sample.old_log_probs is not None
     assert sample.ref_log_probs is not None
     total = float(
-        kl.estimate(
+        kl.estimate_kl(
             estimator,
             torch.from_numpy(sample.old_log_probs).double(),
             torch.from_numpy(sample.ref_log_probs).double(),

@@ -91,7 +91,7 @@ class Collector:
         groups, left = self._finish(begun)
         self._sampler.carry_over(left, gather([slot.position for slot in left]))
         if not refills:
-            self._begin_after(step)  # servers are at it while these are scored
+            self._begin_after(step)  # servers generate while these are scored
         asked = self._scored(step, groups, begun.scoring)
         if refills:
             asked += self._refill(step, asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -16,7 +16,6 @@ from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, response_log_probs, token_outputs
-from aspo_megatron.train.outputs import first_samples
 from aspo_megatron.train.updates import StepUpdates
 
 Groups = list[list[Sample]]
@@ -25,7 +24,8 @@ Groups = list[list[Sample]]
 class Learner:
     """Computes log-probs of samples, and makes the updates that they give.
 
-    All methods but `scored` are collectives. `batches`: this replica's groups of each mini-batch of a step.
+    All methods but `needs_log_probs` and `tell_if_no_update` are collectives. `batches`: this replica's groups of each
+    mini-batch of a step.
     """
 
     def __init__(
@@ -43,12 +43,10 @@ class Learner:
         self.optimizer = Optimizer(model, config.optimizer, updates, config.parallel)
         objective = PolicyObjective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
         self.loss: Loss = objective.loss
-        train = config.train
-        temperature = config.rollout.sampling.temperature
-        self._limits = PassLimits(train.max_tokens_per_micro_batch, train.log_prob_chunk, temperature)
+        self._limits = PassLimits.of(config.train, config.rollout.sampling.temperature)
         self._updates = StepUpdates(config, model, self.optimizer, objective, self._limits, tell)
 
-    def score(self, batches: Sequence[Groups]) -> None:
+    def add_log_probs(self, batches: Sequence[Groups]) -> None:
         """Give samples their old and reference log-probs; but see `RunConfig.first_update_is_on_policy`."""
         groups = [group for batch in batches for group in batch]
         with self._phase("old log-probs"):
@@ -57,14 +55,14 @@ class Learner:
                     for sample in group:
                         sample.old_log_probs = sample.rollout_log_probs
             else:
-                for sample, log_probs in response_log_probs(self.model, self.scored(batches), self._limits):
+                for sample, log_probs in response_log_probs(self.model, self.needs_log_probs(batches), self._limits):
                     sample.old_log_probs = log_probs
         if self._reference is not None:
             with self._phase("reference log-probs"), self._reference.ready() as reference:
                 for sample, log_probs in response_log_probs(reference, groups, self._limits):
                     sample.ref_log_probs = log_probs
 
-    def scored(self, batches: Sequence[Groups]) -> Groups:
+    def needs_log_probs(self, batches: Sequence[Groups]) -> Groups:
         """The groups whose old log-probs no update gives: also those that samples.jsonl shows."""
         known = batches[:1] if self._config.first_update_is_on_policy else []
         return [*self._shown(known), *(group for batch in batches[len(known) :] for group in batch)]
@@ -84,4 +82,14 @@ class Learner:
         self._updates.tell_if_none()
 
     def _shown(self, batches: Sequence[Groups]) -> Groups:
-        return first_samples((group for batch in batches for group in batch), self._config.log.samples_per_step)
+        return _first_samples((group for batch in batches for group in batch), self._config.log.samples_per_step)
+
+
+def _first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
+    """The first `count` samples, in their groups."""
+    chosen: list[list[Sample]] = []
+    for group in groups:
+        if count > 0:
+            chosen.append(list(group[:count]))
+            count -= len(chosen[-1])
+    return chosen

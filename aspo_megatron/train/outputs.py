@@ -38,7 +38,7 @@ class RunOutputs:
     ) -> None:
         """`record` opens what records the run, given the step that it goes on after; None on all ranks but the leader.
 
-        `progress` shows nothing on these.
+        `progress` shows nothing on the other ranks.
         """
         self._config, self._inputs, self._record_after, self.progress = config, inputs, record, progress
         self._recorder: Recorder | None = None
@@ -124,16 +124,6 @@ class RunOutputs:
                 self.progress.message(f"warning: {error}; `aspo plot {one_line(folder)}` draws the curves later")
             write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n", durable=True)
         return summary
-
-
-def first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
-    """The first `count` samples, in their groups."""
-    chosen: list[list[Sample]] = []
-    for group in groups:
-        if count > 0:
-            chosen.append(list(group[:count]))
-            count -= len(chosen[-1])
-    return chosen
 
 
 def sample_records(

@@ -19,7 +19,7 @@ from aspo_megatron.train.profiler import StepProfile, product_rate
 from aspo_megatron.train.step_operations import Work, whole_work, work_of
 
 
-class Phases:
+class PhaseTimer:
     """Call it with a label: `with phases("update"): ...`."""
 
     def __init__(self, config: RunConfig, model: PolicyModel, progress: ProgressDisplay) -> None:
@@ -61,7 +61,7 @@ class Phases:
             say(f"warning: {error}; the run goes on")
 
     def count_work(self, groups: Sequence[Sequence[Sample]], scored: Sequence[Sequence[Sample]]) -> None:
-        """Count the operations of a step that is profiled. A collective then, and nothing else.
+        """Count the operations of a step that is profiled. A collective in that step; does nothing in others.
 
         Args:
             groups: all samples of the step on this replica.

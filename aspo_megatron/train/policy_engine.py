@@ -40,7 +40,7 @@ class PolicyEngine:
         self._probes = config.rollout.engine == "sglang" and self._servers.probe_every > 0
         self._tolerance = tolerance_of(config, model.shape.num_experts)
         self._ends_runs = ends_runs(config)
-        self._limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, 1.0)
+        self._limits = PassLimits.of(config.train, temperature=1.0)
         self._probe_sample = random_probe(model.shape.vocab_size, config.seed)
         self._response: Sample | None = None  # of this rank, for the next probe
         self._doubted: set[str] = set()  # servers that were warned about at the last probe
@@ -50,7 +50,7 @@ class PolicyEngine:
     def wait_in_flight(self) -> None:
         """Wait for the responses in flight, unless they are to go on across the next sync."""
         if self._waits and self._started is not None:
-            self._started.settle()
+            self._started.wait()
 
     def sync(self, version: int) -> dict[str, float]:
         """Push the present weights, after `wait_in_flight`; every so often probe whether the engine computes with them.

@@ -19,13 +19,13 @@ from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.train.learner import Learner
 from aspo_megatron.train.outputs import RunOutputs
-from aspo_megatron.train.phase_timer import Phases
+from aspo_megatron.train.phase_timer import PhaseTimer
 
 
-class RunStates:
+class SaveAndResume:
     """Loads, saves and exports what `learner` has. All methods are collectives.
 
-    `state` is where the run is now: what a saved state says of it.
+    `state`: what is saved about the progress of the run.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RunStates:
         inputs: SharedInputs,
         learner: Learner,
         outputs: RunOutputs,
-        phases: Phases,
+        phases: PhaseTimer,
         stop: StopRequest,
     ) -> None:
         """`outputs` has the lines that a state counts on; `stop` asks the run to save its state and end."""

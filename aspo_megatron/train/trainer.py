@@ -29,9 +29,9 @@ from aspo_megatron.train.advantages import set_advantages
 from aspo_megatron.train.collector import Collector
 from aspo_megatron.train.learner import Learner
 from aspo_megatron.train.outputs import RunOutputs
-from aspo_megatron.train.phase_timer import Phases
+from aspo_megatron.train.phase_timer import PhaseTimer
 from aspo_megatron.train.policy_engine import PolicyEngine
-from aspo_megatron.train.save_and_resume import RunStates
+from aspo_megatron.train.save_and_resume import SaveAndResume
 from aspo_megatron.train.step_metrics import rollout_metrics, staleness_metrics
 
 
@@ -51,7 +51,7 @@ class Trainer:
         """`model` has the weights that the run starts with, from the beginning: the KL refers to them."""
         self._config, self._inputs, self._rewards, self._outputs = config, inputs, rewards, outputs
         tell, rollout, self._topology = outputs.progress.message, config.rollout, model.topology
-        self._phases = Phases(config, model, outputs.progress)
+        self._phases = PhaseTimer(config, model, outputs.progress)
         self._engine = PolicyEngine(config, model, engine, tell)
         self._sampler = PromptSampler(
             ProblemStream(inputs.train, config.seed),
@@ -64,7 +64,7 @@ class Trainer:
             config, self._engine, rewards, inputs.tokenizer, self._sampler, self._topology, self._phases
         )
         self._learner = Learner(config, model, self._phases, tell)
-        self._states = RunStates(config, inputs, self._learner, outputs, self._phases, stop)
+        self._states = SaveAndResume(config, inputs, self._learner, outputs, self._phases, stop)
         self._state = TrainerState(0, 0, 0, 0.0, None, None, "")
         self._started = time.perf_counter()
 
@@ -116,7 +116,7 @@ class Trainer:
         """A rollout and its updates. Without servers it stops before the updates, or goes without an evaluation.
 
         Raises:
-            ServersLostError: then the run stands after this step or the one before.
+            ServersLostError: then this step or the one before is the last finished one.
         """
         config, began = self._config, time.perf_counter()
 
@@ -131,13 +131,13 @@ class Trainer:
         # Exchange: each replica is handed the groups that it trains on, mini-batch by mini-batch.
         batches = to_replicas(rollout.groups, config.train.prompts_per_update, self._topology, config.mini_batches)
 
-        # Score: old and reference log-probs. Then advantages, and the updates.
-        self._learner.score(batches)
+        # Log-probs: old and reference log-probs. Then advantages, and the updates.
+        self._learner.add_log_probs(batches)
         metrics |= set_advantages(batches, config, self._topology)
         metrics |= self._learner.update(step, batches)
         self._states.complete_written()
         self._outputs.record_samples(step, self._learner.shown_tokens(batches), self._learner.loss)
-        self._phases.count_work([group for batch in batches for group in batch], self._learner.scored(batches))
+        self._phases.count_work([group for batch in batches for group in batch], self._learner.needs_log_probs(batches))
 
         # Sync and evaluate: the engine is given the trained weights.
         lost, heldout = None, self._state.heldout_after
@@ -149,7 +149,7 @@ class Trainer:
         except ServersLostError as error:
             lost, heldout = error, None
 
-        # Record, also where the servers are lost: the run stands after this step then.
+        # Record, also where the servers are lost: this step is finished then.
         tokens = int(metrics["tokens"])
         metrics["tokens_per_second"] = tokens / metrics.setdefault("seconds/step", time.perf_counter() - began)
         self._state = replace(

@@ -41,7 +41,7 @@ def warm_up(
         config.warmup.updates,
         config.parallel,
     )
-    limits = PassLimits(config.train.max_tokens_per_micro_batch, config.train.log_prob_chunk, temperature=1.0)
+    limits = PassLimits.of(config.train, temperature=1.0)
     stream = imitated(problems, config.seed)
     loss = 0.0
     for number in range(config.warmup.updates):

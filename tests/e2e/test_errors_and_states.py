@@ -104,10 +104,10 @@ def test_a_state_that_is_written_survives(server: Server, work: Path, error: Cal
 def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> list[str]:
     """The names in the folder of states, after an error when the state of step 1 is written."""
     from aspo_megatron.train.learner import Learner
-    from aspo_megatron.train.save_and_resume import RunStates
+    from aspo_megatron.train.save_and_resume import SaveAndResume
     from aspo_megatron.train.trainer import Trainer
 
-    step, score, running = Trainer.step, Learner.score, list[Any]()
+    step, score, running = Trainer.step, Learner.add_log_probs, list[Any]()
 
     def noted(trainer: Any, number: int) -> None:
         running[:] = [trainer]
@@ -121,9 +121,9 @@ def fail_in_step_two(work: Path, name: str, error: Callable[[Any], None]) -> lis
         score(learner, batches)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunStates, "complete_written", lambda states: None)  # which may come before the error or not
+        patch.setattr(SaveAndResume, "complete_written", lambda states: None)  # which may come before the error or not
         patch.setattr(Trainer, "step", noted)
-        patch.setattr(Learner, "score", failing)
+        patch.setattr(Learner, "add_log_probs", failing)
         ranks = go_on(work, name, *SHORT)
         while all(rank.is_alive() for rank in ranks):
             ranks[0].join(0.05)

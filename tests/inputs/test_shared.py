@@ -151,3 +151,16 @@ def test_only_the_leader_opens_the_file(server: Server, tmp_path: Path) -> None:
     assert len({json.loads(state.read_text())["problems"] for state in states}) == 1
     evaluated = (tmp_path / "run" / "eval" / "step-000002.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in evaluated] == list(range(6))
+
+
+def test_an_evaluation_needs_no_loss(tmp_path: Path) -> None:
+    """It may be of a run whose loss was the user's own, and is not here."""
+    from aspo_megatron.config.io import load_config
+    from aspo_megatron.inputs.read import read_inputs
+
+    (tmp_path / "run.yaml").write_text(SETTINGS.replace("name: aspo", "name: not_here:Mine"))
+    (tmp_path / "problems.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n{"prompt": "1+2", "answer": "3"}\n')
+    problems = f"data.train.path={tmp_path / 'problems.jsonl'}"
+    run = load_config(tmp_path / "run.yaml", [problems, "data.heldout_fraction=0"])
+    read = read_inputs(run, weights=False)
+    assert len(read.train) == 2

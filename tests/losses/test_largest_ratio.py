@@ -72,7 +72,7 @@ def test_one_token_among_many(name: str, hyperparameters: dict[str, Any], nats: 
 @pytest.mark.parametrize("kind", get_args(KlEstimator))
 def test_every_kl(kind: KlEstimator, nats: float, dtype: torch.dtype) -> None:
     ref, log_probs = log_probs_apart(nats, dtype)
-    estimate = kl.estimate(kind, log_probs.requires_grad_(), ref)
+    estimate = kl.estimate_kl(kind, log_probs.requires_grad_(), ref)
     (gradient,) = torch.autograd.grad(estimate.sum(), log_probs)
     assert estimate.isfinite().all()
     assert gradient.isfinite().all()
@@ -154,7 +154,7 @@ def test_aspo_without_a_cap_keeps_the_gradient_at_the_bound() -> None:
 
 def test_k3_is_bounded_where_the_policy_finds_a_token_too_unlikely_alone() -> None:
     log_probs = torch.tensor([-100.0, -0.5], requires_grad=True)
-    estimate = kl.estimate("k3", log_probs, torch.tensor([-0.5, -100.0]))
+    estimate = kl.estimate_kl("k3", log_probs, torch.tensor([-0.5, -100.0]))
     (gradient,) = torch.autograd.grad(estimate.sum(), log_probs)
     assert estimate.tolist() == pytest.approx([math.exp(MOST_NATS) - MOST_NATS - 1, 98.5])
     assert gradient.tolist() == [0.0, 1.0]

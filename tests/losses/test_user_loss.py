@@ -63,6 +63,11 @@ class GivesAMean(Loss):
     def compute(self, inputs):
         return LossOutput(inputs.log_probs.mean())
 
+class GivesAListOfStats(Loss):
+    def compute(self, inputs: LossInput) -> LossOutput:
+        return LossOutput(inputs.log_probs * 1.0, [1])
+
+
 class GivesAnOddStat(Loss):
     def compute(self, inputs):
         return LossOutput(inputs.log_probs, {"mine": Stat(inputs.log_probs.mean(), inputs.mask)})
@@ -160,6 +165,7 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:GivesATensor", "compute gives a Tensor; it must give a LossOutput"),
         ("losses_of_mine:GivesAMean", "per_token must have the shape of log_probs, [tokens]; of 5 tokens it is []"),
         ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
+        ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
         ("losses_of_mine:Detached", "its loss has no gradient"),
         ("losses_of_mine:NotTokenWise", "says token_wise = True, but the loss of a token depends on the other tokens"),
     ],

@@ -431,7 +431,7 @@ def test_against_hugging_face(
             entropy=entropy.detach(),
             cu_seqlens=torch.tensor([0, len(log_probs)]),
         )
-        divergence = kl.estimate("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
+        divergence = kl.estimate_kl("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
         if setup.kl_tokens == "low-entropy" and mask.any():
             divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
         weights = torch.ones(len(log_probs))

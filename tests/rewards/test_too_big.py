@@ -166,9 +166,9 @@ def test_a_thousand_of_them_end_no_worker(monkeypatch):
     items[::10] = [(asked, r"\boxed{7}")] * 100
     with RewardPool(RewardConfig(kind="math", workers=1, timeout_seconds=120.0)) as pool:
         before = pool.score([(asked, r"\boxed{7}")])
-        workers = [handle.pid for handle in pool._pool._team.workers]
+        workers = [handle.pid for handle in pool._pool._supervisor.workers]
         rewards = pool.score(items)
-        assert [handle.pid for handle in pool._pool._team.workers] == workers
+        assert [handle.pid for handle in pool._pool._supervisor.workers] == workers
     assert before[0].value == 1.0
     assert {(reward.value, reward.error) for reward in rewards[::10]} == {(1.0, None)}
     del rewards[::10]

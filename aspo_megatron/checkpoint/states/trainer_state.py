@@ -1,4 +1,4 @@
-"""What the state of a run says of where it stood, and whether a run can go on from it."""
+"""What the state of a run says of its progress, and whether a run can go on from it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TrainerState:
 
 
 def read_state(folder: Path) -> TrainerState:
-    """Where the run stood.
+    """The progress of a run.
 
     Raises:
         CheckpointError: not the state of a run.

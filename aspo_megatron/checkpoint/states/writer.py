@@ -148,7 +148,7 @@ class CheckpointWriter:
         try:
             self._try(copies.wait)
             self._write(copied, files)
-        except BaseException as error:  # nobody else would hear of it
+        except BaseException as error:  # nobody else would see it
             self._error = self._error or _reason(error)
 
     def _write(self, shards: Iterable[Shard], files: Mapping[str, bytes | Path]) -> None:

@@ -127,7 +127,7 @@ class PolicyObjective:
         if self.config.kl_coef:
             if self._kl_of_low_entropy:
                 mask = low_entropy_mask(entropy, mask, batch.cu_seqlens, _LOW_ENTROPY_QUANTILE)
-            divergence = Stat(kl.estimate(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=mask), mask)
+            divergence = Stat(kl.estimate_kl(self.config.kl_estimator, log_probs, batch.ref_log_probs, mask=mask), mask)
         return _Terms(loss, policy, weights, divergence)
 
     def _sum(self, terms: _Terms, entropy: Tensor) -> Tensor:

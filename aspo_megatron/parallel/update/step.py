@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
-from aspo_megatron.config import LossConfig
+from aspo_megatron.config import LossConfig, TrainConfig
 from aspo_megatron.data.packing import pack, packed_length, split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
@@ -57,6 +57,11 @@ class PassLimits:
     max_tokens: int
     log_prob_chunk: int | None
     temperature: float
+
+    @classmethod
+    def of(cls, train: TrainConfig, temperature: float) -> Self:
+        """As the configuration bounds them."""
+        return cls(train.max_tokens_per_micro_batch, train.log_prob_chunk, temperature)
 
 
 @dataclass(frozen=True)

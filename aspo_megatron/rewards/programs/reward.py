@@ -1,6 +1,6 @@
 """The reward `code`: runs the program of a response on the problem's tests, in a sandbox.
 
-Standard input and output, or calls of a function, see `code_tests`. Expected results stay in this process.
+Standard input and output, or calls of a function, see `tests`. Expected results stay in this process.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import plain_logger
 from aspo_megatron.rewards.workers.handle import Handle, describe_exit, shape
 from aspo_megatron.rewards.workers.messages import GarbledError
-from aspo_megatron.rewards.workers.supervisor import Team
+from aspo_megatron.rewards.workers.supervisor import Supervisor
 from aspo_megatron.rewards.workers.task_queue import TaskQueue
 from aspo_megatron.rewards.workers.tasks import Batch, Item, Reward, Task, tasks_of
 from aspo_megatron.rewards.workers.worker import describe
@@ -52,7 +52,7 @@ class Dispatcher:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # All else is the thread's own.
         self._tasks = TaskQueue(config.timeout_seconds)
-        self._team = Team(config, self._wake)
+        self._supervisor = Supervisor(config, self._wake)
         self._open: deque[Handle] = deque()
         self._mean_seconds = _WORTH_SECONDS
         self._is_broken = False
@@ -105,7 +105,7 @@ class Dispatcher:
             self._end()
 
     def _end(self) -> None:
-        for handle in self._team.workers:
+        for handle in self._supervisor.workers:
             self._tasks.put_back(task for task in handle.given if task is not None)
         with self._lock:
             assert self._closed is not None
@@ -113,7 +113,7 @@ class Dispatcher:
             self._tasks.add(self._new)
             self._new = []
         self._tasks.fail(self._closed)
-        self._team.close()
+        self._supervisor.close()
 
     def _pass(self) -> None:
         """Take on and give out what is there, wait until something happens, and see to it."""
@@ -121,15 +121,15 @@ class Dispatcher:
         self._fill()
         self._give()
         patience = self._patience()
-        heard = self._team.wait(patience)
+        heard = self._supervisor.wait(patience)
         now = self._now(patience)
         for handle in heard:  # before any time limit: what was finished in time counts
             self._hear(handle, now)
-        if now >= self._next_look or self._team.has_leaving:
+        if now >= self._next_look or self._supervisor.has_leaving:
             self._next_look = now + self._look_seconds
-            for handle in tuple(self._team.workers):
+            for handle in tuple(self._supervisor.workers):
                 self._see_to(handle, now)
-            self._team.reap()
+            self._supervisor.reap()
             self._even_out(now)
 
     def _take_new(self) -> None:
@@ -142,14 +142,14 @@ class Dispatcher:
         if new:
             self._tasks.add(new)
             self._is_broken = False
-            self._team.forgive_starts()
+            self._supervisor.forgive_starts()
 
     def _fill(self) -> None:
         """Start missing workers; if that is in vain, all that wait for a reward are told."""
-        if self._is_broken or not self._team.has_missing:
+        if self._is_broken or not self._supervisor.has_missing:
             return
         try:
-            self._team.fill(time.monotonic())
+            self._supervisor.fill(time.monotonic())
         except UserError as error:
             self._is_broken = True
             self._tasks.fail(error)
@@ -171,7 +171,7 @@ class Dispatcher:
             served[handle] = None
             self._open.append(handle)
         for handle in served:
-            self._team.watch(handle)
+            self._supervisor.watch(handle)
 
     def _give_one(self, handle: Handle, now: float) -> None:
         task = self._tasks.next()
@@ -182,16 +182,16 @@ class Dispatcher:
 
     def _even_out(self, now: float) -> None:
         """Give what waits behind slow ones to workers that have nothing to do."""
-        if not self._tasks and any(handle.is_ready and not handle.given for handle in self._team.workers):
-            for handle in self._team.workers:
+        if not self._tasks and any(handle.is_ready and not handle.given for handle in self._supervisor.workers):
+            for handle in self._supervisor.workers:
                 if handle.is_slow(now):
                     self._tasks.put_back(handle.take_back())
 
     def _patience(self) -> float | None:
-        if self._team.has_leaving:
+        if self._supervisor.has_leaving:
             return _LEAVING_LOOK_SECONDS
-        busy = bool(self._tasks) or any(handle.given for handle in self._team.workers)
-        changing = self._team.has_dying or (self._team.has_missing and not self._is_broken)
+        busy = bool(self._tasks) or any(handle.given for handle in self._supervisor.workers)
+        changing = self._supervisor.has_dying or (self._supervisor.has_missing and not self._is_broken)
         return self._look_seconds if busy or changing else None
 
     def _now(self, patience: float | None) -> float:
@@ -200,7 +200,7 @@ class Dispatcher:
         gap = now - self._last_pass - (patience or 0.0)
         self._last_pass = now
         if patience is not None and gap > _GAP_SECONDS:
-            for handle in self._team.workers:
+            for handle in self._supervisor.workers:
                 handle.shift(gap)
         return now
 
@@ -216,7 +216,7 @@ class Dispatcher:
             self._part(handle, "wrote to its worker's connection", now)
             return
         if handle.connection.is_closed:
-            self._team.watch(handle)
+            self._supervisor.watch(handle)
 
     def _take(self, handle: Handle, message: list[Any], now: float) -> None:
         """One message of a worker, see `worker.main`."""
@@ -225,7 +225,7 @@ class Dispatcher:
             handle.is_ready = True
         elif kind == "begun" and handle.given and handle.begun is None:
             handle.begin(now, now + self._timeout)
-            self._team.forgive_starts()
+            self._supervisor.forgive_starts()
             return
         elif kind == "done" and handle.begun is not None:
             _, value, parts, error, was_continued, seconds = message
@@ -289,7 +289,7 @@ class Dispatcher:
 
     def _remove(self, handle: Handle, now: float) -> Task | None:
         """End a worker; what it had not begun with counts as never given to it. Returns what it had begun with."""
-        self._team.remove(handle, now)
+        self._supervisor.remove(handle, now)
         begun = handle.given.popleft() if handle.begun is not None else None
         self._tasks.put_back(task for task in handle.given if task is not None)
         return begun

@@ -1,4 +1,4 @@
-"""A worker process as the pool sees it: what it is at, since when, and whether it gets on."""
+"""A worker process as the pool sees it: its task, since when, and whether it gets on."""
 
 from __future__ import annotations
 

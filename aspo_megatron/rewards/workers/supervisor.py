@@ -29,7 +29,7 @@ def no_room(error: Exception) -> str:
     )
 
 
-class Team:
+class Supervisor:
     """So many workers as the configuration asks for. For use by the one thread that makes it.
 
     Workers die with the thread that starts them, as the kernel takes that for their parent.

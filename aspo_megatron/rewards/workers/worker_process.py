@@ -53,7 +53,7 @@ def begin(connection: socket.socket, output: WorkersOutput) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when the parent dies, however it dies, and whatever this one is at."""
+    """Have the kernel end this process when the parent dies, however it dies, and whatever this one does."""
     die_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:

@@ -70,8 +70,8 @@ class SGLangEngine:
         self._vocab_size, self._end_ids, self._tokenizer = vocab_size, end_ids, tokenizer
         self._loop = LoopThread("sglang requests")
         self._session, self._pool = self._loop.run(self._connect(urls, api_key))
-        # What the servers call their weights, and which version these are, in order; `_newest` is the place of what
-        # they have, after which there may be one on its way.
+        # What the servers call their weights, and which version these are, in order. `_newest` is the place of those
+        # that they have; one more may be on its way.
         self._weight_versions: list[tuple[str, int]] = [("-1", -1)]
         self._newest = 0
         self._run = ""  # in the names of versions: another run on these servers calls its weights otherwise

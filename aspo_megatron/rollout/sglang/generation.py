@@ -17,13 +17,13 @@ class SGLangGeneration:
     def __init__(self, in_flight: InFlight, attempts: int, names: str) -> None:
         self._in_flight, self._attempts, self._names = in_flight, attempts, names
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """See `Generation`."""
         in_rounds(lambda seconds: all(gather(self._in_flight.wait(seconds))))
 
     def finish(self) -> list[list[Sample]]:
         """See `Generation`."""
-        self.settle()
+        self.wait()
         groups: list[list[Sample]] = []
         lost: str | None = None
         try:

@@ -107,7 +107,7 @@ class LocalServers:
         return tuple(server.url for server in self._servers)
 
     @property
-    def way(self) -> WeightSync:
+    def weight_sync(self) -> WeightSync:
         """How they are made ready to be given weights."""
         return "distributed" if self._config.sync == "auto" else self._config.sync
 

@@ -133,7 +133,7 @@ async def _unless_given_up(server: _Server, request: Callable[[ServerClient], Aw
     """What a server answers.
 
     Raises:
-        ServerError: it failed, or was left out while it was at it: it may be paused for ever.
+        ServerError: it failed, or was left out before it had answered: it may be paused for ever.
     """
     future = asyncio.ensure_future(request(server.client))
     server.asked.add(future)

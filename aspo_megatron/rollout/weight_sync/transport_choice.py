@@ -21,7 +21,7 @@ _ASK_SECONDS = 300.0
 _MISMATCH = re.compile(r"Mismatched NCCL version detected\s*:\s*rank \d+ version (\d+) rank \d+ version (\d+)")
 
 
-def way_to_servers(config: ServersConfig, device: str, own: bool, tell: Callable[[str], None]) -> WeightSync:
+def choose_weight_sync(config: ServersConfig, device: str, own: bool, tell: Callable[[str], None]) -> WeightSync:
     """How weights get to the servers.
 
     Args:

@@ -9,7 +9,7 @@ from latex2sympy2_extended.latex2sympy2 import is_expr_of_only_symbols
 from math_verify.grader import is_equation, is_relation, take_first_relation
 from sympy.core.function import AppliedUndef
 
-from aspo_megatron.rewards.mathematics.compare.values import evaluate, names_of
+from aspo_megatron.rewards.mathematics.compare.values import names_of, value_at
 
 _DIGITS = 30
 _TRIED = 4
@@ -72,7 +72,7 @@ def _is_identity(equation: Any) -> bool:
         return False
     names = names_of(equation)
     try:
-        values = [evaluate(equation.lhs - equation.rhs, names, point, _DIGITS) for point in range(_TRIED)]
+        values = [value_at(equation.lhs - equation.rhs, names, point, _DIGITS) for point in range(_TRIED)]
     except Exception:  # Whatever cannot be evaluated is not known to be the same.
         return False
     return all(value is not None and abs(value) < _SAME for value in values)
@@ -108,7 +108,7 @@ def _same(one: Any, other: Any) -> bool:
     factors, values = [], []
     try:
         for point in range(_TRIED):
-            first, second = (evaluate(each.lhs - each.rhs, names, point, _DIGITS) for each in (one, other))
+            first, second = (value_at(each.lhs - each.rhs, names, point, _DIGITS) for each in (one, other))
             if first is None or second is None or min(abs(first), abs(second)) < _SAME:
                 return False
             factors.append(first / second)

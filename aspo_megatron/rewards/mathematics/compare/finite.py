@@ -13,7 +13,7 @@ import sympy
 from latex2sympy2_extended.logic import And
 from math_verify.grader import is_equation, take_last_relation
 
-from aspo_megatron.rewards.mathematics.compare.values import POINTS, evaluate, names_of
+from aspo_megatron.rewards.mathematics.compare.values import POINTS, names_of, value_at
 
 Place = Literal["alone", "listed", "end"]
 
@@ -163,7 +163,7 @@ class _Walk:
         return value is not None and not all(_is_nothing(part) for part in value.as_real_imag())
 
     def _value(self, expression: Any) -> Any:
-        return evaluate(expression, names_of(expression), self._point)
+        return value_at(expression, names_of(expression), self._point)
 
     def _repeated(self, node: Any) -> bool:
         """A sum, product, integral or limit: its parts, and what it comes to as far as that can be found."""

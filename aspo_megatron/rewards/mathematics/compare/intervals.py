@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import sympy
 
-from aspo_megatron.rewards.mathematics.compare.values import evaluate, same_by_value
+from aspo_megatron.rewards.mathematics.compare.values import same_by_value, value_at
 from aspo_megatron.rewards.mathematics.cost.latex_size import LIMIT
 from aspo_megatron.rewards.mathematics.reading.answers import TooBigError, read_answer
 from aspo_megatron.rewards.mathematics.reading.formula import boxed
@@ -50,7 +50,7 @@ def read_end(text: str) -> End | None:
     if len(read) < 2 or not isinstance(read[0], sympy.Expr) or read[0].free_symbols:
         return None
     try:
-        value = evaluate(read[0], (), 0, _DIGITS)
+        value = value_at(read[0], (), 0, _DIGITS)
     except Exception:  # Whatever cannot be evaluated is not known to be a number.
         return None
     return End(value, read[0]) if value is not None and value.is_real else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import sympy
 
-from aspo_megatron.rewards.mathematics.compare.values import evaluate, same_by_value
+from aspo_megatron.rewards.mathematics.compare.values import same_by_value, value_at
 from aspo_megatron.rewards.mathematics.cost.latex_size import LIMIT
 from aspo_megatron.rewards.mathematics.forms.tidy import tidied
 from aspo_megatron.rewards.mathematics.reading.answers import TooBigError, read_answer
@@ -121,7 +121,7 @@ def _number(text: str) -> Any:
     except TooBigError:
         return None
     is_number = len(read) > 1 and isinstance(read[0], sympy.Expr) and not read[0].free_symbols
-    return read[0] if is_number and evaluate(read[0], (), 0) else None
+    return read[0] if is_number and value_at(read[0], (), 0) else None
 
 
 def _are_proportional(one: list[Any], other: list[Any]) -> bool:
@@ -134,5 +134,5 @@ def _same(one: Any, other: Any) -> bool:
     same = same_by_value(one, other)
     if same is not None:
         return same
-    values = [evaluate(each, (), 0, _DIGITS) for each in (one, other)]
+    values = [value_at(each, (), 0, _DIGITS) for each in (one, other)]
     return None not in values and bool(abs(values[0] - values[1]) <= _SAME * abs(values[0]))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import sympy
 
-from aspo_megatron.rewards.mathematics.compare.values import evaluate, same_by_value
+from aspo_megatron.rewards.mathematics.compare.values import same_by_value, value_at
 from aspo_megatron.rewards.mathematics.cost.latex_size import LIMIT
 from aspo_megatron.rewards.mathematics.forms.tidy import tidied
 from aspo_megatron.rewards.mathematics.reading.answers import TooBigError, read_answer, written
@@ -67,6 +67,6 @@ def _differ(one: str, other: str) -> bool:
         return False
     if not (first[0].has(sympy.Float) or second[0].has(sympy.Float)):
         return True
-    values = [evaluate(each[0], (), 0) for each in (first, second)]
+    values = [value_at(each[0], (), 0) for each in (first, second)]
     places = min(max(map(len, _DECIMALS.findall(each)), default=0) for each in (one, other))
     return None not in values and bool(abs(values[0] - values[1]) > _ROUNDED * 10**-places)

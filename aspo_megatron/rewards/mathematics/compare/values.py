@@ -70,7 +70,7 @@ def _same_numbers(one: Any, other: Any) -> bool | None:
     values: list[Any] = [_rational(each) for each in (one, other)] if has_decimals else [None]
     are_rational = None not in values
     if not are_rational:
-        values = [evaluate(each, (), 0, _DIGITS_OF_NUMBERS) for each in (one, other)]
+        values = [value_at(each, (), 0, _DIGITS_OF_NUMBERS) for each in (one, other)]
     if None in values:
         return None
     first, second = values
@@ -112,7 +112,7 @@ def _is_suited(expression: Any) -> bool:
 
 def _differ_at(one: Any, other: Any, point: int) -> bool:
     names = names_of(one, other)
-    first, second = (evaluate(expression, names, point) for expression in (one, other))
+    first, second = (value_at(expression, names, point) for expression in (one, other))
     if first is None or second is None:
         return False
     larger = max(abs(first), abs(second))
@@ -121,7 +121,7 @@ def _differ_at(one: Any, other: Any, point: int) -> bool:
     return bool(abs(first - second) > allowed)
 
 
-def evaluate(expression: Any, names: Iterable[str], point: int, digits: int = _DIGITS) -> Any:
+def value_at(expression: Any, names: Iterable[str], point: int, digits: int = _DIGITS) -> Any:
     """The value of an expression at a point, complex perhaps; None if it is not known to be a finite number.
 
     Variables have a fraction each, others at each point. What is applied to something and not known otherwise, as f
