@@ -6,6 +6,8 @@ Both ways to the gradient: `whole` recomputes (token_log_probs), `token-wise` do
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -645,3 +647,24 @@ def padding_shard_answer(problem: Problem, way: Way) -> Answer:
         shard = padded[topology.tp.rank * 21 : (topology.tp.rank + 1) * 21]
         own = Problem(problem.hidden, shard, problem.targets, problem.upstream)
         return computed(own, 1.0, 4, topology.tp.group, way)
+
+
+ALONE = """
+import sys
+import torch
+import torch.distributed as dist
+from aspo_megatron.parallel.log_prob import token_log_probs
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+hidden, weight = torch.randn(5, 4), torch.randn(9, 4)
+found, _ = token_log_probs(
+    hidden, weight, torch.arange(5), temperature=1.0, vocab_size=9, tp_group=dist.group.WORLD, chunk=2
+)
+expected = (hidden @ weight.T).log_softmax(dim=1)[range(5), range(5)]
+assert (found - expected).abs().max() < 1e-6
+assert not any(name.split(".")[0] in ("megatron", "transformers") for name in sys.modules)
+"""
+
+
+def test_it_is_usable_without_megatron_core() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", ALONE], check=True)
