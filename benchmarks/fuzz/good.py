@@ -92,9 +92,9 @@ def _convert(source: Path, target: Path) -> None:
 
 def _evaluate(folder: Path) -> None:
     from aspo_megatron.evaluation.results import ResultFile
-    from benchmarks.fuzz.readers import ABOUT, RESPONSES
+    from benchmarks.fuzz.readers import DESCRIPTION, RESPONSES
 
-    with ResultFile(folder / RESPONSES, ABOUT) as results:
+    with ResultFile(folder / RESPONSES, DESCRIPTION) as results:
         for index in range(3):
             common = {"index": index, "problem": f"p{index}", "question": "1+1", "answer": "2", "response": "2"}
-            results.append([common | {"reward": 1.0, "tokens": 3, "finish_reason": "stop"}] * ABOUT.samples)
+            results.append([common | {"reward": 1.0, "tokens": 3, "finish_reason": "stop"}] * DESCRIPTION.samples)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aspo_megatron.cli import app
 from aspo_megatron.config import DataConfig
 from aspo_megatron.data import store as store_module
 from aspo_megatron.data.prompts import load_problems
@@ -27,6 +26,7 @@ from aspo_megatron.data.store import ProblemStore, StoreBuilder, empty_store
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.handover import handed_over, reading_shown, taken_over
 from aspo_megatron.inputs.read import Inputs
+from aspo_megatron.train import start
 
 
 class Bytes:
@@ -157,8 +157,10 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         return Inputs(family, tokenizer, *stores)
 
     monkeypatch.setattr("aspo_megatron.inputs.read.read_inputs", read_inputs)
-    run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=SimpleNamespace(updates=0, batch_size=1))
-    with app._problems_read(run) as (path,):
+    loss = SimpleNamespace(name="aspo", hyperparameters={})
+    warmup = SimpleNamespace(updates=0, batch_size=1)
+    run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=warmup, loss=loss)
+    with start._problems_read(run) as (path,):
         assert [store() for store in left] == [None, None]
         assert taken_over(path) == (PROBLEMS, PROBLEMS[:2])
 

@@ -36,7 +36,7 @@ class Trainer:
         self.told: list[str] = []
         self.groups: list[list[Sample]] = []
         self._expected = np.zeros(0, dtype=np.float32)
-        monkeypatch.setattr(policy_engine, "score", self._score)
+        monkeypatch.setattr(policy_engine, "response_log_probs", self._score)
         engine: Any = SimpleNamespace(
             update_weights=lambda tensors, version: {},
             prompt_log_probs=self._prompt_log_probs,
