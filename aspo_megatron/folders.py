@@ -63,6 +63,11 @@ EXTRA_TENSORS = "extra.safetensors"
 """Tensors of the Hugging Face folder that the model does not use."""
 
 
+# Of a Hugging Face folder.
+WEIGHTS_INDEX = "model.safetensors.index.json"
+"""Which file each tensor is in, where there are several."""
+
+
 def step_name(step: int) -> str:
     """The name of what belongs to a step: the folder of a state or of an export, a file of evaluated responses."""
     return f"step-{step:06d}"

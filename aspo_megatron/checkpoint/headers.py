@@ -25,13 +25,12 @@ from aspo_megatron.checkpoint.hf.safetensors_file import (
 from aspo_megatron.checkpoint.hf_view import HfView
 from aspo_megatron.checkpoint.usable import COMPUTED
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.folders import EXTRA_TENSORS
+from aspo_megatron.folders import EXTRA_TENSORS, WEIGHTS_INDEX
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_foreign_file
 from aspo_megatron.reading import parse_json, read_bytes
 
 _FOLDER = "headers"
-_INDEX = "model.safetensors.index.json"
 _MOST_BESIDE, _MOST_OF_A_TENSOR = 16 << 20, 1 << 10
 """Bytes of what headers say besides tensors, and of a tensor."""
 
@@ -52,8 +51,8 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder) -> Non
         if left < 0:  # they could not be read again
             raise CheckpointError(f"{one_line(source / name)}: its header is larger than that of so many tensors")
         (partial / _FOLDER / name).write_bytes(header)
-    if (source / _INDEX).is_file():
-        shutil.copyfile(source / _INDEX, partial / _FOLDER / _INDEX)
+    if (source / WEIGHTS_INDEX).is_file():
+        shutil.copyfile(source / WEIGHTS_INDEX, partial / _FOLDER / WEIGHTS_INDEX)
     extra = {name: tensors.read_whole(name) for name in tensors.names() if name.endswith(COMPUTED)}
     if extra:
         save_file(extra, partial / EXTRA_TENSORS)
@@ -139,7 +138,7 @@ def write_hf_index(source: Path, target: Path, headers: Mapping[str, bytes], dty
     Raises:
         CheckpointError: the one of before the conversion cannot be read, or is not theirs.
     """
-    kept = source / _FOLDER / _INDEX
+    kept = source / _FOLDER / WEIGHTS_INDEX
     if dtype is None and os.path.lexists(kept):
         refuse_foreign_file(source, kept)
         content = read_bytes(kept, CheckpointError)
@@ -148,10 +147,10 @@ def write_hf_index(source: Path, target: Path, headers: Mapping[str, bytes], dty
         files = {entry.name: file for file, header in headers.items() for entry in entries_of(header)}
         if not isinstance(where, dict) or any(files.get(name) != file for name, file in where.items()):
             raise CheckpointError(f"{one_line(kept)}: not the index of the headers beside it")
-        (target / _INDEX).write_bytes(content)
+        (target / WEIGHTS_INDEX).write_bytes(content)
     elif len(headers) > 1:
         index = make_index({name: entries_of(head) for name, head in headers.items()})
-        (target / _INDEX).write_text(index, encoding="utf-8")
+        (target / WEIGHTS_INDEX).write_text(index, encoding="utf-8")
 
 
 def kept_extra(source: Path) -> dict[str, Tensor]:

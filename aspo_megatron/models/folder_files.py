@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import WEIGHTS_INDEX
 from aspo_megatron.foreign_text import one_line
 
 _OPENED_FOLDERS = ("additional_chat_templates",)
@@ -29,7 +30,7 @@ TOKENIZER_TEXTS = (
 )
 """Text that transformers reads itself: where it does not fail at a byte order mark, it takes the mark for text."""
 
-SERVER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+SERVER_FILES = ("config.json", "generation_config.json", WEIGHTS_INDEX)
 """Those that are read here, mark or not, and that a server of the folder reads itself."""
 
 MARK = b"\xef\xbb\xbf"

@@ -80,9 +80,8 @@ def _holds(segment: dict[str, int], tensor: Tensor) -> bool:
 
 def _show_groups(sheet: Sheet, place: Place, topology: Topology) -> None:
     """Every collective that training uses, of every group, on tensors of the device and of the host."""
-    groups = {
-        name: getattr(topology, name).group for name in ("tp", "cp", "pp", "dp", "ep", "etp")
-    }  # the world's group is among the messages
+    # The world's group is among the messages.
+    groups = {name: getattr(topology, name).group for name in ("tp", "cp", "pp", "dp", "ep", "etp")}
     devices = [torch.device("cpu")] + ([place.device] if place.on_gpu else [])
     for device in devices:
         for what, collective in COLLECTIVES.items():

@@ -20,6 +20,7 @@ from torch import Tensor
 from aspo_megatron.checkpoint.checked_json import shown
 from aspo_megatron.checkpoint.hf.safetensors_file import small_headers
 from aspo_megatron.errors import CheckpointError
+from aspo_megatron.folders import WEIGHTS_INDEX
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.folder_files import (
@@ -32,7 +33,6 @@ from aspo_megatron.models.folder_files import (
 from aspo_megatron.models.mapping import hf_sizes
 from aspo_megatron.reading import read_json
 
-_INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _TOKENIZER_FILES = (*TOKENIZER_TEXTS, "tokenizer.model", "generation_config.json")
 
@@ -228,12 +228,12 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, Tensor]], max_shar
         "metadata": {"total_size": total},
         "weight_map": {name: final[int(number)] for name, number in weight_map.items()},
     }
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files of a Hugging Face folder."""
-    files = _files_of_index(folder) if (folder / _INDEX).is_file() else [_SINGLE]
+    files = _files_of_index(folder) if (folder / WEIGHTS_INDEX).is_file() else [_SINGLE]
     for file in files:
         if not os.path.isfile(folder / file):
             others = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.gguf")]
@@ -245,15 +245,15 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def _files_of_index(folder: Path) -> list[str]:
-    refuse_foreign_file(folder, folder / _INDEX)
-    content = read_json(folder / _INDEX, CheckpointError)
+    refuse_foreign_file(folder, folder / WEIGHTS_INDEX)
+    content = read_json(folder / WEIGHTS_INDEX, CheckpointError)
     told = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(told, dict) or not told:
-        raise CheckpointError(f"{folder / _INDEX}: not a safetensors index: its weight_map is missing")
+        raise CheckpointError(f"{folder / WEIGHTS_INDEX}: not a safetensors index: its weight_map is missing")
     for file in told.values():
         if not is_plain_name(file) or not str(file).endswith(".safetensors"):
             named = one_line(reprlib.repr(file))
             raise CheckpointError(
-                f"{folder / _INDEX}: {named} is missing: not the name of a safetensors file in the folder"
+                f"{folder / WEIGHTS_INDEX}: {named} is missing: not the name of a safetensors file in the folder"
             )
     return sorted(set(told.values()))

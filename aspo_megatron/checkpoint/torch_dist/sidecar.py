@@ -8,14 +8,13 @@ from typing import Any
 
 from aspo_megatron import reading
 from aspo_megatron.errors import CheckpointError
-from aspo_megatron.folders import SIDECAR, checkpoint_around
+from aspo_megatron.folders import SIDECAR, WEIGHTS_INDEX, checkpoint_around
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.folder_files import refuse_foreign_file
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".distcp")
 _PICKLES = (".pkl", ".pickle", ".ckpt", ".npy", ".npz")
 """Read by nothing here; who is given a folder may read them."""
-_HF_INDEX = "model.safetensors.index.json"
 _LARGEST = 256 << 20
 
 
@@ -31,7 +30,7 @@ def sidecar_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_file()
         and path.suffix not in (*_WEIGHTS, *_PICKLES)
-        and path.name != _HF_INDEX
+        and path.name != WEIGHTS_INDEX
         and not path.name.startswith(".")
         and path.stat().st_size <= _LARGEST
     )
