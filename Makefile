@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-sglang test-newest test-oldest lint types docs tiny sglang-cpu gpu-check
+.PHONY: quickstart test test-fast test-sglang test-newest test-oldest lint types docs tiny sglang-cpu gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -19,6 +19,9 @@ ALONE := slurm or sglang
 test: .venv/.installed  ## All tests: three quarters of an hour on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "$(ALONE)" && exit $$together
+
+test-fast: .venv/.installed  ## The tests to run at each change: under 90 seconds on two cores (tests/fast.txt has which)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile @tests/fast.txt
 
 # Without a network: make gpu-check PYTHON=python3 WHEELS=wheels, where tools/gather_wheels.py has filled wheels/.
 gpu-check: $(if $(WHEELS),,.venv/.installed)  ## What of this works on the GPU of this machine: under ten minutes
