@@ -153,7 +153,7 @@ def test_blocks_are_what_they_say(page: Path) -> None:
     for language, body in _FENCED.findall(page.read_text(encoding="utf-8")):
         assert language in ("", "python", "yaml", "json", "text", "bash"), body
         if language == "python":
-            ast.parse(body)
+            ast.parse(f"{{{body}}}" if re.match(r'"\w+": ', body) else body)  # or entries of a dictionary
         elif language == "yaml":
             assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
         elif language == "json":
@@ -165,7 +165,7 @@ def test_blocks_are_what_they_say(page: Path) -> None:
 def is_code(text: str) -> bool:
     """Whether a block is Python, a part of a run's YAML, or JSON."""
     try:
-        if any(isinstance(node, ast.stmt) and not isinstance(node, ast.Expr) for node in ast.parse(text).body):
+        if not all(isinstance(node, ast.Expr | ast.AnnAssign) for node in ast.parse(text).body):
             return True
     except SyntaxError:
         pass

@@ -11,7 +11,7 @@ import typer
 from aspo_megatron.cli.app import app
 
 _INTRODUCTION = """\
-# Commands
+# Command reference
 
 What `--help` says of each command. [Configuration](configuration.md) has the `KEY=VALUE` settings that some of them
 take.
