@@ -4,7 +4,8 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-fast test-sglang test-newest test-oldest lint types docs tiny sglang-cpu gpu-check
+.PHONY: quickstart test test-fast test-sglang test-newest test-oldest lint types docs generated site hooks
+.PHONY: release-check tiny sglang-cpu gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -52,6 +53,9 @@ types: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/python -m aspo_megatron.config.reference docs/configuration.md
 	$(BIN)/python -m aspo_megatron.plots.loss_gallery docs/images/losses.png
+
+site: .venv/.installed  ## The documentation as pages to read in a browser, with search and a reference: build/site/index.html
+	$(BIN)/python tools/site/build.py build/site
 
 # torch first and by itself, at its pinned version: nothing else may then choose another build of it.
 .venv/.installed: requirements.txt pyproject.toml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -147,10 +148,48 @@ def test_settings_exist(page: Path) -> None:
 
 
 @every_page
-def test_yaml_is_yaml(page: Path) -> None:
+def test_blocks_are_what_they_say(page: Path) -> None:
+    """Python, YAML of a run, JSON, output; those without a language are commands, or what these print."""
     for language, body in _FENCED.findall(page.read_text(encoding="utf-8")):
-        if language == "yaml":
+        assert language in ("", "python", "yaml", "json", "text", "bash"), body
+        if language == "python":
+            ast.parse(f"{{{body}}}" if re.match(r'"\w+": ', body) else body)  # or entries of a dictionary
+        elif language == "yaml":
             assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
+        elif language == "json":
+            json.loads(body)
+        else:
+            assert not is_code(body), f"say which language this is:\n{body}"
+
+
+def is_code(text: str) -> bool:
+    """Whether a block is Python, a part of a run's YAML, or JSON."""
+    try:
+        if not all(isinstance(node, ast.Expr | ast.AnnAssign) for node in ast.parse(text).body):
+            return True
+    except SyntaxError:
+        pass
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return isinstance(values, dict) and set(values) <= set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("import torch\n", True),
+        ("loss: {name: grpo}\n", True),
+        ('{"seed": 1}\n', True),
+        ("make test\n", False),
+        ("aspo train run.yaml loss.name=grpo\n", False),
+        ("step 1  reward 0.5\n", False),
+        ("weights: 4.1\n", False),
+    ],
+)
+def test_code_is_told_from_commands(text: str, code: bool) -> None:
+    assert is_code(text) == code
 
 
 def test_the_plan_that_the_guide_quotes_is_the_recipes() -> None:
