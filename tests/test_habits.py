@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.version import Version
 from pre_commit.clientlib import load_config
 
