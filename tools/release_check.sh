@@ -37,7 +37,8 @@ build "$work"/aspo_megatron-"$version" wheel
 cd "$work"
 told=$(environment/bin/python -c 'import aspo_megatron as a; print(a.__file__, a.__version__)')
 [[ $told == "$work"/environment/*" $version" ]] || die "another package than the built one was imported: $told"
-environment/bin/aspo train source/examples/tiny/run.yaml output_dir="$work/tiny" train.steps=2 warmup.updates=5 > log 2>&1 ||
+ln -s source/examples examples  # not beside the source, which ranks would import
+environment/bin/aspo train examples/tiny/run.yaml output_dir="$work/tiny" train.steps=2 warmup.updates=5 > log 2>&1 ||
     { cat log >&2; die "the wheel cannot train the tiny example"; }
 mkdir -p "$root/dist"
 cp built/* "$root/dist/"
