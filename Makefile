@@ -53,6 +53,20 @@ types: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/python -m aspo_megatron.config.reference docs/configuration.md
 	$(BIN)/python -m aspo_megatron.plots.loss_gallery docs/images/losses.png
+	$(BIN)/python -m aspo_megatron.plan.readme $$(grep -l '^<!-- plan -->' examples/*/README.md | xargs -n 1 dirname)
+
+GENERATED := tests/config/test_reference.py::test_committed_reference_is_up_to_date \
+    tests/plan/test_recipes.py::test_readme_has_the_plan \
+    tests/evaluation/test_benchmarks.py::test_the_documentation_has_the_table
+
+generated: .venv/.installed  ## Is what is generated up to date? Ten seconds; make docs makes most of it anew
+	@$(BIN)/python -m pytest -q -p no:cacheprovider $(GENERATED)
+
+hooks: .venv/.installed  ## Have git ask make lint before a commit, make types before a push
+	$(BIN)/pre-commit install
+
+release-check: .venv/.installed  ## Do version, CHANGELOG.md and tag agree, and do wheel and sdist work? They are left in dist/
+	tools/release_check.sh $(BIN)/python
 
 site: .venv/.installed  ## The documentation as pages to read in a browser, with search and a reference: build/site/index.html
 	$(BIN)/python tools/site/build.py build/site

@@ -28,6 +28,7 @@ from aspo_megatron.models.families import qwen2
 from aspo_megatron.plots import loss_gallery
 from aspo_megatron.rewards import scorers
 from tests.e2e.command import SETTINGS, RunFolder, aspo
+from tests.parallel import layouts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -200,6 +201,14 @@ def test_the_benchmark_row_is_one() -> None:
     rows = eval("{" + block("python", "Benchmark(") + "}", {"Benchmark": Benchmark})
     assert rows["aime26"].samples == 64
     assert rows["aime26"].kind == "math"
+
+
+def test_the_layout_is_a_row_of_its_own() -> None:
+    rows = eval("{" + block("python", "overlap_grad_reduce") + "}", {"layout": layouts.layout})
+    (row,) = rows.values()
+    assert row.parallel.world_size == 4
+    assert row not in layouts.LAYOUTS.values()
+    assert row.single in layouts.LAYOUTS
 
 
 def test_the_names_it_refers_to_are_there() -> None:
