@@ -27,7 +27,7 @@ class RunSummary:
         heldout_problems: How many these were.
         seconds: Time that was spent, over all resumes.
         steps: Steps that were done.
-        tokens: Tokens that the engine has generated, and prompts that it was given.
+        tokens: Tokens of all samples, each with its prompt.
     """
 
     heldout_before: float | None

@@ -13,7 +13,7 @@ from aspo_megatron.rollout.client import ServerError
 from tests.text.test_printers import name_of
 
 ROOT = Path(aspo_megatron.__file__).parent
-SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write"}
+SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write", "Outcome"}
 ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
 
 
