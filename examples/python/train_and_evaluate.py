@@ -20,8 +20,10 @@ try:
             "reward.kind=spelling_reward:share_of_letters",  # spelling_reward.py, beside this file
             "loss.name=soft_loss:SoftRatio",  # soft_loss.py
             "loss.sharpness=2.0",
+            "parallel.tp=1",
             "warmup.updates=60",
             "train.steps=6",
+            "eval.max_problems=50",
         ],
     )
 except (UserError, RunError) as error:
@@ -32,7 +34,7 @@ if result.summary is None:
 rewards = [row["reward/mean"] for row in read_metrics(OUTPUT) if "reward/mean" in row]
 print(f"mean reward:       {rewards[0]:.3f} at step 1, {rewards[-1]:.3f} at step {result.summary.steps}")
 
-scores = evaluate(result.model, ["eval.max_problems=100"], config=OUTPUT / "config.yaml", progress=False)
+scores = evaluate(result.model, config=OUTPUT / "config.yaml", progress=False)
 print(f"evaluated again:   {scores.sets['held-out'].average}")
 
 checkpoint = OUTPUT.parent / f"{OUTPUT.name}-megatron"

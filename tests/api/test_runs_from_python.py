@@ -71,7 +71,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 @pytest.mark.e2e
-@pytest.mark.distributed
 def test_the_example_trains_evaluates_and_converts(done: Done) -> None:
     lines = done.example.splitlines()
     assert [line for line in lines if line.startswith("step 6/6  reward ")]
@@ -85,10 +84,9 @@ def test_the_example_trains_evaluates_and_converts(done: Done) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.distributed
 def test_the_page_goes_on_from_it(done: Done) -> None:
     result = done.names["result"]
-    assert (result.exit, result.summary.steps, result.summary.heldout_problems) == ("finished", 6, 400)
+    assert (result.exit, result.summary.steps, result.summary.heldout_problems) == ("finished", 6, 50)
     assert result.model == Path("runs/python/hf")
     assert list(done.names["curve"]) == [1, 2, 3, 4, 5, 6]
     with pytest.raises(FrozenInstanceError):
@@ -98,7 +96,6 @@ def test_the_page_goes_on_from_it(done: Done) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.distributed
 def test_scores_of_an_evaluation_in_a_thread(done: Done) -> None:
     scores = done.names["scores"]
     (heldout,) = scores.sets.values()
