@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from aspo_megatron.config import ParallelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LayoutSizes:
+    """The layout that a checkpoint is written for, see `convert`."""
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+    etp: int | None = None
+    pp_layers: tuple[int, ...] | None = None
 
 
 def convert(
@@ -44,15 +57,13 @@ def convert(
     Args:
         source: Hugging Face folder with safetensors, or checkpoint.
         destination: Folder to make.
-        tp: Tensor parallelism of the checkpoint that is written: under this layout each rank finds its shards in one
-            file.
+        tp: Tensor parallelism of the checkpoint: under its layout each rank finds its shards in one file.
         pp: Pipeline parallelism.
         vpp: Virtual stages of each pipeline rank.
         ep: Expert parallelism.
         etp: Tensor parallelism of experts; None: `tp`.
         pp_layers: Layers of each stage; None: as even as it goes.
-        dtype: Precision to write, `float32`, `bfloat16` or `float16`; None: what is there, and then a folder that was
-            converted comes back byte for byte.
+        dtype: Precision to write, `float32`, `bfloat16` or `float16`; None: what is there, byte for byte.
         verify: Read everything again and compare every tensor bit for bit.
         progress: Show a bar on stderr, if that is a terminal.
 
@@ -73,50 +84,27 @@ def convert(
     from aspo_megatron.folders import model_folder
 
     start, end = Path(source), Path(destination)
+    sizes = LayoutSizes(tp, pp, vpp, ep, etp, None if pp_layers is None else tuple(pp_layers))
     if model_folder(start) == start:
-        to_megatron(
-            start,
-            end,
-            tp=tp,
-            pp=pp,
-            vpp=vpp,
-            ep=ep,
-            etp=etp,
-            pp_layers=pp_layers,
-            dtype=dtype,
-            verify=verify,
-            progress=progress,
-        )
-        return end
-    if (tp, pp, vpp, ep, etp, pp_layers) != (1, 1, 1, 1, None, None):
+        to_megatron(start, end, sizes, dtype=dtype, verify=verify, progress=progress)
+    elif sizes == LayoutSizes():
+        to_hugging_face(start, end, dtype=dtype, verify=verify, progress=progress)
+    else:
         raise ConfigError(
             f"{one_line(start)} is a checkpoint, of which a Hugging Face folder is made: it has no layout"
         )
-    to_hugging_face(start, end, dtype=dtype, verify=verify, progress=progress)
     return end
 
 
 def to_megatron(
-    source: Path,
-    target: Path,
-    *,
-    tp: int,
-    pp: int,
-    vpp: int,
-    ep: int,
-    etp: int | None,
-    pp_layers: Sequence[int] | None,
-    dtype: str | None,
-    verify: bool,
-    progress: bool,
+    source: Path, target: Path, sizes: LayoutSizes, *, dtype: str | None, verify: bool, progress: bool
 ) -> tuple[ParallelConfig, int | None]:
     """A checkpoint of a Hugging Face folder; its layout, and how many tensors were compared. See `convert`."""
     from aspo_megatron.checkpoint import convert as conversion
     from aspo_megatron.models.family import read_family
 
     with _one_thread():
-        family = read_family(source)
-        layout = conversion.converter_layout(family, tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, pp_layers=pp_layers)
+        layout = conversion.converter_layout(read_family(source), **asdict(sizes))
         precision = _precision(dtype)
         with _bar("convert", conversion.bytes_on_disk(source), progress) as on_bytes:
             conversion.hf_to_megatron(source, target, layout, precision, on_bytes)

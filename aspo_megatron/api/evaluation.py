@@ -14,7 +14,7 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.scores import Estimate
 
 if TYPE_CHECKING:
-    from aspo_megatron.evaluation.start import EvaluatedSet
+    from aspo_megatron.evaluation.start import Evaluated, EvaluatedSet
 
 __all__ = ["Estimate", "EvaluationResult", "SetResult", "evaluate"]
 
@@ -84,20 +84,16 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a model, as `aspo eval` does: avg@K and pass@K with confidence intervals.
 
-    One of `benchmark`, `problems` and `config` has to be given. The arguments are the options of the command, which
-    errors name as `--benchmark` and so on. About scripts, threads and several calls in one process, see
-    [`train`][aspo_megatron.api.train].
+    One of `benchmark`, `problems` and `config` has to be given. Errors name arguments as the options of the command,
+    `--benchmark`. About scripts, threads and Ctrl-C, see [`train`][aspo_megatron.api.train].
 
     Args:
         model: Hugging Face folder, such as `TrainResult.model`, or a name on the Hub, `ORG/NAME`.
         overrides: Settings, e.g. `["eval.samples=16", "eval.pass_k=[1,16]"]`.
-        benchmark: Names of benchmarks, with a comma between, each perhaps with a file of its problems:
-            `"aime24,math500=math500.jsonl"`.
+        benchmark: Names, perhaps with files of their problems: `"aime24,math500=math500.jsonl"`.
         problems: File of problems: JSONL, JSON or Parquet with `prompt` and `answer`.
-        config: YAML file of a run, such as its config.yaml, whose settings are taken, and whose held-out problems
-            where no other problems are given.
-        output: File for every response; of benchmarks a folder, evals/MODEL if it is None. An evaluation that was
-            killed goes on from there.
+        config: A run's config.yaml, whose settings are taken, and its held-out problems where no others are given.
+        output: File for every response, from which a killed call goes on; of benchmarks a folder, else evals/MODEL.
         servers: Addresses of SGLang servers that are asked as they are; none: the model is loaded here.
         label: Name of the model in tables; None: from its folder.
         processes: How many hold the model and ask, each its share of the problems.
@@ -109,7 +105,6 @@ def evaluate(
     Raises:
         UserError: Whatever cannot be used, named: `ConfigError` a setting or argument, `CheckpointError` a model.
         RunError: A process has failed.
-        KeyboardInterrupt: Ctrl-C, in the main thread.
 
     Example:
         ```python
@@ -120,23 +115,35 @@ def evaluate(
     from aspo_megatron.api.outcomes import raise_if_failed
     from aspo_megatron.evaluation.start import start_evaluation
 
-    if processes < 1:
-        raise ConfigError(f"processes={processes}: must be at least 1")
-    if isinstance(servers, str):
-        raise ConfigError("servers: give a list of addresses")
+    _check(servers, processes)
     done = start_evaluation(
         os.fspath(model),
         checked_words(overrides),
         benchmark=benchmark,
-        problems=None if problems is None else Path(problems),
-        config=None if config is None else Path(config),
-        output=None if output is None else Path(output),
+        problems=_path(problems),
+        config=_path(config),
+        output=_path(output),
         servers=servers,
         label=label,
         processes=processes,
         progress=progress,
     )
     raise_if_failed(done.outcome)
+    return _model_result(done)
+
+
+def _check(servers: Sequence[str], processes: int) -> None:
+    if processes < 1:
+        raise ConfigError(f"processes={processes}: must be at least 1")
+    if isinstance(servers, str):
+        raise ConfigError("servers: give a list of addresses")
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _model_result(done: Evaluated) -> EvaluationResult:
     sets = {each.asked.name: _result(each) for each in done.sets}
     folders = [each.responses.parent for each in sets.values() if each.responses]
     return EvaluationResult(done.model, MappingProxyType(sets), folders[0] if folders else None)

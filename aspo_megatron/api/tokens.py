@@ -29,8 +29,7 @@ def token_log_probs(
         hidden: Hidden states before the output projection, of shape [..., hidden size]: those from which each target
             is predicted, so of a sequence all but the last. fp64, fp32, bf16 or fp16. On all ranks of `tp_group` the
             same; its gradient is summed over them.
-        weight: The output projection, of shape [rows, hidden size] and the dtype of `hidden`: all its rows, or this
-            rank's slice of them.
+        weight: Output projection of the same dtype, of shape [rows, hidden size]: all rows, or this rank's slice.
         targets: Token ids of shape [...], that of `hidden` without its last dimension; int64.
         temperature: What logits are divided by; above 0.
         vocab_size: Ids from here on are padding, and have probability 0. None: all rows of all ranks are words.
@@ -53,13 +52,11 @@ def token_log_probs(
         (-log_probs.mean()).backward()
         ```
     """
-    _check(hidden, weight, targets, temperature)
+    _check(hidden, weight, targets, temperature, chunk)
     ranks = 1 if tp_group is None else dist.get_world_size(tp_group)
     words = len(weight) * ranks if vocab_size is None else vocab_size
     if not 0 < words <= len(weight) * ranks:
         raise ValueError(f"vocab_size={words}: weight has {len(weight)} rows on each of {ranks} ranks")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk={chunk}: must be at least 1")
     log_probs, entropy = of_rows(
         hidden.reshape(-1, hidden.size(-1)),
         weight,
@@ -72,7 +69,7 @@ def token_log_probs(
     return log_probs.view(targets.shape), entropy.view(targets.shape)
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> None:
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int | None) -> None:
     if weight.dim() != 2 or hidden.dim() < 1 or hidden.size(-1) != weight.size(1) or len(weight) == 0:
         raise ValueError(
             f"hidden of shape {list(hidden.shape)} and weight of shape {list(weight.shape)}: "
@@ -90,3 +87,5 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) 
         )
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be above 0, and finite")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk}: must be at least 1")

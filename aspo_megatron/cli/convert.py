@@ -37,21 +37,10 @@ def hf_to_megatron(
     \b
       aspo convert hf-to-megatron models/Qwen3-4B checkpoints/Qwen3-4B --tp 2 --pp 2
     """
-    from aspo_megatron.api.conversion import to_megatron
+    from aspo_megatron.api.conversion import LayoutSizes, to_megatron
 
-    layout, compared = to_megatron(
-        source,
-        target,
-        tp=tp,
-        pp=pp,
-        vpp=vpp,
-        ep=ep,
-        etp=etp,
-        pp_layers=None if pp_layers is None else _numbers(pp_layers),
-        dtype=dtype,
-        verify=verify,
-        progress=True,
-    )
+    sizes = LayoutSizes(tp, pp, vpp, ep, etp, None if pp_layers is None else _numbers(pp_layers))
+    layout, compared = to_megatron(source, target, sizes, dtype=dtype, verify=verify, progress=True)
     _show_compared(compared)
     show(f"{one_line(target)}: written for {layout.world_size} ranks")
 
@@ -79,8 +68,8 @@ def _show_compared(count: int | None) -> None:
         show(f"verified: {count} tensors are the same bit for bit")
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"--pp-layers {one_line(text)}: must be whole numbers, such as 13,15") from error

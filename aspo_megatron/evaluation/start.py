@@ -36,6 +36,11 @@ class EvaluatedSet:
     asked: ProblemSet
     scores: dict[str, Any]
 
+    @classmethod
+    def read(cls, asked: ProblemSet) -> EvaluatedSet:
+        """Of a set that was asked."""
+        return cls(asked, read_scores(scores_path(asked.output)))
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -104,19 +109,9 @@ def start_evaluation(
         sets = [prepare.benchmark(one) for one in wanted] if wanted else [prepare.own_problems(problems)]
         job = work / "job.json"
         EvaluationJob(name, bool(servers), tuple(sets)).write(job)
-        outcome = run_ranks(
-            "aspo_megatron.evaluation.main",
-            [str(job)],
-            processes,
-            threads,
-            log_dir=work / LOGS,
-            progress=progress,
-        )
-        if outcome.code:
-            return Evaluated(outcome, name)
-        return Evaluated(
-            outcome, name, tuple(EvaluatedSet(each, read_scores(scores_path(each.output))) for each in sets)
-        )
+        module, log_dir = "aspo_megatron.evaluation.main", work / LOGS
+        outcome = run_ranks(module, [str(job)], processes, threads, log_dir=log_dir, progress=progress)
+        return Evaluated(outcome, name, () if outcome.code else tuple(map(EvaluatedSet.read, sets)))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from safetensors import safe_open
 from aspo_megatron import api
 from aspo_megatron.launch.launcher import run_ranks
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "python" / "train_and_evaluate.py"
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ PLAIN: dict[str, set[str]] = {
     "evaluation/start.py": {"found", "wanted.benchmark.dataset", "wanted.benchmark.problems", "wanted.name"},
     "evaluation/main.py": {"each", "estimate", "some"},
     "launch/launcher.py": {"signal.Signals(watch.interrupted).name"},
-    "launch/outcome.py": {"body", "first.rank", "first.text or ''.join(tail[-1:])", "head", "late", "verdict.text"},
+    "launch/outcome.py": {"body", "end", "first.text or ''.join(tail[-1:])", "head", "verdict.text"},
     "evaluation/progress.py": {"average", "done", "self._before", "self._name", "self._total"},
     "metrics/progress.py": {"_duration(left)"},
     "metrics/truncate_on_resume.py": {"'; '.join(told)"},
