@@ -112,7 +112,6 @@ def evaluate(
         print(result.accuracy, result.sets["held-out"].average)
         ```
     """
-    from aspo_megatron.api.outcomes import raise_if_failed
     from aspo_megatron.evaluation.start import start_evaluation
 
     _check(servers, processes)
@@ -128,7 +127,6 @@ def evaluate(
         processes=processes,
         progress=progress,
     )
-    raise_if_failed(done.outcome)
     return _model_result(done)
 
 
@@ -144,6 +142,9 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _model_result(done: Evaluated) -> EvaluationResult:
+    from aspo_megatron.api.outcomes import raise_if_failed
+
+    raise_if_failed(done.outcome)
     sets = {each.asked.name: _result(each) for each in done.sets}
     folders = [each.responses.parent for each in sets.values() if each.responses]
     return EvaluationResult(done.model, MappingProxyType(sets), folders[0] if folders else None)
