@@ -1,4 +1,4 @@
-"""Errors that a user can act on: the `aspo` command prints them as one line and exits with code 2."""
+"""Errors that a user can act on, which the `aspo` command prints as one line and exits with code 2; and of a run."""
 
 from aspo_megatron.foreign_text import one_line
 
@@ -33,3 +33,7 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A model folder or checkpoint that is missing, truncated or of another kind; names the file or tensor."""
+
+
+class RunError(Exception):
+    """A run whose ranks have not ended well: the message has the first failure, with its traceback, and the logs."""

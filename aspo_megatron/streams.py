@@ -232,8 +232,11 @@ def _ignore(error: OSError) -> None:
 
 
 def _descriptor_of(stream: TextIO | None) -> int | None:
-    """The descriptor that a stream writes to, if it has one."""
-    if stream is None:
+    """The descriptor that a stream writes to, if it is one of Python's own.
+
+    Those of others, such as a notebook's, know where their text belongs; their `fileno` may be another place.
+    """
+    if not isinstance(stream, io.TextIOWrapper | ShownStream):
         return None
     with contextlib.suppress(OSError, ValueError):
         stream.flush()  # what was printed before comes before

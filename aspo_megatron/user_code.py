@@ -22,6 +22,11 @@ def import_named(path: str, key: str) -> object:
         ConfigError: the module cannot be imported, or has nothing of this name.
     """
     module_name, _, name = path.partition(":")
+    if module_name == "__main__":
+        raise ConfigError(
+            f"{key}: {path!r}: the processes of a run do not have what a script or notebook defines itself; "
+            "put it into a file of its own, and name that"
+        )
     # The `aspo` command does not have the current directory on its path. At the end, so that a file of the user's
     # there (say, `random.py`) hides no installed module.
     if os.getcwd() not in sys.path:

@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.launch.outcome import told
+
+SOME_FAILED_CODE = 3
+"""Exit code of an evaluation in which some responses could not be scored."""
+
 
 def evaluate(
     model: Annotated[
@@ -52,7 +57,7 @@ def evaluate(
     """
     from aspo_megatron.evaluation.start import start_evaluation
 
-    code = start_evaluation(
+    done = start_evaluation(
         model,
         overrides or [],
         benchmark=benchmark,
@@ -63,4 +68,4 @@ def evaluate(
         label=label,
         processes=processes,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(told(done.outcome) or (SOME_FAILED_CODE if done.some_failed else 0))

@@ -11,6 +11,7 @@ import typer
 from aspo_megatron.config.io import load_config
 from aspo_megatron.config.reference import help_text
 from aspo_megatron.launch import rank
+from aspo_megatron.launch.outcome import told
 from aspo_megatron.launch.stop import StopRequest
 
 HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation; at the end a Hugging Face checkpoint.
@@ -57,4 +58,4 @@ def train(
         os.environ.update(rank.slurm_environment(os.environ))
         stop = context.find_object(StopRequest) or StopRequest()
         rank.rank_main(lambda: train_as_rank(run, stop))
-    raise typer.Exit(train_with_own_ranks(run))
+    raise typer.Exit(told(train_with_own_ranks(run)))

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.config.given import given_tree, without_references
 from aspo_megatron.config.interpolation import refuse_endless, unread
 from aspo_megatron.config.reference import OWN_NAME, key_names, sections
 from aspo_megatron.errors import ConfigError
@@ -78,9 +79,25 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
+def config_of(given: Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """As `load_config`, of settings that are given in Python.
+
+    Args:
+        given: a whole configuration, or the keys of a YAML file as mappings.
+        overrides: see there.
+
+    Raises:
+        ConfigError: see there.
+    """
+    tree = given_tree(given)
+    refuse_endless(tree)
+    return _load(tree, overrides)
+
+
+def _load(source: Path | dict[str, Any] | None, overrides: Sequence[str]) -> RunConfig:
+    path = source if isinstance(source, Path) else None
     try:
-        tree = OmegaConf.merge({} if path is None else _read_yaml(path), _read_overrides(overrides))
+        tree = OmegaConf.merge(_read_yaml(path) if path else source or {}, _read_overrides(overrides))
         refuse_endless(OmegaConf.to_container(tree))
         data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except GrammarParseError as error:
@@ -89,7 +106,7 @@ def _load(path: Path | None, overrides: Sequence[str]) -> RunConfig:
         key = f"{one_line(error.full_key)}: " if error.full_key else ""
         raise ConfigError(f"{key}{one_line(str(error).splitlines()[0])}") from error
     except RecursionError as error:
-        raise ConfigError(f"{'overrides' if path is None else one_line(path)}: references without an end") from error
+        raise ConfigError(f"{'settings' if path is None else one_line(path)}: references without an end") from error
     config = _validated(data)
     model = config.model.model_copy(update={"path": model_folder(config.model.path)})
     return config.model_copy(update={"model": model})
@@ -135,7 +152,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(_without_references(config.model_dump(mode="json")))))
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(without_references(config.model_dump(mode="json")))))
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -272,14 +289,3 @@ def _suggestion(key: str) -> str:
         return f"did you mean {' or '.join(found)}?"
     names = dict.fromkeys(sibling.rpartition(".")[2] for sibling in siblings)
     return f"{parent or 'the top level'} has {', '.join(names)}"
-
-
-def _without_references(node: Any) -> Any:
-    """A tree in which `${` is escaped: what is saved is a value, never a reference to be resolved again."""
-    if isinstance(node, str):
-        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", node)
-    if isinstance(node, dict):
-        return {key: _without_references(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_without_references(value) for value in node]
-    return node

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aspo_megatron.config import ParallelConfig, RunConfig, SourceConfig
 from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.config.words import ProblemSide
 from aspo_megatron.data.sources.files import stem_of
+from aspo_megatron.data.sources.read import silent
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation import benchmarks
 from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet
@@ -21,12 +23,37 @@ from aspo_megatron.evaluation.named_model import fetched_folder, label_of
 from aspo_megatron.evaluation.results import read_scores, scores_path
 from aspo_megatron.folders import LOGS
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.launch.launcher import launch
+from aspo_megatron.launch.launcher import run_ranks
+from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.launch.run_folder import refuse_links
 from aspo_megatron.streams import show
 
-SOME_FAILED_CODE = 3
-"""Exit code of an evaluation in which some responses could not be scored."""
+
+@dataclass(frozen=True)
+class EvaluatedSet:
+    """A set of problems that was asked. `scores`: what its scores file holds, see `results.ResultFile`."""
+
+    asked: ProblemSet
+    scores: dict[str, Any]
+
+    @classmethod
+    def read(cls, asked: ProblemSet) -> EvaluatedSet:
+        """Of a set that was asked."""
+        return cls(asked, read_scores(scores_path(asked.output)))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How an evaluation has ended. `model`: its name in tables; `sets`: none if a rank has failed."""
+
+    outcome: Outcome
+    model: str
+    sets: tuple[EvaluatedSet, ...] = ()
+
+    @property
+    def some_failed(self) -> bool:
+        """Whether some responses could not be scored."""
+        return any(each.scores["failed"] for each in self.sets)
 
 
 def start_evaluation(
@@ -40,8 +67,9 @@ def start_evaluation(
     servers: Sequence[str],
     label: str | None,
     processes: int,
-) -> int:
-    """Evaluate a model on benchmarks, on a file of problems, or on a run's held-out problems; the exit code.
+    progress: bool = True,
+) -> Evaluated:
+    """Evaluate a model on benchmarks, on a file of problems, or on a run's held-out problems.
 
     Args:
         model: Hugging Face model folder, or a name on the Hub.
@@ -53,6 +81,7 @@ def start_evaluation(
         servers: addresses of SGLang servers that are asked as they are; none: the model is loaded here.
         label: name of the model in tables; None: from its folder.
         processes: how many ask, each their share.
+        progress: show how far it is, and the scores.
 
     Raises:
         UserError: whatever cannot be used, named.
@@ -75,12 +104,14 @@ def start_evaluation(
         work = Path(folder)
         if config is None:
             common.append(f"output_dir={folder}")
-        prepare = _Preparation(work, config, output, name, bool(servers), common, overrides, handed)
+        tell = show if progress else silent
+        prepare = _Preparation(work, config, output, name, bool(servers), common, overrides, handed, tell)
         sets = [prepare.benchmark(one) for one in wanted] if wanted else [prepare.own_problems(problems)]
         job = work / "job.json"
         EvaluationJob(name, bool(servers), tuple(sets)).write(job)
-        code = launch("aspo_megatron.evaluation.main", [str(job)], processes, threads, log_dir=work / LOGS)
-        return code or _failed_code(sets)
+        module, log_dir = "aspo_megatron.evaluation.main", work / LOGS
+        outcome = run_ranks(module, [str(job)], processes, threads, log_dir=log_dir, progress=progress)
+        return Evaluated(outcome, name, () if outcome.code else tuple(map(EvaluatedSet.read, sets)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,7 @@ class _Preparation:
     """What a set of problems needs: its settings, its file of responses, and what the ranks read, checked.
 
     `live`: servers have the weights. `common`: settings of every set; `overrides` are the user's. `handed`: keeps the
-    problems that are handed over.
+    problems that are handed over. `tell`: shows a line.
     """
 
     work: Path
@@ -99,6 +130,7 @@ class _Preparation:
     common: Sequence[str]
     overrides: Sequence[str]
     handed: ExitStack
+    tell: Callable[[str], None]
 
     def benchmark(self, wanted: benchmarks.Wanted) -> ProblemSet:
         """Of a benchmark, whose problems are fetched."""
@@ -111,10 +143,10 @@ class _Preparation:
         own = [text for text in self.overrides if not text.startswith("rollout.sampling.")]
         run = load_config(self.config, [*settings, *sampling, *own])
         if wanted.file is None:
-            show(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
+            self.tell(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
         found = benchmarks.write_problems(wanted, problems, run.data.on_bad)
         if found != wanted.benchmark.problems:
-            show(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
+            self.tell(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         target = self.output or Path("evals") / self.model
         read, there = self._checked(run, wanted.name)
         return ProblemSet(wanted.name, read, "train", target / f"{wanted.name}.jsonl", there)
@@ -168,9 +200,3 @@ def _samples(overrides: Sequence[str]) -> int | None:
     """K as the user sets it; what is no number is left for the schema to refuse."""
     given = [text.partition("=")[2] for text in overrides if text.startswith("eval.samples=")]
     return int(given[-1]) if given and given[-1].isdigit() and int(given[-1]) > 0 else None
-
-
-def _failed_code(sets: Sequence[ProblemSet]) -> int:
-    """The exit code of an evaluation that went through: whether all responses could be scored."""
-    failed = sum(read_scores(scores_path(each.output))["failed"] for each in sets)
-    return SOME_FAILED_CODE if failed else 0

@@ -1,7 +1,7 @@
 """Starts the ranks of a run on this machine, and ends them all together.
 
 The ranks find each other as under torchrun (RANK, WORLD_SIZE, MASTER_ADDR and so on). Each is started as
-`python -m aspo_megatron.launch.rank MODULE ARGUMENTS`, which ties it to the life of its parent before it runs MODULE.
+`python -m aspo_megatron.launch.rank PATH MODULE ARGUMENTS`, which ties it to its parent's life before it runs MODULE.
 Rank 0 writes to the terminal; every rank's output is in LOG_DIR/rank<N>.log (of rank 0 only stderr). Linux only.
 """
 
@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +21,12 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.hang_verdict import Verdict, find_late
 from aspo_megatron.launch.loopback import LOOPBACK
-from aspo_megatron.launch.outcome import explain
+from aspo_megatron.launch.outcome import Outcome, explain, told
 from aspo_megatron.launch.rank_notes import SharedBoard
 from aspo_megatron.launch.rank_process import Failure, RankProcess, rank_environment, start
 from aspo_megatron.launch.rank_status import Note, connection_lost
 from aspo_megatron.launch.stop import handled
-from aspo_megatron.streams import PATIENCE_SECONDS, say, shown
+from aspo_megatron.streams import PATIENCE_SECONDS, shown
 
 _POLL_SECONDS = 0.02
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -35,8 +36,14 @@ _ANSWER_SECONDS = 3.0  # within which a rank that lives notes that it does
 
 @contextlib.contextmanager
 def _signals_noted(*more: signal.Signals) -> Iterator[list[int]]:
-    """Collects the signals that ask the launcher to stop, instead of dying of them."""
+    """Collects the signals that ask the launcher to stop, instead of dying of them.
+
+    None in another thread than the main one, which alone may handle signals.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more), lambda number, frame: received.append(number)):
         yield received
 
@@ -52,19 +59,47 @@ def launch(
     stops_by_itself: bool = False,
     timeout_minutes: float | None = None,
 ) -> int:
+    """As `run_ranks`, in sight: what there is to say of their end is shown. Returns the exit code."""
+    return told(
+        run_ranks(
+            module,
+            argv,
+            processes,
+            threads_per_rank,
+            log_dir=log_dir,
+            grace_seconds=grace_seconds,
+            stops_by_itself=stops_by_itself,
+            timeout_minutes=timeout_minutes,
+        )
+    )
+
+
+def run_ranks(
+    module: str,
+    argv: Sequence[str],
+    processes: int,
+    threads_per_rank: int,
+    *,
+    log_dir: Path,
+    grace_seconds: float = 3.0,
+    stops_by_itself: bool = False,
+    timeout_minutes: float | None = None,
+    progress: bool = True,
+) -> Outcome:
     """Run `python -m module *argv` in `processes` ranks and wait for them.
 
     The first rank to fail, a signal to this process, or its death ends all ranks: SIGTERM, then SIGKILL after
-    `grace_seconds` (or at a second signal). To be called from the main thread.
+    `grace_seconds` (or at a second signal). Signals are noted in the main thread alone; called from another, ranks end
+    with that thread.
 
     With `stops_by_itself`, SIGTERM and SIGUSR1 are passed on to the ranks as SIGUSR1, which they note and end well by
     when they can (see `stop.StopRequest`); a second SIGTERM does not wait for that. `timeout_minutes`: how long their
-    collectives may wait, to be named when one has.
+    collectives may wait, to be named when one has. `progress`: what rank 0 prints to stdout is shown.
 
     Returns:
-        0 if all ranks ended well; 2 if the first failure was a user error, whose line is shown; 128 + the signal if
-        one arrived (Ctrl-C: 130); else 1, with the first failing rank's traceback or last output shown, or the ranks
-        that the others have waited for in vain.
+        the code 0 if all ranks ended well; 2 if the first failure was a user error, with its line; 128 + the signal if
+        one arrived (Ctrl-C: 130); else 1, with the first failing rank's traceback or last output, or the ranks that the
+        others have waited for in vain.
 
     Raises:
         UserError: `log_dir` cannot be written.
@@ -80,7 +115,7 @@ def launch(
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1] * stops_by_itself)
             for number in range(processes):
                 env = rank_environment(number, processes, port, threads_per_rank, log_dir, descriptor)
-                ranks.append(start(module, argv, number, env, log_dir, descriptor))
+                ranks.append(start(module, argv, number, env, log_dir, descriptor, progress=progress))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             watch = _Watch(ranks, board, timeout_minutes)
             failures = watch.wait(signals, _STOP_SIGNALS if stops_by_itself else ())
@@ -90,8 +125,7 @@ def launch(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1] * stops_by_itself)
             _stop(ranks, grace_seconds, signals)
     if watch.interrupted:  # a signal that comes later hastens the end, and is not the reason for it
-        say(f"interrupted by {signal.Signals(watch.interrupted).name}")
-        return 128 + watch.interrupted
+        return Outcome(f"interrupted by {signal.Signals(watch.interrupted).name}", 128 + watch.interrupted)
     return explain(failures, watch.verdict, ranks, log_dir)
 
 
@@ -188,7 +222,7 @@ def _stop(ranks: Sequence[RankProcess], grace_seconds: float, signals: list[int]
         rank.kill_all()
     for rank in ranks:
         rank.process.wait()
-        if rank.tee is not None:
-            rank.tee.join(timeout=PATIENCE_SECONDS + 1.0)  # the log has all of it then
-    if sys.stdout.isatty() and any(rank.process.returncode for rank in ranks):
+        for tee in rank.tees:
+            tee.join(timeout=PATIENCE_SECONDS + 1.0)  # the log has all of it then
+    if shown(sys.stdout).isatty() and any(rank.process.returncode for rank in ranks):
         shown(sys.stdout).draw("\x1b[?25h\n")  # a live display that was killed has left its line open, no cursor

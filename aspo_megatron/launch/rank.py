@@ -1,7 +1,7 @@
 """Inside a rank: what ties it to its launcher, and how it ends.
 
-`launcher` starts a rank as `python -m aspo_megatron.launch.rank MODULE ARGUMENTS`; under torchrun or srun the `aspo`
-command is the rank itself.
+`launcher` starts a rank as `python -m aspo_megatron.launch.rank PATH MODULE ARGUMENTS`; PATH is its own `sys.path`, in
+JSON. Under torchrun or srun the `aspo` command is the rank itself.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _end_rank(code: int, text: str, *, waited: bool = False) -> NoReturn:
     os._exit(code)
 
 
-def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
+def _run_as_rank(path: str, module: str, argv: Sequence[str]) -> NoReturn:
+    sys.path[:] = json.loads(path)
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     open_closed()
     faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
@@ -218,4 +219,4 @@ def _run_as_rank(module: str, argv: Sequence[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _run_as_rank(sys.argv[1], sys.argv[2:])
+    _run_as_rank(sys.argv[1], sys.argv[2], sys.argv[3:])

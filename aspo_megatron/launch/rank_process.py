@@ -19,7 +19,7 @@ import psutil
 
 from aspo_megatron.launch.rank import PARENT_VARIABLE, REPORT_VARIABLE, rank_settings
 from aspo_megatron.launch.rank_notes import SharedBoard
-from aspo_megatron.streams import ShownStream, shown_stderr
+from aspo_megatron.streams import ShownStream, shown, shown_stderr
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 1 << 18
@@ -43,13 +43,13 @@ class Failure:
 
 @dataclass
 class RankProcess:
-    """A rank that was started. `tee`: what copies rank 0's stderr to the terminal and the log."""
+    """A rank that was started. `tees`: what copies rank 0's stderr to the terminal and the log, and its stdout."""
 
     number: int
     process: subprocess.Popen[bytes]
     log: Path
     report: Path
-    tee: threading.Thread | None
+    tees: tuple[threading.Thread, ...] = ()
     seen_alive: float = field(default_factory=time.monotonic)
 
     def poll(self) -> int | None:
@@ -121,9 +121,16 @@ def rank_environment(number: int, processes: int, port: int, threads: int, log_d
 
 
 def start(
-    module: str, argv: Sequence[str], number: int, env: Mapping[str, str], log_dir: Path, board: int
+    module: str,
+    argv: Sequence[str],
+    number: int,
+    env: Mapping[str, str],
+    log_dir: Path,
+    board: int,
+    *,
+    progress: bool = True,
 ) -> RankProcess:
-    """Start a rank.
+    """Start a rank. `progress`: what rank 0 prints to stdout is shown, where stdout is at this time.
 
     Raises:
         OSError: its log cannot be written, or there is no room for a process.
@@ -134,30 +141,46 @@ def start(
     # When a rank is killed, Python's resource tracker frees what the rank's workers shared, and warns of it after the
     # last line that matters.
     python = [sys.executable, "-W", "ignore:resource_tracker:UserWarning"]
-    command = [*python, "-m", "aspo_megatron.launch.rank", module, *argv]
+    # A script's own folder, or what a notebook has put there: what this process can import, its ranks can.
+    command = [*python, "-m", "aspo_megatron.launch.rank", json.dumps([*map(str, sys.path)]), module, *argv]
     log = log_path.open("wb", buffering=0)
     # A session of its own: Ctrl-C reaches the launcher alone, which ends the ranks in order.
     process = subprocess.Popen(
         command,
         env=env,
         stdin=subprocess.DEVNULL,
-        stdout=None if number == 0 else log,
+        stdout=_stdout_of_rank_0(progress) if number == 0 else log,
         stderr=subprocess.PIPE if number == 0 else log,
         start_new_session=True,
         pass_fds=(board,),
     )
     if process.stderr is None:
         log.close()
-        return RankProcess(number, process, log_path, report, None)
-    tee = threading.Thread(target=_copy, args=(process.stderr, log, shown_stderr()), daemon=True)
-    tee.start()
-    return RankProcess(number, process, log_path, report, tee)
+        return RankProcess(number, process, log_path, report)
+    copies: list[tuple[IO[bytes], IO[bytes] | None, ShownStream]] = [(process.stderr, log, shown_stderr())]
+    if process.stdout is not None:
+        copies.append((process.stdout, None, shown(sys.stdout)))
+    tees = tuple(threading.Thread(target=_copy, args=each, daemon=True) for each in copies)
+    for tee in tees:
+        tee.start()
+    return RankProcess(number, process, log_path, report, tees)
 
 
-def _copy(source: IO[bytes], log: IO[bytes], terminal: ShownStream) -> None:
-    """Pass stderr on to the log and the terminal. It must go on reading whatever happens, or the rank would block."""
-    with source, log:
+def _stdout_of_rank_0(progress: bool) -> int | None:
+    """Its own way to where this process's stdout is; a pipe, to be copied, if that is no descriptor 1 any more."""
+    if not progress:
+        return subprocess.DEVNULL
+    try:
+        return None if shown(sys.stdout).fileno() == 1 else subprocess.PIPE
+    except OSError:  # a notebook's, or one in memory
+        return subprocess.PIPE
+
+
+def _copy(source: IO[bytes], log: IO[bytes] | None, terminal: ShownStream) -> None:
+    """Pass output on to the log and the terminal. It must go on reading whatever happens, or the rank would block."""
+    with source, log or contextlib.nullcontext():
         while chunk := os.read(source.fileno(), 65536):
-            with contextlib.suppress(OSError):
-                log.write(chunk)
+            if log is not None:
+                with contextlib.suppress(OSError):
+                    log.write(chunk)
             terminal.show(chunk)

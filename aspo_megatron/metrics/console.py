@@ -19,7 +19,10 @@ from aspo_megatron.streams import ShownStream, shown
 
 def shown_console(console: Console | None = None) -> Console:
     """A console like the given one (by default, one of stdout), whose file never fails."""
-    unfailing = copy.copy(console) if console else Console(soft_wrap=True)
+    if console is None:
+        # A notebook sets variables by which rich takes all its processes for terminals, and prints by other ways.
+        console = Console(soft_wrap=True, force_terminal=shown(sys.stdout).isatty(), force_jupyter=False)
+    unfailing = copy.copy(console)
     if not isinstance(unfailing.file, _Canvas):
         unfailing.file = cast(IO[str], _Canvas(shown(cast(TextIO, unfailing.file))))
     return unfailing

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aspo_megatron.config import RunConfig
+from aspo_megatron.data.sources.read import silent
 from aspo_megatron.folders import LOGS, RUN_CONFIG
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch import run_folder
-from aspo_megatron.launch.launcher import launch
+from aspo_megatron.launch.launcher import run_ranks
+from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.streams import show
 
 
-def train_with_own_ranks(run: RunConfig) -> int:
-    """Read and check all input, then start the ranks on this machine; the exit code.
+def train_with_own_ranks(run: RunConfig, *, progress: bool = True) -> Outcome:
+    """Read and check all input, then start the ranks on this machine; how they have ended.
+
+    `progress`: show how far the run is.
 
     Raises:
         UserError: whatever cannot be used, named.
     """
     run_folder.refuse_foreign_folder(run)
-    if _is_finished(run):
-        return 0
-    with _problems_read(run) as problems, run_folder.claimed(run):
-        return launch(
+    if _is_finished(run, show if progress else silent):
+        return Outcome()
+    with _problems_read(run, progress) as problems, run_folder.claimed(run):
+        return run_ranks(
             "aspo_megatron.train.main",
             [str(run.output_dir / RUN_CONFIG), *map(str, problems)],
             run.parallel.world_size,
@@ -34,6 +38,7 @@ def train_with_own_ranks(run: RunConfig) -> int:
             log_dir=run.output_dir / LOGS,
             stops_by_itself=True,
             timeout_minutes=run.platform.timeout_minutes,
+            progress=progress,
         )
 
 
@@ -49,14 +54,14 @@ def train_as_rank(run: RunConfig, stop: StopRequest) -> int:
     if leader:
         run_folder.refuse_foreign_folder(run)
     if run_folder.is_finished(run):
-        return 0 if not leader or _is_finished(run) else 1
+        return 0 if not leader or _is_finished(run, show) else 1
     inputs = main.read_here(run)
     with run_folder.claimed(run) if leader else contextlib.nullcontext():
         return main.train(run, inputs, stop)
 
 
 @contextlib.contextmanager
-def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
+def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
     from aspo_megatron import losses
     from aspo_megatron.inputs.handover import handed_over, reading_shown
@@ -64,16 +69,16 @@ def _problems_read(run: RunConfig) -> Iterator[list[Path]]:
     from aspo_megatron.inputs.warmup_answers import check_imitations
 
     losses.build(run.loss.name, run.loss.hyperparameters)
-    inputs = read_inputs(run, reading_shown(run.train.steps))
+    inputs = read_inputs(run, reading_shown(run.train.steps) if progress else silent)
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
     with handed_over(inputs.train, inputs.heldout) as path:
         del inputs  # the run may last for days
         yield [] if path is None else [path]
 
 
-def _is_finished(run: RunConfig) -> bool:
-    """Whether there is nothing left to train, which is said then."""
+def _is_finished(run: RunConfig, tell: Callable[[str], None]) -> bool:
+    """Whether there is nothing left to train, which is told then."""
     if not run_folder.is_finished(run):
         return False
-    show(f"{one_line(run.output_dir)} has done its {run.train.steps} steps; to go on, raise train.steps")
+    tell(f"{one_line(run.output_dir)} has done its {run.train.steps} steps; to go on, raise train.steps")
     return True

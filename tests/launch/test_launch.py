@@ -19,7 +19,7 @@ import pytest
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.hang_verdict import Verdict
 from aspo_megatron.launch.launcher import launch
-from aspo_megatron.launch.outcome import explain
+from aspo_megatron.launch.outcome import explain, told
 from aspo_megatron.launch.rank import running_under_launcher
 from aspo_megatron.launch.rank_process import Failure, RankProcess
 
@@ -160,12 +160,12 @@ def test_rank_that_is_found_dead_after_its_peers_is_blamed_all_the_same(
     failures = [Failure(0, 10.0, 1, GLOO, reported=True), Failure(1, 10.2, code, "", reported=False)]
     failures += [Failure(2, 10.1, 1, GLOO.replace("closed", "reset"), reported=True)]
     ranks = [
-        RankProcess(number, subprocess.Popen(["true"]), tmp_path / f"rank{number}.log", tmp_path / "report", None)
+        RankProcess(number, subprocess.Popen(["true"]), tmp_path / f"rank{number}.log", tmp_path / "report")
         for number in range(3)
     ]
     for rank in ranks:
         rank.process.wait()
-    assert explain(failures, Verdict([], ""), ranks, tmp_path) == 1
+    assert told(explain(failures, Verdict([], ""), ranks, tmp_path)) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: rank 1 failed and the run was ended")
 
 

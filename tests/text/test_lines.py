@@ -13,7 +13,7 @@ from aspo_megatron.rollout.client import ServerError
 from tests.text.test_printers import name_of
 
 ROOT = Path(aspo_megatron.__file__).parent
-SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write"}
+SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write", "Outcome"}
 ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
 
 
@@ -28,7 +28,7 @@ PLAIN: dict[str, set[str]] = {
     "evaluation/start.py": {"found", "wanted.benchmark.dataset", "wanted.benchmark.problems", "wanted.name"},
     "evaluation/main.py": {"each", "estimate", "some"},
     "launch/launcher.py": {"signal.Signals(watch.interrupted).name"},
-    "launch/outcome.py": {"body", "first.rank", "first.text or ''.join(tail[-1:])", "head", "late", "verdict.text"},
+    "launch/outcome.py": {"body", "end", "first.text or ''.join(tail[-1:])", "head", "verdict.text"},
     "evaluation/progress.py": {"average", "done", "self._before", "self._name", "self._total"},
     "metrics/progress.py": {"_duration(left)"},
     "metrics/truncate_on_resume.py": {"'; '.join(told)"},

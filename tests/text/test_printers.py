@@ -29,7 +29,7 @@ REASONS = {
     ("metrics/console.py", ".print"): (1, "it is what prints plain texts"),
     ("plots/sample_view.py", ".print"): (1, "a rule"),
     ("evaluation/progress.py", ".add_task"): (1, "a name in one line, which no column takes for markup"),
-    ("cli/convert.py", ".add_task"): (1, "the program's own words"),
+    ("api/conversion.py", ".add_task"): (1, "the program's own words"),
     ("cli/table.py", ".print"): (1, "a table whose cells are plain texts"),
     ("rewards/workers/worker.py", ".print_exc"): (1, "into a pipe of the rank, whose stream makes it plain"),
     ("rewards/workers/worker.py", "sys.stdout"): (1, "it is flushed"),

@@ -50,7 +50,7 @@ def token_log_probs(
     *,
     temperature: float,
     vocab_size: int,
-    tp_group: dist.ProcessGroup,
+    tp_group: dist.ProcessGroup | None,
     chunk: int,
     compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def token_log_probs(
         targets: [R], int64 token ids.
         temperature: logits are divided by it, the convention of the rollout engine.
         vocab_size: ids at or above it are padding: they get probability zero.
-        tp_group: ranks that hold the other rows; rank r holds the r-th slice.
+        tp_group: ranks that hold the other rows; rank r holds the r-th slice. None: all rows are here.
         chunk: the most tokens whose logits exist at the same time.
         compiled: work on logits with compiled kernels (`chunk_kernels.py`).
 
@@ -216,7 +216,7 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        shard_of: tuple[int, dist.ProcessGroup, float, bool],
+        shard_of: tuple[int, dist.ProcessGroup | None, float, bool],
         chunk: int,
         keep: bool,
     ) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ class VocabularyShard:
         weight: [rows, hidden size]; no rows on a rank that holds padding alone.
         first: the token id of the first row.
         padded_rows: rows of every rank, padding included.
-        group: the tp ranks.
+        group: the tp ranks; None: the vocabulary is not split.
         temperature: what logits are divided by.
         compiled: whether a chunk's buffer is worked on by compiled kernels.
     """
@@ -66,17 +66,17 @@ class VocabularyShard:
     weight: Tensor
     first: int
     padded_rows: int
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
     temperature: float
     compiled: bool
 
     @classmethod
     def of(
-        cls, weight: Tensor, vocab_size: int, group: dist.ProcessGroup, temperature: float, compiled: bool
+        cls, weight: Tensor, vocab_size: int, group: dist.ProcessGroup | None, temperature: float, compiled: bool
     ) -> VocabularyShard:
         """The shard of this rank, whose rows (padding included) are `weight`. Copies nothing."""
         padded_rows = weight.size(0)
-        first = dist.get_rank(group) * padded_rows
+        first = 0 if group is None else dist.get_rank(group) * padded_rows
         real = min(max(vocab_size - first, 0), padded_rows)
         return cls(weight.detach()[:real], first, padded_rows, group, temperature, compiled)
 
@@ -88,7 +88,7 @@ class VocabularyShard:
     @property
     def parallel(self) -> bool:
         """Whether other ranks hold other rows."""
-        return dist.get_world_size(self.group) > 1
+        return self.group is not None and dist.get_world_size(self.group) > 1
 
     def locate(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Which targets are rows of this shard, [chunk] bool, and their row numbers (any row for the others)."""
