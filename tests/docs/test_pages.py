@@ -153,7 +153,7 @@ def test_blocks_are_what_they_say(page: Path) -> None:
     for language, body in _FENCED.findall(page.read_text(encoding="utf-8")):
         assert language in ("", "python", "yaml", "json", "text", "bash"), body
         if language == "python":
-            ast.parse(f"{{{body}}}" if re.match(r'"\w+": ', body) else body)  # or entries of a dictionary
+            ast.parse(f"{{{body}}}" if re.match(r'"[\w-]+": ', body) else body)  # or entries of a dictionary
         elif language == "yaml":
             assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
         elif language == "json":
