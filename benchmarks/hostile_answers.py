@@ -124,7 +124,7 @@ def _timed(pool: RewardPool, items: Sequence[Item]) -> tuple[float, float, list[
 def _used() -> float:
     """Processor time of this process's children so far."""
     times = [child.cpu_times() for child in psutil.Process().children()]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def _show(name: str, seconds: float, used: float, rewards: list[Reward]) -> None:

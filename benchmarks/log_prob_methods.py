@@ -169,8 +169,8 @@ def apple(problem: Problem) -> None:
 
 OURS = {"token-wise": token_wise, "whole-response": whole_response}
 PLAIN, CROSS_ENTROPY, PRODUCTS = "log_softmax", "cross_entropy", "three products"
-COMPILED = {f"{name}, compiled": partial(method, compiled=True) for name, method in OURS.items()}
-COMPLETE = {**OURS, **COMPILED, PLAIN: plain, "megatron": megatron}
+COMPILED: dict[str, Method] = {f"{name}, compiled": partial(method, compiled=True) for name, method in OURS.items()}
+COMPLETE: dict[str, Method] = {**OURS, **COMPILED, PLAIN: plain, "megatron": megatron}
 """Methods that give log-probs and entropy."""
 
 _GPU_ONLY = {"Liger": ("liger_kernel", liger), "Apple cut-cross-entropy": ("cut_cross_entropy", apple)}

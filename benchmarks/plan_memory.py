@@ -23,7 +23,8 @@ from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.update.objective import PolicyObjective
-from aspo_megatron.plan.memory.rank import Setting, passing, resident
+from aspo_megatron.plan.memory.rank import passing, resident
+from aspo_megatron.plan.memory.setting import Setting
 from aspo_megatron.plan.memory.workload import GroupLengths, local_batch
 from benchmarks.measure import peak_bytes
 from benchmarks.random_samples import random_group

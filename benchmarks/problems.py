@@ -24,8 +24,8 @@ from aspo_megatron.config import DataConfig
 from aspo_megatron.data.prompts import load_problems
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore, empty_store
+from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.inputs.handover import handed_over, taken_over
-from aspo_megatron.inputs.read import load_tokenizer
 
 MODEL = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 PROMPTS = 512

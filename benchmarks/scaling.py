@@ -212,7 +212,8 @@ def growth_table(series: Series) -> str:
     rows = []
     for name, points in series.items():
         sizes = _sizes(name, points)
-        time, memory = (slope(sizes, [point[index] for point in points]) for index in (1, 2))
+        time = slope(sizes, [seconds for _, seconds, _ in points])
+        memory = slope(sizes, [float(size) for _, _, size in points])
         rows.append(f"| {name} | {sizes[0]:.0f} to {sizes[-1]:.0f} | {time:.2f} | {memory:.2f} |")
     about = (
         "How an update grows, slopes of logarithms (1: linear, 0: not at all); memory is that beyond weights and state."

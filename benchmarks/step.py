@@ -77,7 +77,7 @@ def main(
 def _measure(
     workload: Workload, model: Path, trl: Path | None, rounds: int, steps: int, ranks: int, threads: int
 ) -> dict[str, list[Measured]]:
-    found: dict[str, list[Measured]] = {OURS: []} | ({} if trl is None else {TRL: []})
+    found: dict[str, list[Measured]] = {side: [] for side in ((OURS,) if trl is None else (OURS, TRL))}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         task = prepare(workload, model, folder, steps, threads)

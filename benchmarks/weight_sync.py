@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +55,7 @@ def main(
         while not servers.ready(60.0):
             typer.echo("the server is starting")
 
-        def write(folder: Path, tensors: object) -> None:
+        def write(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
             write_folder(folder, tensors, family.hf_config | {"dtype": dtype}, tokenizer_from=model, replace=True)
 
         transports: dict[str, Transport] = {

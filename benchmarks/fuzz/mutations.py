@@ -155,7 +155,8 @@ def json_lines(data: bytes, rng: random.Random) -> bytes:
     if not lines:
         return whole(data, rng)
     index = rng.randrange(len(lines))
-    change = rng.choice([json_tree, json_tree, blind, whole, lambda line, rng: line + line, lambda line, rng: b""])
+    changes: list[Mutation] = [json_tree, json_tree, blind, whole, lambda line, rng: line + line, lambda line, rng: b""]
+    change = rng.choice(changes)
     lines[index] = change(lines[index].rstrip(b"\n"), rng) + rng.choice([b"\n", b"\n", b"", b"\n\n"])
     return b"".join(lines)
 
@@ -188,7 +189,7 @@ def replaced(path: Path, rng: random.Random) -> None:
     elif kind == 1:
         os.mkfifo(path)
     elif kind < 5:
-        path.symlink_to(rng.choice([*ELSEWHERE, path, path.parent, "/dev/stdin", "nowhere"]))
+        path.symlink_to(rng.choice([*ELSEWHERE, str(path), str(path.parent), "/dev/stdin", "nowhere"]))
 
 
 def _changed(tree: Any, rng: random.Random) -> Any:

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, with_digest
+from aspo_megatron.checkpoint.checked_json import with_digest
+from aspo_megatron.checkpoint.torch_dist.manifest import file_entry
 from aspo_megatron.folders import MANIFEST
 
 

@@ -60,7 +60,7 @@ def show(sheet: Sheet, place: Place, name: str, groups: list[Group]) -> dict[str
     name = f"{name} ({tokens} tokens)"
     q, grad = (torch.randn(tokens, heads, d, device=place.device).to(torch.bfloat16) for _ in range(2))
     k, v = (torch.randn(tokens, kv_heads, d, device=place.device).to(torch.bfloat16) for _ in range(2))
-    ways = {
+    ways: dict[str, Blocks | TwoCalls | OneCausal] = {
         "blocks": Blocks(groups, q, k, v, grad, place.device),
         "varlen": TwoCalls(groups, q, k, v, grad, place.device),
         "one causal": OneCausal(groups, q, k, v, grad, place.device),
@@ -100,7 +100,7 @@ class Blocks:
 
     def forward(self) -> Tensor:
         """Of all tokens, with what backward needs."""
-        self._out = self._run()  # type: ignore[no-untyped-call]
+        self._out = self._run()
         return self._out.detach()
 
     def backward(self) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,9 @@ def show_flex(sheet: Sheet, place: Place) -> None:
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return seen[query, key]
 
-    attend: Callable[..., Tensor] = torch.compile(flex_attention) if place.on_gpu else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    if place.on_gpu:
+        attend = torch.compile(flex_attention)
     inputs = [tensor.transpose(0, 1)[None].detach().requires_grad_(place.on_gpu) for tensor in (q, k, v)]
     upstream = grad.transpose(0, 1)[None]
 

@@ -43,7 +43,8 @@ def farthest(got: Tensor, want: Tensor) -> float:
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
-    return rows.split(max(_AT_A_TIME // max(rows.size(1), 1), 1))
+    parts: tuple[Tensor, ...] = rows.split(max(_AT_A_TIME // max(rows.size(1), 1), 1))
+    return parts
 
 
 def fresh_random(device: torch.device) -> None:
@@ -88,10 +89,11 @@ def _once(function: Callable[[], object], device: torch.device) -> float:
 def kernels(function: Callable[[], object], device: torch.device) -> int:
     """Kernels and copies that a call starts on a GPU, by the profiler; operations of PyTorch on a CPU."""
     if device.type != "cuda":
-        with _Counted() as counted:
+        counted = _Counted()
+        with counted:
             function()
         return counted.number
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     function()
@@ -107,7 +109,7 @@ class _Counted(TorchDispatchMode):
     """Counts operations."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.number = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204

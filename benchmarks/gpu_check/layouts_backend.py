@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import AllgatherOptions, Work
+from torch._C._distributed_c10d import AllgatherOptions, Work
 
 NAME = "through_host"
 
@@ -57,9 +57,10 @@ class HostGroup(dist.ProcessGroup):
 
     def __init__(self, about: Any, copied: Counter[str]) -> None:
         """`about`: PyTorch's description of the group. `copied`: counts the tensors of each type of device."""
-        super().__init__(about.group_rank, about.group_size)
+        super().__init__(about.group_rank, about.group_size)  # type: ignore[call-arg]  # for groups made in Python
         self._copied = copied
-        self._gloo = dist.ProcessGroupGloo(about.store, about.group_rank, about.group_size, about.timeout)
+        gloo: Any = dist.ProcessGroupGloo  # whose types do not name all that it has
+        self._gloo = gloo(about.store, about.group_rank, about.group_size, about.timeout)
 
     def getBackendName(self) -> str:  # noqa: N802 (PyTorch's)
         """Its name."""
@@ -142,11 +143,11 @@ class HostGroup(dist.ProcessGroup):
         return HostWork()
 
     # As PyTorch before 2.13 calls them.
-    _allgather_base = all_gather_single
-    _reduce_scatter_base = reduce_scatter_single
-    alltoall_base = all_to_all_single
-    allgather_into_tensor_coalesced = all_gather_single_coalesced
-    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
+    _allgather_base = all_gather_single  # type: ignore[assignment]
+    _reduce_scatter_base = reduce_scatter_single  # type: ignore[assignment]
+    alltoall_base = all_to_all_single  # type: ignore[assignment]
+    allgather_into_tensor_coalesced = all_gather_single_coalesced  # type: ignore[assignment]
+    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced  # type: ignore[assignment]
 
     def send(self, tensors: list[Tensor], rank: int, tag: int) -> HostWork:
         """To a rank of the group."""

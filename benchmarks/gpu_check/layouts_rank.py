@@ -72,9 +72,9 @@ def _grid(parallel: ParallelConfig, device: str, way: str, store: PrefixStore) -
     else:
         platform = choose_platform(device, int(os.environ["LOCAL_RANK"]), 1)
     platform.install()
-    numbers = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
-    with interfaces(numbers["world_size"], servers_elsewhere=False):
-        dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, **numbers)
+    rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    with interfaces(size, servers_elsewhere=False):
+        dist.init_process_group(platform.backend, store=store, timeout=_PATIENCE, rank=rank, world_size=size)
         yield build_grid(parallel, platform, 1.0, seed=1)
     leave_grid(platform)
 

@@ -111,7 +111,10 @@ def read(task: Task) -> Expected:
 
     def of(name: str) -> Made | None:
         numbers = figures(name)
-        return None if numbers is None else Made(*numbers, load_file(out / f"{name}.safetensors"))
+        if numbers is None:
+            return None
+        loss, grad_norm = numbers
+        return Made(loss, grad_norm, load_file(out / f"{name}.safetensors"))
 
     return Expected(of("dense"), of("experts"), figures("bf16"))
 

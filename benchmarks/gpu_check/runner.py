@@ -60,7 +60,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_sections(plan: Plan, show: Callable[[Line], None], keep: Callable[[Outcome], None] | None = None) -> Outcome:
+def run_sections(plan: Plan, show: Callable[[Line], None], keep: Callable[[Outcome], object] | None = None) -> Outcome:
     """Run `plan`; each line is handed to `show` as it comes. Ctrl-C ends it, and what was shown until then stays.
 
     `keep` is given what there is after each section.

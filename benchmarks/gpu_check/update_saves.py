@@ -17,7 +17,8 @@ from benchmarks.gpu_check.lines import Sheet
 from benchmarks.gpu_check.policies import Weights, adam, build, made_update, run_config
 
 if TYPE_CHECKING:
-    from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
+    from aspo_megatron.checkpoint.states.run_states import StateSaver
+    from aspo_megatron.checkpoint.states.trainer_state import TrainerState
     from aspo_megatron.parallel.model.policy import PolicyModel
     from aspo_megatron.parallel.update.optimizer import Optimizer
 
@@ -27,7 +28,8 @@ _BUSY_CYCLES = 500_000_000
 
 def saves(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, work: Path, *, distributed: bool) -> None:
     """Save twice, an update right behind the second; then load that and go on."""
-    from aspo_megatron.checkpoint.states.run_states import StateSaver, load_state, step_folder
+    from aspo_megatron.checkpoint.states.folders import step_folder
+    from aspo_megatron.checkpoint.states.run_states import StateSaver, load_state
 
     parallel = ParallelConfig(distributed_optimizer=distributed)
     label = "distributed optimizer" if distributed else "one rank's optimizer"
@@ -103,6 +105,6 @@ def _differing(one: list[Tensor], other: list[Tensor]) -> int:
 
 
 def _trainer_state(step: int) -> TrainerState:
-    from aspo_megatron.checkpoint.states.run_states import TrainerState
+    from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
     return TrainerState(step, 0, 0, 0.0, None, None, "")

@@ -132,7 +132,8 @@ def _repeated(rows: Tensor, q: Tensor) -> Tensor:
 
 
 def _summed(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.unflatten(1, (like.size(1), -1)).sum(dim=2).to(like.dtype)
+    summed: Tensor = rows.unflatten(1, (like.size(1), -1)).sum(dim=2)
+    return summed.to(like.dtype)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch.distributed.distributed_c10d import (
     _new_process_group_helper,
     _world,
     default_pg_timeout,
-    rendezvous,
 )
+from torch.distributed.rendezvous import rendezvous
 
 from aspo_megatron.launch.rank import die_with_parent
 
@@ -39,7 +39,7 @@ class UnknownError(Exception):
 
 def checksum(tensor: Tensor) -> str:
     """Of a tensor's bytes."""
-    return hashlib.sha256(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 class Receiver:

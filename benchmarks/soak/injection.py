@@ -83,9 +83,10 @@ def started_for(folder: Path) -> list[psutil.Process]:
 
 def _watched_by(process: psutil.Process) -> str | None:
     try:
-        return process.environ().get("ASPO_FAULTS_FOLDER")
+        folder: str | None = process.environ().get("ASPO_FAULTS_FOLDER")
     except psutil.Error:
         return None
+    return folder
 
 
 class Faults:

@@ -276,9 +276,9 @@ INDEXES: dict[str, tuple[Spoil, str]] = {
 INDEXES |= {f"{name}, at its root": (at_the_root(act), NO_TENSOR) for name, act in ACTS.items()}
 INDEXES |= {
     f"{name}, beside its tensors": (
-        index(lambda m, marker, act=act: setattr(m, "planner_data", act(marker))),
+        index(lambda m, marker, act=act: setattr(m, "planner_data", act(marker))),  # type: ignore[misc]
         NO_TENSOR,
-    )  # type: ignore[misc]
+    )
     for name, act in ACTS.items()
 }
 

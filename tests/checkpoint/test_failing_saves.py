@@ -249,11 +249,13 @@ def end_writing(settings: list[str], end: str) -> list[str]:
     config = load_config(None, settings)
     with process_grid(config.parallel, config.platform, seed=1) as topology:
         from aspo_megatron.checkpoint.states import writer
+        from aspo_megatron.checkpoint.torch_dist.parts import write_part
+        from aspo_megatron.checkpoint.torch_dist.writer import TorchDistWriter
 
         saves = Saves(settings, topology)
         saves.save(1)
         saves.save(2)
-        write, say = writer.TorchDistWriter.write, writer.write_part
+        write, say = TorchDistWriter.write, write_part
         calls = 0
 
         def ends(*args: Any) -> None:
@@ -270,7 +272,7 @@ def end_writing(settings: list[str], end: str) -> list[str]:
         for step, at in ((3, 1), (4, 9), (5, 0)):
             calls = 0
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(writer.TorchDistWriter, "write", ends)
+                patch.setattr(TorchDistWriter, "write", ends)
                 if not at and topology.rank == 1:
                     patch.setattr(writer, "write_part", ends_last)
                 saves.save(step)
@@ -288,15 +290,15 @@ def nothing_is_done(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 
 def a_weight_is_not_drawn(patch: pytest.MonkeyPatch, saves: Saves) -> None:
     from aspo_megatron.checkpoint.states import run_states
+    from aspo_megatron.checkpoint.states.sharded_state import model_shards as shards
 
-    shards = run_states.model_shards
     patch.setattr(run_states, "model_shards", lambda model: list(shards(model))[:-1])
 
 
 def a_weight_is_drawn_twice(patch: pytest.MonkeyPatch, saves: Saves) -> None:
     from aspo_megatron.checkpoint.states import run_states
+    from aspo_megatron.checkpoint.states.sharded_state import model_shards as shards
 
-    shards = run_states.model_shards
     patch.setattr(run_states, "model_shards", lambda model: [*shards(model), *list(shards(model))[:1]])
 
 
@@ -316,8 +318,7 @@ def no_thread_is_to_be_had(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 def before_it_is_finished(patch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
     """Do something to the folder when all parts are written."""
     from aspo_megatron.checkpoint.states import writer
-
-    finish = writer.finish_parts
+    from aspo_megatron.checkpoint.torch_dist.parts import finish_parts as finish
 
     def after(folder: Path, parts: Any) -> None:
         act(folder)

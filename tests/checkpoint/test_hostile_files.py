@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from aspo_megatron.checkpoint.checked_json import with_digest
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.checkpoint.hf.safetensors_file import Entry, entries_of, make_header, read_header
 from aspo_megatron.checkpoint.states.folders import publish, tidy
-from aspo_megatron.checkpoint.torch_dist.manifest import FORMAT_VERSION, file_entry, read_manifest, with_digest
+from aspo_megatron.checkpoint.torch_dist.manifest import FORMAT_VERSION, file_entry, read_manifest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.parallel.device.platform import CpuPlatform, installed
@@ -151,7 +152,8 @@ def test_a_state_that_is_no_small_file(tmp_path: Path, kind: str) -> None:
         path.touch()
         os.truncate(path, 1 << 40)
     else:
-        {"a pipe": os.mkfifo, "a folder": Path.mkdir, "endless": lambda path: path.symlink_to("/dev/zero")}[kind](path)
+        ways: dict[str, Callable[[Path], None]] = {"a pipe": os.mkfifo, "a folder": Path.mkdir}
+        (ways | {"endless": lambda path: path.symlink_to("/dev/zero")})[kind](path)
     refused(lambda: read_state(tmp_path), "not a regular file|larger than", str(path))
 
 
@@ -308,6 +310,7 @@ def states(python: Any = None, numpy: Any = None, **tensors: Any) -> bytes:
 
 def of_now() -> tuple[Any, ...]:
     kind, keys, *more = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     return random.getstate(), kind, keys.tolist(), more, torch.get_rng_state().tolist()
 
 

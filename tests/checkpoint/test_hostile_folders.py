@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint.filesystem
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from aspo_megatron.check.comparison import model_of
@@ -97,7 +98,7 @@ def test_what_stands_beside_the_tensors(checkpoint: Path, marker: Path, kind: st
 def test_what_is_refused_is_what_torch_would_run(checkpoint: Path, tmp_path: Path) -> None:
     """The acts do act: torch's own reading makes the file."""
     INDEXES["open, beside its tensors"][0](checkpoint, tmp_path / "MARKER")
-    torch.distributed.checkpoint.FileSystemReader(checkpoint).read_metadata()
+    torch.distributed.checkpoint.filesystem.FileSystemReader(checkpoint).read_metadata()
     assert (tmp_path / "MARKER").exists()
 
 
@@ -209,7 +210,7 @@ def test_no_reader_takes_files_of_others(converted: Path, model: Path, tmp_path:
 
 def test_going_on_runs_nothing_of_a_state(ranks: Ranks, tmp_path: Path, marker: Path) -> None:
     """Not as the states are looked at, nor if one is exchanged after that."""
-    settings = [*test_saver.settings.__wrapped__(tmp_path), "parallel.dp=1"]
+    settings = [*test_saver.settings_in(tmp_path), "parallel.dp=1"]
     ranks.run(1, go_on_with_each, settings, tmp_path, marker)
 
 
@@ -252,7 +253,7 @@ def load(saves: Saves, folder: Path) -> None:
 
 def test_whole_states_are_read_without_the_libraries_readers(ranks: Ranks, tmp_path: Path) -> None:
     """Which unpickle what they find: between a look at a file and its use it may be exchanged."""
-    ranks.run(2, load_without, test_saver.settings.__wrapped__(tmp_path))
+    ranks.run(2, load_without, test_saver.settings_in(tmp_path))
 
 
 def load_without(settings: list[str]) -> None:

@@ -100,7 +100,8 @@ def save_on(settings: list[str], said: Path) -> None:
     with process_grid(config.parallel, config.platform, seed=1) as topology:
         from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
         from aspo_megatron.checkpoint.states.folders import tidy
-        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state, load_state
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
 

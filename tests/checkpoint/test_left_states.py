@@ -25,7 +25,7 @@ from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import Ranks
 
 from .test_failing_saves import Saves
-from .test_saver import settings
+from .test_saver import settings, settings_in
 
 __all__ = ["settings"]
 
@@ -37,7 +37,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with states of steps 1 and 2, and step 3 written, but not named."""
     work = tmp_path_factory.mktemp("left")
     with Ranks() as ranks:
-        ranks.run(2, leave, settings.__wrapped__(work))
+        ranks.run(2, leave, settings_in(work))
     return work
 
 

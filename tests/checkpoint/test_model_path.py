@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from aspo_megatron.check.comparison import model_of
+from aspo_megatron.checkpoint.checked_json import with_digest
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.checkpoint.hf.model_card import model_card
-from aspo_megatron.checkpoint.torch_dist.manifest import with_digest
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError

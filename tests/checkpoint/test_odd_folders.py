@@ -136,7 +136,7 @@ def pointer(change: Callable[[Path], object]) -> Callable[[Path], None]:
     return point
 
 
-HIDDEN: dict[str, Callable[[Path], None]] = {
+HIDDEN: dict[str, Callable[[Path], object]] = {
     "removed, but for latest": emptied,
     "renamed": renamed,
     "copies of another form": lambda states: [p.rename(f"{p} (copy)") for p in states.glob("step-*")] and None,

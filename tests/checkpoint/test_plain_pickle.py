@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -67,7 +68,8 @@ def test_values_that_are_kept_alone() -> None:
 
 
 def index(tensors: int, pieces: int) -> bytes:
-    whole, storage = {}, {}
+    whole: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    storage = {}
     for number in range(tensors):
         key = f"optimizer.state.exp_avg_sq.decoder.layers.90.mlp.experts.local_experts.{number}.linear_fc1.weight_w"
         chunks = [ChunkStorageMetadata(torch.Size([1000 * i, 0]), torch.Size([1000, 4096])) for i in range(pieces)]

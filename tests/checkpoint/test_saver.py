@@ -23,6 +23,10 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> list[str]:
+    return settings_in(tmp_path)
+
+
+def settings_in(tmp_path: Path) -> list[str]:
     folder = llama_folder(tmp_path / "llama", tied=True)
     return [
         f"output_dir={tmp_path / 'run'}",
@@ -102,7 +106,8 @@ def save_five(settings: list[str], full: tuple[int, ...] | None) -> list[str]:
     config = load_config(None, settings)
     said: list[str] = []
     with process_grid(config.parallel, config.platform, seed=1) as topology:
-        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import StateSaver, find_state, load_state
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
         model, optimizer = build(config, topology)
         if topology.is_leader:

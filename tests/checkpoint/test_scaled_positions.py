@@ -78,7 +78,7 @@ def positions(folder: Path, kind: str, spelling: str) -> dict[str, Any]:
         config.pop(name, None)
     config |= {"torch_dtype": "bfloat16", **SPELLINGS[spelling](kind, KINDS[kind])}
     (folder / "config.json").write_text(json.dumps(config))
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 def test_nothing_is_lost_between_layouts(ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, name: str) -> None:
     case = CASES[name]
     first, second = ParallelConfig(**case.first), ParallelConfig(**case.second)
-    settings = ModelConfig(path=folders[case.moe], dtype=case.dtype)  # type: ignore[arg-type]
+    settings = ModelConfig(path=folders[case.moe], dtype=case.dtype)
     saving = ranks.run(first.world_size, save_state, settings, first, tmp_path / "state")
     saved = saving[0][0]
     places = [place for _, written in saving for place in written]
@@ -166,7 +166,8 @@ def test_megatron_itself_loads_what_was_converted(
 ) -> None:
     """With `dist_checkpointing.load` and the model's own names, under another layout than it was written for."""
     family = read_family(folders[moe])
-    parallel = converter_layout(family, tp=2, **({"ep": 2} if moe else {"pp": 2, "vpp": 2}))
+    further: dict[str, Any] = {"ep": 2} if moe else {"pp": 2, "vpp": 2}
+    parallel = converter_layout(family, tp=2, **further)
     hf_to_megatron(folders[moe], tmp_path / "converted", parallel, None, lambda count: None)
     ranks.run(2, plain_load, ModelConfig(path=folders[moe]), ParallelConfig(**layout), tmp_path / "converted")
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, read_manifest, with_digest, write_manifest
+from aspo_megatron.checkpoint.checked_json import with_digest
+from aspo_megatron.checkpoint.torch_dist.manifest import file_entry, read_manifest, write_manifest
 from aspo_megatron.checkpoint.torch_dist.reader import read_index
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError
@@ -24,7 +25,7 @@ from aspo_megatron.parallel.grid.topology import process_grid
 from distributed import RankError, Ranks
 
 from .test_failing_saves import Saves
-from .test_saver import build, settings
+from .test_saver import build, settings, settings_in
 
 __all__ = ["settings"]
 
@@ -41,7 +42,7 @@ def ranks() -> Iterator[Ranks]:
 def saved(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with states of steps 1 and 2, each after an update."""
     work = tmp_path_factory.mktemp("saved")
-    ranks.run(2, save_two, settings.__wrapped__(work))
+    ranks.run(2, save_two, settings_in(work))
     return work
 
 

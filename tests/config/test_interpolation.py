@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from config.test_io import REQUIRED, load, yaml_file
 
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError
-from tests.config.test_io import REQUIRED, load, yaml_file
 
 pytestmark = pytest.mark.timeout(60)
 

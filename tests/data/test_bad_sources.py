@@ -270,7 +270,7 @@ def test_a_disk_that_fails(tmp_path: Path, content: bytes, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -345,7 +345,7 @@ def test_a_folder_of_several_splits_is_no_split(offline: Path) -> None:
 def test_a_row_that_cannot_be_read(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    class Broken(datasets.Dataset):
+    class Broken(datasets.Dataset):  # type: ignore[misc]
         def __iter__(self) -> Iterator[dict[str, Any]]:
             yield {"prompt": "a", "answer": "b"}
             raise OSError("cannot identify image file\nx.png")

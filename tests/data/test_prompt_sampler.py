@@ -33,7 +33,7 @@ def take_turn(samplers: list[PromptSampler], chance: random.Random, *, last_step
         chance.shuffle(others)
         own = own[:begun] + others
         used += own[:enough]
-        left.append([replace(slot, begun=("some",)) for slot in own[enough:]])
+        left.append([replace(slot, begun=("some",)) for slot in own[enough:]])  # type: ignore[arg-type]
     positions = [[slot.position for slot in part] for part in left]
     for sampler, part in zip(samplers, left, strict=True):
         sampler.carry_over(part, positions)

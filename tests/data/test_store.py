@@ -162,7 +162,8 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=warmup, loss=loss)
     with start._problems_read(run) as (path,):
         assert [store() for store in left] == [None, None]
-        assert taken_over(path) == (PROBLEMS, PROBLEMS[:2])
+        expected: object = (PROBLEMS, PROBLEMS[:2])
+        assert taken_over(path) == expected
 
 
 @pytest.mark.parametrize("call", ["memfd_create", "write"])

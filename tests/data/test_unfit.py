@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ TINY = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 def config(folder: Path, *further: str) -> RunConfig:
     """Every third problem of each side has what its reward needs; one more has a prompt that is too long."""
     for side, numbers in (("train", range(9)), ("heldout", range(20, 23))):
-        rows = [{"prompt": f"{n} + 1 =", "answer": n + 1} | ({} if n % 3 else {"family": "chain_sum"}) for n in numbers]
+        rows: list[dict[str, Any]] = [
+            {"prompt": f"{n} + 1 =", "answer": n + 1} | ({} if n % 3 else {"family": "chain_sum"}) for n in numbers
+        ]
         rows[0]["prompt"] = rows[0]["prompt"] + "." * 99 * (side == "train")
         (folder / f"{side}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return load_config(None, [

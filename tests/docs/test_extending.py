@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from e2e.command import SETTINGS, RunFolder, aspo
+from parallel import layouts
 from typer.testing import CliRunner
 
 from aspo_megatron import losses
@@ -27,8 +29,6 @@ from aspo_megatron.losses.gradient_weight import gradient_weights
 from aspo_megatron.models.families import qwen2
 from aspo_megatron.plots import loss_gallery
 from aspo_megatron.rewards import scorers
-from tests.e2e.command import SETTINGS, RunFolder, aspo
-from tests.parallel import layouts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -119,7 +120,8 @@ def test_the_index_has_every_page() -> None:
 def test_commands_exist(page: Path) -> None:
     group = typer.main.get_command(app)
     for words in commands(page):
-        command, rest = group, words[1:]
+        command: Any = group
+        rest = words[1:]
         while rest and rest[0] in getattr(command, "commands", {}):
             command, rest = command.commands[rest[0]], rest[1:]
         assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"

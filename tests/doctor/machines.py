@@ -78,7 +78,9 @@ def versions_of_driver(driver: str = "580.95.05", cuda: str = "13.0") -> str:
     )
 
 
-def nvidia_smi(rows: Sequence[str], *, driver: str = versions_of_driver(), p2p: str = "OK", link: str = "NV18") -> dict:
+def nvidia_smi(
+    rows: Sequence[str], *, driver: str = versions_of_driver(), p2p: str = "OK", link: str = "NV18"
+) -> dict[str, Answer]:
     """Its answers to all questions."""
     return {
         "nvidia-smi --query-gpu=": Answer(0, "".join(f"{row}\n" for row in rows)),
@@ -199,7 +201,8 @@ class Imitated(Host):
 
 def without_gpus(**changed: Any) -> Imitated:
     """A machine without an NVIDIA driver."""
-    host = Imitated(**({"torch": CPU_TORCH, "packages": NO_PACKAGES} | changed))
+    named: dict[str, Any] = {"torch": CPU_TORCH, "packages": NO_PACKAGES} | changed
+    host = Imitated(**named)
     del host._files["/proc/driver/nvidia/version"]
     return host
 

@@ -21,7 +21,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, LineGroup
 from aspo_megatron.doctor.requirements import read_requirements
 from aspo_megatron.errors import ConfigError
-from tests.doctor.machines import Imitated, eight_gpus, requirements_of
+from doctor.machines import Imitated, eight_gpus, requirements_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aspo_megatron.doctor.host import Answer, Torch
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import (
+from doctor.machines import (
     CPU_TORCH,
     CUDA_TORCH,
     HANGS,
@@ -33,7 +35,7 @@ OLD_DRIVER = versions_of_driver("550.54.15", "12.4")
 TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (found version 12040)."
 
 
-def old(**torch: object) -> Imitated:
+def old(**torch: Any) -> Imitated:
     """Eight GPUs whose driver supports CUDA 12.4."""
     rows = [gpu_row(number, driver="550.54.15") for number in range(8)]
     return Imitated(
@@ -134,7 +136,7 @@ def test_a_driver_that_does_not_know_a_field_is_asked_without_it() -> None:
     row = ", ".join(part for index, part in enumerate(gpu_row(0, name="Tesla V100").split(", ")) if index != 6)
 
     class Old(Imitated):
-        def run(self, command: list[str], seconds: float) -> Answer:
+        def run(self, command: Sequence[str], seconds: float) -> Answer:
             if "compute_cap" in " ".join(command):
                 return Answer(2, 'Field "compute_cap" is not a valid field to query.\n')
             return super().run(command, seconds)

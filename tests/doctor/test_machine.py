@@ -12,7 +12,7 @@ from aspo_megatron.doctor.host import Disk
 from aspo_megatron.doctor.memory import core_quota, memory_limit
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import Imitated, eight_gpus, lines_of, marked, requirements_of, without_gpus
+from doctor.machines import Imitated, eight_gpus, lines_of, marked, requirements_of, without_gpus
 
 ROOT = Path(__file__).parents[2]
 CARDS = {"/sys/class/infiniband/mlx5_0/node_type": ""}

@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from aspo_megatron.doctor.host import Answer, Torch
-from tests.doctor.machines import (
+from doctor.machines import (
     ENGINE,
     NO_PACKAGES,
     Imitated,

@@ -10,7 +10,7 @@ import pytest
 from aspo_megatron.doctor.host import Answer, Torch
 from aspo_megatron.doctor.lines import Line
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import CUDA_TORCH, NOT_FOUND, Imitated, eight_gpus, lines_of, requirements_of, without_gpus
+from doctor.machines import CUDA_TORCH, NOT_FOUND, Imitated, eight_gpus, lines_of, requirements_of, without_gpus
 
 ROOT = Path(__file__).parents[2]
 SERVER = "/envs/sglang/bin/python"
@@ -53,7 +53,7 @@ def test_servers_that_fit_are_found_without_starting_sglang() -> None:
 
 
 def test_options_that_are_fields_are_found_too() -> None:
-    host = with_sglang("", **{f"{SGLANG}/srt/arg_groups/fields/model.py": AS_FIELDS})
+    host = with_sglang("", None, **{f"{SGLANG}/srt/arg_groups/fields/model.py": AS_FIELDS})
     assert lines(host)["its options"].mark == "ok"
     assert not any("--help" in command for command in host.asked)
 

@@ -11,7 +11,7 @@ from aspo_megatron.doctor.host import Answer
 from aspo_megatron.doctor.report import text
 from aspo_megatron.doctor.requirements import placed
 from aspo_megatron.models.family import read_family
-from tests.doctor.machines import (
+from doctor.machines import (
     Imitated,
     eight_gpus,
     gpu_row,

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def written(trainer: Any) -> None:
 def loss_is_nan(trainer: Any) -> None:
     from aspo_megatron.train import updates
 
-    updates._check_finite(2, 1, type("Result", (), {"loss": float("nan"), "grad_norm": 1.0}))
+    result: Any = SimpleNamespace(loss=float("nan"), grad_norm=1.0)
+    updates._check_finite(2, 1, result)
 
 
 def servers_are_lost(trainer: Any) -> None:

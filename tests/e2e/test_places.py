@@ -70,6 +70,7 @@ def run(work: Path, name: str, settings: list[str], dies: Moment | None = None, 
 def mortal(config: Any, inputs: Any, log: Path, dies: Moment | None, counts_made: bool) -> None:
     """A rank that kills itself. `counts_made`: as in older versions, its states know of the updates made alone."""
     from aspo_megatron.parallel.update.optimizer import Optimizer
+    from aspo_megatron.parallel.update.step import update
     from aspo_megatron.train import warmup
     from aspo_megatron.train.trainer import Trainer
 
@@ -77,7 +78,7 @@ def mortal(config: Any, inputs: Any, log: Path, dies: Moment | None, counts_made
         Optimizer.counters = lambda self: {"updates": self._updates, "scheduled": self._updates}  # type: ignore[method-assign]
     match dies:
         case "warm-up":
-            warmup.update = dying(warmup.update, call=5)
+            warmup.update = dying(update, call=5)  # type: ignore[attr-defined]
         case "before step 1":
             Trainer.run = dying(Trainer.run, call=1)  # type: ignore[method-assign]
         case "after a step":

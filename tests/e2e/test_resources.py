@@ -56,7 +56,7 @@ def test_nothing_grows_with_the_steps(tmp_path: Path, work: Path) -> None:
     shared: list[set[str]] = []
     steps = range(FROM, STEPS, EVERY)
     for step in steps:
-        wait_until(lambda step=step: len(run.metrics()) > step or command.poll() is not None, f"step {step}", 300)
+        wait_until(lambda step=step: len(run.metrics()) > step or command.poll() is not None, f"step {step}", 300)  # type: ignore[misc]
         assert command.poll() is None, finish(command)
         processes = processes or roles(psutil.Process(command.pid))
         for name, process in processes.items():

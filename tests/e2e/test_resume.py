@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 from forked import Server, fork_ranks, kill
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from .command import ASPO, RunFolder, aspo, finish, start
 

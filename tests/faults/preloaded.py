@@ -24,15 +24,15 @@ class Preloaded(Server):
         key = secrets.token_hex(16)
         self._folder = tempfile.TemporaryDirectory()
         with Listener(f"{self._folder.name}/socket", authkey=key.encode()) as listener:
-            self._process = subprocess.Popen(
+            self._started = subprocess.Popen(
                 [sys.executable, "-m", "faults.preloaded", str(listener.address)],
                 env={**os.environ, **environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.PIPE,
                 text=True,
             )
-            assert self._process.stdin
-            self._process.stdin.write(f"{key}\n")
-            self._process.stdin.close()
+            assert self._started.stdin
+            self._started.stdin.write(f"{key}\n")
+            self._started.stdin.close()
             self._pipe = listener.accept()
         return self
 
@@ -40,7 +40,7 @@ class Preloaded(Server):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pipe.close()
-        self._process.wait()
+        self._started.wait()
         self._folder.cleanup()
 
 

@@ -65,7 +65,7 @@ class Saving:
 
     def save(self, step: int) -> None:
         """Begin the save of a step, and wait until its bytes were written or given up."""
-        from aspo_megatron.checkpoint.states.run_states import TrainerState
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
         fill(self.model, self.optimizer, step)
         self.saver.save(TrainerState(step, step * 3, step * 7, 1.0, None, 0.5, "digest", [step]))
@@ -74,7 +74,8 @@ class Saving:
 
     def load(self) -> int:
         """The step that a run would go on from; every number of it is looked at. 0: none."""
-        from aspo_megatron.checkpoint.states.run_states import TrainerState, find_state, load_state
+        from aspo_megatron.checkpoint.states.run_states import find_state, load_state
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
         fill(self.model, self.optimizer, 99)
         folder = find_state(self.config, self.family, self.said.append)

@@ -83,7 +83,7 @@ def drop_line(run: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(lines[:-1]))
 
 
-SPOILERS: list[Callable[[Path], None]] = [
+SPOILERS: list[Callable[[Path], object]] = [
     lambda run: flip(run / "hf" / "model.safetensors"),
     lambda run: (run / "hf" / "tokenizer.json").unlink(),
     lambda run: flip(run / "eval" / "step-000024.jsonl"),

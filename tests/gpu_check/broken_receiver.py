@@ -16,5 +16,5 @@ def receive_wrongly(self: Receiver, body: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Receiver._receive = receive_wrongly
+    Receiver._receive = receive_wrongly  # type: ignore[method-assign]
     main(sys.argv[1:])

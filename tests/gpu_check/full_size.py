@@ -65,18 +65,18 @@ def replace_what_asks_for_cuda() -> None:
         return dict.fromkeys(functions, 1.0)
 
     for module in (attention_time, attention_varlen, ceilings, log_prob_time):
-        module.seconds = called
-    attention_time.kernels = lambda function, device: 1
+        module.seconds = called  # type: ignore[attr-defined]
+    attention_time.kernels = lambda function, device: 1  # type: ignore[attr-defined]
     for module in (attention, attention_varlen, ceilings, log_prob):
-        module.fresh_random = module.poison = lambda *_: None
+        module.fresh_random = module.poison = lambda *_: None  # type: ignore[attr-defined]
     figures.poison = lambda *_: None
     log_prob_time.CASES = log_prob_time.CASES[:2]  # the others differ in their sizes alone
-    log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]
-    log_prob_time.free_bytes = lambda device: 10**11
-    log_prob_methods.Problem.draw = classmethod(drawn_without_a_generator)
+    log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]  # type: ignore[attr-defined]
+    log_prob_time.free_bytes = lambda device: 10**11  # type: ignore[attr-defined]
+    log_prob_methods.Problem.draw = classmethod(drawn_without_a_generator)  # type: ignore[method-assign, assignment]
     from aspo_megatron.parallel.log_prob import chunk_kernels
 
-    chunk_kernels.compiled = lambda function: function
+    chunk_kernels.compiled = lambda function: function  # type: ignore[attr-defined, assignment]
 
 
 def drawn_without_a_generator(cls, case, device, dtype, group):

@@ -69,10 +69,10 @@ def stand_in(folder: Path, plant: Callable[[], None] | None = None) -> Iterator[
         initialised: list[bool] = []
         torch.cuda.init = lambda: initialised.append(True)
         names = ("requested_bytes.all.current", "requested_bytes.all.peak")
-        torch.cuda.memory_stats = lambda: (  # as PyTorch: nothing before
+        torch.cuda.memory_stats = lambda: (  # type: ignore[misc, assignment]  # as PyTorch: nothing before
             dict(zip(names, (ledger.held_bytes, ledger.peak_bytes), strict=True)) if initialised else {}
         )
-        torch.cuda.reset_peak_memory_stats = ledger.clear
+        torch.cuda.reset_peak_memory_stats = ledger.clear  # type: ignore[assignment]
         torch.cuda._sleep = lambda cycles: None
         yield rank, Sheet("section", folder / "lines.jsonl", on_gpu=True), lines
     lines |= {line.name: line for line in read_lines(folder / "lines.jsonl")}

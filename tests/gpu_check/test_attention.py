@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
 from benchmarks.gpu_check import attention, attention_time, attention_varlen
 from benchmarks.gpu_check.attention_cases import Case, Group, draw, in_fp64, masked_in_fp64, spans_of
 from benchmarks.gpu_check.lines import Line, Status
@@ -47,7 +48,7 @@ def test_log_sum_exp_that_the_kernel_reads_in_another_order(tmp_path: Path, monk
         n, queries, heads = lse.shape
         return real(grad, q, k, v, out, lse.contiguous().view(n, heads, queries).transpose(1, 2), *rest)
 
-    real = attention.attend_backward
+    real = attend_backward
     monkeypatch.setattr(attention, "attend_backward", misread)
     names = failed(blocks_lines(tmp_path))
     assert [name.split(": ")[-1] for name in names] == ["dq", "dk", "dv"]
@@ -71,7 +72,7 @@ def test_wrong_values(part: int, wrong: Any, tmp_path: Path, monkeypatch: pytest
         results[part] = wrong(results[part])
         return tuple(results)
 
-    real = attention.attend
+    real = attend
     monkeypatch.setattr(attention, "attend", planted)
     assert f"{CAUSAL}: {('out', 'log-sum-exp')[part]}" in failed(blocks_lines(tmp_path))
 
@@ -87,10 +88,10 @@ def test_merge_without_the_other_part(tmp_path: Path, monkeypatch: pytest.Monkey
             attention.show_layer(sheet, place, attention.SMALL_GROUPS)
 
     assert not failed(small_lines(show, tmp_path))
-    real = product.attend_backward
+    real = attend_backward
 
     def own_block_alone(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any) -> Any:
-        return real(grad, q, k, v, *product.attend(q, k, v, *rest), *rest)
+        return real(grad, q, k, v, *attend(q, k, v, *rest), *rest)
 
     monkeypatch.setattr(product, "attend_backward", own_block_alone)
     names = [name.split(": ")[-1] for name in failed(small_lines(show, tmp_path))]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from benchmarks.gpu_check import log_prob, log_prob_fresh
+from benchmarks.gpu_check import log_prob, log_prob_fresh, log_prob_time
 from benchmarks.gpu_check.lines import Line, Place, Status
 from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
 
@@ -84,6 +84,8 @@ def test_reference_is_autograd_of_log_softmax() -> None:
     log_probs, entropy = log_p.gather(1, problem.targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(dim=1)
     ((log_probs * problem.by_log_prob).sum() + (entropy * problem.by_entropy).sum()).backward()
     found = in_fp64(problem, with_entropy=True)
+    assert hidden.grad is not None
+    assert weight.grad is not None
     want = Answer(log_probs.detach(), entropy.detach(), hidden.grad, weight.grad)
     for part in ("log_probs", "entropy", "grad_hidden", "grad_weight"):
         torch.testing.assert_close(getattr(found, part), getattr(want, part), rtol=0, atol=1e-12)
@@ -158,7 +160,7 @@ def test_gradient_that_is_summed_in_16_bits(
 
 def test_time_that_runs_out_is_named(topology: Topology, tmp_path: Path) -> None:
     over = time.monotonic() - 1.0
-    lines = small_lines(lambda sheet, place: log_prob.show_times(sheet, place, topology.tp.group, over), tmp_path)
+    lines = small_lines(lambda sheet, place: log_prob_time.show_times(sheet, place, topology.tp.group, over), tmp_path)
     lines += small_lines(lambda sheet, place: log_prob.show_first_calls(sheet, place, over), tmp_path)
     assert [(line.name, line.status) for line in lines] == [
         ("time of 40 x 24 x 501", Status.NOT_DONE),

@@ -43,15 +43,14 @@ def test_on_the_cpu(run: tuple[Path, Lines]) -> None:
 
 
 def change_attention(dtype: torch.dtype, factor: float) -> None:
+    from aspo_megatron.parallel.device.attention_kernels import attend_backward as backward
     from aspo_megatron.parallel.model import attention
-
-    backward = attention.attend_backward
 
     def changed(grad: Any, *args: Any) -> Any:
         dq, dk, dv = backward(grad, *args)
         return (dq * factor, dk, dv) if grad.dtype == dtype else (dq, dk, dv)
 
-    attention.attend_backward = changed
+    attention.attend_backward = changed  # type: ignore[attr-defined, assignment]
 
 
 def compare_again(folder: Path, dtype: torch.dtype, factor: float) -> Lines:
@@ -99,6 +98,7 @@ def test_what_the_cpu_has_not_computed_in_time_is_not_done(on_cpu: Callable[...,
 def slow_reference() -> None:
     """A process that sleeps when it has the first model, and a section that does not wait for long."""
     from benchmarks.gpu_check import commands, model
+    from benchmarks.gpu_check.model_update import start_on_cpu
 
     code = """
         import json, sys, time
@@ -110,8 +110,7 @@ def slow_reference() -> None:
         model_update.made = once
         model_update.compute(model_update.Task(**json.loads(sys.argv[1])))
         """
-    start = model.start_on_cpu
-    model.start_on_cpu = lambda task: [sys.executable, "-c", textwrap.dedent(code), start(task)[-1]]
+    model.start_on_cpu = lambda task: [sys.executable, "-c", textwrap.dedent(code), start_on_cpu(task)[-1]]  # type: ignore[attr-defined]
 
     def wait(command: Command, seconds: float | None = None) -> None:
         while not (command._output.parent / "cpu" / "dense.json").exists():
@@ -123,7 +122,7 @@ def slow_reference() -> None:
 def break_the_reference() -> None:
     from benchmarks.gpu_check import model
 
-    model.start_on_cpu = lambda task: [sys.executable, "-c", "raise SystemExit('no reference here')"]
+    model.start_on_cpu = lambda task: [sys.executable, "-c", "raise SystemExit('no reference here')"]  # type: ignore[attr-defined]
 
 
 # ---- waits and copies ------------------------------------------------------------------------------------------
@@ -183,8 +182,8 @@ def waits_and_memory(folder: Path, plant: Callable[[], None] | None = None) -> L
             calls = Counter({"call": 1}) if len(control) == 1 else Counter[str]()
             return waits.Watched(Counter(ledger.waits), calls, ledger.copies.total())
 
-        model.watched = model._third = seen
-        model.ragged_groups = lambda folder, *, small: policies.ragged_groups(folder, small=True)
+        model.watched = model._third = seen  # type: ignore[attr-defined]
+        model.ragged_groups = lambda folder, *, small: policies.ragged_groups(folder, small=True)  # type: ignore[attr-defined]
         model._MICRO_BATCH = (64, (160,) * 4)
         dense = policies.dense_folder(folder / "dense", small=True, num_hidden_layers=1)
         experts = policies.expert_folder(folder / "experts", small=True, num_hidden_layers=1)
@@ -211,7 +210,7 @@ def wait_and_copy() -> None:
         positions.max().item()
         return rotary(own, positions + torch.ones(1).to(positions.device).int())
 
-    chunk.ModelChunk._rotary = waiting  # type: ignore[method-assign]
+    chunk.ModelChunk._rotary = waiting  # type: ignore[method-assign, assignment]
 
 
 def test_waits_copies_and_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:

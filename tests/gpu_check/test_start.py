@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from packaging.version import Version
 
 from aspo_megatron.config import KernelsConfig
 from aspo_megatron.parallel.device.kernels import Machine, choose_kernels
 from aspo_megatron.parallel.device.packages import Packages
+from aspo_megatron.parallel.grid.exchange import to_replicas
 from benchmarks.gpu_check import start
 from benchmarks.gpu_check.lines import Status
 
@@ -41,7 +43,7 @@ def test_collective_that_is_missing_or_wrong(tmp_path: Path, monkeypatch: pytest
     def missing(*_: Any, **__: Any) -> None:
         raise RuntimeError("Backend gloo does not support this\nmore")
 
-    monkeypatch.setattr(start.dist, "all_reduce", lambda tensor, group: tensor.mul_(2))
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group: tensor.mul_(2))
     monkeypatch.setattr(start, "_all_gather_flat", missing)
     lines = small_lines(start.run, tmp_path)
     assert failed(lines) == ["sum over ranks of the host", "gather of exported weights of the host"]
@@ -50,7 +52,7 @@ def test_collective_that_is_missing_or_wrong(tmp_path: Path, monkeypatch: pytest
 
 
 def test_samples_that_go_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = start.to_replicas
+    real = to_replicas
     monkeypatch.setattr(start, "to_replicas", lambda *args: real(*args)[::-1])
     assert failed(small_lines(start.run, tmp_path)) == ["samples handed to replicas"]
 

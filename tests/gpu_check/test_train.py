@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -74,7 +75,8 @@ def test_what_is_logged_is_looked_at(tmp_path: Path) -> None:
     far = {**good, "engine_log_prob_diff/above_0.1": 0.2}
     strange, flat = {**good, "loss": "NaN"}, {**good, "grad_norm": 0.0}
     wrong = []
-    for number, rows in enumerate(([good, good], [good, far], [good, strange], [flat, flat])):
+    runs: list[list[dict[str, Any]]] = [[good, good], [good, far], [good, strange], [flat, flat]]
+    for number, rows in enumerate(runs):
         train.figures(Sheet("train", tmp_path / str(number), on_gpu=False), rows)
         wrong.append(failed(lines_in(tmp_path / str(number))))
     assert wrong == [

@@ -31,7 +31,7 @@ def share_what_is_saved() -> None:
     """A save that writes what is there when it writes, not what was there when it began."""
     from aspo_megatron.parallel.device.host_copies import HostCopies
 
-    HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
+    HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign, assignment]
     slow_down_writing()
 
 
@@ -46,7 +46,7 @@ def slow_down_writing() -> None:
         time.sleep(0.5)
         write(writer, *args)
 
-    CheckpointWriter._write = late  # type: ignore[method-assign]
+    CheckpointWriter._write = late  # type: ignore[method-assign, assignment]
 
 
 def test_on_the_cpu(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_what_is_saved_must_be_a_copy(on_cpu: Callable[..., Any], tmp_path: Path
 def memory_lines(folder: Path, plant: Callable[[], None] | None = None) -> Lines:
     """All figures of memory."""
     with stand_in(folder, plant) as (rank, sheet, lines):
-        from benchmarks.gpu_check import policies, update
+        from benchmarks.gpu_check import policies, update, update_saves
 
         model = policies.dense_folder(folder / "model", small=True, num_hidden_layers=1, vocab_size=97)
         weights = policies.Weights(model)
         update.offload(sheet, rank.topology, model, weights)
         update.reference(sheet, rank.topology, model, weights, 80)
         for distributed in (False, True) if plant is None else (True,):
-            update.saves(sheet, rank.topology, model, weights, folder, distributed=distributed)
+            update_saves.saves(sheet, rank.topology, model, weights, folder, distributed=distributed)
     return lines
 
 
@@ -91,9 +91,9 @@ def keep_what_goes_away() -> None:
         kept.append(tensor.clone())
         return take(copies, tensor, lasts=lasts)
 
-    HostCopies.take = keep  # type: ignore[method-assign]
-    HostMoments.leave = lambda moments, states: None  # type: ignore[method-assign]
-    HostWeights.release = lambda weights: None  # type: ignore[method-assign]
+    HostCopies.take = keep  # type: ignore[method-assign, assignment]
+    HostMoments.leave = lambda moments, states: None  # type: ignore[method-assign, assignment]
+    HostWeights.release = lambda weights: None  # type: ignore[method-assign, assignment]
 
 
 def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:

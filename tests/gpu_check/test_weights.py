@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing import reductions
 
+from aspo_megatron.rollout.weight_sync.shared_bucket import SharedBucket
 from benchmarks.gpu_check import weights_bucket
 from benchmarks.gpu_check.lines import Sheet, Status, read_lines
 from benchmarks.gpu_check.policies import dense_folder
@@ -37,10 +39,11 @@ def test_on_the_cpu(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
 
 def keep_the_first_weights_and_tell_other_log_probs() -> None:
     from aspo_megatron.rollout.embedded import engine
+    from aspo_megatron.rollout.embedded.sampling import sample_tokens as sample
     from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
     from benchmarks.gpu_check import weights
 
-    load, sample = EmbeddedWeights.load, engine.sample_tokens
+    load = EmbeddedWeights.load
     first: list[Any] = []
 
     def load_first(own: Any, tensors: Any) -> None:
@@ -51,8 +54,8 @@ def keep_the_first_weights_and_tell_other_log_probs() -> None:
         tokens, log_probs = sample(*args)
         return tokens, log_probs + 3e-4
 
-    EmbeddedWeights.load, engine.sample_tokens = load_first, other  # type: ignore[method-assign]
-    weights.shared_bucket = lambda sheet, place: None
+    EmbeddedWeights.load, engine.sample_tokens = load_first, other  # type: ignore[method-assign, attr-defined, assignment]
+    weights.shared_bucket = lambda sheet, place: None  # type: ignore[attr-defined]
 
 
 def test_another_policy_than_the_trainers_is_found(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_another_policy_than_the_trainers_is_found(on_cpu: Callable[..., Any], t
 
 
 def test_bytes_that_differ_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Damaged(weights_bucket.SharedBucket):
+    class Damaged(SharedBucket):
         def pickled(self) -> bytes:
             self._flat[-1] += 1
             return super().pickled()
@@ -79,7 +82,7 @@ def test_bytes_that_differ_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_process_that_cannot_open_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_bucket.SharedBucket, "pickled", lambda bucket: b"no pickle")
+    monkeypatch.setattr(SharedBucket, "pickled", lambda bucket: b"no pickle")
     weights_bucket.shared_bucket(Sheet("weights", tmp_path / "lines", on_gpu=False), cpu(tmp_path))
     (line,) = read_lines(tmp_path / "lines")
     assert line.status is Status.FAILED
@@ -90,7 +93,7 @@ def test_a_gpu_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid="ab"[number]))
-    monkeypatch.setattr(weights_bucket.reductions, "rebuild_cuda_tensor", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr(reductions, "rebuild_cuda_tensor", lambda *arguments: given.extend(arguments))
     weights_bucket._by_uuid(*range(6), "b", *range(7, 15))
     assert given == [0, 1, 2, 3, 4, 5, 1, *range(7, 15)]
 
@@ -119,9 +122,9 @@ def keep_memory_and_take_all_at_once() -> None:
     from aspo_megatron.rollout.embedded import engine
     from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 
-    EmbeddedWeights.release = lambda weights: None  # type: ignore[method-assign]
-    engine.most_tokens = lambda model, device: 10**9
-    engine.most_rows = lambda model, device, sampling: 10**9
+    EmbeddedWeights.release = lambda weights: None  # type: ignore[method-assign, assignment]
+    engine.most_tokens = lambda model, device: 10**9  # type: ignore[attr-defined]
+    engine.most_rows = lambda model, device, sampling: 10**9  # type: ignore[attr-defined]
 
 
 def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:

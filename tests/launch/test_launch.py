@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def test_ranks_die_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     pids = [run.rank(0)["pid"], run.rank(1)["pid"]]
     run.process.kill()
     for pid in pids:
-        wait_until(lambda pid=pid: is_gone(pid))
+        wait_until(partial(is_gone, pid))
     run.finish()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,10 @@ def _cut(text: bytes, share: float) -> bytes:
     return text[: int(len(text) * share)]
 
 
-DAMAGED = {
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda text: b"",
     "one byte": lambda text: text[:1],
-    **{f"cut to {share} %": (lambda text, share=share: _cut(text, share / 100)) for share in (10, 30, 50, 70, 90)},
+    **{f"cut to {share} %": partial(_cut, share=share / 100) for share in (10, 30, 50, 70, 90)},
     "zeros": lambda text: b"\0" * len(text),
     "zeros at the end": lambda text: _cut(text, 0.5) + b"\0" * 500,
     "zeros within": lambda text: _cut(text, 0.5) + b"\0" * 500 + text[-100:],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from plots.made_runs import make_run
 from typer.testing import CliRunner
 
 from aspo_megatron.checkpoint.states.folders import publish, tidy
@@ -21,7 +22,6 @@ from aspo_megatron.plots.figures import config_differences
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
 from aspo_megatron.rollout.sglang import serving
-from tests.plots.made_runs import make_run
 
 FILES = (
     "metrics.jsonl", "samples.jsonl", "metrics.jsonl.damaged", "config.yaml", ".lock", "summary.json", "curves.png",
@@ -40,7 +40,7 @@ def test_what_is_no_file_of_the_run(tmp_path: Path, name: str, kind: str) -> Non
     if kind == "a pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"a link": own, "a link to nowhere": "nowhere", "a link within": "other"}[kind])
+        path.symlink_to({"a link": str(own), "a link to nowhere": "nowhere", "a link within": "other"}[kind])
     with pytest.raises(ConfigError, match=rf"output_dir: .*{path.name}: (a link|not a regular file)"):
         refuse_links(tmp_path / "run")
     assert own.read_text() == "of the user"

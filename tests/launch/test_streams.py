@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from launch.stuck import HOW, read_what_is_there, stuck
 
 from aspo_megatron.streams import PATIENCE_SECONDS, ShownStream, say, shown, unfailing
-from tests.launch.stuck import HOW, read_what_is_there, stuck
 
 ASPO = f"{sys.executable} -m aspo_megatron.cli"
 ALL = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]

@@ -28,7 +28,7 @@ def test_against_a_loop_over_samples(size: int, baseline: Baseline, scale: Scale
     expected = []
     for index, reward in enumerate(rewards):
         others = [r for i, r in enumerate(rewards) if groups[i] == groups[index] and i != index]
-        compared = {"group": [*others, reward], "leave-one-out": others, "batch": rewards}[baseline]
+        compared = {"group": [*others, reward], "leave-one-out": others, "batch": [*rewards]}[baseline]
         expected.append(reward - sum(compared) / len(compared))
     if scale == "group":
         deviations = {group: torch.tensor(rewards[groups == group]).std().item() for group in groups}

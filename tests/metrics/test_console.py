@@ -7,16 +7,16 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import IO
+from typing import IO, cast
 
 import pytest
+from launch.stuck import HOW, read_what_is_there, stuck
 from rich.console import Console
 
 from aspo_megatron.evaluation.progress import EvalProgress
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.metrics.progress import progress_display
 from aspo_megatron.streams import ShownStream
-from tests.launch.stuck import HOW, read_what_is_there, stuck
 
 CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE, errno.EBADF, errno.EAGAIN, errno.EFBIG, errno.ENXIO)
 
@@ -38,8 +38,8 @@ class Failing(io.StringIO):
         return super().write(text)
 
 
-def show_a_run(file: IO[str]) -> None:
-    console = Console(file=file, force_terminal=file.isatty(), width=120)
+def show_a_run(file: IO[str] | ShownStream) -> None:
+    console = Console(file=cast(IO[str], file), force_terminal=file.isatty(), width=120)
     with progress_display(3, leader=True, console=console) as display:
         display.message("a line")
         for step in (1, 2, 3):

@@ -90,7 +90,8 @@ def test_a_damaged_line_is_set_aside_and_named(tmp_path: Path, name: str, kind: 
 def test_a_damaged_line_is_left_out_of_a_figure(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join([*lines(1, 2), (DAMAGED | NO_NUMBERS)[kind], *lines(4, 5)]))
-    before, told = path.read_bytes(), []
+    told: list[str] = []
+    before = path.read_bytes()
     assert [values["step"] for values in read_metrics(path, told.append)] == [1, 2, 4, 5]
     assert told == [f"warning: {path}, line 3: damaged, no metrics of a step; left out"]
     assert path.read_bytes() == before

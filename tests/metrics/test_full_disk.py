@@ -212,7 +212,7 @@ for more in sys.argv[2:]:
 
 
 def test_tensorboard_is_left_out_when_it_cannot_be_written(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     room = ("0", "1", "7", "12", "30", "50", "70", "90", "110", "130")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), *room]

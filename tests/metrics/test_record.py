@@ -24,7 +24,7 @@ def strict_json(line: str) -> dict[str, Any]:
 
 def test_each_step_is_a_line_at_once(tmp_path: Path) -> None:
     with Recorder(tmp_path / "run", tensorboard=False) as recorder:
-        recorder.log(1, {"reward/mean": 0.5, "entropy": np.float32(0.25)})
+        recorder.log(1, {"reward/mean": 0.5, "entropy": np.float32(0.25)})  # type: ignore[dict-item]
         assert (tmp_path / "run/metrics.jsonl").read_text() == '{"step": 1, "reward/mean": 0.5, "entropy": 0.25}\n'
         recorder.log(2, {"reward/mean": 1})
     assert read_metrics(tmp_path / "run/metrics.jsonl") == [
@@ -105,7 +105,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     with Recorder(tmp_path, tensorboard=True) as recorder:
         recorder.log(1, {"reward/mean": 0.5})
         recorder.log(2, {"reward/mean": 0.75, "entropy": math.nan})
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

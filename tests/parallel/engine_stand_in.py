@@ -51,7 +51,7 @@ def unfused(config: TransformerConfig) -> TransformerConfig:
     return config
 
 
-class Column(ColumnParallelLinear):
+class Column(ColumnParallelLinear):  # type: ignore[misc]
     def __init__(self, *sizes: int, config: TransformerConfig, **options: Any) -> None:
         super().__init__(*sizes, config=unfused(config), **options)
         self.fuse_wgrad_accumulation = config.gradient_accumulation_fusion
@@ -71,7 +71,7 @@ class NormColumn(Column):
         return super().forward(functional.rms_norm(x, size, self.layer_norm_weight, self.config.layernorm_epsilon))
 
 
-class Row(RowParallelLinear):
+class Row(RowParallelLinear):  # type: ignore[misc]
     def __init__(self, *sizes: int, config: TransformerConfig, **options: Any) -> None:
         super().__init__(*sizes, config=unfused(config), **options)
         self.fuse_wgrad_accumulation = config.gradient_accumulation_fusion

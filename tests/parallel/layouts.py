@@ -30,7 +30,7 @@ class Layout:
     """A row of the matrix; it is compared with one process that has the same model and dtype."""
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    model: Literal["llama-tied", "qwen3-moe"] = "llama-tied"
+    model: Literal["llama-tied", "qwen2", "qwen3", "qwen3-moe"] = "llama-tied"
     recompute: Recompute = "none"
     dtype: ModelDtype = "float32"
     fusion: bool = False

@@ -75,8 +75,8 @@ def make_batch(folder: Path) -> list[list[Sample]]:
     groups = make_groups(SHAPES)
     for number, (sample, log_probs, _) in enumerate(hf_outputs(folder, groups)):
         shift = (-1.0) ** number * 0.5
-        sample.old_log_probs = log_probs.detach().numpy() + shift
-        sample.ref_log_probs = log_probs.detach().numpy() - shift / 2
+        sample.old_log_probs = (log_probs.detach() + shift).numpy()
+        sample.ref_log_probs = (log_probs.detach() - shift / 2).numpy()
     return groups
 
 

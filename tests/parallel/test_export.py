@@ -32,7 +32,7 @@ class Collectives(TorchDispatchMode):
     """Counts the collectives of tensors that run while it is entered."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(

@@ -35,7 +35,7 @@ class Calls(TorchDispatchMode):
     made: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.made.append((str(func), args))
@@ -60,7 +60,7 @@ def one_layer(dtype: torch.dtype, head_dim: int = HEAD_DIM) -> tuple[Calls, list
     # As it may come down from the output projection: not contiguous.
     grad_out = torch.empty(HEADS, TOKENS, head_dim, dtype=dtype, device="meta").transpose(0, 1)
     with Calls() as calls:
-        out = _BlockAttention.apply(*inputs, blocks, 0.1)  # type: ignore[no-untyped-call]
+        out = _BlockAttention.apply(*inputs, blocks, 0.1)
         grads = torch.autograd.grad(out, inputs, grad_out)
     assert (out.shape, out.dtype) == (inputs[0].shape, dtype)
     return calls, inputs, grads

@@ -177,7 +177,7 @@ def test_transformer_engine_that_megatron_is_made_for_is_taken(version: str) -> 
 def test_the_window_of_transformer_engine_is_that_of_megatrons_metadata() -> None:
     bound = 'transformer-engine[core_cu13,pytorch]<2.12.0,>=2.9.0a0; extra == "dev"'
     assert engine_window(["torch>=2.6.0", bound]) == WINDOW
-    assert find_packages().engine_window == engine_window(importlib.metadata.requires("megatron-core"))
+    assert find_packages().engine_window == engine_window(importlib.metadata.requires("megatron-core") or ())
     unbound = 'transformer-engine[core_cu13,pytorch]; extra == "dev"'
     assert engine_window(["torch>=2.6.0", unbound]).contains("2.17.1")
     assert not engine_window([unbound]).contains("2.8.0")
@@ -282,8 +282,10 @@ def test_a_run_tells_once_what_it_should(
     )
     platform = SimpleNamespace(machine=HOPPER, device="cuda")
     topology: Any = SimpleNamespace(is_leader=leader, platform=platform, rank_status=RankStatus())
+    pool: Any = SimpleNamespace()
     stop: Any = SimpleNamespace(agree=lambda **_: (False, False))
-    inputs: Any = Inputs(*[None] * 4)
+    nothing: Any = None
+    inputs: Any = Inputs(*[nothing] * 4)
     with pytest.raises(ModelIsNextError):
-        main._train(config, inputs, topology, SimpleNamespace(), stop)
+        main._train(config, inputs, topology, pool, stop)
     assert capsys.readouterr().out.count("model.dtype=float32 on a GPU") == leader

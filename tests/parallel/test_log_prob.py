@@ -476,7 +476,7 @@ class Operations(TorchDispatchMode):
     """Notes every operation: its name, its arguments, what it gives."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.made: list[tuple[str, tuple[Any, ...], Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

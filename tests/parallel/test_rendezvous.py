@@ -6,13 +6,13 @@ import os
 import socket
 import threading
 from datetime import timedelta
+from typing import Any
 
 import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore
-from torch.distributed.distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
@@ -40,7 +40,7 @@ def receive(port: int) -> None:
     patience = timedelta(seconds=60)
     store, _, _ = next(torch_rendezvous(f"tcp://127.0.0.1:{port}", 1, 2, timeout=patience))
     prefixed = PrefixStore("cpu/", PrefixStore("sync/", PrefixStore("sync", store)))
-    group = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
+    group: Any = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
     group.broadcast([torch.zeros(3)], dist.BroadcastOptions()).wait()
 
 
@@ -107,7 +107,7 @@ def test_ranks_of_several_machines_meet_as_torchrun_has_them(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", address)
     joined: list[object] = []
-    monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *given, **named: joined.append((given, named)))
+    monkeypatch.setattr(dist, "init_process_group", lambda *given, **named: joined.append((given, named)))
     with interfaces(2, servers_elsewhere=False):
         assert "GLOO_SOCKET_IFNAME" not in os.environ
     meet("gloo", 2, timedelta(seconds=1))

@@ -151,7 +151,13 @@ def test_replicas_with_other_numbers_of_micro_batches_need_not_meet_for_fp8(
 def test_sizes_that_fp8_has_no_products_for_are_refused(
     folders: dict[str, Path], recipe: str, parallel: ParallelConfig, sizes: dict[str, int], message: str | None
 ) -> None:
-    wide = {"hidden_size": 576, "num_heads": 16, "num_kv_heads": 8, "head_dim": 64, "ffn_hidden_size": 1536}
+    wide: dict[str, Any] = {
+        "hidden_size": 576,
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "head_dim": 64,
+        "ffn_hidden_size": 1536,
+    }
     family = replace(read_family(folders["llama"]), **(wide | sizes))
     one = SimpleNamespace(size=1)
     axes = {"tp": SimpleNamespace(size=parallel.tp), "cp": one, "pp": one, "ep": one, "etp": one}
@@ -222,4 +228,4 @@ def _swiglu_of_nothing() -> tuple[tuple[int, ...], ...]:
 def test_the_parts_of_a_module_are_found_in_either_form() -> None:
     parts = object()
     assert parts_of(ModuleSpec(module=torch.nn.Linear, submodules=parts)) is parts
-    assert parts_of(functools.partial(torch.nn.Linear, submodules=parts)) is parts
+    assert parts_of(functools.partial(torch.nn.Linear, submodules=parts)) is parts  # type: ignore[call-arg]

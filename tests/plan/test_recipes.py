@@ -18,7 +18,7 @@ from aspo_megatron.models.hf_config import transformers_config
 from aspo_megatron.models.tiny import RANKS, tiny_layout, tiny_run
 from aspo_megatron.plan.readme import with_plan
 from aspo_megatron.plan.report import make_plan
-from aspo_megatron.slurm.job import shape
+from aspo_megatron.slurm.layout import shape
 
 from .conftest import ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from made_runs import make_run, write_run
+from plots.made_runs import make_run, write_run
 from typer.testing import CliRunner, Result
 
 from aspo_megatron.cli import plot, samples

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from made_runs import make_run, write_run
+from plots.made_runs import make_run, write_run
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
@@ -62,8 +62,8 @@ def test_groups_are_drawn_as_a_mean_in_a_band(tmp_path: Path) -> None:
     series = read_series([], {"seeds": members})
     figure = draw_figure(series)
     panel = next(axes for axes in figure.axes if axes.get_title() == "Entropy")
-    assert panel.lines[0].get_ydata().tolist() == [2.0, 3.0]
-    band = panel.collections[0].get_paths()[0].vertices
+    assert np.asarray(panel.lines[0].get_ydata()).tolist() == [2.0, 3.0]
+    band = np.asarray(panel.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (1.0, 4.0)
     write_figure(figure, tmp_path / "curves.svg")
     assert "from the lowest to the highest run" in texts(tmp_path / "curves.svg")
@@ -114,7 +114,7 @@ def test_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "entropy", {1: 1.0, 2: 2.0})
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "entr')
-    assert draw_figure(read_series([run], {})).axes[0].lines[0].get_xdata().tolist() == [1.0, 2.0]
+    assert np.asarray(draw_figure(read_series([run], {})).axes[0].lines[0].get_xdata()).tolist() == [1.0, 2.0]
 
 
 @pytest.mark.filterwarnings("error")

@@ -254,7 +254,7 @@ def test_page_has_a_class_for_each_token(tmp_path: Path) -> None:
     assert [(weight, token) for _, weight, token in spans] == [("1", "t0"), ("3", "t1"), ("0", "t2"), ("0.5", "t3")]
     styles = {name: re.search(rf"\.{name} {{ (.*?) }}", html) for name, *_ in spans}
     assert all(styles.values())
-    assert [styles[name][1] if styles[name] else "" for name, *_ in spans] == [
+    assert [found[1] if (found := styles[name]) else "" for name, *_ in spans] == [
         "", "background: #b84a00; color: #ffffff", "color: #767676; text-decoration: line-through",
         "background: #6bb5de; color: #000000",
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from made_runs import make_run, write_run
+from plots.made_runs import make_run, write_run
 from rich.console import Console
 
 from aspo_megatron.plots.series import Series, read_series

@@ -48,9 +48,10 @@ def test_weights_come_back_within_half_a_step(weight: Tensor, name: FormatName, 
 
 
 def test_names_shapes_and_types(weight: Tensor) -> None:
+    names: tuple[FormatName, ...] = ("fp8", "int8", "int4-awq")
     found = {
         name: {part: (tuple(t.shape), t.dtype) for part, t in pack(name, weight, amax, torch.tensor(44.8)).items()}
-        for name, amax in ((name, amax_of(name, weight)) for name in ("fp8", "int8", "int4-awq"))
+        for name, amax in ((name, amax_of(name, weight)) for name in names)
     }
     assert found["fp8"] == {
         "weight": ((6, 64), torch.float8_e4m3fn),

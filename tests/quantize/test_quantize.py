@@ -35,7 +35,7 @@ def refusal(*arguments: str) -> str:
 def test_without_modelopt_it_says_what_to_install(run: Path, tmp_path: Path) -> None:
     tool = Path(__file__).parents[2] / "tools" / "quantize.py"
     without = "import runpy, sys; sys.modules['modelopt'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    argv = [sys.executable, "-c", without, tool, run / "hf", tmp_path / "out"]
+    argv = [sys.executable, "-c", without, str(tool), str(run / "hf"), str(tmp_path / "out")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: nvidia-modelopt is not installed: pip install 'aspo-megatron[quantize]'\n"

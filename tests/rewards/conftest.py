@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing import resource_tracker
 
 import pytest
-from patience import reward_workers
+from rewards.patience import reward_workers
 
 
 def _open_files() -> set[tuple[str, str]]:

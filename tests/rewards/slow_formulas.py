@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from big_formulas import THREE
+from rewards.big_formulas import THREE
 
 SLOW_FORMULAS: dict[str, tuple[str, ...]] = {
     "series of matrices": (

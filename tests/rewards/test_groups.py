@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from signalling_scorer import WAYS
+from rewards.signalling_scorer import WAYS
 
 pytestmark = pytest.mark.timeout(180)
 

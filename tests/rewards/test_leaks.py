@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 
 import pytest
-from leaking_programs import AT_ONCE, COUNT, LEAKS, NUMBERS, PRELUDE, THREADS
+from rewards.leaking_programs import AT_ONCE, COUNT, LEAKS, NUMBERS, PRELUDE, THREADS
 
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.rewards.programs.jail import kernel, syscalls
+from aspo_megatron.rewards.programs.jail.init import Mode
 from aspo_megatron.rewards.programs.jail.threads import has_room
-from aspo_megatron.rewards.programs.sandbox import Limits, Mode, Sandbox, find_mode
+from aspo_megatron.rewards.programs.sandbox import Limits, Sandbox, find_mode
 
 pytestmark = pytest.mark.timeout(240)
 

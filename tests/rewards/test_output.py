@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from printing_scorer import LINE, WAYS
+from rewards.printing_scorer import LINE, WAYS
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -61,10 +62,10 @@ def standing() -> Iterator[int]:
     os.close(writer)
 
 
-PLACES: dict[str, Callable[[], contextmanager[int]]] = {"full": full, "unread": unread, "standing": standing}
+PLACES: dict[str, Callable[[], AbstractContextManager[int]]] = {"full": full, "unread": unread, "standing": standing}
 
 
-def rewards_of(tmp_path: Path, times: int, *ways: str, **streams: int) -> list[list[object]]:
+def rewards_of(tmp_path: Path, times: int, *ways: str, **streams: Any) -> list[list[object]]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     path = tmp_path / "rewards.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from patience import reward_workers, until
+from rewards.patience import reward_workers, until
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem

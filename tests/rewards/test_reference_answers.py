@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_graders import all_gold
+from rewards.test_graders import all_gold
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.rewards.programs import reward as code_reward
 from aspo_megatron.rewards.scorers import check, is_built_in
-from aspo_megatron.rewards.workers import dispatcher, handle, output, supervisor
+from aspo_megatron.rewards.workers import output, supervisor
 from aspo_megatron.rewards.workers.pool import RewardPool
+from aspo_megatron.rewards.workers.worker_process import WorkerContext
 
 PROBLEM = Problem("p-0", "?", (1,), "7")
 NO_PROCESS = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -37,12 +39,12 @@ def refuse(error: Exception):
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [
-        (dispatcher.os, "eventfd", NO_DESCRIPTOR),
-        (dispatcher.os, "eventfd", NO_MEMORY),
+        (os, "eventfd", NO_DESCRIPTOR),
+        (os, "eventfd", NO_MEMORY),
         (output, "Pipe", NO_DESCRIPTOR),
         (output, "Pipe", NO_MEMORY),
         (threading.Thread, "start", NO_THREAD),
-        (supervisor.selectors, "DefaultSelector", NO_DESCRIPTOR),
+        (selectors, "DefaultSelector", NO_DESCRIPTOR),
     ],
 )
 def test_a_pool_that_cannot_start(owner, name, error, monkeypatch):
@@ -57,7 +59,7 @@ def test_a_pool_that_cannot_start(owner, name, error, monkeypatch):
 @pytest.mark.parametrize("place", ["socket", "process"])
 def test_workers_that_cannot_start(place, error, monkeypatch, nothing_is_left):
     monkeypatch.setattr(supervisor, "_PAUSE_SECONDS", 0.001)
-    owner, name = (socket, "socketpair") if place == "socket" else (handle.WorkerContext.Process, "start")
+    owner, name = (socket, "socketpair") if place == "socket" else (WorkerContext.Process, "start")
     monkeypatch.setattr(owner, name, refuse(error))
     with (
         RewardPool(RewardConfig(kind="math", workers=1)) as workers,

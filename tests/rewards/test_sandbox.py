@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from hostile_programs import CALLS, ENDLESS, PRELUDE, STOPPED
+from rewards.hostile_programs import CALLS, ENDLESS, PRELUDE, STOPPED
 
 from aspo_megatron.config import CodeConfig
 from aspo_megatron.data.samples import Problem
@@ -26,7 +27,7 @@ from aspo_megatron.rewards.programs.sandbox import Limits, Sandbox, find_mode
 
 pytestmark = pytest.mark.timeout(240)
 
-CAPTURED = {"capture_output": True, "text": True}
+CAPTURED: dict[str, Any] = {"capture_output": True, "text": True}
 MODES = ("namespaces", "landlock")
 HONEST = "print(int(input()) ** 3 % 1000003)"
 HONEST_CALL = "class Solution:\n    def cube(self, n):\n        return n ** 3 % 1000003"

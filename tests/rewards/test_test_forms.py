@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -381,7 +381,7 @@ def test_arguments_arrive_as_they_are(arguments):
     assert load(dump(arguments)) == (arguments, {})
 
 
-def apps(given: list[object], expected: object) -> Problem:
+def apps(given: Sequence[object], expected: object) -> Problem:
     return problem(input_output=json.dumps({"inputs": [given], "outputs": [expected], "fn_name": "f"}))
 
 
@@ -411,6 +411,7 @@ def test_keys_of_dictionaries_that_json_has_made_texts(scorer, asked, source, re
 def test_only_keys_that_may_have_been_numbers_are_tried_twice():
     (test,) = read_tests(apps([{"1": 2}], 2))
     assert test == CodeTest("f", dump([{1: 2}]), (2,), '[{"1": 2}]')
+    given: Sequence[object]
     for given in ([{"a": 1}], [{"1": 1, "a": 2}], [{"01": 1}], [{"+1": 1}], [{"1e2": 1}], [{}], [[1, 2]], ["{1}"]):
         (test,) = read_tests(apps(given, 2))
         assert (test.given, test.or_given) == (json.dumps(given), None)
@@ -424,4 +425,5 @@ def test_tests_within_another_field():
     assert read_tests(asked, "reward_model.ground_truth") == [CodeTest(None, "1 2\n", "3\n")]
     config = RewardConfig.model_validate({"kind": "code", "code": {"tests_field": "reward_model.ground_truth"}})
     assert unfit(config, asked) is None
-    assert unfit(config, problem(reward_model={})).kind == "no tests"
+    assert (reason := unfit(config, problem(reward_model={}))) is not None
+    assert reason.kind == "no tests"

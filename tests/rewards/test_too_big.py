@@ -8,9 +8,9 @@ import threading
 from contextlib import suppress
 
 import pytest
-from big_formulas import BIG, INFINITE, RIGHT, SMALL
 from math_verify import parse
-from slow_formulas import SLOW_FORMULAS
+from rewards.big_formulas import BIG, INFINITE, RIGHT, SMALL
+from rewards.slow_formulas import SLOW_FORMULAS
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem

@@ -40,7 +40,7 @@ class Proxy:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        assert site._server is not None
+        assert isinstance(site._server, asyncio.Server)
         return runner, f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:

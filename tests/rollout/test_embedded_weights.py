@@ -43,7 +43,9 @@ def test_products_are_those_of_linear(dtype: torch.dtype, tolerance: float, bias
     torch.manual_seed(0)
     out, features = sizes
     layers = nn.Sequential(nn.Linear(features, out, bias=bias, dtype=dtype)).requires_grad_(False)
-    weight = layers[0].weight.clone()
+    linear = layers[0]
+    assert isinstance(linear, nn.Linear)
+    weight = linear.weight.clone()
     inputs = [torch.randn(*shape, features).to(dtype) for shape in ((1, 1), (4, 1), (16, 1), (3, 50), (7,))]
     inputs.append(torch.randn(3, 9, features).to(dtype)[:, -1:])  # the last tokens of a prompt
     expected = [layers(one) for one in inputs]

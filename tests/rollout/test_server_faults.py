@@ -22,6 +22,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.rollout.engine import Request, ServersLostError
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.rollout.sglang.local_servers import LocalServers
+from aspo_megatron.rollout.weight_sync.session import Transport
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport, TensorTransport
 
 from .conftest import COUNTS, RAGGED, Policy, ask, assert_complete, sglang_engine
@@ -90,7 +91,10 @@ def test_both_servers_are_asked_and_a_group_has_one_home(engine: SGLangEngine, p
 def test_a_server_without_the_weights_gets_no_prompt_until_it_has_them(
     policy: Policy, proxies: list[Proxy], way: str, at: str, fault: str
 ) -> None:
-    transports = {"distributed": DistributedTransport("gloo", 1, 5.0), "tensor": TensorTransport(1, 5.0)}
+    transports: dict[str, Transport] = {
+        "distributed": DistributedTransport("gloo", 1, 5.0),
+        "tensor": TensorTransport(1, 5.0),
+    }
     engine = sglang_engine(policy, [proxy.url for proxy in proxies], transports[way])
     try:
         engine.update_weights(policy.weights.items(), version=7)

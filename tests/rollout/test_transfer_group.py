@@ -19,7 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from aspo_megatron.launch.addresses import free_ports
-from aspo_megatron.rollout.client import ServerError
+from aspo_megatron.rollout.client import ServerClient, ServerError
 from aspo_megatron.rollout.weight_sync import transfer_group, transports
 from aspo_megatron.rollout.weight_sync.transfer_group import TransferGroup
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
@@ -27,7 +27,7 @@ from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
 JOIN, SEND, LEAVE = "/init_weights_update_group", "/update_weights_from_distributed", "/destroy_weights_update_group"
 
 
-class Server:
+class Server(ServerClient):
     """Answers what it is asked for, unless it is told to fail; notes what it was asked."""
 
     url = "http://127.0.0.1:1"
@@ -172,7 +172,7 @@ def test_all_of_a_bucket_is_on_its_way_before_any_of_it_is_waited_for(monkeypatc
         order.append("broadcast")
         return Work() if async_op else None
 
-    monkeypatch.setattr(transfer_group.dist, "broadcast", broadcast)
+    monkeypatch.setattr(dist, "broadcast", broadcast)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "default_stream", MagicMock())
     group = TransferGroup.__new__(TransferGroup)
@@ -199,7 +199,7 @@ class Peer:
             return
         # As `_new_process_group_helper` does; of a name it makes one group in a process.
         prefixed = PrefixStore("cpu/", PrefixStore(f"{self._name}/", PrefixStore(self._name, store)))
-        group = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
+        group: Any = dist.ProcessGroupGloo(prefixed, 1, 2, patience)
         time.sleep(self._rests)
         with suppress(RuntimeError):  # the other side may leave without a word
             group.broadcast([self.received], dist.BroadcastOptions()).wait()

@@ -118,7 +118,8 @@ def test_another_nccl_of_a_server_elsewhere_is_named(monkeypatch: pytest.MonkeyP
             pass
 
     monkeypatch.setattr(transports, "TransferGroup", Group)
-    transport, server = DistributedTransport("nccl", 1, 5.0), Server()
+    server: Any = Server()
+    transport = DistributedTransport("nccl", 1, 5.0)
 
     async def sync() -> None:
         await transport.join(server)

@@ -25,7 +25,7 @@ def simulated() -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="session", autouse=True)
 def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[RankFigures]]]:
     """What ranks of the recipes do, by name and rank: the longest work here, done beside the other tests."""
-    tests = [item for item in request.session.items if getattr(item, "originalname", "") == "test_recipe"]
+    tests: list[Any] = [item for item in request.session.items if getattr(item, "originalname", "") == "test_recipe"]
     wanted = [(test.callspec.params["name"], test.callspec.params["rank"]) for test in tests]
     if not wanted:
         yield {}

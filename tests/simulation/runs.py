@@ -56,6 +56,8 @@ def updates(setup: Setup) -> dict[str, Figures]:
     `update: micro-batches` and `pass: micro-batches` are those of all forward and backward passes, without what comes
     before the first and after the last.
     """
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
     from aspo_megatron.parallel.model.policy import PolicyModel
     from aspo_megatron.parallel.update import step
     from aspo_megatron.parallel.update.objective import PolicyObjective
@@ -73,14 +75,14 @@ def updates(setup: Setup) -> dict[str, Figures]:
         optimizer.zero_grad()
         optimizer.step()  # makes Adam's moments
         inside: list[Figures] = []
-        schedule = step.get_forward_backward_func()
+        schedule = get_forward_backward_func()
 
         def watched(**arguments: Any) -> Any:
             with ledger.only() as part:
                 inside.append(part)
                 return schedule(**arguments)
 
-        step.get_forward_backward_func = lambda: watched
+        step.get_forward_backward_func = lambda: watched  # type: ignore[attr-defined]
         ledger.clear()
         step.update(model, optimizer, groups, objective, step.aggregation_of(config, 64), limits)
         figures["update"], (figures["update: micro-batches"],) = ledger.figures(), inside

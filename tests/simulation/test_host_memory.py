@@ -70,7 +70,8 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
     run.mkdir()
     save_config(config, run / "config.yaml")
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
+        from aspo_megatron.checkpoint.states.run_states import StateSaver
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
         from aspo_megatron.checkpoint.torch_dist.writer import TorchDistWriter
 
         model, optimizer = build(setup, rank, OptimizerConfig())
@@ -83,7 +84,7 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
             saves[-1].written.append(entry)
             write(writer, key, tensor, *place)
 
-        TorchDistWriter.write = noted  # type: ignore[method-assign]
+        TorchDistWriter.write = noted  # type: ignore[method-assign, assignment]
         for step in (1, 2):
             empty_update(optimizer)
             held = rank.ledger.held_bytes
@@ -110,7 +111,8 @@ def updates_beside_a_save(setup: Setup, run: Path, offload: bool = False) -> Non
     run.mkdir()
     save_config(config, run / "config.yaml")
     with simulated_rank(setup.parallel) as rank:
-        from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState
+        from aspo_megatron.checkpoint.states.run_states import StateSaver
+        from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
         model, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
         empty_update(optimizer)

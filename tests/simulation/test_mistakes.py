@@ -26,7 +26,7 @@ def with_indices_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
     from aspo_megatron.parallel.model.micro_batch import MicroBatch
 
     move = MicroBatch.to
-    MicroBatch.to = lambda batch, device: replace(move(batch, device), attention=batch.attention)  # type: ignore[method-assign]
+    MicroBatch.to = lambda batch, device: replace(move(batch, device), attention=batch.attention)  # type: ignore[method-assign, assignment]
     return updates(setup)
 
 
@@ -39,24 +39,24 @@ def with_targets_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
         moved = move(batch, device)
         return replace(moved, scored=replace(moved.scored, targets=batch.scored.targets))
 
-    MicroBatch.to = to  # type: ignore[method-assign]
+    MicroBatch.to = to  # type: ignore[method-assign, assignment]
     return updates(setup)
 
 
 def with_a_strided_log_sum_exp(setup: Setup) -> dict[str, Figures]:
+    from aspo_megatron.parallel.device.attention_kernels import attend_backward as attend
     from aspo_megatron.parallel.model import attention
 
-    attend = attention.attend_backward
     contiguous = torch.Tensor.contiguous
 
     def strided(*args: Any) -> Any:
-        torch.Tensor.contiguous = lambda tensor: tensor  # type: ignore[method-assign,assignment]
+        torch.Tensor.contiguous = lambda tensor: tensor  # type: ignore[method-assign, assignment, misc]
         try:
             return attend(*args)
         finally:
             torch.Tensor.contiguous = contiguous  # type: ignore[method-assign]
 
-    attention.attend_backward = strided
+    attention.attend_backward = strided  # type: ignore[attr-defined, assignment]
     return updates(setup)
 
 
@@ -70,7 +70,7 @@ def with_a_number_read_in_the_forward_pass(setup: Setup) -> dict[str, Figures]:
         assert hidden.float().norm().item() > 0
         return hidden
 
-    ModelChunk.hidden_states = read  # type: ignore[method-assign]
+    ModelChunk.hidden_states = read  # type: ignore[method-assign, assignment]
     return updates(setup)
 
 
@@ -83,28 +83,28 @@ def with_a_list_made_a_tensor_in_the_forward_pass(setup: Setup) -> dict[str, Fig
         hidden = hidden_states(chunk, *args)
         return hidden * torch.tensor([1.0], device=hidden.device, dtype=hidden.dtype)
 
-    ModelChunk.hidden_states = scaled  # type: ignore[method-assign]
+    ModelChunk.hidden_states = scaled  # type: ignore[method-assign, assignment]
     return updates(setup)
 
 
 def with_gpu_tensors_for_the_writer(setup: Setup, state: Path, run: Path) -> Any:
     from aspo_megatron.parallel.device.host_copies import HostCopies
 
-    HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign]
+    HostCopies.take = lambda copies, tensor, *, lasts: tensor  # type: ignore[method-assign, assignment]
     return all_work(setup, state, run)
 
 
 def without_a_fence(setup: Setup, run: Path) -> None:
     from aspo_megatron.parallel.device.host_copies import HostCopies
 
-    HostCopies.fence = lambda copies: None  # type: ignore[method-assign]
+    HostCopies.fence = lambda copies: None  # type: ignore[method-assign, assignment]
     updates_beside_a_save(setup, run)
 
 
 def without_waiting_for_what_is_copied(setup: Setup, run: Path) -> None:
     from aspo_megatron.simulation.device.streams import Stream
 
-    Stream.wait_stream = lambda stream, other: None  # type: ignore[method-assign]
+    Stream.wait_stream = lambda stream, other: None  # type: ignore[method-assign, assignment]
     updates_beside_a_save(setup, run)
 
 
@@ -116,14 +116,14 @@ def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
     def read_at_once(copies: HostCopies, tensor: torch.Tensor, *, lasts: bool) -> torch.Tensor:
         return take(copies, tensor, lasts=lasts) + 0
 
-    HostCopies.take = read_at_once  # type: ignore[method-assign]
+    HostCopies.take = read_at_once  # type: ignore[method-assign, assignment]
     updates_beside_a_save(setup, run)
 
 
 def without_waiting_for_the_moments(setup: Setup, run: Path) -> None:
     from aspo_megatron.parallel.update.moments import HostMoments
 
-    HostMoments.wait = lambda moments: None  # type: ignore[method-assign]
+    HostMoments.wait = lambda moments: None  # type: ignore[method-assign, assignment]
     updates_beside_a_save(setup, run, offload=True)
 
 
@@ -132,7 +132,7 @@ def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
     from aspo_megatron.simulation.device.timeline import Timeline
 
     take = HostCopies.take
-    HostCopies.take = lambda copies, tensor, *, lasts: take(copies, tensor, lasts=True)  # type: ignore[method-assign]
+    HostCopies.take = lambda copies, tensor, *, lasts: take(copies, tensor, lasts=True)  # type: ignore[method-assign, assignment]
     Timeline.keep = lambda *_: None  # type: ignore[method-assign]
     updates_beside_a_save(setup, run)
 
@@ -144,14 +144,14 @@ def with_a_reference_of_garbage(setup: Setup, run: Path) -> None:
         for parameter, _ in weights._places:
             parameter.untyped_storage().resize_(parameter.nbytes)
 
-    HostWeights.bring = bring  # type: ignore[method-assign]
+    HostWeights.bring = bring  # type: ignore[method-assign, assignment]
     scored_by_reference(setup, 0.01, None)
 
 
 def with_a_reference_that_is_away(setup: Setup, run: Path) -> None:
     from aspo_megatron.parallel.model.reference import HostWeights
 
-    HostWeights.bring = lambda weights: None  # type: ignore[method-assign]
+    HostWeights.bring = lambda weights: None  # type: ignore[method-assign, assignment]
     scored_by_reference(setup, 0.01, None)
 
 

@@ -36,7 +36,8 @@ WORK = {
         for name, rank in CASES
         if ROWS[name].parallel.pp > 1 or ROWS[name].parallel.distributed_optimizer
     },
-    **{f"{name}-rank{r}": (replace(EVERY_FAMILY, model=name), r) for name in ("qwen2", "qwen3") for r in (0, 3)},
+    **{f"qwen2-rank{r}": (replace(EVERY_FAMILY, model="qwen2"), r) for r in (0, 3)},
+    **{f"qwen3-rank{r}": (replace(EVERY_FAMILY, model="qwen3"), r) for r in (0, 3)},
 }
 
 
@@ -52,7 +53,9 @@ def states(
 
 def saved(setup: Setup, run: Path) -> Path:
     """Save a state after one update; its folder."""
-    from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, step_folder
+    from aspo_megatron.checkpoint.states.folders import step_folder
+    from aspo_megatron.checkpoint.states.run_states import StateSaver
+    from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
     run.mkdir()
     config = run_config(setup, run)
@@ -111,7 +114,9 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
     """What was exported, the devices of what a save's thread was given, and the figures of each."""
     from megatron.core import dist_checkpointing
 
-    from aspo_megatron.checkpoint.states.run_states import StateSaver, TrainerState, load_state, step_folder
+    from aspo_megatron.checkpoint.states.folders import step_folder
+    from aspo_megatron.checkpoint.states.run_states import StateSaver, load_state
+    from aspo_megatron.checkpoint.states.trainer_state import TrainerState
     from aspo_megatron.checkpoint.torch_dist.writer import TorchDistWriter
     from aspo_megatron.rollout.weight_sync.session import buckets
     from aspo_megatron.rollout.weight_sync.transports import DistributedTransport
@@ -148,7 +153,7 @@ def all_work(setup: Setup, state: Path, run: Path) -> tuple[dict[str, tuple[int,
         if setup.parallel.pp == 1:
             figures |= generation(setup, model, rank.ledger)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
-        TorchDistWriter.write = noted  # type: ignore[method-assign]
+        TorchDistWriter.write = noted  # type: ignore[method-assign, assignment]
         rank.ledger.clear()
         saver.save(TrainerState(1, 0, 0, 0.0, None, None, ""))
         saver.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     # What `--signal=B:USR1@300` makes Slurm do before the time limit, which it keeps to the minute only.
     cluster.run("scancel", "--batch", "--signal=USR1", chain[0], folder=work)
     for job in (undisturbed, preempted, lost, *chain):
-        cluster.wait(f"end of job {job}", lambda job=job: cluster.ended(job))
+        cluster.wait(f"end of job {job}", partial(cluster.ended, job))
     return Jobs(work, undisturbed, preempted, lost, chain)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.command import SETTINGS
@@ -55,9 +56,9 @@ def script_of(*overrides: str, config: Path = Path("run 1.yaml"), chain: int = 1
     return job.render(job.make_job(config, list(overrides), [], None, chain), job.read_template())
 
 
-def trained(standins: Standins, work: Path, *overrides: str, chain: int = 1, **given: object) -> Ended:
+def trained(standins: Standins, work: Path, *overrides: str, chain: int = 1, **given: Any) -> Ended:
     script = script_of(*CPUS, f"slurm.venv={standins.aspo(work / 'conda env')}", *overrides, chain=chain)
-    return standins.run(script, work, **given)  # type: ignore[arg-type]
+    return standins.run(script, work, **given)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,8 @@ def trained(standins: Standins, work: Path, *overrides: str, chain: int = 1, **g
 )
 def test_what_the_script_sets_reaches_the_ranks(standins: Standins, work: Path, variable: str, exported: str) -> None:
     offline = "slurm.setup=[export HF_HOME=/shared/hf HF_HUB_OFFLINE=1]"
-    ended = trained(standins, work, offline, **{variable: exported})
+    given: dict[str, Any] = {variable: exported}
+    ended = trained(standins, work, offline, **given)
     assert ended.code == 0, ended.log
     assert ended.log.endswith("job 7: finished\n")
     for task in (0, 1):
@@ -205,7 +207,7 @@ def test_a_signal_while_modules_are_loaded_is_kept(standins: Standins, work: Pat
 
 
 def test_servers_of_another_job_are_waited_for_in_two_starts(standins: Standins, work: Path) -> None:
-    given = {"signal_when": asked, "SLOW_STATE": "0.5"}
+    given: dict[str, Any] = {"signal_when": asked, "SLOW_STATE": "0.5"}
     assert trained(standins, work, "slurm.servers_of=serve 7", **given).requeued
     ended = trained(standins, work, "slurm.servers_of=serve 7", SLURM_RESTART_COUNT="1", **given)
     assert ended.code == 1

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.rank import rank_main
-from tests.text.hostile import HOSTILE
+from text.hostile import HOSTILE
 
 
 def end(how: str, folder: Path) -> int:

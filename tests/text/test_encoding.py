@@ -20,7 +20,7 @@ from aspo_megatron.files import json_line, write_whole
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.reading import parse_json
-from tests.text.hostile import KINDS
+from text.hostile import KINDS
 
 ROOT = Path(aspo_megatron.__file__).parent
 

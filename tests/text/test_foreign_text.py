@@ -9,7 +9,7 @@ import pytest
 
 from aspo_megatron.errors import CheckpointError, ConfigError, UserError
 from aspo_megatron.foreign_text import markdown, one_line, plain_logger, printed, safe
-from tests.text.hostile import HOSTILE, KINDS, faults
+from text.hostile import HOSTILE, KINDS, faults
 
 NEWLINES = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029\t]")
 

@@ -10,7 +10,7 @@ import pytest
 
 import aspo_megatron
 from aspo_megatron.rollout.client import ServerError
-from tests.text.test_printers import name_of
+from text.test_printers import name_of
 
 ROOT = Path(aspo_megatron.__file__).parent
 SHOWS = {"show", "say", "tell", "warn", "message", "_tell", "_warn", "write", "Outcome"}

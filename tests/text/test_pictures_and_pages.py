@@ -17,7 +17,7 @@ from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.curves import draw_figure
 from aspo_megatron.plots.page import plot_page
 from aspo_megatron.plots.series import read_series
-from tests.text.hostile import HOSTILE, faults
+from text.hostile import HOSTILE, faults
 
 NAMES = [
     "$x^$", "$\\frac{$", "$\\unknown$ $", "\\$", "_hidden", "__nolegend__", "a\nb", "x" * 100_000, "", " ", "中文",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plots.made_runs import write_run
 
 from aspo_megatron.config import RunConfig, ServersConfig
 from aspo_megatron.config.io import load_config
@@ -27,7 +28,6 @@ from aspo_megatron.plots.sample_file import read_samples
 from aspo_megatron.plots.series import read_series
 from aspo_megatron.rollout.sglang.server_key import read_api_key
 from aspo_megatron.yaml_text import read_yaml
-from tests.plots.made_runs import write_run
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aspo_megatron.streams import ShownStream, hand_over, say, show, unfailing
-from tests.text.hostile import KINDS, faults
+from text.hostile import KINDS, faults
 
 
 class Terminal(io.StringIO):

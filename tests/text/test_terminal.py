@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aspo_megatron.metrics.record import Recorder
-from tests.text.hostile import HOSTILE, KINDS, NAME, faults, on_a_terminal
+from text.hostile import HOSTILE, KINDS, NAME, faults, on_a_terminal
 
 CONFIG = {"output_dir": "run", "model": {"path": "model"}, "data": {"train": {"kind": "jsonl", "path": "x"}}}
 Words = Callable[[Path], list[str]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Drawing:
 
     def start(
         self,
-        requests: list[Request],
+        requests: Sequence[Request],
         sampling: SamplingConfig,
         enough: int | None = None,
         when_complete: WhenComplete | None = None,
@@ -132,14 +132,14 @@ def collect(layout: ParallelConfig, settings: dict[str, Any]) -> tuple[Found, li
         collector = Collector(
             config, Drawing(), by_first, by_first, sampler, topology, lambda label: contextlib.nullcontext()
         )
-        rollout = collector.collect(STEP)
-        set_advantages([rollout.groups], config, topology)
+        collected = collector.collect(STEP)
+        set_advantages([collected.groups], config, topology)
         found = [
             (s.group, s.problem_id, s.reward, s.response_mask.tolist(), s.advantage)
-            for group in rollout.groups
+            for group in collected.groups
             for s in group
         ]
-        return found, [s.reward for asked in rollout.asked for s in asked.samples], stream.position
+        return found, [s.reward for asked in collected.asked for s in asked.samples], stream.position
 
 
 def everywhere(ranks: Ranks, world_size: int, **settings: Any) -> tuple[Found, list[float], int]:

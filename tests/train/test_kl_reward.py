@@ -77,6 +77,8 @@ def expected(estimator: str) -> tuple[dict[tuple[int, int], float], float]:
         worth = []
         for sample in group:
             total = 0.0
+            assert sample.old_log_probs is not None
+            assert sample.ref_log_probs is not None
             for old, ref, counts in zip(sample.old_log_probs, sample.ref_log_probs, sample.response_mask, strict=True):
                 if counts:
                     ratio = math.exp(float(ref)) / math.exp(float(old))  # pi_ref / pi_old

@@ -23,7 +23,8 @@ from aspo_megatron.config import RunConfig, SamplingConfig
 from aspo_megatron.config.io import save_config
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.split_over_ranks import Held
-from aspo_megatron.inputs.read import load_tokenizer, open_weights
+from aspo_megatron.data.tokenizer import load_tokenizer
+from aspo_megatron.inputs.read import open_weights
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
@@ -234,7 +235,7 @@ def train(config: RunConfig, after: int | None = None, lost_in_version: int | No
         seen = Seen(calls, progress.said, engine.weights)
         update = trainer._learner.update
 
-        def watched(step: int, batches: list[list[list[Sample]]]) -> dict[str, float]:
+        def watched(step: int, batches: Sequence[list[list[Sample]]]) -> dict[str, float]:
             seen.trained_on[step] = [sample for batch in batches for group in batch for sample in group]
             return update(step, batches)
 
@@ -374,6 +375,7 @@ def test_a_step_with_a_kl_in_the_reward(ranks: Ranks, tmp_path: Path) -> None:
         assert sample.old_log_probs is not None
         assert sample.ref_log_probs is not None
         start = began[sample.problem_id, tuple(sample.response_ids)]
+        assert start is not None
         np.testing.assert_allclose(sample.ref_log_probs, start, atol=1e-5)
         kls.append(float((sample.old_log_probs.astype(np.float64) - sample.ref_log_probs).sum()))
         groups.setdefault(sample.group, []).append((sample.reward - COEFFICIENT * kls[-1], sample.advantage))

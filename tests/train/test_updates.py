@@ -141,6 +141,7 @@ def test_a_run_without_an_update_is_told_why(
 @pytest.mark.parametrize("figure", ["loss", "grad_norm"])
 def test_a_figure_that_is_no_number_ends_the_run(monkeypatch: pytest.MonkeyPatch, figure: str) -> None:
     step_updates, optimizer, _ = make(monkeypatch)
-    optimizer.result = replace(MADE, **{figure: float("nan")})
+    changed: dict[str, Any] = {figure: float("nan")}
+    optimizer.result = replace(MADE, **changed)
     with pytest.raises(AgreedError, match=r"step 2, update 1: the .* is nan, and the weights are lost"):
         step_updates.make(2, FULL)

@@ -20,7 +20,8 @@ from aspo_megatron.config import (
     WarmupConfig,
 )
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.inputs.read import load_tokenizer, open_weights
+from aspo_megatron.data.tokenizer import load_tokenizer
+from aspo_megatron.inputs.read import open_weights
 from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
@@ -74,7 +75,9 @@ def warmed_up(updates: int, parallel: ParallelConfig) -> tuple[Weights, Weights,
         model = build_model(family, topology, config.model, open_weights(config, family))
         before = {name: tensor.numpy().copy() for name, tensor in model.hf_tensors()}
         progress = Phases()
-        model = warm_up(model, config, problems, tokenizer, progress, lambda: False)
+        warmed = warm_up(model, config, problems, tokenizer, progress, lambda: False)
+        assert warmed is not None
+        model = warmed
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
         after = {name: tensor.numpy().copy() for name, tensor in model.hf_tensors()}
         engine = EmbeddedEngine(FOLDER, tokenizer, torch.float32, topology.platform.device, 65536)

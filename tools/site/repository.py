@@ -62,7 +62,11 @@ class Repository:
             place = place.with_name(f"{place.name}.md")
         if place.name == "README.md":
             place = place.with_name("index.md")
-        return place.relative_to("docs") if place.parts[0] == "docs" else REST / place
+        if place.parts[0] == "docs":
+            return place.relative_to("docs")
+        return REST.joinpath(
+            *(re.sub(r"^\.", "dot-", part) for part in place.parts)
+        )  # MkDocs leaves out what begins so
 
     def pages(self, first: list[PurePosixPath]) -> Iterator[tuple[PurePosixPath, str | bytes]]:
         """Each page or image with its content: of these places, and of all that they lead to.
