@@ -24,15 +24,15 @@ def test_log_probs_entropy_and_gradients_are_those_of_log_softmax(dtype: torch.d
     found = token_log_probs(hidden, weight, targets, temperature=0.7, vocab_size=33, chunk=chunk)
     every = (hidden @ weight[:33].T / 0.7).log_softmax(dim=-1)
     expected = every.gather(2, targets[..., None]).squeeze(2), -(every.exp() * every).sum(-1)
-    exact = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+    exact = 1e-12 if dtype == torch.float64 else 1e-5
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype
-        torch.testing.assert_close(ours, theirs, **exact)
+        torch.testing.assert_close(ours, theirs, rtol=exact, atol=exact)
     gradients = [
         torch.autograd.grad((torch.stack(pair) * upstream).sum(), (hidden, weight)) for pair in (found, expected)
     ]
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, **exact)
+        torch.testing.assert_close(ours, theirs, rtol=exact, atol=exact)
 
 
 GOOD: dict[str, Any] = {"hidden": torch.zeros(3, 4), "weight": torch.zeros(9, 4), "targets": torch.zeros(3).long()}

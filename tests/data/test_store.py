@@ -160,7 +160,7 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = SimpleNamespace(name="aspo", hyperparameters={})
     warmup = SimpleNamespace(updates=0, batch_size=1)
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=warmup, loss=loss)
-    with start._problems_read(run) as (path,):
+    with start._problems_read(run, progress=True) as (path,):
         assert [store() for store in left] == [None, None]
         expected: object = (PROBLEMS, PROBLEMS[:2])
         assert taken_over(path) == expected

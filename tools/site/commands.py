@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import typer
 
 from aspo_megatron.cli.app import app
@@ -22,21 +22,21 @@ _SETTINGS = "Settings (docs/configuration.md explains them):"
 def page() -> str:
     """Markdown of the page, a part for each command in the order of the help."""
     group = typer.main.get_command(app)
-    whole = click.Context(group, info_name="aspo", **group.context_settings)
+    whole = typer.Context(group, info_name="aspo", **group.context_settings)
     return _INTRODUCTION + "".join(_part(context) for context in _commands(whole))
 
 
-def _commands(context: click.Context) -> Iterator[click.Context]:
+def _commands(context: typer.Context) -> Iterator[typer.Context]:
     """Each command that does something, by itself: not the groups that hold them."""
     subcommands = getattr(context.command, "commands", None)
     if subcommands is None:
         yield context
         return
     for name, command in subcommands.items():
-        yield from _commands(click.Context(command, info_name=name, parent=context))
+        yield from _commands(typer.Context(command, info_name=name, parent=context))
 
 
-def _part(context: click.Context) -> str:
+def _part(context: typer.Context) -> str:
     command = context.command
     usage = command.get_usage(context).removeprefix("Usage: ")
     parts = [f"\n## {context.command_path}\n", f"```text\n{' '.join(usage.split())}\n```\n", *_described(command.help)]
@@ -56,7 +56,7 @@ def _described(text: str | None) -> Iterator[str]:
             yield _escaped("\n".join(line.strip() for line in lines)) + "\n"
 
 
-def _record(context: click.Context, parameter: click.Parameter) -> tuple[str, str]:
+def _record(context: typer.Context, parameter: Any) -> tuple[str, str]:
     record = parameter.get_help_record(context)
     if record is None:
         return "", ""
