@@ -19,7 +19,7 @@ ALONE := slurm or sglang
 
 test: .venv/.installed  ## All tests: three quarters of an hour on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
-	$(BIN)/python -m pytest -q -m "$(ALONE)" && exit $$together
+	$(BIN)/python -m pytest -q -m "($(ALONE)) and not thorough" && exit $$together
 
 test-fast: .venv/.installed  ## The tests to run at each change: under 90 seconds on two cores (tests/fast.txt has which)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile @tests/fast.txt
@@ -33,7 +33,7 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 .venv-sglang/.installed: tools/sglang_cpu/install.sh tools/sglang_cpu/requirements.txt
 	tools/sglang_cpu/install.sh .venv-sglang $(PYTHON)
 
-test-sglang: .venv/.installed .venv-sglang/.installed  ## The tests with real SGLang servers
+test-sglang: .venv/.installed .venv-sglang/.installed  ## All tests with real SGLang servers; make test has most of them
 	$(BIN)/python -m pytest -q -m sglang
 
 # In environments of their own, with python3.12 if it is here, else 3.11 (the oldest with 3.11), or with PYTHON=... .

@@ -18,6 +18,7 @@ from .test_sglang import LEARNS, ROOT, SERVERS, SGLANG_PYTHON, Serve, figures, o
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.sglang,
+    pytest.mark.thorough,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not SGLANG_PYTHON.exists(), reason="SGLang is not installed: make sglang-cpu"),
 ]

@@ -86,6 +86,7 @@ def figures(run: RunFolder, name: str) -> list[float]:
     return [line[name] for line in run.metrics() if name in line]
 
 
+@pytest.mark.thorough
 def test_a_run_with_two_servers_learns_as_with_the_embedded_engine(work: Path, serve: Serve) -> None:
     run, other = RunFolder(work / "two-servers"), RunFolder(work / "embedded")
     for folder, engine in ((run.path, ["rollout.engine=sglang", serve.addresses]), (other.path, [])):
@@ -99,6 +100,7 @@ def test_a_run_with_two_servers_learns_as_with_the_embedded_engine(work: Path, s
     assert min(gains) > 0.03, gains
 
 
+@pytest.mark.thorough
 def test_nobody_sees_the_key_and_nobody_is_served_without_it(work: Path, serve: Serve) -> None:
     for process in psutil.process_iter(["cmdline"]):
         assert KEY not in " ".join(process.info["cmdline"] or [])
@@ -108,6 +110,7 @@ def test_nobody_sees_the_key_and_nobody_is_served_without_it(work: Path, serve: 
         urllib.request.urlopen(f"{serve.urls[0]}/model_info", timeout=30)
 
 
+@pytest.mark.thorough
 def test_probes_of_the_weights_after_every_sync(work: Path, serve: Serve) -> None:
     settings = ["rollout.servers.probe_every=1", "rollout.servers.sync=disk", "train.steps=2", "eval.every=0"]
     done = finish(on_the_way(work, "probed", serve.addresses, *settings))
@@ -117,6 +120,7 @@ def test_probes_of_the_weights_after_every_sync(work: Path, serve: Serve) -> Non
     assert max(differences) < 1e-5
 
 
+@pytest.mark.thorough
 def test_a_server_of_another_model_is_found_out(work: Path, serve: Serve) -> None:
     settings = ["rollout.servers.probe_tolerance=1e-12"]
     done = finish(on_the_way(work, "distrustful", serve.addresses, *settings))
@@ -125,6 +129,7 @@ def test_a_server_of_another_model_is_found_out(work: Path, serve: Serve) -> Non
     assert serve.urls[0] in done.stderr or serve.urls[1] in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_run_outlives_its_servers(work: Path, serve: Serve) -> None:
     """One is killed, and comes back; then all are gone; then they are there again."""
     run = RunFolder(work / "outlives")

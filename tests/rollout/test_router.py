@@ -26,6 +26,7 @@ from .proxy import Proxy
 
 pytestmark = [
     pytest.mark.sglang,
+    pytest.mark.thorough,
     pytest.mark.parametrize("servers", ["sglang"], indirect=True),
     pytest.mark.parametrize("policy", ["llama"], indirect=True),
     pytest.mark.timeout(400),

@@ -18,6 +18,7 @@ STEPS = 3
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.sglang,
+    pytest.mark.thorough,
     pytest.mark.distributed,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not SGLANG_PYTHON.exists(), reason="SGLang is not installed: make sglang-cpu"),

@@ -9,9 +9,9 @@ python=${2:-python3.11}
 here=$(cd "$(dirname "$0")" && pwd)
 test -x "$venv/bin/python" || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-pip install --quiet torch==2.13.0
-pip install --quiet -r "$here/requirements.txt"
-pip install --quiet --no-deps sglang==0.5.23 torchvision==0.28.0 sglang-router==0.3.2
+pip install --quiet --no-compile torch==2.13.0
+pip install --quiet --no-compile -r "$here/requirements.txt"
+pip install --quiet --no-compile --no-deps sglang==0.5.23 torchvision==0.28.0 sglang-router==0.3.2
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 cp -r "$here/shims/." "$packages/"
 echo 'import aspo_torchvision_shim' > "$packages/aspo_torchvision_shim.pth"
