@@ -59,4 +59,4 @@ docs: .venv/.installed
 	touch $@
 
 $(MODEL)/config.json: | .venv/.installed
-	$(BIN)/python -W ignore tools/fetch_smollm2.py $(MODEL)
+	$(BIN)/python -W ignore examples/quickstart/fetch_smollm2.py $(MODEL)
