@@ -39,6 +39,7 @@ def recipes(
     recipe = copies.find(name)
     target = folder or Path(recipe.name)
     copies.copy(recipe, target)
-    show(f"{one_line(target)}: copied; {one_line(shlex.quote(f'{target}/README.md'))} explains it. Next:")
+    readme = shlex.quote(str(target / "README.md"))
+    show(f"{one_line(target)}: copied; {one_line(readme)} explains it. Next:")
     for command in recipe.next_commands(target):
         show(f"  {one_line(command)}")
