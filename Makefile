@@ -80,4 +80,4 @@ site: .venv/.installed  ## The documentation as pages to read in a browser, with
 	touch $@
 
 $(MODEL)/config.json: | .venv/.installed
-	$(BIN)/python -W ignore tools/fetch_smollm2.py $(MODEL)
+	$(BIN)/python -W ignore examples/quickstart/fetch_smollm2.py $(MODEL)

@@ -1,4 +1,4 @@
-"""The quickstart's model comes from a GGUF file: what `tools/fetch_smollm2.py` makes of a small one."""
+"""The quickstart's model comes from a GGUF file: what `fetch_smollm2.py` makes of a small one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_a_gguf_file_becomes_a_model_folder(tmp_path: Path) -> None:
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     write_gguf(tmp_path / "model.gguf", weights)
 
-    runpy.run_path(str(ROOT / "tools" / "fetch_smollm2.py"))["convert"](tmp_path / "model.gguf", tmp_path / "folder")
+    runpy.run_path(str(ROOT / "examples" / "quickstart" / "fetch_smollm2.py"))["convert"](
+        tmp_path / "model.gguf", tmp_path / "folder"
+    )
 
     family = read_family(tmp_path / "folder")
     assert (family.name, family.hidden_size, family.num_heads) == ("llama", HIDDEN, HEADS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from aspo_megatron import __version__
 from aspo_megatron.cli import (
     check,
     convert,
@@ -13,12 +16,14 @@ from aspo_megatron.cli import (
     plan,
     plot,
     quantize,
+    recipes,
     samples,
     serve,
     slurm,
     table,
     train,
 )
+from aspo_megatron.streams import show
 
 app = typer.Typer(
     help="Train language models with ASPO on Megatron-Core.",
@@ -29,7 +34,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        show(f"aspo-megatron {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 # In the order of the help.
+app.command()(recipes.recipes)
 app.add_typer(convert.app, name="convert")
 app.command(help=train.HELP)(train.train)
 app.command("eval")(eval.evaluate)

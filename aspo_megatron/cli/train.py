@@ -21,7 +21,7 @@ metrics.jsonl, samples.jsonl, tensorboard/, eval/, checkpoints/, curves.png, sum
 A run that was stopped or killed goes on from its last checkpoint by the same command; SIGTERM or SIGUSR1 saves first.
 
 \b
-  aspo train examples/tiny/run.yaml
+  aspo recipes tiny && aspo train tiny/run.yaml
   aspo train run.yaml optimizer.lr=2e-6 loss.name=grpo output_dir=runs/grpo
 
 Settings (docs/configuration.md explains them):

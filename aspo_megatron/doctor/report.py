@@ -98,7 +98,7 @@ def _next(groups: Sequence[LineGroup], needs: Requirements) -> str:
     if exit_code(groups):
         return f"mend what is WRONG, then again: aspo doctor{needs.words}"
     if needs.config is None:
-        return "next: aspo train examples/tiny/run.yaml, then aspo doctor YOUR.yaml"
+        return "next: aspo recipes tiny, aspo train tiny/run.yaml, then aspo doctor YOUR.yaml"
     submits = needs.away or (needs.slurm and needs.nodes > 1)
     return f"next: aspo {'slurm' if submits else 'train'}{needs.words}"
 

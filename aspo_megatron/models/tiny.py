@@ -26,7 +26,7 @@ from aspo_megatron.streams import show
 RANKS = 4
 """The most that a tiny run starts."""
 
-_TOKENIZER = packaged("models/tiny_tokenizer")
+_TOKENIZER = packaged("recipes/examples/tiny/model")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _AXES = ("tp", "cp", "dp", "pp")
 _GIVEN_UP = ("dp", "cp", "pp", "tp")

@@ -33,7 +33,7 @@ from aspo_megatron.slurm.batch_script import (
 from aspo_megatron.slurm.layout import cores_per_task, gpus_beside, says_gpus, shape
 from aspo_megatron.slurm.time_limit import refuse_short_limit, time_option
 
-TEMPLATE = packaged("slurm/train.sbatch")
+TEMPLATE = packaged("recipes/slurm/train.sbatch")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python examples/tiny/make_model.py
 
-The result is part of the repository; run this only to change it.
+The result is there already; run this only to change it.
 """
 
 from pathlib import Path

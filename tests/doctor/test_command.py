@@ -48,7 +48,7 @@ def test_this_machine_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     code, out, _ = doctor(monkeypatch, capsys)
     assert code == 0, out
     assert out.splitlines()[0] == "Python and packages"
-    assert " 0 wrong; next: aspo train examples/tiny/run.yaml" in out.splitlines()[-1]
+    assert " 0 wrong; next: aspo recipes tiny, aspo train tiny/run.yaml" in out.splitlines()[-1]
 
 
 def test_a_recipe_is_told_what_it_lacks_here(

@@ -156,7 +156,9 @@ def test_the_engine_computes_attention_as_it_says_itself(tmp_path: Path, key: st
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = [
-    path for top in ("aspo_megatron", "benchmarks", "tools") for path in sorted((REPOSITORY / top).rglob("*.py"))
+    path
+    for top in ("aspo_megatron", "benchmarks", "tools", "examples")
+    for path in sorted((REPOSITORY / top).rglob("*.py"))
 ]
 
 

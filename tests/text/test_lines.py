@@ -20,6 +20,7 @@ ONE_LINE = {"one_line", "len", "reason_of", "markdown", "named"}
 PLAIN: dict[str, set[str]] = {
     "checkpoint/states/folders.py": {"why"},
     "checkpoint/states/warmup_weights.py": {"then"},
+    "cli/app.py": {"__version__"},
     "cli/entry.py": {"error", "lost[0].strerror"},
     "cli/losses.py": {"key"},
     "cli/convert.py": {"count", "layout.world_size"},

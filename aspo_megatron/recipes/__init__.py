@@ -1,0 +1,1 @@
+"""The recipes and batch scripts that come with the package: listed, and copied."""
