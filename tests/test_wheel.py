@@ -21,6 +21,7 @@ from email.message import Message
 from email.parser import Parser
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -106,7 +107,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     shutil.rmtree(source)
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--isolated", "--python", python, "install", "--quiet"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--isolated", "--python", python, "install", "--quiet"]
     run(*pip, "--no-deps", "--no-index", wheel, folder=folder)
     # Python does not read the .pth files of a folder that one names, so that this checkout's does not count. After pip,
     # which would find this checkout's metadata there, and be done.
@@ -178,7 +179,8 @@ def test_what_the_package_imports_is_declared_and_installed(release: Release) ->
 
 
 def test_every_command_works_without_the_repository(release: Release) -> None:
-    commands = typer.main.get_command(app).commands
+    group: Any = typer.main.get_command(app)
+    commands = group.commands
     words = [[name, "--help"] for name in commands]
     words += [["recipes"], ["recipes", "qwen3_8b"], ["slurm", "qwen3_8b/run.yaml"]]
     release.run("python", "-c", IN_ONE_PROCESS, json.dumps(words))
@@ -196,13 +198,13 @@ def test_every_command_works_without_the_repository(release: Release) -> None:
 
 
 SMALL = ("train.steps=2", "parallel.tp=1", "warmup.updates=2", "data.train.size=300", "eval.max_problems=8")
-SMALL += ("eval.samples=1", "eval.pass_k=[1]", "rollout.prompts_per_step=8", "train.prompts_per_update=4")
+FEW = ("eval.samples=1", "eval.pass_k=[1]", "rollout.prompts_per_step=8", "train.prompts_per_update=4")
 
 
 def test_a_copied_recipe_trains_without_the_repository(release: Release) -> None:
     assert release.run("aspo", "--version") == f"aspo-megatron {aspo_megatron.__version__}\n"
     assert "aspo train tiny/run.yaml" in release.run("aspo", "recipes", "tiny")
-    release.run("aspo", "train", "tiny/run.yaml", *SMALL)
+    release.run("aspo", "train", "tiny/run.yaml", *SMALL, *FEW)
     summary = json.loads((release.folder / "runs" / "tiny" / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 2
     assert (release.folder / "runs" / "tiny" / "hf" / "model.safetensors").is_file()
