@@ -175,7 +175,9 @@ def test_same_updates_as_one_process(outcomes: Outcomes, matrix_row: MatrixRow, 
         assert_same(rank, single)
 
 
-@pytest.mark.parametrize("recipe", sorted(path.parent.name for path in (ROOT / "examples").glob("*/model")))
+@pytest.mark.parametrize(
+    "recipe", sorted(path.parent.name for path in (ROOT / "examples").glob("*/model") if not path.is_symlink())
+)
 @pytest.mark.parametrize("gpus", [1, 2, 3, 4, 6, 8, 16, 24, 32, 64, 128, 256])
 def test_all_that_can_be_planned_is_among_the_rows(recipe: str, gpus: int) -> None:
     family = read_family(ROOT / "examples" / recipe / "model")
