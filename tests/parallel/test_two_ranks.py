@@ -24,7 +24,7 @@ from .layouts import PLATFORM, Layout, layout
 from .test_log_prob import VOCAB, Answer, assert_equal, expected, make_problem, shard_answers
 from .test_step import SETUPS, Outcome, Setup, assert_same, make_batch, two_updates
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 LAYOUTS = {
     "dp2": layout(dp=2),
@@ -46,7 +46,7 @@ def in_ranks(folder: Path, world_size: int, function: Callable[P, R], *args: P.a
     ranks = fork_ranks(world_size, _rank, folder, function, args, kwargs)
     try:
         for rank in ranks:
-            rank.join(60)
+            rank.join(240)
         assert [rank.exitcode for rank in ranks] == [0] * world_size
     finally:
         kill(ranks)
