@@ -32,7 +32,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def test_every_word_is_in_a_config() -> None:
-    for key, words in (("kl_estimator", KlEstimator), ("kl_tokens", KlTokens), ("rollout_correction", RolloutCorrection)):
+    for key, words in (
+        ("kl_estimator", KlEstimator),
+        ("kl_tokens", KlTokens),
+        ("rollout_correction", RolloutCorrection),
+    ):
         assert {getattr(LossConfig(**config), key) for config in CONFIGS.values()} == set(get_args(words)), key
 
 

@@ -14,10 +14,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 import torch
+from forked import Server, fork_ranks, kill
 
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.parallel.grid.topology import process_grid
-from forked import Server, fork_ranks, kill
 from tiny_models import llama_folder
 
 from .layouts import PLATFORM, Layout, layout
@@ -27,7 +27,6 @@ from .test_step import SETUPS, Outcome, Setup, assert_same, make_batch, two_upda
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 LAYOUTS = {
-    "dp2": layout(dp=2),
     "dp2-distopt-overlap": layout(dp=2, distributed_optimizer=True, overlap_grad_reduce=True),
     "tp2-sp": layout(tp=2, sequence_parallel=True),
     "cp2": layout(cp=2),

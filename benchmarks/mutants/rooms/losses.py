@@ -45,7 +45,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "response_mean",
         old="mask.to(values.dtype)",
         new="torch.ones_like(values)",
-        tests=("losses/test_responses.py", "losses/test_rival_losses.py",),
+        tests=(
+            "losses/test_responses.py",
+            "losses/test_rival_losses.py",
+        ),
     ),
     Mutant(
         "losses/entropy.py",
@@ -80,7 +83,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "bounded",
         old="log_ratio.clamp(max=MOST_NATS)",
         new="log_ratio.clamp(-MOST_NATS, MOST_NATS)",
-        tests=("losses/test_largest_ratio.py",),
+        tests=("losses/test_largest_ratio.py::test_beyond_the_bound_as_under_a_clamp",),
     ),
     Mutant(
         "losses/rollout_correction.py",

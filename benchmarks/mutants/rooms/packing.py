@@ -36,9 +36,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "data/packing.py",
         "PackedBatch.of_tokens",
-        old="\"targets\", \"mask\", \"weights\", \"advantages\"",
-        new="\"targets\", \"mask\", \"advantages\"",
-        tests=("parallel/test_micro_batch.py", "parallel/test_objective.py",),
+        old='"targets", "mask", "weights", "advantages"',
+        new='"targets", "mask", "advantages"',
+        tests=(
+            "parallel/test_micro_batch.py",
+            "parallel/test_objective.py",
+        ),
     ),
     Mutant(
         "parallel/model/context_parallel.py",

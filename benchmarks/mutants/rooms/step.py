@@ -10,7 +10,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "update",
         old="dist.all_reduce(totals, group=topology.dp.group)",
         new="dist.all_reduce(totals, group=topology.cp.group)",
-        tests=("parallel/test_two_ranks.py::test_two_ranks_are_as_one[dp2]",),
+        tests=("parallel/test_two_ranks.py::test_two_ranks_are_as_one[dp2-distopt-overlap]",),
     ),
     Mutant(
         "parallel/update/step.py",
