@@ -86,6 +86,10 @@ TABLE = {
 """Weight and share of the denominator of a response of five tokens."""
 
 
+def test_every_mode_is_in_the_table() -> None:
+    assert set(TABLE) == set(MODES)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_table(mode: Aggregation) -> None:
     assert (token_weight(mode, 5), denominator_share(mode, 5, MAX_TOKENS)) == TABLE[mode]

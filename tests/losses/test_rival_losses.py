@@ -43,6 +43,14 @@ TOKEN_WISE: dict[str, tuple[dict[str, float], Surrogate]] = {
 }
 
 
+OTHERS = {"aspo", "aspo-released", "gmpo", "grpo", "grpo-response-mean", "gspo"}
+"""Losses that a test of their own holds against a surrogate, here or in test_policy_losses.py."""
+
+
+def test_every_loss_is_held_against_a_surrogate() -> None:
+    assert sorted([*TOKEN_WISE, *OTHERS]) == list(names())
+
+
 @pytest.mark.parametrize("advantage", [-1.7, -0.3, 0.0, 0.3, 1.7])
 @pytest.mark.parametrize("name", TOKEN_WISE)
 def test_gradient_in_every_region(name: str, advantage: float) -> None:

@@ -24,6 +24,10 @@ WEIGHTS = {
 }
 
 
+def test_every_correction_is_here() -> None:
+    assert set(WEIGHTS) == set(get_args(RolloutCorrection))
+
+
 @pytest.mark.parametrize("kind", get_args(RolloutCorrection))
 def test_weights(kind: RolloutCorrection) -> None:
     # A hair wider than the bounds, which exp and log do not meet exactly.

@@ -50,7 +50,7 @@ def grid() -> Iterator[None]:
 def span_attention(kv_heads: int = KV_HEADS) -> SpanAttention:
     config = TransformerConfig(
         num_layers=1,
-        hidden_size=HEADS * HEAD_DIM,
+        hidden_size=HEADS * HEAD_DIM // 2,  # heads of a size of their own, as Qwen3 has them
         num_attention_heads=HEADS,
         num_query_groups=kv_heads,
         kv_channels=HEAD_DIM,
@@ -170,6 +170,20 @@ def test_dtypes(dtype: torch.dtype, bound: float) -> None:
     assert out.dtype == dtype
     want = dense_attention([tensor.double() for tensor in inputs], mask)
     assert (out - want).abs().max() <= bound
+
+
+def test_gradients_in_bfloat16() -> None:
+    """Each key-value head gets the sum over its heads, rounded once: the error is that of the rounded inputs."""
+    shapes = LAYOUTS["ragged group"]
+    mask = whole_mask(shapes)
+    inputs = [tensor.requires_grad_() for tensor in random_qkv(len(mask), dtype=torch.bfloat16)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    out, want = attention(inputs, shapes), dense_attention(exact, mask)
+    upstream = torch.randn(want.shape, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    for got, reference in zip(
+        torch.autograd.grad(out, inputs, upstream), torch.autograd.grad(want, exact, upstream.double()), strict=True
+    ):
+        assert (got - reference).norm() <= 0.02 * reference.norm()
 
 
 @pytest.mark.parametrize("changed", [(0, -1), (0, 0), (0, 2), (1, -1), (1, 1)])

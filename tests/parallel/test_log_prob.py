@@ -575,6 +575,19 @@ def test_kernels_are_compiled_once_for_all_sizes(topology: Topology) -> None:
     assert counters["stats"]["unique_graphs"] == 3
 
 
+def test_each_target_is_in_one_shard(topology: Topology) -> None:
+    """41 rows as 14, 14 and 13: the first and last of each, and what is near."""
+    targets = torch.arange(VOCAB)
+    counted = torch.zeros(VOCAB, dtype=torch.int64)
+    for first, rows in ((0, 14), (14, 14), (28, 13)):
+        shard = VocabularyShard(torch.empty(rows, HIDDEN), first, 14, topology.tp.group, 1.0, compiled=False)
+        mine, row = shard.locate(targets)
+        assert torch.equal(row[mine], torch.arange(rows))
+        assert ((row >= 0) & (row < rows)).all()
+        counted += mine
+    assert (counted == 1).all()
+
+
 def shard_answers(tp: int, problems: list[Problem], temperature: float, chunk: int) -> list[Answer]:
     """One rank's log-probs and entropy, whole gradient of hidden states, and its shard's gradient; both ways each."""
     with process_grid(ParallelConfig(tp=tp), PlatformConfig(device="cpu"), seed=1) as topology:

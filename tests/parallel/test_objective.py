@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig
+from aspo_megatron.config.words import KlEstimator, KlTokens, RolloutCorrection
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.losses import LossOutput
 from aspo_megatron.parallel.update.objective import PlainObjective, PolicyObjective, gradient_at_tokens, weighted_sum
@@ -23,8 +24,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "KL": {"kl_coef": 0.05},
     "KL of some tokens": {"kl_coef": 0.05, "kl_tokens": "low-entropy"},
     "entropy": {"kl_coef": 0.0, "entropy_coef": 0.01},
+    "k1": {"kl_coef": 0.05, "kl_estimator": "k1"},
+    "k2": {"kl_coef": 0.05, "kl_estimator": "k2"},
     "corrected": {"kl_coef": 0.05, "rollout_correction": "tis", "rollout_ratio_max": 1.2, "entropy_coef": 0.01},
+    "left out": {"kl_coef": 0.0, "rollout_correction": "icepop"},
 }
+
+
+def test_every_word_is_in_a_config() -> None:
+    for key, words in (
+        ("kl_estimator", KlEstimator),
+        ("kl_tokens", KlTokens),
+        ("rollout_correction", RolloutCorrection),
+    ):
+        assert {getattr(LossConfig(**config), key) for config in CONFIGS.values()} == set(get_args(words)), key
 
 
 def scored() -> tuple[PackedBatch, Tensor, Tensor]:

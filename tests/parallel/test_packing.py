@@ -129,5 +129,10 @@ def test_budget_splits_a_group_no_more_than_needed() -> None:
     assert [len(piece) for (piece,) in split_by_budget([group], 35)] == [5]
 
 
+def test_groups_that_fill_the_budget_share_a_micro_batch() -> None:
+    groups = make_groups([(10, (6,)), (4, (2, 1)), (3, (3,))])  # 15, 5 and 5 tokens
+    assert [sum(packed_length(piece) for piece in pieces) for pieces in split_by_budget(groups, 20)] == [20, 5]
+
+
 def test_budget_without_groups() -> None:
     assert split_by_budget([], 100) == []

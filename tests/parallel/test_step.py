@@ -27,14 +27,14 @@ from aspo_megatron.config.words import Aggregation, KlTokens, RolloutCorrection
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import kl
 from aspo_megatron.models.hf_names import by_checkpoint_name
-from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
 from distributed import Ranks, once
 
 from .conftest import MatrixRow
-from .layouts import LAYOUTS, PLATFORM, hf_gradients, hf_weights, load, relative
+from .layouts import LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative
 from .samples import make_groups
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
@@ -215,32 +215,33 @@ def run_rank(
     """One rank's outcome of the layout's setups; each begins with the folder's weights."""
     row = LAYOUTS[name]
     with process_grid(row.parallel, platform, seed=1) as topology:
-        outcomes = {}
-        for setup_name in setups_of(name):
-            setup = SETUPS[setup_name]
-            model = load(folder, topology, row=row)
-            optimizer = Optimizer(model, OPTIMIZER, 3, row.parallel)
-            groups = batches[setup.batch]
-            if setup.backwards:
-                groups = [group[::-1] for group in groups[::-1]]
-            outcome = Outcome()
-            for _ in range(2):
-                outcome.results.append(
-                    update(
-                        model,
-                        optimizer,
-                        groups[topology.dp.rank :: topology.dp.size],
-                        PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config, setup.on_policy),
-                        aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
-                        PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
-                        setup.router_aux_coef,
-                    )
-                )
-                if not outcome.results[-1].skipped:
-                    outcome.gradients.append(hf_gradients(model, optimizer))
-            outcome.weights = hf_weights(model)
-            outcomes[setup_name] = outcome
-        return outcomes
+        setups = {setup: SETUPS[setup] for setup in setups_of(name)}
+        return {key: two_updates(topology, row, folder, batches[setup.batch], setup) for key, setup in setups.items()}
+
+
+def two_updates(topology: Topology, row: Layout, folder: Path, groups: list[list[Sample]], setup: Setup) -> Outcome:
+    """This rank's outcome of a setup, which begins with the folder's weights."""
+    model = load(folder, topology, row=row)
+    optimizer = Optimizer(model, OPTIMIZER, 3, row.parallel)
+    if setup.backwards:
+        groups = [group[::-1] for group in groups[::-1]]
+    outcome = Outcome()
+    for _ in range(2):
+        outcome.results.append(
+            update(
+                model,
+                optimizer,
+                groups[topology.dp.rank :: topology.dp.size],
+                PolicyObjective(losses.build(setup.loss, setup.hyperparameters), setup.config, setup.on_policy),
+                aggregation_of(setup.config, MAX_RESPONSE_TOKENS),
+                PassLimits(setup.max_tokens, log_prob_chunk=16, temperature=TEMPERATURE),
+                setup.router_aux_coef,
+            )
+        )
+        if not outcome.results[-1].skipped:
+            outcome.gradients.append(hf_gradients(model, optimizer))
+    outcome.weights = hf_weights(model)
+    return outcome
 
 
 Outcomes = Callable[..., list[dict[str, Outcome]]]
@@ -415,8 +416,13 @@ def test_against_hugging_face(
     outcomes: Outcomes, folders: dict[str, Path], batches: Batches, row: str, name: str
 ) -> None:
     """Loss, gradients (after clipping) and their norm (before) of the first update."""
-    setup = SETUPS[name]
-    folder, batch = folders[LAYOUTS[row].model], batches(LAYOUTS[row].model)[setup.batch]
+    setup, model = SETUPS[name], LAYOUTS[row].model
+    (single,) = outcomes(row)
+    assert_as_hugging_face(single[name], folders[model], batches(model)[setup.batch], setup)
+
+
+def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Sample]], setup: Setup) -> None:
+    """The first update's loss, gradients (after clipping) and their norm (before)."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     loss = losses.build(setup.loss, setup.hyperparameters)
     values, masks = [], []
@@ -445,13 +451,12 @@ def test_against_hugging_face(
     gradients = dict(by_checkpoint_name((key, parameter.grad) for key, parameter in model.named_parameters()))
     norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in gradients.values()))
 
-    (single,) = outcomes(row)
-    result = single[name].results[0]
+    result = outcome.results[0]
     assert not result.skipped
     assert result.loss == pytest.approx(float(total.detach()), rel=1e-5, abs=1e-6)
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
     clipped = min(1.0, OPTIMIZER.clip_grad / norm)
-    assert_gradients(single[name].gradients[0], {key: grad * clipped for key, grad in gradients.items()})
+    assert_gradients(outcome.gradients[0], {key: grad * clipped for key, grad in gradients.items()})
 
 
 def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:

@@ -112,6 +112,14 @@ def test_against_float64_on_any_ranks(ranks: Ranks, estimator: str) -> None:
             assert parts[0] == parts[1]
 
 
+@pytest.mark.parametrize("estimator", get_args(KlEstimator))
+def test_against_float64_in_this_process(estimator: str) -> None:
+    found, mean = advantages(ParallelConfig(), estimator)
+    wanted, wanted_mean = expected(estimator)
+    assert found == pytest.approx(wanted, abs=1e-9)
+    assert mean == pytest.approx(wanted_mean, rel=1e-9)
+
+
 def test_a_kl_that_is_not_finite_is_said() -> None:
     sample = copy.copy(make_groups()[0][0])
     assert sample.ref_log_probs is not None
