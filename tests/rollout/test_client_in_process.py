@@ -149,10 +149,14 @@ def test_the_version_is_asked_for_by_its_older_name_too(proxies: list[Proxy]) ->
     assert proxies[0].paths == ["/model_info"]
 
 
-def test_an_abort_gives_what_there_is_also_behind_a_router(running: list[InProcessServer], policy: Policy) -> None:
+def test_an_abort_gives_what_there_is_also_behind_a_router(
+    running: list[InProcessServer], proxies: list[Proxy]
+) -> None:
+    proxies[1].fault, proxies[1].at = "404", "/abort_request"
+
     async def run(session: aiohttp.ClientSession) -> Completion:
         servers = [ServerClient(server.url, session, KEY) for server in running]
-        front = RouterClient(running[1].url, session, KEY, servers)
+        front = RouterClient(proxies[1].url, session, KEY, servers)
         asking = asyncio.create_task(front.generate("a" * 32, PROMPT, SAMPLING | {"max_new_tokens": 200}, 20.0))
         await asyncio.sleep(0.3)
         await front.abort("b" * 32)
@@ -204,11 +208,25 @@ def test_a_wrong_answer_is_asked_for_elsewhere(
     proxies[0].fault = fault
     assert_complete(engine.generate(ask(RAGGED, COUNTS), SHORT), policy, version=7)
     assert len(set(proxies[1].answered)) == sum(COUNTS)
+    asked_before = len(proxies[0].bodies)
+    assert_complete(engine.generate(ask(RAGGED, COUNTS), SHORT), policy, version=7)
+    assert len(proxies[0].bodies) == asked_before  # it is left out
 
 
-def test_what_is_in_flight_goes_on_with_new_weights(
-    engine: SGLangEngine, proxies: list[Proxy], policy: Policy
-) -> None:
+def test_what_has_failed_is_asked_of_another_server(policy: Policy, proxies: list[Proxy]) -> None:
+    engine = sglang_engine(policy, [proxy.url for proxy in proxies], max_failures=1000, attempts=2)
+    try:
+        engine.update_weights(policy.weights.items(), version=7)
+        proxies[1].fault = "500"
+        assert_complete(engine.generate(ask(RAGGED, COUNTS), SHORT), policy, version=7)
+        proxies[0].fault = "500"
+        with pytest.raises(ServersLostError, match=r"asked for 2 times, .* answered 500"):
+            engine.generate(ask(RAGGED, COUNTS), SHORT)
+    finally:
+        engine.close()
+
+
+def test_what_is_in_flight_goes_on_with_new_weights(engine: SGLangEngine, proxies: list[Proxy], policy: Policy) -> None:
     weights = {7: policy.weights, 8: other_weights(policy, 8)}
     generation = engine.start(ask(RAGGED, [4] * 5), LONG)
     until = time.monotonic() + 20
@@ -242,13 +260,18 @@ def assert_versions(engine: SGLangEngine, version: int) -> None:
 
 
 def test_what_is_cut_off_goes_on_later(engine: SGLangEngine, proxies: list[Proxy], policy: Policy) -> None:
-    requests = [*ask([PROMPT], [1]), *ask(RAGGED, [3] * 5)]
-    first = engine.start(requests[:1], SHORT)
-    groups = engine.start(requests[1:], LONG, enough=0).finish()
-    first.finish()
+    requests = ask(RAGGED, [3] * 5)
+    generation = engine.start(requests, LONG, enough=0)
+    until = time.monotonic() + 20
+    while sum(len(proxy.bodies) for proxy in proxies) < 15 and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    groups = generation.finish()
     begun = [sample for group in groups for sample in group if sample.finish_reason == "abort"]
     assert len(begun) > 10
-    again = [replace(request, begun=tuple(group)) for request, group in zip(requests[1:], groups, strict=True)]
+    assert sum(len(part.response_ids) > 0 for part in begun) > 5
+    assert_tokens_are_of_their_versions(policy, [s for s in flat(groups) if len(s.response_ids)], {7: policy.weights})
+    again = [replace(request, begun=tuple(group)) for request, group in zip(requests, groups, strict=True)]
     weights = {7: policy.weights, 8: other_weights(policy, 8)}
     engine.update_weights(weights[8].items(), version=8)
     finished = engine.generate(again, LONG)
@@ -337,6 +360,18 @@ def test_weights_arrive_bit_for_bit_in_small_buckets(
         engine.close()
 
 
+def test_a_server_that_was_started_without_weights_gets_them_from_a_folder(policy: Policy, tmp_path: Path) -> None:
+    server = InProcessServer(policy.folder, KEY, random=True)
+    engine = sglang_engine(policy, [server.url], WAYS["disk"](policy, tmp_path))
+    try:
+        engine.update_weights(policy.weights.items(), version=8)
+        for name, tensor in policy.weights.items():
+            assert torch.equal(server.server._weights._tensors[name], tensor), name
+    finally:
+        engine.close()
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("at", "fault"),
     [
@@ -346,6 +381,7 @@ def test_weights_arrive_bit_for_bit_in_small_buckets(
         ("/end_weight_update", "500"),
         ("/update_weight_version", "refused"),
         ("/continue_generation", "drop"),
+        ("/model_info", "500"),
     ],
 )
 def test_a_server_without_the_weights_gets_no_prompt_until_it_has_them(
@@ -367,9 +403,7 @@ def test_a_server_without_the_weights_gets_no_prompt_until_it_has_them(
         engine.close()
 
 
-def test_a_server_that_names_another_version_is_not_asked(
-    policy: Policy, proxies: list[Proxy]
-) -> None:
+def test_a_server_that_names_another_version_is_not_asked(policy: Policy, proxies: list[Proxy]) -> None:
     engine = sglang_engine(policy, [proxy.url for proxy in proxies])
     try:
         proxies[1].version = "another"
