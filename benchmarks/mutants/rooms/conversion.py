@@ -44,7 +44,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "checkpoint/torch_dist/manifest.py",
         "read_manifest",
         "if size != entry.size:",
-        "if size < entry.size:",
+        "if size > entry.size:",
         ("checkpoint/test_convert.py::test_a_damaged_checkpoint_is_refused_with_the_file",),
     ),
 )
