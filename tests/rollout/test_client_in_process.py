@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
+from stand_in.sglang import generating
 
 from aspo_megatron.config import SamplingConfig
 from aspo_megatron.errors import UserError
@@ -60,6 +61,23 @@ def proxies(running: list[InProcessServer]) -> Iterator[list[Proxy]]:
         for proxy in made:
             stack.callback(proxy.close)
         yield made
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Tokens take a tenth of a second each, until this is undone: whatever a test does comes before the end."""
+    monkeypatch.setattr(generating, "_SECONDS", 0.1)
+    return monkeypatch
+
+
+def await_tokens(running: list[InProcessServer], proxies: list[Proxy], count: int) -> None:
+    """Wait until `count` requests have come, and each that is open has a token."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        rows = [row for server in running for row in list(server.server._generating._rows)]
+        if sum(len(proxy.bodies) for proxy in proxies) >= count and rows and all(row.tokens for row in rows):
+            return
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -150,7 +168,7 @@ def test_the_version_is_asked_for_by_its_older_name_too(proxies: list[Proxy]) ->
 
 
 def test_an_abort_gives_what_there_is_also_behind_a_router(
-    running: list[InProcessServer], proxies: list[Proxy]
+    running: list[InProcessServer], proxies: list[Proxy], slow: pytest.MonkeyPatch
 ) -> None:
     proxies[1].fault, proxies[1].at = "404", "/abort_request"
 
@@ -158,7 +176,8 @@ def test_an_abort_gives_what_there_is_also_behind_a_router(
         servers = [ServerClient(server.url, session, KEY) for server in running]
         front = RouterClient(proxies[1].url, session, KEY, servers)
         asking = asyncio.create_task(front.generate("a" * 32, PROMPT, SAMPLING | {"max_new_tokens": 200}, 20.0))
-        await asyncio.sleep(0.3)
+        while not any(row.tokens for row in running[1].server._generating._rows):
+            await asyncio.sleep(0.01)
         await front.abort("b" * 32)
         assert not asking.done()
         await front.abort("a" * 32)
@@ -226,13 +245,18 @@ def test_what_has_failed_is_asked_of_another_server(policy: Policy, proxies: lis
         engine.close()
 
 
-def test_what_is_in_flight_goes_on_with_new_weights(engine: SGLangEngine, proxies: list[Proxy], policy: Policy) -> None:
+def test_what_is_in_flight_goes_on_with_new_weights(
+    engine: SGLangEngine,
+    running: list[InProcessServer],
+    proxies: list[Proxy],
+    policy: Policy,
+    slow: pytest.MonkeyPatch,
+) -> None:
     weights = {7: policy.weights, 8: other_weights(policy, 8)}
     generation = engine.start(ask(RAGGED, [4] * 5), LONG)
-    until = time.monotonic() + 20
-    while sum(len(proxy.bodies) for proxy in proxies) < 20 and time.monotonic() < until:
-        time.sleep(0.02)
+    await_tokens(running, proxies, 20)
     engine.update_weights(weights[8].items(), version=8)
+    slow.undo()
     samples = flat(generation.finish())
     assert_tokens_are_of_their_versions(policy, samples, weights)
     assert {version for sample in samples for version, _ in sample.versions} >= {8}
@@ -241,17 +265,21 @@ def test_what_is_in_flight_goes_on_with_new_weights(engine: SGLangEngine, proxie
 
 
 def test_a_server_that_does_not_tell_versions_apart_is_asked_again(
-    engine: SGLangEngine, proxies: list[Proxy], policy: Policy
+    engine: SGLangEngine,
+    running: list[InProcessServer],
+    proxies: list[Proxy],
+    policy: Policy,
+    slow: pytest.MonkeyPatch,
 ) -> None:
     for proxy in proxies:
         proxy.fault = "older"
     assert_versions(engine, 7)
-    generation = engine.start(ask([PROMPT], [1]), LONG)
-    while not any(len(proxy.bodies) > 2 for proxy in proxies):
-        time.sleep(0.02)
+    generation = engine.start(ask([PROMPT], [6]), LONG)
+    await_tokens(running, proxies, 3 + 6)
     engine.update_weights(policy.weights.items(), version=8)
-    if len(flat(generation.finish())[0].response_ids) > 20:
-        assert sum(len(proxy.bodies) for proxy in proxies) >= 4
+    slow.undo()
+    assert all(len(sample.versions) == 1 for sample in flat(generation.finish()))
+    assert sum(len(proxy.bodies) for proxy in proxies) > 3 + 6
 
 
 def assert_versions(engine: SGLangEngine, version: int) -> None:
@@ -259,14 +287,18 @@ def assert_versions(engine: SGLangEngine, version: int) -> None:
     assert {sample.versions for sample in samples} == {((version, len(sample.response_ids)),) for sample in samples}
 
 
-def test_what_is_cut_off_goes_on_later(engine: SGLangEngine, proxies: list[Proxy], policy: Policy) -> None:
+def test_what_is_cut_off_goes_on_later(
+    engine: SGLangEngine,
+    running: list[InProcessServer],
+    proxies: list[Proxy],
+    policy: Policy,
+    slow: pytest.MonkeyPatch,
+) -> None:
     requests = ask(RAGGED, [3] * 5)
     generation = engine.start(requests, LONG, enough=0)
-    until = time.monotonic() + 20
-    while sum(len(proxy.bodies) for proxy in proxies) < 15 and time.monotonic() < until:
-        time.sleep(0.02)
-    time.sleep(0.1)
+    await_tokens(running, proxies, 15)
     groups = generation.finish()
+    slow.undo()
     begun = [sample for group in groups for sample in group if sample.finish_reason == "abort"]
     assert len(begun) > 10
     assert sum(len(part.response_ids) > 0 for part in begun) > 5
