@@ -24,6 +24,8 @@ class Proxy:
         """The request ids of responses that were passed on as they came."""
         self.paths: list[str] = []
         """What was asked, in order."""
+        self.bodies: list[Any] = []
+        """The bodies of requests to `/generate`."""
         self.version = ""
         """What the server is made to say the version of its weights is."""
         self._loop = LoopThread("proxy")
@@ -51,8 +53,10 @@ class Proxy:
             return web.json_response({"weight_version": self.version})
         fault = self.fault if request.path.startswith(self.at) else ""
         body = await request.read()
-        if fault == "500":
-            return web.Response(status=500, text="out of order")
+        if request.path == "/generate":
+            self.bodies.append(json.loads(body))
+        if fault in ("404", "500"):
+            return web.Response(status=int(fault), text="out of order")
         if fault == "hang":
             await asyncio.sleep(3600)
         url = self.target + request.path_qs
@@ -93,6 +97,17 @@ def _broken(reply: Any, fault: str) -> Any:
     elif fault == "mixed":
         own = {"version": meta["weight_version"], "start": 1, "end": 2}
         meta["weight_versions"] = [{"version": "6", "start": 0, "end": 1}, own]
+    elif fault == "older":  # a server that does not say which weights have made which token
+        del meta["weight_versions"]
+    elif fault == "gap":
+        end = len(reply["output_ids"])
+        meta["weight_versions"] = [{"version": meta["weight_version"], "start": 1, "end": end}]
+    elif fault == "few":  # spans that do not cover all tokens
+        meta["weight_versions"] = [{"version": meta["weight_version"], "start": 0, "end": 1}]
+    elif fault == "prompt":
+        meta["prompt_tokens"] += 1
+    elif fault == "refused":
+        return {"success": False, "message": "no"}
     elif fault == "empty":
         return {}
     elif fault == "list":

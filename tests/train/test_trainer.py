@@ -346,11 +346,21 @@ def test_a_run_exports_what_it_trained(whole: tuple[Path, Seen]) -> None:
     assert done == ["step 1 is done", "save", "export", "step 2 is done", "save", "export", "export"]
 
 
-def test_an_export_that_fails_costs_no_state(ranks: Ranks, tmp_path: Path) -> None:
+def test_an_export_that_fails_costs_no_state_and_tokens_of_another_engine_are_masked(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    """The engine says -4 of each token, which is far from what the trainer finds of some."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "exports").write_text("in the way")
-    (seen,) = ranks.run(1, train, run_config(folder, dp=1, checkpoint=EXPORTS))
+    masked = {"rollout_correction": "icepop", "rollout_ratio_min": 0.9, "rollout_ratio_max": 1.5}
+    (seen,) = ranks.run(1, train, run_config(folder, dp=1, checkpoint=EXPORTS, loss=masked))
+    for step, line in enumerate(lines(folder / "metrics.jsonl")[1:], start=1):
+        old = [sample.old_log_probs for sample in seen.trained_on[step] if sample.old_log_probs is not None]
+        ratios = np.exp(np.concatenate(old) + 4.0)
+        kept = (ratios >= 0.9) & (ratios <= 1.5)
+        assert 0 < kept.sum() < len(kept)
+        assert line["rollout_correction/weight"] == pytest.approx((ratios * kept).mean(), rel=1e-4)
     warnings = [line for line in seen.said if line.startswith("warning: ")]
     assert len(warnings) == STEPS
     assert all("exports" in line and line.endswith("; the run goes on") for line in warnings)

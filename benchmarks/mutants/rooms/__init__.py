@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.mutants.mutant import Mutant
-from benchmarks.mutants.rooms import attention, log_prob, losses, packing, step
+from benchmarks.mutants.rooms import (
+    attention,
+    client,
+    conversion,
+    log_prob,
+    losses,
+    mapping,
+    packing,
+    resume,
+    sandbox,
+    step,
+    sync,
+)
 
 ROOMS: Mapping[str, tuple[Mutant, ...]] = {
     "losses": losses.MUTANTS,
@@ -13,4 +25,10 @@ ROOMS: Mapping[str, tuple[Mutant, ...]] = {
     "log_prob": log_prob.MUTANTS,
     "attention": attention.MUTANTS,
     "step": step.MUTANTS,
+    "mapping": mapping.MUTANTS,
+    "conversion": conversion.MUTANTS,
+    "resume": resume.MUTANTS,
+    "client": client.MUTANTS,
+    "sync": sync.MUTANTS,
+    "sandbox": sandbox.MUTANTS,
 }

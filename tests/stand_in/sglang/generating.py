@@ -14,6 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 _SECONDS = 0.01
 """The least that a token takes: others have time to do something meanwhile."""
 
+_GREEDY = 1e-6
+"""A temperature below it is none."""
+
 
 @dataclass(eq=False)
 class Row:
@@ -31,6 +34,16 @@ class Row:
     def end(self, finish: Literal["stop", "length", "abort"]) -> None:
         self.finish = finish
         self.done.set()
+
+    def finish_reason(self) -> dict[str, Any]:
+        """As it is told."""
+        match self.finish:
+            case "length":
+                return {"type": "length", "length": len(self.tokens)}
+            case "stop":
+                return {"type": "stop", "matched": self.tokens[-1]}
+            case _:
+                return {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
 
     def spans(self) -> list[dict[str, Any]]:
         """Which version has made which tokens."""
@@ -51,6 +64,7 @@ class Generating:
         self._rows: list[Row] = []
         self._going = asyncio.Event()
         self._going.set()
+        self._kept = False  # whether a pause has left what is cached of the responses where it was
         self._asked = asyncio.Event()
         self._busy = asyncio.Lock()
 
@@ -63,26 +77,44 @@ class Generating:
         finally:
             self._rows.remove(row)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return all(row.finish is not None for row in self._rows)
+
     def abort(self, rid: str, everything: bool) -> None:
         """End requests, by the beginning of their names."""
         for row in self._rows:
-            if everything or (rid and row.rid.startswith(rid)):
+            if row.finish is None and (everything or (rid and row.rid.startswith(rid))):
                 row.end("abort")
 
-    async def pause(self) -> None:
-        """Once the token that is being made is there, make no further one."""
+    async def pause(self, mode: str) -> None:
+        """Once the token that is being made is there, make no further one.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        if mode not in ("abort", "in_place", "retract"):
+            raise ValueError(f"no mode {mode}")
         self._going.clear()
         async with self._busy:
             pass
+        self._kept = mode == "in_place"
+        if mode == "abort":
+            self.abort("", True)
 
     def go_on(self) -> None:
         """After `pause`."""
         self._going.set()
 
-    async def idle_or_paused(self) -> None:
-        """Wait until nothing is computed."""
-        while self._going.is_set() and any(row.finish is None for row in self._rows):
+    async def flushed(self, seconds: float) -> bool:
+        """Whether the cache can be emptied within so many seconds: no response is being made then."""
+        until = asyncio.get_running_loop().time() + seconds
+        while not self.idle and (self._going.is_set() or self._kept):
+            if asyncio.get_running_loop().time() >= until:
+                return False
             await asyncio.sleep(_SECONDS)
+        return True
 
     async def run(self, version: Callable[[], str]) -> None:
         """Make tokens for ever; `version` names the weights that do."""
@@ -125,8 +157,8 @@ class Generating:
 
 
 def _drawn(logits: Tensor, sampling: dict[str, Any]) -> tuple[int, float]:
-    """A token, and its log-prob among all tokens; the likeliest at temperature 0."""
-    if sampling["temperature"] == 0:
+    """A token, and its log-prob among all tokens; the likeliest, and at temperature 1, if none but it can be drawn."""
+    if sampling["temperature"] < _GREEDY or sampling["top_k"] == 1:
         log_probs = torch.log_softmax(logits, dim=-1)
         token = int(log_probs.argmax())
         return token, float(log_probs[token])

@@ -24,7 +24,9 @@ _PATIENCE = timedelta(seconds=60)
 class Weights:
     """Those of a model; each method but `checksums` is a request, by its name."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, load_format: str) -> None:
+        """`load_format`: `dummy` if the server was started without weights."""
+        self._load_format = load_format
         self._tensors = dict(model.state_dict())
         self._groups: dict[str, Any] = {}
         self._open = False
@@ -70,7 +72,14 @@ class Weights:
         self._take((m.name, flat[m.start_idx : m.end_idx].view(m.dtype).view(m.shape)) for m in content["metadata"])
 
     def update_weights_from_disk(self, body: dict[str, Any]) -> None:
-        for path in sorted(Path(body["model_path"]).glob("*.safetensors")):
+        if (body.get("load_format") or self._load_format) == "dummy":
+            for tensor in self._tensors.values():
+                tensor.normal_()
+            return
+        paths = sorted(Path(body["model_path"]).glob("*.safetensors"))
+        if not paths:
+            raise ValueError(f"no weights in {body['model_path']}")
+        for path in paths:
             self._take(load_file(path).items())
 
     def _refuse_closed(self) -> None:
@@ -79,4 +88,6 @@ class Weights:
 
     def _take(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         for name, tensor in tensors:
+            if tensor.shape != self._tensors[name].shape:
+                raise ValueError(f"{name}: {list(tensor.shape)} in the place of {list(self._tensors[name].shape)}")
             self._tensors[name].copy_(tensor)
