@@ -27,7 +27,7 @@ examples:
   python -m benchmarks.mutants --only losses,packing      # some rooms
   python -m benchmarks.mutants --match EmbeddedEngine     # those with this in file or function
 
-exit codes: 0 every mutant was noticed; 1 at least one lives; 2 bad arguments"""
+exit codes: 0 every mutant was noticed; 1 at least one lives; 2 bad arguments, or a test fails without any"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mutant in chosen:
             print(f"{mutant.title}: {mutant.old!r} -> {mutant.new!r}")
         return 0
+    if failing := _failing(ROOT, options.timeout):
+        print(f"without any mutant {failing} fails: mend it first", file=sys.stderr)
+        return 2
     return _report(chosen, try_all(ROOT, chosen, options.jobs, options.timeout))
 
 
@@ -90,6 +93,14 @@ def try_all(root: Path, mutants: Sequence[Mutant], jobs: int, timeout: float) ->
     finally:
         for copy in copies:
             copy.close()
+
+
+def _failing(root: Path, timeout: float) -> str | None:
+    copy = Copy(root)
+    try:
+        return copy.broken_by_itself(timeout)
+    finally:
+        copy.close()
 
 
 def _report(mutants: Sequence[Mutant], verdicts: Sequence[Verdict]) -> int:

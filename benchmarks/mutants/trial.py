@@ -53,6 +53,10 @@ class Copy:
         """Remove it."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def broken_by_itself(self, timeout: float) -> str | None:
+        """The first of the fast tests that fails without any mutant, which would seem to notice them all."""
+        return self._first_failure([f"@{FAST}"], timeout)
+
     def try_out(self, mutant: Mutant, timeout: float) -> Verdict:
         """Which test notices the mutant: its own first, then all of the fast subset.
 
@@ -77,18 +81,8 @@ class Copy:
 
     def _first_failure(self, tests: Sequence[str], timeout: float) -> str | None:
         """The first test that fails, None if all pass."""
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "--no-header",
-            "-p",
-            "no:cacheprovider",
-            "--tb=no",
-            *tests,
-        ]
+        options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no"]
+        command = [sys.executable, "-m", "pytest", *options, *tests]
         paths = os.pathsep.join((str(self._folder), str(self._folder / "tests")))
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         with subprocess.Popen(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import Server
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from aiohttp import web
-from stand_in.sglang.launch_server import Server
+from stand_in.sglang import launch_server
 
 from aspo_megatron.rollout.loop_thread import LoopThread
 
@@ -16,9 +17,9 @@ class InProcessServer:
     """Answers at `url` until it is closed. `died` counts how often a real one would have ended."""
 
     def __init__(self, folder: Path, key: str, random: bool = False) -> None:
-        """See `Server`."""
+        """See `launch_server.Server`."""
         self.died = 0
-        self.server = Server(folder, key, random, self._die)
+        self.server = launch_server.Server(folder, key, random, self._die)
         self._loop = LoopThread("stand-in of a server")
         self._runner, self.url = self._loop.run(self._start())
 
@@ -31,7 +32,7 @@ class InProcessServer:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        assert site._server is not None
+        assert isinstance(site._server, Server)
         return runner, f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
 
     def _die(self) -> None:
