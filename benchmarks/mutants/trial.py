@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.mutants.mutant import Mutant
 
 FAST = "tests/fast.txt"
-"""The tests of `make test-fast`, a line for each file."""
+"""The tests of `make test-fast`: a file, a folder or a test in each line."""
 
 _FAILED = 1
 """pytest's code for tests that failed; any other says that it could not test."""

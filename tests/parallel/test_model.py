@@ -20,6 +20,8 @@ from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import LossOutput
+from aspo_megatron.models.config_file import read_config
+from aspo_megatron.models.family import architectures
 from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
@@ -162,6 +164,11 @@ def references(folders: dict[str, Path]) -> Callable[[str], Run]:
         return hf_run(folders[family])
 
     return run
+
+
+def test_every_family_is_compared(folders: dict[str, Path]) -> None:
+    types = {read_config(folders[model])["model_type"] for model, _ in CASES}
+    assert {architectures()[name] for name in types} == set(architectures().values())
 
 
 @pytest.mark.parametrize(("family", "layout"), CASES)

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, OptimizerConfig, ParallelConfig, PlatformConfig
-from aspo_megatron.config.words import Aggregation, KlTokens, RolloutCorrection
+from aspo_megatron.config.words import Aggregation, KlTokens, ModelDtype, Recompute, RolloutCorrection
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import kl
 from aspo_megatron.models.hf_names import by_checkpoint_name
@@ -490,6 +490,13 @@ def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:
 def test_every_loss_and_aggregation_is_in_the_matrix() -> None:
     assert LOSSES.keys() | RIVALS.keys() == set(losses.names())
     assert set(AGGREGATIONS) == set(get_args(Aggregation))
+    assert {setup.aggregation for setup in SETUPS.values()} == set(get_args(Aggregation))
+    assert {setup.kl_tokens for setup in SETUPS.values()} == set(get_args(KlTokens))
+
+
+def test_every_dtype_and_recomputation_is_in_the_matrix() -> None:
+    assert {row.dtype for row in LAYOUTS.values()} == set(get_args(ModelDtype))
+    assert {row.recompute for row in LAYOUTS.values()} == set(get_args(Recompute))
 
 
 def test_batch_exercises_every_rule(outcomes: Outcomes) -> None:
