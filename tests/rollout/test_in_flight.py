@@ -142,6 +142,17 @@ def test_what_was_begun_before_is_waited_for_and_only_its_missing_part_is_asked(
     assert writer.aborted == ["3"]
 
 
+def test_a_request_of_which_a_part_is_cut_is_not_told_of(loop: LoopThread) -> None:
+    writer, told = Writer(), queue.SimpleQueue[int]()
+    whole = extend(empty_response(request(0)), completion(20, END, finish="stop"), [(7, 2)], RULE, LIMIT)
+    part = extend(empty_response(request(0)), completion(20, 21), [(7, 2)], RULE, LIMIT)
+    requests = [request(0, whole, part)]
+    generation = in_flight(loop, writer, requests, 0, lambda asked, samples: told.put(asked.group))
+    assert generation.wait(10)
+    assert finishes(generation.result()) == [["stop", "abort"]]
+    assert told.empty()
+
+
 def test_one_that_waits_for_a_server_is_cut_without_a_word(loop: LoopThread) -> None:
     writer = Writer()
     writer.waiting_for_a_server = {1}

@@ -51,7 +51,7 @@ def test_a_server_on_cpu_of_a_model_without_weights() -> None:
     assert found["--device"] == "cpu"
     assert found["--attention-backend"] == "torch_native"
     assert found["--load-format"] == "dummy"
-    assert found["--max-total-tokens"] == "65536"
+    assert (found["--max-total-tokens"], found["--mem-fraction-static"]) == ("65536", "0.1")
     assert Path(found["--model-path"]).is_absolute()
 
 
