@@ -81,16 +81,24 @@ def test_what_holds_a_feature_is_there_and_is_never_skipped(test: str) -> None:
 
 
 def test_make_test_runs_every_test_and_ci_runs_it() -> None:
-    """In two calls: what one leaves out the other runs."""
+    """In two calls: what one leaves out the other runs. What is thorough has real servers, and .ci/sglang runs it."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
     assert recipe is not None
     calls = re.findall(r"-m pytest ([^;&\\]*)", recipe[1])
-    assert [re.findall(r'-m "([^"]*)"', call) for call in calls] == [["not ($(ALONE))"], ["$(ALONE)"]]
+    assert [re.findall(r'-m "([^"]*)"', call) for call in calls] == [
+        ["not ($(ALONE))"],
+        ["($(ALONE)) and not thorough"],
+    ]
     for call in calls:
         assert not re.search(r"\s-k|--ignore|--deselect|tests/|::", call)
-    said = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert re.search(r"^make test$", said, re.MULTILINE)
+    thorough = [path for path in SOURCES if "mark.thorough" in path.read_text(encoding="utf-8")]
+    assert thorough
+    assert all("    pytest.mark.sglang,\n" in path.read_text(encoding="utf-8") for path in thorough)
+    assert re.search(r"^test-sglang:.*\n\t\$\(BIN\)/python -m pytest -q -m sglang$", text, re.MULTILINE)
+    for name, target in (("run", "test"), ("sglang", "test-sglang")):
+        said = (ROOT / ".ci" / name).read_text(encoding="utf-8")
+        assert re.search(rf"^make {target}$", said, re.MULTILINE)
     with (ROOT / "pyproject.toml").open("rb") as file:
         options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
     assert options["testpaths"] == ["tests"]
