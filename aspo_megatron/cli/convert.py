@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.api.conversion import DTYPES
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
 app = typer.Typer(help="Convert model folders to megatron checkpoints and back.", no_args_is_help=True)
 
-_Dtype = Annotated[str | None, typer.Option(help="Precision to write: float32, bfloat16, float16; else what is there.")]
+_Dtype = Annotated[str | None, typer.Option(help=f"Precision to write: {', '.join(DTYPES)}; else what is there.")]
 _Verify = Annotated[bool, typer.Option("--verify", help="Read everything again and compare every tensor.")]
 
 
