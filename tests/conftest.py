@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -18,6 +19,12 @@ from distributed import Ranks
 def pytest_configure() -> None:
     """Programs that are started are to hear of SIGHUP, which `nohup make test` would have them ignore."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """The tests themselves, thousands of them, and all modules stay: no search for garbage need look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

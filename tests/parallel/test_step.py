@@ -122,23 +122,14 @@ SETUPS = {
 }
 
 
-BROADLY = (
-    "single",
-    "tp2-sp",
-    "pp2",
-    "cp2",
-    "dp2-distopt",
-    "cp2-tp2-sp",
-    "pp2-cp2",
-    "moe",
-    "moe-tp2-sp-ep2-etp1",
-)
-"""Layouts that go through all setups: every loss and aggregation, with each kind of parallelism. The others go through
-`CORE`: every rule."""
+BROADLY = ("tp2-sp", "pp2", "cp2", "dp2-distopt", "cp2-tp2-sp", "pp2-cp2", "moe-tp2-sp-ep2-etp1")
+"""Layouts that share all setups, with each kind of parallelism. The others go through `CORE` only: every rule, and the
+losses of whole responses, which are the ones that a layout could cut."""
 CORE = (
     "aspo, token-mean",
     "aspo-released, seq-mean-token-mean",
     "grpo, seq-mean-token-sum-norm",
+    "gmpo, token-mean",
     "gspo, token-mean",
     "released, one sample at a time, backwards",
     "a replica without samples",
@@ -154,12 +145,21 @@ tokens of these batches are far enough from that.)"""
 
 
 FP32 = [name for name, row in LAYOUTS.items() if row.dtype == "float32"]
+BF16 = [name for name, row in LAYOUTS.items() if row.dtype == "bfloat16"]
+IN_BF16 = ("aspo, token-mean", "aspo-released, seq-mean-token-mean")
 
 
 def setups_of(layout: str) -> Sequence[str]:
-    if layout in BROADLY:
+    """Those that a layout goes through; one process goes through all that its layouts do."""
+    if layout == "single":
         return tuple(SETUPS)
-    return EXPERTS if LAYOUTS[layout].model == "qwen3-moe" else CORE
+    if layout in BF16:
+        return IN_BF16
+    own = set(EXPERTS if LAYOUTS[layout].model == "qwen3-moe" else CORE)
+    for turn, name in enumerate(BROADLY):
+        if layout == name or layout == LAYOUTS[name].single:
+            own |= {*CORE, *list(SETUPS)[turn % 3 :: 3]}
+    return tuple(setup for setup in SETUPS if setup in own)
 
 
 @dataclass
@@ -321,12 +321,7 @@ def test_layouts_agree(outcomes: Outcomes, matrix_row: MatrixRow, layout: str, s
         assert_same(rank[setup], single[setup])
 
 
-BF16 = [name for name, row in LAYOUTS.items() if row.dtype == "bfloat16"]
-
-
-@pytest.mark.parametrize(
-    ("layout", "setup"), [(layout, setup) for layout in BF16 for setup in ("aspo, token-mean", CORE[1])]
-)
+@pytest.mark.parametrize(("layout", "setup"), [(layout, setup) for layout in BF16 for setup in IN_BF16])
 def test_bf16_layouts_are_as_near_to_fp32_as_one_process(
     outcomes: Outcomes, matrix_row: MatrixRow, layout: str, setup: str
 ) -> None:
@@ -492,6 +487,11 @@ def test_every_loss_and_aggregation_is_in_the_matrix() -> None:
     assert set(AGGREGATIONS) == set(get_args(Aggregation))
     assert {setup.aggregation for setup in SETUPS.values()} == set(get_args(Aggregation))
     assert {setup.kl_tokens for setup in SETUPS.values()} == set(get_args(KlTokens))
+
+
+def test_every_setup_goes_through_two_layouts() -> None:
+    through = {setup: [name for name in BROADLY if setup in setups_of(name)] for setup in SETUPS}
+    assert {setup: names for setup, names in through.items() if len(names) < 2} == {}
 
 
 def test_every_dtype_and_recomputation_is_in_the_matrix() -> None:

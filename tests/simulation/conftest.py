@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aspo_megatron.simulation.run import RankFigures
-
-from .plans import simulated_run
 from .processes import processes
 
 
@@ -20,19 +16,6 @@ def simulated() -> Iterator[Callable[..., Any]]:
     """Calls a function in a process of its own that has the stand-in."""
     with processes() as server:
         yield server.run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def recipes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[RankFigures]]]:
-    """What ranks of the recipes do, by name and rank: the longest work here, done beside the other tests."""
-    tests: list[Any] = [item for item in request.session.items if getattr(item, "originalname", "") == "test_recipe"]
-    wanted = [(test.callspec.params["name"], test.callspec.params["rank"]) for test in tests]
-    if not wanted:
-        yield {}
-        return
-    with processes() as server, ThreadPoolExecutor(1) as pool:
-        yield {case: pool.submit(server.run, simulated_run, *case) for case in wanted}
-        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import Future
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from aspo_megatron.plan.hardware import H100
 from aspo_megatron.simulation.phases import Phase
-from aspo_megatron.simulation.run import RankFigures, ranks_of
+from aspo_megatron.simulation.run import ranks_of
 
-from .plans import check_plan, recipe_run
+from .plans import check_plan, recipe_run, simulated_run
 from .test_layouts import EXPERTS, MOST_WAITS_OF_AN_UPDATE
 
 RECIPES = ("deepseek_r1_distill_qwen_1_5b", "qwen3_4b", "qwen3_8b", "qwen3_30b_a3b")
@@ -20,8 +21,8 @@ CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
-def test_recipe(name: str, rank: int, recipes: dict[tuple[str, int], Future[RankFigures]]) -> None:
-    figures, (run, family) = recipes[name, rank].result(), recipe_run(name)
+def test_recipe(name: str, rank: int, simulated: Callable[..., Any]) -> None:
+    figures, (run, family) = simulated(simulated_run, name, rank), recipe_run(name)
     assert figures.peak_bytes < H100.memory
     check_plan(run, family, figures)
     inside = [

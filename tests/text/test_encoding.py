@@ -79,7 +79,7 @@ from aspo_megatron.evaluation.evaluator import summarize
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.page import html_page, write_page
 from aspo_megatron.streams import show
-from tests.text.test_encoding import TEXTS, record
+from text.test_encoding import TEXTS, record
 
 folder, name = Path(sys.argv[1]), "na\xefve \u4e2d\u6587 \U0001f600"
 text = "|".join(TEXTS.values())
@@ -123,7 +123,7 @@ def test_the_locale_decides_nothing(
     language = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, str(script), str(folder)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT.parent}", **language},
+        env={**os.environ, "PYTHONPATH": f"{ROOT.parent}{os.pathsep}{Path(__file__).parents[1]}", **language},
         capture_output=True,
         check=False,
     )
