@@ -37,6 +37,11 @@ ROWS = {
 }
 
 
+def model_of(row: Layout) -> str:
+    """The folder of a model that has the stages' layers."""
+    return f"{row.model}-deep" if row.parallel.pp > 1 else row.model
+
+
 def ranks_of(parallel: ParallelConfig) -> list[int]:
     """One rank of the first, a middle and the last pipeline stage: the last of its stage, whose shards are odd."""
     per_stage = parallel.world_size // parallel.pp
@@ -75,7 +80,7 @@ def check_budgets(figures: dict[str, Figures], expert_layers: int = 0) -> None:
 def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     row = ROWS[name]
     settings = {"kernels": {"fusion": row.fusion}}
-    setup = Setup(folders[row.model], row.parallel, rank, row.recompute, settings=settings)
+    setup = Setup(folders[model_of(row)], row.parallel, rank, row.recompute, settings=settings)
     figures = simulated(updates, setup)
     last = rank >= row.parallel.world_size // row.parallel.pp * (row.parallel.pp - 1)
     assert ("aten.mm.dtype_out" in figures["update"].calls) == last  # the log-prob's products

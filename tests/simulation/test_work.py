@@ -24,7 +24,7 @@ from aspo_megatron.simulation.rank import simulated_rank
 
 from .runs import Setup
 from .test_host_memory import build, empty_update, run_config
-from .test_layouts import CASES, ROWS
+from .test_layouts import CASES, ROWS, model_of
 
 BUCKET_BYTES = 1 << 14
 BF16_BYTES = 2
@@ -63,7 +63,7 @@ def states(
 ) -> dict[str, Path]:
     """A saved state of one rank for each model, which any layout can load."""
     root = tmp_path_factory.mktemp("states")
-    names = {row.model for row, _ in WORK.values()}
+    names = {model_of(row) for row, _ in WORK.values()}
     return {name: simulated(saved, Setup(folders[name], ParallelConfig()), root / name) for name in names}
 
 
@@ -90,8 +90,8 @@ def test_export_generate_save_and_load(
     work: str, simulated: Callable[..., Any], folders: dict[str, Path], states: dict[str, Path], tmp_path: Path
 ) -> None:
     row, rank = WORK[work]
-    setup = Setup(folders[row.model], row.parallel, rank, row.recompute)
-    exported, devices, figures = simulated(all_work, setup, states[row.model], tmp_path / "run")
+    setup = Setup(folders[model_of(row)], row.parallel, rank, row.recompute)
+    exported, devices, figures = simulated(all_work, setup, states[model_of(row)], tmp_path / "run")
     sizes = {name: tuple(size) for name, size in hf_sizes(setup.family.rows, setup.family.shape(tp=1)).items()}
     assert exported
     assert exported.items() <= sizes.items()
