@@ -18,7 +18,7 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 ALONE := slurm or sglang
 
 test: .venv/.installed  ## All tests: three quarters of an hour on two cores
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(ALONE))"; together=$$?; \
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "($(ALONE)) and not thorough" && exit $$together
 
 test-fast: .venv/.installed  ## The tests to run at each change: under 90 seconds on two cores (tests/fast.txt has which)

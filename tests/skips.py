@@ -33,7 +33,7 @@ class Skip:
 SKIPS = (
     Skip(
         r"SGLang is not installed: make sglang-cpu",
-        "real servers are 3.4 GB and another quarter of an hour: .ci/sglang has them, .ci/run has not",
+        "real servers are 3.4 GB: .ci/run installs them, a checkout need not",
         (
             "tests/e2e/test_stand_in_servers.py::test_a_run_starts_its_own_servers_and_leaves_none",
             "tests/e2e/test_stand_in_servers.py::test_servers_of_aspo_serve_generate_beside_a_run",

@@ -32,7 +32,8 @@ __all__ = ["settings"]
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 
-BACKGROUND = pytest.mark.parametrize("background", ["true", "false"])
+IN_TURN = ("true", "false")
+"""Whether a save is written beside the training or not, which is the same code: cases take turns."""
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +142,17 @@ def planted(faults: Faults) -> Iterator[None]:
         yield
 
 
-@BACKGROUND
+CALLS = {"open": 4, "fsync": 4, "rename": 2, "replace": 1, "mkdir": 1, "rmtree": 1}
+"""How often a save of rank 0 calls each, at least."""
+
+
 @pytest.mark.parametrize("lasting", [False, True], ids=["a moment", "for good"])
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("name", ["open", "fsync", "rename", "replace", "mkdir", "rmtree"])
-def test_each_call_of_a_save_may_fail(
-    ranks: Ranks, settings: list[str], name: str, rank: int, lasting: bool, background: str
-) -> None:
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_of_a_save_may_fail(ranks: Ranks, settings: list[str], name: str, rank: int, lasting: bool) -> None:
+    background = IN_TURN[(list(CALLS).index(name) + rank + lasting) % 2]
     hits = ranks.run(2, fail_each, [*settings, f"checkpoint.async_save={background}"], name, rank, lasting)[rank]
-    expected = {"open": 4, "fsync": 4, "rename": 2, "replace": 1, "mkdir": 1, "rmtree": 1}[name]
+    expected = CALLS[name]
     assert hits >= expected if rank == 0 else hits >= (2 if name in ("open", "fsync") else 0)
 
 
@@ -185,8 +188,10 @@ def fail_each(settings: list[str], name: str, rank: int, lasting: bool) -> int:
         return at - 1
 
 
-@BACKGROUND
-@pytest.mark.parametrize("full", [0, 1, 100, 500, 1000, 3000, 5000, 10_000, 20_000, 30_000, 50_000, 100_000])
+@pytest.mark.parametrize(
+    ("full", "background"),
+    zip((0, 1, 100, 500, 1000, 3000, 5000, 10_000, 20_000, 30_000, 50_000, 100_000), IN_TURN * 6, strict=True),
+)
 def test_a_disk_that_was_full_for_a_moment(ranks: Ranks, settings: list[str], full: int, background: str) -> None:
     """There is room again before the save is completed."""
     said = ranks.run(2, save_on_full_disk, [*settings, f"checkpoint.async_save={background}"], full)[0]
@@ -236,12 +241,11 @@ ENDS: dict[str, BaseException] = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_whatever_ends_the_writing_is_an_error(ranks: Ranks, settings: list[str], end: str) -> None:
-    backgrounds = ["true"] if not isinstance(ENDS[end], Exception) else ["true", "false"]
-    for number, background in enumerate(backgrounds):
-        changed = [f"{line}-{number}" if line.startswith("output_dir=") else line for line in settings]
-        said = ranks.run(2, end_writing, [*changed, f"checkpoint.async_save={background}"], end)[0]
-        assert len(said) == 3
-        assert all("was not saved (" in line and "()" not in line and len(line.splitlines()) == 1 for line in said)
+    ends_its_thread_only = not isinstance(ENDS[end], Exception)
+    background = "true" if ends_its_thread_only else IN_TURN[list(ENDS).index(end) % 2]
+    said = ranks.run(2, end_writing, [*settings, f"checkpoint.async_save={background}"], end)[0]
+    assert len(said) == 3
+    assert all("was not saved (" in line and "()" not in line and len(line.splitlines()) == 1 for line in said)
 
 
 def end_writing(settings: list[str], end: str) -> list[str]:

@@ -34,9 +34,13 @@ def test_each_is_right_for_itself(phrasing: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_each_is_wrong_if_it_is_changed(change: str) -> None:
-    cases = {reference: response for reference in ALL for kind, response in changed(plain(reference)) if kind == change}
+@pytest.mark.parametrize("turn", range(len(CHANGES)), ids=CHANGES)
+def test_each_is_wrong_if_it_is_changed(turn: int) -> None:
+    """Each by a third of the changes, which are dealt out."""
+    change = list(CHANGES)[turn]
+    references = ALL[turn % 3 :: 3]
+    cases = {wanted: response for wanted in references for kind, response in changed(plain(wanted)) if kind == change}
+    assert cases
     assert [reference for reference, response in cases.items() if grade(reference, response) != 0.0] == []
 
 

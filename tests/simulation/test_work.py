@@ -31,7 +31,6 @@ BF16_BYTES = 2
 EVERY_FAMILY = Layout(ParallelConfig(tp=2, sequence_parallel=True, dp=2, distributed_optimizer=True))
 ALONE_IN_KIND = (
     "single",
-    "tp3",
     "pp4",
     "pp2-vpp2-tp2-sp",
     "dp2-tp2-sp-distopt",

@@ -53,7 +53,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "elif line.step <= step:",
         "elif line.step < step:",
         (
-            "metrics/test_damaged_lines.py",
+            "metrics/test_damaged_lines.py::test_whole_lines_are_kept_as_they_are",
+            "metrics/test_damaged_lines.py::test_damage_of_several_times_is_kept",
             "metrics/test_record.py",
         ),
     ),
