@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ def try_loss(path: str, loss: Loss) -> None:
     """Compute a loss of a few tokens, whose ratios are around 1.
 
     Raises:
-        ConfigError: it fails, gives no tensor of a finite loss for each token, has no gradient, or depends on other
-            tokens though it says that it is token-wise.
+        ConfigError: it fails, gives no tensor of a finite loss for each token, changes what it is given, has no
+            gradient, or depends on other tokens though it says that it is token-wise.
     """
     try:
         _try(path, loss, _inputs())
@@ -64,6 +65,7 @@ def try_loss(path: str, loss: Loss) -> None:
 def _try(path: str, loss: Loss, inputs: LossInput) -> None:
     output = _computed(path, loss, inputs)
     _check_shapes(path, output)
+    _refuse_changes(path, inputs)
     if not _depends_on(output.per_token, inputs.log_probs):
         raise ConfigError(f"loss.name: {path!r}: its loss has no gradient: have it depend on log_probs")
     if not output.per_token.isfinite().all():
@@ -76,6 +78,14 @@ def _try(path: str, loss: Loss, inputs: LossInput) -> None:
             f"loss.name: {path!r}: it says token_wise = True, but the loss of a token depends on the other tokens; "
             "leave token_wise out"
         )
+
+
+def _refuse_changes(path: str, inputs: LossInput) -> None:
+    """What a loss is given is used again: by the figures of the step, and by its next update."""
+    before = _inputs()
+    for each in fields(LossInput):
+        if not torch.equal(getattr(inputs, each.name), getattr(before, each.name)):
+            raise ConfigError(f"loss.name: {path!r}: it changes {each.name} in place; compute with a copy")
 
 
 def _depends_on(values: Tensor, inputs: Tensor) -> bool:

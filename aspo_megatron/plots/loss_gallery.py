@@ -54,14 +54,17 @@ def draw_gallery(output: Path, names: Sequence[str] = ()) -> None:
     ratios = torch.logspace(-1.3, 0.9, 2000, dtype=torch.float64)
     signs = ((1.0, "#0072B2", "-", "A > 0"), (-1.0, "#D55E00", "--", "A < 0"))
     grey = {advantage: gradient_weights("grpo", ratios, advantage) for advantage, *_ in signs}
+    weights = {(name, sign): gradient_weights(name, ratios, sign) for name in names for sign, *_ in signs}
+    # A weight below 0 pushes the wrong way: what has one must not be an empty panel.
+    lowest = -6 if any(bool((values < 0).any()) for values in weights.values()) else -0.2
     for panel, name in zip(panels, names, strict=False):
         for advantage, color, style, label in signs:
             panel.plot(ratios, grey[advantage], color="0.8", lw=3, ls=style)
-            panel.plot(ratios, gradient_weights(name, ratios, advantage), color=color, ls=style, label=label)
+            panel.plot(ratios, weights[name, advantage], color=color, ls=style, label=label)
         panel.set_title(name, fontsize=10)
         panel.set_xscale("log")
         panel.set_xticks([0.1, 0.5, 1, 2, 5], ["0.1", "0.5", "1", "2", "5"])
-        panel.set_ylim(-0.2, 6)
+        panel.set_ylim(lowest, 6)
         panel.grid(alpha=0.3)
     for panel in panels[len(names) - columns : len(names)]:  # the lowest of each column
         panel.tick_params(labelbottom=True)

@@ -169,6 +169,8 @@ def _user_function(kind: str, options: Mapping[str, Any], key: str) -> Scorer:
     scorer = import_named(kind, f"{key}.kind")
     if not callable(scorer):
         raise ConfigError(f"{key}.kind: {kind!r} is a {type(scorer).__name__}, not a function")
+    if inspect.iscoroutinefunction(scorer):
+        raise ConfigError(f"{key}.kind: {kind!r} is an async function; give a plain one, which returns the number")
     _check_signature(kind, scorer, options, key)
     return scorer
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aspo_megatron.losses import build, names
+from aspo_megatron.losses import build, get, names
 
 ResponseWeights = Callable[[Sequence[float], float, Sequence[float]], list[float]]
 """Ratios, advantage and entropies of a response's unmasked tokens: w of each token's gradient -A * w * grad log pi."""
@@ -85,7 +85,7 @@ SPREADS = (1.2, 0.3, 1e-3)
 
 
 def test_every_loss_has_a_formula() -> None:
-    assert set(WEIGHTS) == set(names())
+    assert set(WEIGHTS) == set(names()), "every registered loss, and no other, has its formula in WEIGHTS"
 
 
 def batch(spread: float) -> dict[str, Tensor]:
@@ -106,10 +106,10 @@ def batch(spread: float) -> dict[str, Tensor]:
     }
 
 
-def computed(name: str, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def computed(name: str, given: dict[str, Tensor], **hyperparameters: float) -> tuple[Tensor, Tensor]:
     """Loss and gradient of the unmasked tokens, 0 at the others."""
     log_probs = given["log_probs"].clone().requires_grad_()
-    output = build(name, {})(**{**given, "log_probs": log_probs})
+    output = build(name, hyperparameters)(**{**given, "log_probs": log_probs})
     kept = torch.where(given["mask"], output.per_token, 0.0)
     (gradient,) = torch.autograd.grad(kept.sum(), log_probs)
     return kept.detach(), gradient
@@ -176,7 +176,43 @@ CHOSEN = {
 
 
 def test_every_loss_is_of_one_kind() -> None:
-    assert sorted([*OF_THE_VALUE, *CHOSEN]) == list(names())
+    assert sorted([*OF_THE_VALUE, *CHOSEN]) == list(names()), "every registered loss is in OF_THE_VALUE or in CHOSEN"
+
+
+@pytest.mark.parametrize("spread", [1.2, 3e-4])
+@pytest.mark.parametrize("name", sorted(CHOSEN))
+def test_the_value_of_a_chosen_gradient_has_its_weight(name: str, spread: float) -> None:
+    """-A * w, wherever there is a gradient: no derivative tells a wrong value there."""
+    value, gradient = computed(name, batch(spread))
+    kept = gradient != 0
+    assert kept.any()
+    torch.testing.assert_close(value[kept], gradient[kept], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_figures_of_its_weights_are_those_of_its_gradient(name: str) -> None:
+    given = batch(1.2)
+    gradient = computed(name, given)[1]
+    stats, advantages = build(name, {})(**given).stats, given["advantages"]
+    for stat, counts in (("weight/pos", advantages > 0), ("weight/neg", advantages < 0)):
+        counted = counts & given["mask"]
+        assert torch.equal(stats[stat].where, counted)
+        of_gradient = -gradient[counted] / advantages[counted]
+        torch.testing.assert_close(stats[stat].values[counted], of_gradient, rtol=1e-12, atol=1e-12)
+    counted = given["mask"] & (advantages != 0)
+    assert torch.equal(stats["clip/fraction"].values[counted] == 1, gradient[counted] == 0)
+
+
+HYPERPARAMETERS = [(name, key) for name in names() for key in get(name).model_fields]
+
+
+@pytest.mark.parametrize(("name", "key"), HYPERPARAMETERS)
+def test_every_hyperparameter_counts(name: str, key: str) -> None:
+    """Half of its default, or 1.5 for none, is another gradient: the formulas of this file are for defaults alone."""
+    default = get(name).model_fields[key].default
+    other = 1.5 if default is None else default / 2
+    given = [batch(spread) for spread in (*SPREADS, 0.1, 7e-4)]
+    assert any(not torch.equal(computed(name, each)[1], computed(name, each, **{key: other})[1]) for each in given)
 
 
 @pytest.mark.parametrize("spread", [1.2, 3e-4])

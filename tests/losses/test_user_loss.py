@@ -76,6 +76,11 @@ class Detached(Loss):
     def compute(self, inputs):
         return LossOutput(inputs.log_probs.detach())
 
+class Changes(Loss):
+    token_wise = True
+    def compute(self, inputs):
+        return LossOutput(-inputs.advantages.mul_(2) * inputs.log_probs)
+
 class OfOthers(Loss):
     def compute(self, inputs):
         return LossOutput(-inputs.old_log_probs.clone().requires_grad_())
@@ -167,6 +172,7 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
         ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
         ("losses_of_mine:Detached", "its loss has no gradient"),
+        ("losses_of_mine:Changes", "it changes advantages in place; compute with a copy"),
         ("losses_of_mine:NotTokenWise", "says token_wise = True, but the loss of a token depends on the other tokens"),
     ],
 )

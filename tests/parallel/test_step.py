@@ -483,7 +483,7 @@ def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:
 
 
 def test_every_loss_and_aggregation_is_in_the_matrix() -> None:
-    assert LOSSES.keys() | RIVALS.keys() == set(losses.names())
+    assert LOSSES.keys() | RIVALS.keys() == set(losses.names()), "every registered loss is in RIVALS, or in LOSSES"
     assert set(AGGREGATIONS) == set(get_args(Aggregation))
     assert {setup.aggregation for setup in SETUPS.values()} == set(get_args(Aggregation))
     assert {setup.kl_tokens for setup in SETUPS.values()} == set(get_args(KlTokens))

@@ -115,6 +115,9 @@ def gives_nan(problem, response):
 def one_argument(problem):
     return 1.0
 
+async def later(problem, response):
+    return 1.0
+
 number = 3
 """
 
@@ -153,6 +156,7 @@ def test_user_function_in_the_current_directory(user_module):
         *((f"exits_a_{code}:f", r"cannot import 'exits_a_\w+' \(SystemExit") for code in EXITS),
         ("user_rewards_a:lenght", r"user_rewards_a\.py has no 'lenght'; did you mean 'length'\?"),
         ("user_rewards_a:number", r"is a int, not a function"),
+        ("user_rewards_a:later", r"^reward\.kind: 'user_rewards_a:later' is an async function; give a plain one"),
         ("user_rewards_a:one_argument", r"takes \(problem\), but is called with \(problem, response\)"),
     ],
 )
