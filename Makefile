@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-fast test-sglang test-newest test-oldest lint types docs generated site hooks
+.PHONY: quickstart test test-fast test-sglang test-thorough test-newest test-oldest lint types docs generated site hooks
 .PHONY: release-check tiny sglang-cpu gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
@@ -17,8 +17,8 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 # Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait.
 ALONE := slurm or sglang
 
-test: .venv/.installed  ## All tests: three quarters of an hour on two cores
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"; together=$$?; \
+test: .venv/.installed  ## All tests but more cases of the same: about 40 minutes on two cores
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or thorough)"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "($(ALONE)) and not thorough" && exit $$together
 
 test-fast: .venv/.installed  ## The tests to run at each change: under 90 seconds on two cores (tests/fast.txt has which)
@@ -35,6 +35,10 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 
 test-sglang: .venv/.installed .venv-sglang/.installed  ## All tests with real SGLang servers; make test has most of them
 	$(BIN)/python -m pytest -q -m sglang
+
+test-thorough: .venv/.installed .venv-sglang/.installed  ## What make test leaves out, before a release: an hour and a half
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "thorough and not ($(ALONE))"; together=$$?; \
+	$(BIN)/python -m pytest -q -m "sglang or (slurm and thorough)" && exit $$together
 
 # In environments of their own, with python3.12 if it is here, else 3.11 (the oldest with 3.11), or with PYTHON=... .
 test-newest:  ## Layouts, checkpoints and the tiny run with the newest torch, megatron-core, transformers: half an hour

@@ -81,22 +81,20 @@ def test_what_holds_a_feature_is_there_and_is_never_skipped(test: str) -> None:
 
 
 def test_make_test_runs_every_test_and_ci_runs_it() -> None:
-    """In two calls: what one leaves out the other runs. What is thorough has real servers, and .ci/sglang runs it."""
+    """In two calls: what one leaves out the other runs; .ci/thorough runs in two what is thorough."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
-    assert recipe is not None
-    calls = re.findall(r"-m pytest ([^;&\\]*)", recipe[1])
-    assert [re.findall(r'-m "([^"]*)"', call) for call in calls] == [
-        ["not ($(ALONE))"],
-        ["($(ALONE)) and not thorough"],
-    ]
-    for call in calls:
-        assert not re.search(r"\s-k|--ignore|--deselect|tests/|::", call)
-    thorough = [path for path in SOURCES if "mark.thorough" in path.read_text(encoding="utf-8")]
-    assert thorough
-    assert all("    pytest.mark.sglang,\n" in path.read_text(encoding="utf-8") for path in thorough)
-    assert re.search(r"^test-sglang:.*\n\t\$\(BIN\)/python -m pytest -q -m sglang$", text, re.MULTILINE)
-    for name, target in (("run", "test"), ("sglang", "test-sglang")):
+    marks = {
+        "test": ["not ($(ALONE) or thorough)", "($(ALONE)) and not thorough"],
+        "test-thorough": ["thorough and not ($(ALONE))", "sglang or (slurm and thorough)"],
+    }
+    for target, expected in marks.items():
+        recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+        assert recipe is not None
+        calls = re.findall(r"-m pytest ([^;&\\]*)", recipe[1])
+        assert [mark for call in calls for mark in re.findall(r'-m "([^"]*)"', call)] == expected
+        for call in calls:
+            assert not re.search(r"\s-k|--ignore|--deselect|tests/|::", call)
+    for name, target in (("run", "test"), ("thorough", "test-thorough")):
         said = (ROOT / ".ci" / name).read_text(encoding="utf-8")
         assert re.search(rf"^make {target}$", said, re.MULTILINE)
     with (ROOT / "pyproject.toml").open("rb") as file:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint.filesystem
+from thorough import some_of
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from aspo_megatron.check.comparison import model_of
@@ -148,7 +149,7 @@ PIECES_BY_ALL = [
 """What each reader is given; the rest, of which some take seconds, the one that all of them read by."""
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", some_of(READERS, ["convert", "model.path"]))
 def test_no_reader_runs_what_an_index_says(
     converted: Path, model: Path, tmp_path: Path, marker: Path, reader: str
 ) -> None:

@@ -70,6 +70,7 @@ def test_interrupt_from_the_terminal(training: Training) -> None:
     assert (done.code, done.stderr) == (130, "interrupted by SIGINT\n")
 
 
+@pytest.mark.thorough
 def test_interrupt_of_the_command_alone(training: Training) -> None:
     """As `kill`, a job scheduler or a service manager does."""
     training.command.send_signal(signal.SIGINT)
@@ -83,6 +84,7 @@ def test_killed_command(training: Training) -> None:
     assert training.assert_all_ends().code == -signal.SIGKILL
 
 
+@pytest.mark.thorough
 def test_killed_rank(training: Training, tmp_path: Path) -> None:
     """The others fail for want of it a moment later; it is the one that is named."""
     training.ranks[1].kill()

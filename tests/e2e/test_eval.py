@@ -140,6 +140,7 @@ def broken_reward(name: str, output: str) -> list[str]:
     return ["eval", "runs/small/hf", "--benchmark", "aime24=aime.parquet", "--output", output, *SETTINGS, reward]
 
 
+@pytest.mark.thorough
 def test_responses_that_cannot_be_scored(work: Path) -> None:
     (work / "broken_reward.py").write_text(BROKEN)
     done = aspo(*broken_reward("some", "evals/some"), folder=work)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint.hostile import INDEXES, PIECES, sign
+from thorough import some_of
 
 from .command import ASPO, RunFolder, finish, start
 
@@ -18,7 +19,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_of(KINDS, list(KINDS)[:1]))
 def test_a_run_that_would_act_is_refused(work: Path, first: RunFolder, kind: str) -> None:
     spoil, reason = KINDS[kind]
     name = f"foreign {kind}"

@@ -20,7 +20,7 @@ from .command import ASPO, RunFolder, finish, start, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(900)]
 
-FROM, STEPS, EVERY = 100, 300, 10
+FROM, STEPS, EVERY = 80, 180, 10
 BOUND = 1024
 """Bytes a step."""
 
@@ -83,6 +83,7 @@ LIVE_STEPS = 400
 ALL_IS_DONE = ["eval.every=20", "eval.samples=1", "eval.pass_k=[1]", "checkpoint.every=20", "checkpoint.keep=1"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs mallinfo2 of glibc 2.33 or newer")
 def test_ranks_keep_no_memory(tmp_path: Path, work: Path) -> None:
     """Rank 0 no more than the other, though it writes the run's files. Of the later half of the steps.

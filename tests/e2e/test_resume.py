@@ -218,6 +218,7 @@ def begin(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
     return start([*ASPO, "train", "small.yaml", f"output_dir={name}", *SETTINGS, *more], work)
 
 
+@pytest.mark.thorough
 def test_the_command_is_killed_and_stopped(server: Server, work: Path, whole: RunFolder) -> None:
     """All its processes as soon as a half-written state is there; SIGTERM at once, before the next step is done."""
     run = RunFolder(work / "command")

@@ -97,6 +97,20 @@ assert not [name for name in sys.modules if name.startswith("megatron")]
     assert result.returncode == 0, result.stderr
 
 
+def test_megatron_does_without_wandb_and_others_have_it() -> None:
+    code = """
+import sys
+from aspo_megatron.parallel.device.platform import CpuPlatform
+CpuPlatform().install()
+assert "megatron.core.timers" in sys.modules
+assert not [name for name in sys.modules if name.partition(".")[0] == "wandb"]
+import wandb
+assert wandb.init
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("name", FACTORIES)
 def test_factories(name: str) -> None:

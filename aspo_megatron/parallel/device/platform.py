@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -41,6 +42,21 @@ _INHERITED = object()
 
 _NORM_PART = 4096
 """Numbers of which a CPU adds up the squares in one sum."""
+
+
+def import_megatron() -> None:
+    """Import megatron-core as if wandb were not installed.
+
+    Its inference engine and its timers ask for wandb, and neither runs here. That would be two seconds of each rank's
+    start, as much as torch takes. Who asks for wandb later gets it.
+    """
+    if "wandb" in sys.modules:
+        return
+    sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it is an ImportError then
+    try:
+        import megatron.core  # noqa: F401
+    finally:
+        del sys.modules["wandb"]
 
 
 class Platform(ABC):
@@ -128,6 +144,7 @@ class CudaPlatform(Platform):
     def install(self) -> None:
         """See `Platform`."""
         torch.cuda.set_device(self.device)
+        import_megatron()
         self._complete_local_layers()
 
 
@@ -147,6 +164,7 @@ class CpuPlatform(Platform):
         torch.set_num_threads(self._threads)
         keep_freed_memory()
         self._replace_torch_calls()
+        import_megatron()
         self._replace_rng_tracker()
         self._replace_expert_streams()
         self._complete_local_layers()

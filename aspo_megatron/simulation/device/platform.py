@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from aspo_megatron.parallel.device.cpu_calls import cpu_rng_tracker
 from aspo_megatron.parallel.device.kernels import Machine
 from aspo_megatron.parallel.device.packages import Packages
-from aspo_megatron.parallel.device.platform import Platform
+from aspo_megatron.parallel.device.platform import Platform, import_megatron
 from aspo_megatron.simulation.device.collectives import (
     broadcast_objects,
     gather_object,
@@ -51,6 +51,7 @@ class StandInPlatform(Platform):
         self._replace_cuda()
         self._replace_torch()
         self._replace(torch, "compile", compiled_as_one)
+        import_megatron()
         self._replace_rng_tracker()
         self._complete_local_layers()
 
