@@ -18,6 +18,7 @@ from benchmarks.soak.recipe import differences, unexplained
 
 @pytest.mark.e2e
 @pytest.mark.distributed
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Four faults of a seed; and then, with the same two runs, that each kind of difference is seen."""
