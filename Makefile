@@ -17,7 +17,7 @@ tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 # Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait.
 ALONE := slurm or sglang
 
-test: .venv/.installed  ## All tests but more cases of the same: about 40 minutes on two cores
+test: .venv/.installed  ## All tests but more cases of the same: three quarters of an hour on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or thorough)"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "($(ALONE)) and not thorough" && exit $$together
 
