@@ -139,6 +139,13 @@ CORE = (
 )
 
 
+CUTS = {
+    "one micro-batch": "aspo, token-mean",
+    "one sample at a time": "aspo, token-mean",
+    "backwards": "aspo, token-mean",
+    "released, one sample at a time, backwards": "aspo-released, seq-mean-token-mean",
+}
+"""Setups that differ from another one in nothing but how the batch is cut up and in its order."""
 ROUTER_LOSS = "router loss, one sample at a time"
 EXPERTS = ("aspo, token-mean", "a replica without samples", "nothing to learn from", ROUTER_LOSS)
 """What rows with experts go through. (Where a rounding decides which experts a token goes to, rows could not agree; the
@@ -163,7 +170,7 @@ def setups_of(layout: str) -> Sequence[str]:
     own = set(EXPERTS if LAYOUTS[layout].model == "qwen3-moe" else CORE)
     for turn, name in enumerate(BROADLY):
         if layout == name or layout == LAYOUTS[name].single:
-            own |= {*CORE, *list(SETUPS)[turn % 3 :: 3]}
+            own |= {*CORE, *CUTS, *list(SETUPS)[turn % 3 :: 3]}
     return tuple(setup for setup in SETUPS if setup in own)
 
 
@@ -379,15 +386,7 @@ def test_gpus(outcomes: Outcomes, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", BROADLY)
-@pytest.mark.parametrize(
-    ("setup", "base"),
-    [
-        ("one micro-batch", "aspo, token-mean"),
-        ("one sample at a time", "aspo, token-mean"),
-        ("backwards", "aspo, token-mean"),
-        ("released, one sample at a time, backwards", "aspo-released, seq-mean-token-mean"),
-    ],
-)
+@pytest.mark.parametrize(("setup", "base"), CUTS.items())
 def test_cuts_and_orders_agree(outcomes: Outcomes, layout: str, setup: str, base: str) -> None:
     for rank in outcomes(layout):
         assert_same(rank[setup], rank[base])
