@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from thorough import some_of
 
 from aspo_megatron.plan.hardware import H100
 from aspo_megatron.simulation.phases import Phase
@@ -20,7 +21,11 @@ CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "rank"), CASES, ids=[f"{name}-rank{rank}" for name, rank in CASES])
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    some_of(CASES, [case for case in CASES if case[0] != "qwen3_30b_a3b"]),  # test_plan.py has a shallow one
+    ids=[f"{name}-rank{rank}" for name, rank in CASES],
+)
 def test_recipe(name: str, rank: int, simulated: Callable[..., Any]) -> None:
     figures, (run, family) = simulated(simulated_run, name, rank), recipe_run(name)
     assert figures.peak_bytes < H100.memory
