@@ -36,7 +36,7 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 test-sglang: .venv/.installed .venv-sglang/.installed  ## All tests with real SGLang servers; make test has most of them
 	$(BIN)/python -m pytest -q -m sglang
 
-test-thorough: .venv/.installed .venv-sglang/.installed  ## What make test leaves out, before a release: an hour and a half
+test-thorough: .venv/.installed .venv-sglang/.installed  ## What make test leaves out; before a release
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "thorough and not ($(ALONE))"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "sglang or (slurm and thorough)" && exit $$together
 

@@ -139,14 +139,14 @@ READERS: dict[str, Callable[[Path, Path], None]] = {
 INDEXES_BY_ALL = [
     "bytes for a tensor", "a class of its own", "a class that is changed", "slots of a class", "a dotted name",
     "a thing kept elsewhere", "a place in a huge memory", "elements beyond all", "the file '../__0_0.distcp'",
-    "a length beyond the file",
+    "a length beyond the file", "a value for each byte", "two hundred thousand pieces",
     *(kind for kind in INDEXES if kind.endswith("its root")),
 ]  # fmt: skip
 PIECES_BY_ALL = [
     "a pickle instead", "an old torch file", "something else that is saved", "memory of memory", "a bomb for words",
     "compressed elements", "no elements", "a record beyond the file", "torch.load in the words", "eval in the words",
 ]  # fmt: skip
-"""What each reader is given; the rest, of which some take seconds, the one that all of them read by."""
+"""What each reader is given."""
 
 
 @pytest.mark.parametrize("reader", some_of(READERS, ["convert", "model.path"]))

@@ -20,7 +20,7 @@ from .command import ASPO, RunFolder, finish, start, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(900)]
 
-FROM, STEPS, EVERY = 80, 180, 10
+FROM, STEPS, EVERY = 100, 300, 10
 BOUND = 1024
 """Bytes a step."""
 

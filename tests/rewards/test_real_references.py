@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from thorough import some_of
 
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.rewards.mathematics.reward import score
@@ -34,11 +35,13 @@ def test_each_is_right_for_itself(phrasing: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("turn", range(len(CHANGES)), ids=CHANGES)
-def test_each_is_wrong_if_it_is_changed(turn: int) -> None:
-    """Each by a third of the changes, which are dealt out."""
-    change = list(CHANGES)[turn]
-    references = ALL[turn % 3 :: 3]
+THIRDS = [(change, third) for change in CHANGES for third in range(3)]
+DEALT = [(change, turn % 3) for turn, change in enumerate(CHANGES)]
+
+
+@pytest.mark.parametrize(("change", "third"), some_of(THIRDS, DEALT))
+def test_each_is_wrong_if_it_is_changed(change: str, third: int) -> None:
+    references = ALL[third::3]
     cases = {wanted: response for wanted in references for kind, response in changed(plain(wanted)) if kind == change}
     assert cases
     assert [reference for reference, response in cases.items() if grade(reference, response) != 0.0] == []

@@ -49,9 +49,7 @@ def ranks_of(parallel: ParallelConfig) -> list[int]:
     return [stage * per_stage + per_stage - 1 for stage in sorted({0, parallel.pp // 2, parallel.pp - 1})]
 
 
-ALIKE = {"pp3", "tp3", "dp3-distopt", "moe-dp2", "moe-tp2-sp"}
-"""Whose kernels are those of other rows, for more or fewer ranks."""
-CASES = [(name, rank) for name, row in ROWS.items() if name not in ALIKE for rank in ranks_of(row.parallel)]
+CASES = [(name, rank) for name, row in ROWS.items() for rank in ranks_of(row.parallel)]
 
 MOST_WAITS_OF_AN_UPDATE = 3
 WAITS_OF_AN_EXPERT_LAYER = 1
