@@ -156,6 +156,8 @@ class RankStatus:
         """What the main thread has caught and tidies up after."""
         found: object = sys._current_exceptions().get(self._main.ident or 0)
         error = found[1] if isinstance(found, tuple) else found  # until Python 3.11 what sys.exc_info() gives
+        if isinstance(error, WaitedInVainError):  # stands for the one that came of waiting
+            error = error.__cause__
         return error if isinstance(error, BaseException) else None
 
 

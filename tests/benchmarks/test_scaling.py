@@ -13,6 +13,7 @@ from benchmarks.scaling import Case, Measured, draw, efficiency_table, growth_ta
 SMALL = Case(hidden=64, layers=2, vocab=500, groups=2, response=12)
 
 
+@pytest.mark.thorough
 @pytest.mark.distributed
 @pytest.mark.timeout(180)
 def test_ranks_are_measured() -> None:

@@ -202,7 +202,7 @@ def fail_each(settings: list[str], name: str, rank: int, lasting: bool) -> int:
 FULL = list(product((0, 1, 100, 500, 1000, 3000, 5000, 10_000, 20_000, 30_000, 50_000, 100_000), BACKGROUNDS))
 
 
-@pytest.mark.parametrize(("full", "background"), some_of(FULL, FULL[::5]))
+@pytest.mark.parametrize(("full", "background"), some_of(FULL, FULL[2::8]))
 def test_a_disk_that_was_full_for_a_moment(ranks: Ranks, settings: list[str], full: int, background: str) -> None:
     """There is room again before the save is completed."""
     said = ranks.run(2, save_on_full_disk, [*settings, f"checkpoint.async_save={background}"], full)[0]
@@ -417,7 +417,7 @@ LACKS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Saves], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("lack", LACKS)
+@pytest.mark.parametrize("lack", some_of(LACKS, list(LACKS)[::3]))
 def test_what_is_not_whole_gets_no_name(ranks: Ranks, settings: list[str], lack: str) -> None:
     for said in ranks.run(2, save_without, settings, lack):
         (line,) = said

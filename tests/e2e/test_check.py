@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from .test_bad_input import call_main
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
@@ -48,8 +50,8 @@ def test_a_layout_passes_and_an_impossible_tolerance_fails(tmp_path):
         (["--loss", "aspro"], "aspo"),
     ],
 )
-def test_refused(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2
+def test_refused(arguments, message, monkeypatch, capfd):
+    result = call_main(["check", *arguments], monkeypatch, capfd)
+    assert result.code == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr

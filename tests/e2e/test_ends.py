@@ -63,6 +63,7 @@ def training(tmp_path: Path, work: Path) -> Training:
     return Training(command, ranks, others, sockets)
 
 
+@pytest.mark.thorough
 def test_interrupt_from_the_terminal(training: Training) -> None:
     """Ctrl-C goes to the whole process group."""
     os.killpg(training.command.pid, signal.SIGINT)

@@ -90,7 +90,7 @@ ALIKE = [loss_is_nan, servers_are_lost, nothing_is_scored]
 OTHERS = [leader_fails, another_rank_fails, leader_is_killed, another_rank_is_killed, memory_is_out, interrupted]
 
 
-@pytest.mark.parametrize("error", some_of([*ALIKE, *OTHERS], [loss_is_nan, another_rank_fails, leader_is_killed]))
+@pytest.mark.parametrize("error", some_of([*ALIKE, *OTHERS], [loss_is_nan, leader_is_killed]))
 def test_a_state_that_is_written_survives(server: Server, work: Path, error: Callable[[Any], None]) -> None:
     name = error.__name__
     states = server.run(fail_in_step_two, work, name, error)
@@ -228,7 +228,7 @@ def test_a_model_whose_positions_are_scaled(server: Server, work: Path) -> None:
     assert exported == {**config, "dtype": "float32"}
 
 
-@pytest.mark.parametrize("matters", [True, False], ids=["kl", "no kl"])
+@pytest.mark.parametrize("matters", some_of([True, False], [True]), ids=["kl", "no kl"])
 def test_other_weights_in_the_models_folder(server: Server, work: Path, matters: bool) -> None:
     """They matter to the KL; a folder that has moved is the same."""
     name = f"weights-{matters}"

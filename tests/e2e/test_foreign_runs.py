@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from checkpoint.hostile import INDEXES, PIECES, sign
-from thorough import some_of
 
 from .command import ASPO, RunFolder, finish, start
 
@@ -19,7 +18,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", some_of(KINDS, list(KINDS)[:1]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_would_act_is_refused(work: Path, first: RunFolder, kind: str) -> None:
     spoil, reason = KINDS[kind]
     name = f"foreign {kind}"

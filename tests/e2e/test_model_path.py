@@ -12,6 +12,7 @@ from .conftest import Train
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
+@pytest.mark.thorough
 def test_the_run_is_the_same(work: Path, train: Train, first: RunFolder, tp1: RunFolder) -> None:
     done = aspo("convert", "hf-to-megatron", first.path / "hf", "megatron", "--tp", "2", "--pp", "2", folder=work)
     assert (done.code, done.stderr) == (0, "")

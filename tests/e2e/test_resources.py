@@ -47,6 +47,7 @@ def roles(command: psutil.Process) -> dict[str, psutil.Process]:
     return found
 
 
+@pytest.mark.thorough
 def test_nothing_grows_with_the_steps(tmp_path: Path, work: Path) -> None:
     command = start([*ASPO, "train", str(work / "small.yaml"), *SETTINGS], tmp_path)
     run = RunFolder(tmp_path / "run")

@@ -157,7 +157,11 @@ BF16 = [name for name, row in LAYOUTS.items() if row.dtype == "bfloat16"]
 IN_BF16 = ("aspo, token-mean", "aspo-released, seq-mean-token-mean")
 
 
-OF_OTHERS = ("tp2", "dp2", "dp2-tp2", "pp2-vpp2", "pp2-tp2-sp", "tp2-sp-recompute-full", "dp2-overlap")
+OF_OTHERS = (
+    *("tp2", "tp3", "dp2", "dp3-distopt", "dp2-tp2", "dp2-overlap", "dp2-pp2-overlap", "pp2-vpp2", "pp3", "pp2-tp2-sp"),
+    *("recompute-full", "recompute-selective", "cp2-recompute-selective", "tp2-sp-recompute-full"),
+    *("moe-dp2", "moe-dp2-ep2", "moe-dp2-ep2-overlap", "moe-dp2-ep2-recompute-selective"),
+)
 """Layouts whose options others have together, or test_every_layout.py has."""
 
 

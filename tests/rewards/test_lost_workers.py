@@ -56,7 +56,7 @@ def stop(pid: int) -> None:
     until(lambda: state(pid) == psutil.STATUS_STOPPED)
 
 
-@pytest.mark.parametrize("name", some_of(FATAL, ["KILL", "SEGV", "TERM", "RTMIN"]))
+@pytest.mark.parametrize("name", some_of(FATAL, ["SEGV", "RTMIN"]))
 def test_a_response_that_ends_its_worker_costs_itself_only(name):
     with pool_of() as pool:
         rewards = score(pool, "number 1", f"die {number_of(name)}", "number 2", "number 3")
@@ -158,7 +158,7 @@ def test_a_response_that_stops_its_worker_costs_itself_only():
     assert rewards[2] == Reward(2.0)
 
 
-@pytest.mark.parametrize("name", some_of(FATAL, ["KILL", "ABRT", "HUP"]))
+@pytest.mark.parametrize("name", some_of(FATAL, ["KILL"]))
 def test_a_busy_worker_is_ended_from_outside(tmp_path, caplog, name):
     path = tmp_path / "go"
     with pool_of() as pool:
@@ -172,7 +172,7 @@ def test_a_busy_worker_is_ended_from_outside(tmp_path, caplog, name):
     assert caplog.text.count("while a response was scored; that is done again (try 2 of 3)") == 1
 
 
-@pytest.mark.parametrize("name", some_of(FATAL[::3], ["TERM", "SEGV"]))
+@pytest.mark.parametrize("name", some_of(FATAL[::3], ["SEGV"]))
 def test_idle_workers_are_ended_from_outside(name):
     with pool_of() as pool:
         assert works(pool)
@@ -181,7 +181,7 @@ def test_idle_workers_are_ended_from_outside(name):
         assert works(pool)
 
 
-@pytest.mark.parametrize("name", some_of([*FATAL[1::3], *HARMLESS], ["HUP", "ABRT", "INT", "CHLD"]))
+@pytest.mark.parametrize("name", some_of([*FATAL[1::3], *HARMLESS], ["ABRT", "INT"]))
 def test_workers_are_signalled_as_they_start(name):
     with pool_of() as pool:
         until(lambda: len(reward_workers()) == 2)
@@ -190,7 +190,7 @@ def test_workers_are_signalled_as_they_start(name):
         assert works(pool)
 
 
-@pytest.mark.parametrize(("workers", "stopped"), [(1, 1), (2, 1), (3, 3)])
+@pytest.mark.parametrize(("workers", "stopped"), some_of([(1, 1), (2, 1), (3, 3)], [(2, 1)]))
 @pytest.mark.parametrize("moment", ["starting", "idle"])
 def test_workers_without_work_are_stopped(caplog, workers, stopped, moment):
     with pool_of(workers) as pool:
@@ -204,7 +204,7 @@ def test_workers_without_work_are_stopped(caplog, workers, stopped, moment):
     assert stopped < workers or caplog.text.count("was stopped (SIGSTOP)") == stopped
 
 
-@pytest.mark.parametrize(("workers", "stopped"), [(1, 1), (2, 1), (3, 3)])
+@pytest.mark.parametrize(("workers", "stopped"), some_of([(1, 1), (2, 1), (3, 3)], [(2, 1)]))
 @pytest.mark.parametrize("timeout", [2.0, 100.0])
 def test_busy_workers_are_stopped(tmp_path, caplog, workers, stopped, timeout):
     paths = [tmp_path / f"go{index}" for index in range(workers)]
@@ -221,7 +221,7 @@ def test_busy_workers_are_stopped(tmp_path, caplog, workers, stopped, timeout):
     assert caplog.text.count("that is done again (try 2 of 3)") == stopped
 
 
-@pytest.mark.parametrize("times", [1, 2, 10])
+@pytest.mark.parametrize("times", some_of([1, 2, 10], [2]))
 def test_a_worker_that_was_stopped_for_a_moment_scores_again(tmp_path, times):
     path = tmp_path / "go"
     with pool_of(1) as pool:
@@ -235,7 +235,10 @@ def test_a_worker_that_was_stopped_for_a_moment_scores_again(tmp_path, times):
         assert [child.pid for child in reward_workers()] == waiting(path)
 
 
-@pytest.mark.parametrize(("name", "workers"), [(name, n) for name in ("KILL", "STOP", "TERM") for n in (1, 2, 4)])
+LOST = [(name, workers) for name in ("KILL", "STOP", "TERM") for workers in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(("name", "workers"), some_of(LOST, [("KILL", 2), ("STOP", 4), ("TERM", 1)]))
 def test_workers_are_lost_while_large_responses_are_handed_over(name, workers):
     large = "number 1" + " " * 1_000_000
     with pool_of(workers) as pool:
@@ -267,7 +270,7 @@ def test_a_problem_that_cannot_be_sent_costs_itself_only():
     assert "the problem cannot be sent to a worker: TypeError: cannot pickle" in (rewards[1].error or "")
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", some_of(range(2), [0]))
 def test_random_losses_change_no_reward(seed, tmp_path):
     """Kills and stops at random moments; each is followed by some work, as an outage that lasts is another matter."""
     draw = random.Random(seed)

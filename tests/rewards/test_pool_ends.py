@@ -74,7 +74,7 @@ def test_a_pool_is_closed_at_any_moment(before):
         submit(pool, "number 1")
 
 
-@pytest.mark.parametrize("waiting", range(1, 4))
+@pytest.mark.parametrize("waiting", some_of(range(1, 4), [2]))
 def test_those_who_wait_are_told_of_the_end(waiting):
     pool = RewardPool(RewardConfig(kind="troubled_scorer:act", workers=1, timeout_seconds=100.0))
     told: list[str] = []
@@ -165,7 +165,7 @@ def test_a_process_ends_and_its_workers_with_it(tmp_path, body, code):
 
 
 @pytest.mark.parametrize("everything", some_of([False, True], [True]))
-@pytest.mark.parametrize("response", ["nap 0.5", "nap 0", "loop"])
+@pytest.mark.parametrize("response", some_of(["nap 0.5", "nap 0", "loop"], ["nap 0.5"]))
 def test_a_pool_that_was_stopped_itself(tmp_path, everything, response):
     """What was finished meanwhile counts, and no response is late because nobody looked."""
     body = f"""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 import pytest
+from thorough import some_of
 
 from aspo_megatron.config import CodeConfig, RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -271,7 +272,10 @@ def f(n): return All()
 FORGED = r"""json.dumps = lambda *a, **k: r'{"\u0000set": [true, true]}'"""
 
 
-@pytest.mark.parametrize("base", ["", "set", "list", "dict", "int", "float", "str", "complex"])
+BASES = ["", "set", "list", "dict", "int", "float", "str", "complex"]
+
+
+@pytest.mark.parametrize("base", some_of(BASES, ["", "dict", "float"]))
 @pytest.mark.parametrize("patch", ["", FORGED])
 @pytest.mark.parametrize(
     "said",

@@ -23,7 +23,7 @@ CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "rank"),
-    some_of(CASES, [case for case in CASES if case[0] != "qwen3_30b_a3b"]),  # test_plan.py has a shallow one
+    some_of(CASES, [case for case in CASES if case[0] == "qwen3_8b"]),  # test_plan.py has one with experts
     ids=[f"{name}-rank{rank}" for name, rank in CASES],
 )
 def test_recipe(name: str, rank: int, simulated: Callable[..., Any]) -> None:

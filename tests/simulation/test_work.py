@@ -42,13 +42,8 @@ WORK = {
 }
 FEW = {
     "single",
-    "pp4",
-    "dp2-tp2-sp-distopt",
     "dp2-pp2-vpp2-distopt-overlap",
-    "moe-tp2-sp-ep2-etp1",
     "moe-dp2-ep2-distopt",
-    "moe-pp2-vpp2-dp2-ep2",
-    "qwen2",
 }
 
 
