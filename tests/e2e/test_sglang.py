@@ -180,6 +180,7 @@ def test_a_run_starts_its_own_servers_and_leaves_none(work: Path) -> None:
     assert not [p for p in psutil.process_iter(["cmdline"]) if f"{work}" in " ".join(p.info["cmdline"] or [])]
 
 
+@pytest.mark.thorough
 def test_no_sglang_is_said_at_once(work: Path) -> None:
     done = aspo(
         "train", "small.yaml", "output_dir=none", "rollout={engine: sglang, servers: {python: /no/python}}", folder=work

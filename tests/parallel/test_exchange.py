@@ -55,13 +55,14 @@ def same(one: Sample, other: Sample) -> bool:
     return all(type(a) is type(b) and np.array_equal(a, b) for a, b in pairs)
 
 
+SHARES = [(17, "each its share"), (12, "one rank has all"), (1, "each its share")]
 REPLICAS = ["single", "tp2", "dp2", "dp3-distopt", "dp2-tp2", "dp2-cp2-distopt", "dp2-pp2-distopt"]
 
 
 @pytest.mark.distributed
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("layout", some_of(REPLICAS, ["single", "dp2", "dp2-tp2", "dp2-cp2-distopt"]))
-@pytest.mark.parametrize(("groups", "kind"), [(17, "each its share"), (12, "one rank has all"), (1, "each its share")])
+@pytest.mark.parametrize(("groups", "kind"), some_of(SHARES, SHARES[:2]))
 def test_to_replicas(ranks: Ranks, layout: str, groups: int, kind: str) -> None:
     config = GRIDS[layout]
     arrived = ranks.run(config.world_size, exchange, config, makers(groups, config.world_size, kind))
