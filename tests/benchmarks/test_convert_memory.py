@@ -11,6 +11,7 @@ from benchmarks.convert import make_model, measure, measure_or_reason, to_hf, to
 pytestmark = pytest.mark.timeout(120)
 
 
+@pytest.mark.thorough
 def test_peak_memory(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", layers=4)
     there = measure(to_megatron, model, tmp_path / "megatron", {"pp": 2})

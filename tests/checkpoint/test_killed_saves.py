@@ -29,6 +29,7 @@ MOMENTS = 20
 TIMED = 3
 
 
+@pytest.mark.thorough
 def test_killed_at_many_moments(tmp_path: Path) -> None:
     """Both ranks at once, or one of them and the other a little later."""
     folder = llama_folder(tmp_path / "llama", tied=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from thorough import some_of
 from transformers import AutoConfig
 
 from aspo_megatron.checkpoint.convert import converter_layout, hf_to_megatron, megatron_to_hf
@@ -81,11 +82,11 @@ def positions(folder: Path, kind: str, spelling: str) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize(
-    ("kind", "spelling"),
-    [(kind, spelling) for kind in KINDS for spelling in ("rope_scaling", "rope_parameters")]
-    + [("linear", "type"), ("llama3", "without theta")],
-)
+SPELT = [(kind, spelling) for kind in KINDS for spelling in ("rope_scaling", "rope_parameters")]
+SPELT += [("linear", "type"), ("llama3", "without theta")]
+
+
+@pytest.mark.parametrize(("kind", "spelling"), some_of(SPELT, SPELT[::3]))
 def test_a_run_goes_on(ranks: Ranks, whole: Path, tmp_path: Path, kind: str, spelling: str) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "model"))
     config = positions(folder, kind, spelling)

@@ -212,6 +212,7 @@ def flush_fails(work: Path, name: str) -> None:
         run_on(work, name)
 
 
+@pytest.mark.thorough
 def test_a_model_whose_positions_are_scaled(server: Server, work: Path) -> None:
     """transformers writes into the fields of such a model; the run goes on, and its model has the fields it had."""
     model = Path(shutil.copytree(TINY_MODEL, work / "scaled-model"))
@@ -253,7 +254,8 @@ def test_other_weights_in_the_models_folder(server: Server, work: Path, matters:
         assert f"warning: {changed}; the run goes on with its own" in said
 
 
-@pytest.mark.parametrize("lost", some_of(["removed", "damaged", "whole"], ["damaged"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("lost", ["removed", "damaged", "whole"])
 def test_other_weights_when_the_warm_up_is_lost(server: Server, work: Path, lost: str) -> None:
     """What was warmed up of other weights is no reference of the run; what is there still is."""
     name = f"warm-{lost}"

@@ -154,6 +154,7 @@ def test_responses_that_cannot_be_scored(work: Path) -> None:
     assert "2 responses could not be scored, and count as wrong" in table
 
 
+@pytest.mark.thorough
 def test_a_reward_that_scores_nothing_ends_the_evaluation_and_leaves_what_can_go_on(work: Path) -> None:
     (work / "broken_reward.py").write_text(BROKEN)
     done = aspo(*broken_reward("only_answers", "evals/none"), folder=work)

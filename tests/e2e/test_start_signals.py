@@ -189,6 +189,7 @@ def test_a_rank_that_waits_for_rank_0_hears_signals(tmp_path: Path, work: Path, 
     assert (done.code, done.stderr) == (CODES[number], f"interrupted by {number.name}\n")
 
 
+@pytest.mark.thorough
 def test_a_warm_up_is_not_waited_for(tmp_path: Path, work: Path) -> None:
     """It would take hours. What a rank has computed shows that it is at it."""
     settings = [*SETTINGS, "warmup={updates: 1000000, batch_size: 8}"]

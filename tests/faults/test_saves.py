@@ -44,7 +44,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "times", "ranks", "victim", "background"), some_of(FAULTS, FAULTS[2::4]))
+@pytest.mark.parametrize(("kind", "times", "ranks", "victim", "background"), some_of(FAULTS, FAULTS[2:3]))
 def test_a_fault_of_the_disk(
     preloaded: Preloaded, model: Path, tmp_path: Path, kind: str, times: int, ranks: int, victim: int, background: bool
 ) -> None:

@@ -33,6 +33,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path: Path, capfd: pytes
         assert len(differences(other, tmp_path / "whole")) == told + 1, spoil
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.distributed
 @pytest.mark.timeout(900)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from forked import Server
 from simulation.processes import processes
+from thorough import some_of
 
 from .full_size import names_of
 
@@ -18,19 +19,19 @@ def server() -> Iterator[Server]:
         yield started
 
 
-@pytest.mark.parametrize(
-    ("part", "lines"),
-    [
-        ("blocks", 12 * 5),
-        ("fp32", 2 * 4),
-        ("layer", 5),
-        ("varlen", 3 * 7 + 4),
-        ("times", 2 * (1 + 2 * 5)),
-        ("ceilings", 4 + 4 * 8 + 2 * 9),
-        ("numbers", 2 * 8),
-        ("log-prob times", 1 + 2 * 6),
-    ],
-)
+PARTS = [
+    ("blocks", 12 * 5),
+    ("fp32", 2 * 4),
+    ("layer", 5),
+    ("varlen", 3 * 7 + 4),
+    ("times", 2 * (1 + 2 * 5)),
+    ("ceilings", 4 + 4 * 8 + 2 * 9),
+    ("numbers", 2 * 8),
+    ("log-prob times", 1 + 2 * 6),
+]
+
+
+@pytest.mark.parametrize(("part", "lines"), some_of(PARTS, [*PARTS[2:4], PARTS[-1]]))
 def test_full_size(part: str, lines: int, server: Server, tmp_path: Path) -> None:
     names = server.run(names_of, part, tmp_path)
     assert len(names) == lines

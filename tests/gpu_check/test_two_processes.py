@@ -30,6 +30,7 @@ def test_all_layouts_give_what_one_process_gives(tmp_path: Path) -> None:
     assert {line.status for line in found.values()} == {Status.ON_CPU}
 
 
+@pytest.mark.thorough
 @pytest.mark.distributed
 def test_what_goes_wrong_between_ranks_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "_RANK", "tests.gpu_check.broken_rank")

@@ -88,7 +88,7 @@ def alone(command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("how", some_of(ALL, list(ALL)[::2]))
-@pytest.mark.parametrize("command", ["losses", "train none.yaml"])
+@pytest.mark.parametrize("command", some_of(["losses", "train none.yaml"], ["losses"]))
 def test_commands_with_closed_descriptors(how: str, command: str) -> None:
     expected = alone(command)
     done = shell(f"{ASPO} {command} {how}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rewards.signalling_scorer import WAYS
+from thorough import some_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -28,7 +29,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", some_of(["SIGKILL", "SIGTERM", "SIGHUP"], ["SIGKILL"]))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_scorer_that_signals_its_group_costs_its_response_only(tmp_path: Path, way: str, name: str) -> None:
     script, path = tmp_path / "script.py", tmp_path / "rewards.json"

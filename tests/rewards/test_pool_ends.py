@@ -132,27 +132,27 @@ def workers_of(script: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in script.stdout.readline().split()]
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ("pool.close()", 0),
-        ("", 0),
-        ("pool.submit([(problem, 'loop')] * 2)", 0),
-        ("pool.submit([(problem, 'sleep'), (problem, 'deaf')])", 0),
-        ("pool.submit([(problem, 'stop')] * 2); time.sleep(0.5)", 0),
-        ("[os.kill(pid, signal.SIGSTOP) for pid in workers]", 0),
-        ("import multiprocessing; multiprocessing.get_logger(); multiprocessing.log_to_stderr()", 0),
-        ("sys.exit(5)", 5),
-        ("raise KeyError('x')", 1),
-        ("os._exit(7)", 7),
-        ("os.kill(os.getpid(), signal.SIGKILL)", -9),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", -11),
-        ("pool.submit([(problem, 'stop')] * 2); time.sleep(0.5); os.kill(os.getpid(), signal.SIGKILL)", -9),
-        ("[os.kill(pid, signal.SIGSTOP) for pid in workers]; os._exit(7)", 7),
-        ("signal.raise_signal(signal.SIGINT)", -2),
-        ("signal.alarm(1); signal.signal(14, lambda *_: os.killpg(0, 2)); pool.score([(problem, 'sleep')])", -2),
-    ],
-)
+ENDS = [
+    ("pool.close()", 0),
+    ("", 0),
+    ("pool.submit([(problem, 'loop')] * 2)", 0),
+    ("pool.submit([(problem, 'sleep'), (problem, 'deaf')])", 0),
+    ("pool.submit([(problem, 'stop')] * 2); time.sleep(0.5)", 0),
+    ("[os.kill(pid, signal.SIGSTOP) for pid in workers]", 0),
+    ("import multiprocessing; multiprocessing.get_logger(); multiprocessing.log_to_stderr()", 0),
+    ("sys.exit(5)", 5),
+    ("raise KeyError('x')", 1),
+    ("os._exit(7)", 7),
+    ("os.kill(os.getpid(), signal.SIGKILL)", -9),
+    ("os.kill(os.getpid(), signal.SIGSEGV)", -11),
+    ("pool.submit([(problem, 'stop')] * 2); time.sleep(0.5); os.kill(os.getpid(), signal.SIGKILL)", -9),
+    ("[os.kill(pid, signal.SIGSTOP) for pid in workers]; os._exit(7)", 7),
+    ("signal.raise_signal(signal.SIGINT)", -2),
+    ("signal.alarm(1); signal.signal(14, lambda *_: os.killpg(0, 2)); pool.score([(problem, 'sleep')])", -2),
+]
+
+
+@pytest.mark.parametrize(("body", "code"), some_of(ENDS, ENDS[2::4]))
 def test_a_process_ends_and_its_workers_with_it(tmp_path, body, code):
     with run(tmp_path, body) as script:
         workers = [psutil.Process(pid) for pid in workers_of(script)]
