@@ -90,7 +90,7 @@ ALIKE = [loss_is_nan, servers_are_lost, nothing_is_scored]
 OTHERS = [leader_fails, another_rank_fails, leader_is_killed, another_rank_is_killed, memory_is_out, interrupted]
 
 
-@pytest.mark.parametrize("error", some_of([*ALIKE, *OTHERS], [loss_is_nan, leader_is_killed]))
+@pytest.mark.parametrize("error", some_of([*ALIKE, *OTHERS], [leader_is_killed]))
 def test_a_state_that_is_written_survives(server: Server, work: Path, error: Callable[[Any], None]) -> None:
     name = error.__name__
     states = server.run(fail_in_step_two, work, name, error)
@@ -187,6 +187,7 @@ def test_damaged_weights_before_the_first_step(
     assert (start.with_name("start.refused")).exists()
 
 
+@pytest.mark.thorough
 def test_lines_that_the_disk_does_not_take_cost_the_save_alone(server: Server, work: Path) -> None:
     server.run(flush_fails, work, "unflushed")
     said = (work / "unflushed.log").read_text()

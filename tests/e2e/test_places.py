@@ -129,6 +129,7 @@ def test_the_rate_follows_the_place_in_the_run(server: Server, work: Path) -> No
     assert made[0] < UPDATES  # else a count of updates would have been right, too
 
 
+@pytest.mark.thorough
 def test_a_run_that_trains_on_nothing_says_so(server: Server, work: Path) -> None:
     done = aspo(
         "train",

@@ -24,6 +24,7 @@ def score(problem, response):
 """
 
 
+@pytest.mark.thorough
 def test_ranks_need_no_file_of_problems(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SETTINGS)
     (tmp_path / "my_reward.py").write_text(REWARD)

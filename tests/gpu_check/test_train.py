@@ -35,6 +35,7 @@ def lines_in(path: Path) -> dict[str, Line]:
     return {line.name: line for line in read_lines(path)}
 
 
+@pytest.mark.thorough
 def test_on_the_cpu(tmp_path: Path) -> None:
     train.run(Sheet("train", tmp_path / "lines", on_gpu=False), cpu(tmp_path))
     lines = lines_in(tmp_path / "lines")

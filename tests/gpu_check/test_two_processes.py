@@ -21,6 +21,7 @@ def run(tmp_path: Path) -> dict[str, Line]:
     return {line.name: line for line in read_lines(lines)}
 
 
+@pytest.mark.thorough
 @pytest.mark.distributed
 def test_all_layouts_give_what_one_process_gives(tmp_path: Path) -> None:
     found = run(tmp_path)

@@ -96,6 +96,7 @@ def keep_what_goes_away() -> None:
     HostWeights.release = lambda weights: None  # type: ignore[method-assign, assignment]
 
 
+@pytest.mark.thorough
 def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:
     lines = on_stand_in(memory_lines, tmp_path / "good")
     assert held(lines) >= OFFLOAD | REFERENCE | SAVES

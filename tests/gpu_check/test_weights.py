@@ -127,6 +127,7 @@ def keep_memory_and_take_all_at_once() -> None:
     engine.most_rows = lambda model, device, sampling: 10**9  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path) -> None:
     lines = on_stand_in(engine_memory, tmp_path / "good")
     assert held(lines) >= MEMORY | SHARES | {"max_batch_tokens null: all responses come"}

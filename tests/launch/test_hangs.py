@@ -85,7 +85,7 @@ def launched(folder: Path, *behaviours: str, minutes: float = MINUTES) -> str:
     return said
 
 
-@pytest.mark.parametrize("name", some_of(HANGS, ["another collective", "two"]))
+@pytest.mark.parametrize("name", some_of(HANGS, ["another collective"]))
 def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str) -> None:
     behaviours, late = HANGS[name]
     said = launched(tmp_path, *behaviours)
@@ -120,6 +120,7 @@ def test_rank_that_is_lost_before_the_others_meet(tmp_path: Path) -> None:
     names(said, 2, {1: "has not met the other ranks: it is in its start-up"})
 
 
+@pytest.mark.thorough
 def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: Path) -> None:
     names(launched(tmp_path, "abort", "stop in generate"), 2, {1: r"is stopped \(SIGSTOP\)"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import some_of
 
 from aspo_megatron.plan.hardware import H100
 from aspo_megatron.simulation.beside_plan import compared
@@ -63,7 +64,11 @@ RANKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "rank"), RANKS, ids=[f"{name}-rank{rank}" for name, rank in RANKS])
+FEW = [place for place in RANKS if place[0] in ("cp2-full", "experts-etp2", "gspo-embedded")]
+FEW.append([place for place in RANKS if place[0] == "pp4-vpp2"][-1])
+
+
+@pytest.mark.parametrize(("name", "rank"), some_of(RANKS, FEW), ids=[f"{name}-rank{rank}" for name, rank in RANKS])
 def test_plan_is_what_is_simulated(name: str, rank: int, simulated: Callable[..., Any], tmp_path: Path) -> None:
     each = CASES[name]
     model = shallow(each.recipe, each.layers, tmp_path / "model")

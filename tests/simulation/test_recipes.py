@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from thorough import some_of
 
 from aspo_megatron.plan.hardware import H100
 from aspo_megatron.simulation.phases import Phase
@@ -20,10 +19,11 @@ RECIPES = ("deepseek_r1_distill_qwen_1_5b", "qwen3_4b", "qwen3_8b", "qwen3_30b_a
 CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[0].parallel)]
 
 
+@pytest.mark.thorough  # test_plan.py has shallow ones
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "rank"),
-    some_of(CASES, [case for case in CASES if case[0] == "qwen3_8b"]),  # test_plan.py has one with experts
+    CASES,
     ids=[f"{name}-rank{rank}" for name, rank in CASES],
 )
 def test_recipe(name: str, rank: int, simulated: Callable[..., Any]) -> None:
