@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.launch.addresses import reserved_port
 from aspo_megatron.launch.rank import ignore_warnings_of_libraries
 
 Result = dict[str, Any]
@@ -29,9 +29,8 @@ def in_ranks(world: int, function: Callable[..., Result], *args: Any) -> list[Re
     Raises:
         SystemExit: a rank failed.
     """
-    (port,) = free_ports(1, "127.0.0.1")
     context = multiprocessing.get_context("forkserver")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, reserved_port() as port:
         folder = Path(name)
         ranks = []
         for rank in range(world):

@@ -13,6 +13,7 @@ from skips import (  # noqa: F401
     pytest_terminal_summary,
 )
 
+from aspo_megatron.launch.addresses import reserved_port
 from distributed import Ranks
 
 
@@ -38,3 +39,10 @@ def ranks() -> Iterator[Ranks]:
     """Ranks that all tests of this process share."""
     with Ranks() as running:
         yield running
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A loopback port that rank 0 can listen on, and that no one is given who asks for any."""
+    with reserved_port() as number:
+        yield number

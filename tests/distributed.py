@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import psutil
 
-from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.launch.addresses import reserved_port
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,11 +99,11 @@ class Ranks:
             self._ranks.append(self._start())
         task = pickle.dumps((sys.path, function, args, kwargs))
         try:
-            (port,) = free_ports(1, "127.0.0.1")
-            for number, rank in enumerate(self._ranks[:world_size]):
-                rank.pipe.send(_environment(number, world_size, port))
-                rank.pipe.send_bytes(task)
-            results = self._results(world_size, timeout)
+            with reserved_port() as port:
+                for number, rank in enumerate(self._ranks[:world_size]):
+                    rank.pipe.send(_environment(number, world_size, port))
+                    rank.pipe.send_bytes(task)
+                results = self._results(world_size, timeout)
         except BaseException:
             self.kill()
             raise

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.launch.addresses import reserved_port
 from distributed import _environment
 
 P = ParamSpec("P")
@@ -56,14 +56,14 @@ class Server:
 
 def fork_ranks(world_size: int, main: Callable[..., object], *args: Any) -> list[BaseProcess]:
     """Start `main(*args)` in each of `world_size` ranks. Joining and killing them is the caller's."""
-    (port,) = free_ports(1, "127.0.0.1")
     context = multiprocessing.get_context("fork")
-    ranks: list[BaseProcess] = [
-        context.Process(target=_rank, args=(_environment(number, world_size, port), main, args))
-        for number in range(world_size)
-    ]
-    for rank in ranks:
-        rank.start()
+    with reserved_port() as port:  # from here on the ranks hold it, as they are born with what is open here
+        ranks: list[BaseProcess] = [
+            context.Process(target=_rank, args=(_environment(number, world_size, port), main, args))
+            for number in range(world_size)
+        ]
+        for rank in ranks:
+            rank.start()
     return ranks
 
 

@@ -31,6 +31,8 @@ from packaging.utils import canonicalize_name
 import aspo_megatron
 from aspo_megatron.cli.app import app
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "aspo_megatron", "slurm", "examples")
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from aspo_megatron.launch.loopback import is_loopback
+from aspo_megatron.launch.loopback import LOOPBACK, is_loopback
 
-__all__ = ["address_towards", "free_ports", "in_url", "is_loopback"]
+__all__ = ["address_towards", "free_ports", "in_url", "is_loopback", "reserved_port"]
 
 
 def address_towards(url: str) -> str:
@@ -34,3 +35,16 @@ def free_ports(count: int, host: str = "") -> list[int]:
         for probe in probes:
             probe.bind((host, 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A loopback port that nobody else is given while this lasts, and that rank 0 can listen on.
+
+    The socket is bound but does not listen: the kernel then hands the port to no one who asks for any free port, but
+    lets a listener with SO_REUSEADDR, such as torch's store, bind it too.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        yield holder.getsockname()[1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,8 +18,8 @@ from pathlib import Path
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.launch.addresses import reserved_port
 from aspo_megatron.launch.hang_verdict import Verdict, find_late
-from aspo_megatron.launch.loopback import LOOPBACK
 from aspo_megatron.launch.outcome import Outcome, explain, told
 from aspo_megatron.launch.rank_notes import SharedBoard
 from aspo_megatron.launch.rank_process import Failure, RankProcess, rank_environment, start
@@ -107,7 +106,7 @@ def run_ranks(
     ranks: list[RankProcess] = []
     with (
         _signals_noted(*[signal.SIGUSR1] * stops_by_itself) as signals,
-        _reserved_port() as port,
+        reserved_port() as port,
         _board(processes) as (board, descriptor),
     ):
         try:
@@ -127,19 +126,6 @@ def run_ranks(
     if watch.interrupted:  # a signal that comes later hastens the end, and is not the reason for it
         return Outcome(f"interrupted by {signal.Signals(watch.interrupted).name}", 128 + watch.interrupted)
     return explain(failures, watch.verdict, ranks, log_dir)
-
-
-@contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
-    """A loopback port that nobody else is given while this lasts, and that rank 0 can listen on.
-
-    The socket is bound but does not listen: the kernel then hands the port to no one who asks for any free port, but
-    lets a listener with SO_REUSEADDR, such as torch's store, bind it too.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((LOOPBACK, 0))
-        yield holder.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -131,15 +131,6 @@ def test_signal_to_the_command(tmp_path: Path, work: Path, name: str, number: si
         assert_goes_on(tmp_path, work)
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A port that rank 0 can listen on, and that no one is given who asks for any."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("", 0))
-        yield holder.getsockname()[1]
-
-
 def start_rank(rank: int, port: int, folder: Path, work: Path) -> subprocess.Popen[str]:
     """One of two ranks, as srun starts them."""
     settings = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -14,8 +14,6 @@ import psutil
 import pytest
 from thorough import some_of
 
-from aspo_megatron.launch.addresses import free_ports
-
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
 
 HERE = Path(__file__).parent
@@ -126,9 +124,8 @@ def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: P
 
 
 @pytest.mark.parametrize("name", some_of(ALONE, ["rank 0, stopped"]))
-def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, name: str) -> None:
+def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, port: int, name: str) -> None:
     behaviours, late = ALONE[name]
-    (port,) = free_ports(1, "127.0.0.1")
     size = len(behaviours)
     ranks = [
         subprocess.Popen(

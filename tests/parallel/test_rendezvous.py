@@ -158,8 +158,9 @@ def test_interfaces(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1", "0x7f.1", "127.0.0.2", "::ffff:127.0.0.1", "localhost"])
-def test_the_store_listens_at_an_address_of_this_machine_alone(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    (port,) = free_ports(1, "127.0.0.1")
+def test_the_store_listens_at_an_address_of_this_machine_alone(
+    monkeypatch: pytest.MonkeyPatch, port: int, address: str
+) -> None:
     for name, value in {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert stays_here(os.environ)

@@ -98,6 +98,7 @@ def test_responses_go_on_across_updates(engine: SGLangEngine, proxies: list[Prox
     assert sum(len(proxy.answered) for proxy in proxies) == 240 + 5
 
 
+@pytest.mark.thorough
 def test_a_server_that_misses_an_update_loses_what_it_is_at(
     engine: SGLangEngine, proxies: list[Proxy], policy: Policy
 ) -> None:

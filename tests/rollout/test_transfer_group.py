@@ -205,10 +205,9 @@ class Peer:
             group.broadcast([self.received], dist.BroadcastOptions()).wait()
 
 
-def test_a_group_forms_in_a_process_of_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_forms_in_a_process_of_torchruns(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """Whose `rendezvous` takes it that torchrun hosts the store, at every address."""
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    (port,) = free_ports(1)
     peer = Peer(port, "of torchrun")
     group = TransferGroup("127.0.0.1", port, "of torchrun", 1, "gloo", 5.0, 20.0)
     group.send([torch.ones(1 << 24)])
@@ -241,8 +240,7 @@ def test_a_server_that_does_not_connect_holds_up_no_other() -> None:
     assert failed[0] < 15.0  # the patience of joining, and not of sending
 
 
-def test_receiving_may_take_longer_than_joining() -> None:
-    (port,) = free_ports(1)
+def test_receiving_may_take_longer_than_joining(port: int) -> None:
     peer = Peer(port, "slow", rests=2.0)
     group = TransferGroup("127.0.0.1", port, "slow", 1, "gloo", 1.0, 20.0)
     group.send([torch.ones(1 << 24)])

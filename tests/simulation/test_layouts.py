@@ -114,7 +114,7 @@ OF_FAMILIES = [(family, row, "gspo") for family in ("llama", "qwen2", "qwen3") f
 ]
 
 
-@pytest.mark.parametrize(("family", "row", "loss"), some_of(OF_FAMILIES, OF_FAMILIES[1::3]))
+@pytest.mark.parametrize(("family", "row", "loss"), some_of(OF_FAMILIES, OF_FAMILIES[1:2]))
 def test_family(family: str, row: str, loss: str, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     """gspo looks at whole responses, so that its log-probs have a backward of their own."""
     parallel, rank = FAMILY_ROWS[row]

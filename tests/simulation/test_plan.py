@@ -64,7 +64,7 @@ RANKS = [
 ]
 
 
-FEW = [place for place in RANKS if place[0] in ("cp2-full", "experts-etp2", "gspo-embedded")]
+FEW = [place for place in RANKS if place[0] in ("experts-etp2", "gspo-embedded")]
 FEW.append([place for place in RANKS if place[0] == "pp4-vpp2"][-1])
 
 
