@@ -113,6 +113,7 @@ def server(work: Path) -> Iterator[Server]:
         yield started
 
 
+@pytest.mark.thorough
 def test_the_rate_follows_the_place_in_the_run(server: Server, work: Path) -> None:
     """In a run that is killed twice, and has a state of this version and of an older one to go on from."""
     name, settings = "rates", [*DECAYING, "reward.kind=some_rewards:often_equal"]

@@ -35,6 +35,7 @@ def run(on_cpu: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
     return folder, on_cpu(section, "model", folder)
 
 
+@pytest.mark.thorough
 def test_on_the_cpu(run: tuple[Path, Lines]) -> None:
     _, lines = run
     assert held(lines) == FP32 | BF16 | {"fp32 products without TF32"}

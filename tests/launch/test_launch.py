@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from thorough import some_of
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.launch.hang_verdict import Verdict
@@ -210,7 +211,7 @@ print(rank.tail(), rank._ended_by_watchdog(-6))
 """
 
 
-@pytest.mark.parametrize("lines", [1, 30, 300])
+@pytest.mark.parametrize("lines", some_of([1, 30, 300], [30]))
 def test_log_that_is_larger_than_memory(tmp_path: Path, lines: int) -> None:
     path = tmp_path / "rank0.log"
     with path.open("wb") as file:

@@ -158,6 +158,7 @@ def test_tokens_of_pages_and_tokenizers_in_python_are_one_line(tmp_path: Path, n
     the_line(raised.value, f"{folder}: the tokenizer cannot be used: ", *words)
 
 
+@pytest.mark.thorough
 def test_the_most_that_is_let_in_is_as_much_as_the_response() -> None:
     """The worst of each kind, 4,000 of the longest tokens. What takes for ever ends at pytest's time limit."""
     worst = {

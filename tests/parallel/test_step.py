@@ -161,6 +161,7 @@ OF_OTHERS = (
     *("tp2", "tp3", "dp2", "dp3-distopt", "dp2-tp2", "dp2-overlap", "dp2-pp2-overlap", "pp2-vpp2", "pp3", "pp2-tp2-sp"),
     *("recompute-full", "recompute-selective", "cp2-recompute-selective", "tp2-sp-recompute-full"),
     *("moe-dp2", "moe-dp2-ep2", "moe-dp2-ep2-overlap", "moe-dp2-ep2-recompute-selective"),
+    *("dp2-tp2-distopt-overlap", "moe-tp2-sp-etp1-overlap"),
 )
 """Layouts whose options others have together, or test_every_layout.py has."""
 

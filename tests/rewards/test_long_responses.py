@@ -54,7 +54,7 @@ PIECES = {
 }
 
 
-@pytest.mark.parametrize("name", some_of(PIECES, list(PIECES)[::4]))
+@pytest.mark.parametrize("name", some_of(PIECES, list(PIECES)[1::9]))
 def test_megabytes(name):
     piece = PIECES[name]
     response = piece * (SIZE // len(piece))
