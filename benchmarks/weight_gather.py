@@ -21,7 +21,7 @@ import torch.distributed as dist
 import typer
 from torch.multiprocessing.spawn import spawn
 
-from aspo_megatron.launch.addresses import free_ports
+from aspo_megatron.launch.addresses import reserved_port
 from benchmarks.measure import machine
 
 LLAMA = {
@@ -51,9 +51,8 @@ def main(
     typer.echo(f"{machine(device)}; buckets of {bucket_mib} MiB")
     typer.echo(f"{'':<6} {'MiB':>6} {'tensor by tensor':>18} {'buckets':>10} {'ratio':>7}")
     for axis in ("tp", "pp"):
-        with tempfile.TemporaryDirectory(prefix="aspo-gather-") as work:
+        with tempfile.TemporaryDirectory(prefix="aspo-gather-") as work, reserved_port() as port:
             (Path(work) / "config.json").write_text(json.dumps(LLAMA))
-            (port,) = free_ports(1)
             spawn(_rank, (Path(work), axis, port, bucket_mib << 20, repeats), nprocs=2)
             found = json.loads((Path(work) / "result.json").read_text())
         one, buckets = (statistics.median(found[name]) for name in ("one", "buckets"))

@@ -20,5 +20,11 @@ def some_of(cases: Iterable[Any], kept: Collection[Any]) -> list[Any]:
     return [case if case in kept else _marked(case) for case in cases]
 
 
+def one_in(step: int, cases: Iterable[Any], first: int = 0) -> list[Any]:
+    """The cases as parameters of a test; those but every `step`-th from number `first` on are marked `thorough`."""
+    cases = list(cases)
+    return some_of(cases, cases[first::step])
+
+
 def _marked(case: Any) -> Any:
     return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.thorough)

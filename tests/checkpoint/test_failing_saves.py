@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from file_size import limited
-from thorough import some_of
+from thorough import one_in, some_of
 
 from aspo_megatron.checkpoint.states.folders import saved_steps, step_folder
 from aspo_megatron.checkpoint.torch_dist.manifest import read_manifest
@@ -202,7 +202,7 @@ def fail_each(settings: list[str], name: str, rank: int, lasting: bool) -> int:
 FULL = list(product((0, 1, 100, 500, 1000, 3000, 5000, 10_000, 20_000, 30_000, 50_000, 100_000), BACKGROUNDS))
 
 
-@pytest.mark.parametrize(("full", "background"), some_of(FULL, FULL[2::8]))
+@pytest.mark.parametrize(("full", "background"), one_in(8, FULL, first=2))
 def test_a_disk_that_was_full_for_a_moment(ranks: Ranks, settings: list[str], full: int, background: str) -> None:
     """There is room again before the save is completed."""
     said = ranks.run(2, save_on_full_disk, [*settings, f"checkpoint.async_save={background}"], full)[0]
@@ -417,7 +417,7 @@ LACKS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Saves], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("lack", some_of(LACKS, list(LACKS)[::3]))
+@pytest.mark.parametrize("lack", one_in(3, LACKS))
 def test_what_is_not_whole_gets_no_name(ranks: Ranks, settings: list[str], lack: str) -> None:
     for said in ranks.run(2, save_without, settings, lack):
         (line,) = said

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rewards.patience import reward_workers, until
-from thorough import some_of
+from thorough import one_in, some_of
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -90,7 +90,7 @@ SPOILING = [
 ]
 
 
-@pytest.mark.parametrize(("deed", "error"), some_of(SPOILING, SPOILING[1::3]))
+@pytest.mark.parametrize(("deed", "error"), one_in(3, SPOILING, first=1))
 def test_a_response_that_spoils_its_worker_costs_itself_only(deed, error):
     with pool_of() as pool:
         rewards = score(pool, "number 1", deed, "number 2", "number 3")
@@ -121,7 +121,7 @@ NO_REWARDS = [
 ]
 
 
-@pytest.mark.parametrize(("deed", "error"), some_of(NO_REWARDS, NO_REWARDS[2::3]))
+@pytest.mark.parametrize(("deed", "error"), one_in(3, NO_REWARDS, first=2))
 def test_what_cannot_be_a_reward_is_an_error_of_one_short_line(deed, error):
     with pool_of(1) as pool:
         [reward, other] = score(pool, deed, "number 2")

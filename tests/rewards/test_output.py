@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from rewards.printing_scorer import LINE, WAYS
-from thorough import some_of
+from thorough import one_in, some_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -88,7 +88,7 @@ def test_no_way_of_printing_changes_a_reward(tmp_path: Path, place: str, stream:
     assert found == [[float(len(way)), None] for way in WAYS] * 3
 
 
-@pytest.mark.parametrize("way", some_of(WAYS, list(WAYS)[::3]))
+@pytest.mark.parametrize("way", one_in(3, WAYS))
 def test_what_is_printed_is_shown(tmp_path: Path, way: str) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         assert rewards_of(tmp_path, 1, way, stdout=out.fileno(), stderr=err.fileno()) == [[float(len(way)), None]]

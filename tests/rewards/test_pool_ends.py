@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rewards.patience import reward_workers, until
-from thorough import some_of
+from thorough import one_in, some_of
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -152,7 +152,7 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("body", "code"), some_of(ENDS, ENDS[2::4]))
+@pytest.mark.parametrize(("body", "code"), one_in(4, ENDS, first=2))
 def test_a_process_ends_and_its_workers_with_it(tmp_path, body, code):
     with run(tmp_path, body) as script:
         workers = [psutil.Process(pid) for pid in workers_of(script)]

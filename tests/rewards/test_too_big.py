@@ -11,7 +11,7 @@ import pytest
 from math_verify import parse
 from rewards.big_formulas import BIG, INFINITE, RIGHT, SMALL
 from rewards.slow_formulas import SLOW_FORMULAS
-from thorough import some_of
+from thorough import one_in
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -94,7 +94,7 @@ def test_wherever_it_stands(text):
     assert grade("42", text) == 0.0
 
 
-@pytest.mark.parametrize(("reference", "answer"), some_of(RIGHT, list(RIGHT)[::4]), ids=range(len(RIGHT)))
+@pytest.mark.parametrize(("reference", "answer"), one_in(4, RIGHT), ids=range(len(RIGHT)))
 def test_large_right_answers_are_right(reference, answer):
     assert grade(reference, rf"Thus \boxed{{{answer}}}.") == 1.0
     assert grade(reference, rf"Thus \boxed{{{answer}+1}}.") == 0.0 or "," in answer or "=" in answer
