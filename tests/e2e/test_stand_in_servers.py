@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(300)
 SHORT = [*TRAINER, "train.steps=3", "eval.every=0"]
 
 
-@pytest.mark.thorough
 def test_a_run_starts_its_own_servers_and_leaves_none(work: Path, tmp_path: Path) -> None:
     own = f"rollout.servers={{python: {stand_in_python(tmp_path)}, count: 1, probe_every: 1}}"
     done = aspo("train", "small.yaml", f"output_dir={tmp_path / 'own'}", *SHORT, own, folder=work)
