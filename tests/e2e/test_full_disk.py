@@ -86,6 +86,7 @@ def fill_the_disk(work: Path, run: RunFolder, gates: Path) -> tuple[subprocess.P
     return process, rank
 
 
+@pytest.mark.thorough
 def test_a_disk_that_is_full_for_a_moment(work: Path, undisturbed: RunFolder, gates: Path) -> None:
     run = RunFolder(work / "moment")
     process, rank = fill_the_disk(work, run, gates)

@@ -23,13 +23,13 @@ import psutil
 import pytest
 from forked import Server, fork_ranks, kill
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from thorough import some_of
 
 from .command import ASPO, RunFolder, aspo, finish, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.timeout(300)]
 
 STEPS = 6
-KILLS = 8
 SETTINGS = [
     "parallel={tp: 2, sequence_parallel: true}",
     f"train.steps={STEPS}",
@@ -77,11 +77,11 @@ def run_to_the_end(work: Path, name: str, *more: str) -> None:
     wait_for(go_on(work, name, *more))
 
 
-def kill_again_and_again(work: Path, name: str) -> list[str]:
+def kill_again_and_again(work: Path, name: str, kills: int) -> list[str]:
     """Kill a run at random moments of its whole length, and go on; what was killed when."""
     chance = random.Random(5)
     run = RunFolder(work / name)
-    moments = sorted(chance.uniform(0.0, STEPS) for _ in range(KILLS))
+    moments = sorted(chance.uniform(0.0, STEPS) for _ in range(kills))
     told = []
     for number, moment in enumerate(moments):
         ranks = go_on(work, name)
@@ -158,11 +158,13 @@ def assert_same(run: RunFolder, whole: RunFolder) -> None:
     assert [event.step for event in events.Scalars("reward/mean")] == list(range(1, STEPS + 1))
 
 
-def test_killed_at_random_moments(server: Server, work: Path, whole: RunFolder) -> None:
+@pytest.mark.parametrize("kills", some_of([4, 8], [4]))
+def test_killed_at_random_moments(server: Server, work: Path, whole: RunFolder, kills: int) -> None:
     """Both ranks or one of them, in steps, in saves and at the start, again and again in one run."""
-    print("killed:", *server.run(kill_again_and_again, work, "killed"), sep="\n  ")
-    assert "going on after step" in (work / "killed.log").read_text()
-    assert_same(RunFolder(work / "killed"), whole)
+    name = f"killed-{kills}"
+    print("killed:", *server.run(kill_again_and_again, work, name, kills), sep="\n  ")
+    assert "going on after step" in (work / f"{name}.log").read_text()
+    assert_same(RunFolder(work / name), whole)
 
 
 @pytest.fixture

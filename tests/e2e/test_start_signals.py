@@ -148,7 +148,8 @@ OF_A_SCHEDULER = list(
 )
 
 
-@pytest.mark.parametrize(("name", "number"), some_of(OF_A_SCHEDULER, OF_A_SCHEDULER[3:]))
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "number"), OF_A_SCHEDULER)
 def test_signal_to_ranks_of_a_scheduler(
     tmp_path: Path, work: Path, port: int, name: str, number: signal.Signals
 ) -> None:

@@ -118,6 +118,7 @@ def test_section_that_dies_keeps_its_lines_and_does_not_end_the_others(plan: Pla
     assert not (plan.out / "sections" / "good" / "work").exists()
 
 
+@pytest.mark.thorough
 def test_error_in_a_part_of_a_section_does_not_end_the_others(plan: Plan) -> None:
     outcome = run(plan, section("parts"), section("kernel"))
     passed, failed = Status.ON_CPU, Status.FAILED
@@ -169,6 +170,7 @@ def test_nothing_is_left_of_a_section_that_ended_well(plan: Plan) -> None:
     assert are_gone([int(line.figure)])
 
 
+@pytest.mark.thorough
 def test_what_no_time_is_left_for_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "time", Clock(plan, 4000.0))
     cut = run(plan, section("hangs", seconds=1000.0), section("good", seconds=1000.0), budget=2000.0)

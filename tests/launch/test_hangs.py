@@ -95,6 +95,7 @@ def test_launcher_names_the_ranks_that_did_not_arrive(tmp_path: Path, name: str)
     assert any("Timed out" in log for log in logs)  # its own error is kept
 
 
+@pytest.mark.thorough
 def test_launcher_that_looks_when_all_ranks_have_ended(tmp_path: Path) -> None:
     behaviours, late = ["wait", "elsewhere in update", "stop the launcher in update"], HANGS["another collective"][1]
     with launcher(tmp_path, *behaviours) as process:

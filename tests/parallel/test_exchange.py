@@ -162,7 +162,7 @@ def look_around(layout: ParallelConfig) -> Place:
 
 @pytest.mark.distributed
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("layout", one_in(3, GRIDS))
+@pytest.mark.parametrize("layout", one_in(6, GRIDS))
 def test_coordinates_and_groups_agree(ranks: Ranks, layout: str) -> None:
     config = GRIDS[layout]
     places = ranks.run(config.world_size, look_around, config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from rewards.signalling_scorer import WAYS
-from thorough import some_of
+from thorough import one_in, some_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("name", some_of(["SIGKILL", "SIGTERM", "SIGHUP"], ["SIGKILL"]))
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", one_in(2, WAYS))
 def test_a_scorer_that_signals_its_group_costs_its_response_only(tmp_path: Path, way: str, name: str) -> None:
     script, path = tmp_path / "script.py", tmp_path / "rewards.json"
     script.write_text(SCRIPT)

@@ -205,7 +205,7 @@ def test_workers_without_work_are_stopped(caplog, workers, stopped, moment):
 
 
 @pytest.mark.parametrize(("workers", "stopped"), some_of([(1, 1), (2, 1), (3, 3)], [(2, 1)]))
-@pytest.mark.parametrize("timeout", [2.0, 100.0])
+@pytest.mark.parametrize("timeout", some_of([2.0, 100.0], [2.0]))
 def test_busy_workers_are_stopped(tmp_path, caplog, workers, stopped, timeout):
     paths = [tmp_path / f"go{index}" for index in range(workers)]
     with pool_of(workers, timeout) as pool:
@@ -238,7 +238,7 @@ def test_a_worker_that_was_stopped_for_a_moment_scores_again(tmp_path, times):
 LOST = [(name, workers) for name in ("KILL", "STOP", "TERM") for workers in (1, 2, 4)]
 
 
-@pytest.mark.parametrize(("name", "workers"), some_of(LOST, [("KILL", 2), ("STOP", 4), ("TERM", 1)]))
+@pytest.mark.parametrize(("name", "workers"), some_of(LOST, [("KILL", 2), ("TERM", 1)]))
 def test_workers_are_lost_while_large_responses_are_handed_over(name, workers):
     large = "number 1" + " " * 1_000_000
     with pool_of(workers) as pool:

@@ -80,9 +80,7 @@ def check_budgets(figures: dict[str, Figures], expert_layers: int = 0) -> None:
 FEW = {
     "cp2-tp2-sp",
     "dp2-pp2-vpp2-distopt-overlap",
-    "recompute-full",
     "moe-tp2-sp-ep2-etp1",
-    "moe-dp2-ep2-distopt",
 }
 
 

@@ -65,7 +65,6 @@ RANKS = [
 
 
 FEW = [place for place in RANKS if place[0] in ("experts-etp2", "gspo-embedded")]
-FEW.append([place for place in RANKS if place[0] == "pp4-vpp2"][-1])
 
 
 @pytest.mark.parametrize(("name", "rank"), some_of(RANKS, FEW), ids=[f"{name}-rank{rank}" for name, rank in RANKS])
