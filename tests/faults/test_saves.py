@@ -59,10 +59,8 @@ def test_a_fault_of_the_disk(
 KILLS = [("kill", 1, 0, True), ("kill", 2, 1, True), ("kill", 2, 0, False), ("torn", 2, 0, True)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "ranks", "victim", "background"),
-    some_of(KILLS, KILLS[1:2]),
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("kind", "ranks", "victim", "background"), KILLS)
 def test_a_kill(
     preloaded: Preloaded, model: Path, tmp_path: Path, kind: str, ranks: int, victim: int, background: bool
 ) -> None:

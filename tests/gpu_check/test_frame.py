@@ -242,7 +242,8 @@ def test_list_names_the_sections_in_their_order(capsys: pytest.CaptureFixture[st
     assert sorted(one.name for one in SECTIONS if one.gpus == 2) == ["nccl", "weight_sync"]
 
 
-@pytest.mark.parametrize("number", some_of([signal.SIGINT, signal.SIGTERM], [signal.SIGTERM]))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.thorough
 def test_interrupted_check_ends_what_runs_and_writes_what_it_has(tmp_path: Path, plan: Plan, number: int) -> None:
     """A whole process, whose sections are replaced by one that hangs and one after it."""
     code = """

@@ -163,6 +163,7 @@ def test_a_bad_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"{options[0]} {options[1]}: not a version" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_check_imports_nothing_that_is_left_out() -> None:
     names = {need.name for need in project_needs(ROOT / "pyproject.toml")}
     assert {"megatron-core", "omegaconf", "pydantic", "pytest"} <= names

@@ -270,7 +270,8 @@ def test_a_problem_that_cannot_be_sent_costs_itself_only():
     assert "the problem cannot be sent to a worker: TypeError: cannot pickle" in (rewards[1].error or "")
 
 
-@pytest.mark.parametrize("seed", some_of(range(2), [0]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(2))
 def test_random_losses_change_no_reward(seed, tmp_path):
     """Kills and stops at random moments; each is followed by some work, as an outage that lasts is another matter."""
     draw = random.Random(seed)

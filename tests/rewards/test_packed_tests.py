@@ -183,6 +183,7 @@ def test_a_list_that_is_changed_does_not_change_the_next_one():
     assert len(read_tests(problem(TEXT))) == 1
 
 
+@pytest.mark.thorough
 def test_large_tests_are_read():
     """Text of several MiB with commas, and as many numbers in lists as problems have."""
     text, numbers = "1,2,3\n" * 3_000_000, list(range(1_000_000))

@@ -36,7 +36,7 @@ def test_each_is_right_for_itself(phrasing: str) -> None:
 
 
 THIRDS = [(change, third) for change in CHANGES for third in range(3)]
-DEALT = [(change, turn % 3) for turn, change in enumerate(CHANGES)]
+DEALT = [(change, turn % 3) for turn, change in enumerate(CHANGES)][::2]
 
 
 @pytest.mark.parametrize(("change", "third"), some_of(THIRDS, DEALT))

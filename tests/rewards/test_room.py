@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from thorough import some_of
+from thorough import one_in, some_of
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
@@ -56,7 +56,7 @@ def test_a_pool_that_cannot_start(owner, name, error, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("error", [NO_PROCESS, NO_DESCRIPTOR, NO_MEMORY, READ_ONLY])
+@pytest.mark.parametrize("error", one_in(2, [NO_PROCESS, NO_DESCRIPTOR, NO_MEMORY, READ_ONLY]))
 @pytest.mark.parametrize("place", ["socket", "process"])
 def test_workers_that_cannot_start(place, error, monkeypatch, nothing_is_left):
     monkeypatch.setattr(supervisor, "_PAUSE_SECONDS", 0.001)

@@ -88,6 +88,15 @@ FAILING_SYNCS = [
 ]
 
 
+SLOW_BY_SGLANG = pytest.mark.parametrize(
+    "servers",
+    ["stand-in", pytest.param("sglang", marks=[pytest.mark.sglang, pytest.mark.thorough])],
+    indirect=True,
+)
+"""For tests in which a real server starts anew, or is waited for: a minute each."""
+
+
+@SLOW_BY_SGLANG
 @pytest.mark.parametrize(("way", "at", "fault"), one_in(3, FAILING_SYNCS, first=1))
 def test_a_server_without_the_weights_gets_no_prompt_until_it_has_them(
     policy: Policy, proxies: list[Proxy], way: str, at: str, fault: str
@@ -147,6 +156,7 @@ def test_a_token_beyond_the_vocabulary_never_leaves(engine: SGLangEngine, proxie
     assert [len(proxy.answered) for proxy in proxies] == before
 
 
+@SLOW_BY_SGLANG
 def test_a_killed_server_comes_back_and_is_asked_after_a_sync(policy: Policy, servers: dict[str, LocalServers]) -> None:
     running = servers["llama"]
     engine = sglang_engine(policy, running.urls)

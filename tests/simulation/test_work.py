@@ -41,7 +41,6 @@ WORK = {
     **{f"qwen3-rank{r}": (replace(EVERY_FAMILY, model="qwen3"), r) for r in (0, 3)},
 }
 FEW = {
-    "single",
     "dp2-pp2-vpp2-distopt-overlap",
     "moe-dp2-ep2-distopt",
 }
