@@ -198,7 +198,6 @@ def measure(path: Path, few: Path) -> None:
     print(json.dumps([resident("VmRSS") - before, resident("VmHWM") - before]))
 
 
-@pytest.mark.thorough
 def test_memory_of_many_problems(tmp_path: Path) -> None:
     """Of each problem 40 bytes are text, and 100 are tokens; as objects they took 4000 bytes."""
     paths = [str(write(tmp_path / f"{lines}.jsonl", lines)) for lines in (LINES, 1000)]

@@ -140,7 +140,6 @@ def run_on(work: Path, name: str, *more: str) -> None:
     wait_for(go_on(work, name, *SHORT, *more))
 
 
-@pytest.mark.thorough
 def test_a_run_that_begins_again_says_so(server: Server, work: Path) -> None:
     """No state is there; nor is one looked for in a run that begins."""
     server.run(run_on, work, "stateless", "train.steps=1", "checkpoint.every=0")
@@ -168,8 +167,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(("damage", "file", "why"), DAMAGES)
+@pytest.mark.parametrize(("damage", "file", "why"), some_of(DAMAGES, DAMAGES[:1]))
 def test_damaged_weights_before_the_first_step(
     server: Server, work: Path, damage: Callable[[Path], None], file: str, why: str
 ) -> None:

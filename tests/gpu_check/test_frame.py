@@ -118,7 +118,6 @@ def test_section_that_dies_keeps_its_lines_and_does_not_end_the_others(plan: Pla
     assert not (plan.out / "sections" / "good" / "work").exists()
 
 
-@pytest.mark.thorough
 def test_error_in_a_part_of_a_section_does_not_end_the_others(plan: Plan) -> None:
     outcome = run(plan, section("parts"), section("kernel"))
     passed, failed = Status.ON_CPU, Status.FAILED
@@ -170,7 +169,6 @@ def test_nothing_is_left_of_a_section_that_ended_well(plan: Plan) -> None:
     assert are_gone([int(line.figure)])
 
 
-@pytest.mark.thorough
 def test_what_no_time_is_left_for_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "time", Clock(plan, 4000.0))
     cut = run(plan, section("hangs", seconds=1000.0), section("good", seconds=1000.0), budget=2000.0)
@@ -242,8 +240,7 @@ def test_list_names_the_sections_in_their_order(capsys: pytest.CaptureFixture[st
     assert sorted(one.name for one in SECTIONS if one.gpus == 2) == ["nccl", "weight_sync"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.thorough
+@pytest.mark.parametrize("number", some_of([signal.SIGINT, signal.SIGTERM], [signal.SIGTERM]))
 def test_interrupted_check_ends_what_runs_and_writes_what_it_has(tmp_path: Path, plan: Plan, number: int) -> None:
     """A whole process, whose sections are replaced by one that hangs and one after it."""
     code = """

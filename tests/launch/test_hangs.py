@@ -124,8 +124,7 @@ def test_process_that_a_watchdog_aborts_is_not_the_one_that_is_named(tmp_path: P
     names(launched(tmp_path, "abort", "stop in generate"), 2, {1: r"is stopped \(SIGSTOP\)"})
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", some_of(ALONE, ["rank 0, stopped"]))
 def test_ranks_without_the_launcher_name_them_too(tmp_path: Path, port: int, name: str) -> None:
     behaviours, late = ALONE[name]
     size = len(behaviours)
