@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +32,13 @@ _TOKENISED_AT_ONCE = 1024
 class _Side:
     """The problems to train on, or those held out: the records of a source that have these numbers.
 
-    `key`: what they are for, as the configuration calls it.
+    `key`: what they are for, as the configuration calls it. `repeated`: how many are left out as they repeat another.
     """
 
     key: str
     records: Records
     numbers: IntArray
+    repeated: int = 0
 
 
 def fit(problem: Problem) -> Reason | None:
@@ -106,7 +107,7 @@ def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Sid
         kept = train.numbers[~np.isin(both[: len(own)], both[len(own) :])]
         if len(kept) < len(own):
             logger.warning("data.train: dropped %d problems that are in data.heldout", len(own) - len(kept))
-        train = _Side(train.key, train.records, kept)
+        train = replace(train, numbers=kept)
     elif config.heldout_fraction > 0:
         count = round(config.heldout_fraction * len(own))
         if count == 0:
@@ -115,7 +116,7 @@ def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Sid
             )
         held = kinds(own) < count  # those with the smallest hashes
         heldout = _Side("data.heldout_fraction", train.records, train.numbers[held])
-        train = _Side(train.key, train.records, train.numbers[~held])
+        train = replace(train, numbers=train.numbers[~held])
     if not len(train.numbers):
         raise ConfigError("data.train: no problem is left to train on, all are held out")
     return train, heldout
@@ -126,9 +127,7 @@ def _unique(records: Records, key: str) -> tuple[_Side, np.ndarray]:
     identities = records.take_identities()
     _, first = np.unique(kinds(identities), return_index=True)
     numbers: IntArray = np.sort(first)
-    if len(numbers) < len(records):
-        logger.info("%s: %d of %d problems left, the others repeat one", key, len(numbers), len(records))
-    return _Side(key, records, numbers), identities[numbers]
+    return _Side(key, records, numbers, repeated=len(records) - len(numbers)), identities[numbers]
 
 
 def _tokenize(side: _Side, maker: PromptMaker, judge: _Judge, tell: Callable[[str], None]) -> ProblemStore:
@@ -155,7 +154,7 @@ def _tokenize(side: _Side, maker: PromptMaker, judge: _Judge, tell: Callable[[st
             else:
                 unusable.add(reason)
     unusable.settle(len(side.numbers))
-    return builder.store()
+    return builder.store(side.repeated)
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,20 @@ class _Columns:
 class ProblemStore(Sequence[Problem]):
     """Problems, in their order. A problem is made when it is asked for, and forgotten with whoever has asked.
 
-    `digest`: a hash of all problems and their order; "" for a part of a store.
+    `digest`: a hash of all problems and their order; "" for a part of a store. `repeated`: how many of the source were
+    left out as they repeat another.
     """
 
-    def __init__(self, naming: Naming, blob: bytes | bytearray | memoryview, columns: _Columns, digest: str) -> None:
+    def __init__(
+        self,
+        naming: Naming,
+        blob: bytes | bytearray | memoryview,
+        columns: _Columns,
+        digest: str,
+        repeated: int = 0,
+    ) -> None:
         self._naming, self._blob, self._columns, self.digest = naming, memoryview(blob), columns, digest
+        self.repeated = repeated
 
     def __len__(self) -> int:
         """How many there are."""
@@ -132,6 +141,7 @@ class ProblemStore(Sequence[Problem]):
             "name": self._naming.name,
             "own": self._naming.own,
             "digest": self.digest,
+            "repeated": self.repeated,
             "lengths": {name: column.size for name, column in columns.items()},
             "blob": int(bounds[-1]),
         }
@@ -170,7 +180,8 @@ def read_stores(path: Path, count: int) -> list[ProblemStore]:
         blob = memoryview(content)[at : at + header["blob"]]
         at = _padded(at + header["blob"])
         naming = Naming(header["name"], header["own"])
-        stores.append(ProblemStore(naming, blob, _Columns(**{**columns, **pairs}), header["digest"]))
+        own = _Columns(**{**columns, **pairs})
+        stores.append(ProblemStore(naming, blob, own, header["digest"], header["repeated"]))
     return stores
 
 
@@ -191,8 +202,8 @@ class StoreBuilder:
         self._keys.append(_key(problem.id))
         self._digest.update(digested(problem))
 
-    def store(self) -> ProblemStore:
-        """All of them."""
+    def store(self, repeated: int) -> ProblemStore:
+        """All of them; `repeated`: how many of the source are not among them as they repeat another."""
         numbers = _as_array(self._numbers, np.int64)
         bounds = _as_array(self._bounds, np.int64)
         records = np.stack([self._records.bounds[numbers], self._records.bounds[numbers + 1]], axis=1)
@@ -203,7 +214,7 @@ class StoreBuilder:
             _as_array(self._keys, np.uint64),
             _as_array(self._tokens, np.int32),
         )
-        return ProblemStore(self._records.naming, self._records.blob, columns, self._digest.hexdigest())
+        return ProblemStore(self._records.naming, self._records.blob, columns, self._digest.hexdigest(), repeated)
 
 
 def _as_array(values: array[int], dtype: type[np.generic]) -> np.ndarray:

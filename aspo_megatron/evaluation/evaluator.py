@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from aspo_megatron.config import EvalConfig, SamplingConfig
+from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.data.split_over_ranks import Dealer, dealer
 from aspo_megatron.errors import AgreedError
@@ -84,6 +85,7 @@ class Evaluator:
                 "index": sample.group,
                 "problem": asked.problem.id,
                 "question": asked.problem.question,
+                "prompt": prompt,
                 "answer": asked.problem.answer,
                 "response": text,
                 "reward": reward.value,
@@ -92,6 +94,7 @@ class Evaluator:
                 "error": reward.error,
             }
             for asked in score_groups(answered, self.rewards, self.tokenizer)
+            for prompt in [decode(self.tokenizer, asked.problem.prompt_ids)]
             for sample, text, reward in zip(asked.samples, asked.texts, asked.rewards, strict=True)
         ]
         return sorted((record for part in gather(own) for record in part), key=lambda record: record["index"])

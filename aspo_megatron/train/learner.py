@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -82,14 +82,18 @@ class Learner:
         self._updates.tell_if_none()
 
     def _shown(self, batches: Sequence[Groups]) -> Groups:
-        return _first_samples((group for batch in batches for group in batch), self._config.log.samples_per_step)
+        return samples_to_show([group for batch in batches for group in batch], self._config.log.samples_per_step)
 
 
-def _first_samples(groups: Iterable[Sequence[Sample]], count: int) -> list[list[Sample]]:
-    """The first `count` samples, in their groups."""
-    chosen: list[list[Sample]] = []
-    for group in groups:
-        if count > 0:
-            chosen.append(list(group[:count]))
-            count -= len(chosen[-1])
-    return chosen
+def samples_to_show(groups: Sequence[Sequence[Sample]], count: int) -> Groups:
+    """`count` samples, in their groups: the first of each group, then the second of each, and so on.
+
+    So they answer as many problems as possible. Given only the first of the groups, it takes as many of each or more.
+    """
+    taken = [0] * len(groups)
+    for _ in range(count):
+        left = [(number, place) for place, number in enumerate(taken) if number < len(groups[place])]
+        if not left:
+            break
+        taken[min(left)[1]] += 1
+    return [list(group[:number]) for group, number in zip(groups, taken, strict=True) if number]

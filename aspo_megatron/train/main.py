@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.fingerprint import Fingerprint
 from aspo_megatron.config import RunConfig
@@ -21,6 +23,7 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.handover import reading_shown
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank, starting_weights
 from aspo_megatron.inputs.shared import SharedInputs, shared
+from aspo_megatron.inputs.summary import summary_lines
 from aspo_megatron.inputs.warmup_answers import check_imitations
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.noted_progress import NotedProgress
@@ -77,6 +80,9 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
     with ExitStack() as stack:
         display = progress_display(config.train.steps, leader=topology.is_leader)
         progress = stack.enter_context(NotedProgress(display, topology.rank_status))
+        if topology.is_leader:
+            for line in summary_lines(config, read, _devices(topology.platform.device)):
+                progress.message(line)
         progress.phase("load model")
         again = (config.output_dir / METRICS_FILE).exists()
         if topology.is_leader:
@@ -118,6 +124,11 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
         summary = trainer.run(state, weights)
     if topology.is_leader:
         _print_result(config, summary)
+
+
+def _devices(device: torch.device) -> str:
+    """What the ranks compute on, for people."""
+    return "CPUs" if device.type == "cpu" else f"GPUs of the kind {torch.cuda.get_device_name(device)}"
 
 
 def _stopped(config: RunConfig, stop: StopRequest, topology: Topology) -> bool:

@@ -20,6 +20,7 @@ from aspo_megatron.folders import CURVES_FILE, EVALUATIONS, SUMMARY_FILE, step_n
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.losses import Loss
+from aspo_megatron.metrics.alarms import Alarms
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.curves import draw_curves
@@ -42,6 +43,7 @@ class RunOutputs:
         """
         self._config, self._inputs, self._record_after, self.progress = config, inputs, record, progress
         self._recorder: Recorder | None = None
+        self._alarms = Alarms(config)
 
     @property
     def written_here(self) -> bool:
@@ -75,12 +77,17 @@ class RunOutputs:
             self._recorder.log_samples(step, sample_records(outputs, problems, self._inputs.tokenizer, loss))
 
     def record_step(self, step: int, metrics: Mapping[str, float], heldout: float | None) -> None:
-        """Write the metrics of a step, and show that it is done; `heldout` is the last accuracy that is known."""
+        """Write the metrics of a step, show that it is done, and say what they show to be wrong.
+
+        `heldout` is the last accuracy that is known.
+        """
         if self._recorder:
             self._recorder.log(step, metrics)
         self.progress.update(
             step, reward=metrics["reward/mean"], tokens_per_second=metrics["tokens_per_second"], heldout=heldout
         )
+        for line in self._alarms.after(step, metrics):
+            self.progress.message(line)
 
     def flush(self) -> None:
         """Have the disk take what is recorded.
@@ -144,6 +151,7 @@ def sample_records(
         {
             "problem": sample.problem_id,
             "question": problems[sample.problem_id].question,
+            "prompt": decode(tokenizer, sample.prompt_ids),
             "answer": problems[sample.problem_id].answer,
             "response": decode(tokenizer, sample.response_ids),
             "reward": sample.reward,

@@ -74,7 +74,7 @@ def stored(problems: list[Problem]) -> ProblemStore:
     builder = StoreBuilder(gathering.records("source"))
     for number, problem in enumerate(problems):
         builder.add(number, problem)
-    return builder.store()
+    return builder.store(repeated=0)
 
 
 def test_problems_come_out_as_they_went_in() -> None:

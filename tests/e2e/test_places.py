@@ -146,8 +146,8 @@ def test_a_run_that_trains_on_nothing_says_so(server: Server, work: Path) -> Non
     why = "every prompt's rewards agree (rollout.dynamic_sampling=refill)"
     lines = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert lines == [
-        f"warning: step 1 trained on nothing: {why}",
-        f"warning: step 2 trained on nothing: {why}",
+        f"warning: step 1: no update was made, as there was nothing to learn from: {why}",
+        f"warning: steps 1 to 2: no update was made, as there was nothing to learn from: {why}",
         f"warning: no step made an update, so the model is the one that the run began with: {why}",
     ]
     assert "trained model:     nothing/hf" in done.stdout.split(lines[-1])[1]

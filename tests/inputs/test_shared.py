@@ -33,7 +33,7 @@ def store() -> ProblemStore:
     builder = StoreBuilder(records)
     for number, record in enumerate(records):
         builder.add(number, Problem(record.id, record.question, (number, 1), record.answer, record.metadata))
-    return builder.store()
+    return builder.store(repeated=0)
 
 
 def asked(shared: bool) -> dict[str, Any]:

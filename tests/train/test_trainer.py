@@ -120,11 +120,14 @@ class Scored:
         return self.rewards
 
 
+@dataclass(frozen=True)
 class Scorer:
-    """Rewards a text as `reward_of` does."""
+    """Rewards a text as `reward_of` does, or each with nothing."""
+
+    nothing: bool
 
     def submit(self, items: Iterable[tuple[Problem, str]]) -> Scored:
-        return Scored([Reward(reward_of(text)) for _, text in items])
+        return Scored([Reward(0.0 if self.nothing else reward_of(text)) for _, text in items])
 
 
 class Problems(Held):
@@ -196,7 +199,9 @@ def run_config(folder: Path, dp: int, **settings: Any) -> RunConfig:
     return RunConfig.model_validate({**sections, **settings})
 
 
-def train(config: RunConfig, after: int | None = None, lost_in_version: int | None = None) -> Seen:
+def train(
+    config: RunConfig, after: int | None = None, lost_in_version: int | None = None, no_rewards: bool = False
+) -> Seen:
     """A run from its beginning, or from its state after a step, to its end or until its servers are lost."""
     with process_grid(config.parallel, PLATFORM, config.seed) as topology:
         from aspo_megatron.checkpoint.states.folders import step_folder
@@ -210,7 +215,7 @@ def train(config: RunConfig, after: int | None = None, lost_in_version: int | No
         family = read_family(MODEL)
         problems: Any = Problems("p", PROMPTS)
         heldout: Any = Problems("h", 3)
-        outside: Any = (Scorer(), NeverStop())
+        outside: Any = (Scorer(no_rewards), NeverStop())
         rewards, stop = outside
         recorders = []
 
@@ -318,6 +323,10 @@ def test_what_is_recorded_is_what_happened(whole: tuple[Path, Seen]) -> None:
         timed = ("generate", "reward", "old_log_probs", "reference_log_probs", "update", "samples", "sync", "step")
         assert all(line[f"seconds/{name}"] >= 0.0 for name in timed)
     samples = lines(folder / "samples.jsonl")
+    prompts = {f"p{number}": tokenizer.decode((3 + number, 7)) for number in range(PROMPTS)}
+    assert all(sample["prompt"] == prompts[sample["problem"]] for sample in samples)
+    evaluated = lines(folder / "eval" / "step-000000.jsonl")
+    assert [record["prompt"] for record in evaluated] == [tokenizer.decode((3 + number, 7)) for number in range(2)]
     for step in (1, 2):
         shown = [sample for sample in samples if sample["step"] == step]
         assert sorted(sample["response"] for sample in shown) == sorted(map(tokenizer.decode, given))
@@ -344,6 +353,23 @@ def test_a_run_exports_what_it_trained(whole: tuple[Path, Seen]) -> None:
     assert same(load_file(folder / "hf" / "model.safetensors"), seen.weights[STEPS])
     done = [call for call in seen.calls if call in {"save", "export"} or call.startswith("step")]
     assert done == ["step 1 is done", "save", "export", "step 2 is done", "save", "export", "export"]
+
+
+def test_a_run_without_a_signal_leaves_the_weights_alone(ranks: Ranks, tmp_path: Path) -> None:
+    """All rewards agree. Of what rounding leaves of the gradient of a KL to the same model Adam would make steps."""
+    folder = tmp_path / "run"
+    (seen,) = ranks.run(1, train, run_config(folder, dp=1, checkpoint={"every": 0}), no_rewards=True)
+    assert all(same(seen.weights[0], seen.weights[version]) for version in (1, 2))
+    assert same(seen.weights[0], load_file(folder / "hf" / "model.safetensors"))
+    assert [line["updates/skipped"] for line in lines(folder / "metrics.jsonl")[1:]] == [2.0, 2.0]
+    why = "every prompt's rewards agree"
+    nothing = f"no update was made, as there was nothing to learn from: {why}"
+    assert seen.said[1:] == [
+        f"warning: step 1: {nothing}",
+        "held-out accuracy at step 2: 0.0%",
+        f"warning: steps 1 to 2: {nothing}",
+        f"warning: no step made an update, so the model is the one that the run began with: {why}",
+    ]
 
 
 def test_an_export_that_fails_costs_no_state_and_tokens_of_another_engine_are_masked(
