@@ -7,11 +7,13 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aspo_megatron.checkpoint.fingerprint import weights_fingerprint
 from aspo_megatron.checkpoint.hf.folder import hf_shapes
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.io import load_config
+from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet, identity
@@ -19,8 +21,9 @@ from aspo_megatron.evaluation.progress import EvalProgress
 from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, scores_path
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank
+from aspo_megatron.inputs.read import open_weights, read_as_rank
 from aspo_megatron.inputs.shared import SharedProblems
+from aspo_megatron.inputs.summary import prompt_lines
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
@@ -29,17 +32,21 @@ from aspo_megatron.rollout.engine import RolloutEngine
 from aspo_megatron.rollout.sglang.engine import SGLangEngine
 from aspo_megatron.streams import show
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _RESPONSES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A set of problems with what it reads. `results`: the leader's file, None elsewhere."""
+    """A set of problems with what it reads. `results`: the leader's file, None elsewhere, as is the `first` problem."""
 
     asked: ProblemSet
     config: RunConfig
-    inputs: Inputs
+    tokenizer: PreTrainedTokenizerBase
     problems: SharedProblems
+    first: Problem | None
     results: ResultFile | None
 
 
@@ -74,7 +81,8 @@ def run_job(job: EvaluationJob) -> None:
                 if each.kept:  # else nobody will ask whose they are
                     weights = weights or weights_fingerprint(config.model.path)
                 results = stack.enter_context(_open(job, each, config, held, weights))
-            tasks.append(_Task(each, config, read, problems, results))
+            first_problem = held[0] if topology.is_leader and len(held) else None
+            tasks.append(_Task(each, config, read.tokenizer, problems, first_problem, results))
         left = from_leader([task.results is None or not task.results.complete for task in tasks])
         if any(left) and not job.live:
             source = open_weights(first, inputs[0].family)
@@ -110,12 +118,14 @@ def _evaluate(task: _Task, engine: RolloutEngine, topology: Topology) -> None:
     """Ask what is left."""
     from aspo_megatron.evaluation.evaluator import Evaluator, evaluate_into
 
-    config, tokenizer, problems = task.config, task.inputs.tokenizer, task.problems
+    config, tokenizer, problems = task.config, task.tokenizer, task.problems
     sampling = config.eval_sampling
     rank, world_size = topology.rank, topology.world_size
     with RewardPool(config.reward) as rewards, ExitStack() as stack:
         progress = None
         if task.results:
+            for line in prompt_lines(task.first, tokenizer) if task.first else ():
+                show(line)
             progress = stack.enter_context(EvalProgress(task.asked.name, len(task.results.right), len(problems)))
 
         def tell(done: int, scores: Scores) -> None:

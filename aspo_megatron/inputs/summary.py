@@ -29,14 +29,14 @@ def summary_lines(config: RunConfig, inputs: Inputs, device: str) -> list[str]:
     """
     model, rollout, train = config.model, config.rollout, config.train
     weights = ", random weights" if model.init == "random" else ""
-    size = f"{_in_millions(model_elements(inputs.family))} million parameters"
+    size = f"{model_elements(inputs.family):,} parameters"
     sampled = f"{rollout.prompts_per_step} prompts x {rollout.responses_per_prompt} responses"
     updates = f"{config.updates_per_step} {'update' if config.updates_per_step == 1 else 'updates'}"
     return [
         f"model:     {one_line(model.path)} ({inputs.family.name}, {size}, {model.dtype}{weights})",
         f"problems:  {_problems(inputs.train, inputs.heldout)}",
         f"reward:    {one_line(config.reward.kind)}; loss: {one_line(config.loss.name)}",
-        f"steps:     {train.steps}; in each {sampled} from {rollout.engine}, then {updates}",
+        f"steps:     {train.steps}, each of {sampled} ({rollout.engine} engine) and {updates}",
         f"ranks:     {config.parallel.world_size} on {device} ({_layout(config)})",
         f"folder:    {one_line(config.output_dir)}",
         *prompt_lines(inputs.train[0], inputs.tokenizer),
@@ -57,8 +57,8 @@ def prompt_lines(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> list[s
 
 def _problems(train: ProblemStore, heldout: ProblemStore) -> str:
     repeated = train.repeated + heldout.repeated
-    left_out = f"; {repeated:,} left out that repeat another" if repeated else ""
-    return f"{len(train):,} to train on, {len(heldout):,} held out{left_out}"
+    dropped = f"; {repeated:,} {'duplicate' if repeated == 1 else 'duplicates'} dropped" if repeated else ""
+    return f"{len(train):,} to train on, {len(heldout):,} held out{dropped}"
 
 
 def _layout(config: RunConfig) -> str:
@@ -66,8 +66,3 @@ def _layout(config: RunConfig) -> str:
     sizes = {axis: getattr(parallel, axis) for axis in ("tp", "cp", "pp", "vpp", "dp", "ep")}
     split = " ".join(f"{axis}={size}" for axis, size in sizes.items() if size and size > 1)
     return split or "one process"
-
-
-def _in_millions(elements: int) -> str:
-    millions = elements / 1e6
-    return f"{millions:,.0f}" if millions >= 100 else f"{millions:.3g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +83,11 @@ def test_ids_that_repeat_are_not_used(tmp_path, tokenizer):
     assert [p.id for p in train] == ["d-0", "d-1"]
 
 
-def test_repeated_prompts_are_dropped(tmp_path, tokenizer, caplog):
+def test_repeated_prompts_are_dropped(tmp_path, tokenizer):
     path = write_jsonl(tmp_path / "d.jsonl", [*sums(2), {"prompt": " 0 + 1 = ", "answer": "later"}, *sums(3)])
-    with caplog.at_level(logging.INFO):
-        train, _ = load(data(path), tokenizer)
+    train, _ = load(data(path), tokenizer)
     assert [(p.id, p.answer) for p in train] == [("d-0", "1"), ("d-1", "3"), ("d-5", "5")]
-    assert "3 of 6 problems left" in caplog.text
+    assert train.repeated == 3
 
 
 def test_heldout_fraction_is_disjoint_exact_and_stable(tmp_path, tokenizer):

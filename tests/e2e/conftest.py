@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Train = Callable[..., RunFolder]
 
 
+def begins(name: str) -> re.Pattern[str]:
+    """What a run says first: what it is about to do, and a prompt as the model gets it."""
+    return re.compile(
+        r"model:     \S+ \(llama, 115,\d{3} parameters, float32(, random weights)?\)\n"
+        r"problems:  \d+ to train on, \d+ held out; \d+ duplicates dropped\n"
+        r"reward:    reasoning_gym; loss: aspo\n"
+        r"steps:     \d+, each of 6 prompts x 4 responses \(embedded engine\) and 2 updates\n"
+        r"ranks:     (1 on CPUs \(one process\)|2 on CPUs \((tp|dp)=2\))\n"
+        rf"folder:    {name}\n"
+        r"prompt:    that of problem chain_sum-0-\d+, \d+ tokens, as the model gets it:\n"
+        r"  \| \d [+-] \d =\n"
+    )
+
+
 @pytest.fixture(scope="session")
 def train(work: Path) -> Train:
     """Runs `aspo train small.yaml` with overrides, which must succeed and say nothing on stderr."""
@@ -29,6 +44,7 @@ def train(work: Path) -> Train:
     def run(name: str, *overrides: str) -> RunFolder:
         done = aspo("train", "small.yaml", f"output_dir={name}", *overrides, folder=work)
         assert (done.code, done.stderr) == (0, "")
+        assert begins(name).match(done.stdout), done.stdout
         assert f"trained model:     {name}/hf" in done.stdout
         return RunFolder(work / name)
 
@@ -85,4 +101,6 @@ def evaluated(work: Path, tp2: RunFolder) -> Finished:
     """`aspo eval` of the two-rank run's checkpoint, by its own configuration, into `eval.jsonl`."""
     done = aspo("eval", "tp2/hf", "--config", "tp2/config.yaml", "--output", "eval.jsonl", folder=work)
     assert (done.code, done.stderr) == (0, "")
+    prompt = r"prompt:    that of problem chain_sum-0-\d+, \d+ tokens, as the model gets it:\n  \| \d [+-] \d =\n"
+    assert re.match(prompt, done.stdout), done.stdout
     return done

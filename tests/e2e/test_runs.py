@@ -55,9 +55,13 @@ def test_the_run_folder_is_complete(run: RunFolder) -> None:
     assert len(list((run.path / "tensorboard").iterdir())) == 1
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {line["step"] for line in samples} == set(range(1, steps + 1))
-    names = {"step", "problem", "question", "answer", "response", "reward", "advantage", "finish_reason"}
+    names = {"step", "problem", "question", "prompt", "answer", "response", "reward", "advantage", "finish_reason"}
     assert all(line.keys() == names | {"tokens", "weights", "weight_versions"} for line in samples)
+    for step in range(1, steps + 1):
+        asked = [line["problem"] for line in samples if line["step"] == step]
+        assert len(asked) == len(set(asked)) > 0
     for line in samples:
+        assert line["prompt"] == f"{line['question']} ="
         assert line["weight_versions"] == [[line["step"] - 1, len(line["tokens"])]]
         assert len(line["tokens"]) == len(line["weights"]) > 0
         assert "".join(line["tokens"]).replace(" ", "") == line["response"].replace(" ", "")
@@ -93,6 +97,7 @@ def test_accuracy_is_that_of_the_responses_kept(run: RunFolder) -> None:
         (metric,) = [value for key, value in run.step(step).items() if key.startswith("eval/avg@")]
         assert summary[name] == metric == right
     assert {record["index"] for record in run.evaluation(last)} == set(range(summary["heldout_problems"]))
+    assert all(record["prompt"] == f"{record['question']} =" for record in run.evaluation(last))
 
 
 def test_the_profile_of_a_step(tp2: RunFolder) -> None:
