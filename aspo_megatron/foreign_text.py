@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import unicodedata
 
@@ -30,6 +31,22 @@ def safe(text: object) -> str:
 def one_line(text: object) -> str:
     """Like `safe`, for a place in a line: newlines and tabs become visible, too."""
     return safe(text).replace("\n", "\N{SYMBOL FOR LINE FEED}").replace("\t", "\N{SYMBOL FOR HORIZONTAL TABULATION}")
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something: `1 step`, `2,000 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def placed(path: object) -> str:
+    """A path in a line; of a relative one also the directory that it is relative to."""
+    text = str(path)
+    if os.path.isabs(text):
+        return one_line(text)
+    try:
+        return f"{one_line(text)} (in {one_line(os.getcwd())})"
+    except OSError:  # somebody has removed it
+        return one_line(text)
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:

@@ -21,6 +21,8 @@ MOST_LETTERS = 2**24
 _MOST_VALUES = 10_000
 """As OmegaConf has it, which counts them when they are read; a megabyte may hold half a million."""
 _WHOLE = "tag:yaml.org,2002:int"
+_TWICE = "found duplicate key "
+"""As OmegaConf begins to say it."""
 _LONGEST_NUMBER = 400
 """Digits: those of the largest floating-point number. Python shows none of more than 4,300."""
 
@@ -80,9 +82,19 @@ def yaml_errors(path: Path, error: type[UserError] = UserError) -> Iterator[None
     except yaml.MarkedYAMLError as reason:
         mark = reason.problem_mark
         where = f"{name}, line {mark.line + 1}, column {mark.column + 1}" if mark else name
-        raise error(f"{where}: not YAML: {one_line(reason.problem)}") from reason
+        raise error(f"{where}: {_problem(reason)}") from reason
     except (yaml.YAMLError, ValueError) as reason:  # ValueError: the 99th of a month, for one
         raise error(f"{name}: not YAML: {one_line(str(reason).splitlines()[0])}") from reason
+
+
+def _problem(reason: yaml.MarkedYAMLError) -> str:
+    """What is wrong, in one line."""
+    said = str(reason.problem)
+    if said.startswith(_TWICE):
+        return f"the key {one_line(said.removeprefix(_TWICE))} is given twice here; keep one of them"
+    if said.startswith(r"found character '\t'"):
+        return "not YAML: a tab; lines are indented by spaces"
+    return f"not YAML: {one_line(said)}"
 
 
 def _of_the_shell(path: Path, error: type[UserError]) -> bytes:

@@ -9,7 +9,7 @@ import typer
 
 from aspo_megatron.api.conversion import DTYPES
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.streams import show
 
 app = typer.Typer(help="Convert model folders to megatron checkpoints and back.", no_args_is_help=True)
@@ -43,7 +43,7 @@ def hf_to_megatron(
     sizes = LayoutSizes(tp, pp, vpp, ep, etp, None if pp_layers is None else _numbers(pp_layers))
     layout, compared = to_megatron(source, target, sizes, dtype=dtype, verify=verify, progress=True)
     _show_compared(compared)
-    show(f"{one_line(target)}: written for {layout.world_size} ranks")
+    show(f"{one_line(target)}: written for {counted(layout.world_size, 'rank')}")
 
 
 @app.command("megatron-to-hf")

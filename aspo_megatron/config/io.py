@@ -26,23 +26,13 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.config.given import given_tree, without_references
 from aspo_megatron.config.interpolation import refuse_endless, unread
 from aspo_megatron.config.reference import OWN_NAME, key_names, sections
+from aspo_megatron.config.wording import reason_in_words
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.files import write_whole
 from aspo_megatron.folders import CHECKPOINTS, RUN_CONFIG, RUN_LOCK, model_folder
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 from aspo_megatron.reading import read_bytes
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
-
-_REASONS = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "path_type": "must be a path",
-    "tuple_type": "must be a list, such as [a, b]",
-    "dict_type": "must be a mapping of keys to values",
-    "model_type": "is a section: set the keys in it",
-}
 
 
 class DamagedConfigError(ConfigError):
@@ -164,7 +154,7 @@ def _read_yaml(path: Path) -> DictConfig:
         text = read_yaml(path, ConfigError, keys_only=True)
     except ConfigError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise ConfigError(f"{name}: no such configuration file") from error
+            raise ConfigError(f"{placed(path)}: no such configuration file") from error
         raise
     with yaml_errors(path, ConfigError):
         tree = OmegaConf.load(io.StringIO(text))
@@ -230,6 +220,11 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _lines(errors: Sequence[ErrorDetails]) -> Iterator[str]:
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    flat = [".".join(map(str, place)) for place in unknown if "." in str(place[-1])]
+    if flat:  # what else is wrong may be so for want of these
+        yield from (f"{one_line(key)}: a key with a dot; in a file its dots are levels: {_nested(key)}" for key in flat)
+        return
     for error in errors:
         key = ".".join(str(part) for part in error["loc"])
         known, own = _schema_key(key)
@@ -238,20 +233,14 @@ def _lines(errors: Sequence[ErrorDetails]) -> Iterator[str]:
         elif error["type"] == "missing":
             for name, meaning in _required(known):
                 yield f"{name}: required, but not given. {meaning}".replace(OWN_NAME, own)
-        elif error["type"] == "value_error":
-            text = error["msg"].removeprefix("Value error, ")
-            yield f"{key}: {text}" if key else text
         else:
-            yield f"{key}: {_reason(error)}"
+            yield f"{key}: {reason_in_words(error)}" if key else reason_in_words(error)
 
 
-def _reason(error: ErrorDetails) -> str:
-    words = _REASONS.get(error["type"]) or error["msg"].replace("Input should be", "must be")
-    given = error["input"]
-    if error["type"] == "string_type" and isinstance(given, bool | int | float):
-        words += " (put it in quotes)"
-    shown = "a section" if isinstance(given, Mapping) else json.dumps(given, ensure_ascii=False, default=str)
-    return f"{words}, not {shown}"
+def _nested(key: str) -> str:
+    """A dotted key as the levels of a file."""
+    first, _, rest = key.partition(".")
+    return f"{one_line(first)}: {f'{{{_nested(rest)}}}' if rest else '...'}"
 
 
 def _schema_key(key: str) -> tuple[str, str]:
@@ -274,15 +263,15 @@ def _required(key: str) -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(key: str) -> str:
-    """The nearest key, looked for in the same section, then by its last name, then everywhere; else what there is."""
+    """The key of this name below the same section or elsewhere, else the nearest of the section; else what there is."""
     parent, _, name = key.rpartition(".")
     everywhere = key_names()
     siblings = [candidate for candidate in everywhere if candidate.rpartition(".")[0] == parent]
-    near = difflib.get_close_matches(name, [sibling.rpartition(".")[2] for sibling in siblings], n=1)
-    found = [f"{parent}.{match}" if parent else match for match in near]
+    same_name = [candidate for candidate in everywhere if candidate.rpartition(".")[2] == name]
+    found = [candidate for candidate in same_name if candidate.startswith(f"{parent}.")]
     if not found:
-        same_name = [candidate for candidate in everywhere if candidate.rpartition(".")[2] == name]
-        found = [candidate for candidate in same_name if candidate.startswith(f"{parent}.")] or same_name
+        near = difflib.get_close_matches(name, [sibling.rpartition(".")[2] for sibling in siblings], n=1)
+        found = same_name or [f"{parent}.{match}" if parent else match for match in near]
     if not found and not parent:
         found = difflib.get_close_matches(key, everywhere, n=1)
     if found:

@@ -9,10 +9,12 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.plain import some_path
 from aspo_megatron.config.words import ModelDtype, Recompute, ReferencePlace
 
 
@@ -79,6 +81,8 @@ class ModelConfig(Section):
         "or in the host's memory. On a CPU there is no difference.",
     )
     kernels: KernelsConfig = KernelsConfig()
+
+    _named = field_validator("path", mode="before")(some_path)
 
 
 class PlatformConfig(Section):

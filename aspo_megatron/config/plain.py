@@ -33,6 +33,17 @@ def plain(value: T) -> T:
     return value
 
 
+def some_path(value: object) -> object:
+    """A path as it is given.
+
+    Raises:
+        ValueError: its text is empty, which would be the current directory.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; name a folder")
+    return value
+
+
 def refuse_no_address(key: str, text: str) -> None:
     """See that requests can be sent to the text that `key` holds.
 

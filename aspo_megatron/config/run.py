@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,10 +18,12 @@ from aspo_megatron.config.base import Section
 from aspo_megatron.config.data import DataConfig
 from aspo_megatron.config.learning import LossConfig, OptimizerConfig, TrainConfig, WarmupConfig
 from aspo_megatron.config.model import ModelConfig, ParallelConfig, PlatformConfig
-from aspo_megatron.config.plain import plain
+from aspo_megatron.config.plain import plain, some_path
 from aspo_megatron.config.reward import AdvantageConfig, RewardConfig, ShapingConfig
 from aspo_megatron.config.rollout import RolloutConfig, SamplingConfig
 from aspo_megatron.config.words import WandbMode
+
+_TIME = r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}|-1|(?i:UNLIMITED|INFINITE)"
 
 
 class EvalConfig(Section):
@@ -98,7 +101,6 @@ class SlurmConfig(Section):
     )
     time: str | None = Field(
         "24:00:00",
-        pattern=r"^(([0-9]+-)?[0-9]+(:[0-9]+){0,2}|-1|(?i:UNLIMITED|INFINITE))$",
         description="Time limit, as Slurm writes it: `minutes`, `hours:minutes:seconds`, `days-hours`, `UNLIMITED`; "
         "null: that of the partition.",
     )
@@ -128,6 +130,14 @@ class SlurmConfig(Section):
         *("server_directives", "servers_of", "time", "partition", "account", "qos", "constraint", "directives"),
         *("venv", "container", "mounts", "log_dir"),
     )(plain)
+
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(_TIME, value):
+            forms = "minutes, hours:minutes:seconds, days-hours or UNLIMITED"
+            raise ValueError(f"{value!r} is no time limit as Slurm writes it: {forms}")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -163,6 +173,8 @@ class RunConfig(Section):
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     slurm: SlurmConfig = SlurmConfig()
+
+    _named = field_validator("output_dir", mode="before")(some_path)
 
     @property
     def has_reference(self) -> bool:

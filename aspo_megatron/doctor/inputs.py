@@ -12,6 +12,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import counted
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -101,7 +102,7 @@ def _folder(run: RunConfig) -> Iterator[Line]:
         yield wrong("output_dir", found, "output_dir=FOLDER, where this user may write")
         return
     if is_finished(run):
-        yield ok("output_dir", f"{run.output_dir} has done its {run.train.steps} steps")
+        yield ok("output_dir", f"{run.output_dir} has done its {counted(run.train.steps, 'step')}")
     else:
         there = "is gone on with" if run.output_dir.exists() else "is new"
         yield ok("output_dir", f"{run.output_dir} {there}")

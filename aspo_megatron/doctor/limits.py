@@ -15,6 +15,7 @@ from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.slurm import shown_own
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import counted
 
 _OWN_FILES = 512
 """Open files of a rank besides its requests: libraries, pipes to workers, NCCL's sockets and devices."""
@@ -96,12 +97,12 @@ def _cores(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     if needs.away:
         return ok("CPU cores", found)
     if threads > usable and (needs.config is not None or needs.run.platform.device == "cpu"):
-        told = f"{ranks} ranks x {needs.run.platform.threads_per_rank} threads"
+        told = f"{counted(ranks, 'rank')} x {counted(needs.run.platform.threads_per_rank, 'thread')}"
         todo = "fewer ranks or platform.threads_per_rank=1; more cores (docker --cpus, Slurm's --cpus-per-task)"
         return warn("CPU cores", f"{found}; {told} wait for each other", todo)
     if gpus.usable and usable < 2 * min(gpus.usable, ranks):
         todo = "more cores (slurm.cpus_per_task, docker --cpus): rewards and data have none of their own"
-        return warn("CPU cores", f"{found}, for {min(gpus.usable, ranks)} ranks on GPUs", todo)
+        return warn("CPU cores", f"{found}, for {counted(min(gpus.usable, ranks), 'rank')} on GPUs", todo)
     return ok("CPU cores", found)
 
 

@@ -20,7 +20,7 @@ from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet, identity
 from aspo_megatron.evaluation.progress import EvalProgress
 from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, scores_path
 from aspo_megatron.evaluation.scores import Scores
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.inputs.read import open_weights, read_as_rank
 from aspo_megatron.inputs.shared import SharedProblems
 from aspo_megatron.inputs.summary import prompt_lines
@@ -146,12 +146,12 @@ def _at_once(config: RunConfig, processes: int) -> int:
 
 def _report(task: _Task, results: ResultFile) -> None:
     found = results.scores()
-    each = f"{len(task.problems)} problems, {found.samples} responses each; 95 % confidence intervals"
-    show(f"{one_line(task.asked.name)}: {each}")
+    each = f"{counted(len(task.problems), 'problem')}, {counted(found.samples, 'response')} each"
+    show(f"{one_line(task.asked.name)}: {each}; 95 % confidence intervals")
     for name, estimate in found.named().items():
         show(f"{name:>10}  {estimate}")
     if results.failed:
-        some = f"{results.failed} responses could not be scored, and count as wrong"
+        some = f"{counted(results.failed, 'response')} could not be scored, and so count as wrong"
         show(f"    failed  {some}; the first: {one_line(results.first_failure)}")
     if task.asked.kept:
         show(f"responses   {one_line(results.path)}")

@@ -27,7 +27,7 @@ class EvalProgress:
         self._began = self._said = time.monotonic()
         self._shown = ExitStack()
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),

@@ -8,7 +8,7 @@ from aspo_megatron.config import RunConfig
 from aspo_megatron.data.decoding import decode
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.data.store import ProblemStore
-from aspo_megatron.foreign_text import one_line, safe
+from aspo_megatron.foreign_text import counted, one_line, safe
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.models.counts import model_elements
 
@@ -30,13 +30,13 @@ def summary_lines(config: RunConfig, inputs: Inputs, device: str) -> list[str]:
     model, rollout, train = config.model, config.rollout, config.train
     weights = ", random weights" if model.init == "random" else ""
     size = f"{model_elements(inputs.family):,} parameters"
-    sampled = f"{rollout.prompts_per_step} prompts x {rollout.responses_per_prompt} responses"
-    updates = f"{config.updates_per_step} {'update' if config.updates_per_step == 1 else 'updates'}"
+    prompts, responses = counted(rollout.prompts_per_step, "prompt"), counted(rollout.responses_per_prompt, "response")
     return [
         f"model:     {one_line(model.path)} ({inputs.family.name}, {size}, {model.dtype}{weights})",
         f"problems:  {_problems(inputs.train, inputs.heldout)}",
         f"reward:    {one_line(config.reward.kind)}; loss: {one_line(config.loss.name)}",
-        f"steps:     {train.steps}, each of {sampled} ({rollout.engine} engine) and {updates}",
+        f"steps:     {train.steps}, each of {prompts} x {responses} ({rollout.engine} engine) and "
+        f"{counted(config.updates_per_step, 'update')}",
         f"ranks:     {config.parallel.world_size} on {device} ({_layout(config)})",
         f"folder:    {one_line(config.output_dir)}",
         *prompt_lines(inputs.train[0], inputs.tokenizer),
@@ -48,16 +48,16 @@ def prompt_lines(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> list[s
     text = safe(decode(tokenizer, problem.prompt_ids))
     rest = len(text) - _MOST_CHARACTERS
     shown = text if rest <= 0 else f"{text[:_MOST_CHARACTERS]} ... and {rest:,} characters more"
-    tokens = f"{len(problem.prompt_ids)} tokens"
     return [
-        f"prompt:    that of problem {one_line(problem.id)}, {tokens}, as the model gets it:",
+        f"prompt:    that of problem {one_line(problem.id)}, {counted(len(problem.prompt_ids), 'token')}, as the model "
+        "gets it:",
         *(f"  | {line}" for line in shown.split("\n")),
     ]
 
 
 def _problems(train: ProblemStore, heldout: ProblemStore) -> str:
     repeated = train.repeated + heldout.repeated
-    dropped = f"; {repeated:,} {'duplicate' if repeated == 1 else 'duplicates'} dropped" if repeated else ""
+    dropped = f"; {counted(repeated, 'duplicate')} dropped" if repeated else ""
     return f"{len(train):,} to train on, {len(heldout):,} held out{dropped}"
 
 

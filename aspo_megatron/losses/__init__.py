@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from aspo_megatron.config import LossConfig
+from aspo_megatron.config.wording import reason_in_words
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, reason_of
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat, register, registered
@@ -74,16 +76,16 @@ def build(name: str, hyperparameters: Mapping[str, Any]) -> Loss:
     return loss
 
 
-def _explain(name: str, loss: type[Loss], detail: Mapping[str, Any]) -> str:
+def _explain(name: str, loss: type[Loss], detail: ErrorDetails) -> str:
     """One error of pydantic, in the words of the configuration."""
-    reason = one_line(detail["msg"])
+    reason = one_line(reason_in_words(detail))
     if not detail["loc"]:
         return f"loss: {reason}"
     key = one_line(detail["loc"][0])
     if detail["type"] == "missing":
         return f"loss.{key}: give it a value, loss {name!r} has no default for it"
     if detail["type"] != "extra_forbidden":
-        return f"loss.{key}={detail['input']!r}: {reason}"
+        return f"loss.{key}: {reason}"
     # The section passes on whatever it does not know itself, a misspelt key of its own included.
     valid = [*loss.model_fields, *LossConfig.model_fields]
     own = ", ".join(loss.model_fields) or "none"

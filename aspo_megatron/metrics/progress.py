@@ -39,11 +39,15 @@ class ProgressDisplay(Protocol):
 
 
 def progress_display(total_steps: int, *, leader: bool, console: Console | None = None) -> ProgressDisplay:
-    """The display that fits: silent unless `leader`, live if the console (default: stdout) is a terminal."""
+    """The display that fits: silent unless `leader`, live if the console (default: stdout) is a terminal.
+
+    A terminal that cannot move its cursor (`TERM=dumb`) is given the lines that a log would be.
+    """
     if not leader:
         return SilentProgress()
     console = shown_console(console)
-    return LiveProgress(total_steps, console) if console.is_terminal else PlainProgress(total_steps, console)
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveProgress(total_steps, console) if live else PlainProgress(total_steps, console)
 
 
 class SilentProgress:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aspo_megatron.errors import CheckpointError, ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 from aspo_megatron.models.data_only import refuse_code
 from aspo_megatron.models.folder_files import refuse_foreign_files
+from aspo_megatron.models.run_folder_hint import of_a_run
 from aspo_megatron.reading import read_json
 
 _SHOWN = 60
@@ -106,7 +107,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         if not folder.is_dir():
-            raise CheckpointError(f"model.path: there is no folder {one_line(folder)}")
+            raise CheckpointError(f"model.path: there is no folder {placed(folder)}")
+        if not path.is_file() and (hint := of_a_run(folder)):
+            raise CheckpointError(f"model.path: {hint}")
         if not path.is_file():
             raise CheckpointError(
                 f"model.path: {one_line(folder)} holds no config.json, so it is not a Hugging Face model folder"

@@ -123,23 +123,10 @@ class Family:
         Raises:
             ConfigError: if tp does not divide the heads or the feed-forward size.
         """
-        feed_forward = self.num_heads if self.num_experts else self.ffn_hidden_size  # see check_layout for experts'
-        for what, size in (("attention heads", self.num_heads), ("feed-forward size", feed_forward)):
-            if size % tp:
-                fitting = [n for n in range(1, 65) if not self.num_heads % n and not feed_forward % n]
-                raise ConfigError(
-                    f"parallel.tp={tp} does not divide the model's {what} ({size}); possible values: "
-                    + ", ".join(map(str, fitting))
-                )
-        if self.num_kv_heads % tp and tp % self.num_kv_heads:
-            raise ConfigError(
-                f"parallel.tp={tp} and the model's {self.num_kv_heads} key-value heads: one must divide the other"
-            )
-        rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        if rows % tp:
-            raise ConfigError(
-                f"parallel.tp={tp} does not divide the {rows} rows of the model's query, key and value projections"
-            )
+        reason = self._misfit(tp)
+        if reason:
+            fitting = ", ".join(str(size) for size in range(1, 65) if not self._misfit(size))
+            raise ConfigError(f"parallel.tp={tp} {reason}; possible values: {fitting}")
         return ModelShape(
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
@@ -152,6 +139,19 @@ class Family:
             num_experts=self.num_experts,
             expert_ffn_size=self.expert_ffn_size,
         )
+
+    def _misfit(self, tp: int) -> str:
+        """Why the model cannot be split over `tp` ranks; empty if it can."""
+        feed_forward = self.num_heads if self.num_experts else self.ffn_hidden_size  # see check_layout for experts'
+        rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        for what, size in (("attention heads", self.num_heads), ("feed-forward size", feed_forward)):
+            if size % tp:
+                return f"does not divide the model's {what} ({size})"
+        if self.num_kv_heads % tp and tp % self.num_kv_heads:
+            return f"and the model's {self.num_kv_heads} key-value heads: one must divide the other"
+        if rows % tp:
+            return f"does not divide the {rows} rows of the model's query, key and value projections"
+        return ""
 
 
 def architectures() -> dict[str, Architecture]:

@@ -18,7 +18,7 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import CheckpointError, UserError
 from aspo_megatron.files import refuse_link
 from aspo_megatron.folders import packaged
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.models.family import Family, read_family
 from aspo_megatron.reading import read_json
 from aspo_megatron.streams import show
@@ -199,8 +199,8 @@ def _changes(run: RunConfig, config: RunConfig, family: Family, sizes: dict[str,
     return [
         f"tiny model: {family.name}, {sizes['num_hidden_layers']} layers of {sizes['hidden_size']}{experts}, random, "
         f"float32, in {one_line(config.model.path)}",
-        f"layout: {', '.join(axes) or 'as it is'}; {config.parallel.world_size} ranks on CPUs",
-        f"sums of reasoning-gym, the embedded engine, {config.train.steps} steps; "
+        f"layout: {', '.join(axes) or 'as it is'}; {counted(config.parallel.world_size, 'rank')} on CPUs",
+        f"sums of reasoning-gym, the embedded engine, {counted(config.train.steps, 'step')}; "
         f"run folder {one_line(config.output_dir)}",
     ]
 

@@ -19,7 +19,7 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.data.sources.read import silent
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.folders import CHECKPOINTS, CURVES_FILE, METRICS_FILE, RUN_CONFIG, TRAINED_MODEL
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.inputs.handover import reading_shown
 from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank, starting_weights
 from aspo_megatron.inputs.shared import SharedInputs, shared
@@ -183,7 +183,8 @@ def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
     if before is not None and after is not None:
         show(
             f"held-out accuracy: {before:.1%} before, {after:.1%} after "
-            f"({summary['heldout_problems']} problems, {summary['steps']} steps, {summary['seconds']:.0f} s)"
+            f"({counted(summary['heldout_problems'], 'problem')}, {counted(summary['steps'], 'step')}, "
+            f"{summary['seconds']:.0f} s)"
         )
     show(f"trained model:     {one_line(config.output_dir / TRAINED_MODEL)}")
     show(f"curves:            {one_line(config.output_dir / CURVES_FILE)}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from aspo_megatron.checkpoint.states.folders import saved_steps
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.sources.read import silent
 from aspo_megatron.folders import LOGS, RUN_CONFIG
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.launch import run_folder
 from aspo_megatron.launch.launcher import run_ranks
 from aspo_megatron.launch.outcome import Outcome
@@ -30,7 +32,7 @@ def train_with_own_ranks(run: RunConfig, *, progress: bool = True) -> Outcome:
     if _is_finished(run, show if progress else silent):
         return Outcome()
     with _problems_read(run, progress) as problems, run_folder.claimed(run):
-        return run_ranks(
+        outcome = run_ranks(
             "aspo_megatron.train.main",
             [str(run.output_dir / RUN_CONFIG), *map(str, problems)],
             run.parallel.world_size,
@@ -40,6 +42,7 @@ def train_with_own_ranks(run: RunConfig, *, progress: bool = True) -> Outcome:
             timeout_minutes=run.platform.timeout_minutes,
             progress=progress,
         )
+    return outcome if outcome.code <= 128 else replace(outcome, text=f"{outcome.text}; {_left_at(run)}")
 
 
 def train_as_rank(run: RunConfig, stop: StopRequest) -> int:
@@ -76,9 +79,19 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
         yield [] if path is None else [path]
 
 
+def _left_at(run: RunConfig) -> str:
+    """Which state there is of a run that a signal has ended."""
+    try:
+        steps = saved_steps(run.output_dir)
+    except OSError:  # their disk is gone
+        steps = []
+    state = f"the last saved state is that after step {steps[0]}" if steps else "no state is saved yet"
+    return f"{state}; to resume: aspo train {one_line(run.output_dir / RUN_CONFIG)}"
+
+
 def _is_finished(run: RunConfig, tell: Callable[[str], None]) -> bool:
     """Whether there is nothing left to train, which is told then."""
     if not run_folder.is_finished(run):
         return False
-    tell(f"{one_line(run.output_dir)} has done its {run.train.steps} steps; to go on, raise train.steps")
+    tell(f"{one_line(run.output_dir)} has done its {counted(run.train.steps, 'step')}; to go on, raise train.steps")
     return True

@@ -101,6 +101,14 @@ def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() ->
     ("lr=1", "lr: unknown key; did you mean optimizer.lr or warmup.lr?"),
     ("heldout=1", "heldout: unknown key; did you mean data.heldout?"),
     ("rollout.temperature=1", "rollout.temperature: unknown key; did you mean rollout.sampling.temperature?"),
+    ("rollout.max_response_tokens=9",
+     "rollout.max_response_tokens: unknown key; did you mean rollout.sampling.max_response_tokens?"),
+    ("sampling.top_p=1", "sampling: unknown key; did you mean rollout.sampling or eval.sampling?"),
+    ("output_dir=", "output_dir: is empty; name a folder"),
+    ("output_dir= ", "output_dir: is empty; name a folder"),
+    ("model.path=", "model.path: is empty; name a folder"),
+    ("slurm.time=soon", "slurm.time: 'soon' is no time limit as Slurm writes it: minutes, hours:minutes:seconds, "
+     "days-hours or UNLIMITED"),
     ("platform.zzz=1", "platform.zzz: unknown key; platform has device, threads_per_rank, timeout_minutes"),
     ("train.steps=true", "train.steps: must be a whole number, not true"),
     ("train.steps='3'", 'train.steps: must be a whole number, not "3"'),
@@ -131,6 +139,23 @@ def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() ->
 ])  # fmt: skip
 def test_mistake_is_one_line(override: str, line: str) -> None:
     assert error_of(override) == line
+
+
+@pytest.mark.parametrize(("text", "lines"), [
+    ("model.path: m\n", ["model.path: a key with a dot; in a file its dots are levels: model: {path: ...}"]),
+    (
+        "data: {train.kind: files}\nseed: x\neval.every: 2\n",
+        [
+            "data.train.kind: a key with a dot; in a file its dots are levels: data: {train: {kind: ...}}",
+            "eval.every: a key with a dot; in a file its dots are levels: eval: {every: ...}",
+        ],
+    ),
+])  # fmt: skip
+def test_a_dotted_key_in_a_file(tmp_path: Path, text: str, lines: list[str]) -> None:
+    """What else is wrong may be so for want of these."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(yaml_file(tmp_path, text))
+    assert sorted(str(caught.value).splitlines()) == sorted(lines)
 
 
 def test_every_wrong_key_has_its_line() -> None:
@@ -188,7 +213,8 @@ def test_missing_keys_are_named_to_the_last_level() -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("a: 1\nb: [1\nc: 2\n", ", line 3, column 2: not YAML"),
-    ("seed: 1\nseed: 2\n", ", line 2, column 1: not YAML: found duplicate key seed"),
+    ("seed: 1\nseed: 2\n", ", line 2, column 1: the key seed is given twice here; keep one of them"),
+    ("data:\n\ttrain: x\n", ", line 2, column 1: not YAML: a tab; lines are indented by spaces"),
     ("- a\n", "must hold `key: value` lines, not a list"),
     ("3\n", "must hold `key: value` lines"),
     ("'1_0'\n", "must hold `key: value` lines"),

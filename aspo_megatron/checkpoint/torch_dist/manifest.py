@@ -25,8 +25,9 @@ from aspo_megatron.checkpoint.checked_json import self_consistent, with_digest
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.files import to_disk
 from aspo_megatron.folders import MANIFEST
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 from aspo_megatron.models.folder_files import refuse_links_out
+from aspo_megatron.models.run_folder_hint import of_a_run
 from aspo_megatron.reading import read_text, refuse_many_values
 
 if TYPE_CHECKING:  # every command imports this module, and that one imports torch
@@ -172,6 +173,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     refuse_links_out(folder)
     if not path.is_file():
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no folder {placed(folder)}")
+        if hint := of_a_run(folder, checkpoint=True):
+            raise CheckpointError(hint)
         raise CheckpointError(f"{folder}: {MANIFEST} is missing, so this is not a complete checkpoint")
     text = read_text(path, CheckpointError)
     refuse_many_values(text, one_line(path), CheckpointError)
