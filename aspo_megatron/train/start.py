@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from aspo_megatron.checkpoint.states.folders import saved_steps
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.sources.read import silent
-from aspo_megatron.folders import LOGS, RUN_CONFIG
+from aspo_megatron.errors import UserError
+from aspo_megatron.folders import CHECKPOINTS, LATEST, LOGS, RUN_CONFIG
 from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.launch import run_folder
 from aspo_megatron.launch.launcher import run_ranks
 from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.launch.stop import StopRequest
+from aspo_megatron.reading import read_text
 from aspo_megatron.streams import show
+
+_LONGEST_NAME = 256
 
 
 def train_with_own_ranks(run: RunConfig, *, progress: bool = True) -> Outcome:
@@ -82,10 +85,10 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
 def _left_at(run: RunConfig) -> str:
     """Which state there is of a run that a signal has ended."""
     try:
-        steps = saved_steps(run.output_dir)
-    except OSError:  # their disk is gone
-        steps = []
-    state = f"the last saved state is that after step {steps[0]}" if steps else "no state is saved yet"
+        newest = read_text(run.output_dir / CHECKPOINTS / LATEST, UserError, _LONGEST_NAME).strip()
+    except UserError:  # there is none, or their disk is gone
+        newest = ""
+    state = f"the last saved state is {one_line(newest)}" if newest else "no state is saved yet"
     return f"{state}; to resume: aspo train {one_line(run.output_dir / RUN_CONFIG)}"
 
 

@@ -190,7 +190,7 @@ def test_bad_input(
 
 def test_no_configuration_file(tmp_path: Path) -> None:
     done = aspo("train", "none.yaml", folder=tmp_path)
-    assert (done.code, done.stderr) == (2, "error: none.yaml: no such configuration file\n")
+    assert (done.code, done.stderr) == (2, f"error: none.yaml (in {tmp_path}): no such configuration file\n")
 
 
 @pytest.mark.parametrize(("argv", "words"), [

@@ -70,7 +70,7 @@ def test_interrupt_from_the_terminal(training: Training) -> None:
     os.killpg(training.command.pid, signal.SIGINT)
     done = training.assert_all_ends()
     assert done.code == 130
-    left = r"interrupted by SIGINT; (no state is saved yet|the last saved state is that after step \d+)"
+    left = r"interrupted by SIGINT; (no state is saved yet|the last saved state is step-\d+)"
     assert re.fullmatch(rf"{left}; to resume: aspo train run/config.yaml\n", done.stderr)
 
 

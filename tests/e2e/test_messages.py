@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "afile").write_text("x")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("x")
-    odd = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 192}
+    odd = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 96, "intermediate_size": 192}
     shutil.copytree(TINY_MODEL, tmp_path / "odd")
     config = json.loads((TINY_MODEL / "config.json").read_text())
     (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, **odd, "head_dim": 16}))
@@ -70,7 +70,8 @@ LINES = {
     "a hyperparameter": ([*TRAIN, "loss.eps_high=wide"], 'loss.eps_high: must be a number, not "wide"'),
     "a time limit": (
         ["slurm", "run.yaml", "--time", "soon"],
-        "slurm.time: 'soon' is no time limit as Slurm writes it: minutes, hours:minutes:seconds, days-hours or UNLIMITED",
+        "slurm.time: 'soon' is no time limit as Slurm writes it: minutes, hours:minutes:seconds, days-hours or "
+        "UNLIMITED",
     ),
     "tp that fits some sizes": (
         [*TRAIN, "model.path=odd", "parallel.tp=5"],

@@ -14,30 +14,31 @@ from aspo_megatron.train import start
 
 
 @pytest.mark.parametrize(
-    ("states", "outcome", "said"),
+    ("newest", "outcome", "said"),
     [
         (
-            ["step-000010", "step-000005", "step-000015.partial", "latest"],
+            "step-000010",
             Outcome("interrupted by SIGINT", 130),
-            "interrupted by SIGINT; the last saved state is that after step 10; to resume: aspo train {}/config.yaml",
+            "interrupted by SIGINT; the last saved state is step-000010; to resume: aspo train {}/config.yaml",
         ),
         (
-            [],
+            "",
             Outcome("interrupted by SIGHUP", 129),
             "interrupted by SIGHUP; no state is saved yet; to resume: aspo train {}/config.yaml",
         ),
-        (["step-000010"], Outcome("rank 0 failed", 1), "rank 0 failed"),
-        (["step-000010"], Outcome(), ""),
+        ("step-000010", Outcome("rank 0 failed", 1), "rank 0 failed"),
+        ("step-000010", Outcome(), ""),
     ],
 )
 def test_an_interrupted_run_says_where_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], outcome: Outcome, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: str, outcome: Outcome, said: str
 ) -> None:
     run = tmp_path / "run"
 
     def ranks(*_: Any, **__: Any) -> Outcome:
-        for name in states:
-            (run / "checkpoints" / name).mkdir(parents=True)
+        (run / "checkpoints").mkdir()
+        if newest:
+            (run / "checkpoints" / "latest").write_text(f"{newest}\n")
         return outcome
 
     monkeypatch.setattr(start, "run_ranks", ranks)
