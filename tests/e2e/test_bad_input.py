@@ -124,6 +124,12 @@ def table(folder: Path, model_folder: Path) -> list[str]:
     return ["data.train={kind: files, path: problems.csv, prompt_field: prompt}"]
 
 
+def misspelt_when(folder: Path, model_folder: Path) -> list[str]:
+    data = jsonl(folder / "data.jsonl", *({"prompt": f"{n} + 1 =", "answer": str(n + 1), "level": n} for n in range(9)))
+    parts = "{all: {kind: math}, hard: {kind: math, when: {levl: 3}}}"
+    return [data, "reward.kind=mixture", f"reward.components={parts}"]
+
+
 def only(*overrides: str) -> Callable[[Path, Path], list[str]]:
     return lambda folder, model_folder: list(overrides)
 
@@ -158,6 +164,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
         table,
         ["problems.csv:2", "question, solution", "Set data.train.prompt_field=question"],
     ),
+    "misspelt field of a mixture": (misspelt_when, ["components.hard.when", "'levl'", "did you mean 'level'?"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
     "reward that cannot be imported": (only("reward.kind=mine.rewards:score"), ["reward.kind", "mine"]),
