@@ -23,6 +23,7 @@ from aspo_megatron.cli import (
     table,
     train,
 )
+from aspo_megatron.cli.first_steps import init
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
@@ -60,6 +61,7 @@ def _options(
 
 # In the order of the help, with what it says of each in a line of 80 columns.
 app.command(short_help="List the recipes that come with aspo, or copy one.")(recipes.recipes)
+app.command(short_help="Write a commented run file to edit.")(init.init)
 app.add_typer(convert.app, name="convert", short_help="Convert model folders to megatron checkpoints and back.")
 app.command(help=train.HELP, short_help="Train a model; the same command resumes it.")(train.train)
 app.command("eval", short_help="Evaluate a model: avg@K and pass@K with intervals.")(eval.evaluate)

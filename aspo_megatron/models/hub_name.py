@@ -50,9 +50,11 @@ def hub_name(text: str) -> HubName | None:
 def fetch_first(folder: Path) -> str:
     """The end of a line about a folder that is not there: how to fetch the model that its name names on the Hub.
 
-    Nothing if it is no such name.
+    Of a folder in `models/` the name is known but for the organisation. Nothing if it is another folder.
     """
     on_hub = hub_name(str(folder))
+    if on_hub is None and folder.parent == Path("models"):
+        return f"; to download one: hf download ORGANISATION/{one_line(folder.name)} --local-dir {one_line(folder)}"
     if on_hub is None:
         return ""
     fetch, then = one_line(on_hub.download), one_line(on_hub.folder)

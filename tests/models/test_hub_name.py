@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aspo_megatron.models.hub_name import hub_name
+from aspo_megatron.models.hub_name import fetch_first, hub_name
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, downl
     (tmp_path / "own" / "there").mkdir(parents=True)
     found = hub_name(text)
     assert (found and found.download) == download
+
+
+def test_a_folder_of_models_that_is_not_there() -> None:
+    assert fetch_first(Path("models/A")) == "; to download one: hf download ORGANISATION/A --local-dir models/A"
+    assert fetch_first(Path("/models/A")) == fetch_first(Path("runs/A/hf")) == ""

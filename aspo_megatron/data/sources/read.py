@@ -73,11 +73,20 @@ def read_source(
     return gathering.records(name)
 
 
+def first_row(source: SourceConfig, key: str) -> Mapping[str, Any]:
+    """The fields of a source's first row that can be read; none if there is none.
+
+    Raises:
+        ConfigError: the source cannot be read.
+    """
+    _, rows = _named_rows(source, key, silent)
+    return next((row for _, row in rows if isinstance(row, Mapping)), {})
+
+
 def first_fields(source: SourceConfig, key: str) -> Mapping[str, Any]:
-    """The fields of a source's first row; none if it cannot be read, which `read_source` then says."""
+    """As `first_row`; none if the source cannot be read, which `read_source` then says."""
     try:
-        _, rows = _named_rows(source, key, silent)
-        return next((row for _, row in rows if isinstance(row, Mapping)), {})
+        return first_row(source, key)
     except ConfigError:
         return {}
 
