@@ -23,7 +23,7 @@ from aspo_megatron.cli import (
     table,
     train,
 )
-from aspo_megatron.cli.first_steps import init
+from aspo_megatron.cli.first_steps import init, try_reward
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
@@ -62,6 +62,7 @@ def _options(
 # In the order of the help, with what it says of each in a line of 80 columns.
 app.command(short_help="List the recipes that come with aspo, or copy one.")(recipes.recipes)
 app.command(short_help="Write a commented run file to edit.")(init.init)
+app.command("try-reward", short_help="Try a reward on a few problems, and see what fails.")(try_reward.try_reward)
 app.add_typer(convert.app, name="convert", short_help="Convert model folders to megatron checkpoints and back.")
 app.command(help=train.HELP, short_help="Train a model; the same command resumes it.")(train.train)
 app.command("eval", short_help="Evaluate a model: avg@K and pass@K with intervals.")(eval.evaluate)

@@ -91,8 +91,8 @@ class Loss(BaseModel, ABC):
     @classmethod
     def called(cls) -> str:
         """What `loss.name` calls it: a registered name, or the import path of a user's own."""
-        name = getattr(cls, "name", None)
-        return name if _LOSSES.get(str(name)) is cls else f"{cls.__module__}:{cls.__qualname__}"
+        name = str(getattr(cls, "name", ""))
+        return name if _LOSSES.get(name) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
     @abstractmethod
     def compute(self, inputs: LossInput) -> LossOutput:

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from aspo_megatron.cli.app import app
 
 def commands() -> Iterator[tuple[str, ...]]:
     """The words of every command, groups included."""
-    found = [((), typer.main.get_command(app))]
+    found: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
     while found:
         words, command = found.pop()
         yield words

@@ -81,10 +81,8 @@ def _answers(
 
     on_hub = hub_name(model)
     folder = model if on_hub is None else on_hub.folder
-    prompt: str = names[0] or "prompt"
-    answer, columns, count = names[1] or "answer", "", None
-    if data is not None:
-        prompt, answer, columns, count = _fields(data, names, reward)
+    guessed: tuple[str, str | None, str, int | None] = names[0] or "prompt", names[1] or "answer", "", None
+    prompt, answer, columns, count = guessed if data is None else _fields(data, names, reward)
     return Answers(
         output_dir=output_dir or ("runs/mine" if file.stem == "run" else f"runs/{file.stem}"),
         model=folder,
