@@ -23,7 +23,7 @@ from aspo_megatron.cli import (
     table,
     train,
 )
-from aspo_megatron.cli.first_steps import init, try_reward
+from aspo_megatron.cli.first_steps import completion, init, try_reward
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
@@ -76,3 +76,4 @@ app.command(short_help="Quantise a model for servers, and say what that changes.
 app.command(short_help="Draw the curves of one or several runs.")(plot.plot)
 app.command(short_help="Show sampled responses, token by token.")(samples.samples)
 app.command(short_help="List the losses with their hyperparameters.")(losses.losses)
+app.command(short_help="Print a script for the Tab key in bash, zsh or fish.")(completion.completion)
