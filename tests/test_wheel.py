@@ -204,7 +204,7 @@ FEW = ("eval.samples=1", "eval.pass_k=[1]", "rollout.prompts_per_step=8", "train
 
 
 def test_a_copied_recipe_trains_without_the_repository(release: Release) -> None:
-    assert release.run("aspo", "--version") == f"aspo-megatron {aspo_megatron.__version__}\n"
+    assert release.run("aspo", "--version").startswith(f"aspo-megatron {aspo_megatron.__version__}\n")
     assert "aspo train tiny/run.yaml" in release.run("aspo", "recipes", "tiny")
     release.run("aspo", "train", "tiny/run.yaml", *SMALL, *FEW)
     summary = json.loads((release.folder / "runs" / "tiny" / "summary.json").read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ def evaluate(
         model: Hugging Face folder, such as `TrainResult.model`, or a name on the Hub, `ORG/NAME`.
         overrides: Settings, e.g. `["eval.samples=16", "eval.pass_k=[1,16]"]`.
         benchmark: Names, perhaps with files of their problems: `"aime24,math500=math500.jsonl"`.
-        problems: File of problems: JSONL, JSON or Parquet with `prompt` and `answer`.
+        problems: File of problems: JSONL, JSON, CSV or Parquet with `prompt` and `answer`.
         config: A run's config.yaml, whose settings are taken, and its held-out problems where no others are given.
         output: File for every response, from which a killed call goes on; of benchmarks a folder, else evals/MODEL.
         servers: Addresses of SGLang servers that are asked as they are; none: the model is loaded here.

@@ -18,7 +18,7 @@ _Dtype = Annotated[str | None, typer.Option(help=f"Precision to write: {', '.joi
 _Verify = Annotated[bool, typer.Option("--verify", help="Read everything again and compare every tensor.")]
 
 
-@app.command("hf-to-megatron")
+@app.command("hf-to-megatron", short_help="Write a megatron checkpoint of a Hugging Face folder.")
 def hf_to_megatron(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Hugging Face folder: config.json, safetensors.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
@@ -46,7 +46,7 @@ def hf_to_megatron(
     show(f"{one_line(target)}: written for {counted(layout.world_size, 'rank')}")
 
 
-@app.command("megatron-to-hf")
+@app.command("megatron-to-hf", short_help="Write the Hugging Face folder of a checkpoint.")
 def megatron_to_hf(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Checkpoint, e.g. RUN/checkpoints/step-000010.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],

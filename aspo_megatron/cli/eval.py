@@ -25,7 +25,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME[=FILE],...", help="Benchmarks, as the paper has them; docs/evaluation.md."),
     ] = None,
-    problems: Annotated[Path | None, typer.Option(help="JSONL, JSON or Parquet file: `prompt` and `answer`.")] = None,
+    problems: Annotated[Path | None, typer.Option(help="JSONL, JSON, CSV or Parquet file: `prompt`, `answer`.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A run's config.yaml: its settings, its held-out problems.")
     ] = None,

@@ -19,8 +19,8 @@ class SourceConfig(Section):
     """Problems to train or evaluate on."""
 
     kind: Literal["files", "jsonl", "huggingface", "reasoning_gym"] = Field(
-        description="Where problems come from: `files` (JSONL, JSON or Parquet; `jsonl` is an older name of it), a "
-        "dataset of Hugging Face, or a family of reasoning-gym."
+        description="Where problems come from: `files` (JSONL, JSON, CSV or Parquet; `jsonl` is an older name of it), "
+        "a dataset of Hugging Face, or a family of reasoning-gym."
     )
     path: str | tuple[str, ...] | None = Field(
         None,

@@ -16,6 +16,9 @@ from pydantic import (
 from aspo_megatron.config.base import Section
 from aspo_megatron.config.words import Baseline, KlEstimator, SandboxChoice, Scale
 
+FieldValue = str | bool | int | float
+"""What a field of a problem may be asked to be."""
+
 
 class CodeConfig(Section):
     """How the reward `code` runs programs, see docs/rewards.md. Limits hold for each test."""
@@ -48,9 +51,10 @@ class RewardComponent(Section):
 
     kind: str = Field(description="As `reward.kind`, but no mixture.")
     weight: float = Field(1.0, description="What its value is multiplied with.")
-    when: dict[str, str | tuple[str, ...]] = Field(
+    when: dict[str, FieldValue | tuple[FieldValue, ...]] = Field(
         default_factory=dict,
-        description="Only for problems whose fields have these values, e.g. `{source: [aime, amc]}`; empty: all.",
+        description="Only for problems whose fields have these values, e.g. `{source: [aime, amc], level: 3}`; empty: "
+        "all.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="As `reward.options`.")
     code: CodeConfig | None = Field(None, description="As `reward.code`, and that one if null.")

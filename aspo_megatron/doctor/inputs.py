@@ -13,6 +13,7 @@ from aspo_megatron.doctor.lines import Line, ok, unknown, unneeded, wrong
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import counted
+from aspo_megatron.models.hub_name import hub_name
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -28,7 +29,11 @@ def input_lines(host: Host, needs: Requirements) -> Iterator[Line]:
 
 def _model(host: Host, needs: Requirements) -> Iterator[Line]:
     run, path = needs.run, needs.run.model.path
-    fetch = f"hf download ORGANISATION/{path.name} --local-dir {path}, or model.path=FOLDER"
+    on_hub = hub_name(str(path))
+    if on_hub is None:
+        fetch = f"hf download ORGANISATION/{path.name} --local-dir {path}, or model.path=FOLDER"
+    else:
+        fetch = f"{on_hub.download}, then model.path={on_hub.folder}"
     unreadable = host.unreadable(path, folder=True)
     if unreadable == os.strerror(errno.ENOENT):
         yield wrong("model.path", f"there is no folder {path}", fetch)

@@ -9,8 +9,8 @@ from pathlib import Path
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import EXPORTS, TRAINED_MODEL
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.models.hub_name import hub_name
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _GENERIC = re.compile(rf"{TRAINED_MODEL}|{EXPORTS}|step-\d+")
 
 
@@ -33,17 +33,17 @@ def fetched_folder(model: str) -> Path:
         ConfigError: it cannot be fetched.
     """
     path = Path(os.path.expanduser(model))
-    if os.path.exists(path) or not _HUB_NAME.fullmatch(model):
+    on_hub = hub_name(model)
+    if os.path.exists(path) or on_hub is None:
         return path
     from huggingface_hub import snapshot_download
 
-    name, _, revision = model.partition("@")
     try:
         # The library raises errors of a dozen kinds (network, name, access, disk); all mean the same here.
         return Path(
             snapshot_download(
-                name,
-                revision=revision or None,
+                on_hub.name,
+                revision=on_hub.revision,
                 allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"],
             )
         )

@@ -28,6 +28,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.folder_files import SERVER_FILES, refuse_marked_files
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.rewards import scorers
+from aspo_megatron.rewards.mixture import refuse_unknown_fields
 from aspo_megatron.rewards.trial import try_reward
 from aspo_megatron.versions import refuse_outside
 
@@ -72,6 +73,7 @@ def read_inputs(config: RunConfig, tell: Callable[[str], None] = silent, *, weig
             "warmup.updates: there is nothing to imitate, as no problem of data.train has an answer; "
             "set data.train.answer_field, or warmup.updates=0"
         )
+    refuse_unknown_fields(config.reward.components, itertools.chain(train, heldout))
     try_reward(config.reward, itertools.chain(train, heldout))
     check_installed(config.log.wandb)
     return Inputs(family, tokenizer, train, heldout)

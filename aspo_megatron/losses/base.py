@@ -11,6 +11,9 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import one_line
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -77,12 +80,68 @@ class Loss(BaseModel, ABC):
         entropy: Tensor,
         cu_seqlens: Tensor,
     ) -> LossOutput:
-        """`compute` for these tensors; `LossInput` says what each is."""
-        return self.compute(LossInput(log_probs, old_log_probs, advantages, mask, entropy, cu_seqlens))
+        """`compute` for these tensors; `LossInput` says what each is.
+
+        Raises:
+            ConfigError: what it gives is no loss at each token, see `check_output`.
+        """
+        output: object = self.compute(LossInput(log_probs, old_log_probs, advantages, mask, entropy, cu_seqlens))
+        return check_output(self.called(), output, log_probs)
+
+    @classmethod
+    def called(cls) -> str:
+        """What `loss.name` calls it: a registered name, or the import path of a user's own."""
+        name = str(getattr(cls, "name", ""))
+        return name if _LOSSES.get(name) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
     @abstractmethod
     def compute(self, inputs: LossInput) -> LossOutput:
         """The loss at each response token."""
+
+
+def check_output(name: str, output: object, log_probs: Tensor) -> LossOutput:
+    """What `compute` has given, if it is a loss at each token, and figures of each. Looks at no value.
+
+    Args:
+        name: what `loss.name` calls the loss.
+        output: what its `compute` gave.
+        log_probs: what it was given, [tokens].
+
+    Raises:
+        ConfigError: it is something else, such as a mean; says what was expected, what came, and what to do.
+    """
+    where = f"loss.name: {one_line(repr(name))}"
+    if not isinstance(output, LossOutput):
+        hint = ": return LossOutput(per_token), the loss at each token" if isinstance(output, Tensor) else ""
+        raise ConfigError(f"{where}: compute gives a {type(output).__name__}; it must give a LossOutput{hint}")
+    values: dict[str, object] = {"per_token": output.per_token}
+    for key, stat in {**output.stats, **output.peaks}.items():
+        if not isinstance(stat, Stat):
+            raise ConfigError(f"{where}: {key!r} of its stats is no Stat")
+        values |= {f"{key}, values": stat.values, f"{key}, where": stat.where}
+    for key, value in values.items():
+        if not isinstance(value, Tensor) or value.shape != log_probs.shape:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            cure = "return the loss of each token; loss.aggregation makes the mean"
+            raise ConfigError(
+                f"{where}: {one_line(key)} must have the shape of log_probs, [tokens]; of {log_probs.numel()} tokens "
+                f"it is {one_line(shape)}" + f": {cure}" * (key == "per_token")
+            )
+        if value.device != log_probs.device:
+            raise ConfigError(
+                f"{where}: {one_line(key)} is on {value.device}, log_probs are on {log_probs.device}; compute there, "
+                "and make new tensors with device=inputs.log_probs.device"
+            )
+    if output.per_token.dtype != log_probs.dtype:
+        raise ConfigError(
+            f"{where}: per_token is {_short(output.per_token)}, log_probs are {_short(log_probs)}; return per_token in "
+            "the dtype of log_probs"
+        )
+    return output
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 L = TypeVar("L", bound=Loss)

@@ -12,7 +12,7 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, reason_of
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, check_output
 from aspo_megatron.user_code import import_named
 
 _LENGTHS = (3, 2)
@@ -64,7 +64,6 @@ def try_loss(path: str, loss: Loss) -> None:
 
 def _try(path: str, loss: Loss, inputs: LossInput) -> None:
     output = _computed(path, loss, inputs)
-    _check_shapes(path, output)
     _refuse_changes(path, inputs)
     if not _depends_on(output.per_token, inputs.log_probs):
         raise ConfigError(f"loss.name: {path!r}: its loss has no gradient: have it depend on log_probs")
@@ -122,22 +121,4 @@ def _token(inputs: LossInput, index: int) -> LossInput:
 
 
 def _computed(path: str, loss: Loss, inputs: LossInput) -> LossOutput:
-    output: object = loss.compute(inputs)
-    if not isinstance(output, LossOutput):
-        raise ConfigError(f"loss.name: {path!r}: compute gives a {type(output).__name__}; it must give a LossOutput")
-    return output
-
-
-def _check_shapes(path: str, output: LossOutput) -> None:
-    values: dict[str, object] = {"per_token": output.per_token}
-    for name, stat in {**output.stats, **output.peaks}.items():
-        if not isinstance(stat, Stat):
-            raise ConfigError(f"loss.name: {path!r}: {name!r} of its stats is no Stat")
-        values |= {f"{name}, values": stat.values, f"{name}, where": stat.where}
-    for name, value in values.items():
-        if not isinstance(value, Tensor) or value.shape != (sum(_LENGTHS),):
-            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError(
-                f"loss.name: {path!r}: {one_line(name)} must have the shape of log_probs, [tokens]; of "
-                f"{sum(_LENGTHS)} tokens it is {one_line(shape)}"
-            )
+    return check_output(path, loss.compute(inputs), inputs.log_probs)

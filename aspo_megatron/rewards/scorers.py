@@ -14,7 +14,7 @@ from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.rewards.cpu_clock import cpu_seconds
-from aspo_megatron.rewards.mixture import Mixture, Score, applies
+from aspo_megatron.rewards.mixture import Mixture, Score, applies, unmet
 from aspo_megatron.rewards.numbers import as_number
 from aspo_megatron.rewards.text import named
 from aspo_megatron.user_code import import_named
@@ -56,7 +56,8 @@ def unfit(config: RewardConfig, problem: Problem) -> Reason | None:
         return _unfit(config.kind, config.code, "reward", problem)
     parts = {name: part for name, part in config.components.items() if applies(part, problem)}
     if not parts:
-        text = f"reward.components: none is for {named(problem)}; give one whose `when` it meets, or no `when`"
+        why = unmet(config.components, problem)
+        text = f"reward.components: none is for {named(problem)}: {why}; give one whose `when` it meets, or no `when`"
         return Reason("no reward for it", text)
     reasons = (
         _unfit(part.kind, part.code or config.code, f"reward.components.{name}", problem)

@@ -13,13 +13,11 @@ from aspo_megatron.rewards.scorers import is_built_in
 from aspo_megatron.rewards.workers.pool import RewardPool
 from aspo_megatron.rewards.workers.task_queue import LATE
 
-_FORMS = (
-    "{}",
-    "<think>\n{}\n</think>\n\n<answer>{}</answer>\n\\boxed{{{}}}\n```python\n{}\n```\n#### {}",
-    "",
-)
-"""A trial's texts: a known text alone, as models that reason write it, and nothing. A function may need one of them."""
+AS_MODELS_WRITE = "<think>\n{}\n</think>\n\n<answer>{}</answer>\n\\boxed{{{}}}\n```python\n{}\n```\n#### {}"
+"""A text as models that reason write it: with all marks by which rewards find an answer."""
 
+_FORMS = ("{}", AS_MODELS_WRITE, "")
+"""A trial's texts: a known text alone, as models that reason write it, and nothing. A function may need one of them."""
 
 _PROBLEMS = 3
 """A function that cannot score these, one and all, is broken; one of them alone may be bad."""
@@ -41,7 +39,7 @@ def try_reward(config: RewardConfig, problems: Iterable[Problem]) -> None:
         return
     with RewardPool(config.model_copy(update={"workers": 1})) as pool:
         errors: dict[int, str | None] = {}
-        for alike in _of_each(config, problems):
+        for alike in of_each(config, problems, _PROBLEMS):
             for problem in alike:
                 if id(problem) not in errors:
                     errors[id(problem)] = _error(pool, problem)
@@ -56,6 +54,11 @@ def try_reward(config: RewardConfig, problems: Iterable[Problem]) -> None:
                 )
 
 
+def as_written(form: str, text: str) -> str:
+    """A text in one of the forms."""
+    return form.format(*[text] * 5)
+
+
 def _text(problem: Problem) -> str:
     return problem.question if problem.answer is None else problem.answer
 
@@ -64,7 +67,7 @@ def _error(pool: RewardPool, problem: Problem) -> str | None:
     """Why the text alone cannot be scored; None if one of its forms can."""
     first = None
     for form in _FORMS:
-        error = pool.submit([(problem, form.format(*[_text(problem)] * 5))]).result()[0].error
+        error = pool.submit([(problem, as_written(form, _text(problem)))]).result()[0].error
         if error is None:
             return None
         first = first or error
@@ -73,14 +76,14 @@ def _error(pool: RewardPool, problem: Problem) -> str | None:
     return first
 
 
-def _of_each(config: RewardConfig, problems: Iterable[Problem]) -> list[list[Problem]]:
-    """The first problems, and of a mixture the first for each part that any is for."""
+def of_each(config: RewardConfig, problems: Iterable[Problem], most: int) -> list[list[Problem]]:
+    """The first problems, and of a mixture the first for each part that any is for; at most so many of each."""
     found: list[list[Problem]] = [[], *([] for _ in config.components)]
     for problem in problems:
         wants = [True, *(applies(part, problem) for part in config.components.values())]
         for alike, wanted in zip(found, wants, strict=True):
-            if wanted and len(alike) < _PROBLEMS:
+            if wanted and len(alike) < most:
                 alike.append(problem)
-        if all(len(alike) == _PROBLEMS for alike in found):
+        if all(len(alike) == most for alike in found):
             break
     return [alike for alike in found if alike]

@@ -16,6 +16,7 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.folders import CHECKPOINTS, LATEST, packaged
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
+from aspo_megatron.models.hub_name import fetch_first
 from aspo_megatron.reading import read_text
 from aspo_megatron.slurm.batch_script import (
     array,
@@ -32,6 +33,7 @@ from aspo_megatron.slurm.batch_script import (
 )
 from aspo_megatron.slurm.layout import cores_per_task, gpus_beside, says_gpus, shape
 from aspo_megatron.slurm.time_limit import refuse_short_limit, time_option
+from aspo_megatron.streams import say
 
 TEMPLATE = packaged("recipes/slurm/train.sbatch")
 
@@ -239,6 +241,9 @@ def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
     there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
     for folder, init in there:
         usable_here(folder, init)
+    for folder, _ in wanted:
+        if hint := fetch_first(folder):  # the nodes may have a folder that this machine has not
+            say(f"warning: model.path: there is no folder {one_line(folder)}{one_line(hint)}")
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:

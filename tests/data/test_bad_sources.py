@@ -205,8 +205,8 @@ def dangling(path: Path) -> Path:
 
 
 PLACES: dict[str, tuple[Callable[[Path], Path | str], str]] = {
-    "nothing": (lambda path: path / "none.jsonl", "none.jsonl is not there; give a JSONL, JSON or Parquet file"),
-    "a folder": (lambda path: path, "is a folder without .jsonl, .json or .parquet files"),
+    "nothing": (lambda path: path / "none.jsonl", "none.jsonl is not there; give a JSONL, JSON, CSV or Parquet file"),
+    "a folder": (lambda path: path, "is a folder without .jsonl, .json, .csv or .parquet files"),
     "a pipe": (pipe, "is a pipe or a device; write what it gives into a file"),
     "a device": (lambda path: "/dev/zero", "/dev/zero is a pipe or a device"),
     "a terminal": (lambda path: "/dev/tty", "data.heldout.path: /dev/tty "),
@@ -317,11 +317,11 @@ def test_a_library_that_asks_is_told_no(offline: Path, monkeypatch: pytest.Monke
 DATASETS: dict[str, tuple[str, bytes, str]] = {
     "parquet that is none": ("d.parquet", b"PAR1 and no more", "d.parquet: not a whole Parquet file"),
     "arrow that is none": ("d.arrow", b"ARROW1\0\0", "cannot load dataset"),
-    "csv in latin-1": ("d.csv", "prompt,answer\ncaf\u00e9,1\n".encode("latin-1"), "cannot load dataset"),
+    "csv in latin-1": ("d.csv", "prompt,answer\ncaf\u00e9,1\n".encode("latin-1"), "d.csv:2: not UTF-8 text"),
     "json cut off": ("d.json", b'{"prompt": "a", "ans', "d.json:1: not valid JSON"),
     "empty json": ("d.json", b"", KEY),
     "no such field": ("d.csv", b"question,answer\na,1\n", "no field 'prompt'; the fields there are: question, answer"),
-    "no question in a row": ("d.csv", b"prompt,answer\na,1\n,1\n", "row 1: field 'prompt' must be a non-empty text"),
+    "no question in a row": ("d.csv", b"prompt,answer\na,1\n,1\n", "d.csv:3: field 'prompt' must be a non-empty text"),
     "plain text": ("d.txt", b"a\nb\n", "no field 'prompt'; the fields there are: text"),
 }
 

@@ -243,11 +243,10 @@ def test_one_problem_on_several_lines(tmp_path: Path) -> None:
     assert "1 of 2 problems cannot be used (not an object: 1); the first: " in refusal(path)
 
 
-def test_a_table_is_for_the_library(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("prompt,answer\na,1\n")
-    cure = "d.csv: give a JSONL, JSON or Parquet file, or set data.train.kind=huggingface"
-    assert refusal(tmp_path / "d.csv").endswith(cure)
-    assert len(read(tmp_path / "d.csv", "huggingface")) == 1
+def test_an_arrow_file_is_for_the_library(tmp_path: Path) -> None:
+    (tmp_path / "d.arrow").write_bytes(b"ARROW1")
+    cure = "d.arrow: give a JSONL, JSON, CSV or Parquet file, or set data.train.kind=huggingface"
+    assert refusal(tmp_path / "d.arrow").endswith(cure)
 
 
 def test_folders_as_the_hub_has_them(tmp_path: Path) -> None:
@@ -255,7 +254,9 @@ def test_folders_as_the_hub_has_them(tmp_path: Path) -> None:
     (tmp_path / "set" / "README.md").write_text("---")
     (tmp_path / "set" / "dataset_infos.json").write_text('{"default": {}}')
     said = refusal(tmp_path / "set")
-    assert said.endswith("set is a folder without .jsonl, .json or .parquet files; give a JSONL, JSON or Parquet file")
+    assert said.endswith(
+        "set is a folder without .jsonl, .json, .csv or .parquet files; give a JSONL, JSON, CSV or Parquet file"
+    )
     to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", ROWS_OF_FILES)
     said = refusal(tmp_path / "set")
     assert said.endswith(f"set is a folder without files of problems; give {tmp_path}/set/data, which has some")

@@ -113,6 +113,23 @@ def bad_tokenizer(folder: Path, model_folder: Path) -> list[str]:
     return ["model.path=model"]
 
 
+def mean_loss(folder: Path, model_folder: Path) -> list[str]:
+    code = "from aspo_megatron.losses import Loss, LossOutput\n\n\nclass Mean(Loss):\n    def compute(self, inputs):\n"
+    (folder / "mean_losses.py").write_text(f"{code}        return LossOutput(inputs.log_probs.mean())\n")
+    return ["loss.name=mean_losses:Mean"]
+
+
+def table(folder: Path, model_folder: Path) -> list[str]:
+    (folder / "problems.csv").write_text("question,solution\n1 + 1 =,2\n")
+    return ["data.train={kind: files, path: problems.csv, prompt_field: prompt}"]
+
+
+def misspelt_when(folder: Path, model_folder: Path) -> list[str]:
+    data = jsonl(folder / "data.jsonl", *({"prompt": f"{n} + 1 =", "answer": str(n + 1), "level": n} for n in range(9)))
+    parts = "{all: {kind: math}, hard: {kind: math, when: {levl: 3}}}"
+    return [data, "reward.kind=mixture", f"reward.components={parts}"]
+
+
 def only(*overrides: str) -> Callable[[Path, Path], list[str]]:
     return lambda folder, model_folder: list(overrides)
 
@@ -142,6 +159,12 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "asserts that are not read": (asserts, ["1 of 2 problems", "problem data-1", "'assert g(1) > 0' is not read"]),
     "unknown loss": (only("loss.name=asop"), ["loss.name", "'asop'", "aspo"]),
     "loss that cannot be imported": (only("loss.name=mine.losses:Mine"), ["loss.name", "mine"]),
+    "loss that gives a mean": (mean_loss, ["mean_losses:Mean", "[tokens]", "return the loss of each token"]),
+    "table with other columns": (
+        table,
+        ["problems.csv:2", "question, solution", "Set data.train.prompt_field=question"],
+    ),
+    "misspelt field of a mixture": (misspelt_when, ["components.hard.when", "'levl'", "did you mean 'level'?"]),
     "unknown hyperparameter": (only("loss.eps_hihg=0.3"), ["loss.eps_hihg", "eps_high"]),
     "unknown reward": (only("reward.kind=reasoning-gym"), ["reward.kind", "'reasoning_gym'"]),
     "reward that cannot be imported": (only("reward.kind=mine.rewards:score"), ["reward.kind", "mine"]),

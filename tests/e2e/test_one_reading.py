@@ -214,3 +214,21 @@ def test_config_json_with_a_mark(tmp_path: Path, whole: Path, call: Callable[[li
         done = call(argv)
         assert done.code == 2
         assert "model/config.json: begins with a byte order mark" in done.stderr
+
+
+FETCH = "hf download Qwen/Qwen3-0.6B --local-dir models/Qwen3-0.6B, then model.path=models/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "eval"])
+def test_a_name_on_the_hub_has_to_be_fetched_first(call: Callable[[list[str]], Finished], command: str) -> None:
+    """But `aspo eval` fetches it into the Hub's cache; and the nodes of a job may have what this machine has not."""
+    named = {"model.path=model": "model.path=Qwen/Qwen3-0.6B", "model": "Qwen/Qwen3-0.6B"}
+    done = call([named.get(word, word) for word in COMMANDS[command]])
+    if command == "doctor":
+        assert f"-> {FETCH}" in done.stdout
+        return
+    said = "model.path: there is no folder Qwen/Qwen3-0.6B; a model on the Hub has to be here first: "
+    if command == "slurm":
+        assert (done.code, done.stderr) == (0, f"warning: {said}{FETCH}\n")
+        return
+    assert (done.code, done.stdout, done.stderr) == (2, "", f"error: {said}{FETCH}\n")

@@ -63,6 +63,27 @@ class GivesAMean(Loss):
     def compute(self, inputs):
         return LossOutput(inputs.log_probs.mean())
 
+class GivesARow(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs[None])
+
+class GivesWords(Loss):
+    def compute(self, inputs):
+        return LossOutput("0.5")
+
+class GivesHalves(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs.bfloat16())
+
+class GivesElsewhere(Loss):
+    def compute(self, inputs):
+        return LossOutput(inputs.log_probs.to("meta"))
+
+class GivesAMeanOfMany(Loss):
+    def compute(self, inputs):
+        many = len(inputs.log_probs) > 5
+        return LossOutput(inputs.log_probs.mean() if many else inputs.log_probs * 1.0)
+
 class GivesAListOfStats(Loss):
     def compute(self, inputs: LossInput) -> LossOutput:
         return LossOutput(inputs.log_probs * 1.0, [1])
@@ -167,8 +188,19 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:OfEveryLoss", "loss.kl_coef is a key that every loss has; call its field otherwise"),
         ("losses_of_mine:NotDefined", "cannot be made: PydanticUserError: `NotDefined` is not fully defined"),
         ("losses_of_mine:Raises", "a trial of it fails: KeyError: 'two\\nlines'"),
-        ("losses_of_mine:GivesATensor", "compute gives a Tensor; it must give a LossOutput"),
-        ("losses_of_mine:GivesAMean", "per_token must have the shape of log_probs, [tokens]; of 5 tokens it is []"),
+        (
+            "losses_of_mine:GivesATensor",
+            "compute gives a Tensor; it must give a LossOutput: return LossOutput(per_token), the loss at each token",
+        ),
+        (
+            "losses_of_mine:GivesAMean",
+            "per_token must have the shape of log_probs, [tokens]; of 5 tokens it is []: return the loss of each "
+            "token; loss.aggregation makes the mean",
+        ),
+        ("losses_of_mine:GivesARow", "of 5 tokens it is [1, 5]: return the loss of each token"),
+        ("losses_of_mine:GivesWords", "of 5 tokens it is str: return the loss of each token"),
+        ("losses_of_mine:GivesHalves", "per_token is bfloat16, log_probs are float32; return per_token in the dtype"),
+        ("losses_of_mine:GivesElsewhere", "per_token is on meta, log_probs are on cpu; compute there"),
         ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
         ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
         ("losses_of_mine:Detached", "its loss has no gradient"),
@@ -183,6 +215,26 @@ def test_what_cannot_work(path: str, words: str) -> None:
     assert message.startswith(("loss.name", "loss.width"))
     assert words in message
     assert message.isprintable()
+
+
+def test_each_call_is_looked_at() -> None:
+    """A run's micro-batches are no trial: what fails there is the same line, on the rank that computes it."""
+    loss = losses.build("losses_of_mine:GivesAMeanOfMany", {})
+    given = torch.zeros(8)
+    with pytest.raises(ConfigError) as caught:
+        loss(given, given, given, given == 0, entropy=given, cu_seqlens=torch.tensor([0, 8]))
+    assert str(caught.value) == (
+        "loss.name: 'losses_of_mine:GivesAMeanOfMany': per_token must have the shape of log_probs, [tokens]; of 8 "
+        "tokens it is []: return the loss of each token; loss.aggregation makes the mean"
+    )
+
+
+def test_a_loss_of_the_package_is_looked_at_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that somebody has just added, whose trial is its tests."""
+    loss, given = losses.build("grpo", {}), torch.zeros(3)
+    monkeypatch.setattr(type(loss), "compute", lambda self, inputs: LossOutput(inputs.log_probs.mean()))
+    with pytest.raises(ConfigError, match=r"loss\.name: 'grpo': per_token must have the shape of log_probs"):
+        loss(given, given, given, given == 0, entropy=given, cu_seqlens=torch.tensor([0, 3]))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_wrong_options_are_named(run: Path, tmp_path: Path) -> None:
 
 def test_bad_input_is_named_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
     model, target = str(run / "hf"), str(tmp_path / "out")
-    assert "no such folder" in refusal(str(tmp_path / "missing"), target)
+    assert "there is no folder" in refusal(str(tmp_path / "missing"), target)
     lost = tmp_path / "a" / "b" / "model"
     lost.mkdir(parents=True)
     assert refusal(str(lost), target) == (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
 
 import pytest
@@ -12,6 +14,7 @@ from aspo_megatron.config import RewardConfig
 from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.rewards.mixture import applies, refuse_unknown_fields
 from aspo_megatron.rewards.scorers import build, check
 from aspo_megatron.rewards.workers.pool import Reward, RewardPool
 
@@ -88,6 +91,65 @@ def test_a_part_that_fails_costs_the_response_its_reward():
 
 
 @pytest.mark.parametrize(
+    ("wanted", "value", "is_met"),
+    [
+        (3, 3, True),
+        (3, "3", True),  # from a table
+        (3, 3.0, True),  # from a Parquet file with gaps
+        (3, "3.0", True),
+        (3, 4, False),
+        (3, "three", False),
+        (3, None, False),
+        (3, [3], False),
+        (0.5, "0.50", True),
+        ("3", 3, True),
+        ("3", 3.0, False),
+        ([3, 4], 4, True),
+        ([3, "hard"], "hard", True),
+        ([3, 4], 5, False),
+        (True, True, True),
+        (True, "true", True),
+        (True, 1, False),
+        (1, True, False),
+        ("True", True, True),
+    ],
+)
+def test_values_of_a_field(wanted, value, is_met):
+    (part,) = mixture(a={"kind": "math", "when": {"level": wanted}}).components.values()
+    assert applies(part, Problem("x", "?", (1,), "7", {"level": value})) == is_met
+
+
+def test_a_field_within_a_field():
+    (part,) = mixture(a={"kind": "math", "when": {"extra_info.level": 3}}).components.values()
+    assert applies(part, Problem("x", "?", (1,), "7", {"extra_info": {"level": 3}}))
+    assert not applies(part, Problem("x", "?", (1,), "7", {"extra_info": None}))
+
+
+def test_a_misspelt_field_is_refused_and_what_is_for_no_problem_is_said(caplog):
+    parts = mixture(all={"kind": "math"}, some={"kind": "math", "when": {"sorce": "aime"}}).components
+    said = (
+        "reward.components.some.when: no problem has a field 'sorce'; did you mean 'source'? The fields there are: "
+        "source, level"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        refuse_unknown_fields(parts, [MATH, CODE, Problem("x", "?", (1,), "7", {"level": 1})])
+    parts = mixture(some={"kind": "math", "when": {"split": "a"}}).components
+    with pytest.raises(ConfigError, match=r"no problem has a field 'split'\. The fields there are: source$"):
+        refuse_unknown_fields(parts, [MATH])
+    parts = mixture(all={"kind": "math"}, some={"kind": "math", "when": {"level": [2, 3]}}).components
+    with caplog.at_level(logging.WARNING):
+        refuse_unknown_fields(parts, [MATH, Problem("x", "?", (1,), "7", {"level": 1})])
+    assert "reward.components.some applies to no problem: none has {'level': (2, 3)}" in caplog.text
+
+
+def test_no_more_problems_are_looked_at_than_are_needed():
+    parts = mixture(some={"kind": "math", "when": {"source": "aime"}}).components
+    left = iter([OTHER, MATH, CODE, CODE])
+    refuse_unknown_fields(parts, left)
+    assert list(left) == [CODE]
+
+
+@pytest.mark.parametrize(
     ("components", "problems", "message"),
     [
         ({"a": {"kind": "maths"}}, [], r"reward\.components\.a\.kind: unknown reward 'maths'; did you mean 'math'"),
@@ -97,7 +159,16 @@ def test_a_part_that_fails_costs_the_response_its_reward():
             [MATH],
             r"reward\.components\.a\.kind: code needs tests, and problem m-0 has none; set reward\.components\.a\.code",
         ),
-        ({"a": {"kind": "math", "when": {"source": "aime"}}}, [MATH, CODE], r"reward\.components: none is for .* c-0"),
+        (
+            {"a": {"kind": "math", "when": {"source": "aime"}}},
+            [MATH, CODE],
+            r"reward\.components: none is for problem c-0: its source is 'lcb'; give one whose `when` it meets",
+        ),
+        (
+            {"a": {"kind": "math", "when": {"sorce": "aime"}}},
+            [MATH, CODE],
+            r"none is for problem m-0: it has no field 'sorce', its fields are: source; give one",
+        ),
         ({"a": {"kind": "math", "options": {"x": 1}}}, [], r"reward\.components\.a\.options: .* math takes none"),
         (
             {"a": {"kind": "user_rewards_m:length", "options": {"most": 1}}},
@@ -138,6 +209,10 @@ reward:
     code: {kind: code, weight: 2, when: {source: lcb}, code: {score: fraction}}
 """)
     reward = load_config(tmp_path / "run.yaml", ["reward.components.math.weight=0.5"]).reward
+    levels = load_config(tmp_path / "run.yaml", ["reward.components.math.when={level: [3, hard], odd: 1.5, new: true}"])
+    assert levels.reward.components["math"].when == {
+        "source": ("aime", "amc"), "level": (3, "hard"), "odd": 1.5, "new": True
+    }  # fmt: skip
     assert reward.components["math"].weight == 0.5
     assert reward.components["math"].when == {"source": ("aime", "amc")}
     assert reward.components["code"].code is not None

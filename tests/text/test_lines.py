@@ -26,6 +26,7 @@ PLAIN: dict[str, set[str]] = {
     "cli/convert.py": {"count", "layout.world_size"},
     "data/sources/jsonl.py": {"key"},
     "data/sources/read.py": {"key"},
+    "data/sources/tables.py": {"key"},
     "evaluation/start.py": {"found", "wanted.benchmark.dataset", "wanted.benchmark.problems", "wanted.name"},
     "evaluation/main.py": {"each", "estimate", "some"},
     "launch/launcher.py": {"signal.Signals(watch.interrupted).name"},

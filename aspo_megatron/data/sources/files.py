@@ -17,6 +17,7 @@ from aspo_megatron.data.sources.hub import BUILDERS
 from aspo_megatron.data.sources.json_list import HEAD_BYTES, is_spread, list_rows, list_start, object_rows
 from aspo_megatron.data.sources.jsonl import ByteSource, json_lines
 from aspo_megatron.data.sources.rows import key_of
+from aspo_megatron.data.sources.tables import DELIMITERS, table_rows
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
@@ -24,8 +25,10 @@ MOST_UNPACKED = 2**30
 MOST_TIMES = 250
 """A compressed file is not read on when it gives more than so many bytes, and so many times its own size."""
 
-WHAT = "give a JSONL, JSON or Parquet file"
-_SUFFIXES = {".jsonl": "JSON", ".ndjson": "JSON", ".json": "JSON", ".parquet": "Parquet"}
+WHAT = "give a JSONL, JSON, CSV or Parquet file"
+_SUFFIXES = {
+    ".jsonl": "JSON", ".ndjson": "JSON", ".json": "JSON", ".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV",
+}  # fmt: skip
 _NO_PROBLEMS = ("dataset_infos.json",)
 """Files that say something about the others in a folder from the Hub."""
 
@@ -55,8 +58,17 @@ def stem_of(path: Path) -> str:
     return Path(path.stem).stem if path.suffix == ".gz" else path.stem
 
 
+def is_table(path: Path) -> bool:
+    """Whether a name says that a file has rows of texts, which nothing in it tells."""
+    return _suffix(path) in DELIMITERS
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
 def _format(path: Path) -> str | None:
-    return _SUFFIXES.get(Path(path.stem).suffix if path.suffix == ".gz" else path.suffix)
+    return _SUFFIXES.get(_suffix(path))
 
 
 def source_files(given: str | tuple[str, ...], key: str) -> tuple[str, list[Path]]:
@@ -115,7 +127,7 @@ def _files_in(folder: Path, key: str) -> list[Path]:
         inner = next((path for path in folders if _with_known_suffix(path, _names(path))), None)
         if inner is not None:
             raise ConfigError(f"{where} is a folder without files of problems; give {one_line(inner)}, which has some")
-        raise ConfigError(f"{where} is a folder without .jsonl, .json or .parquet files; {WHAT}")
+        raise ConfigError(f"{where} is a folder without .jsonl, .json, .csv or .parquet files; {WHAT}")
     splits = {split[1].lower() for file in files if (split := _SPLIT.search(file.name))}
     if len(splits) > 1 or len({_format(file) for file in files}) > 1:
         several = "splits" if len(splits) > 1 else "formats"
@@ -141,7 +153,7 @@ def _with_known_suffix(folder: Path, names: list[str]) -> list[Path]:
 
 
 def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], None]) -> Iterator[Row]:
-    """The rows of a JSONL, JSON or Parquet file, the first two perhaps compressed by gzip; told by what is in it.
+    """The rows of a file: JSONL, JSON or Parquet by what is in it, CSV by its name; perhaps compressed by gzip.
 
     Args:
         path: the file; what would block, never end, or not be the same when it is read again is refused.
@@ -174,6 +186,9 @@ def file_rows(path: Path, key: str, prompt_field: str, tell: Callable[[str], Non
             if start.startswith(beginning):
                 raise ConfigError(f"{name}: not UTF-8 text: the file is {what}")
         content.seek(0)
+        if is_table(path):
+            yield from table_rows(content, name, _suffix(path), key, tell)
+            return
         head = _read(content, HEAD_BYTES, name)
         beginning_of_list = list_start(head, prompt_field)
         content.seek(0)

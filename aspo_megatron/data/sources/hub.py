@@ -13,10 +13,10 @@ from aspo_megatron.data.sources.rows import key_of
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
-BUILDERS = {".csv": "csv", ".arrow": "arrow"}
+BUILDERS = {".arrow": "arrow"}
 """Of files that only the library reads; it takes any others for text."""
 
-_FILES = {*BUILDERS, ".json", ".jsonl", ".ndjson", ".parquet", ".gz"}
+_FILES = {*BUILDERS, ".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".gz"}
 
 
 def dataset_rows(source: SourceConfig, path: Path, key: str) -> tuple[str, Iterator[Row]]:

@@ -58,14 +58,14 @@ def json_lines(file: ByteSource, name: str, key: str, tell: Callable[[str], None
             raise ConfigError(f"{where}: longer than {MOST_LINE_BYTES >> 20} MiB; JSONL has a problem on each line")
         if number % _LINES_BETWEEN_REPORTS == 0:
             tell(f"{key}: {number:,} lines read")
-        line = _decoded(raw, where)
+        line = decoded(raw, where)
         if isinstance(line, Reason):
             yield where, line
         elif line.strip():
             yield where, parser.line(line, where)
 
 
-def _decoded(raw: bytes, where: str) -> str | Reason:
+def decoded(raw: bytes, where: str) -> str | Reason:
     """A line as text, or why it is none."""
     if b"\0" in raw:
         text = f"{where}: holds zero bytes: the file is damaged, or UTF-16; save it as UTF-8"

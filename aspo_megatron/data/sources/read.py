@@ -13,6 +13,7 @@ from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.words import OnBad
 from aspo_megatron.data.bad_problems import Reason, Unusable
 from aspo_megatron.data.records import Gathering, ProblemRecord, Records
+from aspo_megatron.data.sources.fields import ANSWERS, PROMPTS, likely
 from aspo_megatron.data.sources.files import expanded, file_rows, has_known_suffix, source_files, stem_of
 from aspo_megatron.data.sources.jsonl import show
 from aspo_megatron.data.sources.rows import BadRowError, RowTaker, Taken
@@ -73,13 +74,34 @@ def read_source(
     return gathering.records(name)
 
 
+def first_row(source: SourceConfig, key: str) -> Mapping[str, Any]:
+    """The fields of a source's first row that can be read; none if there is none.
+
+    Raises:
+        ConfigError: the source cannot be read.
+    """
+    _, rows = _named_rows(source, key, silent)
+    return next((row for _, row in rows if isinstance(row, Mapping)), {})
+
+
 def first_fields(source: SourceConfig, key: str) -> Mapping[str, Any]:
-    """The fields of a source's first row; none if it cannot be read, which `read_source` then says."""
+    """As `first_row`; none if the source cannot be read, which `read_source` then says."""
     try:
-        _, rows = _named_rows(source, key, silent)
-        return next((row for _, row in rows if isinstance(row, Mapping)), {})
+        return first_row(source, key)
     except ConfigError:
         return {}
+
+
+def with_likely_fields(source: SourceConfig, key: str) -> SourceConfig:
+    """The source with the fields of question and answer that its first row has, by their names.
+
+    Raises:
+        ConfigError: the source cannot be read.
+    """
+    row = first_row(source, key)
+    prompt = likely(row, (source.prompt_field, *PROMPTS)) or source.prompt_field
+    answer = likely(row, (source.answer_field or "", *ANSWERS), besides=prompt)
+    return source.model_copy(update={"prompt_field": prompt, "answer_field": answer})
 
 
 def paths_shown(source: SourceConfig) -> str:
