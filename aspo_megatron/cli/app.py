@@ -14,15 +14,14 @@ from aspo_megatron.cli import (
     eval,
     losses,
     plan,
-    plot,
     quantize,
     recipes,
-    samples,
     serve,
     slurm,
     table,
     train,
 )
+from aspo_megatron.cli.views import plot, samples, watch
 from aspo_megatron.streams import show
 
 app = typer.Typer(
@@ -64,4 +63,5 @@ app.command()(plan.plan)
 app.command()(quantize.quantize)
 app.command()(plot.plot)
 app.command()(samples.samples)
+app.command()(watch.watch)
 app.command()(losses.losses)

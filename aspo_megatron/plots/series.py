@@ -14,6 +14,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.folders import METRICS_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import read_metrics
+from aspo_megatron.plots.names import run_names
 from aspo_megatron.reading import own_file
 
 FloatArray = npt.NDArray[np.float64]
@@ -110,24 +111,6 @@ def _records(run: Path) -> list[dict[str, float]]:
     if not records:
         raise UserError(f"{one_line(path)}: no step is recorded yet, so there is nothing to draw")
     return records
-
-
-def run_names(runs: Sequence[Path]) -> list[str]:
-    """Short names of the runs: the folder, and as much of the path before it as tells them apart.
-
-    Raises:
-        UserError: a run is given twice.
-    """
-    folders = [(run.parent if os.path.isfile(run) else run).absolute() for run in runs]
-    if len(set(folders)) < len(folders):
-        twice = next(run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1)
-        raise UserError(f"{one_line(twice)}: this run is named twice")
-    names: list[str] = []
-    for depth in range(1, max((len(folder.parts) for folder in folders), default=1)):
-        names = ["/".join(folder.parts[1:][-depth:]) for folder in folders]
-        if len(set(names)) == len(folders):
-            break
-    return names
 
 
 def curve(series: Series, metric: str, smooth: int | None) -> Curve:

@@ -11,13 +11,14 @@ import typer
 from plots.made_runs import make_run, write_run
 from typer.testing import CliRunner, Result
 
-from aspo_megatron.cli import plot, samples
+from aspo_megatron.cli.views import plot, samples, watch
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(plot.plot)
 app.command()(samples.samples)
+app.command()(watch.watch)
 
 
 def run_cli(*arguments: object) -> Result:
@@ -29,9 +30,11 @@ def test_a_run_alone_gets_its_picture_and_page(tmp_path: Path) -> None:
     result = run_cli("plot", run)
     assert result.output.split() == ["picture:", f"{run}/curves.png", "page:", f"{run}/curves.html"]
     html = (run / "curves.html").read_text()
-    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert base64.b64decode(picture) == (run / "curves.png").read_bytes()
-    assert not re.search(r"https?://|<script|<link|@import", html)
+    pictures = re.findall(r'alt="(.*?) over the steps" src="data:image/png;base64,([^"]+)"', html)
+    assert [title for title, _ in pictures] == ["Held-out accuracy", "Entropy", "Gradient norm"]
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for _, picture in pictures)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not re.search(r"https?://|<script|<link|@import|refresh", html)
     assert "<tr><th>Gradient norm</th><td>0." in html
 
 
@@ -44,7 +47,7 @@ def test_several_runs_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "picture: comparison.png\n" in result.output
     assert "warning: group a: its runs end at steps 3, 4; drawn as far as all go" in result.stderr
     html = (tmp_path / "comparison.html").read_text()
-    assert "<th>b&lt;i&gt;</th><th>a</th>" in html
+    assert re.search("<th><svg [^\n]*</svg>b&lt;i&gt;</th><th><svg [^\n]*</svg>a</th>", html)
     assert "<tr><th>seed</th><td>b&lt;i&gt;</td><td>a1, a2</td></tr>" in html
     assert "<i>" not in html
 

@@ -16,7 +16,9 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.sample_file import read_samples, weight_summary
-from aspo_megatron.plots.sample_view import print_samples, samples_page, weight_class
+from aspo_megatron.plots.sample_page import samples_page
+from aspo_megatron.plots.sample_view import print_samples
+from aspo_megatron.plots.weight_classes import weight_class
 
 HOSTILE = (
     "</div><script>alert(1)</script><img src=x onerror='x()'>&amp; \"q\" \x1b[2J\x1b]0;t\x07 \u202egnp.exe \ud800 [red]"
@@ -208,7 +210,7 @@ def test_safe_text() -> None:
 
 def hostile_run(folder: Path) -> Path:
     tokens = {"tokens": [HOSTILE, HOSTILE, HOSTILE], "weights": [1.0, 3.0, 0.0]}
-    fields = ("problem", "question", "answer", "response", "finish_reason")
+    fields = ("problem", "question", "answer", "prompt", "response", "finish_reason")
     return make_run(folder, {1: [dict.fromkeys(fields, HOSTILE) | {"reward": 0.0, "advantage": -1.0} | tokens]})
 
 
@@ -240,9 +242,14 @@ def test_page_escapes_everything(tmp_path: Path) -> None:
     html.encode()
     page = _Page()
     page.feed(html)
-    assert page.tags == {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "section", "div"}
-    assert page.attributes == {"lang", "charset", "http-equiv", "content", "name", "class", "title"}
-    assert page.text.count("<script>alert(1)</script>") >= 9
+    assert page.tags == {
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "b", "span", "main", "section",
+        "article", "div", "details", "summary", "label", "input",
+    }  # fmt: skip
+    assert page.attributes == {
+        "lang", "charset", "http-equiv", "content", "name", "class", "title", "type", "id", "checked",
+    }  # fmt: skip
+    assert page.text.count("<script>alert(1)</script>") >= 10
     assert not set(html) & {"\x1b", "\x07", "\u202e", "\ud800"}
     assert "default-src 'none'" in html
 

@@ -12,7 +12,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.figures import config_differences, deviation, final_figures, number
 from aspo_megatron.plots.panels import panels_of
-from aspo_megatron.plots.series import curve, final, moving_mean, read_series, run_names
+from aspo_megatron.plots.series import curve, final, moving_mean, read_series
 
 NAN = float("nan")
 
@@ -67,13 +67,6 @@ def test_final_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
     assert (end := final(group, "e", last_only=True)) is not None
     assert end.value == 22.0
     assert final(group, "f") is None
-
-
-def test_names_are_as_long_as_needed(tmp_path: Path) -> None:
-    assert run_names([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
-    assert run_names([tmp_path / "x" / "a", tmp_path / "x" / "b"]) == ["a", "b"]
-    with pytest.raises(UserError, match="named twice"):
-        run_names([tmp_path / "x", tmp_path / "x"])
 
 
 def test_groups_that_cannot_be(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""What in the metrics of a run says that it learns nothing, or that something is broken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+STEPS = 3
+"""A quantity is alarming if it has been in each of the last so many steps."""
+
+ALL_AGREE, CUT, FAILED = 0.9, 0.5, 0.1
+"""Shares, from which on they are alarming: of the groups, and of the responses."""
+
+SILENT_STEPS, SILENT_SECONDS = 10.0, 120.0
+"""A run that goes is silent if it has written nothing for so many times the seconds of a step, and so long at least."""
+
+
+def alarms(records: Sequence[Mapping[str, float]]) -> list[str]:
+    """What is alarming in the last steps, the worst first, a line each.
+
+    Args:
+        records: the metrics by step, as `read_metrics` gives them.
+    """
+    trained = [record for record in records if "reward/mean" in record][-STEPS:]
+    if not trained:
+        return []
+    found = []
+    last = trained[-1]
+    if broken := [name for name, value in last.items() if not math.isfinite(value)]:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        found.append(f"not a number in step {last['step']:.0f}: {', '.join(broken[:3])}{more}")
+    if skipped := sum(record.get("updates/skipped", 0.0) for record in trained):
+        found.append(f"updates/skipped: {skipped:.0f} updates of the last {len(trained)} steps changed nothing")
+    if (share := _lasting(trained, "reward/failed")) >= FAILED:
+        found.append(f"reward/failed: {share:.0%} of the responses or more could not be scored")
+    if len(trained) < STEPS:
+        return found
+    if all(record["reward/mean"] == 0 for record in trained):
+        found.append(f"reward/mean: no response has been rewarded in the last {STEPS} steps")
+    if (share := _lasting(trained, "groups/all_agree")) >= ALL_AGREE:
+        found.append(f"groups/all_agree: in {share:.0%} of the groups or more all rewards agree, and teach nothing")
+    if (share := _lasting(trained, "response_tokens/cut")) >= CUT:
+        found.append(f"response_tokens/cut: {share:.0%} of the responses or more are cut at the longest length")
+    return found
+
+
+def silence(seconds_since: float, seconds_per_step: float | None) -> str | None:
+    """A line if a run that has not ended is silent.
+
+    Args:
+        seconds_since: its last line of metrics.
+        seconds_per_step: of late; None before the first step.
+    """
+    usual = SILENT_STEPS * (seconds_per_step or 0.0)
+    if seconds_per_step is None or seconds_since < max(usual, SILENT_SECONDS):
+        return None
+    return "nothing new for long: the run has stopped or hangs, or the disk of its machine shows it late"
+
+
+def _lasting(records: Sequence[Mapping[str, float]], metric: str) -> float:
+    """The lowest value of the steps; 0 if one of them does not have it."""
+    return min(record.get(metric, 0.0) for record in records)
