@@ -38,7 +38,7 @@ _PLOT_STYLE = """
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .75rem; }
 .pictures img { width: 100%; height: auto; display: block; }
 .names { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; list-style: none; padding: 0; }
-.swatch { vertical-align: -1px; margin-right: .4rem; }
+.swatch { vertical-align: -1px; margin-right: .4rem; } thead .swatch { display: block; margin-bottom: .2rem; }
 thead th { min-width: 5rem; max-width: 12rem; overflow-wrap: anywhere; }
 td { min-width: 3.5rem; max-width: 18rem; overflow-wrap: anywhere; }
 tbody th { position: sticky; left: 0; background: var(--page); min-width: 7rem; max-width: 15rem;

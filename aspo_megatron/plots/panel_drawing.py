@@ -136,7 +136,7 @@ def _finish_axes(axes: Axes, panel: Panel, drawn: Sequence[Curve], keys: list[Li
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if len(steps := {float(step) for points in drawn for step in points.steps}) == 1:
-        axes.set_xlim(min(steps) - 1, min(steps) + 1)
+        axes.set_xlim(min(steps) - 0.6, min(steps) + 0.6)  # which has one tick
     room = 0.12 * len(keys)  # above the lines, for the keys
     if axes.get_yscale() == "log":
         low, high = axes.get_ylim()

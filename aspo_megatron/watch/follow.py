@@ -21,7 +21,6 @@ def follow(
     folders: Sequence[Path],
     look: Callable[[bool], bool],
     seconds: float,
-    wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Have someone look at runs when they have written something, and a last time at the end.
 
@@ -29,7 +28,6 @@ def follow(
         folders: the runs'.
         look: is told whether this is the last time; says whether all runs have ended.
         seconds: between two looks.
-        wait: waits so long.
     """
     try:
         seen = None
@@ -38,7 +36,7 @@ def follow(
                 seen = mark
                 if look(False):
                     break
-            wait(seconds)
+            time.sleep(seconds)
     except KeyboardInterrupt:
         pass
     look(True)

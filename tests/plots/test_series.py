@@ -101,6 +101,7 @@ def test_final_figures(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "entropy", {3: 0.01234})
     table = final_figures(read_series([run], {"aspo": [tmp_path / "s1", tmp_path / "s2"]}))
     assert table.columns == ("run", "aspo")
+    assert table.best == ((), (), ())
     assert table.rows == (
         ("steps", ("3", "8")),
         ("Held-out accuracy: avg@4", ("-", "60.0% ± 14%")),
