@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from aspo_megatron.plots.series import Curve, FloatArray
+from aspo_megatron.plots.series import Curve, FloatArray, is_flat
 
 _FINE = 400
 """Heights of a panel that are told apart: about two thirds of a pixel in a figure."""
@@ -59,9 +59,8 @@ def _places(curves: Mapping[int, Curve], *, log: bool) -> dict[int, list[_Point]
     """Step and height of each point; heights are counted in what can be told apart."""
     heights = {run: np.log10(np.maximum(curve.mean, 1e-300)) if log else curve.mean for run, curve in curves.items()}
     filled = [values for values in heights.values() if len(values)]
-    low = min((float(values.min()) for values in filled), default=0.0)
-    extent = max((float(values.max()) for values in filled), default=0.0) - low
-    scale = _FINE / extent if extent > 1e-300 else 0.0
+    low, high = (float(min(map(np.min, filled))), float(max(map(np.max, filled)))) if filled else (0.0, 0.0)
+    scale = 0.0 if is_flat(low, high) or high - low < 1e-300 else _FINE / (high - low)
     return {
         run: list(zip(curves[run].steps.tolist(), np.rint((values - low) * scale).astype(int).tolist(), strict=True))
         for run, values in heights.items()

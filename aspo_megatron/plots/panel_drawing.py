@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.plots.overlap import on_top, pieces
 from aspo_megatron.plots.panels import Line, Panel
-from aspo_megatron.plots.series import Curve, Series, curve
+from aspo_megatron.plots.series import Curve, Series, curve, is_flat
 from aspo_megatron.plots.styles import Dashes, run_style, stripe
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 _LONGEST_KEY = 40
 _LARGEST = 307.0
 """Power of ten to which an axis goes at most: just below the largest number that there is."""
-
-_FLAT = 1e-6
-"""Curves that differ by no more than this share of their value are rounding, and drawn as a flat line."""
 
 
 def short(text: object, length: int = 48) -> str:
@@ -168,10 +165,8 @@ def _extent(axes: Axes, panel: Panel) -> tuple[float, float]:
     low, high = axes.get_ylim()
     size = max(abs(least), abs(most))
     nothing = 0.01 if panel.percent and panel.from_zero else 0.1 if panel.percent else 1.0
-    if not math.isfinite(size) or most - least > _FLAT * size:
-        flat = False
-    else:
-        flat = True
+    flat = math.isfinite(size) and is_flat(least, most)
+    if flat:
         room = 0.1 * size or nothing
         low, high = (least - room, most + room) if size else (-0.1 * room, room)
         if panel.percent and not panel.from_zero:

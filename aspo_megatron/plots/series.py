@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 SMOOTH_FROM = 60
 """Steps; curves with more are smoothed unless the caller says how much."""
 
+FLAT = 1e-6
+"""Values that differ by no more than this share of the largest are rounding: they are drawn as one value."""
+
 _TAIL = 0.1  # the share of the steps over which a final figure is a mean
 _LARGEST = 1e100
 
@@ -157,11 +160,18 @@ def _is_drawable(value: float) -> bool:
     return bool(abs(value) <= _LARGEST)
 
 
+def is_flat(low: float, high: float) -> bool:
+    """Whether all values between two are drawn as one."""
+    return high - low <= FLAT * max(abs(low), abs(high))
+
+
 def moving_mean(values: FloatArray, window: int) -> FloatArray:
     """Mean over the `window` values around each, [points]; fewer at the ends, never padding.
 
     An even window counts one value more before than after.
     """
+    if window == 1:
+        return values
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     start = np.maximum(index - window // 2, 0)

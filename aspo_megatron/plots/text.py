@@ -13,7 +13,7 @@ from aspo_megatron.metrics.console import lines, print_text, words
 from aspo_megatron.plots.figures import SeriesTable, config_differences, deviation, number
 from aspo_megatron.plots.panel_drawing import short
 from aspo_megatron.plots.panels import Panel, panels_of
-from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final
+from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final, is_flat
 from aspo_megatron.plots.styles import COLORS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -150,7 +150,7 @@ def _print_panel(
         heights = np.concatenate([_heights(points.mean, panel) for points in drawn])
         scale = (float(heights.min()), float(heights.max()))
         low, high = (number(10**end if panel.log else end, percent=panel.percent) for end in scale)
-        extent = f"{low} throughout" if low == high else f"{low} to {high}{' (log)' if panel.log else ''}"
+        extent = f"{low} throughout" if is_flat(*scale) else f"{low} to {high}{' (log)' if panel.log else ''}"
         heading.append((f"  {panel.unit}, {extent}", "dim"))
     print_text(console, words(*heading))
     under = ""
@@ -193,7 +193,11 @@ def _blocks(
     columns = np.arange(width)
     means = np.interp(columns, filled, sums[filled] / counts[filled])
     top = len(levels) - 1
-    ranks = np.clip(np.rint((means - low) / (high - low) * top), 0, top) if high > low else np.full(width, top // 2)
+    ranks = (
+        np.clip(np.rint((means - low) / (high - low) * top), 0, top)
+        if not is_flat(low, high)
+        else np.full(width, top // 2)
+    )
     inside = (columns >= filled[0]) & (columns <= filled[-1])
     return "".join(levels[int(rank)] if drawn else " " for rank, drawn in zip(ranks, inside, strict=True))
 

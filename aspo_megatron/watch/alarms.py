@@ -54,7 +54,7 @@ def silence(seconds_since: float, seconds_per_step: float | None) -> str | None:
     usual = SILENT_STEPS * (seconds_per_step or 0.0)
     if seconds_per_step is None or seconds_since < max(usual, SILENT_SECONDS):
         return None
-    return "nothing new for long: the run has stopped or hangs, or the disk of its machine shows it late"
+    return "silent: the run has stopped or hangs, or its disk is slow to show it here"
 
 
 def _lasting(records: Sequence[Mapping[str, float]], metric: str) -> float:

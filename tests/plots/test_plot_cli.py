@@ -11,14 +11,13 @@ import typer
 from plots.made_runs import make_run, write_run
 from typer.testing import CliRunner, Result
 
-from aspo_megatron.cli.views import plot, samples, watch
+from aspo_megatron.cli.views import plot, samples
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(plot.plot)
 app.command()(samples.samples)
-app.command()(watch.watch)
 
 
 def run_cli(*arguments: object) -> Result:
@@ -52,6 +51,21 @@ def test_several_runs_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "<i>" not in html
 
 
+def test_the_best_values_and_the_page_by_its_name(tmp_path: Path) -> None:
+    """Highest reward is best; of an entropy nobody knows."""
+    for name, value in (("a", 0.5), ("b", 0.75), ("c", 0.75)):
+        write_run(tmp_path / name, "reward/mean", {1: value})
+        with Recorder(tmp_path / name, tensorboard=False) as recorder:
+            recorder.log(2, {"entropy": value})
+    result = run_cli("plot", *(tmp_path / name for name in "abc"), "--out", tmp_path / "x.html")
+    assert result.output == f"page:    {tmp_path}/x.html\n"
+    html = (tmp_path / "x.html").read_text()
+    best = '<td class="best"><span>0.7500</span></td>'
+    assert f"<tr><th>Training reward</th><td>0.5000</td>{best}{best}</tr>" in html
+    assert "<tr><th>Entropy</th><td>0.5000</td><td>0.7500</td><td>0.7500</td></tr>" in html
+    assert len(set(re.findall("<svg .*?</svg>", html))) == 3
+
+
 def test_text_alone_writes_no_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     before = sorted(run.iterdir())
@@ -70,6 +84,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
         (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
         (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),
         (["--group", "a="], "group a: it has no runs"),
+        (["run", "--out", "x.html", "--html", "y.html"], "--out x.html: the page is given by --html already"),
         (["run", "--out", "x.docx"], "x.docx: Format 'docx' is not supported"),
         (["run", "--html", "run/metrics.jsonl/x.html"], "x.html: cannot be written"),
     ],

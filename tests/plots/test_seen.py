@@ -53,6 +53,12 @@ def test_curves_are_cut_where_they_begin_to_lie_on_others(tmp_path: Path) -> Non
     assert on_top(curves) == {0: 2, 1: 1, 2: 0}
 
 
+def test_what_differs_by_rounding_lies_on_the_same(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{k}", "entropy", dict.fromkeys(range(80), 0.02 * (1 + k * 1e-15))) for k in range(2)]
+    curves = {number: curve(one, "entropy", None) for number, one in enumerate(read_series(runs, {}))}
+    assert [[piece.of for piece in parts] for parts in pieces(curves).values()] == [[2], [2]]
+
+
 def test_runs_differ_by_more_than_colour() -> None:
     looks = [run_style(number) for number in range(28)]
     assert len(set(looks)) == len({swatch(number) for number in range(28)}) == 28
