@@ -11,8 +11,8 @@ STEPS = 3
 ALL_AGREE, CUT, FAILED = 0.9, 0.5, 0.1
 """Shares, from which on they are alarming: of the groups, and of the responses."""
 
-SILENT_STEPS, SILENT_SECONDS = 10.0, 120.0
-"""A run that goes is silent if it has written nothing for so many times the seconds of a step, and so long at least."""
+SILENT_STEPS, SILENT_SECONDS = 5.0, 120.0
+"""A run that goes is silent if it has written nothing for so many times its longest step, and so long at least."""
 
 
 def alarms(records: Sequence[Mapping[str, float]]) -> list[str]:
@@ -44,15 +44,18 @@ def alarms(records: Sequence[Mapping[str, float]]) -> list[str]:
     return found
 
 
-def silence(seconds_since: float, seconds_per_step: float | None) -> str | None:
-    """A line if a run that has not ended is silent.
+def silence(records: Sequence[Mapping[str, float]], seconds_since: float) -> str | None:
+    """A line if a run that has steps before it is silent.
 
     Args:
-        seconds_since: its last line of metrics.
-        seconds_per_step: of late; None before the first step.
+        records: its metrics by step.
+        seconds_since: the last line of them.
     """
-    usual = SILENT_STEPS * (seconds_per_step or 0.0)
-    if seconds_per_step is None or seconds_since < max(usual, SILENT_SECONDS):
+    # What `seconds/step` leaves out, such as an evaluation, counts as well; its parts count twice, which does no harm.
+    longest = max(
+        (sum(value for name, value in one.items() if name.startswith("seconds/")) for one in records), default=0
+    )
+    if not longest or seconds_since < max(SILENT_STEPS * longest, SILENT_SECONDS):
         return None
     return "silent: the run has stopped or hangs, or its disk is slow to show it here"
 

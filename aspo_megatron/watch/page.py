@@ -100,7 +100,8 @@ def _speed(view: RunView, width: int) -> Text:
 
 def _alarms(view: RunView) -> Text:
     found = alarms(view.records)
-    if not view.ended and (silent := silence(view.seconds_since, view.recent("seconds/step"))):
+    steps_left = not view.ended and view.step != view.total_steps  # after the last, a model is exported
+    if steps_left and (silent := silence(view.records, view.seconds_since)):
         found.insert(0, silent)
     found += view.told
     return lines(*((f"! {one_line(text)}\n", "bold red") for text in found))

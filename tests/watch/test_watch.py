@@ -235,10 +235,12 @@ def test_alarms() -> None:
 
 
 def test_silence() -> None:
-    assert silence(1e6, None) is None
-    assert silence(100, 1) is None
-    assert silence(130, 1) is not None
-    assert silence(130, 60) is None
+    assert silence([], 1e6) is None
+    assert silence([{"step": 0, "eval/avg@4": 0.5}], 1e6) is None
+    brief = [{"step": 1, "seconds/step": 2.0}]
+    assert silence(brief, 110) is None
+    assert silence(brief, 130) is not None
+    assert silence([*brief, {"step": 2, "seconds/step": 2.0, "seconds/evaluate": 50.0}], 130) is None
 
 
 def test_times() -> None:
