@@ -5,7 +5,7 @@ MODEL := models/SmolLM2-135M-Instruct
 RUN := runs/quickstart
 
 .PHONY: quickstart test test-fast test-sglang test-thorough test-newest test-oldest lint types docs generated site hooks
-.PHONY: release-check tiny sglang-cpu gpu-check
+.PHONY: release-check tiny sglang-cpu browser gpu-check
 
 quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with ASPO: ten minutes on two cores
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is done already (remove it to run again):"; cat $(RUN)/summary.json; \
@@ -32,6 +32,11 @@ sglang-cpu: .venv-sglang/.installed  ## The SGLang server for machines without a
 
 .venv-sglang/.installed: tools/sglang_cpu/install.sh tools/sglang_cpu/requirements.txt
 	tools/sglang_cpu/install.sh .venv-sglang $(PYTHON)
+
+browser: .venv-browser/.installed  ## A headless Chromium for the tests that look at pages, where none is on the PATH: 240 MB
+
+.venv-browser/.installed: tools/browser/install.sh tools/browser/unpack.py
+	tools/browser/install.sh .venv-browser $(PYTHON)
 
 test-sglang: .venv/.installed .venv-sglang/.installed  ## All tests with real SGLang servers; make test has most of them
 	$(BIN)/python -m pytest -q -m sglang

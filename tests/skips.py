@@ -57,6 +57,15 @@ SKIPS = (
         ("tests/rollout/test_contract.py::test_prompt_log_probs_are_the_references",),
     ),
     Skip(
+        r"no browser here: make browser",
+        "how a browser lays pages out: .ci/run brings one, a checkout need not",
+        (
+            "tests/plots/test_plot_cli.py::test_a_run_alone_gets_its_picture_and_page",
+            "tests/plots/test_samples.py::test_page_escapes_everything",
+            "tests/plots/test_samples.py::test_responses_stand_by_problem",
+        ),
+    ),
+    Skip(
         r"no .+: apt-get install slurmctld slurmd slurm-client munge",
         "a Slurm of the tests' own wants its daemons, which make does not install",
         _SLURM := (

@@ -14,16 +14,15 @@ from aspo_megatron.cli import (
     eval,
     losses,
     plan,
-    plot,
     quantize,
     recipes,
-    samples,
     serve,
     slurm,
     table,
     train,
 )
 from aspo_megatron.cli.first_steps import completion, init, try_reward
+from aspo_megatron.cli.views import plot, samples, watch
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
@@ -75,5 +74,6 @@ app.command(short_help="Plan a run: memory, traffic, time, the best layouts.")(p
 app.command(short_help="Quantise a model for servers, and say what that changes.")(quantize.quantize)
 app.command(short_help="Draw the curves of one or several runs.")(plot.plot)
 app.command(short_help="Show sampled responses, token by token.")(samples.samples)
+app.command(short_help="Watch a run in the terminal while it trains.")(watch.watch)
 app.command(short_help="List the losses with their hyperparameters.")(losses.losses)
 app.command(short_help="Print a script for the Tab key in bash, zsh or fish.")(completion.completion)

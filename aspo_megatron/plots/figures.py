@@ -25,27 +25,44 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class SeriesTable:
-    """`columns` name the cells of each row; a row is its label and the cells."""
+    """`columns` name the cells of each row; a row is its label and the cells.
+
+    `best` has for each row the indices of its best cells, none where no value is better than another; empty for none.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
+    best: tuple[tuple[int, ...], ...] = ()
 
 
 def final_figures(series: Sequence[Series]) -> SeriesTable:
-    """A row for every line of the figure: see `final`; the last value of what is measured at few steps."""
+    """A row for every line of the figure: see `final`; the last value of what is measured at few steps.
+
+    Best are the highest accuracy and reward. Of other quantities it depends on the run what is good.
+    """
     rows = [("steps", tuple("/".join(dict.fromkeys(str(step) for step in one.last_steps)) for one in series))]
+    best: list[tuple[int, ...]] = [()]
     for panel in panels_of(series)[0]:
         for line in panel.lines:
-            cells = []
+            cells: list[str] = []
+            ends: list[float | None] = []
             for one, metric in zip(series, line.metrics, strict=True):
                 end = None if metric is None else final(one, metric, last_only=line.sparse)
+                ends.append(None if end is None else end.value)
                 if end is None:
                     cells.append(ABSENT)
                 else:
                     spread = "" if end.spread is None else f" ± {deviation(end.spread, percent=panel.percent)}"
                     cells.append(number(end.value, percent=panel.percent) + spread)
             rows.append((f"{panel.title}: {line.label}" if line.label else panel.title, tuple(cells)))
-    return SeriesTable(tuple(one.name for one in series), tuple(rows))
+            best.append(_highest(ends) if panel.more_is_better else ())
+    return SeriesTable(tuple(one.name for one in series), tuple(rows), tuple(best))
+
+
+def _highest(values: Sequence[float | None]) -> tuple[int, ...]:
+    """Where the highest is; nowhere if all are the same."""
+    known = {value for value in values if value is not None}
+    return tuple(i for i, value in enumerate(values) if value == max(known)) if len(known) > 1 else ()
 
 
 def number(value: float, *, percent: bool = False) -> str:

@@ -28,7 +28,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the figure. `unit` labels its axis; `guide` is a value that is worth a grey line."""
+    """One picture of the figure. `unit` labels its axis; `guide` is a value that is worth a grey line.
+
+    `more_is_better`: what is highest is best, whatever the run.
+    """
 
     title: str
     unit: str
@@ -37,6 +40,7 @@ class Panel:
     percent: bool = False
     log: bool = False
     guide: float | None = None
+    more_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,12 @@ class _Plan:
     percent: bool = False
     log: bool = False
     guide: float | None = None
+    more_is_better: bool = False
     always: bool = True  # its absence is worth a word
 
 
 _PLANS = (
-    _Plan("Training reward", "mean reward", (_Quantity(("reward/mean",)),), from_zero=False),
+    _Plan("Training reward", "mean reward", (_Quantity(("reward/mean",)),), from_zero=False, more_is_better=True),
     _Plan("Response length", "tokens", (_Quantity(("response_tokens/mean",)),), from_zero=False),
     _Plan("Entropy", "nats per token", (_Quantity(("entropy",)),)),
     _Plan("KL to the starting model", "nats per token", (_Quantity(("kl_ref",)),)),
@@ -123,9 +128,8 @@ def panels_of(series: Sequence[Series]) -> tuple[list[Panel], list[str]]:
     for plan in _PLANS:
         lines = tuple(line for quantity in plan.quantities if (line := _line(quantity, series)))
         if lines:
-            panels.append(
-                Panel(plan.title, plan.unit, lines, plan.from_zero, plan.percent, log=plan.log, guide=plan.guide)
-            )
+            shape = (plan.from_zero, plan.percent, plan.log, plan.guide, plan.more_is_better)
+            panels.append(Panel(plan.title, plan.unit, lines, *shape))
         elif plan.always:
             missing.append(plan.title)
     return panels, missing
@@ -156,7 +160,7 @@ def _heldout(series: Sequence[Series]) -> Panel:
         metrics = tuple(f"{prefix}avg@{largest[i]}" if i in largest else None for i in range(len(series)))
         label = f"{benchmark} avg@{'/'.join(str(k) for k in sorted(set(largest.values())))}".strip()
         lines.append(Line(label, metrics, _STYLES[number % len(_STYLES)], sparse=True))
-    return Panel("Held-out accuracy", "right answers", tuple(lines), from_zero=False, percent=True)
+    return Panel("Held-out accuracy", "right answers", tuple(lines), from_zero=False, percent=True, more_is_better=True)
 
 
 def _recorded(series: Series) -> Iterable[str]:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.folders import SAMPLES_FILE
@@ -16,10 +17,17 @@ from aspo_megatron.metrics.damaged_lines import Damage, bounded_lines, named
 from aspo_megatron.reading import own_file, parse_json
 from aspo_megatron.streams import say
 
+Kind = Literal["right", "wrong", "cut"]
+
+RIGHT = 1.0
+"""The reward from which a response counts as right, as in evaluations."""
+
 
 @dataclass(frozen=True)
 class ShownSample:
     """A response. `tokens` and `weights` have one length; both are empty where none were recorded.
+
+    `prompt` is the text as the model was asked, with its template; None where that was not recorded.
 
     A weight w is the factor of the gradient -A * w * grad log pi at the token: 1 is REINFORCE's, 0 is no gradient.
     """
@@ -32,8 +40,19 @@ class ShownSample:
     reward: float
     advantage: float | None
     finish_reason: str
+    prompt: str | None = None
     tokens: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+
+    @property
+    def right(self) -> bool:
+        """Whether it counts as right in an accuracy."""
+        return self.reward >= RIGHT
+
+    @property
+    def cut(self) -> bool:
+        """Whether it was not finished."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,8 @@ def read_samples(
     step: int | None = None,
     problem: str | None = None,
     count: int = 4,
+    only: Kind | None = None,
+    containing: str | None = None,
     warn: Callable[[str], None] = say,
 ) -> Selection:
     """The last `count` responses that match. One at a time: a file may be larger than the memory.
@@ -61,6 +82,8 @@ def read_samples(
         step: of this training step alone.
         problem: of this problem alone, by its id.
         count: at most so many.
+        only: those alone that are right, wrong or cut.
+        containing: those alone whose question or response has this text, in upper or lower case.
         warn: is told of lines that are left out.
 
     Raises:
@@ -71,34 +94,51 @@ def read_samples(
     chosen: deque[ShownSample] = deque(maxlen=count)
     steps: Counter[int] = Counter()
     problems: Counter[str] = Counter()
-    matching = total = 0
-    refused: list[int] = []
-    first = ""
-    damage = Damage(path)
-    for number, line in _whole_lines(path):
-        try:
-            sample = _sample(line, f"{name}, line {number}")
-        except UserError as error:
-            first = first or str(error)
-            refused.append(number)
-            damage.count(len(line))
-            continue
+    matching = candidates = total = 0
+    refused: dict[int, str] = {}
+    for sample in _responses(path, refused):
         total += 1
         problems[sample.problem] += 1
         if sample.step is not None:
             steps[sample.step] += 1
-        if step in (None, sample.step) and problem in (None, sample.problem):
+        asked = step in (None, sample.step) and problem in (None, sample.problem)
+        candidates += asked
+        if asked and _is_like(sample, only, containing):
             matching += 1
             chosen.append(sample)
     if refused and not total:
-        raise UserError(first)
+        raise UserError(next(iter(refused.values())))
     if refused:
         warn(f"warning: {name}, {named('line', refused)}: damaged, no response; left out")
     if not total:
         raise UserError(f"{name}: no response is recorded yet")
     if not matching:
+        if candidates:
+            what = "".join([f" is {only}" if only else "", " and" if only and containing else ""])
+            what += f" has {one_line(containing)!r} in it" if containing else ""
+            raise UserError(f"{name}: none of {candidates} responses{what}")
         raise UserError(f"{name}: {_none_matches(step, problem, steps, problems)}")
     return Selection(tuple(chosen), matching, total)
+
+
+def _responses(path: Path, refused: dict[int, str]) -> Iterator[ShownSample]:
+    """Those of a file. `refused` gets the lines that are none, by number, with the reason for the first of them."""
+    damage = Damage(path)
+    for number, line in _whole_lines(path):
+        try:
+            sample = parse_sample(line, f"{one_line(path)}, line {number}")
+        except UserError as error:
+            refused[number] = "" if refused else str(error)
+            damage.count(len(line))
+            continue
+        yield sample
+
+
+def _is_like(sample: ShownSample, only: Kind | None, containing: str | None) -> bool:
+    if only is not None and not {"right": sample.right, "wrong": not sample.right, "cut": sample.cut}[only]:
+        return False
+    sought = (containing or "").casefold()
+    return sought in sample.question.casefold() or sought in sample.response.casefold()
 
 
 def _none_matches(step: int | None, problem: str | None, steps: Counter[int], problems: Counter[str]) -> str:
@@ -122,13 +162,19 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{one_line(path)}: cannot be read: {error.strerror or error}") from error
 
 
-def _sample(line: bytes, where: str) -> ShownSample:
+def parse_sample(line: bytes, where: str) -> ShownSample:
+    """A line of a file of responses.
+
+    Raises:
+        UserError: it is none; begins with `where`.
+    """
     try:
         record = parse_json(line, where)
     except UserError as error:
         raise UserError(f"{where}: not JSON: {line[:60]!r}") from error
     try:
         step, advantage, answer = record.get("step"), record.get("advantage"), record.get("answer")
+        prompt = record.get("prompt")
         tokens, weights = record.get("tokens"), record.get("weights")
         # An evaluation's `tokens` is their number.
         weighted = isinstance(tokens, list) and weights is not None
@@ -141,6 +187,7 @@ def _sample(line: bytes, where: str) -> ShownSample:
             reward=float(record["reward"]),
             advantage=None if advantage is None else float(advantage),
             finish_reason=str(record.get("finish_reason", "")),
+            prompt=None if prompt is None else str(prompt),
             tokens=tuple(str(token) for token in tokens) if weighted else (),
             weights=tuple(float(weight) for weight in weights) if weighted else (),
         )

@@ -14,12 +14,16 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.folders import METRICS_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import read_metrics
+from aspo_megatron.plots.names import run_names
 from aspo_megatron.reading import own_file
 
 FloatArray = npt.NDArray[np.float64]
 
 SMOOTH_FROM = 60
 """Steps; curves with more are smoothed unless the caller says how much."""
+
+FLAT = 1e-6
+"""Values that differ by no more than this share of the largest are rounding: they are drawn as one value."""
 
 _TAIL = 0.1  # the share of the steps over which a final figure is a mean
 _LARGEST = 1e100
@@ -112,24 +116,6 @@ def _records(run: Path) -> list[dict[str, float]]:
     return records
 
 
-def run_names(runs: Sequence[Path]) -> list[str]:
-    """Short names of the runs: the folder, and as much of the path before it as tells them apart.
-
-    Raises:
-        UserError: a run is given twice.
-    """
-    folders = [(run.parent if os.path.isfile(run) else run).absolute() for run in runs]
-    if len(set(folders)) < len(folders):
-        twice = next(run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1)
-        raise UserError(f"{one_line(twice)}: this run is named twice")
-    names: list[str] = []
-    for depth in range(1, max((len(folder.parts) for folder in folders), default=1)):
-        names = ["/".join(folder.parts[1:][-depth:]) for folder in folders]
-        if len(set(names)) == len(folders):
-            break
-    return names
-
-
 def curve(series: Series, metric: str, smooth: int | None) -> Curve:
     """The curve of a metric, empty if no run recorded it.
 
@@ -174,11 +160,18 @@ def _is_drawable(value: float) -> bool:
     return bool(abs(value) <= _LARGEST)
 
 
+def is_flat(low: float, high: float) -> bool:
+    """Whether all values between two are drawn as one."""
+    return high - low <= FLAT * max(abs(low), abs(high))
+
+
 def moving_mean(values: FloatArray, window: int) -> FloatArray:
     """Mean over the `window` values around each, [points]; fewer at the ends, never padding.
 
     An even window counts one value more before than after.
     """
+    if window == 1:
+        return values
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     start = np.maximum(index - window // 2, 0)

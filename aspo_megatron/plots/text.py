@@ -7,17 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from aspo_megatron.metrics.console import lines, print_text, words
-from aspo_megatron.plots.curves import COLORS, short
 from aspo_megatron.plots.figures import SeriesTable, config_differences, deviation, number
+from aspo_megatron.plots.panel_drawing import short
 from aspo_megatron.plots.panels import Panel, panels_of
-from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final
+from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final, is_flat
+from aspo_megatron.plots.styles import COLORS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-~=+*#"
 _LONGEST_NAME = 28
 _WIDEST = 140
+_BRIEF = {
+    "Held-out accuracy": "Held-out",
+    "Training reward": "Reward",
+    "Response length": "Length",
+    "Entropy": "Entropy",
+    "Out of the clip range, A > 0": "Clip, A > 0",
+    "Out of the clip range, A < 0": "Clip, A < 0",
+    "Gradient norm": "Gradient norm",
+}
+"""Panels of which `brief_figure` shows the curves, and how it calls them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,38 @@ def print_figure(series: Sequence[Series], console: Console, smooth: int | None 
     _print_differences(config_differences(series), console)
 
 
+def brief_figure(one: Series, width: int, *, ascii_only: bool) -> Text:
+    """A line for each curve of one series, its scale its own: the quantities that tell how a run is doing.
+
+    Args:
+        one: with at least one step.
+        width: columns.
+        ascii_only: draw in ASCII.
+    """
+    panels = [panel for panel in panels_of([one])[0] if panel.title in _BRIEF]
+    rows = [(panel, row) for panel in panels for row in _rows(panel, [one], None) if len(row.points)]
+    names = [
+        short(f"{_BRIEF[panel.title]}: {row.name}" if row.name else _BRIEF[panel.title], _LONGEST_NAME + 4)
+        for panel, row in rows
+    ]
+    name, begin, end = (
+        max((len(text) for text in texts), default=0)
+        for texts in (names, [row.begin for _, row in rows], [row.end for _, row in rows])
+    )
+    columns = max(8, min(width, _WIDEST) - name - begin - end - 5)
+    span = (
+        (min(row.points.steps[0] for _, row in rows), max(row.points.steps[-1] for _, row in rows)) if rows else (0, 0)
+    )
+    text = lines()
+    for (panel, row), label in zip(rows, names, strict=True):
+        heights = _heights(row.points.mean, panel)
+        scale = (float(heights.min()), float(heights.max()))
+        blocks = _blocks(row.points.steps, heights, scale, span, columns, _ASCII if ascii_only else _BLOCKS)
+        text.append_text(words(f"  {label:<{name}} {row.begin:>{begin}} ", (blocks, row.color), f" {row.end}"))
+        text.append_text(lines("\n"))
+    return text
+
+
 def _rows(panel: Panel, series: Sequence[Series], smooth: int | None) -> list[_Row]:
     rows = []
     for line in panel.lines:
@@ -77,10 +121,16 @@ def _rows(panel: Panel, series: Sequence[Series], smooth: int | None) -> list[_R
                     points,
                     number(float(points.mean[0]), percent=panel.percent) if len(points) else "",
                     number(end.value, percent=panel.percent) + spread,
-                    COLORS[index] if index < len(COLORS) - 1 else "",  # the last one, black, is not for all terminals
+                    _color(index),
                 )
             )
     return rows
+
+
+def _color(index: int) -> str:
+    """Of a series; that which is black has the terminal's own."""
+    color = COLORS[index % len(COLORS)]
+    return "" if color == "#000000" else color
 
 
 def _print_panel(
@@ -100,7 +150,8 @@ def _print_panel(
         heights = np.concatenate([_heights(points.mean, panel) for points in drawn])
         scale = (float(heights.min()), float(heights.max()))
         low, high = (number(10**end if panel.log else end, percent=panel.percent) for end in scale)
-        heading.append((f"  {panel.unit}, {low} to {high}{' (log)' if panel.log else ''}", "dim"))
+        extent = f"{low} throughout" if is_flat(*scale) else f"{low} to {high}{' (log)' if panel.log else ''}"
+        heading.append((f"  {panel.unit}, {extent}", "dim"))
     print_text(console, words(*heading))
     under = ""
     for row in rows:
@@ -128,7 +179,10 @@ def _blocks(
     width: int,
     levels: str,
 ) -> str:
-    """`width` characters for the steps of `span`: the mean of the points in each, or what lies between neighbours."""
+    """`width` characters for the steps of `span`: the mean of the points in each, or what lies between neighbours.
+
+    What is flat is at half the height: at the lowest it would look like nothing.
+    """
     if not len(steps):
         return f"{'no step that all runs have':<{width}}"[:width]
     low, high = scale
@@ -139,7 +193,11 @@ def _blocks(
     columns = np.arange(width)
     means = np.interp(columns, filled, sums[filled] / counts[filled])
     top = len(levels) - 1
-    ranks = np.clip(np.rint((means - low) / (high - low) * top), 0, top) if high > low else np.zeros(width)
+    ranks = (
+        np.clip(np.rint((means - low) / (high - low) * top), 0, top)
+        if not is_flat(low, high)
+        else np.full(width, top // 2)
+    )
     inside = (columns >= filled[0]) & (columns <= filled[-1])
     return "".join(levels[int(rank)] if drawn else " " for rank, drawn in zip(ranks, inside, strict=True))
 

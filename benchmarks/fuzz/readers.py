@@ -130,7 +130,7 @@ def settings(folder: Path) -> None:
 
 def views(folder: Path) -> None:
     """What `aspo plot` and `aspo samples` show of others' runs."""
-    from aspo_megatron.plots.curves import draw_figure, figure_png
+    from aspo_megatron.plots.curves import draw_figure, draw_pictures
     from aspo_megatron.plots.page import plot_page
     from aspo_megatron.plots.series import read_series
     from aspo_megatron.plots.text import print_figure
@@ -143,12 +143,14 @@ def views(folder: Path) -> None:
     shown = _console()
     print_figure(series, shown)
     _see_plain(_text(shown))
-    _see_plain(plot_page(series, figure_png(draw_figure(series))))
+    draw_figure(series)
+    _see_plain(plot_page(series, draw_pictures(series)))
 
 
 def _samples(run: Path) -> None:
     from aspo_megatron.plots.sample_file import read_samples
-    from aspo_megatron.plots.sample_view import print_samples, samples_page
+    from aspo_megatron.plots.sample_page import samples_page
+    from aspo_megatron.plots.sample_view import print_samples
 
     told: list[str] = []
     selection = read_samples(run, warn=told.append)

@@ -17,7 +17,8 @@ from benchmarks.gpu_check.sections import Section
 
 _STYLE = """
 body { max-width: 84rem; }
-.passed, .held { color: #176b2c; } .failed { color: #b00020; font-weight: bold; } .not, .measured { color: #555; }
+.passed, .held { color: var(--good); } .failed { color: var(--bad); font-weight: bold; }
+.not, .measured { color: var(--muted); }
 .number { text-align: right; white-space: nowrap; } .bound { white-space: nowrap; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .85em; }
 """

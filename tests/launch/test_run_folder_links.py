@@ -11,7 +11,8 @@ from plots.made_runs import make_run
 from typer.testing import CliRunner
 
 from aspo_megatron.checkpoint.states.folders import publish, tidy
-from aspo_megatron.cli import eval, plot, serve
+from aspo_megatron.cli import eval, serve
+from aspo_megatron.cli.views import plot
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile

@@ -11,7 +11,7 @@ import typer
 from plots.made_runs import make_run, write_run
 from typer.testing import CliRunner, Result
 
-from aspo_megatron.cli import plot, samples
+from aspo_megatron.cli.views import plot, samples
 from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 
@@ -29,9 +29,11 @@ def test_a_run_alone_gets_its_picture_and_page(tmp_path: Path) -> None:
     result = run_cli("plot", run)
     assert result.output.split() == ["picture:", f"{run}/curves.png", "page:", f"{run}/curves.html"]
     html = (run / "curves.html").read_text()
-    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert base64.b64decode(picture) == (run / "curves.png").read_bytes()
-    assert not re.search(r"https?://|<script|<link|@import", html)
+    pictures = re.findall(r'alt="(.*?) over the steps" src="data:image/png;base64,([^"]+)"', html)
+    assert [title for title, _ in pictures] == ["Held-out accuracy", "Entropy", "Gradient norm"]
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for _, picture in pictures)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not re.search(r"https?://|<script|<link|@import|refresh", html)
     assert "<tr><th>Gradient norm</th><td>0." in html
 
 
@@ -44,9 +46,24 @@ def test_several_runs_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "picture: comparison.png\n" in result.output
     assert "warning: group a: its runs end at steps 3, 4; drawn as far as all go" in result.stderr
     html = (tmp_path / "comparison.html").read_text()
-    assert "<th>b&lt;i&gt;</th><th>a</th>" in html
+    assert re.search("<th><svg [^\n]*</svg>b&lt;i&gt;</th><th><svg [^\n]*</svg>a</th>", html)
     assert "<tr><th>seed</th><td>b&lt;i&gt;</td><td>a1, a2</td></tr>" in html
     assert "<i>" not in html
+
+
+def test_the_best_values_and_the_page_by_its_name(tmp_path: Path) -> None:
+    """Highest reward is best; of an entropy nobody knows."""
+    for name, value in (("a", 0.5), ("b", 0.75), ("c", 0.75)):
+        write_run(tmp_path / name, "reward/mean", {1: value})
+        with Recorder(tmp_path / name, tensorboard=False) as recorder:
+            recorder.log(2, {"entropy": value})
+    result = run_cli("plot", *(tmp_path / name for name in "abc"), "--out", tmp_path / "x.html")
+    assert result.output == f"page:    {tmp_path}/x.html\n"
+    html = (tmp_path / "x.html").read_text()
+    best = '<td class="best"><span>0.7500</span></td>'
+    assert f"<tr><th>Training reward</th><td>0.5000</td>{best}{best}</tr>" in html
+    assert "<tr><th>Entropy</th><td>0.5000</td><td>0.7500</td><td>0.7500</td></tr>" in html
+    assert len(set(re.findall("<svg .*?</svg>", html))) == 3
 
 
 def test_text_alone_writes_no_file(tmp_path: Path) -> None:
@@ -67,6 +84,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
         (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
         (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),
         (["--group", "a="], "group a: it has no runs"),
+        (["run", "--out", "x.html", "--html", "y.html"], "--out x.html: the page is given by --html already"),
         (["run", "--out", "x.docx"], "x.docx: Format 'docx' is not supported"),
         (["run", "--html", "run/metrics.jsonl/x.html"], "x.html: cannot be written"),
     ],

@@ -16,7 +16,9 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import safe
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.sample_file import read_samples, weight_summary
-from aspo_megatron.plots.sample_view import print_samples, samples_page, weight_class
+from aspo_megatron.plots.sample_page import samples_page
+from aspo_megatron.plots.sample_view import print_samples
+from aspo_megatron.plots.weight_classes import weight_class
 
 HOSTILE = (
     "</div><script>alert(1)</script><img src=x onerror='x()'>&amp; \"q\" \x1b[2J\x1b]0;t\x07 \u202egnp.exe \ud800 [red]"
@@ -127,6 +129,17 @@ def test_unfinished_last_line_and_responses_of_an_evaluation(tmp_path: Path) -> 
         read_samples(file, step=6)
 
 
+def test_those_that_are_like_it_are_chosen(tmp_path: Path) -> None:
+    kinds = [record(response="Yes, 2."), record(response="no", reward=0.5), record(reward=0.0, finish_reason="length")]
+    run = make_run(tmp_path, {1: kinds})
+    chosen = {kind: read_samples(run, only=kind).matching for kind in ("right", "wrong", "cut")}
+    assert chosen == {"right": 1, "wrong": 2, "cut": 1}
+    assert [sample.response for sample in read_samples(run, containing="YES").samples] == ["Yes, 2."]
+    assert read_samples(run, containing="what is").matching == 3
+    with pytest.raises(UserError, match="none of 3 responses is right and has 'no such' in it"):
+        read_samples(run, only="right", containing="no such")
+
+
 # ---- weights -----------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +221,7 @@ def test_safe_text() -> None:
 
 def hostile_run(folder: Path) -> Path:
     tokens = {"tokens": [HOSTILE, HOSTILE, HOSTILE], "weights": [1.0, 3.0, 0.0]}
-    fields = ("problem", "question", "answer", "response", "finish_reason")
+    fields = ("problem", "question", "answer", "prompt", "response", "finish_reason")
     return make_run(folder, {1: [dict.fromkeys(fields, HOSTILE) | {"reward": 0.0, "advantage": -1.0} | tokens]})
 
 
@@ -240,11 +253,43 @@ def test_page_escapes_everything(tmp_path: Path) -> None:
     html.encode()
     page = _Page()
     page.feed(html)
-    assert page.tags == {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "section", "div"}
-    assert page.attributes == {"lang", "charset", "http-equiv", "content", "name", "class", "title"}
-    assert page.text.count("<script>alert(1)</script>") >= 9
+    assert page.tags == {
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "b", "span", "main", "section",
+        "article", "div", "details", "summary", "label", "input",
+    }  # fmt: skip
+    assert page.attributes == {
+        "lang", "charset", "http-equiv", "content", "name", "class", "title", "type", "id", "checked",
+    }  # fmt: skip
+    assert page.text.count("<script>alert(1)</script>") >= 10
     assert not set(html) & {"\x1b", "\x07", "\u202e", "\ud800"}
     assert "default-src 'none'" in html
+
+
+def test_responses_stand_by_problem(tmp_path: Path) -> None:
+    """The best first, and what all rewards of a group say is neither best nor worst."""
+    asked = record(prompt="<|user|> 1 + 1", reward=0.0, response="three")
+    groups = {
+        3: [asked, asked | {"reward": 1.0, "response": "two"}, asked | {"reward": 0.4, "response": "2 or 3"}],
+        4: [asked, asked | {"problem": "other", "question": "?"}, asked],
+    }
+    html = samples_page("run", read_samples(make_run(tmp_path, groups), count=40))
+    sections = html.split("<section>")[1:]
+    assert [re.findall("<h2>(.*)</h2>", section) for section in sections] == [
+        ["Step 3, problem sum-1"], ["Step 4, problem sum-1"], ["Step 4, problem other"],
+    ]  # fmt: skip
+    assert re.findall('<article class="(.*)">', sections[0]) == ["right best", "wrong", "wrong worst"]
+    assert re.findall('<div class="text">(t.*|2.*)</div>\n</article>', sections[0]) == ["two", "2 or 3", "three"]
+    assert re.findall('<article class="(.*)">', sections[1]) == ["wrong", "wrong"]
+    assert all(section.count("<details>") == section.count("&lt;|user|&gt; 1 + 1") == 1 for section in sections)
+    assert re.findall(r">\s(\w+ \(\d\))</label>", html) == [
+        "all (6)",
+        "right (1)",
+        "wrong (5)",
+        "best (1)",
+        "worst (1)",
+    ]
+    for kind in ("right", "wrong", "cut", "best", "worst"):
+        assert f"body:has(#show-{kind}:checked) article:not(.{kind})" in html
 
 
 def test_page_has_a_class_for_each_token(tmp_path: Path) -> None:

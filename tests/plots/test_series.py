@@ -12,7 +12,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.plots.figures import config_differences, deviation, final_figures, number
 from aspo_megatron.plots.panels import panels_of
-from aspo_megatron.plots.series import curve, final, moving_mean, read_series, run_names
+from aspo_megatron.plots.series import curve, final, moving_mean, read_series
 
 NAN = float("nan")
 
@@ -69,13 +69,6 @@ def test_final_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
     assert final(group, "f") is None
 
 
-def test_names_are_as_long_as_needed(tmp_path: Path) -> None:
-    assert run_names([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
-    assert run_names([tmp_path / "x" / "a", tmp_path / "x" / "b"]) == ["a", "b"]
-    with pytest.raises(UserError, match="named twice"):
-        run_names([tmp_path / "x", tmp_path / "x"])
-
-
 def test_groups_that_cannot_be(tmp_path: Path) -> None:
     run = write_run(tmp_path / "aspo", "e", {1: 1.0})
     with pytest.raises(UserError, match="group g: it has no runs"):
@@ -108,6 +101,7 @@ def test_final_figures(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "entropy", {3: 0.01234})
     table = final_figures(read_series([run], {"aspo": [tmp_path / "s1", tmp_path / "s2"]}))
     assert table.columns == ("run", "aspo")
+    assert table.best == ((), (), ())
     assert table.rows == (
         ("steps", ("3", "8")),
         ("Held-out accuracy: avg@4", ("-", "60.0% ± 14%")),

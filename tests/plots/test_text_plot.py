@@ -45,11 +45,13 @@ def test_everything_fits_in_80_columns(tmp_path: Path) -> None:
 
 
 def test_a_constant_and_a_single_step(tmp_path: Path) -> None:
-    write_run(tmp_path / "flat", "entropy", {1: 0.5, 2: 0.5})
-    assert "▁▁▁" in printed(read_series([tmp_path / "flat"], {}))[3]
+    write_run(tmp_path / "flat", "entropy", {step: 0.5 + 1e-12 * step for step in range(80)})  # but for rounding
+    lines = printed(read_series([tmp_path / "flat"], {}))
+    assert lines[2] == "Entropy  nats per token, 0.5000 throughout"
+    assert set(lines[3].split()[1]) == {"▄"}
     write_run(tmp_path / "single", "entropy", {7: 0.5})
     line = printed(read_series([tmp_path / "single"], {}))[3]
-    assert line.count("▁") == 1
+    assert line.count("▄") == 1
 
 
 def test_runs_of_a_group_without_a_common_step(tmp_path: Path) -> None:

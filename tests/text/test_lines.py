@@ -38,7 +38,7 @@ PLAIN: dict[str, set[str]] = {
     "plots/sample_file.py": {"name"},
     "simulation/beside_plan.py": {"child.rank", "figures.stage", "peak"},
     "cli/plan.py": {"simulation_text(run, ranks, left_out, on)", "plan_text(made)"},
-    "cli/plot.py": {"ends"},
+    "cli/views/plot.py": {"ends"},
     "quantize/run.py": {"asked", "texts.tokens"},
     "rollout/build.py": {"address"},
     "rollout/sglang/local_servers.py": {"log", "what"},

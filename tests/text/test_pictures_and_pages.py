@@ -14,7 +14,7 @@ from aspo_megatron.checkpoint.hf.model_card import model_card
 from aspo_megatron.config.io import load_config
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.plots.curves import draw_figure
+from aspo_megatron.plots.curves import Pictures, draw_figure
 from aspo_megatron.plots.page import plot_page
 from aspo_megatron.plots.series import read_series
 from text.hostile import HOSTILE, faults
@@ -52,7 +52,9 @@ def test_names_of_benchmarks_in_a_picture(format_name: str, tmp_path: Path) -> N
 def test_names_in_a_page(tmp_path: Path) -> None:
     with Recorder(tmp_path / "run", tensorboard=False) as recorder:
         recorder.log(1, {f"eval/{name}/avg@4": 0.5 for name in NAMES})
-    page = plot_page(read_series([], {f"</title><script>{HOSTILE}": [tmp_path / "run"]}), b"")
+    page = plot_page(
+        read_series([], {f"</title><script>{HOSTILE}": [tmp_path / "run"]}), Pictures(((HOSTILE, b""),), (HOSTILE,))
+    )
     assert faults(page, own=False) == []
     assert "<script" not in page
 

@@ -159,7 +159,7 @@ def test_what_ends_a_command_by_surprise(kind: str, tmp_path: Path, monkeypatch:
     def fail(*arguments: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr("aspo_megatron.cli.plot.show", fail)
+    monkeypatch.setattr("aspo_megatron.cli.views.plot.show", fail)
     monkeypatch.chdir(tmp_path)
     code, shown = on_a_terminal(["plot", str(run(tmp_path))], monkeypatch)
     assert code == 1

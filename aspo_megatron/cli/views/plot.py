@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.files import refuse_link
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import say, show
+
+if TYPE_CHECKING:
+    from aspo_megatron.plots.series import Series
 
 
 def plot(
@@ -23,15 +26,21 @@ def plot(
         list[str] | None,
         typer.Option(metavar="NAME=RUN,RUN,...", help="Runs drawn as their mean, e.g. seeds; may be repeated."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the picture here: .png, .pdf or .svg.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the picture here: .png, .pdf or .svg; with .html, the page.")
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page here: picture, final figures, settings that differ.")
+        Path | None, typer.Option(help="Write a page here: pictures, final figures, settings that differ.")
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Print the curves in the terminal.")] = False,
     smooth: Annotated[
         int | None,
         typer.Option(min=1, help="Points in the moving mean, 1 for none; by default a fifteenth of 60 or more."),
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Write the page again whenever a run has a new step, until all have ended.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Of --follow: seconds between two looks.")] = 5.0,
 ) -> None:
     """Draw runs: accuracy, reward, length, entropy, KL, repetition, clip ratios, mean ratio, gradient norm.
 
@@ -40,21 +49,22 @@ def plot(
 
     \b
       aspo plot runs/quickstart
+      aspo plot runs/quickstart --html live.html --follow
       aspo plot runs/aspo runs/grpo --out comparison.png --text
-      aspo plot --group aspo=runs/aspo-1,runs/aspo-2 --group grpo=runs/grpo-1,runs/grpo-2 --html comparison.html
+      aspo plot --group aspo=runs/aspo-1,runs/aspo-2 --group grpo=runs/grpo-1,runs/grpo-2 --out comparison.html
     """
     from aspo_megatron.metrics.console import shown_console
-    from aspo_megatron.plots.curves import draw_figure, figure_png, write_figure
-    from aspo_megatron.plots.page import plot_page, write_page
     from aspo_megatron.plots.series import read_series
     from aspo_megatron.plots.text import print_figure
+    from aspo_megatron.watch.live_page import follow_page
 
     groups = _groups(group or [])
+    out, html = _page_by_its_name(out, html)
+    if follow:
+        follow_page(runs or [], groups, _followed_page(out, html, text=text), smooth, interval)
+        return
     series = read_series(runs or [], groups)
-    for one in series:
-        if len(set(one.last_steps)) > 1:
-            ends = ", ".join(map(str, sorted(set(one.last_steps))))
-            say(f"warning: group {one_line(one.name)}: its runs end at steps {ends}; drawn as far as all go")
+    _warn_of_ends(series)
     if out is None and html is None and not text:
         single = len(series) == 1 and len(series[0].folders) == 1
         stem = series[0].folders[0] / "curves" if single else Path("comparison")
@@ -63,15 +73,43 @@ def plot(
             refuse_link(file, "--out")
     if text:
         print_figure(series, shown_console(Console()), smooth)
-    if out is None and html is None:
-        return
-    figure = draw_figure(series, smooth)
+    _write(series, smooth, out, html)
+
+
+def _write(series: Sequence[Series], smooth: int | None, out: Path | None, html: Path | None) -> None:
+    """Write the picture and the page, those that are asked for."""
+    from aspo_megatron.plots.curves import draw_figure, draw_pictures, write_figure
+    from aspo_megatron.plots.page import plot_page, write_page
+
     if out is not None:
-        write_figure(figure, out)
+        write_figure(draw_figure(series, smooth), out)
         show(f"picture: {one_line(out)}")
     if html is not None:
-        write_page(html, plot_page(series, figure_png(figure)))
+        write_page(html, plot_page(series, draw_pictures(series, smooth)))
         show(f"page:    {one_line(html)}")
+
+
+def _page_by_its_name(out: Path | None, html: Path | None) -> tuple[Path | None, Path | None]:
+    """The picture and the page that are asked for."""
+    if out is None or out.suffix.lower() not in (".html", ".htm"):
+        return out, html
+    if html is not None:
+        raise UserError(f"--out {one_line(out)}: the page is given by --html already; --out takes .png, .pdf or .svg")
+    return None, out
+
+
+def _followed_page(out: Path | None, html: Path | None, *, text: bool) -> Path:
+    if html is None or out is not None or text:
+        raise UserError("--follow writes a page, and nothing else: --html PAGE.html; in a terminal, aspo watch RUN")
+    return html
+
+
+def _warn_of_ends(series: Sequence[Series]) -> None:
+    """Say which groups are drawn in part."""
+    for one in series:
+        if len(set(one.last_steps)) > 1:
+            ends = ", ".join(map(str, sorted(set(one.last_steps))))
+            say(f"warning: group {one_line(one.name)}: its runs end at steps {ends}; drawn as far as all go")
 
 
 def _groups(options: Sequence[str]) -> dict[str, list[Path]]:
