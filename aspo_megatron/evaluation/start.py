@@ -182,10 +182,11 @@ class _Preparation:
         run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
-        if (crowded := refuse_ranks_beyond(run, evaluates=True)) and crowded not in self.said:
+        crowded = refuse_ranks_beyond(run, evaluates=True)
+        inputs = read_inputs(run, weights=not self.live)
+        if crowded and crowded not in self.said:
             self.said.add(crowded)
             say(f"warning: {crowded}")
-        inputs = read_inputs(run, weights=not self.live)
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"

@@ -70,10 +70,11 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
     from aspo_megatron.inputs.warmup_answers import check_imitations
 
     losses.build(run.loss.name, run.loss.hyperparameters)
-    if crowded := refuse_ranks_beyond(run):
-        say(f"warning: {crowded}")
+    crowded = refuse_ranks_beyond(run)
     inputs = read_inputs(run, reading_shown(run.train.steps) if progress else silent)
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
+    if crowded:
+        say(f"warning: {crowded}")
     with handed_over(inputs.train, inputs.heldout) as path:
         del inputs  # the run may last for days
         yield [] if path is None else [path]

@@ -102,7 +102,8 @@ def test_train_is_warned_beyond_the_cores(aspo: Aspo, started: list[int]) -> Non
 def test_eval_is_refused_and_warned(aspo: Aspo, started: list[int], tmp_path: Path) -> None:
     (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
     model = SETTINGS.split("path: ")[1].split(",")[0]
-    argv = ["eval", model, "--problems", "problems.jsonl", "--server", "http://127.0.0.1:9", "data.format=raw"]
+    argv = ["eval", model, "--problems", "problems.jsonl", "--server", "http://127.0.0.1:9"]
+    argv += ["data.format=raw", "eval.sampling={max_response_tokens: 4}"]
     assert "--processes 9: 9 ranks x 1 thread are more" in refused(aspo(*argv, "--processes", "9"))
     assert "--processes 9: 9 ranks would take about 4.4 GiB" in refused(aspo(*argv, "--processes", "9", gib=4))
     assert not started
