@@ -15,13 +15,13 @@ from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_paramete
 from aspo_megatron.plan.traffic import Passes
 
 CALLS = 250
-"""Operations of PyTorch in a layer's forward pass, as `aspo plan --simulate` counts them for megatron's local layers."""
+"""Operations of PyTorch in a forward pass of megatron's local layer, as `aspo plan --simulate` counts them."""
 CALLS_OF_ROUTING = 180
 """What choosing experts and sending tokens to them adds."""
 CALLS_OF_EXPERT = 21
 """What each expert that a rank has adds."""
 ADDED = 10
-"""Bytes that a weight's gradient moves when it is added to megatron's buffer: 2 written and read, 4 read and written."""
+"""Bytes that a weight's gradient moves when megatron's buffer adds it: 2 read, 4 read and 4 written."""
 TILE = 128
 """Rows that a product is computed by: an expert's last tile is half empty on average."""
 

@@ -104,7 +104,9 @@ SHOWN = (H100, H200)
 
 
 def gpu_called(name: str, memory: float | None = None) -> Gpu:
-    """The GPU of that short name: `h100`, in letters of any case. `memory`: GB that it has, instead of what it is sold with.
+    """The GPU of that short name: `h100`, in letters of any case.
+
+    `memory`: GB that it has, where these are not what it is sold with.
 
     Raises:
         ConfigError: none is called so; names those that are known.

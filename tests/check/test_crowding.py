@@ -1,4 +1,4 @@
-"""Ranks that this machine does not bear: refused in a line before any starts, or warned of. Of train, check and eval."""
+"""Ranks that this machine does not bear: train, check and eval refuse them before any starts, or warn."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from e2e.command import SETTINGS, Finished
+from e2e.test_bad_input import call_main
 
 from aspo_megatron.evaluation import start as evaluation_start
 from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.plan import cpu_ranks
 from aspo_megatron.plan.machine import ThisMachine, available_memory, usable_cores
 from aspo_megatron.train import start as train_start
-from e2e.command import SETTINGS, Finished
-from e2e.test_bad_input import call_main
 
 GIB = 1 << 30
 Aspo = Callable[..., Finished]
@@ -122,7 +122,7 @@ def test_check_is_refused(aspo: Aspo) -> None:
 
 
 def test_more_ranks_than_gpus(aspo: Aspo, started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_ranks.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     line = refused(aspo("train", "run.yaml", "output_dir=run", "parallel.dp=3"))
     assert "3 ranks want a GPU each, and this machine has 2 (device=auto)" in line
     assert "want a GPU each" in refused(aspo("check", "--layouts", "dp=3"))
