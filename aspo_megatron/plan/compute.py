@@ -67,7 +67,7 @@ def compute_of(
     """What the busiest replica computes in a step; `pairs`: of a query's and a key's token, in one pass."""
     size = bytes_per_weight(config.model.dtype)
     rate = assume.rate(gpu, size)
-    batches = passes.micro_batches * passes.updates  # of one pass over the step's samples
+    batches = _micro_batches(passes)
     layer = _layer(config, family, parallel, passes, pairs / batches, gpu, assume)
     forward = max(layer.seconds, layer.calls * assume.call)
     again = recomputed_share(config, family)
@@ -101,6 +101,11 @@ def recomputed_share(config: RunConfig, family: Family) -> float:
     return {"none": 0.0, "selective": feed_forward / (feed_forward + attention), "full": 1.0}[config.model.recompute]
 
 
+def _micro_batches(passes: Passes) -> float:
+    """Of one pass over the step's samples; updates are those of all epochs."""
+    return passes.micro_batches * passes.updates / passes.training
+
+
 def _layer(
     config: RunConfig,
     family: Family,
@@ -113,7 +118,7 @@ def _layer(
     """The mean layer. Experts are counted apart: their rows fill tiles badly, and all of their weights are read."""
     size = bytes_per_weight(config.model.dtype)
     ranks, rate = parallel.tp * parallel.cp, assume.rate(gpu, size)
-    tokens = passes.tokens / (passes.micro_batches * passes.updates)
+    tokens = passes.tokens / _micro_batches(passes)
     whole = forward_operations(family, tokens, 0.0, pairs) / family.num_layers / ranks
     if not family.num_experts:
         return _Layer(whole, whole / rate, CALLS)
