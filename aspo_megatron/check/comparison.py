@@ -20,6 +20,7 @@ from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import model_folder
 from aspo_megatron.launch.launcher import launch
@@ -30,6 +31,7 @@ ONE_PROCESS = "one process"
 HUGGING_FACE = "hugging face"
 _SIZES = ("tp", "pp", "vpp", "cp", "dp", "ep", "etp")
 _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
+_RECOMPUTE: dict[str, Recompute] = {"recompute=selective": "selective", "recompute=full": "full"}
 _MORE_LAYOUTS = ("tp=2", "tp=2,sp,recompute=full", "dp=2", "dp=2,ep=2")
 _SMALL = {
     "vocab_size": 515,  # not a multiple of any tp
@@ -110,7 +112,7 @@ class CheckedLayout:
     """What a row runs with."""
 
     parallel: ParallelConfig
-    recompute: str = "none"
+    recompute: Recompute = "none"
 
 
 def parse_layout(text: str) -> CheckedLayout:
@@ -120,17 +122,17 @@ def parse_layout(text: str) -> CheckedLayout:
         ConfigError: names the part that is wrong.
     """
     settings: dict[str, Any] = {}
-    recompute = "none"
+    recompute: Recompute = "none"
     for part in text.split(","):
         key, _, value = part.partition("=")
         if part in _FLAGS:
             settings[_FLAGS[part]] = True
         elif key in _SIZES and value.isdigit():
             settings[key] = int(value)
-        elif key == "recompute" and value in ("selective", "full"):
-            recompute = value
+        elif part in _RECOMPUTE:
+            recompute = _RECOMPUTE[part]
         else:
-            known = ", ".join([*(f"{size}=N" for size in _SIZES), *_FLAGS, "recompute=selective", "recompute=full"])
+            known = ", ".join([*(f"{size}=N" for size in _SIZES), *_FLAGS, *_RECOMPUTE])
             raise ConfigError(f"layout {text!r}: {part!r} is none of {known}")
     try:
         return CheckedLayout(ParallelConfig.model_validate(settings), recompute)

@@ -16,6 +16,7 @@ from aspo_megatron.check.comparison import (
     model_of,
     run_check,
 )
+from aspo_megatron.check.crowding import refuse_layouts_beyond
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
@@ -30,6 +31,7 @@ def show_rows(
     aggregation: str,
     device: str,
     tolerances: Tolerances,
+    more_ranks: bool = False,
 ) -> list[CheckRow]:
     """Check a model's layouts, show the table, and give its rows.
 
@@ -41,9 +43,10 @@ def show_rows(
         aggregation: of the loss.
         device: `auto`, `cpu` or `cuda`.
         tolerances: what passes.
+        more_ranks: start more than four ranks for each CPU core.
 
     Raises:
-        UserError: the model, a layout or the loss cannot be used.
+        UserError: the model, a layout or the loss cannot be used, or this machine does not bear the ranks.
     """
     with tempfile.TemporaryDirectory(prefix="aspo-check-") as folder:
         work = Path(folder)
@@ -52,6 +55,7 @@ def show_rows(
         family = usable_weights(path)
         chosen = layouts or layouts_for(family, ranks)
         rows = []
+        refuse_layouts_beyond(chosen, family, device, more_ranks=more_ranks)
         show(f"{'layout':<24} {'loss':>10} {'grad norm':>10} {'gradients':>10} {'weights':>10}        worst gradient")
         for row in run_check(
             path, chosen, work, loss=loss, aggregation=aggregation, device=device, tolerances=tolerances

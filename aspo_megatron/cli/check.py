@@ -29,6 +29,9 @@ def check(
     loss: Annotated[str, typer.Option(help="Policy loss, see `aspo losses`.")] = "aspo",
     aggregation: Annotated[str, typer.Option(help="Aggregation of the loss.")] = "token-mean",
     ranks: Annotated[int, typer.Option(min=1, help="Most ranks to start for the default layouts.")] = 4,
+    more_ranks: Annotated[
+        bool, typer.Option("--more-ranks", help="Start layouts of more than four ranks for each CPU core here.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: GPUs if there are any.")] = "auto",
     figure_tolerance: Annotated[float, typer.Option(help="Of loss and gradient norm, relative.")] = 1e-5,
     gradient_tolerance: Annotated[float, typer.Option(help="Relative to a parameter's largest gradient.")] = 2e-5,
@@ -39,12 +42,14 @@ def check(
     Each row makes the same two ASPO updates in fp32, which clip gradients to half of their norm, and is compared with
     one process; a row that fails says by which figures, and the exit code is 1. Without --layouts: all that `aspo plan`
     can print of this model for two and for four ranks.
+    Layouts for which this machine has too little memory are refused before any rank starts.
     Differences that are due to rounding grow with the model: for a large one, see the Hugging Face row first.
 
     \b
       aspo check
       aspo check qwen3-moe
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
+      aspo check --layouts dp=2,tp=2,pp=4 --more-ranks        (16 ranks on two cores)
     """
     from aspo_megatron.check.comparison import Tolerances
     from aspo_megatron.check.table import show_rows
@@ -57,7 +62,14 @@ def check(
     tolerances = Tolerances(figure_tolerance, gradient_tolerance, weight_tolerance)
     model = models[0] if models else "qwen2"
     rows = show_rows(
-        model, chosen, ranks=ranks, loss=loss, aggregation=aggregation, device=device, tolerances=tolerances
+        model,
+        chosen,
+        ranks=ranks,
+        loss=loss,
+        aggregation=aggregation,
+        device=device,
+        tolerances=tolerances,
+        more_ranks=more_ranks,
     )
     if json_file:
         write_whole(json_file, json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from aspo_megatron.errors import ConfigError
 from aspo_megatron.streams import say, show
 
 
@@ -17,7 +18,16 @@ def plan(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Rank layouts of so many GPUs; as many as ranks.")] = None,
-    gpu: Annotated[str, typer.Option(help="What layouts are ranked for: h100 (80 GB) or h200 (141 GB).")] = "h100",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="What to plan for: a100 (80 GB), a100-40, h100 (80 GB), h800 (80 GB), h200 (141 GB), h20 (96 GB) or "
+            "b200 (180 GB). Without it: h100 and h200, layouts for h100."
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory of the GPU, where it is not as sold; GB of 10^9 bytes.")
+    ] = None,
     layouts: Annotated[int, typer.Option(min=1, help="How many layouts to show.")] = 5,
     simulate: Annotated[
         bool,
@@ -27,7 +37,11 @@ def plan(
 ) -> None:
     """Plan a run: memory of each rank, traffic, an estimate of a step's time, the best layouts (docs/planning.md).
 
-    The model folder needs no more than config.json; where there is none yet, that of `model` beside CONFIG is read.
+    The model folder needs no more than config.json. Where the model.path that CONFIG has is not there yet, the folder
+    `model` beside CONFIG is read, and the first line says so. A model.path that you give here has to be there.
+
+    A layout is best by time, if a tenth of the GPU's memory stays free. Of layouts whose times are within 5 per cent
+    that with the least pp x cp comes first. What is faster and tight comes last, and is marked.
 
     Nothing is started, unless you ask for --simulate. It runs one step here and now, without a GPU: the real model in
     its real layout on a device that has memory and no values (docs/simulation.md), one rank of the first, a middle and
@@ -39,32 +53,37 @@ def plan(
       aspo plan run.yaml
       aspo plan run.yaml --simulate
       aspo plan run.yaml parallel.tp=4 model.recompute=full --simulate --json
-      aspo plan run.yaml --gpus 32 --gpu h200
+      aspo plan run.yaml --gpus 32 --gpu h20
+      aspo plan run.yaml --gpu h20 --gpu-memory 141
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
     from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config.io import load_config
     from aspo_megatron.models.tiny import model_shape
+    from aspo_megatron.plan.as_json import plan_json
     from aspo_megatron.plan.hardware import gpu_called
-    from aspo_megatron.plan.report import make_plan
+    from aspo_megatron.plan.report import ModelSource, make_plan
     from aspo_megatron.plan.text import plan_text
     from aspo_megatron.simulation import beside_plan
     from aspo_megatron.simulation.report import simulation_text
 
-    on = gpu_called(gpu)
+    if gpu_memory is not None and not 1 <= gpu_memory < 10_000:
+        raise ConfigError(f"--gpu-memory {gpu_memory:g}: GB of a GPU's memory, such as 80")
+    on = None if gpu is None and gpu_memory is None else gpu_called(gpu or "h100", gpu_memory)
     run = load_config(config, overrides or [])
-    folder = model_shape(run, config)
+    folder = model_shape(run, config, overrides or [])
+    source = ModelSource(folder / "config.json", None if folder == run.model.path else run.model.path)
     family = usable_here(folder, run.model.init)
     left_out: list[str] = []
     if simulate:
         run, left_out = beside_plan.simulated_form(run, folder)
-    made = make_plan(run, family, gpus, on, layouts)
+    made = make_plan(run, family, gpus, on, layouts, source)
     if not simulate:
-        show(json.dumps(made.as_json(), indent=2) + "\n" if as_json else plan_text(made), end="")
+        show(json.dumps(plan_json(made), indent=2) + "\n" if as_json else plan_text(made), end="")
         return
-    ranks = beside_plan.simulate_ranks(run, family, on, say)
+    ranks = beside_plan.simulate_ranks(run, family, made.ranked_on, say)
     if as_json:
-        found = made.as_json() | {"simulated": beside_plan.as_json(ranks, left_out, on)}
+        found = plan_json(made) | {"simulated": beside_plan.as_json(ranks, left_out, made.ranked_on)}
         show(json.dumps(found, indent=2))
     else:
-        show(f"{plan_text(made)}\n{simulation_text(run, ranks, left_out, on)}", end="")
+        show(f"{plan_text(made)}\n{simulation_text(run, ranks, left_out, made.ranked_on)}", end="")

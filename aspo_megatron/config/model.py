@@ -92,6 +92,9 @@ class PlatformConfig(Section):
     threads_per_rank: PositiveInt = Field(
         1, description="CPU threads of each rank; 2 ranks x 2 threads stall on 2 cores."
     )
+    more_ranks_than_cores: bool = Field(
+        False, description="Start ranks on CPUs although they have more than four threads for each core here."
+    )
     timeout_minutes: PositiveFloat = Field(
         10.0, description="A collective that waits longer ends the run; more for long rollouts."
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 from aspo_megatron.doctor.demand import demand_of
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, wrong
-from aspo_megatron.doctor.memory import core_quota
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.slurm import shown_own
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import counted
+from aspo_megatron.plan.machine import core_quota, usable_cores
 
 _OWN_FILES = 512
 """Open files of a rank besides its requests: libraries, pipes to workers, NCCL's sockets and devices."""
@@ -89,8 +89,7 @@ def _shown(limit: int | None) -> str:
 
 
 def _cores(host: Host, needs: Requirements, gpus: Gpus) -> Line:
-    cores, quota = host.cores(), core_quota(host)
-    usable = cores if quota is None else min(float(cores), quota)
+    cores, quota, usable = host.cores(), core_quota(host), usable_cores(host)
     found = f"{cores}" + (f", a control group allows the time of {quota:g}" if quota is not None else "")
     ranks = 1 if shown_own(host, gpus) else needs.ranks_here  # cores are given to each task as well
     threads = ranks * needs.run.platform.threads_per_rank

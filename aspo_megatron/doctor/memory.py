@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from aspo_megatron.doctor.demand import demand_of
 from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.requirements import Requirements
+from aspo_megatron.plan.machine import memory_limit, memory_sizes
 
-_GROUPS = "/sys/fs/cgroup"
 _SHARED = "/dev/shm"
 _NCCL_SHARED = 1 << 30
 """What NCCL's page on troubleshooting wants a container to have."""
 _LEAST = 2 << 30
 """A rank with nothing in it: torch, megatron-core and transformers."""
-_NO_LIMIT = 1 << 60
-"""Version 1 of control groups writes a number near 2^63 for none."""
 
 
 def memory_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
@@ -29,56 +25,9 @@ def memory_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     yield _shared(host, needs, gpus)
 
 
-def memory_limit(host: Host) -> int | None:
-    """The least limit of the control groups that this process is in, in bytes; None without one."""
-    limits = []
-    for text in _settings(host, "memory", "memory.max", "memory.limit_in_bytes"):
-        if text.isdecimal() and int(text) < _NO_LIMIT:
-            limits.append(int(text))
-    return min(limits, default=None)
-
-
-def core_quota(host: Host) -> float | None:
-    """CPU time that the control groups allow, in cores; None without a quota."""
-    quotas = []
-    for text in _settings(host, "cpu", "cpu.max", None):
-        quota, _, period = text.partition(" ")
-        if quota.isdecimal() and period.isdecimal():
-            quotas.append(int(quota) / int(period))
-    pairs = zip(
-        _settings(host, "cpu", None, "cpu.cfs_quota_us"),
-        _settings(host, "cpu", None, "cpu.cfs_period_us"),
-        strict=False,
-    )
-    quotas += [int(quota) / int(period) for quota, period in pairs if quota.isdecimal() and period.isdecimal()]
-    return min(quotas, default=None)
-
-
-def _settings(host: Host, controller: str, second: str | None, first: str | None) -> Iterator[str]:
-    """The values of a file in this process's control group and those around it; named for both versions."""
-    for line in (host.read("/proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            folder, name = _GROUPS, second
-        elif controller in controllers.split(","):
-            folder, name = f"{_GROUPS}/{controllers}", first
-            if not host.exists(folder):
-                folder = f"{_GROUPS}/{controller}"
-        else:
-            continue
-        # A container sees its own group as the root, but may be told its path outside.
-        places = PurePosixPath(path)
-        for place in dict.fromkeys((places, *places.parents, PurePosixPath("/"))) if name else ():
-            value = host.read(f"{folder}{'' if str(place) == '/' else place}/{name}")
-            if value is not None:
-                yield value.strip()
-
-
 def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     what = "host memory"
-    text = host.read("/proc/meminfo") or ""
-    sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB", text, flags=re.MULTILINE)}
+    sizes = memory_sizes(host)
     if "MemTotal" not in sizes:
         return unknown(what, "/proc/meminfo does not say")
     limit = memory_limit(host)

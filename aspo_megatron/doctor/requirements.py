@@ -127,7 +127,7 @@ def read_requirements(config: Path | None, overrides: Sequence[str], host: Host)
     from aspo_megatron.models.tiny import model_shape
 
     try:
-        return replace(needs, family=usable_model(model_shape(needs.run, config)))
+        return replace(needs, family=usable_model(model_shape(needs.run, config, overrides)))
     except UserError as error:
         return replace(needs, family_problem=str(error))
     except Exception as error:  # whatever a file in its place can be

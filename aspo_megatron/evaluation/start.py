@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.launcher import run_ranks
 from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.launch.run_folder import refuse_links
-from aspo_megatron.streams import show
+from aspo_megatron.plan.machine import ThisMachine, usable_cores
+from aspo_megatron.streams import say, show
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def start_evaluation(
     """
     _check_options(benchmark, problems, config, output)
     wanted = benchmarks.parse(benchmark) if benchmark is not None else []
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, int(usable_cores(ThisMachine())) // processes)
     common = [
         f"model.path={fetched_folder(model)}",
         "model.init=random" if servers else "model.init=pretrained",  # behind a server the weights are not read
@@ -119,7 +120,7 @@ class _Preparation:
     """What a set of problems needs: its settings, its file of responses, and what the ranks read, checked.
 
     `live`: servers have the weights. `common`: settings of every set; `overrides` are the user's. `handed`: keeps the
-    problems that are handed over. `tell`: shows a line.
+    problems that are handed over. `tell`: shows a line. `said`: warnings, each of which is shown once.
     """
 
     work: Path
@@ -131,6 +132,7 @@ class _Preparation:
     overrides: Sequence[str]
     handed: ExitStack
     tell: Callable[[str], None]
+    said: set[str] = field(default_factory=set)
 
     def benchmark(self, wanted: benchmarks.Wanted) -> ProblemSet:
         """Of a benchmark, whose problems are fetched."""
@@ -171,6 +173,7 @@ class _Preparation:
     def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
         """Read all input once before any process starts; where the configuration is, and where the problems are."""
         from aspo_megatron.inputs.handover import handed_over  # imports torch: late, so that refusals are quick
+        from aspo_megatron.inputs.machine import refuse_ranks_beyond
         from aspo_megatron.inputs.read import read_inputs
 
         # Reading the input checks that the model's context has room for a response, by the length in `rollout`.
@@ -179,7 +182,11 @@ class _Preparation:
         run = run.model_copy(update={"rollout": run.rollout.model_copy(update={"sampling": sampling})})
         if run.rollout.engine == "sglang" and not self.live:  # servers' logs and weights are in the run's folder
             refuse_links(run.output_dir)
+        crowded = refuse_ranks_beyond(run, evaluates=True)
         inputs = read_inputs(run, weights=not self.live)
+        if crowded and crowded not in self.said:
+            self.said.add(crowded)
+            say(f"warning: {crowded}")
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
         path = self.work / f"{name}.yaml"

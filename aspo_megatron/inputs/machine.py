@@ -1,4 +1,4 @@
-"""Whether a model that is drawn, and not read, can be on this machine at all: asked before anything is drawn."""
+"""Whether this machine bears what a run is about to do on it: the ranks that start, and a model that is drawn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,43 @@ from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
+from aspo_megatron.plan.cpu_ranks import (
+    Ranks,
+    crowding,
+    evaluating_bytes,
+    on_cpus,
+    refuse_beyond_gpus,
+    training_bytes,
+)
+from aspo_megatron.plan.machine import ThisMachine, memory_limit
 from aspo_megatron.plan.memory.rank import resident
 from aspo_megatron.plan.memory.setting import FP32_BYTES, setting_of
+from aspo_megatron.versions import refuse_outside
 
 _GIB = 1 << 30
+
+
+def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False) -> str:
+    """Refuse ranks that are more than this machine bears; asked before any is started here.
+
+    `evaluates`: they do not train. Returns what is to be said of their sharing cores; empty if they do not.
+
+    Raises:
+        UserError: names what is asked for, and what there is; or the model cannot be used.
+    """
+    from aspo_megatron.checkpoint.usable import usable_config
+
+    refuse_outside()
+    ranks, platform = config.parallel.world_size, config.platform
+    what = f"--processes {ranks}" if evaluates else "parallel (tp x cp x dp x pp)"
+    asks_servers = evaluates and config.rollout.engine == "sglang"
+    if not on_cpus(platform.device) and not asks_servers:
+        refuse_beyond_gpus(what, ranks, platform.device)
+        return ""
+    family = usable_config(config.model.path)
+    sizes = evaluating_bytes(config, family, ranks) if evaluates else training_bytes(config, family)
+    flag = "platform.more_ranks_than_cores=true"
+    return crowding(Ranks(what, sizes, platform.threads_per_rank, platform.more_ranks_than_cores, flag))
 
 
 def refuse_beyond_memory(config: RunConfig, family: Family) -> None:
@@ -42,11 +75,8 @@ def refuse_beyond_memory(config: RunConfig, family: Family) -> None:
 
 def machine_memory() -> int:
     """Bytes that this machine has, or that its control groups leave of them; swap does not count as memory."""
-    from aspo_megatron.doctor.host import Host
-    from aspo_megatron.doctor.memory import memory_limit
-
     total: int = psutil.virtual_memory().total
-    limit = memory_limit(Host())
+    limit = memory_limit(ThisMachine())
     return total if limit is None else min(total, limit)
 
 

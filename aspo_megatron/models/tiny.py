@@ -76,7 +76,7 @@ def tiny_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, list
     """A recipe's tiny form; its model folder is written beside the run folder, without weights.
 
     Args:
-        path: the recipe's YAML file. Where `model.path` is not there yet, the folder `model` beside the file is read.
+        path: the recipe's YAML file. Where its `model.path` is not there yet, the folder `model` beside it is read.
         overrides: `key=value` words. One that sets what would be made tiny wins, except for the folder and the engine.
 
     Returns:
@@ -86,7 +86,7 @@ def tiny_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, list
         UserError: the recipe cannot be read, or the folder not written.
     """
     run = load_config(path, overrides)
-    family = read_family(model_shape(run, path))
+    family = read_family(model_shape(run, path, overrides))
     parallel = tiny_layout(run.parallel, bool(family.num_experts))
     folder = run.output_dir.with_name(f"{run.output_dir.name}-tiny")
     model = folder.with_name(f"{folder.name}-model")
@@ -114,11 +114,16 @@ def tiny_form(path: Path, overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def model_shape(run: RunConfig, path: Path) -> Path:
-    """The folder with the model's config.json: `model.path`, or before its download `model` beside the file `path`."""
+def model_shape(run: RunConfig, path: Path, overrides: Sequence[str]) -> Path:
+    """The folder with the model's config.json: `model.path`, or before its download `model` beside the file `path`.
+
+    A path that `overrides` give is meant as it is: nothing else is read in its place. Nor is it where there is
+    something at the path that the file has.
+    """
+    given = any(word.startswith(("model.path=", "model=")) and "path" in word for word in overrides)
     beside = path.parent / "model"
-    there = (run.model.path / "config.json").is_file()
-    return beside if not there and (beside / "config.json").is_file() else run.model.path
+    instead = not given and not run.model.path.exists() and (beside / "config.json").is_file()
+    return beside if instead else run.model.path
 
 
 def tiny_layout(parallel: ParallelConfig, experts: bool) -> ParallelConfig:

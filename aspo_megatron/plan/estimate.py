@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig, RunConfig
-from aspo_megatron.models.counts import forward_operations
 from aspo_megatron.models.family import Family
+from aspo_megatron.plan.compute import compute_of
 from aspo_megatron.plan.generation import PlannedEngine, generation_seconds, mean_lengths
 from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
@@ -15,8 +15,11 @@ from aspo_megatron.plan.traffic import Passes, Traffic, traffic_of
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step's parts, which follow one another. `idle`: waiting in the pipeline and for fuller replicas.
+    """Seconds of a step's parts, which follow one another.
 
+    `idle`: waiting in the pipeline, for its slowest stage, and for fuller replicas.
+
+    `starved`: of `scoring` and `training`, how long the GPU waits for the host's calls.
     `operations`: of one GPU, recomputation included.
     """
 
@@ -24,6 +27,7 @@ class StepTime:
     scoring: float
     training: float
     idle: float
+    starved: float
     traffic: tuple[Traffic, ...]
     traffic_seconds: float
     operations: float
@@ -60,39 +64,24 @@ def step_time(
     """The parts of a step on `gpu`, under the assumptions."""
     size = bytes_per_weight(config.model.dtype)
     passes, uneven = passes_of(config, parallel, assume)
-    ranks = parallel.tp * parallel.cp * parallel.pp
-    forward = _forward_operations(config, family, passes, assume) / ranks
-    again = {"none": 0.0, "selective": _recomputed_share(family), "full": 1.0}[config.model.recompute]
-    scoring = forward * passes.forward
-    training = forward * (3.0 + again) * passes.training
-    rate = gpu.bf16 * assume.mfu if size == 2 else gpu.fp32 * assume.mfu
+    found = compute_of(config, family, parallel, passes, _pairs(config, passes, assume), gpu, assume)
     bubble = (parallel.pp - 1) / (passes.micro_batches * parallel.vpp)
-    scoring_seconds, training_seconds = scoring / rate, training / rate
-    work = scoring_seconds + training_seconds
     traffic = traffic_of(config, family, parallel, passes)
     return StepTime(
         generation=generation_seconds(config, family, engine, gpu, assume, size),
-        scoring=scoring_seconds / uneven,
-        training=training_seconds / uneven,
-        idle=work * (1 - 1 / uneven) + work * bubble,
+        scoring=found.scoring / uneven,
+        training=found.training / uneven,
+        idle=found.work * (1 - 1 / uneven) + found.slowest - found.work + found.slowest * bubble,
+        starved=found.work / uneven * found.starved,
         traffic=traffic,
         traffic_seconds=sum(each.seconds(gpu, assume.link) for each in traffic),
-        operations=scoring + training,
+        operations=found.operations,
     )
 
 
-def _forward_operations(config: RunConfig, family: Family, passes: Passes, assume: Assumptions) -> float:
-    """One pass over a replica's tokens: products with weights, and attention, whose blocks are computed whole."""
+def _pairs(config: RunConfig, passes: Passes, assume: Assumptions) -> float:
+    """Tokens of a query and a key in one pass over a replica's samples; attention's blocks are computed whole."""
     prompt, response = mean_lengths(config, assume)
     count = config.rollout.responses_per_prompt
     groups = passes.scored / (count * response)
-    pairs = groups * (prompt**2 + count * response * (response + prompt))
-    return forward_operations(family, passes.tokens, passes.scored, pairs)
-
-
-def _recomputed_share(family: Family) -> float:
-    """Of a layer's forward pass that `selective` repeats: the feed-forward (attention's part grows with length)."""
-    ffn = family.expert_ffn_size * family.experts_per_token if family.num_experts else family.ffn_hidden_size
-    feed_forward = 3 * ffn * family.hidden_size
-    attention = 2 * (family.num_heads + family.num_kv_heads) * family.head_dim * family.hidden_size
-    return feed_forward / (feed_forward + attention)
+    return groups * (prompt**2 + count * response * (response + prompt))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -21,6 +21,8 @@ from aspo_megatron.plan.memory.transfers import save_bytes, sync_bytes
 from aspo_megatron.plan.memory.workload import worst_batch
 
 _MOST = 16
+_NEAR = 0.05
+"""Times that differ by less are taken for the same."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Rated:
-    """A layout with its memory (of the fullest stage) and time, and what is to be said of it."""
+    """A layout with its memory (of the fullest stage) and time, and what is to be said of it.
+
+    `tight`: it fits, but leaves less than a tenth of the GPU's memory free (`Assumptions.spare`).
+    """
 
     parallel: ParallelConfig
     recompute: Recompute
     memory: int
     fits: bool
+    tight: bool
     time: StepTime
     reasons: tuple[str, ...]
 
@@ -106,29 +112,49 @@ def rate(
     memory = max(stage_memory(config, family, parallel, s, gpu, assume, setting).total for s in stages)
     time = step_time(config, family, parallel, engine, gpu, assume)
     recompute = config.model.recompute
-    fits = memory <= gpu.memory
-    return Rated(parallel, recompute, memory, fits, time, _reasons(config, parallel, recompute, memory, gpu, time))
+    fits, tight = memory <= gpu.memory, assume.is_tight(memory, gpu)
+    reasons = _reasons(config, parallel, recompute, memory, gpu, time, tight=tight)
+    return Rated(parallel, recompute, memory, fits, tight, time, reasons)
 
 
 def best_layouts(
     config: RunConfig, family: Family, gpus: int, gpu: Gpu, assume: Assumptions, count: int
 ) -> list[Rated]:
-    """The `count` fastest layouts of `gpus` GPUs that fit; the smallest ones, if none does.
+    """The `count` best layouts of `gpus` GPUs, see `in_order`; the smallest ones, if none fits.
 
-    Of layouts that differ in recomputation alone the fastest that fits is kept.
+    Of layouts that differ in recomputation alone that with the least of it is kept that leaves a tenth of the memory
+    free. Tight ones come last; there is one of them, or as many as there is room for, where it is faster than all
+    others.
     """
-    best: dict[ParallelConfig, Rated] = {}
-    for recompute in get_args(Recompute):
-        model = config.model.model_copy(update={"recompute": recompute})
-        for parallel in candidates(family, gpus):
-            if parallel in best and best[parallel].fits:
-                continue
+    roomy, tight, large = list[Rated](), list[Rated](), list[Rated]()
+    for parallel in candidates(family, gpus):
+        for recompute in get_args(Recompute):
+            model = config.model.model_copy(update={"recompute": recompute})
             changed = config.model_copy(update={"model": model, "parallel": parallel})
             engine = planned_engine(changed, family, gpu, assume, bytes_per_weight(model.dtype))
-            best[parallel] = rate(changed, family, parallel, engine, gpu, assume)
-    found = list(best.values())
-    fitting = sorted((each for each in found if each.fits), key=lambda each: (each.time.trainer, each.memory))
-    return (fitting or sorted(found, key=lambda each: each.memory))[:count]
+            rated = rate(changed, family, parallel, engine, gpu, assume)
+            (tight if rated.tight else roomy if rated.fits else large).append(rated)
+            if rated.fits and not rated.tight:
+                break
+    if not roomy and not tight:
+        return sorted(large, key=lambda each: each.memory)[:count]
+    best = in_order(roomy, count)
+    faster = [each for each in tight if not best or each.time.trainer < best[0].time.trainer]
+    faster = in_order(faster, max(count - len(best), min(1, count - 1), 0 if best else count))
+    return [*best[: count - len(faster)], *faster]
+
+
+def in_order(rated: Sequence[Rated], count: int) -> list[Rated]:
+    """The `count` fastest, best first. Of those within a twentieth of the fastest that is left, the least pp x cp.
+
+    The estimate is no closer than that, and a layout of fewer parts is the one that others have run.
+    """
+    left, found = sorted(rated, key=lambda each: (each.time.trainer, each.memory)), list[Rated]()
+    while left and len(found) < count:
+        near = [each for each in left if each.time.trainer <= (1 + _NEAR) * left[0].time.trainer]
+        found.append(min(near, key=lambda each: each.parallel.pp * each.parallel.cp))
+        left.remove(found[-1])
+    return found
 
 
 def candidates(family: Family, gpus: int) -> Iterator[ParallelConfig]:
@@ -140,11 +166,19 @@ def candidates(family: Family, gpus: int) -> Iterator[ParallelConfig]:
 
 
 def _reasons(
-    config: RunConfig, parallel: ParallelConfig, recompute: Recompute, memory: int, gpu: Gpu, time: StepTime
+    config: RunConfig,
+    parallel: ParallelConfig,
+    recompute: Recompute,
+    memory: int,
+    gpu: Gpu,
+    time: StepTime,
+    *,
+    tight: bool,
 ) -> tuple[str, ...]:
     """What its time goes to beside computation, and how full the GPU is."""
     shares = {f"{each.axis} traffic": each.seconds(gpu, Assumptions().link) for each in time.traffic}
     shares["waiting"] = time.idle
+    shares["calls"] = time.starved
     found = [
         f"{name} {seconds / time.trainer:.0%}"
         for name, seconds in sorted(shares.items(), key=lambda item: -item[1])
@@ -155,5 +189,6 @@ def _reasons(
     if parallel.dp > config.train.prompts_per_update:
         found.append(f"{parallel.dp - config.train.prompts_per_update} replicas without prompts")
     spare = (gpu.memory - memory) / 10**9
-    found.append(f"{spare:.0f} GB spare" if spare >= 0 else f"{-spare:.0f} GB too large")
+    told = f"{spare:.0f} GB spare" if spare >= 0 else f"{-spare:.0f} GB too large"
+    found.append(f"tight: {told}" if tight else told)
     return tuple(found)

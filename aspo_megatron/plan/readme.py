@@ -8,8 +8,7 @@ from pathlib import Path
 from aspo_megatron.config.io import load_config
 from aspo_megatron.errors import UserError
 from aspo_megatron.models.family import read_family
-from aspo_megatron.models.tiny import model_shape
-from aspo_megatron.plan.report import make_plan
+from aspo_megatron.plan.report import ModelSource, make_plan
 from aspo_megatron.plan.text import plan_text
 
 _BEGIN, _END = "<!-- plan -->\n", "<!-- end -->\n"
@@ -24,7 +23,9 @@ def with_plan(recipe: Path) -> str:
     readme = (recipe / "README.md").read_text(encoding="utf-8")
     path = recipe / "run.yaml"
     run = load_config(path)
-    plan = plan_text(make_plan(run, read_family(model_shape(run, path))))
+    shown = Path("examples") / recipe.name / "model" / "config.json"  # as the command shows it at the root
+    source = ModelSource(shown, run.model.path)
+    plan = plan_text(make_plan(run, read_family(recipe / "model"), source=source))
     before, begin, rest = readme.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:

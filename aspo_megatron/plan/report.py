@@ -1,19 +1,20 @@
-"""A plan: its figures, and these as JSON."""
+"""A plan: its figures."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.estimate import StepTime, step_time
 from aspo_megatron.plan.generation import PlannedEngine, planned_engine
-from aspo_megatron.plan.hardware import GPUS, Assumptions, Gpu
+from aspo_megatron.plan.hardware import GPUS_OF_NODE, H100, SHOWN, Assumptions, Gpu
 from aspo_megatron.plan.layouts import Rated, StageMemory, best_layouts, stage_memory
 from aspo_megatron.plan.memory.host import LockedMemory, locked_by_rank, locked_on_node
 from aspo_megatron.plan.memory.setting import setting_of
+from aspo_megatron.plan.memory.workload import refuse_beyond_context
+from aspo_megatron.slurm.layout import gpus_beside
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,42 @@ class OnGpu:
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """Where the model's sizes are from. `missing`: the `model.path` that is not there, in whose place it was read."""
+
+    config_json: Path
+    missing: Path | None = None
+
+
+@dataclass(frozen=True)
+class AllGpus:
+    """GPUs of the whole run. `shared`: servers take turns with the ranks, on theirs."""
+
+    ranks: int
+    servers: int
+    shared: bool
+    nodes: int
+    gpus_of_node: int
+
+    @property
+    def total(self) -> int:
+        """Of ranks and servers."""
+        return max(self.ranks, self.servers) if self.shared else self.ranks + self.servers
+
+    @classmethod
+    def of(cls, config: RunConfig, engine: PlannedEngine) -> AllGpus:
+        """Those of a run that generates with `engine`."""
+        ranks, of_node = config.parallel.world_size, config.slurm.gpus_per_node or GPUS_OF_NODE
+        if engine.kind == "embedded":
+            return cls(ranks, 0, False, -(-ranks // of_node), of_node)
+        servers, shared = engine.count * engine.gpus, config.rollout.servers.colocate
+        here = ranks + gpus_beside(config)
+        elsewhere = 0 if shared else servers - gpus_beside(config)
+        nodes = config.slurm.server_nodes or -(-elsewhere // of_node)
+        return cls(ranks, servers, shared, -(-here // of_node) + nodes, of_node)
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that `aspo plan` shows.
 
@@ -50,6 +87,8 @@ class Plan:
 
     config: RunConfig
     family: Family
+    source: ModelSource
+    all_gpus: AllGpus
     on: tuple[OnGpu, ...]
     locked: tuple[LockedMemory, ...]
     locked_on_node: int
@@ -58,88 +97,55 @@ class Plan:
     best: tuple[Rated, ...]
     assume: Assumptions
 
-    def as_json(self) -> dict[str, Any]:
-        """Figures in bytes, seconds and operations."""
-        return {
-            "model": {
-                "family": self.family.name,
-                "parameters": model_elements(self.family),
-                "active_parameters": active_elements(self.family),
-                "dtype": self.config.model.dtype,
-            },
-            "layout": self.config.parallel.model_dump(),
-            "recompute": self.config.model.recompute,
-            "on": [_on_json(each) for each in self.on],
-            "host": {
-                "locked": [{**asdict(each), "total": each.total} for each in self.locked],
-                "locked_on_node": self.locked_on_node,
-            },
-            "best": {
-                "gpus": self.gpus,
-                "gpu": self.ranked_on.name,
-                "layouts": [
-                    {
-                        "parallel": each.parallel.model_dump(),
-                        "recompute": each.recompute,
-                        "memory": each.memory,
-                        "fits": each.fits,
-                        "trainer_seconds": each.time.trainer,
-                        "reasons": list(each.reasons),
-                    }
-                    for each in self.best
-                ],
-            },
-            "assumptions": asdict(self.assume),
-        }
-
 
 def make_plan(
-    config: RunConfig, family: Family, gpus: int | None = None, ranked_on: Gpu = GPUS[0], count: int = 5
+    config: RunConfig,
+    family: Family,
+    gpus: int | None = None,
+    gpu: Gpu | None = None,
+    count: int = 5,
+    source: ModelSource | None = None,
 ) -> Plan:
-    """The figures of a run, and the best layouts of `gpus` GPUs (those of the configuration's ranks if None).
+    """The figures of a run, and its best layouts.
+
+    Args:
+        config: the run.
+        family: its model.
+        gpus: rank layouts of so many; None: of as many as the configuration has ranks.
+        gpu: all figures are for it; None: they are for an H100 and an H200, and layouts are ranked for the first.
+        count: how many layouts.
+        source: where the model's sizes are from; None: its `model.path`.
 
     Raises:
-        ConfigError: the model cannot be split as configured, or the loss is none.
+        ConfigError: the model cannot be split as configured, its context is too short, or the loss is none.
     """
     assume = Assumptions()
     parallel = config.parallel
     family.check_layout(parallel)
+    refuse_beyond_context(config, family)
     setting = setting_of(config, parallel)
     on = []
-    for gpu in GPUS:
-        engine = planned_engine(config, family, gpu, assume, setting.bytes)
+    for each in SHOWN if gpu is None else (gpu,):
+        engine = planned_engine(config, family, each, assume, setting.bytes)
         stages = tuple(
-            stage_memory(config, family, parallel, stage, gpu, assume, setting) for stage in range(parallel.pp)
+            stage_memory(config, family, parallel, stage, each, assume, setting) for stage in range(parallel.pp)
         )
-        on.append(OnGpu(gpu, stages, engine, step_time(config, family, parallel, engine, gpu, assume)))
+        on.append(OnGpu(each, stages, engine, step_time(config, family, parallel, engine, each, assume)))
+    ranked_on = gpu or H100
     gpus = gpus or parallel.world_size
     best = best_layouts(config, family, gpus, ranked_on, assume, count)
     locked = tuple(locked_by_rank(config, family, parallel, setting, stage) for stage in range(parallel.pp))
     on_node = locked_on_node(config, family, parallel, setting)
-    return Plan(config, family, tuple(on), locked, on_node, gpus, ranked_on, tuple(best), assume)
-
-
-def _on_json(on: OnGpu) -> dict[str, Any]:
-    stages = []
-    for stage in on.stages:
-        moments = {**asdict(stage.passing), "peak": stage.passing.peak, "when": stage.passing.when}
-        stages.append({**asdict(stage), "passing": moments, "total": stage.total})
-    time = on.time
-    return {
-        "gpu": on.gpu.name,
-        "memory": on.gpu.memory,
-        "fits": on.fits,
-        "total": on.memory,
-        "stages": stages,
-        "engine": asdict(on.engine),
-        "seconds": {
-            "generation": time.generation,
-            "scoring": time.scoring,
-            "training": time.training,
-            "waiting": time.idle,
-            "traffic": time.traffic_seconds,
-            "step": time.total,
-        },
-        "traffic": [asdict(each) for each in time.traffic],
-        "operations": time.operations,
-    }
+    return Plan(
+        config=config,
+        family=family,
+        source=source or ModelSource(config.model.path / "config.json"),
+        all_gpus=AllGpus.of(config, on[0].engine),
+        on=tuple(on),
+        locked=locked,
+        locked_on_node=on_node,
+        gpus=gpus,
+        ranked_on=ranked_on,
+        best=tuple(best),
+        assume=assume,
+    )

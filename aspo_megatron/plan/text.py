@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.counts import active_elements, model_elements
-from aspo_megatron.plan.hardware import GB
-from aspo_megatron.plan.memory.workload import worst_batch
+from aspo_megatron.plan.hardware import GB, H100
+from aspo_megatron.plan.memory.workload import longest_prompt, worst_batch
 from aspo_megatron.plan.report import Plan
 from aspo_megatron.plan.table import table
+
+LEFT_OUT = (
+    "the rewards' own time",
+    "evaluation, saves, exports",
+    "problems that dynamic sampling drops and asks anew",
+    "ranks that wait for the longest responses",
+    "the optimizer's step",
+    "copies between GPU and host",
+    "starts, compilation, warm-up",
+)
+"""What takes time in a run and is in none of the estimated seconds."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -42,13 +54,35 @@ def _head(plan: Plan) -> list[str]:
     parallel = config.parallel
     batch = worst_batch(config, family, parallel)
     active = f", {_count(active_elements(family))} of them for a token" if family.num_experts else ""
+    source = f"config.json  {plan.source.config_json}"
+    if plan.source.missing is not None:
+        source += f" (model.path={plan.source.missing} is not there yet)"
+    prompt = longest_prompt(config, family.context_length)
+    cut = ""
+    if prompt < config.data.max_prompt_tokens:
+        cut = f"; prompts of at most {prompt:,} tokens, by the model's context of {family.context_length:,}"
     return [
+        one_line(source),
         f"model        {family.name}, {_count(model_elements(family))} parameters{active}; {config.model.dtype}",
+        _all_gpus(plan),
         f"layout       {parallel.world_size} ranks, parallel: {layout_words(parallel)}, recompute: "
         f"{config.model.recompute}",
         f"micro-batch  {batch.tokens:,} tokens on a rank at the most, {batch.scored:,} of them scored"
-        + (f"; {batch.all_tokens:,} over cp" if parallel.cp > 1 else ""),
+        + (f"; {batch.all_tokens:,} over cp" if parallel.cp > 1 else "")
+        + cut,
     ]
+
+
+def _all_gpus(plan: Plan) -> str:
+    found, nodes = plan.all_gpus, f"{plan.all_gpus.nodes} node{'s' * (plan.all_gpus.nodes > 1)}"
+    total = f"{found.total} in all"
+    if not found.servers:
+        what = f"{total}, for ranks, which generate as well"
+    elif found.shared:
+        what = f"{total}, on which {found.ranks} ranks and servers on {found.servers} take turns"
+    else:
+        what = f"{total}: {found.ranks} for ranks, {found.servers} for servers"
+    return f"GPUs         {what}; {nodes} of {found.gpus_of_node} GPUs"
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -77,8 +111,11 @@ def _memory(plan: Plan) -> list[str]:
         ([name, *(f"{value / GB:.2f}" for value in values)] for name, values in rows if any(values)),
     )
     for each in plan.on:
-        verdict = "fits" if each.memory <= each.gpu.memory else "does not fit"
-        lines.append(f"{verdict} on {each.gpu.memory // GB} GB ({each.gpu.name}): {each.memory / GB:.1f} GB")
+        spare = (each.gpu.memory - each.memory) / GB
+        verdict = f"fits, {spare:.1f} GB to spare" if spare >= 0 else "does not fit"
+        if plan.assume.is_tight(each.memory, each.gpu):
+            verdict = f"tight, {spare:.1f} GB to spare: less than {plan.assume.spare:.0%}"
+        lines.append(f"{each.memory / GB:.1f} GB on {each.gpu.memory / GB:g} GB ({each.gpu.name}): {verdict}")
     return lines
 
 
@@ -140,10 +177,14 @@ def _time(plan: Plan) -> list[str]:
         ("traffic", [on.time.traffic_seconds for on in plan.on]),
         ("step", [on.time.total for on in plan.on]),
     ]
-    return table(
+    lines = table(
         ["estimated seconds", *(on.gpu.name for on in plan.on)],
         ([name, *(_seconds(value) for value in values)] for name, values in rows),
     )
+    lines.append(f"not in them: {', '.join(LEFT_OUT)}")
+    if plan.config.rollout.overlap != "none":
+        lines.append(f"rollout.overlap={plan.config.rollout.overlap}: generation and the rest run beside each other")
+    return lines
 
 
 def _ranking(plan: Plan) -> list[str]:
@@ -158,7 +199,10 @@ def _ranking(plan: Plan) -> list[str]:
         ]
         for number, each in enumerate(plan.best, start=1)
     ]
-    head = f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the trainer"
+    head = (
+        f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the ranks: by time; within 5% the least "
+        f"pp x cp; tight ones (less than {plan.assume.spare:.0%} to spare) last"
+    )
     if plan.best and not plan.best[0].fits:
         head = f"no layout of {plan.gpus} GPUs fits on {plan.ranked_on.name}; the smallest"
     lines = [head, *table(["", "parallel", "recompute", "GB", "s", "why"], rows, left=(1, 2, 5))]
@@ -176,10 +220,11 @@ def _assumptions(plan: Plan) -> list[str]:
     a = plan.assume
     lines = [
         "assumptions",
-        f"  {a.mfu:.0%} of the BF16 peak in training (MFU); {a.decode:.0%} of the memory's rate in generation; "
-        f"{a.link:.0%} of a link's",
-        f"  responses of {a.length:.0%} of the longest and prompts of {a.prompt:.0%} of it in the mean, for time; "
-        "the longest of both for memory",
+        *_mfu(plan),
+        f"  {a.decode:.0%} of the memory's rate in generation, {a.elementwise:.0%} of it to add gradients; "
+        f"{a.link:.0%} of a link's rate; {a.call * 1e6:.0f} us of the host for an operation of PyTorch (calls)",
+        f"  responses of {a.length:.0%} of the longest and prompts of {a.prompt:.0%} of it on average, for time; the "
+        "longest of both for memory",
         f"  {a.reserved / GB:.0f} GB for CUDA, NCCL and cuBLAS, {a.fragments:.0%} of an update's memory lost to "
         "fragments",
         "  megatron's local layers, PyTorch's attention and Adam; experts used evenly; nothing overlaps; no GPU has "
@@ -193,6 +238,23 @@ def _assumptions(plan: Plan) -> list[str]:
             f"GB/s, network {gpu.network / GB:.0f} GB/s a GPU ({gpu.source})"
         )
     return lines
+
+
+def _mfu(plan: Plan) -> list[str]:
+    """The share of the peak that training is taken to reach, and why."""
+    a = plan.assume
+    others = [
+        f"{a.mfu_on(on.gpu):.0%} on {on.gpu.name}"
+        for on in plan.on
+        if on.gpu.bf16 != H100.bf16 or on.gpu.hbm != H100.hbm
+    ]
+    return [
+        f"  {a.mfu:.0%} of the BF16 peak in training on an H100 (MFU), assumed: Megatron-LM's README reports up to 47% "
+        "for pretraining with Transformer Engine;",
+        "  megatron's local layers, prompts and responses of uneven length, and log-probs in fp32 reach less; products "
+        f"alone {a.products:.0%},",
+        "  and the rest waits for the memory, at each GPU's own rate" + (f": {', '.join(others)}" if others else ""),
+    ]
 
 
 def _count(number: int) -> str:

@@ -1,13 +1,14 @@
-"""One rank in a process of its own: `python -m aspo_megatron.simulation CONFIG RANK GPU RESULT`.
+"""One rank in a process of its own: `python -m aspo_megatron.simulation CONFIG RANK GPU MEMORY RESULT`.
 
 `aspo plan --simulate` starts it. CONFIG is a configuration whose `model.path` has a config.json; the figures go to
-RESULT as JSON.
+RESULT as JSON. MEMORY is the GPU's, in bytes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from aspo_megatron.config.io import load_config
@@ -17,7 +18,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.plan.hardware import GPUS
 
 
-def main(config: str, rank: str, gpu: str, result: str) -> None:
+def main(config: str, rank: str, gpu: str, memory: str, result: str) -> None:
     """Simulate, and write the figures."""
     import torch
 
@@ -25,7 +26,7 @@ def main(config: str, rank: str, gpu: str, result: str) -> None:
 
     torch.set_num_threads(1)
     run = load_config(Path(config))
-    on = next(each for each in GPUS if each.name == gpu)
+    on = replace(next(each for each in GPUS if gpu.startswith(each.name)), name=gpu, memory=int(memory))
     figures = simulate(run, read_family(run.model.path), int(rank), on)
     Path(result).write_text(json.dumps(figures.as_json()), encoding="utf-8")
 

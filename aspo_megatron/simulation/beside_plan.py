@@ -144,7 +144,7 @@ class _Child:
         self.rank, self.began = rank, time.monotonic()
         self._result, self._errors = folder / f"rank{rank}.json", folder / f"rank{rank}.log"
         module = ["-W", "ignore", "-m", "aspo_megatron.simulation"]
-        arguments = [str(folder / RUN_CONFIG), str(rank), gpu.name, str(self._result)]
+        arguments = [str(folder / RUN_CONFIG), str(rank), gpu.name, str(gpu.memory), str(self._result)]
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, *module, *arguments], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors

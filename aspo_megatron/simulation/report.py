@@ -14,7 +14,8 @@ from aspo_megatron.simulation.phases import Phase
 
 def simulation_text(config: RunConfig, ranks: Sequence[Compared], left_out: Sequence[str], gpu: Gpu) -> str:
     """For people."""
-    head = f"one step of the model on a stand-in for an {gpu.name}: nothing is computed (docs/simulation.md)"
+    article = "an" if gpu.name[0] in "AH" else "a"
+    head = f"one step of the model on a stand-in for {article} {gpu.name}: nothing is computed (docs/simulation.md)"
     parts = [[head, *left_out]]
     for each in ranks:
         parts += [_phases(config, each), _collectives(each), _host(each)]

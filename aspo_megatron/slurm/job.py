@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -74,7 +75,7 @@ def make_job(
     """
     lines = () if sweep is None else _sweep_lines(sweep)
     runs = [load_config(config, [*options, *overrides, *line]) for line in lines or [()]]
-    _check_models(runs, config)
+    _check_models(runs, config, [*overrides, *itertools.chain(*lines)])
     folders = [run.output_dir.resolve() for run in runs]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"{sweep}: each line needs an output_dir=... of its own")
@@ -226,7 +227,7 @@ def _check(run: RunConfig) -> None:
     shape(run)
 
 
-def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
+def _check_models(runs: Sequence[RunConfig], config: Path, overrides: Sequence[str]) -> None:
     """See that the ranks can use the models, before they wait in a queue; those of them that are on this machine.
 
     Raises:
@@ -237,7 +238,7 @@ def _check_models(runs: Sequence[RunConfig], config: Path) -> None:
         from aspo_megatron.models.tiny import model_shape
     except (ImportError, OSError):  # no torch: a machine that only submits
         return
-    wanted = sorted({(model_shape(run, config), run.model.init) for run in runs})
+    wanted = sorted({(model_shape(run, config, overrides), run.model.init) for run in runs})
     there = [(folder, init) for folder, init in wanted if (folder / "config.json").is_file()]
     for folder, init in there:
         usable_here(folder, init)

@@ -18,7 +18,7 @@ from aspo_megatron.launch.launcher import run_ranks
 from aspo_megatron.launch.outcome import Outcome
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.reading import read_text
-from aspo_megatron.streams import show
+from aspo_megatron.streams import say, show
 
 _LONGEST_NAME = 256
 
@@ -71,12 +71,16 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
     """Read and check all input; where the ranks find the problems, if they are told by a file."""
     from aspo_megatron import losses
     from aspo_megatron.inputs.handover import handed_over, reading_shown
+    from aspo_megatron.inputs.machine import refuse_ranks_beyond
     from aspo_megatron.inputs.read import read_inputs
     from aspo_megatron.inputs.warmup_answers import check_imitations
 
     losses.build(run.loss.name, run.loss.hyperparameters)
+    crowded = refuse_ranks_beyond(run)
     inputs = read_inputs(run, reading_shown(run.train.steps) if progress else silent)
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
+    if crowded:
+        say(f"warning: {crowded}")
     with handed_over(inputs.train, inputs.heldout) as path:
         del inputs  # the run may last for days
         yield [] if path is None else [path]

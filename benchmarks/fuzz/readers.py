@@ -26,6 +26,7 @@ def model(folder: Path) -> None:
     from aspo_megatron.config import ParallelConfig
     from aspo_megatron.models.family import read_family
     from aspo_megatron.models.hf_config import inverse_frequencies
+    from aspo_megatron.plan.as_json import plan_json
     from aspo_megatron.plan.report import make_plan
     from aspo_megatron.plan.text import plan_text
 
@@ -33,7 +34,7 @@ def model(folder: Path) -> None:
     family.check_layout(ParallelConfig(tp=2, sequence_parallel=True))
     plan = make_plan(_config(folder), family)
     _see_plain(plan_text(plan))
-    json.dumps(plan.as_json())
+    json.dumps(plan_json(plan))
     inverse_frequencies(family)
 
 

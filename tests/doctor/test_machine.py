@@ -9,9 +9,9 @@ import pytest
 
 from aspo_megatron.doctor.demand import demand_of
 from aspo_megatron.doctor.host import Disk
-from aspo_megatron.doctor.memory import core_quota, memory_limit
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
+from aspo_megatron.plan.machine import core_quota, memory_limit
 from doctor.machines import Imitated, eight_gpus, lines_of, marked, requirements_of, without_gpus
 
 ROOT = Path(__file__).parents[2]

@@ -181,16 +181,14 @@ def test_experts_that_tp_ranks_have_copies_of_are_summed() -> None:
     assert axes(etp=1, ep=4) == {"tp", "ep", "sync"}
 
 
-def test_best_layouts_fit_and_are_in_order() -> None:
+def test_best_layouts_fit() -> None:
     run = run_of("qwen3_30b_a3b")
     family = read_family(run.model.path)
     best = best_layouts(run, family, 16, H100, Assumptions(), 5)
     assert len(best) == 5
     assert all(each.fits and each.memory <= H100.memory and each.parallel.world_size == 16 for each in best)
-    times = [each.time.trainer for each in best]
-    assert times == sorted(times)
     roomier = best_layouts(run, family, 16, H200, Assumptions(), 1)
-    assert roomier[0].time.trainer <= times[0]
+    assert roomier[0].time.trainer <= best[0].time.trainer
     assert all(each.ep <= 16 for each in candidates(family, 16))
     (smallest, *_) = best_layouts(run, family, 1, H100, Assumptions(), 3)
     assert not smallest.fits
@@ -209,7 +207,7 @@ def test_json_for_scripts(plan_of: Any) -> None:
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     assert plan["model"]["family"] == "qwen3"
-    assert [each["gpu"] for each in plan["on"]] == ["H100 SXM", "H200 SXM"]
+    assert [each["gpu"] for each in plan["on"]] == ["H200 SXM"]
     assert plan["best"]["gpus"] == 8
     assert len(plan["best"]["layouts"]) == 2
     stage = plan["on"][0]["stages"][0]
@@ -231,4 +229,4 @@ def test_errors_name_the_key(plan_of: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path"):
         raise plan_of(str(away)).exception
     with pytest.raises(ConfigError, match="--gpu"):
-        raise plan_of(recipe, "--gpu", "a100").exception
+        raise plan_of(recipe, "--gpu", "v100").exception

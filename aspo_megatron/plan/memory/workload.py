@@ -10,6 +10,7 @@ import torch
 
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.data.packing import Span
+from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.model.context_parallel import ContextSlice, context_slice, runs_of
 
@@ -47,6 +48,31 @@ class LocalBatch:
     """Of the micro-batch itself on the device: tokens, what the loss reads of the scored ones, and indices."""
 
 
+def refuse_beyond_context(config: RunConfig, family: Family) -> None:
+    """Refuse lengths that the model has no positions for, as training refuses each prompt that leaves no room.
+
+    A greatest length of prompts that nobody has set is no promise that there are such prompts: see `longest_prompt`.
+
+    Raises:
+        ConfigError: names the keys, the lengths and the context.
+    """
+    prompt, response = config.data.max_prompt_tokens, config.rollout.sampling.max_response_tokens
+    least = 1 if prompt == type(config.data).model_fields["max_prompt_tokens"].default else prompt
+    if least + response > family.context_length:
+        keys = f"rollout.sampling.max_response_tokens={response}"
+        keys = f"data.max_prompt_tokens={prompt} and {keys}" if least > 1 else f"{keys} and a prompt"
+        raise ConfigError(
+            f"{keys} exceed the model's context of {family.context_length} tokens (max_position_embeddings); "
+            "set shorter lengths"
+        )
+
+
+def longest_prompt(config: RunConfig, context_length: int) -> int:
+    """Tokens of the longest prompt that leaves room for the longest response in the model's context."""
+    response = config.rollout.sampling.max_response_tokens
+    return max(min(config.data.max_prompt_tokens, context_length - response), 1)
+
+
 def worst_groups(config: RunConfig, context_length: int) -> tuple[GroupLengths, ...]:
     """A micro-batch filled with responses of the greatest length to prompts of the greatest length.
 
@@ -54,7 +80,7 @@ def worst_groups(config: RunConfig, context_length: int) -> tuple[GroupLengths, 
     that is longer than the budget has a micro-batch to itself.
     """
     response = config.rollout.sampling.max_response_tokens
-    prompt = max(min(config.data.max_prompt_tokens, context_length - response), 1)
+    prompt = longest_prompt(config, context_length)
     budget, most = config.train.max_tokens_per_micro_batch, config.rollout.responses_per_prompt
     inputs = max(response - 1, 1)
     groups: list[GroupLengths] = []
