@@ -20,6 +20,7 @@ from aspo_megatron.checkpoint.convert import megatron_to_hf
 from aspo_megatron.checkpoint.hf.folder import RandomTensors, hf_shapes, write_folder
 from aspo_megatron.checkpoint.usable import usable_weights
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.config.wording import reason_in_words
 from aspo_megatron.config.words import Recompute
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import model_folder
@@ -137,7 +138,9 @@ def parse_layout(text: str) -> CheckedLayout:
     try:
         return CheckedLayout(ParallelConfig.model_validate(settings), recompute)
     except ValidationError as error:
-        raise ConfigError(f"layout {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        first = error.errors()[0]
+        what = " ".join(["", *map(str, first["loc"]), reason_in_words(first)])
+        raise ConfigError(f"layout {text!r}:{what}") from error
 
 
 def layout_text(layout: CheckedLayout) -> str:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 
 from aspo_megatron import streams
 from aspo_megatron.errors import UserError
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch import rank
 from aspo_megatron.launch.stop import ENDING, StopRequest, ended_by_signals
+
+_SETTING = re.compile(r"-+([a-z]\w*[._][\w.]+)(=.*)?", re.DOTALL)
+"""A setting written as an option is: no option has a dot or an underscore in its name."""
 
 _RUNS = ("train", "eval", "check")
 """Commands that start ranks: what they show is no part of what they do."""
@@ -46,8 +52,21 @@ def main() -> None:
             raise SystemExit(1)
 
 
+def _refuse_dashes(words: Iterable[str]) -> None:
+    """Say of a setting with dashes before it how settings are written.
+
+    Raises:
+        UserError: there is one.
+    """
+    for word in words:
+        if found := _SETTING.fullmatch(word):
+            value = found[2] or "=VALUE"
+            raise UserError(f"{one_line(word)}: a setting is written without dashes: {one_line(found[1] + value)}")
+
+
 def _run(command: str) -> None:
     """Import what there is and do what is asked; signals are taken care of from here on."""
+    _refuse_dashes(sys.argv[1:])
     stop = None
     with ExitStack() as signals:
         if command == "train" and rank.running_under_launcher(os.environ):

@@ -80,8 +80,10 @@ class RewardConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.kind == "mixture") != bool(self.components):
-            raise ValueError("kind mixture and `components` go together: give both or neither")
+        if self.kind == "mixture" and not self.components:
+            raise ValueError("components: a mixture needs some: components: {NAME: {kind: math, weight: 1.0}}")
+        if self.components and self.kind != "mixture":
+            raise ValueError(f"components: {self.kind} has none; they need kind: mixture")
         for name, component in self.components.items():
             if component.kind == "mixture":
                 raise ValueError(f"components.{name}: a mixture cannot be a part of a mixture")

@@ -11,11 +11,17 @@ from aspo_megatron.folders import EXPORTS, TRAINED_MODEL
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.hub_name import hub_name
 
+_CACHED = re.compile(r"(^|/)models--[^/]+?--(?P<name>[^/]+)/snapshots/[0-9a-f]{40}/?$")
 _GENERIC = re.compile(rf"{TRAINED_MODEL}|{EXPORTS}|step-\d+")
 
 
 def label_of(model: str) -> str:
-    """A model's name in tables: the last part of its path that says something, with those after it."""
+    """A model's name in tables: the last part of its path that says something, with those after it.
+
+    A folder of the Hub's cache, `models--ORG--NAME/snapshots/HASH`, is called NAME.
+    """
+    if cached := _CACHED.search(str(model)):
+        return cached["name"]
     parts = [part for part in Path(model).parts if part not in ("/", "..", ".")]
     kept: list[str] = []
     for part in reversed(parts):

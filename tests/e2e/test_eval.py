@@ -217,5 +217,6 @@ def test_names_of_models() -> None:
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "DeepSeek-R1-Distill-Qwen-1.5B",
         "../hf": "hf",
         "models/SmolLM2/": "SmolLM2",
+        f"/c/models--Qwen--Qwen3-0.6B/snapshots/{'0a' * 20}": "Qwen3-0.6B",
     }
     assert {model: label_of(model) for model in names} == names

@@ -68,6 +68,27 @@ LINES = {
         "sampling: unknown key; did you mean rollout.sampling or eval.sampling?",
     ),
     "a hyperparameter": ([*TRAIN, "loss.eps_high=wide"], 'loss.eps_high: must be a number, not "wide"'),
+    "a setting written as an option": (
+        [*TRAIN, "--optimizer.lr=1e-5"],
+        "--optimizer.lr=1e-5: a setting is written without dashes: optimizer.lr=1e-5",
+    ),
+    "an option that is a setting": (
+        [*TRAIN, "--output_dir", "there"],
+        "--output_dir: a setting is written without dashes: output_dir=VALUE",
+    ),
+    "a mixture of nothing": (
+        [*TRAIN, "reward.kind=mixture", "reward.components={}"],
+        "reward: components: a mixture needs some: components: {NAME: {kind: math, weight: 1.0}}",
+    ),
+    "parts of what is no mixture": (
+        [*TRAIN, "reward.components={a: {kind: math, weight: 1}}"],
+        "reward: components: reasoning_gym has none; they need kind: mixture",
+    ),
+    "a size of nothing": (["check", "--layouts", "tp=0"], "layout 'tp=0': tp must be greater than 0, not 0"),
+    "a layout that does not fit together": (
+        ["check", "--layouts", "sp"],
+        "layout 'sp': sequence_parallel needs tp > 1",
+    ),
     "a time limit": (
         ["slurm", "run.yaml", "--time", "soon"],
         "slurm.time: 'soon' is no time limit as Slurm writes it: minutes, hours:minutes:seconds, days-hours or "
