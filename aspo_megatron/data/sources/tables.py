@@ -94,7 +94,7 @@ class _Table:
         while (fields := self._next(reader)) is not None:
             where, flaw = f"{self._name}:{self._first}", self._flaw
             self._begin()
-            if flaw is not None or any(field.strip() for field in fields):
+            if any(field.strip() for field in fields):
                 yield where, fields, flaw
 
     def _begin(self) -> None:
