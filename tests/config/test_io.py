@@ -101,7 +101,10 @@ def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() ->
     ("lr=1", "lr: unknown key; did you mean optimizer.lr or warmup.lr?"),
     ("heldout=1", "heldout: unknown key; did you mean data.heldout?"),
     ("rollout.temperature=1", "rollout.temperature: unknown key; did you mean rollout.sampling.temperature?"),
-    ("platform.zzz=1", "platform.zzz: unknown key; platform has device, threads_per_rank, timeout_minutes"),
+    (
+        "platform.zzz=1",
+        "platform.zzz: unknown key; platform has device, threads_per_rank, more_ranks_than_cores, timeout_minutes",
+    ),
     ("train.steps=true", "train.steps: must be a whole number, not true"),
     ("train.steps='3'", 'train.steps: must be a whole number, not "3"'),
     ("train.steps=1.5", "train.steps: must be a whole number, not 1.5"),
