@@ -42,14 +42,14 @@ def check(
     Each row makes the same two ASPO updates in fp32, which clip gradients to half of their norm, and is compared with
     one process; a row that fails says by which figures, and the exit code is 1. Without --layouts: all that `aspo plan`
     can print of this model for two and for four ranks.
-    Layouts for which this machine has too little memory are refused before any rank starts.
-    Differences that are due to rounding grow with the model: for a large one, see the Hugging Face row first.
+    Layouts that this machine does not bear are refused before any rank starts. Differences that are due to rounding
+    grow with the model: for a large one, see the Hugging Face row first.
 
     \b
       aspo check
       aspo check qwen3-moe
       aspo check models/SmolLM2-135M-Instruct --layouts tp=3 pp=2,cp=2
-      aspo check --layouts dp=2,tp=2,pp=4 --more-ranks        (16 ranks on two cores)
+      aspo check --layouts dp=2,tp=2,pp=4 --more-ranks
     """
     from aspo_megatron.check.comparison import Tolerances
     from aspo_megatron.check.table import show_rows
@@ -60,9 +60,8 @@ def check(
     if len(models) > 1:
         raise ConfigError(f"one model at a time, not {one_line(' and '.join(models))}")
     tolerances = Tolerances(figure_tolerance, gradient_tolerance, weight_tolerance)
-    model = models[0] if models else "qwen2"
     rows = show_rows(
-        model,
+        models[0] if models else "qwen2",
         chosen,
         ranks=ranks,
         loss=loss,

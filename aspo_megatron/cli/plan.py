@@ -39,15 +39,12 @@ def plan(
 
     The model folder needs no more than config.json. Where the model.path that CONFIG has is not there yet, the folder
     `model` beside CONFIG is read, and the first line says so. A model.path that you give here has to be there.
-
-    A layout is best by time, if a tenth of the GPU's memory stays free. Of layouts whose times are within 5 per cent
-    that with the least pp x cp comes first. What is faster and tight comes last, and is marked.
+    Layouts are ranked by time, if they leave a tenth of the GPU's memory free; faster ones that do not are marked.
 
     Nothing is started, unless you ask for --simulate. It runs one step here and now, without a GPU: the real model in
     its real layout on a device that has memory and no values (docs/simulation.md), one rank of the first, a middle and
-    the last pipeline stage. Micro-batches are as full as they can be. You get the memory at the peak of each phase
-    beside the plan's; operations, times that the host waits for the GPU, copies of pageable memory; bytes that go into
-    each kind of collective. Where the two differ by more than some per cent, believe the simulation.
+    the last pipeline stage. You get the memory at the peak of each phase beside the plan's, operations, waits, copies
+    and collectives. Where the two differ by more than some per cent, believe the simulation.
 
     \b
       aspo plan run.yaml
@@ -57,6 +54,22 @@ def plan(
       aspo plan run.yaml --gpu h20 --gpu-memory 141
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
+    if gpu_memory is not None and not 1 <= gpu_memory < 10_000:
+        raise ConfigError(f"--gpu-memory {gpu_memory:g}: GB of a GPU's memory, such as 80")
+    _show(config, overrides or [], (gpu, gpu_memory), gpus, layouts, simulate=simulate, as_json=as_json)
+
+
+def _show(
+    config: Path,
+    overrides: list[str],
+    asked: tuple[str | None, float | None],
+    gpus: int | None,
+    layouts: int,
+    *,
+    simulate: bool,
+    as_json: bool,
+) -> None:
+    """Make the plan and show it. `asked`: short name and GB of the GPU, where they were given."""
     from aspo_megatron.checkpoint.usable import usable_here
     from aspo_megatron.config.io import load_config
     from aspo_megatron.models.tiny import model_shape
@@ -67,11 +80,10 @@ def plan(
     from aspo_megatron.simulation import beside_plan
     from aspo_megatron.simulation.report import simulation_text
 
-    if gpu_memory is not None and not 1 <= gpu_memory < 10_000:
-        raise ConfigError(f"--gpu-memory {gpu_memory:g}: GB of a GPU's memory, such as 80")
-    on = None if gpu is None and gpu_memory is None else gpu_called(gpu or "h100", gpu_memory)
-    run = load_config(config, overrides or [])
-    folder = model_shape(run, config, overrides or [])
+    name, memory = asked
+    on = None if name is None and memory is None else gpu_called(name or "h100", memory)
+    run = load_config(config, overrides)
+    folder = model_shape(run, config, overrides)
     source = ModelSource(folder / "config.json", None if folder == run.model.path else run.model.path)
     family = usable_here(folder, run.model.init)
     left_out: list[str] = []

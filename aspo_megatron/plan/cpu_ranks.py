@@ -78,7 +78,7 @@ def crowding(ranks: Ranks, machine: Machine | None = None) -> str:
     count, there = len(ranks.bytes), available_memory(machine)
     if there is not None and sum(ranks.bytes) > there:
         raise ConfigError(_too_large(ranks, there))
-    threads, cores = count * ranks.threads, usable_cores(machine)
+    threads, cores = count * ranks.threads, max(usable_cores(machine), 1.0)  # one thread is the least
     if threads <= cores:
         return ""
     told = f"{count} rank{'s' * (count > 1)} x {ranks.threads} thread{'s' * (ranks.threads > 1)}"

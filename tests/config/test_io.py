@@ -109,7 +109,10 @@ def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() ->
     ("model.path=", "model.path: is empty; name a folder"),
     ("slurm.time=soon", "slurm.time: 'soon' is no time limit as Slurm writes it: minutes, hours:minutes:seconds, "
      "days-hours or UNLIMITED"),
-    ("platform.zzz=1", "platform.zzz: unknown key; platform has device, threads_per_rank, timeout_minutes"),
+    (
+        "platform.zzz=1",
+        "platform.zzz: unknown key; platform has device, threads_per_rank, more_ranks_than_cores, timeout_minutes",
+    ),
     ("train.steps=true", "train.steps: must be a whole number, not true"),
     ("train.steps='3'", 'train.steps: must be a whole number, not "3"'),
     ("train.steps=1.5", "train.steps: must be a whole number, not 1.5"),
