@@ -85,6 +85,12 @@ class ProblemStore(Sequence[Problem]):
         name = self._naming.of(int(columns.numbers[place]), metadata)
         return Problem(name, question, tuple(columns.tokens[start:stop].tolist()), answer, metadata)
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest one; 0 without problems."""
+        spans = self._columns.spans
+        return int((spans[:, 1] - spans[:, 0]).max(initial=0))
+
     # ---- what a run asks of it -------------------------------------------------------------------------------
 
     def deal(self, parts: Sequence[Sequence[int]], rank: int) -> list[Problem]:

@@ -27,10 +27,16 @@ from aspo_megatron.versions import refuse_outside
 _GIB = 1 << 30
 
 
-def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False) -> str:
+def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False, longest_prompt: int = 1) -> str:
     """Refuse ranks that are more than this machine bears; asked before any is started here.
 
-    `evaluates`: they do not train. Returns what is to be said of their sharing cores; empty if they do not.
+    Args:
+        config: of the run.
+        evaluates: they do not train.
+        longest_prompt: tokens of it, once problems are read.
+
+    Returns:
+        What is to be said of their sharing cores; empty if they do not.
 
     Raises:
         UserError: names what is asked for, and what there is; or the model cannot be used.
@@ -45,7 +51,7 @@ def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False) -> str:
         refuse_beyond_gpus(what, ranks, platform.device)
         return ""
     family = usable_config(config.model.path)
-    sizes = evaluating_bytes(config, family, ranks) if evaluates else training_bytes(config, family)
+    sizes = evaluating_bytes(config, family, ranks) if evaluates else training_bytes(config, family, longest_prompt)
     flag = "platform.more_ranks_than_cores=true"
     return crowding(Ranks(what, sizes, platform.threads_per_rank, platform.more_ranks_than_cores, flag))
 

@@ -19,7 +19,7 @@ from aspo_megatron.plan.machine import Machine, ThisMachine, available_memory, u
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
 from aspo_megatron.plan.memory.rank import passing, resident
 from aspo_megatron.plan.memory.setting import FP32_BYTES, Setting, setting_of
-from aspo_megatron.plan.memory.workload import local_batch, worst_batch
+from aspo_megatron.plan.memory.workload import local_batch, update_batch
 
 PROCESS_BYTES = 500 << 20
 """What a rank has of memory before it holds a model (Python, torch, megatron-core, transformers), as measured with
@@ -104,8 +104,10 @@ def _too_large(ranks: Ranks, there: int) -> str:
     )
 
 
-def training_bytes(config: RunConfig, family: Family) -> list[int]:
+def training_bytes(config: RunConfig, family: Family, longest_prompt: int) -> list[int]:
     """What each rank of a run on CPUs takes at its worst moment, in the order of ranks.
+
+    `longest_prompt`: no prompt has more tokens.
 
     That is an update's, or when the embedded engine has its weights. The engine's cache is not counted: how large it
     gets depends on how long responses are. Nor are workers of the reward.
@@ -117,7 +119,7 @@ def training_bytes(config: RunConfig, family: Family) -> list[int]:
     parallel = config.parallel
     family.check_layout(parallel)
     setting = setting_of(config, parallel)
-    batch = worst_batch(config, family, parallel)
+    batch = update_batch(config, parallel, longest_prompt)
     engine = 0
     if config.rollout.engine == "embedded":
         engine = setting.bytes * model_elements(family)

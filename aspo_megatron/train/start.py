@@ -76,9 +76,10 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
     from aspo_megatron.inputs.warmup_answers import check_imitations
 
     losses.build(run.loss.name, run.loss.hyperparameters)
-    crowded = refuse_ranks_beyond(run)
+    crowded = refuse_ranks_beyond(run)  # before problems are read, which may take minutes
     inputs = read_inputs(run, reading_shown(run.train.steps) if progress else silent)
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
+    refuse_ranks_beyond(run, longest_prompt=inputs.train.longest_prompt)
     if crowded:
         say(f"warning: {crowded}")
     with handed_over(inputs.train, inputs.heldout) as path:

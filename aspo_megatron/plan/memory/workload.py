@@ -79,17 +79,31 @@ def worst_groups(config: RunConfig, context_length: int) -> tuple[GroupLengths, 
     Both fit into the model's context. As `split_by_budget` fills it: a group that does not fit is split, and a sample
     that is longer than the budget has a micro-batch to itself.
     """
+    return _filled(config, longest_prompt(config, context_length), None)
+
+
+def update_batch(config: RunConfig, parallel: ParallelConfig, prompt: int) -> LocalBatch:
+    """The largest micro-batch that an update can have where no prompt is longer than `prompt` tokens.
+
+    Responses are of the greatest length; a replica has its share of the update's prompts, and no more.
+    """
+    prompts = -(-config.train.prompts_per_update // parallel.dp)
+    groups = _filled(config, prompt, prompts * config.rollout.responses_per_prompt)
+    return local_batch(groups, parallel.cp, parallel.tp if parallel.sequence_parallel else 1)
+
+
+def _filled(config: RunConfig, prompt: int, most_responses: int | None) -> tuple[GroupLengths, ...]:
+    """A micro-batch filled with responses of the greatest length to prompts of `prompt` tokens, if there are enough."""
     response = config.rollout.sampling.max_response_tokens
-    prompt = longest_prompt(config, context_length)
-    budget, most = config.train.max_tokens_per_micro_batch, config.rollout.responses_per_prompt
-    inputs = max(response - 1, 1)
+    left, inputs = config.train.max_tokens_per_micro_batch, max(response - 1, 1)
+    todo = left if most_responses is None else most_responses  # each takes a token or more
     groups: list[GroupLengths] = []
-    left = budget
-    while not groups or left >= prompt + inputs:
-        count = min(max((left - prompt) // inputs, 1), most)
+    while todo and (not groups or left >= prompt + inputs):
+        count = min(max((left - prompt) // inputs, 1), config.rollout.responses_per_prompt, todo)
         groups.append((prompt, (response,) * count))
         left -= prompt + count * inputs
-    if left > prompt + 1:  # a shorter response fills it up
+        todo -= count
+    if todo and left > prompt + 1:  # a shorter response fills it up
         groups.append((prompt, (left - prompt + 1,)))
     return tuple(groups)
 
