@@ -74,7 +74,7 @@ def _draw_line(axes: Axes, curves: dict[int, Curve], line: Line, banded: Sequenc
         inside = bool(points.mean.any())  # a line at the axis is not cut in half
         for piece in cut[number]:
             dashes = stripe(piece.turn, piece.of, apart=line.style != "-") if piece.of > 1 else _dashes(line, number)
-            axes.plot(piece.steps, piece.values, color=color, linestyle=dashes, linewidth=1.6, clip_on=inside)  # type: ignore[arg-type]
+            axes.plot(piece.steps, piece.values, color=color, linestyle=dashes, linewidth=1.6, clip_on=inside)
         _draw_marks(axes, points, line, number, above[number], clip_on=inside)
 
 
