@@ -109,7 +109,7 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     cells = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flatten()
     windows = [draw_panel(axes, panel, series, smooth) for axes, panel in zip(cells, panels, strict=False)]
-    place_single_step(cells[: len(panels)])
+    place_single_step(list(cells[: len(panels)]))
     for axes in cells[max(0, len(panels) - _COLUMNS) : len(panels)]:  # the lowest of each column
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelbottom=True)
