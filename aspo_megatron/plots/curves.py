@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.plots.panel_drawing import draw_panel, set_names, short
+from aspo_megatron.plots.panel_drawing import draw_panel, place_single_step, set_names, short
 from aspo_megatron.plots.panels import Panel, panels_of
 from aspo_megatron.plots.series import Series, read_series
 from aspo_megatron.plots.styles import run_style
@@ -84,6 +84,7 @@ def draw_pictures(series: Sequence[Series], smooth: int | None = None) -> Pictur
         figure = Figure(figsize=_ALONE, layout="constrained")
         axes = figure.subplots()
         windows.append(draw_panel(axes, panel, series, smooth))
+        place_single_step([axes])
         axes.set_xlabel("step", fontsize=9)
         drawn.append((panel.title, _png(figure, 180)))
     return Pictures(tuple(drawn), tuple(_notes(series, missing, max(windows))))
@@ -108,6 +109,7 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     cells = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flatten()
     windows = [draw_panel(axes, panel, series, smooth) for axes, panel in zip(cells, panels, strict=False)]
+    place_single_step(list(cells[: len(panels)]))
     for axes in cells[max(0, len(panels) - _COLUMNS) : len(panels)]:  # the lowest of each column
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelbottom=True)

@@ -35,6 +35,15 @@ def set_names(legend: Legend, names: Sequence[str]) -> None:
         text.set_text(name)
 
 
+def place_single_step(cells: Sequence[Axes]) -> None:
+    """Where panels that share their steps have one step in all, it stands in the middle, with one tick."""
+    low, high = min(axes.dataLim.xmin for axes in cells), max(axes.dataLim.xmax for axes in cells)
+    if low == high:
+        for axes in cells:
+            axes.set_xlim(low - 0.6, high + 0.6)
+            axes.set_xticks([low])
+
+
 def draw_panel(axes: Axes, panel: Panel, series: Sequence[Series], smooth: int | None) -> int:
     """Draw all of a panel; returns the widest moving mean in it, in points."""
     axes.set_title(panel.title, fontsize=10.5)
@@ -58,7 +67,7 @@ def draw_panel(axes: Axes, panel: Panel, series: Sequence[Series], smooth: int |
     positive = any((points.mean > 0).any() for points in drawn)
     if panel.log and positive:
         axes.set_yscale("log")
-    _finish_axes(axes, panel, drawn, _keys(panel, run_style(0).color if len(series) == 1 else "0.3"))
+    _finish_axes(axes, panel, _keys(panel, run_style(0).color if len(series) == 1 else "0.3"))
     return max((points.window for points in drawn), default=1)
 
 
@@ -74,7 +83,7 @@ def _draw_line(axes: Axes, curves: dict[int, Curve], line: Line, banded: Sequenc
         inside = bool(points.mean.any())  # a line at the axis is not cut in half
         for piece in cut[number]:
             dashes = stripe(piece.turn, piece.of, apart=line.style != "-") if piece.of > 1 else _dashes(line, number)
-            axes.plot(piece.steps, piece.values, color=color, linestyle=dashes, linewidth=1.6, clip_on=inside)  # type: ignore[arg-type]
+            axes.plot(piece.steps, piece.values, color=color, linestyle=dashes, linewidth=1.6, clip_on=inside)
         _draw_marks(axes, points, line, number, above[number], clip_on=inside)
 
 
@@ -128,12 +137,10 @@ def _keys(panel: Panel, color: str) -> list[Line2D]:
     ]
 
 
-def _finish_axes(axes: Axes, panel: Panel, drawn: Sequence[Curve], keys: list[Line2D]) -> None:
+def _finish_axes(axes: Axes, panel: Panel, keys: list[Line2D]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if len(steps := {float(step) for points in drawn for step in points.steps}) == 1:
-        axes.set_xlim(min(steps) - 0.6, min(steps) + 0.6)  # which has one tick
     room = 0.12 * len(keys)  # above the lines, for the keys
     if axes.get_yscale() == "log":
         low, high = axes.get_ylim()

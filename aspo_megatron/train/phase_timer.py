@@ -12,6 +12,7 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
 from aspo_megatron.folders import PROFILE
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.metrics.phase_note import PhaseNote
 from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.streams import say
@@ -26,6 +27,7 @@ class PhaseTimer:
         """`progress` shows the phases."""
         self._config, self._model, self._progress = config, model, progress
         self._topology = model.topology
+        self._note = PhaseNote(config.output_dir, leader=model.topology.is_leader)
         self._seconds: dict[str, float] = {}
         self._profile: StepProfile | None = None
         self._work: dict[str, Work] = {}
@@ -34,6 +36,7 @@ class PhaseTimer:
     def __call__(self, label: str) -> Iterator[None]:
         """A phase, e.g. "old log-probs"."""
         self._progress.phase(label)
+        self._note(label)
         began = time.perf_counter()
         with self._profile.phase(label) if self._profile else nullcontext():
             yield

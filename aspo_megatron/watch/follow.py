@@ -35,11 +35,11 @@ def follow(
             if (mark := mark_of(folders)) != seen:
                 seen = mark
                 if look(False):
-                    break
+                    look(True)
+                    return
             time.sleep(seconds)
-    except KeyboardInterrupt:
-        pass
-    look(True)
+    except KeyboardInterrupt:  # in the last look, too; a second one ends the command
+        look(True)
 
 
 def watch_run(folder: Path, console: Console, seconds: float, *, once: bool) -> None:

@@ -36,7 +36,7 @@ def page(view: RunView, width: int, *, ascii_only: bool = False) -> Text:
             brief_figure(view.series, width, ascii_only=ascii_only),
         ]
     else:
-        parts.append(lines("no step is recorded yet: it loads the model, or the first step goes on\n"))
+        parts.append(lines("no step is recorded yet: the model is loaded, or the first step goes on\n"))
         parts += [lines((f"! {text}\n", "bold red")) for text in view.told]
     parts.append(_responses(view.samples, width))
     text = lines()
@@ -67,6 +67,10 @@ def _head(view: RunView, width: int) -> Text:
     style = "green" if view.ended else "cyan"
     line = words((short(view.name, width // 2), "bold"), "  ", (status_line(view), style))
     line.append_text(lines("\n"))
+    if view.phase is not None and not view.ended:
+        label, seconds = view.phase
+        line.append_text(words("now     ", short(label, width // 2), f", for {ago(seconds)}"))
+        line.append_text(lines("\n"))
     return line
 
 

@@ -14,6 +14,7 @@ import yaml
 from aspo_megatron.errors import UserError
 from aspo_megatron.folders import METRICS_FILE, RUN_CONFIG, SAMPLES_FILE, SUMMARY_FILE
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.metrics.phase_note import read_phase
 from aspo_megatron.metrics.record import read_metrics
 from aspo_megatron.plots.sample_file import ShownSample, parse_sample
 from aspo_megatron.plots.series import Series
@@ -36,6 +37,7 @@ class RunView:
         ended: it has written its summary, and no step is missing.
         seconds_since: since the last line of metrics, or before the first since anything was written; by the clock of
             this machine.
+        phase: what it does now, and for how many seconds by the clock of this machine; None if that is not noted.
         samples: its last responses.
         told: what of the files could not be read.
     """
@@ -45,6 +47,7 @@ class RunView:
     total_steps: int | None
     ended: bool
     seconds_since: float
+    phase: tuple[str, float] | None
     samples: tuple[ShownSample, ...]
     told: tuple[str, ...]
 
@@ -86,6 +89,7 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
     records: list[dict[str, float]] = []
     if os.path.lexists(metrics):
         records = read_metrics(metrics, told.append)
+    phase = read_phase(folder)
     total = _total_steps(own_file(folder, RUN_CONFIG), told)
     return RunView(
         folder,
@@ -93,6 +97,7 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
         total,
         _has_ended(own_file(folder, SUMMARY_FILE), max(total or 0, int(records[-1]["step"]) if records else 0)),
         _seconds_since(metrics if records else folder),
+        None if phase is None else (phase[0], max(0.0, time.time() - phase[1])),
         _last_samples(own_file(folder, SAMPLES_FILE), responses),
         tuple(told),
     )

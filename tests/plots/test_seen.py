@@ -93,6 +93,16 @@ def test_a_single_point_has_a_mark_in_the_middle(tmp_path: Path) -> None:
     (mark,) = (line for line in axes.lines if line.get_marker() == "o")
     assert mark.get_markersize() >= 5
     assert axes.get_xlim() == (6.4, 7.6)
+    assert axes.get_xticks().tolist() == [7]
+
+
+def test_a_single_point_in_one_panel_leaves_others_their_steps(tmp_path: Path) -> None:
+    """The panels of a figure share their steps."""
+    figure = draw_figure(read_series([make_run(tmp_path / "run", 9, ("entropy", "grad_norm"))], {}))
+    for axes in figure.axes[:3]:
+        low, high = axes.get_xlim()
+        assert low <= 0
+        assert high >= 9
 
 
 def test_shares_have_no_ticks_above_all(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from typer.testing import CliRunner, Result
 
 from aspo_megatron.cli.views import plot, watch
 from aspo_megatron.errors import UserError
+from aspo_megatron.metrics.phase_note import PhaseNote, read_phase
 from aspo_megatron.metrics.record import Recorder
-from aspo_megatron.watch import follow
 from aspo_megatron.watch.alarms import alarms, silence
-from aspo_megatron.watch.follow import watch_run
+from aspo_megatron.watch.follow import follow, watch_run
 from aspo_megatron.watch.page import ago
 from aspo_megatron.watch.run_view import read_run
 
@@ -70,7 +71,7 @@ def sleeps(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> list
             raise KeyboardInterrupt
         acts[len(waited) - 1]()
 
-    monkeypatch.setattr(follow.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     return waited
 
 
@@ -83,9 +84,14 @@ def test_a_run_that_goes(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "rew')  # being written
     os.utime(run / "metrics.jsonl", (0, os.stat(run).st_mtime - 200))
-    before = sorted(run.iterdir())
+    note = PhaseNote(run, leader=True)
+    note("old log-probs")
+    PhaseNote(run, leader=False)("of another rank")
+    os.utime(run / "logs" / "phase", (0, os.stat(run).st_mtime - 30))
+    before = sorted(run.rglob("*"))
     lines = run_cli("watch", run).output.splitlines()
     assert lines[0] == "tiny  step 4 of 8; last line 3 min ago"
+    assert re.fullmatch(r"now     old log-probs, for 3\d s", lines.pop(1))
     assert lines[1] == "speed   1,234 tokens/s, 2 s a step, about 8 s left"
     assert lines[2] == "phases  generate 1.2 s, update 0.7 s"
     assert lines[3] == "! silent: the run has stopped or hangs, or its disk is slow to show it here"
@@ -95,7 +101,7 @@ def test_a_run_that_goes(tmp_path: Path) -> None:
     assert "  wrong  reward 0  step 4, problem sum-1\n    1 + 1? -> It is␊2. ␛[2J" in curves
     assert curves.count("right  reward 1") == 1
     assert max(map(len, lines)) <= 80
-    assert sorted(run.iterdir()) == before  # nothing is written there
+    assert sorted(run.rglob("*")) == before  # nothing is written there
 
 
 def test_a_run_before_its_first_step_and_after_its_last(tmp_path: Path) -> None:
@@ -104,7 +110,9 @@ def test_a_run_before_its_first_step_and_after_its_last(tmp_path: Path) -> None:
     assert re.match(r"run  not begun; last change \d s ago\nno step is recorded yet", text)
     go_on(run, range(1, 3))
     end(run, 2)
+    PhaseNote(run, leader=True)("export")
     text = run_cli("watch", run).output
+    assert "now " not in text
     assert text.startswith("run  step 2 of 2; the run has ended\n")
     assert "left" not in text
     (run / "config.yaml").write_text("train: {steps: 4}\n")  # it is gone on with
@@ -128,6 +136,15 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("other\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not a line of metrics"):
         run_cli("watch", run)
+
+
+def test_a_phase_that_cannot_be_noted_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("no folder")
+    PhaseNote(tmp_path, leader=True)("generate")
+    assert read_phase(tmp_path) is None
+    (tmp_path / "run" / "logs" / "phase").mkdir(parents=True)
+    PhaseNote(tmp_path / "run", leader=True)("generate")
+    assert read_phase(tmp_path / "run") is None
 
 
 def test_a_terminal_is_kept_up_to_date_until_the_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +208,19 @@ def test_ctrl_c_leaves_a_page_that_stays_as_it_is(tmp_path: Path, monkeypatch: p
     html = (tmp_path / "live.html").read_text()
     assert "refresh" not in html
     assert "step 2 of 8; last line" in html
+
+
+def test_ctrl_c_in_the_last_look_leaves_a_whole_page(tmp_path: Path) -> None:
+    looks: list[bool] = []
+
+    def look(last: bool) -> bool:
+        looks.append(last)
+        if looks == [False, True]:
+            raise KeyboardInterrupt
+        return True
+
+    follow([tmp_path], look, 1.0)
+    assert looks == [False, True, True]
 
 
 @pytest.mark.parametrize("options", [[], ["--out", "x.png"], ["--html", "x.html", "--text"]])

@@ -61,7 +61,7 @@ def plot(
     groups = _groups(group or [])
     out, html = _page_by_its_name(out, html)
     if follow:
-        follow_page(runs or [], groups, _followed_page(out, html, text=text), smooth, interval)
+        follow_page(runs or [], groups, _followed_page(out, html, printed=text), smooth, interval)
         return
     series = read_series(runs or [], groups)
     _warn_of_ends(series)
@@ -98,8 +98,8 @@ def _page_by_its_name(out: Path | None, html: Path | None) -> tuple[Path | None,
     return None, out
 
 
-def _followed_page(out: Path | None, html: Path | None, *, text: bool) -> Path:
-    if html is None or out is not None or text:
+def _followed_page(out: Path | None, html: Path | None, *, printed: bool) -> Path:
+    if html is None or out is not None or printed:
         raise UserError("--follow writes a page, and nothing else: --html PAGE.html; in a terminal, aspo watch RUN")
     return html
 
