@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aspo_megatron.config import RunConfig
@@ -21,36 +21,60 @@ class _Alarm:
     """One kind of trouble.
 
     Attributes:
-        name: of the alarm.
         is_on: whether the figures of a step show it.
-        first: steps in a row before it is said for the first time; then each time that it has lasted twice as long.
-        line: what is said, given the figures of the last of these steps.
+        first: steps in a row before it is said for the first time.
+        what: is wrong, given the figures of the last of these steps.
+        cure: what to do, for the settings of the run.
     """
 
-    name: str
     is_on: Callable[[Figures], bool]
     first: int
-    line: Callable[[Figures, RunConfig], str]
+    what: Callable[[Figures], str]
+    cure: Callable[[Figures, RunConfig], str]
+
+
+class _Watch:
+    """Counts how many steps in a row each alarm has been on."""
+
+    def __init__(self) -> None:
+        self._lasted = [0] * len(_ALARMS)
+
+    def after(self, figures: Figures) -> list[tuple[_Alarm, int]]:
+        """The alarms that are on after a step for as long as it takes to say so, and for how many steps."""
+        for place, alarm in enumerate(_ALARMS):
+            self._lasted[place] = self._lasted[place] + 1 if alarm.is_on(figures) else 0
+        pairs = zip(_ALARMS, self._lasted, strict=True)
+        return [(alarm, lasted) for alarm, lasted in pairs if lasted >= alarm.first]
 
 
 class Alarms:
-    """Watches the steps of one run, in their order."""
+    """Says what is wrong with one run, whose steps it is told in their order."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._lasted = {alarm.name: 0 for alarm in _ALARMS}
+        self._config, self._watch = config, _Watch()
 
     def after(self, step: int, figures: Figures) -> list[str]:
-        """What is to be said after a step, given its figures as metrics.jsonl has them: lines, most often none."""
+        """What is to be said after a step, given its figures as metrics.jsonl has them: lines, most often none.
+
+        An alarm that lasts is said again each time that it has lasted twice as long.
+        """
         return [one_line(line) for line in self._lines(step, figures)]
 
     def _lines(self, step: int, figures: Figures) -> Iterator[str]:
-        for alarm in _ALARMS:
-            lasted = self._lasted[alarm.name] = self._lasted[alarm.name] + 1 if alarm.is_on(figures) else 0
+        for alarm, lasted in self._watch.after(figures):
             times, rest = divmod(lasted, alarm.first)
-            if times and not rest and times & (times - 1) == 0:  # 1, 2, 4, ... times as long as `first`
+            if rest == 0 and times & (times - 1) == 0:  # 1, 2, 4, ... times as long as `first`
                 since = f"step {step}" if lasted == 1 else f"steps {step - lasted + 1} to {step}"
-                yield f"warning: {since}: {alarm.line(figures, self._config)}"
+                yield f"warning: {since}: {alarm.what(figures)}: {alarm.cure(figures, self._config)}"
+
+
+def standing(steps: Sequence[Figures]) -> list[str]:
+    """What is wrong with a run after its last step: lines, without what to do, which depends on its settings."""
+    watch = _Watch()
+    on: list[tuple[_Alarm, int]] = []
+    for figures in steps:
+        on = watch.after(figures)
+    return [f"for {lasted} steps {alarm.what(steps[-1])}" for alarm, lasted in on if lasted > 1]
 
 
 def why_nothing(config: RunConfig) -> str:
@@ -63,43 +87,49 @@ def why_nothing(config: RunConfig) -> str:
     return " or ".join(reasons)
 
 
-def _all_agree(figures: Figures, config: RunConfig) -> str:
-    reward, share = figures["reward/mean"], figures["groups/all_agree"]
-    what = f"the responses to {share:.0%} of the prompts got equal rewards ({reward:.3g} on average), so that there is"
-    if reward > _MOST:
-        return f"{what} nothing to learn from them: take harder problems"
+def _equal_rewards(figures: Figures) -> str:
+    share, reward = figures["groups/all_agree"], figures["reward/mean"]
+    return f"the responses to {share:.0%} of the prompts got equal rewards ({reward:.3g} on average) and teach nothing"
+
+
+def _other_problems(figures: Figures, config: RunConfig) -> str:
+    if figures["reward/mean"] > _MOST:
+        return "take harder problems"
     return (
-        f"{what} nothing to learn from them: see what the model writes (aspo samples {config.output_dir}) and whether "
-        "the reward knows a right answer (aspo try-reward); take easier problems, or a higher "
-        "rollout.responses_per_prompt"
+        f"see what the model writes (aspo samples {config.output_dir}) and whether the reward knows a right answer "
+        "(aspo try-reward); take easier problems, or a higher rollout.responses_per_prompt"
     )
 
 
-def _cut(figures: Figures, config: RunConfig) -> str:
+def _more_room(figures: Figures, config: RunConfig) -> str:
     limit = config.rollout.sampling.max_response_tokens
-    left_out = " and left out of training (shaping.mask_truncated)" if config.shaping.mask_truncated else ""
-    return (
-        f"{figures['response_tokens/cut']:.0%} of the responses were cut at "
-        f"rollout.sampling.max_response_tokens={limit}, before they had ended{left_out}: raise it, or ask for shorter "
-        "answers (data.template)"
-    )
-
-
-def _failed(figures: Figures, config: RunConfig) -> str:
-    return (
-        f"{figures['reward/failed']:.0%} of the responses could not be scored, and count as 0: the first errors are in "
-        f"{config.output_dir}/logs"
-    )
+    left_out = "those are left out (shaping.mask_truncated); " if config.shaping.mask_truncated else ""
+    return f"{left_out}raise rollout.sampling.max_response_tokens={limit}, or ask for shorter answers (data.template)"
 
 
 _ALARMS = (
     _Alarm(
-        "nothing trained",
         lambda figures: "grad_norm" not in figures,
         1,
-        lambda figures, config: f"no update was made, as there was nothing to learn from: {why_nothing(config)}",
+        lambda figures: "no update was made, as there was nothing to learn from",
+        lambda figures, config: why_nothing(config),
     ),
-    _Alarm("all agree", lambda figures: figures["groups/all_agree"] >= _ALMOST_ALL, _STEPS_IN_A_ROW, _all_agree),
-    _Alarm("cut", lambda figures: figures["response_tokens/cut"] >= _MOST, _STEPS_IN_A_ROW, _cut),
-    _Alarm("failed", lambda figures: figures["reward/failed"] >= _MOST, _STEPS_IN_A_ROW, _failed),
+    _Alarm(
+        lambda figures: figures.get("groups/all_agree", 0.0) >= _ALMOST_ALL,
+        _STEPS_IN_A_ROW,
+        _equal_rewards,
+        _other_problems,
+    ),
+    _Alarm(
+        lambda figures: figures.get("response_tokens/cut", 0.0) >= _MOST,
+        _STEPS_IN_A_ROW,
+        lambda figures: f"{figures['response_tokens/cut']:.0%} of the responses were cut before they had ended",
+        _more_room,
+    ),
+    _Alarm(
+        lambda figures: figures.get("reward/failed", 0.0) >= _MOST,
+        _STEPS_IN_A_ROW,
+        lambda figures: f"{figures['reward/failed']:.0%} of the responses could not be scored, and count as 0",
+        lambda figures, config: f"the first errors are in {config.output_dir}/logs; see aspo try-reward",
+    ),
 )

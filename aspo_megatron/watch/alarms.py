@@ -5,11 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-STEPS = 3
-"""A quantity is alarming if it has been in each of the last so many steps."""
-
-ALL_AGREE, CUT, FAILED = 0.9, 0.5, 0.1
-"""Shares, from which on they are alarming: of the groups, and of the responses."""
+from aspo_megatron.metrics.alarms import standing
 
 SILENT_STEPS, SILENT_SECONDS = 5.0, 120.0
 """A run that goes is silent if it has written nothing for so many times its longest step, and so long at least."""
@@ -21,27 +17,14 @@ def alarms(records: Sequence[Mapping[str, float]]) -> list[str]:
     Args:
         records: the metrics by step, as `read_metrics` gives them.
     """
-    trained = [record for record in records if "reward/mean" in record][-STEPS:]
+    trained = [record for record in records if "reward/mean" in record]
     if not trained:
         return []
-    found = []
     last = trained[-1]
-    if broken := [name for name, value in last.items() if not math.isfinite(value)]:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        found.append(f"not a number in step {last['step']:.0f}: {', '.join(broken[:3])}{more}")
-    if skipped := sum(record.get("updates/skipped", 0.0) for record in trained):
-        found.append(f"updates/skipped: {skipped:.0f} updates of the last {len(trained)} steps changed nothing")
-    if (share := _lasting(trained, "reward/failed")) >= FAILED:
-        found.append(f"reward/failed: {share:.0%} of the responses or more could not be scored")
-    if len(trained) < STEPS:
-        return found
-    if all(record["reward/mean"] == 0 for record in trained):
-        found.append(f"reward/mean: no response has been rewarded in the last {STEPS} steps")
-    if (share := _lasting(trained, "groups/all_agree")) >= ALL_AGREE:
-        found.append(f"groups/all_agree: in {share:.0%} of the groups or more all rewards agree, and teach nothing")
-    if (share := _lasting(trained, "response_tokens/cut")) >= CUT:
-        found.append(f"response_tokens/cut: {share:.0%} of the responses or more are cut at the longest length")
-    return found
+    broken = [name for name, value in last.items() if not math.isfinite(value)]
+    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    lost = [f"not a number in step {last['step']:.0f}: {', '.join(broken[:3])}{more}"] if broken else []
+    return lost + standing(trained)
 
 
 def silence(records: Sequence[Mapping[str, float]], seconds_since: float) -> str | None:
@@ -58,8 +41,3 @@ def silence(records: Sequence[Mapping[str, float]], seconds_since: float) -> str
     if not longest or seconds_since < max(SILENT_STEPS * longest, SILENT_SECONDS):
         return None
     return "silent: the run has stopped or hangs, or its disk is slow to show it here"
-
-
-def _lasting(records: Sequence[Mapping[str, float]], metric: str) -> float:
-    """The lowest value of the steps; 0 if one of them does not have it."""
-    return min(record.get(metric, 0.0) for record in records)

@@ -37,35 +37,34 @@ def test_a_healthy_run_hears_nothing() -> None:
         (
             {"groups/all_agree": 1.0, "reward/mean": 0.0},
             [],
-            "warning: steps 1 to 3: the responses to 100% of the prompts got equal rewards (0 on average), so that "
-            "there is nothing to learn from them: see what the model writes (aspo samples runs/mine) and whether the "
-            "reward knows a right answer (aspo try-reward); take easier problems, or a higher "
-            "rollout.responses_per_prompt",
+            "warning: steps 1 to 3: the responses to 100% of the prompts got equal rewards (0 on average) and teach "
+            "nothing: see what the model writes (aspo samples runs/mine) and whether the reward knows a right answer "
+            "(aspo try-reward); take easier problems, or a higher rollout.responses_per_prompt",
         ),
         (
             {"groups/all_agree": 0.96, "reward/mean": 0.99},
             [],
-            "warning: steps 1 to 3: the responses to 96% of the prompts got equal rewards (0.99 on average), so that "
-            "there is nothing to learn from them: take harder problems",
+            "warning: steps 1 to 3: the responses to 96% of the prompts got equal rewards (0.99 on average) and teach "
+            "nothing: take harder problems",
         ),
         (
             {"response_tokens/cut": 0.75},
             ["rollout.sampling.max_response_tokens=128"],
-            "warning: steps 1 to 3: 75% of the responses were cut at rollout.sampling.max_response_tokens=128, before "
-            "they had ended: raise it, or ask for shorter answers (data.template)",
+            "warning: steps 1 to 3: 75% of the responses were cut before they had ended: raise "
+            "rollout.sampling.max_response_tokens=128, or ask for shorter answers (data.template)",
         ),
         (
             {"response_tokens/cut": 1.0},
             ["shaping.mask_truncated=true", "rollout.sampling.max_response_tokens=64"],
-            "warning: steps 1 to 3: 100% of the responses were cut at rollout.sampling.max_response_tokens=64, before "
-            "they had ended and left out of training (shaping.mask_truncated): raise it, or ask for shorter answers "
+            "warning: steps 1 to 3: 100% of the responses were cut before they had ended: those are left out "
+            "(shaping.mask_truncated); raise rollout.sampling.max_response_tokens=64, or ask for shorter answers "
             "(data.template)",
         ),
         (
             {"reward/failed": 0.5},
             [],
             "warning: steps 1 to 3: 50% of the responses could not be scored, and count as 0: the first errors are in "
-            "runs/mine/logs",
+            "runs/mine/logs; see aspo try-reward",
         ),
     ],
 )

@@ -31,6 +31,7 @@ app.command()(watch.watch)
 
 STEP = {
     "reward/mean": 0.5, "reward/failed": 0.0, "groups/all_agree": 0.2, "response_tokens/cut": 0.1, "entropy": 1.0,
+    "grad_norm": 0.5,
     "clip/pos_high": 0.02, "clip/pos_low": 0.01, "seconds/step": 2.0, "seconds/generate": 1.2, "seconds/update": 0.7,
     "tokens_per_second": 1234.0,
 }  # fmt: skip
@@ -250,18 +251,20 @@ def test_alarms() -> None:
         "not a number in step 2: grad_norm, loss/total"
     ]
     assert after(dict.fromkeys("abcde", nan)) == ["not a number in step 1: a, b, c and 2 more"]
-    assert after({"updates/skipped": 1}, {"updates/skipped": 2}) == [
-        "updates/skipped: 3 updates of the last 2 steps changed nothing"
-    ]
-    assert after({"reward/failed": 0.25}) == ["reward/failed: 25% of the responses or more could not be scored"]
-    for name, value, words in (
-        ("reward/mean", 0.0, "no response has been rewarded in the last 3 steps"),
-        ("groups/all_agree", 0.95, "in 95% of the groups or more all rewards agree, and teach nothing"),
-        ("response_tokens/cut", 0.6, "60% of the responses or more are cut at the longest length"),
+    for changes, words in (
+        (
+            {"groups/all_agree": 0.95, "reward/mean": 0.0},
+            "the responses to 95% of the prompts got equal rewards (0 on average) and teach nothing",
+        ),
+        ({"response_tokens/cut": 0.6}, "60% of the responses were cut before they had ended"),
+        ({"reward/failed": 0.5}, "50% of the responses could not be scored, and count as 0"),
     ):
-        bad = {name: value}
-        assert after(bad, bad, bad) == [f"{name}: {words}"]
-        assert after({}, bad, bad) == after(bad, bad) == after(bad, bad, bad, {}) == []
+        assert after(changes, changes, changes) == [f"for 3 steps {words}"]
+        assert after({}, changes, changes) == after(changes, changes, changes, {}) == []
+    skipped = {name: value for name, value in STEP.items() if name != "grad_norm"}
+    assert alarms([{"step": step, **skipped} for step in (1, 2)]) == [
+        "for 2 steps no update was made, as there was nothing to learn from"
+    ]
 
 
 def test_silence() -> None:
