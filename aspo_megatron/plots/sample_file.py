@@ -45,6 +45,14 @@ class ShownSample:
     weights: tuple[float, ...] = ()
 
     @property
+    def is_neutral(self) -> bool:
+        """Whether its advantage is 0: its weights are 0 as nothing pushes its tokens, not as any is dropped.
+
+        Where all rewards of a group agree, rounding may leave a trace of an advantage.
+        """
+        return self.advantage is not None and abs(self.advantage) < 1e-6
+
+    @property
     def right(self) -> bool:
         """Whether it counts as right in an accuracy."""
         return self.reward >= RIGHT
@@ -202,6 +210,8 @@ def parse_sample(line: bytes, where: str) -> ShownSample:
 
 def weight_summary(sample: ShownSample, most: int = 5) -> str:
     """In words: how many tokens are dropped, the range of the others, and which are pushed hardest."""
+    if sample.is_neutral:
+        return "advantage 0: nothing pushes these tokens, and none is dropped"
     kept = [(weight, token) for weight, token in zip(sample.weights, sample.tokens, strict=True) if weight]
     parts = [f"{len(sample.weights) - len(kept)} of {len(sample.weights)} tokens dropped"]
     finite = [weight for weight, _ in kept if math.isfinite(weight)]

@@ -138,7 +138,7 @@ def _html_sample(sample: ShownSample, kinds: Sequence[str]) -> str:
 
 
 def _html_response(sample: ShownSample) -> str:
-    if not sample.weights:
+    if not sample.weights or sample.is_neutral:
         return html_text(sample.response)
     spans = []
     for token, weight in zip(sample.tokens, sample.weights, strict=True):

@@ -52,7 +52,7 @@ def _terminal_style(entry: WeightClass, console: Console) -> str:
 
 
 def _terminal_response(sample: ShownSample, console: Console) -> Text:
-    if not sample.weights:
+    if not sample.weights or sample.is_neutral:
         return lines(sample.response)
     parts: list[str | tuple[str, str]] = []
     for token, weight in zip(sample.tokens, sample.weights, strict=True):
@@ -71,8 +71,7 @@ def heading(sample: ShownSample, *, alone: bool = True) -> str:
     parts += [f"problem {one_line(sample.problem)}"] if alone else []
     parts += [f"reward {sample.reward:.4g}"]
     if sample.advantage is not None:
-        # Where all rewards of a group agree, rounding may leave a trace of an advantage.
-        pushed = "" if abs(sample.advantage) < 1e-6 else " (pushed up)" if sample.advantage > 0 else " (pushed down)"
+        pushed = "" if sample.is_neutral else " (pushed up)" if sample.advantage > 0 else " (pushed down)"
         parts.append(f"advantage {sample.advantage if pushed else 0:+.2f}{pushed}")
     if sample.finish_reason:
         cut = " (cut)" if sample.cut else ""

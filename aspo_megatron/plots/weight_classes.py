@@ -39,7 +39,7 @@ _CLASSES = (
     WeightClass(">=2", "#b84a00", "#ffffff", basic="bright_white on red", dark=("#ffb04d", "#000000")),
 )
 LEGEND = (DROPPED, *_CLASSES)
-LEGEND_TITLE = "Weight of a token's gradient (1: as REINFORCE):"
+LEGEND_TITLE = "Weight of a token's gradient, by the policy after the step's updates (1: as REINFORCE):"
 
 
 def weight_class(weight: float) -> WeightClass:

@@ -56,6 +56,13 @@ def test_what_it_writes_is_read(tmp_path: Path, call: Call) -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_download_of_a_model_that_is_not_there(tmp_path: Path, call: Call) -> None:
+    done = call("--model", "models/Mine-7B")
+    line = "hf download ORGANISATION/Mine-7B --local-dir models/Mine-7B"
+    assert f"  {line}\n" in done.stdout
+    assert f"  #   {line}\n" in (tmp_path / "run.yaml").read_text()
+
+
 def test_nothing_is_overwritten(tmp_path: Path, call: Call) -> None:
     (tmp_path / "run.yaml").write_text("mine")
     done = call()

@@ -198,6 +198,18 @@ def test_tokens_without_text_and_newlines_are_seen(tmp_path: Path) -> None:
     assert re.findall(r'title="weight [^>]*>([^<]*)<', html) == ["a", "↵\n", "∅", "∅"]
 
 
+def test_an_advantage_of_0_drops_no_token(tmp_path: Path) -> None:
+    """Its weights are 0 as well."""
+    make_run(tmp_path, {1: [weighted([0.0, 0.0], advantage=0.0), weighted([0.0, 1.0], advantage=0.5)]})
+    neutral, pushed = printed(tmp_path).split("response:")[1:]
+    assert " t0 t1\n(advantage 0: nothing pushes these tokens, and none is dropped)" in neutral
+    assert "[ t0|0] t1\n(1 of 2 tokens dropped" in pushed
+    html = samples_page("run", read_samples(tmp_path))
+    assert html.count('title="weight ') == 2
+    assert "advantage 0: nothing pushes these tokens" in html
+    assert "by the policy after the step&#x27;s updates" in html
+
+
 def test_terminal_says_when_there_are_no_weights(tmp_path: Path) -> None:
     make_run(tmp_path, {1: [record(advantage=7e-16), record(advantage=None)]})
     text = printed(tmp_path)

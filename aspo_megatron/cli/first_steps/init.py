@@ -77,16 +77,17 @@ def _answers(
     output_dir: str | None,
 ) -> Answers:
     """What the file is made of, as far as it can be told."""
-    from aspo_megatron.models.hub_name import HubName, hub_name
+    from aspo_megatron.models.hub_name import hub_name
 
     on_hub = hub_name(model)
     folder = model if on_hub is None else on_hub.folder
+    unknown = f"hf download ORGANISATION/{Path(model).name} --local-dir {model}"
     guessed: tuple[str, str | None, str, int | None] = names[0] or "prompt", names[1] or "answer", "", None
     prompt, answer, columns, count = guessed if data is None else _fields(data, names, reward)
     return Answers(
         output_dir=output_dir or ("runs/mine" if file.stem == "run" else f"runs/{file.stem}"),
         model=folder,
-        download=(on_hub or HubName(_MODEL)).download,
+        download=unknown if on_hub is None else on_hub.download,
         chat=_has_chat_template(Path(folder)),
         data=str(data or "problems.jsonl"),
         prompt_field=prompt,
