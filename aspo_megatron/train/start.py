@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from aspo_megatron.config import RunConfig
@@ -45,7 +44,9 @@ def train_with_own_ranks(run: RunConfig, *, progress: bool = True) -> Outcome:
             timeout_minutes=run.platform.timeout_minutes,
             progress=progress,
         )
-    return outcome if outcome.code <= 128 else replace(outcome, text=f"{outcome.text}; {_left_at(run)}")
+    if outcome.code <= 128:
+        return outcome
+    return Outcome(f"{outcome.text}; {_left_at(run)}", outcome.code)
 
 
 def train_as_rank(run: RunConfig, stop: StopRequest) -> int:

@@ -149,7 +149,7 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
     [
         ([], "which reward? Give a run's file, or --reward KIND and --problems FILE"),
         (["--reward", "math"], "which reward?"),
-        (["none.yaml"], "none.yaml: no such configuration file"),
+        (["none.yaml"], ": no such configuration file"),
         (["run.yaml", "reward.kind=maths"], "reward.kind: unknown reward 'maths'; did you mean 'math'?"),
         (["run.yaml", "--problems", "none.csv"], "--problems: none.csv is not there"),
         (["run.yaml", "--responses", "none.jsonl"], "--responses: none.jsonl is not there"),

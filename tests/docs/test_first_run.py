@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "first_run.md").read_text()
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("python3.11 -m venv", "hf download", "aspo recipes quickstart")
 """How the blocks begin that are not run here: they fetch gigabytes."""
 SHORTER = ["train.steps=1", "eval.max_problems=2", "eval.samples=1", "eval.pass_k=[1]", "parallel.dp=1"]

@@ -23,7 +23,7 @@ PLAIN: dict[str, set[str]] = {
     "cli/app.py": {"__version__"},
     "cli/entry.py": {"error", "lost[0].strerror"},
     "cli/losses.py": {"key"},
-    "cli/convert.py": {"count", "layout.world_size"},
+    "cli/convert.py": {"count", "counted(layout.world_size, 'rank')"},
     "data/sources/jsonl.py": {"key"},
     "data/sources/read.py": {"key"},
     "data/sources/tables.py": {"key"},
@@ -46,12 +46,12 @@ PLAIN: dict[str, set[str]] = {
     "train/outputs.py": {"error", "step"},
     "train/phase_timer.py": {"error", "step"},
     "train/save_and_resume.py": {"error", "state.step"},
-    "train/start.py": {"crowded", "run.train.steps"},
+    "train/start.py": {"crowded", "counted(run.train.steps, 'step')"},
     "rollout/sglang/serving.py": {"' '.join(servers.urls)", "settings.count"},
     "streams.py": {"end", "reason", "safe(text)"},
     "train/policy_engine.py": {"lost", "said"},
     "cli/table.py": {"one.markdown()"},
-    "train/main.py": {"summary['heldout_problems']", "summary['steps']"},
+    "train/main.py": {"counted(summary['heldout_problems'], 'problem')", "counted(summary['steps'], 'step')"},
 }
 """By file, what is in one line by itself."""
 
