@@ -1,4 +1,4 @@
-"""The table of docs/models.md, from the plans in the recipes' READMEs: `python tools/models_table.py` writes it anew."""
+"""The table of docs/models.md, from the plans in the recipes' READMEs; `python tools/models_table.py` writes it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def row(recipe: Path) -> str:
         _parameters(plan),
         step,
         f"{ranks} GPUs, `{parallel}`, recompute {recompute}",
-        servers.replace(" SGLang servers, a GPU", " of a GPU").replace(" SGLang servers, ", " of "),
+        f"{servers.replace(' SGLang servers', '')} each",
         worst,
         locked,
         h100,

@@ -19,6 +19,7 @@ from aspo_megatron import losses
 from aspo_megatron.cli.app import app
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.reference import key_names
+from aspo_megatron.metrics.alarms import Alarms
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
@@ -29,6 +30,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(RO
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _WITH_SETTINGS = ("train", "eval", "serve", "slurm", "plan", "doctor")
+_OTHERS = re.compile(r"^(elsewhere|TRL|verl|slime|OpenRLHF)\b")
 _SETTING = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
 
 
@@ -52,7 +54,24 @@ def anchors(page: Path) -> set[str]:
 
 def spans(page: Path) -> list[str]:
     """Code inside lines of text."""
-    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+    return spans_of(prose(page))
+
+
+def spans_of(text: str) -> list[str]:
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def without_others(text: str) -> str:
+    """The text without the columns of tables that have other programs' keys."""
+    lines, theirs = [], set()
+    for line in text.splitlines():
+        cells = line.split(" | ") if line.startswith("| ") else []
+        if not cells:
+            theirs = set()
+        elif not theirs:
+            theirs = {number for number, cell in enumerate(cells) if _OTHERS.search(cell)} or {-1}
+        lines.append(" | ".join(cell for number, cell in enumerate(cells) if number not in theirs) if cells else line)
+    return "\n".join(lines)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -141,7 +160,7 @@ def test_commands_exist(page: Path) -> None:
 def test_settings_exist(page: Path) -> None:
     """Those named in full inside text, such as `loss.kl_coef` or `loss.kl_coef=0`."""
     files = (".py", ".md", ".json", ".yaml", ".jsonl", ".safetensors")
-    for span in spans(page):
+    for span in spans_of(without_others(prose(page))):
         found = re.match(r"([a-z]+(?:\.[a-z_0-9]+)+)(?=$|[=: ])", span)
         if not found or found[1].endswith(files) or ": unknown key;" in span:
             continue
@@ -157,7 +176,10 @@ def test_blocks_are_what_they_say(page: Path) -> None:
         if language == "python":
             ast.parse(f"{{{body}}}" if re.match(r'"[\w-]+": ', body) else body)  # or entries of a dictionary
         elif language == "yaml":
-            assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
+            values = yaml.safe_load(body)
+            assert set(values) <= set(RunConfig.model_fields)
+            if "output_dir" in values:
+                RunConfig.model_validate(values)
         elif language == "json":
             json.loads(body)
         else:
@@ -208,18 +230,58 @@ def runs_of_words(text: str, size: int = 3) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
 
 
-def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
-    """Of each line in the tables of lines, three words in a row are in a text of the package, values left out."""
-    said: set[tuple[str, ...]] = set()
+@functools.cache
+def texts_of_the_code() -> tuple[str, ...]:
+    """Every text of the package, with a sign in the place of each value in it."""
+    found = []
     for path in (ROOT / "aspo_megatron").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else " \x00 " for part in parts]
-            said |= runs_of_words("".join(text for text in texts if isinstance(text, str)))
+            found.append("".join(text for text in texts if isinstance(text, str)))
+    return tuple(found)
+
+
+def quoted_messages(heads: str) -> list[str]:
+    """What stands as code in the first cells of troubleshooting's tables whose head begins so."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    tables = re.findall(r"^\| line.*\n\| ---.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
-    quoted = [line for table in tables for line in re.findall(r"^\| `([^`]+)` ", table, flags=re.MULTILINE)]
-    assert len(quoted) > 20
-    for line in quoted:
-        if len(line.split()) > 5 and ": unknown key;" not in line:
+    tables = re.findall(rf"^\| (?:{heads}).*\n\| ---.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    cells = [cell for table in tables for cell in re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)]
+    return [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
+    """Of each line three words in a row are in a text of the package, values left out; of a short one its largest part.
+
+    A path at the start of a line is what the message is about.
+    """
+    texts = texts_of_the_code()
+    said: set[tuple[str, ...]] = set().union(*map(runs_of_words, texts))
+    everything = "\n".join(texts)
+    quoted = quoted_messages("line|what it says")
+    assert len(quoted) > 70
+    # Signs as they are shown; a setting; and what the start of a line is called.
+    for line in set(quoted) - {"\N{SYMBOL FOR ESCAPE}[2J", "\\u202e", "sync: tensor", "error:", "wandb: ..."}:
+        if ": unknown key;" in line:
+            continue
+        if len(line.split()) > 5:
             assert runs_of_words(line) & said, line
+        else:
+            line = re.sub(r"^(\.\.\.|MODEL)[\w./]*: ", "", line)
+            pieces = [piece.strip(" ;:,()") for piece in re.split(r"\.\.\.|FILE|LINE|SIG\w+|\d+", line)]
+            assert max(pieces, key=len) in everything, line
+
+
+def test_every_warning_of_a_run_that_cannot_learn_is_in_troubleshooting() -> None:
+    said = set().union(*map(runs_of_words, quoted_messages("line")))
+    config = RunConfig.model_validate(
+        {"output_dir": "RUN", "model": {"path": "m"}, "data": {"train": {"kind": "files", "path": "p"}}}
+    )
+    figures = {"groups/all_agree": 1.0, "response_tokens/cut": 1.0, "reward/failed": 1.0}
+    lines = []
+    for reward in (0.0, 1.0):
+        alarms = Alarms(config)
+        lines += [line for step in (1, 2, 3) for line in alarms.after(step, {**figures, "reward/mean": reward})]
+    assert len(lines) > 6
+    for line in lines:
+        assert runs_of_words(line.partition(": see ")[0]) & said, line
