@@ -60,7 +60,7 @@ def texts() -> set[str]:
 
 def logged_by_name() -> set[str]:
     """Keys of what functions of train/ return as metrics, and what they set in `metrics`."""
-    found = set()
+    found: set[object] = set()
     for file, tree in sources():
         if file.parent.name != "train":
             continue
@@ -68,7 +68,8 @@ def logged_by_name() -> set[str]:
             if not isinstance(function, ast.FunctionDef):
                 continue
             gives = function.returns is not None and ast.unparse(function.returns) == "dict[str, float]"
-            names, dropped = set(), set()
+            names: set[object] = set()
+            dropped: set[object] = set()
             for node in ast.walk(function):
                 if isinstance(node, ast.Dict) and gives:
                     names |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
@@ -137,7 +138,7 @@ def of_a_rollout(folder: Path) -> set[str]:
     scored = ScoredGroup(problem, group, ["a", "b"], rewards)
     rollout = Rollout([scored], [group], [PromptSlot(1, 1, problem, (group[0],))])
     update = UpdateResult(loss=1.0, grad_norm=1.0, lr=1.0, skipped=False, stats={})
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 1), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
     try:
         return {*rollout_metrics(rollout), *staleness_metrics(rollout, 1), *update_metrics([update])}
     finally:

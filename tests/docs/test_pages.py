@@ -63,7 +63,8 @@ def spans_of(text: str) -> list[str]:
 
 def without_others(text: str) -> str:
     """The text without the columns of tables that have other programs' keys."""
-    lines, theirs = [], set()
+    lines: list[str] = []
+    theirs: set[int] = set()
     for line in text.splitlines():
         cells = line.split(" | ") if line.startswith("| ") else []
         if not cells:
@@ -135,37 +136,73 @@ def test_the_index_has_every_page() -> None:
     assert not missing, "add a line for each to docs/index.md"
 
 
-@every_page
-def test_commands_exist(page: Path) -> None:
+def check_command(words: list[str]) -> None:
+    """See that the command is there, with its options and its settings."""
     group = typer.main.get_command(app)
-    for words in commands(page):
-        command: Any = group
-        rest = words[1:]
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command, rest = command.commands[rest[0]], rest[1:]
-        assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"
-        options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
-        for word in rest:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in options, f"{word}: {' '.join(words)}"
-        if command.name not in _WITH_SETTINGS:
-            continue
-        loss = next((word.partition("=")[2] for word in rest if word.startswith("loss.name=")), None)
-        for word in rest:
-            setting = _SETTING.match(word)
-            assert setting is None or is_setting(setting[1], loss), f"{word}: no such setting"
+    command: Any = group
+    rest = words[1:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+    for word in rest:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in options, f"{word}: {' '.join(words)}"
+    if command.name not in _WITH_SETTINGS:
+        return
+    loss = next((word.partition("=")[2] for word in rest if word.startswith("loss.name=")), None)
+    for word in rest:
+        setting = _SETTING.match(word)
+        assert setting is None or is_setting(setting[1], loss), f"{word}: no such setting"
 
 
-@every_page
-def test_settings_exist(page: Path) -> None:
-    """Those named in full inside text, such as `loss.kl_coef` or `loss.kl_coef=0`."""
+def check_settings(text: str) -> None:
+    """See that those named in full, such as `loss.kl_coef` or `loss.kl_coef=0`, are there."""
     files = (".py", ".md", ".json", ".yaml", ".jsonl", ".safetensors")
-    for span in spans_of(without_others(prose(page))):
+    for span in spans_of(text):
         found = re.match(r"([a-z]+(?:\.[a-z_0-9]+)+)(?=$|[=: ])", span)
         if not found or found[1].endswith(files) or ": unknown key;" in span:
             continue
         if found[1].partition(".")[0] in RunConfig.model_fields:
             assert is_setting(found[1], None), f"`{span}`: no such setting"
+
+
+@every_page
+def test_commands_exist(page: Path) -> None:
+    for words in commands(page):
+        check_command(words)
+
+
+@every_page
+def test_settings_exist(page: Path) -> None:
+    """Other programs' keys, in columns of their own, are left out."""
+    check_settings(without_others(prose(page)))
+
+
+def helps() -> dict[str, str]:
+    """What `--help` says of each command and its options, by its words."""
+    found, waiting = {}, [("aspo", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [(f"{name} {word}", one) for word, one in getattr(command, "commands", {}).items()]
+        told = [getattr(parameter, "help", None) for parameter in command.params]
+        found[name] = "\n".join(text for text in [command.help, command.epilog, *told] if text)
+    return found
+
+
+def test_what_the_commands_tell_of_exists() -> None:
+    """Each `aspo ...` in a line of its own or quoted, and each setting, of each command's help."""
+    shown = 0
+    for text in helps().values():
+        for line in text.replace("\\\n", " ").splitlines():
+            if re.match(r" *aspo (?!is\b)", line):  # not a line of prose
+                check_command(shlex.split(line.partition("  #")[0]))
+                shown += 1
+        for span in spans_of(text):
+            if span.startswith("aspo "):
+                check_command(shlex.split(span))
+        check_settings(text)
+    assert shown > 15
 
 
 @every_page
@@ -260,15 +297,22 @@ def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
     everything = "\n".join(texts)
     quoted = quoted_messages("line|what it says")
     assert len(quoted) > 70
-    # Signs as they are shown; a setting; and what the start of a line is called.
-    for line in set(quoted) - {"\N{SYMBOL FOR ESCAPE}[2J", "\\u202e", "sync: tensor", "error:", "wandb: ..."}:
+    # Signs as they are shown; a setting; what the start of a line is called; and one that is put together of parts.
+    for line in set(quoted) - {
+        "\N{SYMBOL FOR ESCAPE}[2J",
+        "\\u202e",
+        "sync: tensor",
+        "error:",
+        "wandb: ...",
+        "runs at FILE:LINE",
+    }:
         if ": unknown key;" in line:
             continue
         if len(line.split()) > 5:
             assert runs_of_words(line) & said, line
         else:
-            line = re.sub(r"^(\.\.\.|MODEL)[\w./]*: ", "", line)
-            pieces = [piece.strip(" ;:,()") for piece in re.split(r"\.\.\.|FILE|LINE|SIG\w+|\d+", line)]
+            about = re.sub(r"^(\.\.\.|MODEL)[\w./]*: ", "", line)
+            pieces = [piece.strip(" ;:,()") for piece in re.split(r"\.\.\.|FILE|LINE|SIG\w+|\d+", about)]
             assert max(pieces, key=len) in everything, line
 
 
