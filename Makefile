@@ -63,6 +63,7 @@ docs: .venv/.installed
 	$(BIN)/python -m aspo_megatron.config.reference docs/configuration.md
 	$(BIN)/python -m aspo_megatron.plots.loss_gallery docs/images/losses.png
 	$(BIN)/python -m aspo_megatron.plan.readme $$(grep -l '^<!-- plan -->' examples/*/README.md | xargs -n 1 dirname)
+	$(BIN)/python tools/models_table.py
 
 GENERATED := tests/config/test_reference.py::test_committed_reference_is_up_to_date \
     tests/plan/test_recipes.py::test_readme_has_the_plan \

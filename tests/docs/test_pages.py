@@ -19,6 +19,7 @@ from aspo_megatron import losses
 from aspo_megatron.cli.app import app
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.reference import key_names
+from aspo_megatron.metrics.alarms import Alarms
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
@@ -29,6 +30,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(RO
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _WITH_SETTINGS = ("train", "eval", "serve", "slurm", "plan", "doctor")
+_OTHERS = re.compile(r"^(elsewhere|TRL|verl|slime|OpenRLHF)\b")
 _SETTING = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
 
 
@@ -52,7 +54,25 @@ def anchors(page: Path) -> set[str]:
 
 def spans(page: Path) -> list[str]:
     """Code inside lines of text."""
-    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+    return spans_of(prose(page))
+
+
+def spans_of(text: str) -> list[str]:
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def without_others(text: str) -> str:
+    """The text without the columns of tables that have other programs' keys."""
+    lines: list[str] = []
+    theirs: set[int] = set()
+    for line in text.splitlines():
+        cells = line.split(" | ") if line.startswith("| ") else []
+        if not cells:
+            theirs = set()
+        elif not theirs:
+            theirs = {number for number, cell in enumerate(cells) if _OTHERS.search(cell)} or {-1}
+        lines.append(" | ".join(cell for number, cell in enumerate(cells) if number not in theirs) if cells else line)
+    return "\n".join(lines)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -116,37 +136,73 @@ def test_the_index_has_every_page() -> None:
     assert not missing, "add a line for each to docs/index.md"
 
 
-@every_page
-def test_commands_exist(page: Path) -> None:
+def check_command(words: list[str]) -> None:
+    """See that the command is there, with its options and its settings."""
     group = typer.main.get_command(app)
-    for words in commands(page):
-        command: Any = group
-        rest = words[1:]
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command, rest = command.commands[rest[0]], rest[1:]
-        assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"
-        options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
-        for word in rest:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in options, f"{word}: {' '.join(words)}"
-        if command.name not in _WITH_SETTINGS:
-            continue
-        loss = next((word.partition("=")[2] for word in rest if word.startswith("loss.name=")), None)
-        for word in rest:
-            setting = _SETTING.match(word)
-            assert setting is None or is_setting(setting[1], loss), f"{word}: no such setting"
+    command: Any = group
+    rest = words[1:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    assert command is not group or not rest or not rest[0].isalpha(), f"no such command: {' '.join(words)}"
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+    for word in rest:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in options, f"{word}: {' '.join(words)}"
+    if command.name not in _WITH_SETTINGS:
+        return
+    loss = next((word.partition("=")[2] for word in rest if word.startswith("loss.name=")), None)
+    for word in rest:
+        setting = _SETTING.match(word)
+        assert setting is None or is_setting(setting[1], loss), f"{word}: no such setting"
 
 
-@every_page
-def test_settings_exist(page: Path) -> None:
-    """Those named in full inside text, such as `loss.kl_coef` or `loss.kl_coef=0`."""
+def check_settings(text: str) -> None:
+    """See that those named in full, such as `loss.kl_coef` or `loss.kl_coef=0`, are there."""
     files = (".py", ".md", ".json", ".yaml", ".jsonl", ".safetensors")
-    for span in spans(page):
+    for span in spans_of(text):
         found = re.match(r"([a-z]+(?:\.[a-z_0-9]+)+)(?=$|[=: ])", span)
         if not found or found[1].endswith(files) or ": unknown key;" in span:
             continue
         if found[1].partition(".")[0] in RunConfig.model_fields:
             assert is_setting(found[1], None), f"`{span}`: no such setting"
+
+
+@every_page
+def test_commands_exist(page: Path) -> None:
+    for words in commands(page):
+        check_command(words)
+
+
+@every_page
+def test_settings_exist(page: Path) -> None:
+    """Other programs' keys, in columns of their own, are left out."""
+    check_settings(without_others(prose(page)))
+
+
+def helps() -> dict[str, str]:
+    """What `--help` says of each command and its options, by its words."""
+    found, waiting = {}, [("aspo", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [(f"{name} {word}", one) for word, one in getattr(command, "commands", {}).items()]
+        told = [getattr(parameter, "help", None) for parameter in command.params]
+        found[name] = "\n".join(text for text in [command.help, command.epilog, *told] if text)
+    return found
+
+
+def test_what_the_commands_tell_of_exists() -> None:
+    """Each `aspo ...` in a line of its own or quoted, and each setting, of each command's help."""
+    shown = 0
+    for text in helps().values():
+        for line in text.replace("\\\n", " ").splitlines():
+            if re.match(r" *aspo (?!is\b)", line):  # not a line of prose
+                check_command(shlex.split(line.partition("  #")[0]))
+                shown += 1
+        for span in spans_of(text):
+            if span.startswith("aspo "):
+                check_command(shlex.split(span))
+        check_settings(text)
+    assert shown > 15
 
 
 @every_page
@@ -157,7 +213,10 @@ def test_blocks_are_what_they_say(page: Path) -> None:
         if language == "python":
             ast.parse(f"{{{body}}}" if re.match(r'"[\w-]+": ', body) else body)  # or entries of a dictionary
         elif language == "yaml":
-            assert set(yaml.safe_load(body)) <= set(RunConfig.model_fields)
+            values = yaml.safe_load(body)
+            assert set(values) <= set(RunConfig.model_fields)
+            if "output_dir" in values:
+                RunConfig.model_validate(values)
         elif language == "json":
             json.loads(body)
         else:
@@ -208,18 +267,65 @@ def runs_of_words(text: str, size: int = 3) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
 
 
-def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
-    """Of each line in the tables of lines, three words in a row are in a text of the package, values left out."""
-    said: set[tuple[str, ...]] = set()
+@functools.cache
+def texts_of_the_code() -> tuple[str, ...]:
+    """Every text of the package, with a sign in the place of each value in it."""
+    found = []
     for path in (ROOT / "aspo_megatron").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else " \x00 " for part in parts]
-            said |= runs_of_words("".join(text for text in texts if isinstance(text, str)))
+            found.append("".join(text for text in texts if isinstance(text, str)))
+    return tuple(found)
+
+
+def quoted_messages(heads: str) -> list[str]:
+    """What stands as code in the first cells of troubleshooting's tables whose head begins so."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    tables = re.findall(r"^\| line.*\n\| ---.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
-    quoted = [line for table in tables for line in re.findall(r"^\| `([^`]+)` ", table, flags=re.MULTILINE)]
-    assert len(quoted) > 20
-    for line in quoted:
-        if len(line.split()) > 5 and ": unknown key;" not in line:
+    tables = re.findall(rf"^\| (?:{heads}).*\n\| ---.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    cells = [cell for table in tables for cell in re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)]
+    return [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_messages_that_troubleshooting_quotes_are_the_codes() -> None:
+    """Of each line three words in a row are in a text of the package, values left out; of a short one its largest part.
+
+    A path at the start of a line is what the message is about.
+    """
+    texts = texts_of_the_code()
+    said: set[tuple[str, ...]] = set().union(*map(runs_of_words, texts))
+    everything = "\n".join(texts)
+    quoted = quoted_messages("line|what it says")
+    assert len(quoted) > 70
+    # Signs as they are shown; a setting; what the start of a line is called; and one that is put together of parts.
+    for line in set(quoted) - {
+        "\N{SYMBOL FOR ESCAPE}[2J",
+        "\\u202e",
+        "sync: tensor",
+        "error:",
+        "wandb: ...",
+        "runs at FILE:LINE",
+    }:
+        if ": unknown key;" in line:
+            continue
+        if len(line.split()) > 5:
             assert runs_of_words(line) & said, line
+        else:
+            about = re.sub(r"^(\.\.\.|MODEL)[\w./]*: ", "", line)
+            pieces = [piece.strip(" ;:,()") for piece in re.split(r"\.\.\.|FILE|LINE|SIG\w+|\d+", about)]
+            assert max(pieces, key=len) in everything, line
+
+
+def test_every_warning_of_a_run_that_cannot_learn_is_in_troubleshooting() -> None:
+    said = set().union(*map(runs_of_words, quoted_messages("line")))
+    config = RunConfig.model_validate(
+        {"output_dir": "RUN", "model": {"path": "m"}, "data": {"train": {"kind": "files", "path": "p"}}}
+    )
+    figures = {"groups/all_agree": 1.0, "response_tokens/cut": 1.0, "reward/failed": 1.0}
+    lines = []
+    for reward in (0.0, 1.0):
+        alarms = Alarms(config)
+        lines += [line for step in (1, 2, 3) for line in alarms.after(step, {**figures, "reward/mean": reward})]
+    assert len(lines) > 6
+    for line in lines:
+        assert runs_of_words(line.partition(": see ")[0]) & said, line
