@@ -117,9 +117,10 @@ step_nccl() { # the servers' NCCL, which is that of a newer torch: weights go to
     pip install --quiet --no-deps "nvidia-nccl-cu13==$version"
 }
 
-step_doctor() { # where FOLDER/.venv-sglang is the servers' environment by default
-    cd "$into"
-    .venv/bin/aspo doctor
+step_doctor() { # in the current folder, as a run would
+    local servers=$into/.venv-sglang/bin/python words=()
+    if [ -x "$servers" ]; then words=("rollout.servers.python=$servers"); fi
+    "$into/.venv/bin/aspo" doctor "${words[@]}"
 }
 
 usage() { sed -n '2,/^set/{/^#/s/^# \?//p}' "$0"; }
