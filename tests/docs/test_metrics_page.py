@@ -184,10 +184,15 @@ def test_each_metric_of_a_whole_run_is_on_the_page() -> None:
     assert found <= set(on_the_page())
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+PAGES = sorted(
+    str(path.relative_to(ROOT)) for form in ("*.md", "docs/*.md", "examples/*/*.md") for path in ROOT.glob(form)
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_each_metric_that_a_page_names_is_on_the_page_of_metrics(page: str) -> None:
     names = set(on_the_page())
     groups = {name.partition("/")[0] for name in names if "/" in name} - {"eval"}  # a folder's name, too
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     for span in re.findall(r"`([a-z]\w*/[\w.@]+)`", text):
         assert span.endswith("...") or span.partition("/")[0] not in groups or span in names, span
