@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model: avg@K and pass@K with confidence intervals; every response is kept for reading.
 
-    With an output the same command goes on where it was killed. `aspo table` compares the results of several models.
+    With an output the same command resumes where it was killed. `aspo table` compares the results of several models.
     Exit code 3 says that some responses could not be scored; they count as wrong.
 
     \b

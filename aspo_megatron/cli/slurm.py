@@ -21,7 +21,7 @@ def slurm(
     nodes: Annotated[int | None, typer.Option(help="slurm.nodes: those of the ranks.")] = None,
     gpus_per_node: Annotated[int | None, typer.Option(help="slurm.gpus_per_node; 0: on CPUs.")] = None,
     time: Annotated[str | None, typer.Option(help="slurm.time, e.g. 12:00:00")] = None,
-    chain: Annotated[int, typer.Option(min=1, help="So many jobs, one after the other, each going on.")] = 1,
+    chain: Annotated[int, typer.Option(min=1, help="So many jobs, each resuming the one before.")] = 1,
     array: Annotated[
         Path | None, typer.Option(help="A sweep: each line of this file has KEY=VALUE words, output_dir among them.")
     ] = None,

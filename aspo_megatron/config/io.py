@@ -115,7 +115,7 @@ def missing_config(path: Path) -> DamagedConfigError | None:
     copy = _copy_in_states(path)
     if copy is None:
         return None
-    to_do = f"copy {one_line(copy)} to this place, which goes on with the run"
+    to_do = f"copy {one_line(copy)} to this place to resume the run"
     return DamagedConfigError(f"{one_line(path)}: missing; {to_do}")
 
 

@@ -121,7 +121,7 @@ class ParallelConfig(Section):
     sequence_parallel: bool = Field(False, description="Split norms and residuals over the tp ranks by token.")
     distributed_optimizer: bool = Field(False, description="Split the optimizer state over the dp ranks.")
     overlap_grad_reduce: bool = Field(
-        False, description="Sum gradients over the dp ranks while backward of the last micro-batch goes on."
+        False, description="Sum gradients over the dp ranks while backward of the last micro-batch runs."
     )
 
     @property

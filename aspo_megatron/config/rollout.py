@@ -136,14 +136,14 @@ class RolloutConfig(Section):
     overlap: Literal["none", "wait", "continue"] = Field(
         "none",
         description="Whether the next step's responses are generated while the trainer trains (engine sglang): no; "
-        "yes, and a weight sync waits for those in flight; or these go on with the new weights.",
+        "yes, and a weight sync waits for those in flight; or these continue with the new weights.",
     )
     cut_off: float = Field(
         1.0,
         ge=0.5,
         le=1.0,
         description="Below 1: prompts_per_step / cut_off prompts are asked at a time, and a step trains on the first "
-        "prompts_per_step whose responses are complete; the others go on in the next step (engine sglang).",
+        "prompts_per_step whose responses are complete; the others continue in the next step (engine sglang).",
     )
     prompts_per_step: PositiveInt = Field(64, description="Prompts in one rollout.")
     responses_per_prompt: int = Field(16, ge=2, description="Responses to each prompt (the group).")

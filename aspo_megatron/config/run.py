@@ -62,20 +62,20 @@ class LogConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Training state, from which a killed run goes on, and models exported while training."""
+    """Training state, from which a killed run resumes, and models exported while training."""
 
     every: NonNegativeInt = Field(
         10, description="Steps between saves of the training state; 0: none, except when a signal stops the run."
     )
     keep: PositiveInt = Field(2, description="Saved states to keep; the oldest goes when a new one is complete.")
-    async_save: bool = Field(True, description="Write the state while training goes on, from a copy in host memory.")
+    async_save: bool = Field(True, description="Write the state while training continues, from a copy in host memory.")
     export_every: NonNegativeInt = Field(
         0, description="Steps between Hugging Face folders in RUN/exports/; 0: none but RUN/hf at the end."
     )
 
 
 class SlurmConfig(Section):
-    """The job that `aspo slurm` makes of a run, see docs/slurm.md. Computes nothing: a run may go on with others."""
+    """The job that `aspo slurm` makes of a run, see docs/slurm.md. It computes nothing: a resumed run may have others."""
 
     nodes: PositiveInt | None = Field(
         None, description="Nodes of the ranks, without those of server_nodes; null: as many as the ranks need."
@@ -155,7 +155,7 @@ class SlurmConfig(Section):
 class RunConfig(Section):
     """A whole run. `output_dir`, `model.path` and `data.train` have no default."""
 
-    output_dir: Path = Field(description="The run folder. One that holds this same run is gone on with.")
+    output_dir: Path = Field(description="The run folder. One that holds this same run is resumed.")
     seed: int = Field(1, description="Seed of everything random; the same seed gives the same curve.")
     model: ModelConfig
     platform: PlatformConfig = PlatformConfig()

@@ -109,5 +109,5 @@ def _folder(run: RunConfig) -> Iterator[Line]:
     if is_finished(run):
         yield ok("output_dir", f"{run.output_dir} has done its {counted(run.train.steps, 'step')}")
     else:
-        there = "is gone on with" if run.output_dir.exists() else "is new"
+        there = "is resumed" if run.output_dir.exists() else "is new"
         yield ok("output_dir", f"{run.output_dir} {there}")

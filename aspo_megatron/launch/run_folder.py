@@ -218,7 +218,7 @@ def claimed(run: RunConfig) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel takes it back when this process ends
         except BlockingIOError as error:
-            use = "is in use by a run that goes on at this moment; wait for its end, or choose another folder"
+            use = "is in use by a run at this moment; wait for its end, or choose another folder"
             raise ConfigError(f"output_dir: {name} {use}") from error
         except OSError:  # a file system without locks
             pass

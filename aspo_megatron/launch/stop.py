@@ -57,7 +57,7 @@ def ended_by_signals(numbers: Sequence[signal.Signals], well: Sequence[signal.Si
     def end(number: int) -> None:
         asked = number in well
         name = signal.Signals(number).name
-        text = f"stopped by {name} before the first step; the same command begins anew, or goes on from the last state"
+        text = f"stopped by {name} before the first step; the same command begins anew, or resumes from the last state"
         with contextlib.suppress(OSError):
             os.write(1 if asked else 2, f"{text if asked else f'interrupted by {name}'}\n".encode())
         STARTING.acquire(timeout=_LONGEST_START_SECONDS)

@@ -49,7 +49,7 @@ class Recorder:
         Args:
             run_dir: the run folder.
             tensorboard: write TensorBoard events too.
-            after_step: the run goes on after this step: what is there of later steps is removed, to be written again;
+            after_step: the run resumes after this step: what is there of later steps is removed, to be written again;
                 -1 for all there is. None keeps everything.
             wandb: gets the metrics too, and is closed with the files.
             warn: is told what is not written, and of damaged lines that are set aside.
@@ -156,7 +156,7 @@ class Recorder:
         if failure is not None and waiting > MOST_WAITING:
             raise UserError(
                 f"{failure}; {waiting >> 20} MiB wait in memory for it, and no more may: make room, and the same "
-                "command goes on"
+                "command resumes the run"
             ) from failure
 
     def _write(self) -> UserError | None:
@@ -177,7 +177,7 @@ class Recorder:
                 failures.append(error)
         failure = failures[0] if failures else None
         if failure is not None and not self._failing:
-            self._warn(f"warning: {failure}; the run goes on, and what is not written waits in memory for room")
+            self._warn(f"warning: {failure}; the run continues, and what is not written waits in memory for room")
         if failure is None and self._failing:
             self._warn(f"what waited for room is written: {one_line(self._metrics.path.parent)} has all of it")
         self._failing = failure is not None
@@ -185,7 +185,7 @@ class Recorder:
 
     def _without_tensorboard(self, error: OSError) -> None:
         where, reason = one_line(self._tensorboard_path), error.strerror or error
-        self._warn(f"warning: {where}: cannot be written: {reason}; the run goes on without it")
+        self._warn(f"warning: {where}: cannot be written: {reason}; the run continues without it")
         if self._events is not None:
             with suppress(OSError):
                 self._events.close()
@@ -197,7 +197,7 @@ class Recorder:
             act(self._wandb)
         except Exception as error:  # whatever another program's trouble is: the run is not to end of it
             self._wandb = None
-            self._warn(f"warning: wandb: {type(error).__name__}: {one_line(error)}; the run goes on without it")
+            self._warn(f"warning: wandb: {type(error).__name__}: {one_line(error)}; the run continues without it")
 
 
 def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str, float]]:

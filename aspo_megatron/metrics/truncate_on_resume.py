@@ -1,4 +1,4 @@
-"""Takes a run's record back to an earlier step, from which the run goes on."""
+"""Takes a run's record back to an earlier step, from which the run resumes."""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ def _cut_lines(path: Path, step: int, warn: Callable[[str], None]) -> None:
     if missing:
         told.append(f"{named_spans('step', missing)} missing: what was recorded then is lost, the states are whole")
     if told:
-        warn(f"warning: {one_line(path)}, {'; '.join(told)}; the run goes on")
+        warn(f"warning: {one_line(path)}, {'; '.join(told)}; the run continues")

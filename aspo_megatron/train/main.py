@@ -177,7 +177,7 @@ def _starting_model(
 
 def _print_result(config: RunConfig, summary: dict[str, Any] | None) -> None:
     if summary is None:
-        show(f"stopped as asked; to go on: aspo train {one_line(config.output_dir / RUN_CONFIG)}")
+        show(f"stopped as asked; to resume: aspo train {one_line(config.output_dir / RUN_CONFIG)}")
         return
     before, after = summary["heldout_before"], summary["heldout_after"]
     if before is not None and after is not None:

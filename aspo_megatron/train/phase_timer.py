@@ -61,7 +61,7 @@ class PhaseTimer:
         try:
             self._write(profile, step)
         except UserError as error:  # on the ranks that have no room for their part
-            say(f"warning: {error}; the run goes on")
+            say(f"warning: {error}; the run continues")
 
     def count_work(self, groups: Sequence[Sequence[Sample]], scored: Sequence[Sequence[Sample]]) -> None:
         """Count the operations of a step that is profiled. A collective in that step; does nothing in others.

@@ -58,11 +58,11 @@ class SaveAndResume:
         if changed is not None:
             if config.has_reference and not config.warmup.updates:
                 raise CheckpointError(f"{changed}, and the KL refers to them; give the folder that holds those")
-            self._tell(one_line(f"warning: {changed}; the run goes on with its own, from {folder}"))
+            self._tell(one_line(f"warning: {changed}; the run continues with its own, from {folder}"))
         self._saver.go_on_from(state.step)
         if state.problems != self._inputs.train.digest:
-            self._tell("warning: data.train gives other problems than before; the run goes on with them")
-        self._tell(f"going on after step {state.step}, from {one_line(folder)}")
+            self._tell("warning: data.train gives other problems than before; the run continues with them")
+        self._tell(f"resuming after step {state.step}, from {one_line(folder)}")
         return state
 
     def keep(self, state: TrainerState) -> None:
@@ -133,11 +133,11 @@ class SaveAndResume:
                     pass
 
     def _export_beside(self, state: TrainerState) -> None:
-        """Export into a folder of this step's own; without room for it the run goes on."""
+        """Export into a folder of this step's own; without room for it the run continues."""
         try:
             self.export(state, self._folder_beside(state.step))
         except CheckpointError as error:  # on the leader alone, which has drawn all tensors
-            self._tell(f"warning: {error}; the run goes on")
+            self._tell(f"warning: {error}; the run continues")
 
     def _folder_beside(self, step: int) -> Path:
         return self._config.output_dir / EXPORTS / step_name(step)

@@ -102,5 +102,6 @@ def _is_finished(run: RunConfig, tell: Callable[[str], None]) -> bool:
     """Whether there is nothing left to train, which is told then."""
     if not run_folder.is_finished(run):
         return False
-    tell(f"{one_line(run.output_dir)} has done its {counted(run.train.steps, 'step')}; to go on, raise train.steps")
+    done = f"has done its {counted(run.train.steps, 'step')}"
+    tell(f"{one_line(run.output_dir)} {done}; to train further, raise train.steps")
     return True

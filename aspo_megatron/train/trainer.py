@@ -100,7 +100,7 @@ class Trainer:
             except ServersLostError as lost:
                 self._states.save(self._now)
                 self._states.finish()
-                cure = f"with servers the same command goes on after step {self._state.step}"
+                cure = f"with servers the same command resumes after step {self._state.step}"
                 raise ServersLostError(f"{lost}; {cure}") from lost
             except AgreedError:
                 self._states.finish()  # else the state before, which is written, would have no name yet

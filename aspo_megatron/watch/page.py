@@ -36,7 +36,7 @@ def page(view: RunView, width: int, *, ascii_only: bool = False) -> Text:
             brief_figure(view.series, width, ascii_only=ascii_only),
         ]
     else:
-        parts.append(lines("no step is recorded yet: the model is loaded, or the first step goes on\n"))
+        parts.append(lines("no step is recorded yet: the model is loaded, or the first step is under way\n"))
         parts += [lines((f"! {text}\n", "bold red")) for text in view.told]
     parts.append(_responses(view.samples, width))
     text = lines()

@@ -111,7 +111,7 @@ def differences(run: Path, whole: Path) -> list[str]:
 
 def unexplained(differences: Sequence[str], said: str) -> list[str]:
     """Those that the run, which `said` so much, did not warn of: nothing makes up for an export, or the last state."""
-    warnings = [line for line in said.splitlines() if line.startswith("warning: ") and "; the run goes on" in line]
+    warnings = [line for line in said.splitlines() if line.startswith("warning: ") and "; the run continues" in line]
     return [line for line in differences if not any(_explains(warning, line) for warning in warnings)]
 
 

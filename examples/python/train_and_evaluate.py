@@ -30,7 +30,7 @@ except (UserError, RunError) as error:
     sys.exit(f"error: {error}")
 
 if result.summary is None:
-    sys.exit("stopped; the same command goes on with it")
+    sys.exit("stopped; the same command resumes it")
 rewards = [row["reward/mean"] for row in read_metrics(OUTPUT) if "reward/mean" in row]
 print(f"mean reward:       {rewards[0]:.3f} at step 1, {rewards[-1]:.3f} at step {result.summary.steps}")
 

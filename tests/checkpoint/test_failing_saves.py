@@ -187,7 +187,7 @@ def fail_each(settings: list[str], name: str, rank: int, lasting: bool) -> int:
             if not any(hits):
                 break
             told, saves.said[:] = list(saves.said), []
-            assert all(line.startswith("warning: ") and "the run goes on" in line for line in told)
+            assert all(line.startswith("warning: ") and "the run continues" in line for line in told)
             saved = not any("was not saved" in line for line in told)
             last = saves.check((step,) if saved else (last,))
             assert len(saved_steps(config.output_dir)) >= 2

@@ -61,7 +61,7 @@ def test_a_state_under_another_name_is_refused(ranks: Ranks, settings: list[str]
     for said in ranks.run(2, go_on, settings):
         (line,) = said
         assert "is the state after step" in line
-        assert line.endswith("going on from step-000001 instead")
+        assert line.endswith("resuming from step-000001 instead")
     assert saved_steps(run) == [1]
     assert (states / "latest").read_text() == "step-000001\n"
 

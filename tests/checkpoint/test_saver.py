@@ -54,16 +54,16 @@ def test_a_full_disk_costs_the_save_alone(ranks: Ranks, settings: list[str], tmp
     assert said[0].startswith(
         f"warning: {tmp_path / 'run' / 'checkpoints' / 'step-000003'} was not saved (File too large"
     )
-    assert said[0].endswith("the run goes on, older states are kept")
+    assert said[0].endswith("the run continues, older states are kept")
     assert names(tmp_path) == ["latest", "step-000002", "step-000005"]
 
 
 def test_that_older_states_are_kept_is_said_where_there_are_some(ranks: Ranks, settings: list[str]) -> None:
     said = ranks.run(2, save_five, settings, (1, 2, 4))[0]
     assert [line.rpartition("; ")[2] for line in said] == [
-        "the run goes on, and none was saved before",
-        "the run goes on, and none was saved before",
-        "the run goes on, older states are kept",
+        "the run continues, and none was saved before",
+        "the run continues, and none was saved before",
+        "the run continues, older states are kept",
     ]
 
 
@@ -82,7 +82,7 @@ def test_a_state_that_is_there_is_pointed_at_and_not_written_again(
 
 
 def save_again(settings: list[str]) -> list[str]:
-    """Saves step 5 as soon as the run goes on from it."""
+    """Saves step 5 as soon as the run continues from it."""
     config = load_config(None, settings)
     said: list[str] = []
     with process_grid(config.parallel, config.platform, seed=1) as topology:

@@ -178,7 +178,7 @@ def test_the_state_before_is_used(ranks: Ranks, settings: list[str], run: Path, 
     for said in ranks.run(2, go_on, settings):
         (line,) = said
         assert line.startswith("warning: ")
-        assert line.endswith("; going on from step-000001 instead")
+        assert line.endswith("; resuming from step-000001 instead")
         assert len(line.splitlines()) == 1
         assert re.search(message, line), line
     names = {path.name for path in (run / "checkpoints").iterdir()}

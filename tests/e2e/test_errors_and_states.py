@@ -97,10 +97,10 @@ def test_a_state_that_is_written_survives(server: Server, work: Path, error: Cal
     if error in ALIKE:
         assert "step-000001" in states
     if error is servers_are_lost:
-        said = "no server is left; with servers the same command goes on after step 1"
+        said = "no server is left; with servers the same command resumes after step 1"
         assert said in (work / f"{name}.log").read_text()
     server.run(run_on, work, name)
-    assert f"going on after step 1, from {name}/checkpoints/step-000001" in (work / f"{name}.log").read_text()
+    assert f"resuming after step 1, from {name}/checkpoints/step-000001" in (work / f"{name}.log").read_text()
     assert [line["step"] for line in RunFolder(work / name).metrics() if "reward/mean" in line] == [1, 2, 3]
 
 
@@ -212,7 +212,7 @@ def flush_fails(work: Path, name: str) -> None:
 
 @pytest.mark.thorough
 def test_a_model_whose_positions_are_scaled(server: Server, work: Path) -> None:
-    """transformers writes into the fields of such a model; the run goes on, and its model has the fields it had."""
+    """transformers writes into the fields of such a model; the run continues, and its model has the fields it had."""
     model = Path(shutil.copytree(TINY_MODEL, work / "scaled-model"))
     config = json.loads((model / "config.json").read_text())
     del config["rope_parameters"]
@@ -222,7 +222,7 @@ def test_a_model_whose_positions_are_scaled(server: Server, work: Path) -> None:
     more = ["warmup.updates=0", f"model.path={model}"]
     server.run(run_on, work, "scaled", *more, "train.steps=1")
     server.run(run_on, work, "scaled", *more, "train.steps=2")
-    assert "going on after step 1, from scaled/checkpoints/step-000001" in (work / "scaled.log").read_text()
+    assert "resuming after step 1, from scaled/checkpoints/step-000001" in (work / "scaled.log").read_text()
     exported = json.loads((work / "scaled" / "hf" / "config.json").read_text())
     assert exported == {**config, "dtype": "float32"}
 
@@ -249,7 +249,7 @@ def test_other_weights_in_the_models_folder(server: Server, work: Path, matters:
         assert f"{changed}, and the KL refers to them; give the folder that holds those" in said
     else:
         assert codes == [0, 0]
-        assert f"warning: {changed}; the run goes on with its own" in said
+        assert f"warning: {changed}; the run continues with its own" in said
 
 
 @pytest.mark.thorough

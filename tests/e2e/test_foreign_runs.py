@@ -1,4 +1,4 @@
-"""Going on with a run folder of somebody else runs nothing that is in it."""
+"""Resuming a run folder of somebody else runs nothing that is in it."""
 
 from __future__ import annotations
 

@@ -96,9 +96,9 @@ def test_a_disk_that_is_full_for_a_moment(work: Path, undisturbed: RunFolder, ga
     (gates / "later").touch()
     done = finish(process)
     assert (done.code, done.stderr) == (0, "")
-    assert done.stdout.count("cannot be written: File too large; the run goes on, and what is not written waits") == 1
+    assert done.stdout.count("cannot be written: File too large; the run continues, and what is not written waits") == 1
     assert done.stdout.count("what waited for room is written") == 1
-    assert done.stdout.count("tensorboard: cannot be written: File too large; the run goes on without it") == 1
+    assert done.stdout.count("tensorboard: cannot be written: File too large; the run continues without it") == 1
     same(run, undisturbed)
 
 

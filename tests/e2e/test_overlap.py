@@ -98,7 +98,7 @@ def test_a_killed_run_loses_and_repeats_no_problem(work: Path, serve: Serve, str
     process.wait(20)
     done = finish(on_the_way(work, run.path.name, *settings))
     assert done.code == 0, done.stderr
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert problems(run) == stream
 
 

@@ -163,7 +163,7 @@ def test_killed_at_random_moments(server: Server, work: Path, whole: RunFolder, 
     """Both ranks or one of them, in steps, in saves and at the start, again and again in one run."""
     name = f"killed-{kills}"
     print("killed:", *server.run(kill_again_and_again, work, name, kills), sep="\n  ")
-    assert "going on after step" in (work / f"{name}.log").read_text()
+    assert "resuming after step" in (work / f"{name}.log").read_text()
     assert_same(RunFolder(work / name), whole)
 
 
@@ -194,7 +194,7 @@ def test_a_damaged_state_is_refused_and_the_one_before_used(
     server.run(run_to_the_end, work, again.path.name)
     said = (work / f"{again.path.name}.log").read_text()
     assert f"warning: {path.relative_to(work)}: damaged" in said
-    assert f"going on from step-{STEPS - 2:06d} instead" in said
+    assert f"resuming from step-{STEPS - 2:06d} instead" in said
     shutil.rmtree(again.path / "checkpoints" / f"step-{STEPS:06d}.refused")
     assert_same(again, whole)
 
@@ -213,7 +213,7 @@ def test_another_layout_agrees_to_rounding(server: Server, work: Path, whole: Ru
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-STOPPED = "stopped as asked; to go on: aspo train {}/config.yaml\n"
+STOPPED = "stopped as asked; to resume: aspo train {}/config.yaml\n"
 
 
 def begin(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
@@ -265,7 +265,7 @@ def assert_stopped_well(run: RunFolder, said: str) -> None:
 
 def test_what_is_said_of_a_used_folder(work: Path, whole: RunFolder) -> None:
     done = aspo("train", "whole/config.yaml", folder=work)
-    assert (done.code, done.stdout) == (0, f"whole has done its {STEPS} steps; to go on, raise train.steps\n")
+    assert (done.code, done.stdout) == (0, f"whole has done its {STEPS} steps; to train further, raise train.steps\n")
     done = finish(begin(work, "whole", "loss.eps_low=0.3", "train.epochs=2"))
     assert done.code == 2
     assert "whole holds another run, which differs in loss.eps_low, train.epochs" in done.stderr

@@ -166,7 +166,7 @@ def test_a_run_outlives_its_servers(work: Path, serve: Serve) -> None:
         more = [*settings, f"train.steps={last + 2}"]
         done = finish(on_the_way(work, "outlives", again.addresses, *more))
         assert done.code == 0, done.stderr
-        assert f"going on after step {last}" in done.stdout
+        assert f"resuming after step {last}" in done.stdout
         assert [line["step"] for line in steps()] == list(range(1, last + 3))
     finally:
         again.end()

@@ -1,4 +1,4 @@
-"""An evaluation's file: what a kill leaves is gone on with, nothing is lost or there twice, another one is refused."""
+"""An evaluation's file: what a kill leaves is resumed, nothing is lost or there twice, another one is refused."""
 
 from __future__ import annotations
 

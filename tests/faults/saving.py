@@ -176,8 +176,8 @@ def sweep_in_rank(settings: list[str], victim: int, kind: str, times: int, every
 
 
 WARNINGS = {
-    GOOD: re.compile(rf"warning: .*step-{GOOD + 1:06d} was not saved \(.+\); the run goes on, older states are kept"),
-    GOOD + 1: re.compile(rf"warning: .*step-{GOOD + 1:06d} is saved, but .+; the run goes on"),
+    GOOD: re.compile(rf"warning: .*step-{GOOD + 1:06d} was not saved \(.+\); the run continues, older states are kept"),
+    GOOD + 1: re.compile(rf"warning: .*step-{GOOD + 1:06d} is saved, but .+; the run continues"),
 }
 """What is said of a save that met a fault, by the step that is left."""
 

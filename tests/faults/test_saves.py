@@ -1,4 +1,4 @@
-"""A save that meets a fault at any of its system calls: the run goes on with a warning, and no good state is lost.
+"""A save that meets a fault at any of its system calls: the run continues with a warning, and no good state is lost.
 
 Each test takes every `EVERY`-th call; 1 takes all of them, in a quarter of an hour.
 """

@@ -53,7 +53,7 @@ def test_what_started_the_launcher_is_not_killed(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_after_a_fault_must_have_been_said() -> None:
-    said = "warning: /run/exports/step-000004: could not be written (full); the run goes on"
+    said = "warning: /run/exports/step-000004: could not be written (full); the run continues"
     missing = "exports/step-000004/model.safetensors: missing"
     last = "the last state is that of step 3, not 6"
     others = [
@@ -64,8 +64,9 @@ def test_what_is_missing_after_a_fault_must_have_been_said() -> None:
     ]
     assert unexplained([missing, *others], f"step 4\n{said}\n") == others
     assert unexplained([missing], said.removeprefix("warning: ")) == [missing]
-    assert unexplained([last], "warning: /run/checkpoints/step-000006 was not saved (full); the run goes on") == []
-    assert unexplained([last], "warning: /run/checkpoints/step-000003 was not saved (full); the run goes on") == [last]
+    lost = "warning: /run/checkpoints/step-{:06d} was not saved (full); the run continues"
+    assert unexplained([last], lost.format(6)) == []
+    assert unexplained([last], lost.format(3)) == [last]
 
 
 def flip(path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_lost_configuration_of_a_run_with_states_is_no_other_run(
     for act in (lambda: refuse_foreign_folder(run), lambda: load_config(path), lambda: load_config(path, ["seed=1"])):
         with pytest.raises(ConfigError) as error:
             act()
-        assert str(error.value) == f"{path}: missing; copy {newest} to this place, which goes on with the run"
+        assert str(error.value) == f"{path}: missing; copy {newest} to this place to resume the run"
     path.write_bytes(newest.read_bytes())
     refuse_foreign_folder(run)
 
@@ -161,7 +161,7 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_second_command_is_told_to_wait(tmp_path: Path) -> None:
     run = with_folder(tmp_path)
-    said = "is in use by a run that goes on at this moment; wait for its end, or choose another folder"
+    said = "is in use by a run at this moment; wait for its end, or choose another folder"
     with claimed(run), pytest.raises(ConfigError, match=rf"^output_dir: {tmp_path} {said}$"), claimed(run):
         pass
     with claimed(run):

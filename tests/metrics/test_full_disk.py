@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_two_lines(
     assert contents(tmp_path / "run") == undisturbed
     began, over = told
     assert began.startswith(f"warning: {tmp_path / 'run'}/")
-    assert f"cannot be written: {os.strerror(code)}; the run goes on" in began
+    assert f"cannot be written: {os.strerror(code)}; the run continues" in began
     assert over.startswith("what waited for room is written")
 
 
@@ -133,7 +133,7 @@ def test_too_much_that_waits_ends_the_run(
         for number in range(1, 100):
             once[what](number)
 
-    with pytest.raises(UserError, match=rf"{os.strerror(code)}; 0 MiB wait in memory .*the same command goes on"):
+    with pytest.raises(UserError, match=rf"{os.strerror(code)}; 0 MiB wait in memory .*the same command resumes"):
         log_on()
     assert len(told) == 1
     assert recorder._metrics.waiting + recorder._samples.waiting + sum(map(len, recorder._files.values())) < 2500
@@ -220,7 +220,7 @@ def test_tensorboard_is_left_out_when_it_cannot_be_written(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    line = "warning: {}/tensorboard: cannot be written: File too large; the run goes on without it"
+    line = "warning: {}/tensorboard: cannot be written: File too large; the run continues without it"
     assert done.stdout.splitlines() == [line.format(tmp_path / more) for more in room]
     for more in room:
         assert len(read_metrics(tmp_path / more / "metrics.jsonl")) == 9
@@ -249,5 +249,5 @@ def test_wandb_is_left_out_when_it_fails(tmp_path: Path, error: Exception, call:
     with Recorder(tmp_path, False, wandb=cast(WandbRun, cast(Any, Service())), warn=told.append) as recorder:
         for number in (1, 2, 3):
             recorder.log(number, {"a": 1})
-    assert told == [f"warning: wandb: {type(error).__name__}: {error}; the run goes on without it"]
+    assert told == [f"warning: wandb: {type(error).__name__}: {error}; the run continues without it"]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3

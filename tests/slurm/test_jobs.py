@@ -86,7 +86,7 @@ def test_pre_empted_run_goes_on_as_if_nothing_had_happened(jobs: Jobs, cluster: 
     log = jobs.log("preempted", jobs.preempted)
     assert cluster.state(jobs.preempted)["Restarts"] == "1", log
     assert "stopped; requeued" in log
-    assert "going on after step" in log
+    assert "resuming after step" in log
     assert log.splitlines()[-1].endswith(": finished")
     one, other = RunFolder(jobs.work / "undisturbed"), RunFolder(jobs.work / "preempted")
     assert any(one.step(step)["reward/mean"] > 0 for step in range(1, STEPS + 1))
@@ -99,7 +99,7 @@ def test_run_that_loses_a_node_goes_on_on_others(jobs: Jobs, cluster: Cluster) -
     log = jobs.log("lost", jobs.lost)
     assert cluster.state(jobs.lost)["Restarts"] == "1", log
     assert log.count("ranks on 2 nodes meet at node3:") == 2
-    assert "going on after step" in log
+    assert "resuming after step" in log
     assert log.splitlines()[-1].endswith(": finished")
     one, other = RunFolder(jobs.work / "undisturbed"), RunFolder(jobs.work / "lost")
     for step in range(STEPS + 1):
@@ -116,7 +116,7 @@ def test_chain_finishes_one_run(jobs: Jobs, cluster: Cluster) -> None:
     first, second, third = (jobs.log("chain", job) for job in jobs.chain)
     assert "the time limit is near: saving" in first
     assert first.splitlines()[-1].endswith("stopped; the next job of the chain goes on")
-    assert "going on after step" in second
+    assert "resuming after step" in second
     assert second.splitlines()[-1].endswith(": finished")
     assert f"has done its {CHAIN_STEPS} steps" in third
     assert [line["step"] for line in RunFolder(jobs.work / "chain").metrics()] == list(range(CHAIN_STEPS + 1))

@@ -162,7 +162,7 @@ def test_a_limit_after_something_was_saved_has_the_job_go_on(standins: Standins,
     (standins.folder / "latest").write_text("stopped step-000010")
     ended = trained(standins, work, signal_when=running, WAITS="1", SAVES="step-000011")
     assert ended.code == 0, ended.log
-    assert ended.log.endswith("stopped; requeued, to go on from what was saved\n")
+    assert ended.log.endswith("stopped; requeued, to resume from what was saved\n")
     assert ended.requeued
 
 

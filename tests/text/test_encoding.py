@@ -57,7 +57,7 @@ def test_text_is_read_back_the_same(kind: str, tmp_path: Path) -> None:
     records = [record(text, index) for index in range(2)]
     summarize(records, 1, (1,)).write(tmp_path / "step-000001.jsonl")
     description = EvaluationDescription(text, text, 2, 1, (1,), {"model": text})
-    for part in (records[:1], records[1:]):  # the second time it is gone on with
+    for part in (records[:1], records[1:]):  # the second time it is resumed
         with ResultFile(tmp_path / "results.jsonl", description) as results:
             results.append(part)
             read = list(results.records())

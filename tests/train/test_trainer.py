@@ -392,7 +392,7 @@ def test_an_export_that_fails_costs_no_state_and_tokens_of_another_engine_are_ma
         assert line["rollout_correction/weight"] == pytest.approx(sum(weights) / 2, rel=1e-4)
     warnings = [line for line in seen.said if line.startswith("warning: ")]
     assert len(warnings) == STEPS
-    assert all("exports" in line and line.endswith("; the run goes on") for line in warnings)
+    assert all("exports" in line and line.endswith("; the run continues") for line in warnings)
     assert [state(folder, step)["step"] for step in (1, 2)] == [1, 2]
     assert same(load_file(folder / "hf" / "model.safetensors"), seen.weights[STEPS])
 
@@ -431,7 +431,7 @@ def test_servers_that_are_lost_in_a_sync_leave_the_run_after_its_step(
     folder = tmp_path / "run"
     config = run_config(folder, dp=1, checkpoint={"every": 0, "async_save": False})
     (lost,) = ranks.run(1, train, config, lost_in_version=1)
-    assert lost.lost == "no server is left; with servers the same command goes on after step 1"
+    assert lost.lost == "no server is left; with servers the same command resumes after step 1"
     assert lost.calls[-2:] == ["step 1 is done", "save"]
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == [0, 1]
     assert (state(folder, 1)["step"], state(folder, 1)["heldout_after"]) == (1, None)

@@ -116,7 +116,7 @@ def test_a_run_before_its_first_step_and_after_its_last(tmp_path: Path) -> None:
     assert "now " not in text
     assert text.startswith("run  step 2 of 2; the run has ended\n")
     assert "left" not in text
-    (run / "config.yaml").write_text("train: {steps: 4}\n")  # it is gone on with
+    (run / "config.yaml").write_text("train: {steps: 4}\n")  # it is resumed
     assert not read_run(run).ended
 
 

@@ -1,4 +1,4 @@
-"""The saved states of a run: RUN/checkpoints/step-000010 and so on, and going on from the latest good one."""
+"""The saved states of a run: RUN/checkpoints/step-000010 and so on, and resuming from the latest good one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class StateSaver:
         """Say that there will be no state after `step`."""
         run = self._config.output_dir
         kept = "older states are kept" if listed(run)[0] else "and none was saved before"
-        self._warn(one_line(f"warning: {step_folder(run, step)} was not saved ({reason}); the run goes on, {kept}"))
+        self._warn(one_line(f"warning: {step_folder(run, step)} was not saved ({reason}); the run continues, {kept}"))
 
     def _wanted(self) -> dict[str, Sizes]:
         """The tensors that this rank will look for when it loads the state."""
@@ -134,7 +134,7 @@ class StateSaver:
         run, keep = self._config.output_dir, self._config.checkpoint.keep
         lack = from_leader(publish(run, step, keep) if self._leads else None)
         if lack is not None:
-            self._warn(one_line(f"warning: {step_folder(run, step)} is saved, but {lack}; the run goes on"))
+            self._warn(one_line(f"warning: {step_folder(run, step)} is saved, but {lack}; the run continues"))
 
 
 def find_state(
@@ -162,7 +162,7 @@ def find_state(
         reason = (unusable or {}).get(folder) or state_refusal(config, family, folder)
         if reason is None:
             if refused:
-                warn(one_line(f"warning: {refused[-1]}; going on from {folder.name} instead"))
+                warn(one_line(f"warning: {refused[-1]}; resuming from {folder.name} instead"))
                 _set_aside(config.output_dir, step)
             return folder
         refused.append(reason)

@@ -45,7 +45,7 @@ def save_start(
     writer.begin(model_shards(model), {ORIGIN_FILE: origin}, {}, wanted=wanted_weights(model))
     error = writer.complete() or from_leader(attempt(lambda: to_disk(folder.parent)))
     if error is not None:
-        then = "the run goes on, and does the warm-up again if it is resumed"
+        then = "the run continues, and does the warm-up again if it is resumed"
         warn(f"warning: {one_line(folder)} was not saved ({one_line(error)}); {then}")
 
 
