@@ -75,7 +75,7 @@ class CheckpointConfig(Section):
 
 
 class SlurmConfig(Section):
-    """The job that `aspo slurm` makes of a run, see docs/slurm.md. It computes nothing: a resumed run may have others."""
+    """The job that `aspo slurm` makes of a run, see docs/slurm.md. A resumed run may have another."""
 
     nodes: PositiveInt | None = Field(
         None, description="Nodes of the ranks, without those of server_nodes; null: as many as the ranks need."
