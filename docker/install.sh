@@ -4,11 +4,11 @@
 #     docker/install.sh --python python3.11 --into FOLDER venv torch-cpu requirements project doctor
 # FOLDER (/opt/aspo) gets .venv, and by the step sglang or sglang-cpu also .venv-sglang. Steps come in the order of the
 # Dockerfiles. TORCH_INDEX is another index for the torch of torch-cpu, empty for pip's own; MAX_JOBS how many compilers
-# work at once. Versions are those of requirements.txt, and of docker/versions for what that does not name.
+# work at once. Versions are those of requirements.txt, and of docker/versions.env for what that does not name.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-# shellcheck source=docker/versions
-source "$root/docker/versions"
+# shellcheck source=docker/versions.env
+source "$root/docker/versions.env"
 into=/opt/aspo
 python=python3
 
@@ -49,7 +49,7 @@ step_torch() {
     "$into/.venv/bin/python" -W ignore - "$TORCH_CUDA" <<'END'
 import sys, torch
 if torch.version.cuda != sys.argv[1]:
-    sys.exit(f"torch is built with CUDA {torch.version.cuda}, and docker/versions says TORCH_CUDA={sys.argv[1]}")
+    sys.exit(f"torch is built with CUDA {torch.version.cuda}, and docker/versions.env says TORCH_CUDA={sys.argv[1]}")
 END
 }
 

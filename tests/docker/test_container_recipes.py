@@ -31,7 +31,7 @@ every_file = pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.cuda
 
 
 def versions() -> dict[str, str]:
-    lines = (ROOT / "docker" / "versions").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docker" / "versions.env").read_text(encoding="utf-8").splitlines()
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     return {name: value.strip('"') for name, _, value in pairs}
 
@@ -140,7 +140,7 @@ def test_versions_are_those_of_the_one_place(name: str) -> None:
 
 
 def test_each_version_is_used_by_the_script_or_a_recipe() -> None:
-    assert "$root/docker/versions" in SCRIPT
+    assert "$root/docker/versions.env" in SCRIPT
     for name in set(versions()) - {"CPU_IMAGE", "CUDA_IMAGE"}:
         assert f"${name}" in SCRIPT, name
     numbers = re.findall(r"==[\d.]+", SCRIPT)
@@ -290,7 +290,7 @@ def asked(place: Path, *steps: str, code: int = 0, **given: str) -> tuple[list[s
 def test_a_torch_of_another_cuda_is_refused(place: Path) -> None:
     pip, line = asked(place, "torch", code=1)
     assert pip == [f"--disable-pip-version-check --no-cache-dir install --quiet torch=={pins()['torch']}"]
-    assert line == f"torch is built with CUDA 12.8, and docker/versions says TORCH_CUDA={versions()['TORCH_CUDA']}"
+    assert line == f"torch is built with CUDA 12.8, and docker/versions.env says TORCH_CUDA={versions()['TORCH_CUDA']}"
 
 
 @pytest.mark.parametrize("index", [None, ""], ids=["PyTorch's", "pip's"])
