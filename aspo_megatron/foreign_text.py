@@ -40,13 +40,17 @@ def counted(number: int, noun: str) -> str:
 
 def placed(path: object) -> str:
     """A path in a line; of a relative one also the directory that it is relative to."""
-    text = str(path)
-    if os.path.isabs(text):
-        return one_line(text)
+    return f"{one_line(path)}{sought_in(path)}"
+
+
+def sought_in(path: object) -> str:
+    """In brackets, the directory that a relative path is relative to; nothing for others."""
+    if os.path.isabs(str(path)):
+        return ""
     try:
-        return f"{one_line(text)} (in {one_line(os.getcwd())})"
+        return f" (in {one_line(os.getcwd())})"
     except OSError:  # somebody has removed it
-        return one_line(text)
+        return ""
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import json_line, plain_errors, write_whole
 from aspo_megatron.folders import METRICS_FILE, SAMPLES_FILE, TENSORBOARD
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 from aspo_megatron.metrics.damaged_lines import Line, named, read_lines
 from aspo_megatron.metrics.events import EventFile
 from aspo_megatron.metrics.line_file import LineFile
@@ -218,7 +218,7 @@ def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str
             else:
                 by_step[line.step] = {key: float(value) for key, value in line.record.items()}
     except FileNotFoundError as error:
-        raise UserError(f"{name}: no such file; is this a run folder?") from error
+        raise UserError(f"{placed(path)}: no such file; is this a run folder?") from error
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
     if damaged and not by_step:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from aspo_megatron.errors import UserError
 from aspo_megatron.folders import SAMPLES_FILE
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 from aspo_megatron.metrics.damaged_lines import Damage, bounded_lines, named
 from aspo_megatron.reading import own_file, parse_json
 from aspo_megatron.streams import say
@@ -165,7 +165,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from bounded_lines(path)
     except FileNotFoundError as error:
         what = "no such file; is this a run folder, and was log.samples_per_step above 0?"
-        raise UserError(f"{one_line(path)}: {what}") from error
+        raise UserError(f"{placed(path)}: {what}") from error
     except OSError as error:
         raise UserError(f"{one_line(path)}: cannot be read: {error.strerror or error}") from error
 

@@ -114,7 +114,7 @@ def test_fields_are_guessed(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--data", "none.csv"], "--data: none.csv is not there; give a JSONL, JSON, CSV or Parquet file"),
+        (["--data", "none.csv"], "--data: none.csv is not there (in {here}); give a JSONL, JSON, CSV or Parquet file"),
         (["--data", "d.csv"], "d.csv: which field is the question? There are: text, mark; give --prompt-field NAME"),
         (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? There are: text, mark; give"),
         (["--data", "d.csv", "--prompt-field", "txt", "--answer-field", "mark"], "d.csv:2: no field 'txt'"),
@@ -129,7 +129,7 @@ def test_what_cannot_be(tmp_path: Path, call: Call, options: list[str], said: st
     done = call(*options)
     assert done.code == 2
     (line,) = done.stderr.splitlines()
-    assert said in line
+    assert said.replace("{here}", str(tmp_path)) in line
     assert {path.name for path in tmp_path.iterdir()} == {"d.csv"}
 
 

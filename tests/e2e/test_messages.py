@@ -113,6 +113,15 @@ LINES = {
         ["convert", "megatron-to-hf", "begun/checkpoints", "there"],
         "begun/checkpoints is of a run; its last saved state is begun/checkpoints/step-000004",
     ),
+    "no such problems": (
+        [*TRAIN, "data.train={kind: files, path: none.csv}"],
+        "data.train.path: none.csv is not there (in {folder}); give a JSONL, JSON, CSV or Parquet file",
+    ),
+    "no such run": (["plot", "none"], "none/metrics.jsonl (in {folder}): no such file; is this a run folder?"),
+    "no such responses": (
+        ["samples", "none"],
+        "none/samples.jsonl (in {folder}): no such file; is this a run folder, and was log.samples_per_step above 0?",
+    ),
     "no such checkpoint": (["convert", "megatron-to-hf", "none", "there"], "there is no folder none (in {folder})"),
 }
 

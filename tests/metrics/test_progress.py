@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from aspo_megatron.metrics.progress import LiveProgress, PlainProgress, SilentProgress, progress_display
@@ -25,6 +26,16 @@ def test_display_fits_the_place() -> None:
     assert isinstance(progress_display(3, leader=False), SilentProgress)
     assert isinstance(progress_display(3, leader=True, console=terminal()), LiveProgress)
     assert isinstance(progress_display(3, leader=True, console=Console(file=io.StringIO())), PlainProgress)
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    console = terminal()
+    with progress_display(2, leader=True, console=console) as display:
+        display.phase("generate")
+        display.update(1, reward=0.5, tokens_per_second=10.0)
+        display.update(2, reward=0.5, tokens_per_second=10.0)
+    assert [line.split("  ")[0] for line in text_of(console).splitlines()] == ["step 1/2", "step 2/2"]
 
 
 def test_log_has_one_plain_line_a_step() -> None:

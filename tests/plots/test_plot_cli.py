@@ -79,7 +79,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ([], "no run given"),
-        (["nowhere"], "nowhere/metrics.jsonl: no such file; is this a run folder?"),
+        (["nowhere"], ": no such file; is this a run folder?"),
         (["--group", "a"], "--group a: not NAME=RUN,RUN; e.g. --group"),
         (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
         (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),

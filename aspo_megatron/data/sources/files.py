@@ -19,7 +19,7 @@ from aspo_megatron.data.sources.jsonl import ByteSource, json_lines
 from aspo_megatron.data.sources.rows import key_of
 from aspo_megatron.data.sources.tables import DELIMITERS, table_rows
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, sought_in
 
 MOST_UNPACKED = 2**30
 MOST_TIMES = 250
@@ -212,7 +212,7 @@ def open_source(path: Path, key: str) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         mode = os.fstat(descriptor).st_mode
     except FileNotFoundError as error:
-        raise ConfigError(f"{where}: {name} is not there; {WHAT}") from error
+        raise ConfigError(f"{where}: {name} is not there{sought_in(path)}; {WHAT}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{where}: {name} cannot be read: {one_line(reason)}; {WHAT}") from error

@@ -11,7 +11,7 @@ from aspo_megatron.config import SourceConfig
 from aspo_megatron.data.bad_problems import Row
 from aspo_megatron.data.sources.rows import key_of
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, sought_in
 
 BUILDERS = {".arrow": "arrow"}
 """Of files that only the library reads; it takes any others for text."""
@@ -61,7 +61,7 @@ def _load_dataset(source: SourceConfig, path: Path, key: str, *, exists: bool) -
         ) from error
     name = str(source.path)
     if not exists and (name.startswith((".", "/", "~")) or path.suffix in _FILES):
-        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} is not there")
+        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} is not there{sought_in(path)}")
     _refuse_script(path, key)
     # The library raises errors of a dozen kinds (network, format, unknown split or subset); all mean the same here.
     try:
