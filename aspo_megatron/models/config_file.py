@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aspo_megatron.errors import CheckpointError, ConfigError
-from aspo_megatron.foreign_text import one_line, placed
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.models.data_only import refuse_code
 from aspo_megatron.models.folder_files import refuse_foreign_files
-from aspo_megatron.models.hub_name import fetch_first
+from aspo_megatron.models.hub_name import missing
 from aspo_megatron.models.run_folder_hint import of_a_run
 from aspo_megatron.reading import read_json
 
@@ -108,7 +108,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         if not folder.is_dir():
-            raise CheckpointError(f"model.path: there is no folder {placed(folder)}{fetch_first(folder)}")
+            raise CheckpointError(missing(folder))
         if not path.is_file() and (hint := of_a_run(folder)):
             raise CheckpointError(f"model.path: {hint}")
         if not path.is_file():

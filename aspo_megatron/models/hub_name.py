@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import one_line, placed
 
 _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>\w[\w./-]*))?")
 _FOLDERS = ("checkpoints", "evals", "examples", "exports", "model", "models", "runs")
@@ -45,6 +45,11 @@ def hub_name(text: str) -> HubName | None:
     if first in _FOLDERS or os.path.isdir(first):
         return None
     return HubName(found["name"], found["revision"])
+
+
+def missing(folder: Path) -> str:
+    """What to say of a model folder that is not there."""
+    return f"model.path: there is no folder {placed(folder)}{fetch_first(folder)}"
 
 
 def fetch_first(folder: Path) -> str:

@@ -21,10 +21,9 @@ from aspo_megatron.config.io import load_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.folders import RUN_CONFIG, SAMPLES_FILE, checkpoint_around
-from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.read import Inputs, read_inputs
 from aspo_megatron.models.family import Family
-from aspo_megatron.models.hub_name import fetch_first
+from aspo_megatron.models.hub_name import missing
 from aspo_megatron.models.mapping import TensorSource
 from aspo_megatron.parallel.device.platform import choose_platform
 from aspo_megatron.quantize import modelopt
@@ -93,7 +92,7 @@ class Quantization:
         """
         refuse_target(target)
         if not os.path.isdir(model):
-            raise ConfigError(f"model.path: there is no folder {one_line(model)}{fetch_first(model)}")
+            raise ConfigError(missing(model))
         path = config or _config_above(model)
         settings = [f"model.path={model}", "model.init=pretrained", "warmup.updates=0"]
         settings += [f"parallel={ParallelConfig().model_dump_json()}", "rollout.engine=embedded", "log.wandb=none"]

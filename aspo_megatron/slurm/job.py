@@ -17,7 +17,7 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.folders import CHECKPOINTS, LATEST, packaged
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import is_finished, refuse_foreign_folder
-from aspo_megatron.models.hub_name import fetch_first
+from aspo_megatron.models.hub_name import fetch_first, missing
 from aspo_megatron.reading import read_text
 from aspo_megatron.slurm.batch_script import (
     array,
@@ -243,8 +243,8 @@ def _check_models(runs: Sequence[RunConfig], config: Path, overrides: Sequence[s
     for folder, init in there:
         usable_here(folder, init)
     for folder, _ in wanted:
-        if hint := fetch_first(folder):  # the nodes may have a folder that this machine has not
-            say(f"warning: model.path: there is no folder {one_line(folder)}{one_line(hint)}")
+        if fetch_first(folder):  # the nodes may have a folder that this machine has not
+            say(f"warning: {missing(folder)}")
 
 
 def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:

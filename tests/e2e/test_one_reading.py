@@ -227,8 +227,8 @@ def test_a_name_on_the_hub_has_to_be_fetched_first(call: Callable[[list[str]], F
     if command == "doctor":
         assert f"-> {FETCH}" in done.stdout
         return
-    said = "model.path: there is no folder Qwen/Qwen3-0.6B; a model on the Hub has to be here first: "
+    first = f"model.path: there is no folder Qwen/Qwen3-0.6B (in {Path.cwd()}); a model on the Hub has to be here first"
     if command == "slurm":
-        assert (done.code, done.stderr) == (0, f"warning: {said}{FETCH}\n")
+        assert (done.code, done.stderr) == (0, f"warning: {first}: {FETCH}\n")
         return
-    assert (done.code, done.stdout, done.stderr) == (2, "", f"error: {said}{FETCH}\n")
+    assert (done.code, done.stdout, done.stderr) == (2, "", f"error: {first}: {FETCH}\n")

@@ -46,6 +46,7 @@ PLAIN: dict[str, set[str]] = {
     "train/outputs.py": {"error", "step"},
     "train/phase_timer.py": {"error", "step"},
     "train/save_and_resume.py": {"error", "state.step"},
+    "slurm/job.py": {"missing(folder)"},
     "train/start.py": {"_left_at(run)", "crowded", "done", "outcome.text"},
     "rollout/sglang/serving.py": {"' '.join(servers.urls)", "settings.count"},
     "streams.py": {"end", "reason", "safe(text)"},
