@@ -65,6 +65,7 @@ _CHANGED: dict[str, Any] = {
     "train.max_tokens_per_micro_batch": 96,
     "train.log_prob_chunk": None,
     "train.old_log_probs": "recompute",
+    "loss.entropy_coef": 0.001,  # so that there are updates, though a random model gets no reward
     "shaping.overlong_tokens": 0,
     "checkpoint.every": 2,
     "checkpoint.export_every": 0,

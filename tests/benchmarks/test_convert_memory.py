@@ -26,4 +26,4 @@ def test_peak_memory(tmp_path: Path) -> None:
 def test_what_cannot_run_says_why(tmp_path: Path) -> None:
     reason = measure_or_reason(to_hf, tmp_path / "none", tmp_path / "back")
     assert isinstance(reason, str)
-    assert "manifest.json is missing" in reason
+    assert "there is no folder" in reason

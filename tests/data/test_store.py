@@ -157,6 +157,7 @@ def test_the_command_keeps_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         return Inputs(family, tokenizer, *stores)
 
     monkeypatch.setattr("aspo_megatron.inputs.read.read_inputs", read_inputs)
+    monkeypatch.setattr("aspo_megatron.inputs.machine.refuse_ranks_beyond", lambda *_, **__: "")
     loss = SimpleNamespace(name="aspo", hyperparameters={})
     warmup = SimpleNamespace(updates=0, batch_size=1)
     run: Any = SimpleNamespace(train=SimpleNamespace(steps=3), warmup=warmup, loss=loss)

@@ -180,7 +180,7 @@ def test_more_threads_than_cores_are_warned_of() -> None:
     host = without_gpus(cores=2)
     assert lines_of(host)["CPU cores"].mark == "ok"
     line = lines_of(host, requirements_of("parallel.tp=4", host=host, config=True))["CPU cores"]
-    assert line.found == "2; 4 ranks x 1 threads wait for each other"
+    assert line.found == "2; 4 ranks x 1 thread wait for each other"
     few = Imitated(eight_gpus(), cores=8)
     assert lines_of(few, requirements_of("parallel.dp=8", host=few, config=True))["CPU cores"].mark == "warn"
 

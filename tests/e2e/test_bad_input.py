@@ -193,6 +193,7 @@ def test_bad_input(
     tmp_path: Path, model_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of modules of the user's
     (tmp_path / "small.yaml").write_text(SETTINGS)
     prepare, words = CASES[name]
     overrides = prepare(tmp_path, model_folder)

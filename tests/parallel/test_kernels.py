@@ -280,7 +280,8 @@ def test_a_run_tells_once_what_it_should(
             "reward": {"kind": "reasoning_gym"},
         }
     )
-    platform = SimpleNamespace(machine=HOPPER, device="cuda")
+    monkeypatch.setattr(main, "summary_lines", lambda *_: [])
+    platform = SimpleNamespace(machine=HOPPER, device=torch.device("cpu"))
     topology: Any = SimpleNamespace(is_leader=leader, platform=platform, rank_status=RankStatus())
     pool: Any = SimpleNamespace()
     stop: Any = SimpleNamespace(agree=lambda **_: (False, False))

@@ -185,8 +185,8 @@ def test_mixtures_that_cannot_work(components, problems, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mixture"}, "give both or neither"),
-        ({"components": {"a": {"kind": "math"}}}, "give both or neither"),
+        ({"kind": "mixture"}, "a mixture needs some"),
+        ({"components": {"a": {"kind": "math"}}}, "they need kind: mixture"),
         ({"kind": "mixture", "components": {"a": {"kind": "mixture"}}}, "a mixture cannot be a part of a mixture"),
         ({"kind": "mixture", "components": {"a": {"weight": 1.0}}}, "Field required"),
         ({"code": {"memory_mib": 1}}, "greater than or equal to 128"),
