@@ -196,5 +196,5 @@ def test_a_warm_up_is_not_waited_for(tmp_path: Path, work: Path) -> None:
     command.send_signal(signal.SIGTERM)
     done = finish(command)
     assert (done.code, done.stderr) == (0, "")
-    assert "stopped as asked; to go on:" in done.stdout
+    assert "stopped as asked; to resume:" in done.stdout
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))

@@ -130,14 +130,15 @@ def test_time_limit_of_a_job_that_waits_for_its_servers(jobs: Jobs, cluster: Clu
     cluster.run("scancel", "--batch", "--signal=USR1", job, folder=jobs.work)
     cluster.wait("the requeued job", lambda: cluster.state(job)["Restarts"] == "1")
     cluster.run("scancel", job, folder=jobs.work)
-    assert "stopped; requeued, to go on" in log.read_text()
+    assert "stopped; requeued, to resume" in log.read_text()
 
 
 def test_array_has_a_run_for_each_line(jobs: Jobs, cluster: Cluster) -> None:
     lines = [f"seed={seed} output_dir=seed-{seed}" for seed in (3, 4)]
     (jobs.work / "sweep.txt").write_text("\n".join(lines))
     short = ["parallel={dp: 1}", "slurm.nodes=1", "train.steps=1", "warmup.updates=1", "--array", "sweep.txt"]
-    [job] = cluster.aspo_slurm("small.yaml", *short, folder=jobs.work)
+    updated = "loss.entropy_coef=0.001"  # also without any reward
+    [job] = cluster.aspo_slurm("small.yaml", *short, updated, folder=jobs.work)
     cluster.wait("end of the array", lambda: all(cluster.ended(f"{job}_{task}") for task in (0, 1)))
     for task, seed in ((0, 3), (1, 4)):
         assert cluster.state(f"{job}_{task}")["ExitCode"] == "0:0"

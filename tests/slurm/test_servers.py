@@ -34,6 +34,7 @@ slurm: {nodes: 2, gpus_per_node: 0, cpus_per_task: 4, time: "0:30:00"}
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     text = SETTINGS.replace("rollout:", f"rollout:\n  servers: {{python: {SGLANG_PYTHON}, max_cached_tokens: 4096}}")
+    text = text.replace("kl_coef: 0.01}", "kl_coef: 0.01, entropy_coef: 0.001}")  # updates, also without any reward
     (tmp_path / "small.yaml").write_text(text + JOB)
     return tmp_path
 
