@@ -81,7 +81,7 @@ def test_a_mapping_that_holds_itself() -> None:
 
 def test_other_functions_refuse_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^run/metrics\.jsonl: no such file; is this a run folder\?$"):
+    with pytest.raises(UserError, match=r"^run/metrics\.jsonl \(in .*\): no such file; is this a run folder\?$"):
         read_metrics("run")
     with pytest.raises(ConfigError, match=r"^nothing to evaluate on: "):
         evaluate("nowhere")
