@@ -12,6 +12,7 @@ from aspo_megatron.doctor.lines import Line, gib, ok, unknown, unneeded, warn, w
 from aspo_megatron.doctor.nvidia import SECONDS, Gpu, Gpus
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.doctor.slurm import shown_own
+from aspo_megatron.foreign_text import counted
 
 _NEWER_DRIVER = "or install a newer driver"
 _OLD_CUDA_INDEX = "--index-url https://download.pytorch.org/whl/cu126"
@@ -238,7 +239,7 @@ def _matrix(text: str) -> dict[tuple[int, int], str]:
 def _enough(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Whether there is a GPU for each rank and server."""
     device, ranks, servers = needs.run.platform.device, needs.ranks_here, needs.server_gpus
-    wanted = f"{ranks} rank{'s' * (ranks > 1)}" + (f" and {servers} for servers" if servers else "")
+    wanted = counted(ranks, "rank") + (f" and {servers} for servers" if servers else "")
     if device == "cpu":
         return unneeded("GPUs for the run", f"platform.device=cpu: {wanted} on CPUs")
     if needs.away:

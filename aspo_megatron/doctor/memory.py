@@ -9,6 +9,7 @@ from aspo_megatron.doctor.host import Host
 from aspo_megatron.doctor.lines import Line, gib, ok, unknown, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.requirements import Requirements
+from aspo_megatron.foreign_text import counted
 from aspo_megatron.plan.machine import memory_limit, memory_sizes
 
 _SHARED = "/dev/shm"
@@ -54,7 +55,7 @@ def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
 
 
 def _ranks(needs: Requirements) -> str:
-    return f"{needs.ranks_here} rank{'s' * (needs.ranks_here > 1)}"
+    return counted(needs.ranks_here, "rank")
 
 
 def _gpu_memory(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:

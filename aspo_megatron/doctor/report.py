@@ -21,7 +21,7 @@ from aspo_megatron.doctor.packages import package_lines
 from aspo_megatron.doctor.requirements import Requirements, placed
 from aspo_megatron.doctor.servers import Sglang, read_sglang, server_lines
 from aspo_megatron.doctor.slurm import slurm_lines
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 
 _SHOWN: dict[Mark, str] = {"ok": "ok", "warn": "WARN", "wrong": "WRONG", "unknown": "?", "unneeded": "-"}
 _NAME_WIDTH = 20
@@ -90,7 +90,7 @@ def as_json(groups: Sequence[LineGroup], needs: Requirements) -> dict[str, Any]:
 
 def _counts(groups: Sequence[LineGroup]) -> str:
     warnings = count(groups, "warn")
-    return f"{count(groups, 'ok')} ok, {warnings} warning{'s' * (warnings != 1)}, {count(groups, 'wrong')} wrong"
+    return f"{count(groups, 'ok')} ok, {counted(warnings, 'warning')}, {count(groups, 'wrong')} wrong"
 
 
 def _next(groups: Sequence[LineGroup], needs: Requirements) -> str:

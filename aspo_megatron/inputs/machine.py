@@ -27,11 +27,14 @@ from aspo_megatron.versions import refuse_outside
 _GIB = 1 << 30
 
 
-def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False, longest_prompt: int = 1) -> str:
+def refuse_ranks_beyond(
+    config: RunConfig, family: Family | None = None, *, evaluates: bool = False, longest_prompt: int = 1
+) -> str:
     """Refuse ranks that are more than this machine bears; asked before any is started here.
 
     Args:
         config: of the run.
+        family: of the model, where it is read already.
         evaluates: they do not train.
         longest_prompt: tokens of it, once problems are read.
 
@@ -50,7 +53,9 @@ def refuse_ranks_beyond(config: RunConfig, *, evaluates: bool = False, longest_p
     if not on_cpus(platform.device) and not asks_servers:
         refuse_beyond_gpus(what, ranks, platform.device)
         return ""
-    family = usable_config(config.model.path)
+    family = family or usable_config(config.model.path)
+    if config.model.init == "random":
+        refuse_beyond_memory(config, family)  # its sizes are named then, whatever the ranks
     sizes = evaluating_bytes(config, family, ranks) if evaluates else training_bytes(config, family, longest_prompt)
     flag = "platform.more_ranks_than_cores=true"
     return crowding(Ranks(what, sizes, platform.threads_per_rank, platform.more_ranks_than_cores, flag))

@@ -13,6 +13,7 @@ import torch
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.words import Recompute
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.foreign_text import counted
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.machine import Machine, ThisMachine, available_memory, usable_cores
@@ -81,7 +82,7 @@ def crowding(ranks: Ranks, machine: Machine | None = None) -> str:
     threads, cores = count * ranks.threads, max(usable_cores(machine), 1.0)  # one thread is the least
     if threads <= cores:
         return ""
-    told = f"{count} rank{'s' * (count > 1)} x {ranks.threads} thread{'s' * (ranks.threads > 1)}"
+    told = f"{counted(count, 'rank')} x {counted(ranks.threads, 'thread')}"
     if threads > MOST_PER_CORE * cores and not ranks.asked_for:
         raise ConfigError(
             f"{ranks.what}: {told} are more than {MOST_PER_CORE} times the {cores:g} CPU cores here; start at most "
@@ -98,7 +99,7 @@ def _too_large(ranks: Ranks, there: int) -> str:
     fit = there // most
     todo = f"start at most {fit}" if fit else "take a smaller model or shorter lengths"
     return (
-        f"{ranks.what}: {count} rank{'s' * (count > 1)} would take about {total:.1f} GiB of memory{each} "
+        f"{ranks.what}: {counted(count, 'rank')} would take about {total:.1f} GiB of memory{each} "
         f"({PROCESS_BYTES / _GIB:.1f} of it for the process itself), and {there / _GIB:.1f} GiB are available; {todo}, "
         "end other programs, or use a machine with more"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aspo_megatron.config import ParallelConfig
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.models.counts import active_elements, model_elements
 from aspo_megatron.plan.hardware import GB, H100
 from aspo_megatron.plan.memory.workload import longest_prompt, worst_batch
@@ -74,7 +74,7 @@ def _head(plan: Plan) -> list[str]:
 
 
 def _all_gpus(plan: Plan) -> str:
-    found, nodes = plan.all_gpus, f"{plan.all_gpus.nodes} node{'s' * (plan.all_gpus.nodes > 1)}"
+    found, nodes = plan.all_gpus, counted(plan.all_gpus.nodes, "node")
     total = f"{found.total} in all"
     if not found.servers:
         what = f"{total}, for ranks, which generate as well"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.plots.page import html_page, html_text
 from aspo_megatron.plots.sample_file import Selection, ShownSample, weight_summary
 from aspo_megatron.plots.sample_view import asked, footer, heading
@@ -113,7 +113,7 @@ def _html_group(group: _Group) -> str:
     first = group.samples[0]
     where = "" if first.step is None else f"Step {first.step}, "
     right = sum(sample.right for sample in group.samples)
-    count = f"{len(group.samples)} response{'s' * (len(group.samples) > 1)}, {right} right"
+    count = f"{counted(len(group.samples), 'response')}, {right} right"
     parts = [f"<section>\n<h2>{where}problem {html_text(one_line(first.problem))}</h2>", f'<p class="note">{count}</p>']
     for label, text in asked(first):
         parts.append(_labelled(label, html_text(text)))

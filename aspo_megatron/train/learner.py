@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -90,10 +91,6 @@ def samples_to_show(groups: Sequence[Sequence[Sample]], count: int) -> Groups:
 
     So they answer as many problems as possible. Given only the first of the groups, it takes as many of each or more.
     """
-    taken = [0] * len(groups)
-    for _ in range(count):
-        left = [(number, place) for place, number in enumerate(taken) if number < len(groups[place])]
-        if not left:
-            break
-        taken[min(left)[1]] += 1
-    return [list(group[:number]) for group, number in zip(groups, taken, strict=True) if number]
+    places = sorted((place, number) for number, group in enumerate(groups) for place in range(len(group)))
+    taken = Counter(number for _, number in places[:count])
+    return [list(group[: taken[number]]) for number, group in enumerate(groups) if taken[number]]

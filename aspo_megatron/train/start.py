@@ -80,7 +80,7 @@ def _problems_read(run: RunConfig, progress: bool) -> Iterator[list[Path]]:
     crowded = refuse_ranks_beyond(run)  # before problems are read, which may take minutes
     inputs = read_inputs(run, reading_shown(run.train.steps) if progress else silent)
     check_imitations(run, inputs.train, inputs.tokenizer, inputs.family.vocab_size)
-    refuse_ranks_beyond(run, longest_prompt=inputs.train.longest_prompt)
+    refuse_ranks_beyond(run, inputs.family, longest_prompt=inputs.train.longest_prompt)
     if crowded:
         say(f"warning: {crowded}")
     with handed_over(inputs.train, inputs.heldout) as path:

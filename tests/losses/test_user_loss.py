@@ -243,7 +243,7 @@ def test_a_loss_of_the_package_is_looked_at_as_well(monkeypatch: pytest.MonkeyPa
         ("powr", 1.0, "loss.powr: unknown key; the nearest is 'power'. The hyperparameters of loss 'losses_of_mine:"),
         ("power", True, "loss.power: must be a number, not true"),
         ("power", "0.3", 'loss.power: must be a number, not "0.3"'),
-        ("kind", "c", "loss.kind: must be 'a' or 'b', not "),
+        ("kind", "c", "loss.kind: must be 'a' or 'b', not \"c\""),
     ],
 )
 def test_its_hyperparameters_are_checked(key: str, value: object, words: str) -> None:

@@ -79,7 +79,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ([], "no run given"),
-        (["nowhere"], ": no such file; is this a run folder?"),
+        (["nowhere"], "nowhere/metrics.jsonl (in {here}): no such file; is this a run folder?"),
         (["--group", "a"], "--group a: not NAME=RUN,RUN; e.g. --group"),
         (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
         (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),
@@ -96,7 +96,7 @@ def test_mistakes_are_one_line(
     write_run(tmp_path / "run", "entropy", {1: 1.0})
     with pytest.raises(UserError) as caught:
         run_cli("plot", *options)
-    assert message in str(caught.value)
+    assert message.replace("{here}", str(tmp_path)) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

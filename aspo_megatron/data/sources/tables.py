@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from aspo_megatron.data.bad_problems import Reason, Row
 from aspo_megatron.data.sources.jsonl import MOST_LINE_BYTES, ByteSource, decoded, show
 from aspo_megatron.errors import ConfigError
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.reading import MOST_VALUES
 
 MOST_FIELD_CHARACTERS = 2**25
@@ -76,8 +76,9 @@ def _columns(fields: list[str], where: str, delimiter: str) -> list[str]:
 def _uneven(fields: list[str], columns: list[str], where: str) -> Reason:
     what = "more fields than columns" if len(fields) > len(columns) else "fewer fields than columns"
     hint = "; put texts with a separator or a quote in them in quotes" if len(fields) > len(columns) else ""
-    count = f"{len(fields):,} field" + "s" * (len(fields) != 1)
-    return Reason(what, f"{where}: {count}, but the first line names {len(columns):,} columns{hint}")
+    return Reason(
+        what, f"{where}: {counted(len(fields), 'field')}, but the first line names {len(columns):,} columns{hint}"
+    )
 
 
 class _Table:
