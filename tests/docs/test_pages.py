@@ -190,19 +190,25 @@ def helps() -> dict[str, str]:
     return found
 
 
-def test_what_the_commands_tell_of_exists() -> None:
-    """Each `aspo ...` in a line of its own or quoted, and each setting, of each command's help."""
-    shown = 0
+def commands_of_helps() -> Iterator[list[str]]:
+    """The words of each `aspo` command that `--help` shows."""
     for text in helps().values():
         for line in text.replace("\\\n", " ").splitlines():
             if re.match(r" *aspo (?!is\b)", line):  # not a line of prose
-                check_command(shlex.split(line.partition("  #")[0]))
-                shown += 1
+                yield shlex.split(line.partition("  #")[0])
         for span in spans_of(text):
             if span.startswith("aspo "):
-                check_command(shlex.split(span))
+                yield shlex.split(span)
+
+
+def test_what_the_commands_tell_of_exists() -> None:
+    """Each `aspo ...` in a line of its own or quoted, and each setting, of each command's help."""
+    shown = list(commands_of_helps())
+    for words in shown:
+        check_command(words)
+    for text in helps().values():
         check_settings(text)
-    assert shown > 15
+    assert len(shown) > 25
 
 
 @every_page
