@@ -63,7 +63,7 @@ def write(report: Report, tp: Sequence[TpResult], folder: Path) -> list[Path]:
         "Written by `python -m benchmarks.log_prob`. Forward and backward: gradients of hidden states and of the "
         "output projection.\n\n"
         f"Machine: {report.machine}. The methods took turns in one process; times are medians, and only their ratios "
-        "mean something on a shared machine. Peak memory is beyond the inputs, and holds the gradients.",
+        "are meaningful on a shared machine. Peak memory excludes the inputs and includes the gradients.",
         _times(report),
         _memory("Peak memory, MiB", report.cases, report.missing),
     ]
@@ -154,7 +154,7 @@ def _times(report: Report) -> str:
 
 def _memory(title: str, cases: Sequence[CaseResult], missing: dict[str, str]) -> str:
     names = _names(cases)
-    header = ["tokens x hidden x vocab", "of it gradients", *names, *missing, f"**token-wise** / {PLAIN}"]
+    header = ["tokens x hidden x vocab", "gradients in it", *names, *missing, f"**token-wise** / {PLAIN}"]
     rows = []
     for result in cases:
         cells = [_mib(result, name) for name in names] + ["-"] * len(missing)

@@ -38,8 +38,8 @@ def main(
             "# Benchmark of packing\n",
             f"Written by `python -m benchmarks.packing`: {PROMPTS} prompts x {RESPONSES} responses of up to {LIMIT} "
             f"tokens in a mini-batch, at most {BUDGET} tokens in a micro-batch, means of {batches} mini-batches. Waste "
-            "is what is computed or waited for beyond the samples' own tokens, a prompt counted once.\n",
-            "| replicas | prompts held twice | replicas wait | packed, both | padded, sorted by length | padded |",
+            "is everything computed or waited for beyond the samples' own tokens, counting each prompt once.\n",
+            "| replicas | prompts held twice | waiting replicas | packed, both | padded, sorted by length | padded |",
             "| --: | --: | --: | --: | --: | --: |",
             *rows,
             "",

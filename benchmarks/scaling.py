@@ -187,18 +187,18 @@ def efficiency_table(case: Case, found: dict[str, Measured]) -> str:
         if name != "one process":
             rows.append(f"| {name} | {speed:.2f}x | {speed / 2:.0%} | {one.collectives:.0%} |")
     rates = ", ".join(f"{rate:.0%} ({phase})" for phase, rate in alone.rate.items())
-    rate = f"One process does the model's operations at this share of a plain fp32 matrix product's rate: {rates}."
+    rate = f"One process runs the model's operations at this share of the rate of a plain fp32 matrix product: {rates}."
     about = (
         f"An update of {case.tokens} tokens, hidden size {case.hidden}, {case.layers} layers, vocabulary {case.vocab}; "
         "two processes of one thread against one, "
-        f"{case.budget} tokens of a micro-batch on a rank. "
-        "Collectives: making them and waiting for them, so for the other rank."
+        f"{case.budget} tokens of a micro-batch per rank. "
+        "Time in collectives includes waiting in them for the other rank."
     )
     head = ["| | speed | efficiency | in collectives |", "| --- | --: | --: | --: |"]
     both = statistics.median(one.product for name, one in found.items() if name != "one process")
     limit = (
         f"Plain matrix products in both processes at once run at {both / alone.product:.0%} of the rate of one alone: "
-        "that is what this machine leaves of two cores before anything is exchanged."
+        "this is what two cores achieve on this machine before anything is exchanged."
     )
     return "\n".join([about, "", *head, *rows, "", limit, "", rate, ""])
 
@@ -216,7 +216,7 @@ def growth_table(series: Series) -> str:
         memory = slope(sizes, [float(size) for _, _, size in points])
         rows.append(f"| {name} | {sizes[0]:.0f} to {sizes[-1]:.0f} | {time:.2f} | {memory:.2f} |")
     about = (
-        "How an update grows, slopes of logarithms (1: linear, 0: not at all); memory is that beyond weights and state."
+        "How an update grows, as slopes of logarithms (1: linear, 0: not at all); memory excludes weights and state."
     )
     return "\n".join([about, "", "| what grows | range | time | memory |", "| --- | --- | --: | --: |", *rows, ""])
 

@@ -175,8 +175,8 @@ def report(results: dict[str, dict[str, list[Measured]]]) -> str:
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
         f"# Benchmark of a whole step\n\nWritten by `python -m benchmarks.step`, on {machine(torch.device('cpu'))}. "
-        "Medians over steps and rounds; seconds mean something beside each other only. `generate` holds the weight "
-        f"sync, `score` rewards, old and reference log-probs.\n\n{table}\n"
+        "Medians over steps and rounds; seconds are only meaningful relative to each other. `generate` includes the "
+        f"weight sync; `score` covers rewards, old and reference log-probs.\n\n{table}\n"
     )
 
 
