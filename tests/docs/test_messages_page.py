@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from pathlib import Path
-from typing import Any
 
-import pytest
+from tools import messages_page
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def messages_page() -> Any:
-    spec = importlib.util.spec_from_file_location("messages_page", ROOT / "tools" / "messages_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_is_up_to_date(messages_page: Any) -> None:
+def test_the_page_is_up_to_date() -> None:
     """`make docs` makes it anew."""
     assert messages_page.PAGE.read_text(encoding="utf-8") == messages_page.page()
 
@@ -39,7 +27,7 @@ def test_it_has_lines_of_every_room() -> None:
     assert text.count("\n- ") > 450
 
 
-def test_how_lines_are_read(messages_page: Any) -> None:
+def test_how_lines_are_read() -> None:
     tree = ast.parse(
         """
 class OwnError(ConfigError): ...
