@@ -141,7 +141,7 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
     done = call("run.yaml", "reward.kind=reasoning_gym", "--count", "1")
     assert done.code == 1
     assert "  FAILED  reward.kind: reasoning_gym scores problems of reasoning-gym only" in done.stdout
-    assert "0 of 0 responses scored; problems that cannot be: 1\n" in done.stdout
+    assert "0 of 0 responses scored; problems that cannot be scored: 1\n" in done.stdout
 
 
 @pytest.mark.parametrize(

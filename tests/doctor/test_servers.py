@@ -66,7 +66,7 @@ def test_an_option_that_sglang_does_not_know_is_wrong() -> None:
     line = lines(host)["its options"]
     assert line.mark == "wrong"
     assert "SGLang 0.5.23 does not know --enable-fp32-lm-head, which the run passes" in line.found
-    assert line.todo == f"a newer SGLang: {SERVER} -m pip install -U sglang"
+    assert line.todo == f"install a newer SGLang: {SERVER} -m pip install -U sglang"
 
 
 def test_an_option_that_only_the_help_names_is_known_and_without_help_not_told() -> None:

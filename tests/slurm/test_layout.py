@@ -78,7 +78,7 @@ REFUSED = [
     (SMALL, ["rollout.servers.colocate=true", "slurm.gpus_per_node=4", "rollout.servers.tp=2"], "= 8 GPUs on the node"),
     (SMALL, ["slurm.server_nodes=1"], "1 nodes with 8 GPUs are 8 ranks, but .* = 4"),
     (SMALL, ["rollout.engine=embedded"], "1 nodes with 8 GPUs are 8 ranks, but .* = 4"),
-    (SMALL, ["slurm.directives=[--gres=gpu:4]"], "--gres=gpu:4: 4 GPUs a node, but slurm.gpus_per_node=8"),
+    (SMALL, ["slurm.directives=[--gres=gpu:4]"], "--gres=gpu:4: 4 GPUs per node, but slurm.gpus_per_node=8"),
     (SMALL, ["slurm.directives=[--gpus-per-node=h100:4]"], "4 GPUs a node"),
     (SMALL, ["slurm.directives=[--gres=gpu]"], "1 GPUs a node"),
     (SMALL, ["slurm.directives=[--gpus-per-task=1]"], "rank 0 would not see"),

@@ -120,7 +120,7 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     sweep.write_text("slurm.partition=x output_dir=a\noutput_dir=b\n")
     with pytest.raises(ConfigError, match=r"the lines are one job: set slurm\.\*"):
         script_of(config, *GPUS, sweep=sweep)
-    with pytest.raises(ConfigError, match="--dependency=afterok:5: would have the jobs of --chain 2"):
+    with pytest.raises(ConfigError, match="--dependency=afterok:5: would make the jobs of --chain 2"):
         script_of(config, *GPUS, "slurm.directives=['--dependency=afterok:5']", chain=2)
     sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
     with pytest.raises(ConfigError, match="each line needs an output_dir"):
