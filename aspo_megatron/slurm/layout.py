@@ -93,7 +93,7 @@ def _refuse_gpus(run: RunConfig, nodes: int, ranks: int, beside: int) -> None:
     if beside and ranks + beside != gpus:
         raise ConfigError(
             f"slurm: a node has {gpus} GPUs, but tp x cp x dp x pp = {ranks} ranks and {each} = {beside} GPUs for "
-            f"servers need {ranks + beside}"
+            f"servers take {ranks + beside} in total"
         )
     if not beside and ranks != nodes * gpus:
         raise ConfigError(

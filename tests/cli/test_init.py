@@ -118,7 +118,7 @@ def test_fields_are_guessed(
         (["--data", "d.csv"], "d.csv: which field is the question? It has: text, mark; give --prompt-field NAME"),
         (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? It has: text, mark; give"),
         (["--data", "d.csv", "--prompt-field", "txt", "--answer-field", "mark"], "d.csv:2: no field 'txt'"),
-        (["--reward", "maths"], "--reward maths: it can be math, code or module:function"),
+        (["--reward", "maths"], "--reward maths: must be math, code or module:function"),
         (["--loss", "asop"], "the nearest is 'aspo'"),
         (["--output-dir", "${a}"], "output_dir"),
         (["folder/run.yaml"], "folder/run.yaml: cannot be written: No such file or directory"),

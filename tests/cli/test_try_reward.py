@@ -153,7 +153,7 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
         (["run.yaml", "reward.kind=maths"], "reward.kind: unknown reward 'maths'; did you mean 'math'?"),
         (["run.yaml", "--problems", "none.csv"], "--problems: none.csv is not there"),
         (["run.yaml", "--responses", "none.jsonl"], "--responses: none.jsonl is not there"),
-        (["run.yaml", "--responses", "sums.csv"], "sums.csv:2: a response has `problem`, the id of its problem, and"),
+        (["run.yaml", "--responses", "sums.csv"], "sums.csv:2: a response needs `problem`, the id of its problem, and"),
         (["run.yaml", "--responses", "odd.jsonl"], "there is no problem 'x' in sums.csv; ids are like 'sums-0'"),
         (["run.yaml", "data.train.path=none.csv"], "data.train.path: none.csv is not there"),
     ],

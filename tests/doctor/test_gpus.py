@@ -311,7 +311,7 @@ def test_a_container_without_gpus_on_a_machine_with_them_computes_on_cpus(torch:
     del host._files["/dev/nvidiactl"]
     lines = lines_of(host)
     assert marked(lines, "wrong") == []
-    assert lines["nvidia-smi"].found.endswith("no GPU is shown to this container")
+    assert lines["nvidia-smi"].found.endswith("no GPU is visible to this container")
     assert "docker --gpus all" in lines["nvidia-smi"].todo
     assert lines_of(host, requirements_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
 

@@ -127,7 +127,7 @@ def test_a_control_group_is_what_the_ranks_have() -> None:
     host = without_gpus(files=V2 | {"/sys/fs/cgroup/memory.max": f"{1 << 30}"})
     line = lines_of(host)["host memory"]
     assert line.mark == "warn"
-    assert "a control group allows 1.0 GiB" in line.found
+    assert "limited to 1.0 GiB by a control group" in line.found
 
 
 def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:
@@ -180,7 +180,7 @@ def test_more_threads_than_cores_are_warned_of() -> None:
     host = without_gpus(cores=2)
     assert lines_of(host)["CPU cores"].mark == "ok"
     line = lines_of(host, requirements_of("parallel.tp=4", host=host, config=True))["CPU cores"]
-    assert line.found == "2; 4 ranks x 1 thread wait for each other"
+    assert line.found == "2; 4 ranks x 1 thread compete for them"
     few = Imitated(eight_gpus(), cores=8)
     assert lines_of(few, requirements_of("parallel.dp=8", host=few, config=True))["CPU cores"].mark == "warn"
 

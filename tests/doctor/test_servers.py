@@ -65,7 +65,7 @@ def test_an_option_that_sglang_does_not_know_is_wrong() -> None:
     }
     line = lines(host)["its options"]
     assert line.mark == "wrong"
-    assert "SGLang 0.5.23 does not know --enable-fp32-lm-head, which the run passes" in line.found
+    assert "SGLang 0.5.23 does not support --enable-fp32-lm-head, which the run passes" in line.found
     assert line.todo == f"install a newer SGLang: {SERVER} -m pip install -U sglang"
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_sglang_does_not_have_is_wrong() -> None:
     dense = replace(needs, family=read_family(ROOT / "examples" / "qwen3_8b" / "model"))
     experts = replace(needs, family=read_family(ROOT / "examples" / "qwen3_30b_a3b" / "model"))
     assert lines_of(host, dense)["its models"].mark == "ok"
-    assert lines_of(host, experts)["its models"].found == "SGLang 0.5.23 has no Qwen3MoeForCausalLM"
+    assert lines_of(host, experts)["its models"].found == "SGLang 0.5.23 does not support Qwen3MoeForCausalLM"
 
 
 def test_a_cpu_torch_does_not_serve_gpus() -> None:

@@ -161,10 +161,10 @@ def test_a_gpu_is_as_fast_as_its_products_and_its_memory() -> None:
 
 def test_the_reason_of_the_seconds_and_all_gpus(aspo: Aspo) -> None:
     text = aspo(RUN).stdout
-    assert "GPUs         8 in all: 4 for ranks, 4 for servers; 1 node of 8 GPUs" in text
+    assert "GPUs         8 in total: 4 for ranks, 4 for servers; 1 node of 8 GPUs" in text
     assert "35% of the BF16 peak in training on an H100 (MFU), assumed: Megatron-LM's README" in text
     assert "41% on H200 SXM" in text
-    assert "not in them: the rewards' own time, evaluation, saves, exports, " in text
+    assert "not included: the rewards' own time, evaluation, saves, exports, " in text
     large = aspo(str(EXAMPLES / "qwen3_30b_a3b" / "run.yaml"), "--json")
     expected = {"ranks": 16, "servers": 16, "shared": False, "nodes": 4, "gpus_of_node": 8, "total": 32}
     assert json.loads(large.stdout)["gpus"] == expected
