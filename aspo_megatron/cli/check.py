@@ -40,8 +40,8 @@ def check(
     """Prove on this machine that layouts give the same results: loss, norm, all gradients, weights after updates.
 
     Each row makes the same two ASPO updates in fp32, which clip gradients to half of their norm, and is compared with
-    one process; a row that fails names the figures, and the exit code is 1. Without --layouts: all that `aspo plan`
-    can print for this model on two and on four ranks.
+    one process; a row that fails names the figures that differ, and the exit code is 1. Without --layouts: all that
+    `aspo plan` can print for this model on two and on four ranks.
     Layouts that are too much for this machine are refused before any rank starts. Differences due to rounding grow
     with the model: for a large one, look at the Hugging Face row first.
 

@@ -21,7 +21,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
 ) -> None:
-    """Check this machine: what is installed and fits together, and how to fix the rest (docs/doctor.md).
+    """Check whether what is installed on this machine fits together, and say what to do if not (docs/doctor.md).
 
     Takes seconds, starts nothing on a GPU and changes nothing. Exit code 1 if the run could not work here, else 0.
 

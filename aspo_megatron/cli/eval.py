@@ -42,8 +42,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: avg@K and pass@K with confidence intervals; all responses are kept for reading.
 
-    With --output, the same command resumes where it was killed. `aspo table` compares the results of several models.
-    Exit code 3 means that some responses could not be scored; they count as wrong.
+    With --output or --benchmark, the same command resumes where it was killed. `aspo table` compares the results of
+    several models. Exit code 3 means that some responses could not be scored; they count as wrong.
 
     \b
       aspo eval deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --benchmark aime24,amc23,math500

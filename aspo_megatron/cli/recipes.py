@@ -20,7 +20,8 @@ def recipes(
 ) -> None:
     """List the recipes that come with aspo, or copy one, to be run and changed.
 
-    Run the copy from the folder in which you made it: its paths are relative to that folder. `slurm` is batch scripts.
+    Run the copy from the folder in which you made it: its paths are relative to that folder. `slurm` contains
+    batch scripts.
 
     \b
       aspo recipes

@@ -16,7 +16,7 @@ def table(
     results: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=]RESULT...", help="Folders or scores files of `aspo eval`; NAME renames the model."
+            metavar="[NAME=]RESULT...", help="Folders or scores files of `aspo eval`; NAME is for the model."
         ),
     ] = None,
     passed: Annotated[bool, typer.Option("--pass", help="Show pass@K instead of avg@K.")] = False,

@@ -149,7 +149,7 @@ def test_versions_of_nccl_that_differ(theirs: str, overrides: tuple[str, ...], m
     line = lines(with_sglang(nccl=Answer(0, f"NCCL {theirs}\n")), *overrides)["NCCL"]
     assert line.mark == mark
     assert line.todo.startswith(todo)
-    assert mark != "warn" or "sync=auto takes `tensor`" in line.found
+    assert mark != "warn" or "sync=auto uses `tensor`" in line.found
 
 
 @pytest.mark.parametrize(

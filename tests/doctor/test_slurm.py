@@ -51,7 +51,7 @@ def test_a_machine_that_submits_is_not_blamed_for_what_the_nodes_have() -> None:
     assert lines["CPU cores"].mark == "ok"
     assert lines["Slurm"].found == "slurm 23.11.4"
     assert lines["controller"].found == "Slurmctld(primary) at head1 is UP"
-    assert lines["its nodes"].found == "all partitions: up to 8 GPUs a node"
+    assert lines["its nodes"].found == "all partitions: up to 8 GPUs per node"
     assert "srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml parallel.dp=8 " in lines["GPUs for the run"].found
     assert lines_of(host)["GPUs for the run"].found.endswith("srun --nodes=1 --gpus-per-node=1 aspo doctor")
 
@@ -102,7 +102,7 @@ def test_ranks_that_do_not_fill_nodes_are_said_as_aspo_slurm_says_it() -> None:
     host = head()
     line = lines_of(host, requirements_of("parallel.dp=12", host=host, config=True))["section slurm"]
     assert line.mark == "warn"
-    assert line.found.startswith("slurm: 2 nodes with 8 GPUs are 16 ranks")
+    assert line.found.startswith("slurm: 2 nodes with 8 GPUs each hold 16 ranks")
 
 
 def test_programs_that_the_script_calls_are_looked_for() -> None:

@@ -54,7 +54,7 @@ def test_layout_gives_nodes_and_tasks(config: Path) -> None:
 
 
 def test_layout_that_does_not_fit(config: Path) -> None:
-    with pytest.raises(ConfigError, match="3 nodes with 8 GPUs are 24 ranks, but tp x cp x dp x pp = 48"):
+    with pytest.raises(ConfigError, match="3 nodes with 8 GPUs each hold 24 ranks, but tp x cp x dp x pp = 48"):
         script_of(config, "parallel.dp=48", "slurm.nodes=3")
     with pytest.raises(ConfigError, match=r"slurm.nodes=3: .* = 32 ranks do not divide"):
         script_of(config, *GPUS, "slurm.nodes=3")
@@ -115,7 +115,7 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must need the same number of ranks"):
         script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("output_dir=runs/a\noutput_dir=runs/b/../a\n")
-    with pytest.raises(ConfigError, match=r"output_dir=\.\.\. of its own"):
+    with pytest.raises(ConfigError, match=r"its own output_dir=\.\.\."):
         script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("slurm.partition=x output_dir=a\noutput_dir=b\n")
     with pytest.raises(ConfigError, match=r"all lines are one job: set slurm\.\*"):

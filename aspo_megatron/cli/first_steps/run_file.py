@@ -150,7 +150,7 @@ def _learning(answers: Answers) -> str:
     return f"""\
 loss:
   name: {json.dumps(answers.loss) if ":" in answers.loss else answers.loss}  # `aspo losses` lists them, grpo among them
-  kl_coef: 0.001  # keeps the model close to where it began; 0: it is free, and no second model is in memory
+  kl_coef: 0.001  # keeps the model close to where it began; 0: no such limit, and no second model in memory
 
 optimizer:
   lr: 1.0e-6  # the first thing to tune

@@ -28,7 +28,7 @@ def try_reward(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(metavar="KIND", help="math, code, module:function and so on, instead of CONFIG.")
+        str | None, typer.Option(metavar="KIND", help="math, code, module:function and so on; needs no CONFIG.")
     ] = None,
     problems: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Problems in place of the run's: JSONL, JSON, CSV or Parquet.")
@@ -41,9 +41,9 @@ def try_reward(
 ) -> None:
     """Score right, wrong and empty responses to a few problems with the reward of a run, and show what fails.
 
-    Each response is scored by a worker with the run's time limit, as in training. Each line shows its reward, the
-    seconds that took, and, if your own code raises, the lines where it did. Needs no model. Exit code 1 means that none
-    could be scored.
+    Each response is scored by a worker with the run's time limit, as in training. Each line shows the reward, the
+    seconds that scoring took, and, if your own code raises, the lines where it did. Needs no model. Exit code 1 means
+    that none could be scored.
 
     \b
       aspo try-reward run.yaml
