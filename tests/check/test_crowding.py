@@ -125,7 +125,7 @@ def test_more_ranks_than_gpus(aspo: Aspo, started: list[int], monkeypatch: pytes
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     line = refused(aspo("train", "run.yaml", "output_dir=run", "parallel.dp=3"))
     assert "3 ranks need a GPU each, but this machine has 2 (device=auto)" in line
-    assert "want a GPU each" in refused(aspo("check", "--layouts", "dp=3"))
+    assert "need a GPU each" in refused(aspo("check", "--layouts", "dp=3"))
     assert not started
 
 
