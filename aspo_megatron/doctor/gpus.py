@@ -255,7 +255,7 @@ def _enough(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     if not gpus.usable:
         return _none_to_use(needs, gpus, wanted)
     if shown_own(host, gpus) and not servers:
-        return ok("GPUs for the run", "torch sees the one GPU for this task's rank")
+        return ok("GPUs for the run", "torch sees the one GPU of this task's rank")
     if ranks + servers > gpus.usable:
         todo = "smaller parallel.dp, tp, cp or pp; fewer rollout.servers.count; or more nodes (docs/slurm.md)"
         return wrong("GPUs for the run", f"{wanted} need {ranks + servers}, but torch sees {gpus.usable}", todo)

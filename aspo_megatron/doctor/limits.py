@@ -72,7 +72,7 @@ def _processes(host: Host) -> Line:
     limit = host.limit("nproc")
     if limit is None or limit >= _PROCESSES:
         return ok("processes", _shown(limit))
-    found = f"{limit}, which includes the threads of all the user's programs"
+    found = f"{limit}, counting the threads of all the user's programs"
     return warn("processes", found, f"ulimit -u {host.hard_limit('nproc') or 'unlimited'}")
 
 

@@ -25,7 +25,7 @@ _GRES = re.compile(rf"(?P<what>(?:gres[/:])?gpu)(?:[:=](?P<type>{_TYPE}))?(?:[:=
 
 _OWN_KEYS = {
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "nodes and tasks follow from slurm.nodes and parallel"),
-    "array": "all tasks of an array would be this same run; give each its own line in the file of --array",
+    "array": "all tasks of the array would be the same run; give each its own line in the file of --array",
 }
 """Options of sbatch that no directive may set, and why."""
 

@@ -155,7 +155,7 @@ def test_a_task_with_the_gpu_of_its_rank_lacks_no_other() -> None:
     host = in_job(1, TASK | {"SLURM_GPUS_PER_TASK": "1"})
     host._cores = 4
     lines = lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))
-    assert lines["GPUs for the run"].found == "torch sees the one GPU for this task's rank"
+    assert lines["GPUs for the run"].found == "torch sees the one GPU of this task's rank"
     assert lines["CPU cores"].mark == "ok"
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]
 

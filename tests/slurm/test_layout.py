@@ -90,7 +90,7 @@ REFUSED = [
     (SMALL, ["slurm.directives=[--gpus=8]"], "request the GPUs of each node"),
     (SMALL, ["slurm.directives=[--ntasks=12]"], "nodes and tasks follow"),
     (SMALL, ["slurm.directives=[--nodes=3]", "slurm.gpus_per_node=0"], "nodes and tasks follow"),
-    (SMALL, ["slurm.directives=[--array=0-3]"], "would be this same run"),
+    (SMALL, ["slurm.directives=[--array=0-3]"], "would be the same run"),
     (SMALL, ["slurm.directives=['--gres=gpu:2080ti:4']"], "4 GPUs per node"),
     (SMALL, ["slurm.directives=['--gres=gpu:3090:4,nvme:1']"], "4 GPUs per node"),
     (SMALL, ["slurm.directives=['--gpus-per-node=3090:4']"], "4 GPUs per node"),
