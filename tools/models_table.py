@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 _BEGIN, _END = "<!-- models -->\n", "<!-- end -->\n"
 _HEAD = (
-    "| model | parameters, billions | a step | trainer | servers | GB of a GPU at the worst moment | "
+    "| model | parameters, billions | a step | trainer | servers | GB of a GPU at the peak | "
     "GB of host memory of a node, locked | seconds of a step, H100 | H200 |\n"
     "| --- | --: | --- | --- | --- | --: | --: | --: | --: |\n"
 )
@@ -42,7 +42,7 @@ def row(recipe: Path) -> str:
     rollout = run["rollout"]
     title = _found(r"^# (.*?)(?: on .*)?$", (recipe / "README.md").read_text(encoding="utf-8"), recipe)[0]
     ranks, parallel, recompute = _found(r"^layout +(\d+) ranks?, parallel: (\{.*?\}), recompute: (\w+)", plan, recipe)
-    worst = max(_found(r"^at the worst moment +(.+)$", plan, recipe)[0].split(), key=float)
+    worst = max(_found(r"^at the peak +(.+)$", plan, recipe)[0].split(), key=float)
     (locked,) = _found(r"^all ranks of a node: (\S+) GB", plan, recipe)
     (servers,) = _found(r"^(\d+ SGLang servers, .*?) each", plan, recipe)
     h100, h200 = _found(r"^step +([\d.,]+) +([\d.,]+)$", plan, recipe)

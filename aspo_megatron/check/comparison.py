@@ -134,7 +134,7 @@ def parse_layout(text: str) -> CheckedLayout:
             recompute = _RECOMPUTE[part]
         else:
             known = ", ".join([*(f"{size}=N" for size in _SIZES), *_FLAGS, *_RECOMPUTE])
-            raise ConfigError(f"layout {text!r}: {part!r} is none of {known}")
+            raise ConfigError(f"layout {text!r}: {part!r} is not one of {known}")
     try:
         return CheckedLayout(ParallelConfig.model_validate(settings), recompute)
     except ValidationError as error:

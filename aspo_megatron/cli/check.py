@@ -28,22 +28,22 @@ def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
     loss: Annotated[str, typer.Option(help="Policy loss, see `aspo losses`.")] = "aspo",
     aggregation: Annotated[str, typer.Option(help="Aggregation of the loss.")] = "token-mean",
-    ranks: Annotated[int, typer.Option(min=1, help="Most ranks to start for the default layouts.")] = 4,
+    ranks: Annotated[int, typer.Option(min=1, help="Maximum number of ranks for the default layouts.")] = 4,
     more_ranks: Annotated[
-        bool, typer.Option("--more-ranks", help="Start layouts of more than four ranks for each CPU core here.")
+        bool, typer.Option("--more-ranks", help="Allow layouts with more than four ranks per CPU core here.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: GPUs if there are any.")] = "auto",
-    figure_tolerance: Annotated[float, typer.Option(help="Of loss and gradient norm, relative.")] = 1e-5,
+    figure_tolerance: Annotated[float, typer.Option(help="For loss and gradient norm, relative.")] = 1e-5,
     gradient_tolerance: Annotated[float, typer.Option(help="Relative to a parameter's largest gradient.")] = 2e-5,
     weight_tolerance: Annotated[float, typer.Option(help="Absolute, after two updates.")] = 1e-6,
 ) -> None:
-    """Prove on this machine that layouts compute the same: loss, norm, all gradients, and weights after updates.
+    """Prove on this machine that layouts give the same results: loss, norm, all gradients, weights after updates.
 
     Each row makes the same two ASPO updates in fp32, which clip gradients to half of their norm, and is compared with
-    one process; a row that fails says by which figures, and the exit code is 1. Without --layouts: all that `aspo plan`
-    can print of this model for two and for four ranks.
-    Layouts that this machine does not bear are refused before any rank starts. Differences that are due to rounding
-    grow with the model: for a large one, see the Hugging Face row first.
+    one process; a row that fails names the figures that differ, and the exit code is 1. Without --layouts: all that
+    `aspo plan` can print for this model on two and on four ranks.
+    Layouts that are too much for this machine are refused before any rank starts. Differences due to rounding grow
+    with the model: for a large one, look at the Hugging Face row first.
 
     \b
       aspo check

@@ -14,11 +14,11 @@ from aspo_megatron.streams import show
 
 app = typer.Typer(help="Convert model folders to megatron checkpoints and back.", no_args_is_help=True)
 
-_Dtype = Annotated[str | None, typer.Option(help=f"Precision to write: {', '.join(DTYPES)}; else what is there.")]
+_Dtype = Annotated[str | None, typer.Option(help=f"Precision to write: {', '.join(DTYPES)}; by default that of SRC.")]
 _Verify = Annotated[bool, typer.Option("--verify", help="Read everything again and compare every tensor.")]
 
 
-@app.command("hf-to-megatron", short_help="Write a megatron checkpoint of a Hugging Face folder.")
+@app.command("hf-to-megatron", short_help="Write a megatron checkpoint from a Hugging Face folder.")
 def hf_to_megatron(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Hugging Face folder: config.json, safetensors.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
@@ -26,7 +26,7 @@ def hf_to_megatron(
     pp: Annotated[int, typer.Option(min=1, help="Pipeline parallelism.")] = 1,
     vpp: Annotated[int, typer.Option(min=1, help="Virtual stages of each pipeline rank.")] = 1,
     ep: Annotated[int, typer.Option(min=1, help="Expert parallelism.")] = 1,
-    etp: Annotated[int | None, typer.Option(min=1, help="Tensor parallelism of experts; else tp.")] = None,
+    etp: Annotated[int | None, typer.Option(min=1, help="Tensor parallelism of experts; by default tp.")] = None,
     pp_layers: Annotated[str | None, typer.Option(help="Layers of each stage, e.g. 13,15.")] = None,
     dtype: _Dtype = None,
     verify: _Verify = False,
@@ -46,14 +46,14 @@ def hf_to_megatron(
     show(f"{one_line(target)}: written for {counted(layout.world_size, 'rank')}")
 
 
-@app.command("megatron-to-hf", short_help="Write the Hugging Face folder of a checkpoint.")
+@app.command("megatron-to-hf", short_help="Write a Hugging Face folder from a checkpoint.")
 def megatron_to_hf(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Checkpoint, e.g. RUN/checkpoints/step-000010.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
     dtype: _Dtype = None,
     verify: _Verify = False,
 ) -> None:
-    """Write the Hugging Face folder of a checkpoint that this command or a run has written, of any layout.
+    """Write a Hugging Face folder from a checkpoint of any layout that this command or a run has written.
 
     \b
       aspo convert megatron-to-hf runs/tiny/checkpoints/step-000020 exported
@@ -66,7 +66,7 @@ def megatron_to_hf(
 
 def _show_compared(count: int | None) -> None:
     if count is not None:
-        show(f"verified: {count} tensors are the same bit for bit")
+        show(f"verified: {count} tensors are identical bit for bit")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

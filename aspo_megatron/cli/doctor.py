@@ -14,14 +14,14 @@ from aspo_megatron.streams import show
 
 def doctor(
     config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG", help="YAML file of a run; none: one with every default.")
+        str | None, typer.Argument(metavar="CONFIG", help="YAML file of a run; without it, one with all defaults.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
 ) -> None:
-    """Look at this machine: what is installed and fits together, and what to do about the rest (docs/doctor.md).
+    """Check whether what is installed on this machine fits together, and say what to do if not (docs/doctor.md).
 
     Takes seconds, starts nothing on a GPU and changes nothing. Exit code 1 if the run could not work here, else 0.
 

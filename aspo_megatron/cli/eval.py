@@ -23,7 +23,7 @@ def evaluate(
     ] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(metavar="NAME[=FILE],...", help="Benchmarks, as the paper has them; docs/evaluation.md."),
+        typer.Option(metavar="NAME[=FILE],...", help="Benchmarks, as in the paper; see docs/evaluation.md."),
     ] = None,
     problems: Annotated[Path | None, typer.Option(help="JSONL, JSON, CSV or Parquet file: `prompt`, `answer`.")] = None,
     config: Annotated[
@@ -31,19 +31,19 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="File for every response; of benchmarks a folder, evals/MODEL if none is given."),
+        typer.Option(help="File for all responses; for benchmarks a folder, by default evals/MODEL."),
     ] = None,
     server: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Ask this SGLang server as it is; may be repeated. MODEL has its tokenizer."),
+        typer.Option(metavar="URL", help="Use this running SGLang server; may be repeated. MODEL has the tokenizer."),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="Name of the model in tables; else from its folder.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes; each holds the model and asks its share.")] = 1,
+    label: Annotated[str | None, typer.Option(help="Name of the model in tables; by default from its folder.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes; each holds the model and takes its share.")] = 1,
 ) -> None:
-    """Evaluate a model: avg@K and pass@K with confidence intervals; every response is kept for reading.
+    """Evaluate a model: avg@K and pass@K with confidence intervals; all responses are kept for reading.
 
-    With an output the same command resumes where it was killed. `aspo table` compares the results of several models.
-    Exit code 3 says that some responses could not be scored; they count as wrong.
+    With --output or --benchmark, the same command resumes where it was killed. `aspo table` compares the results of
+    several models. Exit code 3 means that some responses could not be scored; they count as wrong.
 
     \b
       aspo eval deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --benchmark aime24,amc23,math500

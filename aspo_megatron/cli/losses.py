@@ -12,7 +12,7 @@ from aspo_megatron.streams import show
 
 def losses(
     name: Annotated[
-        str | None, typer.Argument(help="One loss, or package.module:Class, your own. [default: all]")
+        str | None, typer.Argument(help="One loss, or your own package.module:Class. [default: all]")
     ] = None,
 ) -> None:
     """List the losses with their hyperparameters."""

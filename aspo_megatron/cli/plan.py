@@ -17,7 +17,9 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Rank layouts of so many GPUs; as many as ranks.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Rank layouts of this many GPUs; by default one per rank.")
+    ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -26,25 +28,25 @@ def plan(
         ),
     ] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option(metavar="GB", help="Memory of the GPU, where it is not as sold; GB of 10^9 bytes.")
+        float | None, typer.Option(metavar="GB", help="Memory of the GPU, if not the usual size; GB of 10^9 bytes.")
     ] = None,
     layouts: Annotated[int, typer.Option(min=1, help="How many layouts to show.")] = 5,
     simulate: Annotated[
         bool,
-        typer.Option("--simulate", help="Run one step of ranks of the run on a stand-in for a GPU; up to minutes."),
+        typer.Option("--simulate", help="Run one step of some ranks on a stand-in for a GPU; may take minutes."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Plan a run: memory of each rank, traffic, an estimate of a step's time, the best layouts (docs/planning.md).
 
-    The model folder needs no more than config.json. Where the model.path that CONFIG has is not there yet, the folder
-    `model` beside CONFIG is read, and the first line says so. A model.path that you give here has to be there.
+    The model folder needs only config.json. If the model.path in CONFIG does not exist yet, the folder `model` beside
+    CONFIG is read, and the first line says so. A model.path that you give here must exist.
     Layouts are ranked by time, if they leave a tenth of the GPU's memory free; faster ones that do not are marked.
 
     Nothing is started, unless you ask for --simulate. It runs one step here and now, without a GPU: the real model in
-    its real layout on a device that has memory and no values (docs/simulation.md), one rank of the first, a middle and
+    its real layout on a device that has memory but no values (docs/simulation.md), one rank of the first, a middle and
     the last pipeline stage. You get the memory at the peak of each phase beside the plan's, operations, waits, copies
-    and collectives. Where the two differ by more than some per cent, believe the simulation.
+    and collectives. Where the two differ by more than a few per cent, trust the simulation.
 
     \b
       aspo plan run.yaml
@@ -55,7 +57,7 @@ def plan(
       aspo plan run.yaml model.path=Qwen3-8B parallel.tp=4 --json
     """
     if gpu_memory is not None and not 1 <= gpu_memory < 10_000:
-        raise ConfigError(f"--gpu-memory {gpu_memory:g}: GB of a GPU's memory, such as 80")
+        raise ConfigError(f"--gpu-memory {gpu_memory:g}: give the GB of a GPU's memory, such as 80")
     _show(config, overrides or [], (gpu, gpu_memory), gpus, layouts, simulate=simulate, as_json=as_json)
 
 

@@ -21,7 +21,7 @@ def quantize(
     ] = None,
     format_name: Annotated[str, typer.Option("--format", help="fp8, int8, int4-awq, or nvfp4.")] = "fp8",
     config: Annotated[
-        Path | None, typer.Option(help="The run's config.yaml, whose prompts are used; else that above MODEL.")
+        Path | None, typer.Option(help="The run's config.yaml, whose prompts are used; by default the one above MODEL.")
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Texts to calibrate on.")] = 128,
     problems: Annotated[int, typer.Option(min=1, help="Held-out problems to compare accuracy on.")] = 64,
@@ -39,7 +39,7 @@ def quantize(
       aspo quantize runs/quickstart/checkpoints/step-000010 quickstart-int4 --format int4-awq
       aspo quantize MODEL DST --config runs/quickstart/config.yaml --problems 200
 
-    It wants a package more: pip install 'aspo-megatron[quantize]'.
+    It needs an extra package: pip install 'aspo-megatron[quantize]'.
     """
     from aspo_megatron.quantize import modelopt
     from aspo_megatron.quantize.formats import chosen_format

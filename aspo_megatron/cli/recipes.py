@@ -20,7 +20,8 @@ def recipes(
 ) -> None:
     """List the recipes that come with aspo, or copy one, to be run and changed.
 
-    Run what is copied from the folder where the copy was made: its paths are written so. `slurm` are batch scripts.
+    Run the copy from the folder in which you made it: its paths are relative to that folder. `slurm` contains
+    batch scripts.
 
     \b
       aspo recipes

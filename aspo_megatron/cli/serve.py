@@ -17,12 +17,12 @@ def serve(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     addresses: Annotated[
-        Path | None, typer.Option(help="Write the addresses here, a line each, once all servers answer.")
+        Path | None, typer.Option(help="Write the addresses here, one per line, once all servers answer.")
     ] = None,
     shared: Annotated[
         Path | None,
         typer.Option(
-            help="Serve with the machines that are given the same folder: it has their common key in `key`, and gets "
+            help="Serve together with the machines that are given the same folder: it holds their shared key in `key`, "
             "their addresses in `addresses`, and their logs."
         ),
     ] = None,
@@ -30,9 +30,9 @@ def serve(
 ) -> None:
     """Start the SGLang servers of a run on this machine: rollout.servers.count of them, each with tp GPUs.
 
-    Waits until they answer, starts those again that die, and ends them all with Ctrl-C, SIGTERM or its own death.
-    Their output is in RUN/logs/server<N>.log. They ask for a key: that of rollout.servers.api_key_file, else one that
-    is made, in RUN/logs/servers.key.
+    Waits until they answer, restarts those that die, and ends them all on Ctrl-C, SIGTERM or its own death.
+    Their output is in RUN/logs/server<N>.log. They require a key: that of rollout.servers.api_key_file, else one
+    that is generated, in RUN/logs/servers.key.
 
     \b
       aspo serve run.yaml rollout.servers.count=8

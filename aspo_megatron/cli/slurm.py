@@ -18,22 +18,22 @@ def slurm(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="slurm.nodes: those of the ranks.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="slurm.nodes: nodes for the ranks.")] = None,
     gpus_per_node: Annotated[int | None, typer.Option(help="slurm.gpus_per_node; 0: on CPUs.")] = None,
     time: Annotated[str | None, typer.Option(help="slurm.time, e.g. 12:00:00")] = None,
-    chain: Annotated[int, typer.Option(min=1, help="So many jobs, each resuming the one before.")] = 1,
+    chain: Annotated[int, typer.Option(min=1, help="This many jobs, each resuming the one before.")] = 1,
     array: Annotated[
         Path | None, typer.Option(help="A sweep: each line of this file has KEY=VALUE words, output_dir among them.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the script to this file.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit it.")] = False,
     state: Annotated[
-        bool, typer.Option("--state", help="Only say how far the run is, as the script asks it: finished, or stopped.")
+        bool, typer.Option("--state", help="Only print how far the run is, as the script asks: finished, or stopped.")
     ] = False,
 ) -> None:
-    """Make a Slurm batch script of a run: print it, write it to a file, or submit it.
+    """Make a Slurm batch script for a run: print it, write it to a file, or submit it.
 
-    The job saves before its time limit or when it is pre-empted, requeues itself and goes on. See docs/slurm.md.
+    The job saves before its time limit or when it is pre-empted, requeues itself and resumes. See docs/slurm.md.
 
     \b
       aspo slurm run.yaml --nodes 4 --time 12:00:00 --submit
@@ -60,4 +60,4 @@ def slurm(
         hand_over(script)
     else:
         log_dir, script_file = job.run.slurm.log_dir, shlex.quote(str(out))
-        show(one_line(f"{out}: written; it wants the folder {log_dir} to be there: sbatch {script_file}"))
+        show(one_line(f"{out}: written; the folder {log_dir} must exist before you submit it: sbatch {script_file}"))

@@ -15,16 +15,20 @@ from aspo_megatron.streams import show
 def table(
     results: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]RESULT...", help="Folders or scores files of `aspo eval`; NAME for the model."),
+        typer.Argument(
+            metavar="[NAME=]RESULT...", help="Folders or scores files of `aspo eval`; NAME is for the model."
+        ),
     ] = None,
-    passed: Annotated[bool, typer.Option("--pass", help="pass@K in place of avg@K.")] = False,
+    passed: Annotated[bool, typer.Option("--pass", help="Show pass@K instead of avg@K.")] = False,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Also the others' differences from this model, paired.")
+        str | None, typer.Option(metavar="MODEL", help="Also show the others' paired differences from this model.")
     ] = None,
     published: Annotated[
         str, typer.Option(metavar="SIZE,...", help="Published rows for models of these sizes: 1.5B, 4B, 8B, 30B, none.")
     ] = "1.5B",
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, as where output is no terminal.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, as when the output is not a terminal.")
+    ] = False,
 ) -> None:
     """Compare models by benchmark, with confidence intervals, beside the published results of the paper.
 
@@ -41,7 +45,7 @@ def table(
     bases = [] if published == "none" else published.split(",")
     for base in bases:
         if base not in BASES:
-            raise ConfigError(f"--published {one_line(base)}: there are {', '.join(BASES)} and none")
+            raise ConfigError(f"--published {one_line(base)}: must be one of {', '.join(BASES)}, none")
     found = read_results(results)
     tables: list[ScoreTable] = [comparison(found, bases, passed=passed)]
     if against is not None:

@@ -18,7 +18,7 @@ HELP = f"""Train a model: rollouts, rewards, policy updates, evaluation; at the 
 
 Starts its own ranks on this machine, or joins those of torchrun. RUN/ (`output_dir`) then holds config.yaml,
 metrics.jsonl, samples.jsonl, tensorboard/, eval/, checkpoints/, curves.png, summary.json and hf/, the trained model.
-A run that was stopped or killed goes on from its last checkpoint by the same command; SIGTERM or SIGUSR1 saves first.
+A run that was stopped or killed resumes from its last checkpoint with the same command; SIGTERM or SIGUSR1 saves first.
 
 \b
   aspo recipes tiny && aspo train tiny/run.yaml

@@ -13,11 +13,11 @@ from aspo_megatron.launch.rank import rank_settings
 
 _SLOW = {
     "CUDA_LAUNCH_BLOCKING": "the host waits for each kernel",
-    "TORCH_NCCL_BLOCKING_WAIT": "the host waits for each collective, and a hang is not noticed by a watchdog",
-    "NCCL_BLOCKING_WAIT": "the host waits for each collective, and a hang is not noticed by a watchdog",
-    "NCCL_P2P_DISABLE": "GPUs do not reach each other's memory",
-    "NCCL_SHM_DISABLE": "ranks of one machine talk over the network where GPUs are not peers",
-    "NCCL_IB_DISABLE": "nodes talk by TCP instead of InfiniBand",
+    "TORCH_NCCL_BLOCKING_WAIT": "the host waits for each collective, and no watchdog detects a hang",
+    "NCCL_BLOCKING_WAIT": "the host waits for each collective, and no watchdog detects a hang",
+    "NCCL_P2P_DISABLE": "GPUs cannot access each other's memory",
+    "NCCL_SHM_DISABLE": "ranks on one machine communicate over the network where GPUs are not peers",
+    "NCCL_IB_DISABLE": "nodes communicate over TCP instead of InfiniBand",
 }
 _OURS = ("megatron", "apex", "torch", "transformers", "transformer_engine")
 _LIBRARIES = re.compile(r"lib(nccl|cudnn|cublas|cublasLt|cudart)\.so\.\d")
@@ -32,14 +32,14 @@ def environment_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[L
     if gpus.there:
         found += [*_slow(host), *_cumem(host, needs), *_allocator(host), *_queues(host, needs)]
         found += [*_libraries(host), *_hidden(host, needs, gpus)]
-    yield from found or [ok("variables", "none that disturbs is set")]
+    yield from found or [ok("variables", "none that interferes is set")]
 
 
 def _slow(host: Host) -> Iterator[Line]:
     for name, effect in _SLOW.items():
         value = host.env.get(name, "")
         if value not in ("", "0"):
-            yield warn(name, f"{value}: {effect}", f"unset {name}, when you do not look for an error")
+            yield warn(name, f"{value}: {effect}", f"unset {name}, unless you are debugging")
 
 
 def _cumem(host: Host, needs: Requirements) -> Iterator[Line]:
@@ -53,19 +53,19 @@ def _cumem(host: Host, needs: Requirements) -> Iterator[Line]:
 def _allocator(host: Host) -> Iterator[Line]:
     old, new = host.env.get("PYTORCH_CUDA_ALLOC_CONF"), host.env.get("PYTORCH_ALLOC_CONF")
     if old is not None and new is not None and old != new:
-        found = f"{old}, and PYTORCH_ALLOC_CONF={new}: which of them counts is PyTorch's choice"
+        found = f"{old}, and PYTORCH_ALLOC_CONF={new}: which one takes effect is up to PyTorch"
         yield warn("PYTORCH_CUDA_ALLOC_CONF", found, "unset PYTORCH_CUDA_ALLOC_CONF, the older name")
     elif (text := new or old) is not None and _RANKS["PYTORCH_ALLOC_CONF"] not in text:
         name = "PYTORCH_ALLOC_CONF" if new is not None else "PYTORCH_CUDA_ALLOC_CONF"
         todo = f"unset {name}: ranks then set {_RANKS['PYTORCH_ALLOC_CONF']}, as micro-batches differ in length"
-        yield warn(name, f"{text}: memory in fixed pieces may be left over", todo)
+        yield warn(name, f"{text}: memory may be lost to fragmentation", todo)
 
 
 def _queues(host: Host, needs: Requirements) -> Iterator[Line]:
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
     value = host.env.get(name)
     if value is not None and value != _RANKS[name] and needs.run.parallel.tp > 1:
-        found = f"{value}: tensor parallelism wants communication to start first, hence {_RANKS[name]}"
+        found = f"{value}: tensor parallelism needs communication to start first, hence {_RANKS[name]}"
         yield warn(name, found, f"unset {name}: ranks then set {_RANKS[name]}")
 
 
@@ -75,8 +75,8 @@ def _python_path(host: Host) -> Iterator[Line]:
         names = host.names(folder) if folder else ()
         hidden = [name for name in _OURS if name in names or f"{name}.py" in names]
         if hidden:
-            found = f"{folder} has {', '.join(hidden)}, which comes before what is installed"
-            yield warn("PYTHONPATH", found, f"unset PYTHONPATH, or take {folder} out of it")
+            found = f"{folder} has {', '.join(hidden)}, which Python imports instead of what is installed"
+            yield warn("PYTHONPATH", found, f"unset PYTHONPATH, or remove {folder} from it")
 
 
 def _libraries(host: Host) -> Iterator[Line]:
@@ -85,7 +85,7 @@ def _libraries(host: Host) -> Iterator[Line]:
         found = sorted({match[1] for name in host.names(folder) if (match := _LIBRARIES.match(name))}) if folder else []
         if found and "site-packages" not in folder:
             told = f"{folder} has {', '.join(found)}, which torch may load in place of its own"
-            yield warn("LD_LIBRARY_PATH", told, f"take {folder} out of it, if torch fails or another NCCL is named")
+            yield warn("LD_LIBRARY_PATH", told, f"remove {folder} from it if torch fails or reports another NCCL")
 
 
 def _threads(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:

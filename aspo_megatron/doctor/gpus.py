@@ -67,14 +67,14 @@ def _install(torch: Torch, gpus: Gpus) -> str:
     if not old:
         return f"pip install --force-reinstall 'torch=={release}'"
     if gpus.capability is not None and gpus.capability >= (10, 0):
-        return "install a driver of CUDA 13 (580 or newer)"
+        return "install a driver for CUDA 13 (580 or newer)"
     return f"pip install --force-reinstall 'torch=={release}' {_OLD_CUDA_INDEX}, {_NEWER_DRIVER}"
 
 
 def _cpu_build(needs: Requirements, torch: Torch, gpus: Gpus) -> Line:
-    found = f"{_build(torch)}, beside {len(gpus.gpus) or 'a driver of'} NVIDIA GPUs, which it cannot use"
+    found = f"{_build(torch)}, but this machine has {len(gpus.gpus) or 'a driver for'} NVIDIA GPUs, which it cannot use"
     if needs.run.platform.device == "cpu":
-        return warn("torch's build", f"{found}; platform.device=cpu does without", _install(torch, gpus))
+        return warn("torch's build", f"{found}; platform.device=cpu does not need them", _install(torch, gpus))
     return wrong("torch's build", found, _install(torch, gpus))
 
 
@@ -82,10 +82,10 @@ def _driver(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Torch in a process of its own has the last word: a driver may be made compatible, or broken."""
     torch, seen, say = host.torch, gpus.seen, _harm(needs)
     built = Version(torch.cuda or "0")
-    supports = f"the driver supports CUDA {gpus.cuda}" if gpus.cuda else "what the driver supports is not known"
+    supports = f"the driver supports CUDA {gpus.cuda}" if gpus.cuda else "which CUDA the driver supports is not known"
     found = f"{_build(torch)}; {supports}"
     if seen is not None and seen.problem:
-        return say("torch and driver", f"{found}; asked for GPUs, torch fails: {seen.problem}", _doctor_driver())
+        return say("torch and driver", f"{found}; torch fails when asked for GPUs: {seen.problem}", _doctor_driver())
     if seen is not None and not seen.available:
         if gpus.cuda is not None and built.major > gpus.cuda.major:
             return say("torch and driver", found, _install(torch, gpus))
@@ -95,7 +95,7 @@ def _driver(host: Host, needs: Requirements, gpus: Gpus) -> Line:
         return say("torch and driver", f"{found}; torch sees no GPU{said}", _doctor_driver())
     if gpus.cuda is not None and built.major == gpus.cuda.major and built > gpus.cuda:
         todo = f"nothing, unless a kernel fails with 'unsupported toolchain': then {_install(torch, gpus)}"
-        return warn("torch and driver", f"{found}, older by minor versions only, which CUDA is compatible with", todo)
+        return warn("torch and driver", f"{found}, older only by minor versions, with which CUDA is compatible", todo)
     return ok("torch and driver", found)
 
 
@@ -118,7 +118,7 @@ def _architectures(needs: Requirements, torch: Torch, gpus: Gpus) -> Iterator[Li
             yield _harm(needs)(
                 "torch's kernels",
                 f"none for {name}, compute capability {number}: it was built for {built}",
-                f"take a torch with sm_{capability[0]}{capability[1]}, or other GPUs (CUDA_VISIBLE_DEVICES=...)",
+                f"install a torch with sm_{capability[0]}{capability[1]}, or use other GPUs (CUDA_VISIBLE_DEVICES=...)",
             )
 
 
@@ -141,9 +141,8 @@ def _has_kernels(architectures: tuple[str, ...], capability: tuple[int, int]) ->
 
 def _no_list(needs: Requirements, gpus: Gpus) -> Line:
     if gpus.shown_none:
-        todo = (
-            "nothing, for a run on CPUs; else ask for them: docker --gpus all, apptainer --nv, Slurm --gpus-per-node=N"
-        )
+        asked = "docker --gpus all, apptainer --nv, Slurm --gpus-per-node=N"
+        todo = f"nothing, for a run on CPUs; otherwise request them: {asked}"
         return warn("nvidia-smi", gpus.problem, todo)
     if gpus.driver and gpus.late:
         return _harm(needs)("nvidia-smi", f"{gpus.problem}: the driver hangs", _doctor_driver())
@@ -154,7 +153,9 @@ def _no_list(needs: Requirements, gpus: Gpus) -> Line:
         return warn("nvidia-smi", gpus.problem, _doctor_driver())
     if gpus.problem == "not found":
         return unneeded("nvidia-smi", "no NVIDIA GPU or driver here")
-    return warn("nvidia-smi", gpus.problem, "nothing, if this machine is to have no GPU; else load NVIDIA's driver")
+    return warn(
+        "nvidia-smi", gpus.problem, "nothing, if this machine should have no GPU; otherwise load NVIDIA's driver"
+    )
 
 
 def _named(gpus: Gpus) -> Line:
@@ -169,31 +170,35 @@ def _named(gpus: Gpus) -> Line:
 def _modes(gpus: Gpus) -> Iterator[Line]:
     mig = [gpu.index for gpu in gpus.gpus if gpu.mig]
     if mig:
-        todo = f"sudo nvidia-smi -i {','.join(mig)} -mig 0, or take other GPUs (CUDA_VISIBLE_DEVICES=...)"
-        yield warn("MIG", f"on for GPU {', '.join(mig)}: a process sees one slice, and NCCL connects no slices", todo)
+        todo = f"sudo nvidia-smi -i {','.join(mig)} -mig 0, or use other GPUs (CUDA_VISIBLE_DEVICES=...)"
+        yield warn(
+            "MIG", f"on for GPU {', '.join(mig)}: a process sees one slice, and NCCL cannot connect slices", todo
+        )
     broken = [f"{gpu.errors} on GPU {gpu.index}" for gpu in gpus.gpus if gpu.errors]
     if broken:
-        yield warn("memory errors", f"not corrected: {', '.join(broken)}", "have it reset (nvidia-smi -r) or looked at")
+        yield warn("memory errors", f"uncorrected: {', '.join(broken)}", "have it reset (nvidia-smi -r) or checked")
     off = [gpu.index for gpu in gpus.gpus if gpu.persistence is False]
     if off:
         todo = "sudo nvidia-smi -pm 1, or run nvidia-persistenced"
-        yield warn("persistence", f"off for GPU {', '.join(off)}: the driver loads anew for each run, in seconds", todo)
+        yield warn(
+            "persistence", f"off for GPU {', '.join(off)}: the driver reloads for each run, which takes seconds", todo
+        )
 
 
 def _memory_held(host: Host, gpus: Gpus) -> Line:
     held = [gpu for gpu in gpus.gpus if (gpu.used or 0) > _HELD_MIB]
     if not held:
-        return ok("memory of others", "no GPU has more than 1 GiB in use")
+        return ok("memory in use", "no GPU has more than 1 GiB in use")
     command = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"]
     listed = host.run([*command, "--format=csv,noheader,nounits"], SECONDS).out
     rows = [[part.strip() for part in line.split(",")] for line in listed.splitlines()]
     said = "; ".join(_holder(gpu, [row for row in rows if len(row) == 4 and row[0] == gpu.uuid]) for gpu in held)
-    return warn("memory of others", said, "end these processes, or take other GPUs (CUDA_VISIBLE_DEVICES=...)")
+    return warn("memory in use", said, "end these processes, or use other GPUs (CUDA_VISIBLE_DEVICES=...)")
 
 
 def _holder(gpu: Gpu, rows: list[list[str]]) -> str:
     by = ", ".join(f"{row[2].rpartition('/')[2]} (pid {row[1]})" for row in rows)
-    return f"GPU {gpu.index}: {gib((gpu.used or 0) * 2**20)} held by {by or 'processes that are not seen from here'}"
+    return f"GPU {gpu.index}: {gib((gpu.used or 0) * 2**20)} held by {by or 'processes that are not visible from here'}"
 
 
 def _peers(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
@@ -202,17 +207,19 @@ def _peers(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     pairs = _matrix(answer.out)
     apart = [pair for pair, value in pairs.items() if value != "OK"]
     if not pairs:
-        yield unknown("peers", f"nvidia-smi topo -p2p r: {answer.complaint if not answer.good else 'no matrix in it'}")
+        yield unknown(
+            "peers", f"nvidia-smi topo -p2p r: {answer.complaint if not answer.good else 'no matrix in its output'}"
+        )
     elif apart:
         one, other = apart[0]
         yield warn(
             "peers",
-            f"{len(apart)} of {len(pairs)} pairs do not read each other's memory, as GPU {one} and {other} "
-            f"({pairs[one, other]}): NCCL goes by host memory",
-            "IOMMU off or in passthrough, ACS off (NCCL's page on troubleshooting); some GPUs never can",
+            f"{len(apart)} of {len(pairs)} pairs cannot read each other's memory, such as GPU {one} and {other} "
+            f"({pairs[one, other]}): NCCL goes through host memory",
+            "IOMMU off or in passthrough, ACS off (see NCCL's troubleshooting page); some GPUs never support it",
         )
     else:
-        yield ok("peers", "all GPUs read each other's memory")
+        yield ok("peers", "all GPUs can read each other's memory")
     links = _matrix(host.run(["nvidia-smi", "topo", "-m"], SECONDS).out)
     kinds = dict.fromkeys(links.values())
     if kinds:
@@ -244,23 +251,23 @@ def _enough(host: Host, needs: Requirements, gpus: Gpus) -> Line:
         return unneeded("GPUs for the run", f"platform.device=cpu: {wanted} on CPUs")
     if needs.away:
         there = f"srun --nodes=1 --gpus-per-node={needs.ranks_here + servers} aspo doctor{needs.words}"
-        return unneeded("GPUs for the run", f"{wanted} a node, on nodes that have them; to look there: {there}")
+        return unneeded("GPUs for the run", f"{wanted} per node, on nodes that have them; to check there: {there}")
     if not gpus.usable:
         return _none_to_use(needs, gpus, wanted)
     if shown_own(host, gpus) and not servers:
-        return ok("GPUs for the run", "torch sees the one of this task's rank")
+        return ok("GPUs for the run", "torch sees the one GPU of this task's rank")
     if ranks + servers > gpus.usable:
         todo = "smaller parallel.dp, tp, cp or pp; fewer rollout.servers.count; or more nodes (docs/slurm.md)"
-        return wrong("GPUs for the run", f"{wanted} want {ranks + servers}, and torch sees {gpus.usable}", todo)
+        return wrong("GPUs for the run", f"{wanted} need {ranks + servers}, but torch sees {gpus.usable}", todo)
     return ok("GPUs for the run", f"torch sees {gpus.usable}, {wanted}")
 
 
 def _none_to_use(needs: Requirements, gpus: Gpus, wanted: str) -> Line:
     what = "GPUs for the run"
     if needs.run.platform.device == "cuda":
-        todo = "run it where GPUs are, or set platform.device=cpu"
-        return wrong(what, f"platform.device=cuda, and torch sees none; {wanted} want them", todo)
+        todo = "run it on a machine with GPUs, or set platform.device=cpu"
+        return wrong(what, f"platform.device=cuda, but torch sees none; needed for {wanted}", todo)
     if needs.config is None or gpus.there:
-        return unneeded(what, f"none to be used: platform.device=auto takes CPUs for {wanted}")
-    todo = f"run it where GPUs are; a small copy of it runs on CPUs: aspo train{needs.words} --tiny"
-    return warn(what, f"none: platform.device=auto takes CPUs for {wanted}", todo)
+        return unneeded(what, f"none to use: platform.device=auto uses CPUs for {wanted}")
+    todo = f"run it on a machine with GPUs; a small copy of it runs on CPUs: aspo train{needs.words} --tiny"
+    return warn(what, f"none: platform.device=auto uses CPUs for {wanted}", todo)

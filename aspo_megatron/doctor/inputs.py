@@ -38,7 +38,7 @@ def _model(host: Host, needs: Requirements) -> Iterator[Line]:
     if unreadable == os.strerror(errno.ENOENT):
         yield wrong("model.path", f"there is no folder {path}", fetch)
     elif unreadable:
-        yield wrong("model.path", f"{path}: {unreadable}", "model.path=FOLDER, which this user may read")
+        yield wrong("model.path", f"{path}: {unreadable}", "model.path=FOLDER, one that this user may read")
     elif host.torch.problem:
         yield unknown("model.path", needs.family_problem)
     elif needs.family is None:
@@ -80,7 +80,7 @@ def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
             if host.exists(name):
                 yield ok(f"{key}.path", name)
             else:
-                yield unneeded(f"{key}.path", f"{name} is fetched from the Hugging Face hub by its name")
+                yield unneeded(f"{key}.path", f"{name} is downloaded from the Hugging Face Hub by name")
             continue
         try:
             _, files = source_files(source.path, key)
@@ -89,7 +89,7 @@ def _problems(host: Host, run: RunConfig) -> Iterator[Line]:
             continue
         unreadable = [f"{file}: {problem}" for file in files if (problem := host.unreadable(file))]
         if unreadable:
-            yield wrong(f"{key}.path", unreadable[0], f"{key}.path=FILE, a JSON object a line")
+            yield wrong(f"{key}.path", unreadable[0], f"{key}.path=FILE, with one JSON object per line")
         else:
             yield ok(f"{key}.path", f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1))
 
@@ -104,10 +104,10 @@ def _folder(run: RunConfig) -> Iterator[Line]:
         return
     except OSError as error:
         found = f"{error.filename or run.output_dir}: {error.strerror}"
-        yield wrong("output_dir", found, "output_dir=FOLDER, where this user may write")
+        yield wrong("output_dir", found, "output_dir=FOLDER, one that this user may write to")
         return
     if is_finished(run):
-        yield ok("output_dir", f"{run.output_dir} has done its {counted(run.train.steps, 'step')}")
+        yield ok("output_dir", f"{run.output_dir} has completed its {counted(run.train.steps, 'step')}")
     else:
         there = "is resumed" if run.output_dir.exists() else "is new"
         yield ok("output_dir", f"{run.output_dir} {there}")

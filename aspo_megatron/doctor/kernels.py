@@ -30,18 +30,18 @@ def _engine(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     on_cpu = needs.run.platform.device == "cpu"
     if on_cpu or not gpus.there:
         there = packages.transformer_engine or "not installed"
-        yield unneeded(name, f"{there}; it needs a GPU{', and platform.device=cpu' if on_cpu and gpus.there else ''}")
+        yield unneeded(name, f"{there}; it needs a GPU{', but platform.device=cpu' if on_cpu and gpus.there else ''}")
         return
     if packages.engine_lack:
         found, _, cure = packages.engine_lack.removesuffix(")").partition(" (")
-        silence = "; or model.kernels.layers=local, which are slower"
+        silence = "; or model.kernels.layers=local, which is slower"
         # That it is asked for, and refused, is said by the line of the choice.
         yield warn(name, found, f"{cure}{silence}")
         return
     if needs.run.model.kernels.layers == "local":
-        yield unneeded(name, f"{packages.transformer_engine}; model.kernels.layers=local does without")
+        yield unneeded(name, f"{packages.transformer_engine}; model.kernels.layers=local does not need it")
         return
-    found = f"{packages.transformer_engine} (wanted: {packages.engine_window})"
+    found = f"{packages.transformer_engine} (required: {packages.engine_window})"
     if not gpus.usable:
         yield ok(name, f"{found}; it can be loaded only where torch sees a GPU")
         return
@@ -68,15 +68,15 @@ def _apex(host: Host) -> Iterator[Line]:
         yield warn(
             "Apex",
             "the package `apex` that is installed is an unrelated web toolkit, and is not used",
-            "pip uninstall apex; NVIDIA's is built from github.com/NVIDIA/apex, and Transformer Engine does without",
+            "pip uninstall apex; NVIDIA's is built from github.com/NVIDIA/apex; Transformer Engine works without it",
         )
     elif packages.apex:
         kernels = "with" if packages.apex_gradient_kernels else "without"
         yield ok("Apex", f"NVIDIA's, {kernels} its kernels for gradients")
     else:
-        yield unneeded("Apex", "not installed; Transformer Engine does without")
+        yield unneeded("Apex", "not installed; Transformer Engine does not need it")
     yield unneeded("Adam", f"of {packages.fused_adam}")
-    yield unneeded("flash-attn", "the package is not used: attention goes by PyTorch's own flash kernel")
+    yield unneeded("flash-attn", "the package is not used: attention uses PyTorch's own flash kernel")
 
 
 def _compiler(host: Host, gpus: Gpus) -> Line:
@@ -84,9 +84,9 @@ def _compiler(host: Host, gpus: Gpus) -> Line:
     if gpus.there:
         if host.packages.triton:
             return ok("Triton", "found")
-        return warn("Triton", "not found: the log-prob and fused layers go by plain kernels", "pip install triton")
+        return warn("Triton", "not found: the log-prob and fused layers use plain kernels", "pip install triton")
     found = host.which("g++")
-    return unneeded("g++", f"{found or 'not found'}; only model.kernels.log_prob=compiled wants it on a CPU")
+    return unneeded("g++", f"{found or 'not found'}; on a CPU, needed only for model.kernels.log_prob=compiled")
 
 
 def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:

@@ -44,7 +44,7 @@ def _files(host: Host, needs: Requirements) -> Line:
     asked = servers * run.rollout.servers.concurrency if run.rollout.engine == "sglang" else 0
     if limit is None or limit >= asked + _OWN_FILES:
         return ok("open files", _shown(limit))
-    found = f"{limit}; a rank wants {asked + _OWN_FILES}" + (f", {asked} of them for requests" if asked else "")
+    found = f"{limit}; a rank needs {asked + _OWN_FILES}" + (f", {asked} of them for requests" if asked else "")
     hard = host.hard_limit("nofile")
     can = hard is None or hard >= asked + _OWN_FILES
     return warn("open files", found, f"ulimit -n {asked + _OWN_FILES if can else hard}")
@@ -59,8 +59,8 @@ def _locked(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     found = gib(limit) if limit >= 2**20 else f"{limit // 1024} KiB"
     if not cards:
         if not gpus.there:
-            return unneeded(what, f"{found}; it matters with InfiniBand")
-        return ok(what, f"{found}; no InfiniBand here, and CUDA's own does not count")
+            return unneeded(what, f"{found}; it matters only with InfiniBand")
+        return ok(what, f"{found}; no InfiniBand here, and memory that CUDA locks does not count")
     if limit >= _LOCKED_FOR_RDMA:
         return ok(what, found)
     todo = "ulimit -l unlimited; containers: --ulimit memlock=-1; Slurm: LimitMEMLOCK=infinity for slurmd"
@@ -72,7 +72,7 @@ def _processes(host: Host) -> Line:
     limit = host.limit("nproc")
     if limit is None or limit >= _PROCESSES:
         return ok("processes", _shown(limit))
-    found = f"{limit}, threads of all of the user's programs counted"
+    found = f"{limit}, counting the threads of all the user's programs"
     return warn("processes", found, f"ulimit -u {host.hard_limit('nproc') or 'unlimited'}")
 
 
@@ -90,7 +90,7 @@ def _shown(limit: int | None) -> str:
 
 def _cores(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     cores, quota, usable = host.cores(), core_quota(host), usable_cores(host)
-    found = f"{cores}" + (f", a control group allows the time of {quota:g}" if quota is not None else "")
+    found = f"{cores}" + (f", limited to {quota:g} by a control group" if quota is not None else "")
     ranks = 1 if shown_own(host, gpus) else needs.ranks_here  # cores are given to each task as well
     threads = ranks * needs.run.platform.threads_per_rank
     if needs.away:
@@ -98,7 +98,7 @@ def _cores(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     if threads > usable and (needs.config is not None or needs.run.platform.device == "cpu"):
         told = f"{counted(ranks, 'rank')} x {counted(needs.run.platform.threads_per_rank, 'thread')}"
         todo = "fewer ranks or platform.threads_per_rank=1; more cores (docker --cpus, Slurm's --cpus-per-task)"
-        return warn("CPU cores", f"{found}; {told} wait for each other", todo)
+        return warn("CPU cores", f"{found}; {told} compete for them", todo)
     if gpus.usable and usable < 2 * min(gpus.usable, ranks):
         todo = "more cores (slurm.cpus_per_task, docker --cpus): rewards and data have none of their own"
         return warn("CPU cores", f"{found}, for {counted(min(gpus.usable, ranks), 'rank')} on GPUs", todo)
@@ -121,20 +121,20 @@ def _output(host: Host, needs: Requirements, gpus: Gpus) -> Line:
         states = needs.run.checkpoint.keep + 1  # the oldest goes when the new one is complete
         wanted = states * demand.state
         if disk.free < wanted:
-            todo = "free some, lower checkpoint.keep, or set output_dir to a larger disk"
-            told = f"{found}; {states} saved states are {gib(wanted)}, the model is {gib(demand.weights)}"
+            todo = "free some space, lower checkpoint.keep, or put output_dir on a larger disk"
+            told = f"{found}; {states} saved states take {gib(wanted)}, the model {gib(demand.weights)}"
             # A run goes on without a state that was not saved, but ends with nothing if its model has no room.
             return wrong(what, told, todo) if disk.free < demand.weights else warn(what, told, todo)
-        return ok(what, f"{found}; {states} saved states are {gib(wanted)}")
+        return ok(what, f"{found}; {states} saved states take {gib(wanted)}")
     if disk.free < _LITTLE_DISK:
-        return warn(what, found, "free some: a saved state has 12 to 14 bytes a parameter")
+        return warn(what, found, "free some space: a saved state takes 12 to 14 bytes per parameter")
     return ok(what, found)
 
 
 def _temporary(host: Host) -> Line:
     folder = host.temporary()
     if folder is None:
-        return wrong("TMPDIR", "there is no folder for temporary files that can be written", "export TMPDIR=FOLDER")
+        return wrong("TMPDIR", "no folder for temporary files is writable", "export TMPDIR=FOLDER")
     disk = host.disk(folder)
     if disk is None or disk.free >= _LITTLE_TEMPORARY:
         return ok("TMPDIR", f"{folder}" + (f", {gib(disk.free)} free" if disk else ""))
@@ -151,7 +151,7 @@ def _clock(host: Host) -> Line:
         return ok("clock", shown)
     installed = host.modified(Path(str(metadata)))
     if installed is not None and now < installed - 86400:
-        return warn("clock", f"{shown}, before torch was installed", "sudo chronyc makestep, or set it by hand")
+        return warn("clock", f"{shown}, before torch was installed", "sudo chronyc makestep, or set the clock by hand")
     return ok("clock", shown)
 
 
@@ -164,6 +164,6 @@ def _sandbox(host: Host, needs: Requirements) -> Line:
     try:
         modes = dict.fromkeys(host.sandbox(each.sandbox) for each in settings)
     except ConfigError as error:
-        todo = "docs/rewards.md says what it needs; reward.code.sandbox=rlimits works without, for models you trust"
+        todo = "docs/rewards.md says what it needs; reward.code.sandbox=rlimits works without it, for models you trust"
         return wrong("code sandbox", str(error), todo) if asks else warn("code sandbox", str(error), todo)
-    return ok("code sandbox", f"{', '.join(modes)}" + ("" if asks else "; only reward.kind=code wants it"))
+    return ok("code sandbox", f"{', '.join(modes)}" + ("" if asks else "; needed only for reward.kind=code"))

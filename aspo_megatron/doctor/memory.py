@@ -37,20 +37,20 @@ def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     free = min(sizes.get("MemAvailable", most), most)
     found = f"{gib(sizes['MemTotal'])}, {gib(free)} available"
     if limited:
-        found += f", a control group allows {gib(most)}"
+        found += f", limited to {gib(most)} by a control group"
     on_gpu = bool(gpus.usable) and needs.run.platform.device != "cpu"
     demand = None if needs.away else demand_of(host, needs, on_gpu)
-    taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(needs)} are"
+    taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(needs)} take"
     if demand is not None and demand.host > most:
         todo = f"aspo plan{needs.words}; more ranks, or nodes"
         todo += "; model.reference=device, checkpoint.async_save=false, optimizer.offload=false" if on_gpu else ""
         todo += "; Slurm: slurm.directives=[--mem=0]" if needs.slurm else ""
         return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
     if demand is not None and demand.host > free:
-        return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or take another node")
+        return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or use another node")
     if free < _LEAST * min(needs.ranks_here, 2):
         todo = "a larger limit (docker --memory, Slurm's --mem=0), or end other programs"
-        return warn(what, f"{found}; a rank wants 2 GiB before it holds a model", todo)
+        return warn(what, f"{found}; a rank needs 2 GiB before it holds a model", todo)
     return ok(what, found + (f"; {taken} {gib(demand.host)}" if demand is not None else ""))
 
 
@@ -64,25 +64,29 @@ def _gpu_memory(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     demand = demand_of(host, needs, on_gpu=True) if on_gpu else None
     if demand is None or gpus.memory is None:
         return
-    found = f"{gib(gpus.memory)}; weights, gradients and optimizer are {gib(demand.device)}"
+    found = f"{gib(gpus.memory)}; weights, gradients and optimizer take {gib(demand.device)}"
     if demand.device > gpus.memory:
         todo = f"aspo plan{needs.words} --gpus N: a larger tp, pp or ep, parallel.distributed_optimizer=true"
         yield wrong("GPU memory", found, todo)
     else:
-        yield ok("GPU memory", f"{found}; aspo plan has the rest")
+        yield ok("GPU memory", f"{found}; aspo plan shows the rest")
 
 
 def _shared(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     """Python's locks between processes, NCCL where GPUs are not peers, buckets of weights for servers on CPUs."""
     disk, larger = host.disk(_SHARED), "docker run --shm-size=8g, or --ipc=host"
     if disk is None or not host.writable(_SHARED):
-        why = "is not there" if disk is None else "cannot be written"
-        return wrong(_SHARED, f"{why}: workers of the reward need it", f"mount -t tmpfs tmpfs {_SHARED}; {larger}")
+        why = "does not exist" if disk is None else "cannot be written"
+        return wrong(_SHARED, f"{why}: the reward's workers need it", f"mount -t tmpfs tmpfs {_SHARED}; {larger}")
     found = f"{gib(disk.free)} free of {gib(disk.total)}"
     servers = needs.run.rollout.servers
     buckets = 2 * servers.bucket_mib << 20
     if gpus.usable > 1 and needs.run.platform.device != "cpu" and disk.free < _NCCL_SHARED:
-        return warn(_SHARED, f"{found}: NCCL may fail there with 'No space left on device'; it wants 1 GiB", larger)
+        return warn(_SHARED, f"{found}: NCCL may fail there with 'No space left on device'; it needs 1 GiB", larger)
     if needs.run.rollout.engine == "sglang" and servers.sync == "tensor" and not gpus.usable and disk.free < buckets:
-        return warn(_SHARED, f"{found}: two buckets of weights are {gib(buckets)}, and go by value: slowly", larger)
+        return warn(
+            _SHARED,
+            f"{found}: two buckets of weights take {gib(buckets)}, so they are sent by value, which is slow",
+            larger,
+        )
     return ok(_SHARED, found)

@@ -44,14 +44,14 @@ def _versions(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> It
         return
     if ours is None:
         say = warn if needs.run.platform.device == "cpu" else wrong
-        yield say("NCCL", "this torch has none", "take a build of torch for Linux with CUDA")
+        yield say("NCCL", "this torch has none", "install a build of torch for Linux with CUDA")
         return
     servers = needs.run.rollout.servers
     if not needs.own_servers or sglang.problem:
         yield ok("NCCL", ours)
         return
     if servers.colocate or servers.sync not in ("auto", "distributed"):
-        yield ok("NCCL", f"{ours}; weights go to the servers without it")
+        yield ok("NCCL", f"{ours}; weights reach the servers without it")
         return
     from aspo_megatron.rollout.weight_sync.transport_choice import version_command, version_said, versions_apart
 
@@ -59,7 +59,7 @@ def _versions(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> It
     theirs = version_said(answer.out)
     reason = versions_apart(ours, theirs, servers.python)
     if theirs is None:
-        yield unknown("NCCL", f"{ours} here; of {servers.python} not known: {answer.complaint}")
+        yield unknown("NCCL", f"{ours} here; that of {servers.python} is not known: {answer.complaint}")
     elif reason is None:
         yield ok("NCCL", f"{ours}, in the servers' environment too")
     elif servers.sync == "distributed":
@@ -67,7 +67,7 @@ def _versions(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) -> It
             "NCCL", f"rollout.servers.sync=distributed: {reason}", _one_version(host, needs, sglang, ours, theirs)
         )
     else:
-        found = f"{reason.partition('; ')[0]}: rollout.servers.sync=auto takes `tensor`, by shared memory of the GPU"
+        found = f"{reason.partition('; ')[0]}: rollout.servers.sync=auto uses `tensor`, through shared GPU memory"
         yield warn(
             "NCCL", found, f"{_one_version(host, needs, sglang, ours, theirs)}; docs/gpu.md, Processes and servers"
         )
@@ -111,7 +111,7 @@ def _interfaces(host: Host, needs: Requirements, interfaces: list[str]) -> Line:
     lacking = [name for name in _BY_NAME if not host.env.get(name)]
     if len(interfaces) > 1 and lacking and needs.nodes > 1:
         todo = f"export {' '.join(f'{name}={interfaces[0]}' for name in lacking)}, with the one that all nodes share"
-        return warn("interfaces", f"{found}; ranks on several nodes may each take another", todo)
+        return warn("interfaces", f"{found}; ranks on different nodes may pick different ones", todo)
     return ok("interfaces", found)
 
 
@@ -120,7 +120,7 @@ def _own_name(host: Host, needs: Requirements) -> Line:
     name = host.name()
     answer = host.run(["getent", "hosts", name], 5.0)
     address = answer.out.split()[0] if answer.good and answer.out.split() else None
-    todo = "have /etc/hosts or DNS name the address that other nodes see; or set GLOO_SOCKET_IFNAME"
+    todo = "make /etc/hosts or DNS give the address that other nodes see, or set GLOO_SOCKET_IFNAME"
     if answer.code is None:
         return unknown("host name", f"{name}: getent: {answer.problem}")
     several = needs.nodes > 1 and not host.env.get("GLOO_SOCKET_IFNAME")

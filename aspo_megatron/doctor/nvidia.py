@@ -34,7 +34,7 @@ with warnings.catch_warnings(record=True) as said:
     print("SEEN", json.dumps([count, available, [str(w.message) for w in said], listed]))
 """
 _NO_DEVICES = "No devices were found"
-_NONE_SHOWN = "NVIDIA's driver is loaded, and no GPU is shown to this {}"
+_NONE_SHOWN = "NVIDIA's driver is loaded, but no GPU is visible to this {}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def package_lines(host: Host, needs: Requirements) -> Iterator[Line]:
     for name, wanted in versions.window().items():
         version = host.version(name)
         if version is not None and versions.is_inside(version, wanted):
-            yield ok(name, f"{version} (wanted: {wanted})")
+            yield ok(name, f"{version} (required: {wanted})")
         else:
             found, _, todo = str(versions.Outside(name, version, wanted)).partition(": ")
             yield wrong(name, found, todo)
@@ -30,9 +30,11 @@ def package_lines(host: Host, needs: Requirements) -> Iterator[Line]:
 
 
 def _todo_for_import(host: Host) -> str:
-    again = "python -c 'import torch' shows all of it; pip install --force-reinstall torch mends what is incomplete"
+    again = (
+        "python -c 'import torch' shows the whole error; pip install --force-reinstall torch repairs a broken install"
+    )
     if host.env.get("LD_LIBRARY_PATH"):
-        return f"try it with LD_LIBRARY_PATH unset, which may put other libraries before torch's own; {again}"
+        return f"try it with LD_LIBRARY_PATH unset: it may put other libraries before torch's own; {again}"
     return again
 
 
@@ -52,12 +54,12 @@ def _others(host: Host, needs: Requirements) -> Iterator[Line]:
     lacking = [each for each in wanted if not _is_there(host, each)]
     for each in lacking:
         version = host.version(each.name)
-        found = "is not installed" if version is None else f"{version}, {each.specifier} is needed"
+        found = "is not installed" if version is None else f"{version}, but {each.specifier} is required"
         asks = next((key for extra, key in extras.items() if each.marker and _is_of(each, extra)), "")
         todo = f"pip install '{each.name}{each.specifier}'"
         yield wrong(each.name, f"{found}{f' ({asks})' if asks else ''}", todo)
     if not lacking:
-        yield ok("other packages", f"all {len(wanted)} are there: {', '.join(each.name for each in wanted)}")
+        yield ok("other packages", f"all {len(wanted)} are installed: {', '.join(each.name for each in wanted)}")
 
 
 def _extras(needs: Requirements) -> dict[str, str]:

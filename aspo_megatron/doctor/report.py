@@ -34,8 +34,8 @@ def examine(host: Host, needs: Requirements) -> list[LineGroup]:
     """Every check. One that fails by itself is a line that says so, and ends no other."""
     _ = host.torch  # by one thread: an import that fails in two at once says something else in each
     with ThreadPoolExecutor() as pool:
-        gpus_read = pool.submit(_or, Gpus(problem="it could not be asked"), lambda: read_gpus(host))
-        failed = Sglang(problem="it could not be asked")
+        gpus_read = pool.submit(_or, Gpus(problem="the query failed"), lambda: read_gpus(host))
+        failed = Sglang(problem="the query failed")
         sglang_read = pool.submit(_or, failed, lambda: read_sglang(host, needs))
         gpus, sglang = gpus_read.result(), sglang_read.result()
         needs = placed(needs, host, gpus.there)
@@ -96,7 +96,7 @@ def _counts(groups: Sequence[LineGroup]) -> str:
 def _next(groups: Sequence[LineGroup], needs: Requirements) -> str:
     """What to do after this."""
     if exit_code(groups):
-        return f"mend what is WRONG, then again: aspo doctor{needs.words}"
+        return f"fix what is WRONG, then run again: aspo doctor{needs.words}"
     if needs.config is None:
         return "next: aspo recipes tiny, aspo train tiny/run.yaml, then aspo doctor YOUR.yaml"
     submits = needs.away or (needs.slurm and needs.nodes > 1)
@@ -109,7 +109,7 @@ def _lines(check: Check) -> list[Line]:
     try:
         found.extend(check())
     except Exception as error:  # what a machine answers is not foreseen in full, and the other checks are wanted
-        found.append(unknown("a check", f"could not be made: {type(error).__name__}: {error}"))
+        found.append(unknown("a check", f"failed: {type(error).__name__}: {error}"))
     return found
 
 

@@ -58,11 +58,11 @@ def server_lines(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) ->
     servers, python = needs.run.rollout.servers, needs.run.rollout.servers.python
     found = sglang.problem or f"{sglang.version}, torch {sglang.torch}"
     if needs.run.rollout.engine == "embedded":
-        yield unneeded("SGLang", f"{found} ({python}); rollout.engine=embedded generates without it")
+        yield unneeded("SGLang", f"{found} ({python}); rollout.engine=embedded does not need it")
         return
     if not needs.own_servers:
         where = ", ".join(servers.addresses) or "other nodes of the job, or another job"
-        yield unneeded("SGLang", f"the run takes servers that are started elsewhere: {where}")
+        yield unneeded("SGLang", f"the run uses servers started elsewhere: {where}")
         yield from _exposed(needs)
         return
     if sglang.problem:
@@ -76,7 +76,7 @@ def server_lines(host: Host, needs: Requirements, gpus: Gpus, sglang: Sglang) ->
     if (gpus.usable or needs.away) and sglang.torch.endswith("+cpu"):
         yield wrong(
             "its torch",
-            f"{sglang.torch} has no CUDA, and the GPUs are to serve",
+            f"{sglang.torch} has no CUDA, but the servers are to use the GPUs",
             _install(python, host.exists(python), gpus, needs.away),
         )
     on_gpu = bool(gpus.usable or needs.away) and needs.run.platform.device != "cpu"
@@ -102,8 +102,8 @@ def _exposed(needs: Requirements) -> Iterator[Line]:
     from aspo_megatron.rollout.sglang.local_servers import exposed_without_key
 
     for address in exposed_without_key(needs.run.rollout.servers):
-        found = f"{address} can be reached from other machines, and asks for no key"
-        yield warn("servers' key", found, "rollout.servers.api_key_file=FILE, with a long random text in it")
+        found = f"{address} can be reached from other machines, but requires no key"
+        yield warn("servers' key", found, "rollout.servers.api_key_file=FILE, which contains a long random text")
 
 
 def _options(host: Host, run: RunConfig, device: str, sglang: Sglang) -> Line:
@@ -115,17 +115,19 @@ def _options(host: Host, run: RunConfig, device: str, sglang: Sglang) -> Line:
     lacking = _not_in_source(host, sglang, passed)
     what = "its options"
     if not lacking:
-        return ok(what, f"it has all {len(passed)} that the run passes")
+        return ok(what, f"it supports all {len(passed)} that the run passes")
     command = [str(run.rollout.servers.python.absolute()), "-m", "sglang.launch_server", "--help"]
     answer = host.run(command, _HELP_SECONDS)
     if not answer.good:
         return unknown(what, f"{', '.join(lacking)}: not found in its source; --help: {answer.complaint}")
     lacking = [option for option in lacking if not re.search(rf"(?<![\w-]){option}(?![\w-])", answer.out)]
     if not lacking:
-        return ok(what, f"it has all {len(passed)} that the run passes")
+        return ok(what, f"it supports all {len(passed)} that the run passes")
     ours = [option for option in lacking if option not in " ".join(run.rollout.servers.extra_args)]
-    todo = f"a newer SGLang: {command[0]} -m pip install -U sglang" if ours else "see rollout.servers.extra_args"
-    return wrong(what, f"SGLang {sglang.version} does not know {', '.join(lacking)}, which the run passes", todo)
+    todo = (
+        f"install a newer SGLang: {command[0]} -m pip install -U sglang" if ours else "see rollout.servers.extra_args"
+    )
+    return wrong(what, f"SGLang {sglang.version} does not support {', '.join(lacking)}, which the run passes", todo)
 
 
 def _passed(run: RunConfig, device: str) -> list[str]:
@@ -160,8 +162,12 @@ def _models(host: Host, architectures: list[str], sglang: Sglang) -> Line:
     folder = (sglang.folder or Path()) / "srt" / "models"
     names = [name for name in host.names(folder) if name.endswith(".py")]
     if not names or not architectures:
-        return unknown(what, "config.json names no architecture" if names else f"{folder} is not there")
+        return unknown(what, "config.json names no architecture" if names else f"{folder} does not exist")
     wanted = architectures[0]
     if any(re.search(rf"^class {re.escape(wanted)}\b", host.read(folder / name) or "", re.M) for name in names):
-        return ok(what, f"it has {wanted}")
-    return wrong(what, f"SGLang {sglang.version} has no {wanted}", "a newer SGLang, or rollout.engine=embedded")
+        return ok(what, f"it supports {wanted}")
+    return wrong(
+        what,
+        f"SGLang {sglang.version} does not support {wanted}",
+        "install a newer SGLang, or set rollout.engine=embedded",
+    )

@@ -18,15 +18,17 @@ def slurm_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """The programs, the controller, the allocation that this runs in, and the section `slurm`."""
     inside = "SLURM_JOB_ID" in host.env and not needs.away
     if not needs.slurm:
-        yield unneeded("Slurm", "no sbatch here")
+        yield unneeded("Slurm", "sbatch is not installed here")
         return
     version = host.run(["sbatch", "--version"], _SECONDS)
     if version.good:
-        yield ok("Slurm", version.out.strip() or "sbatch is there")
+        yield ok("Slurm", version.out.strip() or "sbatch is installed")
     elif inside:
-        yield warn("Slurm", f"sbatch: {version.complaint}", "jobs requeue by scontrol; see that it is in PATH on nodes")
+        yield warn(
+            "Slurm", f"sbatch: {version.complaint}", "jobs requeue with scontrol; it must be in PATH on the nodes"
+        )
     else:
-        yield warn("Slurm", f"sbatch: {version.complaint}", "ask those who run the cluster")
+        yield warn("Slurm", f"sbatch: {version.complaint}", "ask your cluster's administrators")
     yield _controller(host)
     yield from _programs(host)
     if inside:
@@ -34,7 +36,7 @@ def slurm_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
         yield _gpus_of_task(host, gpus)
     yield from _template(needs)
     if needs.config is not None and needs.shape_problem:
-        yield warn("section slurm", needs.shape_problem, f"aspo slurm{needs.words} refuses it as it is")
+        yield warn("section slurm", needs.shape_problem, f"aspo slurm{needs.words} refuses this section as it is")
     elif needs.config is not None and needs.run.slurm.gpus_per_node and not inside:
         yield from _partition(host, needs)
 
@@ -63,8 +65,8 @@ def _allocation(host: Host, needs: Requirements) -> Line:
     wanted = needs.run.parallel.world_size
     by_srun = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and tasks.isdecimal() and int(tasks) > 1
     if by_srun and needs.config is not None and int(tasks) != wanted:
-        todo = f"srun --ntasks={wanted}, or another layout: tasks are ranks"
-        return wrong("allocation", f"{found}, and tp x cp x dp x pp = {wanted} ranks are wanted", todo)
+        todo = f"srun --ntasks={wanted}, or another layout: each task is a rank"
+        return wrong("allocation", f"{found}, but tp x cp x dp x pp = {wanted} ranks are needed", todo)
     return ok("allocation", found)
 
 
@@ -89,16 +91,16 @@ def _gpus_of_task(host: Host, gpus: Gpus) -> Line:
     """A task that is shown one GPU takes it; one that is shown all takes that of its number on the node."""
     env = host.env
     on_node = env.get("SLURM_GPUS_ON_NODE", "")
-    shown = f"{gpus.usable} GPUs are seen here" + (f", {on_node} are the job's on this node" if on_node else "")
+    shown = f"{gpus.usable} GPUs are visible here" + (f", the job has {on_node} on this node" if on_node else "")
     if env.get("SLURM_GPUS_PER_TASK"):
         shown += f", {env['SLURM_GPUS_PER_TASK']} for each task"
     tasks = _tasks_here(host)
     if not gpus.usable:
-        return warn("its GPUs", "this task sees none", "ask for them: --gpus-per-node=N or --gres=gpu:N (sinfo -o %G)")
+        return warn("its GPUs", "this task sees none", "request them: --gpus-per-node=N or --gres=gpu:N (sinfo -o %G)")
     if shown_own(host, gpus):
-        return ok("its GPUs", f"{shown}: each task takes the one it is shown")
+        return ok("its GPUs", f"{shown}: each task uses the one that it sees")
     if tasks > gpus.usable:
-        todo = f"--gpus-per-node={tasks}, or fewer tasks a node"
+        todo = f"--gpus-per-node={tasks}, or fewer tasks per node"
         return wrong("its GPUs", f"{shown}, for {tasks} tasks on a node", todo)
     return ok("its GPUs", shown)
 
@@ -110,11 +112,13 @@ def _template(needs: Requirements) -> Iterator[Line]:
     try:
         read_template()
     except UserError as error:
-        yield warn("slurm/train.sbatch", str(error), "install aspo again")
+        yield warn("slurm/train.sbatch", str(error), "reinstall aspo")
         return
     venv = needs.run.slurm.venv
     if venv is not None and venv != Path("none") and not (venv / "bin" / "aspo").is_file():
-        yield warn("slurm.venv", f"{venv} has no bin/aspo here", "the folder that all nodes see, null, or none")
+        yield warn(
+            "slurm.venv", f"{venv} has no bin/aspo here", "set it to the folder that all nodes see, null, or none"
+        )
 
 
 def _partition(host: Host, needs: Requirements) -> Iterator[Line]:
@@ -133,9 +137,11 @@ def _partition(host: Host, needs: Requirements) -> Iterator[Line]:
     where = f"partition {slurm.partition}" if slurm.partition else "all partitions"
     if most < slurm.gpus_per_node:
         todo = f"slurm.gpus_per_node={most} and a layout for it, or slurm.partition=NAME with larger nodes"
-        yield warn("its nodes", f"{where}: at most {most} GPUs a node, a job asks for {slurm.gpus_per_node}", todo)
+        yield warn(
+            "its nodes", f"{where}: at most {most} GPUs per node, but a job asks for {slurm.gpus_per_node}", todo
+        )
     else:
-        yield ok("its nodes", f"{where}: up to {most} GPUs a node")
+        yield ok("its nodes", f"{where}: up to {most} GPUs per node")
 
 
 def _gpus(gres: str) -> int:

@@ -47,10 +47,10 @@ def prompt_lines(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> list[s
     """The prompt of a problem as the model gets it, with its special tokens, indented below a line that says so."""
     text = safe(decode(tokenizer, problem.prompt_ids))
     rest = len(text) - _MOST_CHARACTERS
-    shown = text if rest <= 0 else f"{text[:_MOST_CHARACTERS]} ... and {rest:,} characters more"
+    shown = text if rest <= 0 else f"{text[:_MOST_CHARACTERS]} ... and {rest:,} more characters"
     return [
-        f"prompt:    that of problem {one_line(problem.id)}, {counted(len(problem.prompt_ids), 'token')}, as the model "
-        "gets it:",
+        f"prompt:    of problem {one_line(problem.id)}, {counted(len(problem.prompt_ids), 'token')}, as the model "
+        "receives it:",
         *(f"  | {line}" for line in shown.split("\n")),
     ]
 

@@ -63,8 +63,8 @@ def refuse_beyond_gpus(what: str, ranks: int, device: str) -> None:
     gpus = torch.cuda.device_count()
     if ranks > gpus:
         raise ConfigError(
-            f"{what}: {ranks} ranks want a GPU each, and this machine has {gpus} (device={device}); start fewer, or "
-            "device=cpu"
+            f"{what}: {ranks} ranks need a GPU each, but this machine has {gpus} (device={device}); start fewer, or "
+            "set device=cpu"
         )
 
 
@@ -86,7 +86,7 @@ def crowding(ranks: Ranks, machine: Machine | None = None) -> str:
     if threads > MOST_PER_CORE * cores and not ranks.asked_for:
         raise ConfigError(
             f"{ranks.what}: {told} are more than {MOST_PER_CORE} times the {cores:g} CPU cores here; start at most "
-            f"{max(int(MOST_PER_CORE * cores / ranks.threads), 1)}, or set {ranks.flag} to start them all the same"
+            f"{max(int(MOST_PER_CORE * cores / ranks.threads), 1)}, or set {ranks.flag} to start them anyway"
         )
     fewer_threads = " or threads" if ranks.threads > 1 else ""
     return f"{told} share {cores:g} CPU cores, which is slow; fewer ranks{fewer_threads}, or more cores, are faster"
@@ -97,11 +97,11 @@ def _too_large(ranks: Ranks, there: int) -> str:
     total = sum(ranks.bytes) / _GIB
     each = f", {most / _GIB:.1f} GiB each" if count > 1 else ""
     fit = there // most
-    todo = f"start at most {fit}" if fit else "take a smaller model or shorter lengths"
+    todo = f"start at most {fit}" if fit else "use a smaller model or shorter lengths"
     return (
         f"{ranks.what}: {counted(count, 'rank')} would take about {total:.1f} GiB of memory{each} "
-        f"({PROCESS_BYTES / _GIB:.1f} of it for the process itself), and {there / _GIB:.1f} GiB are available; {todo}, "
-        "end other programs, or use a machine with more"
+        f"({PROCESS_BYTES / _GIB:.1f} of it for the process itself), but only {there / _GIB:.1f} GiB is available; "
+        f"{todo}, end other programs, or use a machine with more"
     )
 
 

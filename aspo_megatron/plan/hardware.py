@@ -66,7 +66,7 @@ H800 = replace(
     H100,
     name="H800 SXM",
     nvlink=200 * GB,
-    source="as H100 SXM, but for NVLink: 400 GB/s in both directions (arXiv 2505.09343, on DeepSeek-V3's nodes)",
+    source="as H100 SXM, except for NVLink: 400 GB/s in both directions (arXiv 2505.09343, on DeepSeek-V3's nodes)",
 )
 H200 = Gpu(
     "H200 SXM",
@@ -86,7 +86,7 @@ H20 = Gpu(
     hbm=4.0 * TB,
     nvlink=450 * GB,
     network=50 * GB,
-    source="NVIDIA's figures for HGX H20 as vendors of servers print them; 8 x 400 Gbit/s as other HGX nodes have",
+    source="NVIDIA's figures for HGX H20 as server vendors publish them; 8 x 400 Gbit/s as in other HGX nodes",
 )
 B200 = Gpu(
     "B200 SXM",
@@ -113,7 +113,9 @@ def gpu_called(name: str, memory: float | None = None) -> Gpu:
     """
     kinds = {each.name.split()[0].lower(): each for each in GPUS}
     if name.lower() not in kinds:
-        raise ConfigError(f"--gpu {one_line(name)}: known are {', '.join(kinds)}; --gpu-memory GB for another memory")
+        raise ConfigError(
+            f"--gpu {one_line(name)}: known are {', '.join(kinds)}; --gpu-memory GB sets another memory size"
+        )
     found = kinds[name.lower()]
     return found if memory is None else with_memory(found, int(memory * GB))
 

@@ -15,7 +15,7 @@ from aspo_megatron.plan.table import table
 LEFT_OUT = (
     "the rewards' own time",
     "evaluation, saves, exports",
-    "problems that dynamic sampling drops and asks anew",
+    "problems that dynamic sampling drops and replaces",
     "ranks that wait for the longest responses",
     "the optimizer's step",
     "copies between GPU and host",
@@ -53,33 +53,33 @@ def _head(plan: Plan) -> list[str]:
     config, family = plan.config, plan.family
     parallel = config.parallel
     batch = worst_batch(config, family, parallel)
-    active = f", {_count(active_elements(family))} of them for a token" if family.num_experts else ""
+    active = f", {_count(active_elements(family))} of them active per token" if family.num_experts else ""
     source = f"config.json  {plan.source.config_json}"
     if plan.source.missing is not None:
-        source += f" (model.path={plan.source.missing} is not there yet)"
+        source += f" (model.path={plan.source.missing} does not exist yet)"
     prompt = longest_prompt(config, family.context_length)
     cut = ""
     if prompt < config.data.max_prompt_tokens:
-        cut = f"; prompts of at most {prompt:,} tokens, by the model's context of {family.context_length:,}"
+        cut = f"; prompts of at most {prompt:,} tokens, limited by the model's context of {family.context_length:,}"
     return [
         one_line(source),
         f"model        {family.name}, {_count(model_elements(family))} parameters{active}; {config.model.dtype}",
         _all_gpus(plan),
         f"layout       {parallel.world_size} ranks, parallel: {layout_words(parallel)}, recompute: "
         f"{config.model.recompute}",
-        f"micro-batch  {batch.tokens:,} tokens on a rank at the most, {batch.scored:,} of them scored"
-        + (f"; {batch.all_tokens:,} over cp" if parallel.cp > 1 else "")
+        f"micro-batch  at most {batch.tokens:,} tokens on a rank, {batch.scored:,} of them scored"
+        + (f"; {batch.all_tokens:,} across cp" if parallel.cp > 1 else "")
         + cut,
     ]
 
 
 def _all_gpus(plan: Plan) -> str:
     found, nodes = plan.all_gpus, counted(plan.all_gpus.nodes, "node")
-    total = f"{found.total} in all"
+    total = f"{found.total} in total"
     if not found.servers:
-        what = f"{total}, for ranks, which generate as well"
+        what = f"{total}, for ranks, which also generate"
     elif found.shared:
-        what = f"{total}, on which {found.ranks} ranks and servers on {found.servers} take turns"
+        what = f"{total}, shared in turn by {found.ranks} ranks and the servers on {found.servers}"
     else:
         what = f"{total}: {found.ranks} for ranks, {found.servers} for servers"
     return f"GPUs         {what}; {nodes} of {found.gpus_of_node} GPUs"
@@ -104,7 +104,7 @@ def _memory(plan: Plan) -> list[str]:
         ("weight sync", [stage.sync for stage in stages]),
         ("save", [stage.save for stage in stages]),
         ("reserved", [stage.reserved for stage in stages]),
-        ("at the worst moment", [stage.total for stage in stages]),
+        ("at the peak", [stage.total for stage in stages]),
     ]
     lines = table(
         ["memory of a rank, GB", *(f"stage {stage.stage}" for stage in stages)],
@@ -127,13 +127,13 @@ def _host(plan: Plan) -> list[str]:
         ("reference model", [each.reference for each in plan.locked]),
         ("Adam's moments", [each.moments for each in plan.locked]),
         ("save", [each.save for each in plan.locked]),
-        ("all of it", [each.total for each in plan.locked]),
+        ("total", [each.total for each in plan.locked]),
     ]
     lines = table(
         ["locked memory of the host, GB", *(f"stage {stage}" for stage in range(len(plan.locked)))],
         ([name, *(f"{value / GB:.2f}" for value in values)] for name, values in rows if any(values)),
     )
-    return [*lines, f"all ranks of a node: {plan.locked_on_node / GB:.0f} GB, and what is lost in blocks of 256 MiB"]
+    return [*lines, f"all ranks of a node: {plan.locked_on_node / GB:.0f} GB, plus what is lost in blocks of 256 MiB"]
 
 
 def _engine(plan: Plan) -> list[str]:
@@ -149,8 +149,8 @@ def _engine(plan: Plan) -> list[str]:
 def _servers(plan: Plan) -> str:
     servers, engine = plan.config.rollout.servers, plan.on[0].engine
     fraction = servers.memory_fraction or plan.assume.server_fraction
-    where = "on the trainer's GPUs" if servers.colocate else "on GPUs of their own"
-    size = "a GPU each" if engine.gpus == 1 else f"{engine.gpus} GPUs each"
+    where = "on the trainer's GPUs" if servers.colocate else "on their own GPUs"
+    size = "one GPU each" if engine.gpus == 1 else f"{engine.gpus} GPUs each"
     return f"{engine.count} SGLang servers, {size}, {where}, {fraction:.0%} of the memory for weights and cache"
 
 
@@ -165,7 +165,7 @@ def _traffic(plan: Plan) -> list[str]:
         ]
         for each in first
     ]
-    return table(["traffic of a step", "GB sent by a GPU", "over", *(f"s, {on.gpu.name}" for on in plan.on)], rows)
+    return table(["traffic of a step", "GB sent per GPU", "over", *(f"s, {on.gpu.name}" for on in plan.on)], rows)
 
 
 def _time(plan: Plan) -> list[str]:
@@ -181,9 +181,9 @@ def _time(plan: Plan) -> list[str]:
         ["estimated seconds", *(on.gpu.name for on in plan.on)],
         ([name, *(_seconds(value) for value in values)] for name, values in rows),
     )
-    lines.append(f"not in them: {', '.join(LEFT_OUT)}")
+    lines.append(f"not included: {', '.join(LEFT_OUT)}")
     if plan.config.rollout.overlap != "none":
-        lines.append(f"rollout.overlap={plan.config.rollout.overlap}: generation and the rest run beside each other")
+        lines.append(f"rollout.overlap={plan.config.rollout.overlap}: generation and the rest run at the same time")
     return lines
 
 
@@ -200,11 +200,11 @@ def _ranking(plan: Plan) -> list[str]:
         for number, each in enumerate(plan.best, start=1)
     ]
     head = (
-        f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the ranks: by time; within 5% the least "
+        f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the ranks: by time; within 5%, the smallest "
         f"pp x cp; tight ones (less than {plan.assume.spare:.0%} to spare) last"
     )
     if plan.best and not plan.best[0].fits:
-        head = f"no layout of {plan.gpus} GPUs fits on {plan.ranked_on.name}; the smallest"
+        head = f"no layout of {plan.gpus} GPUs fits on {plan.ranked_on.name}; the smallest:"
     lines = [head, *table(["", "parallel", "recompute", "GB", "s", "why"], rows, left=(1, 2, 5))]
     if plan.best:
         best = plan.best[0]
@@ -221,21 +221,21 @@ def _assumptions(plan: Plan) -> list[str]:
     lines = [
         "assumptions",
         *_mfu(plan),
-        f"  {a.decode:.0%} of the memory's rate in generation, {a.elementwise:.0%} of it to add gradients; "
-        f"{a.link:.0%} of a link's rate; {a.call * 1e6:.0f} us of the host for an operation of PyTorch (calls)",
-        f"  responses of {a.length:.0%} of the longest and prompts of {a.prompt:.0%} of it on average, for time; the "
-        "longest of both for memory",
+        f"  {a.decode:.0%} of the memory bandwidth in generation, {a.elementwise:.0%} of it to add gradients; "
+        f"{a.link:.0%} of a link's bandwidth; {a.call * 1e6:.0f} us of host time per PyTorch operation (calls)",
+        f"  for time, responses average {a.length:.0%} of the longest, and prompts {a.prompt:.0%}; for memory, "
+        "both are the longest",
         f"  {a.reserved / GB:.0f} GB for CUDA, NCCL and cuBLAS, {a.fragments:.0%} of an update's memory lost to "
         "fragments",
         "  megatron's local layers, PyTorch's attention and Adam; experts used evenly; nothing overlaps; no GPU has "
         "been measured",
-        "  communication within 8 GPUs over NVLink, beyond over the network",
+        "  communication within 8 GPUs goes over NVLink, beyond that over the network",
     ]
     for on in plan.on:
         gpu = on.gpu
         lines.append(
             f"  {gpu.name}: {gpu.bf16 / 1e12:.0f} TFLOP/s, {gpu.hbm / 1e12:g} TB/s, NVLink {gpu.nvlink / GB:.0f} "
-            f"GB/s, network {gpu.network / GB:.0f} GB/s a GPU ({gpu.source})"
+            f"GB/s, network {gpu.network / GB:.0f} GB/s per GPU ({gpu.source})"
         )
     return lines
 
@@ -253,7 +253,7 @@ def _mfu(plan: Plan) -> list[str]:
         "for pretraining with Transformer Engine;",
         "  megatron's local layers, prompts and responses of uneven length, and log-probs in fp32 reach less; products "
         f"alone {a.products:.0%},",
-        "  and the rest waits for the memory, at each GPU's own rate" + (f": {', '.join(others)}" if others else ""),
+        "  and the rest waits for memory, at each GPU's own bandwidth" + (f": {', '.join(others)}" if others else ""),
     ]
 
 

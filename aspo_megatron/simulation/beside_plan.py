@@ -90,14 +90,14 @@ def simulated_form(config: RunConfig, folder: Path) -> tuple[RunConfig, list[str
     """
     if config.platform.device == "cpu":
         raise ConfigError(
-            "platform.device=cpu: --simulate shows a GPU; add platform.device=cuda, or leave --simulate out"
+            "platform.device=cpu: --simulate simulates a GPU; add platform.device=cuda, or leave out --simulate"
         )
     lines, changes = [], {}
     for key, (asked, instead) in _LEFT_OUT.items():
         if getattr(config.model.kernels, key) == asked:
             changes[key] = instead
             shown = str(asked).lower() if isinstance(asked, bool) else asked
-            lines.append(f"model.kernels.{key}={shown} is left out: the stand-in has megatron-core's own layers alone")
+            lines.append(f"model.kernels.{key}={shown} is left out: the stand-in has only megatron-core's own layers")
     if config.model.kernels.fp8 != "none":
         changes["fp8"] = "none"
         lines.append(f"model.kernels.fp8={config.model.kernels.fp8} is left out: simulated and planned in bf16")

@@ -31,7 +31,7 @@ def _phases(config: RunConfig, each: Compared) -> list[str]:
         rows.append(
             [str(phase), *_beside(size, found.peak_bytes), *(f"{count:,}" if count else "" for count in counts)]
         )
-    rows.append(["the most", *_beside(each.planned_peak, figures.peak_bytes), "", "", ""])
+    rows.append(["peak", *_beside(each.planned_peak, figures.peak_bytes), "", "", ""])
     whole = f"{figures.micro_batches} micro-batch" + ("es" if figures.micro_batches > 1 else "")
     head = f"rank {figures.rank} of {config.parallel.world_size}, stage {figures.stage}, {whole}"
     columns = ["planned, GB", "simulated", "apart", "operations", "waits", "pageable copies"]

@@ -26,7 +26,7 @@ def value(key: str, text: str) -> str:
         ConfigError: it is more than a line, or commands would take it for an option.
     """
     if text.startswith("-"):
-        raise ConfigError(f"{key}: {one_line(text)} begins with -, which commands take for an option")
+        raise ConfigError(f"{key}: {one_line(text)} begins with -, so commands would read it as an option")
     return _line(key, text)
 
 
@@ -62,8 +62,8 @@ def option(key: str, name: str, given: object) -> str:
     text = f"--{name}={given}"
     if str(given).startswith("-") or _slurms_words(_line(key, text)) != [text]:
         raise ConfigError(
-            f"{key}: {one_line(given)} is not one word for Slurm: it may not begin with -, nor have blanks, #, quotes "
-            "or backslashes"
+            f"{key}: {one_line(given)} is not a single word to Slurm: it must not begin with - or contain blanks, #, "
+            "quotes or backslashes"
         )
     return text
 
@@ -75,9 +75,7 @@ def quoted_option(key: str, name: str, given: str) -> str:
         ConfigError: it has quotes or backslashes, by which Slurm would read another value.
     """
     if re.search(r"[\"'\\\\]", given):
-        raise ConfigError(
-            f"{key}: {one_line(given)}: Slurm would not read its quotes or backslashes as they stand there"
-        )
+        raise ConfigError(f"{key}: {one_line(given)}: Slurm would not read its quotes or backslashes as written")
     text = f"--{name}={given}"
     return text if _slurms_words(_line(key, text)) == [text] else f'--{name}="{given}"'
 
@@ -92,8 +90,8 @@ def options(key: str, texts: Sequence[str]) -> list[str]:
         found = _slurms_words(_line(key, text))
         if len(found) != 1 or not found[0].startswith("--"):
             raise ConfigError(
-                f"{key}: {one_line(text)} is not one option for Slurm: write --name=value, with blanks and # in "
-                "quotes only, and each option by itself"
+                f"{key}: {one_line(text)} is not a single option of Slurm: write --name=value, with blanks and # "
+                "only in quotes, and each option separately"
             )
     return list(texts)
 
@@ -151,7 +149,7 @@ def with_settings(script: str, values: Mapping[str, str], own: str, where: str) 
     for name, value in values.items():
         found = re.findall(rf"^{name}=.*$", script, flags=re.M)
         if len(found) != 1:
-            raise UserError(f"{where}: has {len(found)} lines {name}=..., and must have one")
+            raise UserError(f"{where}: has {len(found)} lines {name}=..., but must have exactly one")
         script = script.replace(f"\n{found[0]}\n", f"\n{name}={value}\n")
     return script.replace(OWN_LINES, own)
 

@@ -78,14 +78,16 @@ def make_job(
     _check_models(runs, config, [*overrides, *itertools.chain(*lines)])
     folders = [run.output_dir.resolve() for run in runs]
     if len(set(folders)) < len(folders):
-        raise ConfigError(f"{sweep}: each line needs an output_dir=... of its own")
+        raise ConfigError(f"{sweep}: each line needs its own output_dir=...")
     for run in runs:
         _check(run)
         refuse_foreign_folder(run)
         if _size(run) != _size(runs[0]):
             raise ConfigError(f"{sweep}: all lines must need the same number of ranks, and of GPUs for servers")
         if run.slurm != runs[0].slurm:
-            raise ConfigError(f"{sweep}: the lines are one job: set slurm.* in CONFIG or beside it, not in a line")
+            raise ConfigError(
+                f"{sweep}: all lines are one job: set slurm.* in CONFIG or on the command line, not in a line"
+            )
     _refuse_dependency(runs[0].slurm, chain)
     name = re.sub(r"[^\w.-]+", "-", f"aspo-{(sweep or runs[0].output_dir).stem}")
     return SlurmJob(runs[0], (str(config), *options, *overrides), name, lines, chain)
@@ -187,9 +189,9 @@ def submit(job: SlurmJob, script: str) -> list[str]:
                 check=False,
             )
         except OSError as error:
-            raise UserError("there is no sbatch here: submit on a machine of the cluster") from error
+            raise UserError("sbatch is not installed here: submit from a machine of the cluster") from error
         if done.returncode:
-            raise UserError(f"sbatch refuses the job: {one_line(' '.join(done.stderr.split()))}")
+            raise UserError(f"sbatch refused the job: {one_line(' '.join(done.stderr.split()))}")
         ids.append(done.stdout.strip().partition(";")[0])
     return ids
 
@@ -203,7 +205,7 @@ def read_template() -> str:
     try:
         return TEMPLATE.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): install aspo again") from error
+        raise UserError(f"{TEMPLATE} cannot be read ({error.strerror}): reinstall aspo") from error
 
 
 def _size(run: RunConfig) -> tuple[object, ...]:
@@ -215,15 +217,17 @@ def _refuse_dependency(slurm: SlurmConfig, chain: int) -> None:
     for line in slurm.directives:
         if chain > 1 and line.startswith("--dependency"):
             raise ConfigError(
-                f"slurm.directives: {one_line(line)}: would have the jobs of --chain {chain} run at the same time, as "
-                "each has --dependency=singleton; leave one of them out"
+                f"slurm.directives: {one_line(line)}: would make the jobs of --chain {chain} run at the same time, as "
+                "each has --dependency=singleton; leave out one of the two"
             )
 
 
 def _check(run: RunConfig) -> None:
     refuse_short_limit(run.slurm)
     if run.rollout.servers.addresses and (run.slurm.server_nodes or run.slurm.servers_of):
-        raise ConfigError("rollout.servers.addresses: leave it empty with slurm.server_nodes or slurm.servers_of")
+        raise ConfigError(
+            "rollout.servers.addresses: leave it empty when slurm.server_nodes or slurm.servers_of is set"
+        )
     shape(run)
 
 
@@ -254,7 +258,7 @@ def _sweep_lines(path: Path) -> tuple[tuple[str, ...], ...]:
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"--array {one_line(path)}: cannot be read ({one_line(error)})") from error
     if not any(lines):
-        raise ConfigError(f"--array {one_line(path)}: has no line of settings")
+        raise ConfigError(f"--array {one_line(path)}: has no lines with settings")
     return tuple(tuple(line) for line in lines if line)
 
 

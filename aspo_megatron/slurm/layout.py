@@ -25,7 +25,7 @@ _GRES = re.compile(rf"(?P<what>(?:gres[/:])?gpu)(?:[:=](?P<type>{_TYPE}))?(?:[:=
 
 _OWN_KEYS = {
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "nodes and tasks follow from slurm.nodes and parallel"),
-    "array": "the tasks of an array would all be this run; give each a line of the file of --array",
+    "array": "all tasks of the array would be the same run; give each its own line in the file of --array",
 }
 """Options of sbatch that no directive may set, and why."""
 
@@ -79,7 +79,7 @@ def _shape(run: RunConfig) -> tuple[int, int]:
     if has_own_servers(run) and nodes > 1:
         raise ConfigError(
             f"rollout.engine=sglang on several nodes ({nodes} for {ranks} ranks): set slurm.server_nodes for servers "
-            "in the same job, or start them by slurm/serve.sbatch and set slurm.servers_of"
+            "in the same job, or start them with slurm/serve.sbatch and set slurm.servers_of"
         )
     if gpus:
         _refuse_gpus(run, nodes, ranks, beside)
@@ -92,12 +92,12 @@ def _refuse_gpus(run: RunConfig, nodes: int, ranks: int, beside: int) -> None:
     gpus, each = slurm.gpus_per_node, f"rollout.servers.count={servers.count} x tp={servers.tp}"
     if beside and ranks + beside != gpus:
         raise ConfigError(
-            f"slurm: a node with {gpus} GPUs for tp x cp x dp x pp = {ranks} ranks and {each} = {beside} GPUs of "
-            f"servers beside them, {ranks + beside} in all"
+            f"slurm: a node has {gpus} GPUs, but tp x cp x dp x pp = {ranks} ranks and {each} = {beside} GPUs for "
+            f"servers take {ranks + beside} in total"
         )
     if not beside and ranks != nodes * gpus:
         raise ConfigError(
-            f"slurm: {nodes} nodes with {gpus} GPUs are {nodes * gpus} ranks, but tp x cp x dp x pp = {ranks}"
+            f"slurm: {nodes} nodes with {gpus} GPUs each hold {nodes * gpus} ranks, but tp x cp x dp x pp = {ranks}"
             f"{_counted(run)}"
         )
     if slurm.server_nodes or (has_own_servers(run) and servers.colocate):
@@ -121,7 +121,9 @@ def _refuse_directives(run: RunConfig, ranks: int) -> None:
         name = _name(line)
         kind, number = _gpus_said(line) or ("", 0)
         if kind == "job":
-            raise ConfigError(f"slurm.directives: {one_line(line)}: ask for the GPUs of a node, as --gpus-per-node=N")
+            raise ConfigError(
+                f"slurm.directives: {one_line(line)}: request the GPUs of each node, as --gpus-per-node=N"
+            )
         binds = kind == "task" or (name == "gpu-bind" and not line.endswith("=none"))
         if binds and has_own_servers(run):
             raise ConfigError(
@@ -134,7 +136,7 @@ def _refuse_directives(run: RunConfig, ranks: int) -> None:
         found = {"node": number, "task": number * ranks}.get(kind, slurm.gpus_per_node)
         if found != slurm.gpus_per_node:
             raise ConfigError(
-                f"slurm.directives: {one_line(line)}: {found} GPUs a node, but slurm.gpus_per_node="
+                f"slurm.directives: {one_line(line)}: {found} GPUs per node, but slurm.gpus_per_node="
                 f"{slurm.gpus_per_node}"
             )
 
@@ -171,7 +173,7 @@ def _counted(run: RunConfig) -> str:
     slurm = run.slurm
     if slurm.nodes is None or not slurm.server_nodes:
         return ""
-    return f" (slurm.nodes counts the ranks' nodes; the {slurm.server_nodes} of slurm.server_nodes come on top)"
+    return f" (slurm.nodes counts the ranks' nodes; the {slurm.server_nodes} of slurm.server_nodes are added to them)"
 
 
 def _advice(run: RunConfig) -> Iterator[list[str]]:

@@ -32,7 +32,7 @@ def limit_seconds(text: str) -> int | None:
         return None
     found = _FORM.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no time limit of Slurm")
+        raise ValueError(f"{text!r} is not a time limit of Slurm")
     parts = [int(part) for part in found.group("first", "second", "third") if part is not None]
     if found["days"] is not None:
         days, (hours, minutes, seconds) = int(found["days"]), [*parts, 0, 0][:3]
@@ -56,8 +56,8 @@ def refuse_short_limit(slurm: SlurmConfig) -> None:
     """
     if slurm.save_seconds > MOST_SAVE_SECONDS:
         raise ConfigError(
-            f"slurm.save_seconds={slurm.save_seconds}: Slurm sends its signal {MOST_SAVE_SECONDS} seconds before the "
-            "limit slurm.time at the most; set slurm.save_seconds to no more"
+            f"slurm.save_seconds={slurm.save_seconds}: Slurm sends its signal at most {MOST_SAVE_SECONDS} seconds "
+            "before the limit slurm.time; set slurm.save_seconds to no more than that"
         )
     if slurm.time is not None:
         _refuse_short(f"slurm.time={slurm.time}", slurm.time, slurm.save_seconds)
@@ -72,7 +72,7 @@ def _refuse_directives(key: str, lines: Sequence[str], save_seconds: int) -> Non
         if name == "time" or (len(name) > 2 and "signal".startswith(name)):
             raise ConfigError(
                 f"{key}: {one_line(line)}: set slurm.time (the time limit) or slurm.save_seconds (when a run saves "
-                "before it) instead, which have to fit each other"
+                "before it) instead, which must agree with each other"
             )
         if name.startswith("time-") and "time-min".startswith(name):
             try:
@@ -86,7 +86,7 @@ def _refuse_short(what: str, text: str, save_seconds: int) -> None:
     if limit is None or limit > least:
         return
     raise ConfigError(
-        f"{one_line(what)}: {limit} s are not more than slurm.save_seconds={save_seconds} and the {EARLY_SECONDS} s by "
-        f"which Slurm may be early: the job would save as it begins, and train nothing; set slurm.time to more than "
-        f"{-(-least // 60)} minutes, or slurm.save_seconds to less, but more than a step takes"
+        f"{one_line(what)}: {limit} s is not more than slurm.save_seconds={save_seconds} plus the {EARLY_SECONDS} s by "
+        f"which Slurm may be early: the job would save as soon as it starts, and train nothing; set slurm.time to more "
+        f"than {-(-least // 60)} minutes, or slurm.save_seconds to less, but more than a step takes"
     )

@@ -74,7 +74,7 @@ def refused(done: Finished) -> str:
 def test_train_is_refused_beyond_memory(aspo: Aspo, started: list[int], tmp_path: Path) -> None:
     line = refused(aspo("train", "run.yaml", "output_dir=run", "parallel.dp=99", cores=128, gib=16))
     assert line.startswith("error: parallel (tp x cp x dp x pp): 99 ranks would take about ")
-    assert "GiB of memory, 0.5 GiB each (0.5 of it for the process itself), and 16.0 GiB are available" in line
+    assert "GiB of memory, 0.5 GiB each (0.5 of it for the process itself), but only 16.0 GiB is available" in line
     assert "start at most " in line
     assert not started
     assert not (tmp_path / "run").exists()
@@ -124,8 +124,8 @@ def test_check_is_refused(aspo: Aspo) -> None:
 def test_more_ranks_than_gpus(aspo: Aspo, started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     line = refused(aspo("train", "run.yaml", "output_dir=run", "parallel.dp=3"))
-    assert "3 ranks want a GPU each, and this machine has 2 (device=auto)" in line
-    assert "want a GPU each" in refused(aspo("check", "--layouts", "dp=3"))
+    assert "3 ranks need a GPU each, but this machine has 2 (device=auto)" in line
+    assert "need a GPU each" in refused(aspo("check", "--layouts", "dp=3"))
     assert not started
 
 

@@ -104,4 +104,4 @@ def test_values_are_of_options_and_arguments_that_there_are() -> None:
 
 def test_another_shell_is_refused() -> None:
     done = CliRunner().invoke(app, ["completion", "tcsh"])
-    assert str(done.exception) == "tcsh: there are scripts for bash, zsh, fish"
+    assert str(done.exception) == "tcsh: there are scripts only for bash, zsh, fish"

@@ -66,7 +66,7 @@ def test_the_download_of_a_model_that_is_not_there(tmp_path: Path, call: Call) -
 def test_nothing_is_overwritten(tmp_path: Path, call: Call) -> None:
     (tmp_path / "run.yaml").write_text("mine")
     done = call()
-    assert (done.code, done.stderr) == (2, "error: run.yaml: is there already; name another file: aspo init FILE\n")
+    assert (done.code, done.stderr) == (2, "error: run.yaml: already exists; name another file: aspo init FILE\n")
     assert (tmp_path / "run.yaml").read_text() == "mine"
     assert call("other.yaml").code == 0
     assert str(load_config(tmp_path / "other.yaml").output_dir) == "runs/other"
@@ -80,7 +80,7 @@ def test_a_run_with_a_model_and_a_table(tmp_path: Path, call: Call) -> None:
     done = call("sums.yaml", "--data", "sums.csv", "--model", str(TINY_MODEL), "--loss", "grpo")
     assert done.stdout.splitlines()[1] == "  aspo doctor sums.yaml"  # the model is there
     text = (tmp_path / "sums.yaml").read_text()
-    assert "# The fields that are there: question, solution, level\n" in text
+    assert "# Fields in this file: question, solution, level\n" in text
     short = ["model.init=random", "rollout.sampling.max_response_tokens=64"]  # of that model
     config = load_config(tmp_path / "sums.yaml", short)
     assert (config.data.format, config.loss.name) == ("raw", "grpo")
@@ -115,10 +115,10 @@ def test_fields_are_guessed(
     ("options", "said"),
     [
         (["--data", "none.csv"], "--data: none.csv is not there (in {here}); give a JSONL, JSON, CSV or Parquet file"),
-        (["--data", "d.csv"], "d.csv: which field is the question? There are: text, mark; give --prompt-field NAME"),
-        (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? There are: text, mark; give"),
+        (["--data", "d.csv"], "d.csv: which field is the question? It has: text, mark; give --prompt-field NAME"),
+        (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? It has: text, mark; give"),
         (["--data", "d.csv", "--prompt-field", "txt", "--answer-field", "mark"], "d.csv:2: no field 'txt'"),
-        (["--reward", "maths"], "--reward maths: it can be math, code or module:function"),
+        (["--reward", "maths"], "--reward maths: must be math, code or module:function"),
         (["--loss", "asop"], "the nearest is 'aspo'"),
         (["--output-dir", "${a}"], "output_dir"),
         (["folder/run.yaml"], "folder/run.yaml: cannot be written: No such file or directory"),

@@ -141,7 +141,7 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
     done = call("run.yaml", "reward.kind=reasoning_gym", "--count", "1")
     assert done.code == 1
     assert "  FAILED  reward.kind: reasoning_gym scores problems of reasoning-gym only" in done.stdout
-    assert "0 of 0 responses scored; problems that cannot be: 1\n" in done.stdout
+    assert "0 of 0 responses scored; problems that cannot be scored: 1\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
         (["run.yaml", "reward.kind=maths"], "reward.kind: unknown reward 'maths'; did you mean 'math'?"),
         (["run.yaml", "--problems", "none.csv"], "--problems: none.csv is not there"),
         (["run.yaml", "--responses", "none.jsonl"], "--responses: none.jsonl is not there"),
-        (["run.yaml", "--responses", "sums.csv"], "sums.csv:2: a response has `problem`, the id of its problem, and"),
+        (["run.yaml", "--responses", "sums.csv"], "sums.csv:2: a response needs `problem`, the id of its problem, and"),
         (["run.yaml", "--responses", "odd.jsonl"], "there is no problem 'x' in sums.csv; ids are like 'sums-0'"),
         (["run.yaml", "data.train.path=none.csv"], "data.train.path: none.csv is not there"),
     ],

@@ -123,7 +123,9 @@ def test_a_torch_that_cannot_be_imported_is_a_line(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "WRONG import torch         OSError: libcudart.so.13: cannot open shared object file" in done.stdout
-    assert f"PYTHONPATH           {tmp_path} has torch, which comes before what is installed" in done.stdout
+    assert (
+        f"PYTHONPATH           {tmp_path} has torch, which Python imports instead of what is installed" in done.stdout
+    )
 
 
 def test_an_nvidia_smi_that_prints_rubbish_is_a_line(
@@ -162,7 +164,7 @@ def test_a_check_that_fails_by_itself_ends_no_other(monkeypatch: pytest.MonkeyPa
     groups = report.examine(host, requirements_of(host=host))
     assert [group.name for group in groups][-1] == "Environment variables"
     (memory,) = (group for group in groups if group.name == "Memory")
-    assert memory.lines == (Line("unknown", "a check", "could not be made: RuntimeError: not foreseen"),)
+    assert memory.lines == (Line("unknown", "a check", "failed: RuntimeError: not foreseen"),)
     assert report.exit_code(groups) == 0
 
 

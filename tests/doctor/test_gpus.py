@@ -199,15 +199,15 @@ def test_memory_of_other_programs_is_named_with_them() -> None:
     rows = [gpu_row(0, used=40960), gpu_row(1)]
     apps = Answer(0, f"{UUID}0, 4711, /usr/bin/python3, 40950\n{UUID}1, 1, x, 2\n")
     line = lines_of(Imitated(nvidia_smi(rows) | torch_sees(2) | {"nvidia-smi --query-compute-apps=": apps}))
-    assert line["memory of others"].mark == "warn"
-    assert line["memory of others"].found == "GPU 0: 40.0 GiB held by python3 (pid 4711)"
+    assert line["memory in use"].mark == "warn"
+    assert line["memory in use"].found == "GPU 0: 40.0 GiB held by python3 (pid 4711)"
 
 
 def test_gpus_that_are_no_peers_are_warned_of_and_so_is_pcie_under_tensor_parallelism() -> None:
     rows = [gpu_row(0), gpu_row(1)]
     host = Imitated(nvidia_smi(rows, p2p="CNS", link="PHB") | torch_sees(2))
     lines = lines_of(host, requirements_of("parallel.tp=2", host=host, config=True))
-    assert "1 of 1 pairs do not read each other's memory, as GPU 0 and 1 (CNS)" in lines["peers"].found
+    assert "1 of 1 pairs cannot read each other's memory, such as GPU 0 and 1 (CNS)" in lines["peers"].found
     assert (lines["peers"].mark, lines["links"].mark) == ("warn", "warn")
     assert lines_of(host)["links"].mark == "ok"
 
@@ -250,7 +250,7 @@ def test_gpu_memory_is_held_against_what_is_always_there() -> None:
     family = read_family(ROOT / "examples" / "qwen3_8b" / "model")
     line = lines_of(host, replace(needs, family=family))["GPU memory"]
     assert line.mark == "wrong"  # 18 bytes for each of 8.2 billion parameters
-    assert "weights, gradients and optimizer are 137" in line.found
+    assert "weights, gradients and optimizer take 137" in line.found
     split = replace(requirements_of("model.dtype=bfloat16", "parallel.tp=8", host=host, config=True), family=family)
     assert lines_of(host, split)["GPU memory"].mark == "ok"
 
@@ -266,7 +266,7 @@ def test_gpus_that_are_hidden_from_torch_are_not_looked_at() -> None:
     lines = lines_of(host, of_30_gib("model.dtype=bfloat16", host=host))
     assert lines["GPUs"].found == "1 x NVIDIA H100 80GB HBM3, 79.6 GiB each, driver 580.95.05"
     assert lines["torch's kernels"].found == "for NVIDIA H100 80GB HBM3, compute capability 9.0"
-    assert lines["GPU memory"].mark == lines["memory of others"].mark == lines["model.kernels"].mark == "ok"
+    assert lines["GPU memory"].mark == lines["memory in use"].mark == lines["model.kernels"].mark == "ok"
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]
     assert "persistence" not in lines
 
@@ -311,7 +311,7 @@ def test_a_container_without_gpus_on_a_machine_with_them_computes_on_cpus(torch:
     del host._files["/dev/nvidiactl"]
     lines = lines_of(host)
     assert marked(lines, "wrong") == []
-    assert lines["nvidia-smi"].found.endswith("no GPU is shown to this container")
+    assert lines["nvidia-smi"].found.endswith("no GPU is visible to this container")
     assert "docker --gpus all" in lines["nvidia-smi"].todo
     assert lines_of(host, requirements_of("platform.device=cuda", host=host))["GPUs for the run"].mark == "wrong"
 

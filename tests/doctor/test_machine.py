@@ -31,7 +31,7 @@ def test_a_container_with_little_shared_memory_is_warned_of_with_several_gpus() 
 def test_buckets_of_weights_want_shared_memory_of_servers_on_cpus() -> None:
     host = without_gpus(disks={"/dev/shm": Disk(64 * MIB, 64 * MIB)})
     needs = requirements_of("rollout.engine=sglang", "rollout.servers.sync=tensor", host=host)
-    assert "two buckets of weights are 512 MiB" in lines_of(host, needs)["/dev/shm"].found
+    assert "two buckets of weights take 512 MiB" in lines_of(host, needs)["/dev/shm"].found
 
 
 def test_no_shared_memory_at_all_is_wrong() -> None:
@@ -65,7 +65,7 @@ def test_few_open_files_are_too_few_for_many_requests() -> None:
     assert lines_of(host)["open files"].mark == "ok"
     needs = requirements_of("rollout.engine=sglang", "rollout.servers.count=4", host=host)
     line = lines_of(host, needs)["open files"]
-    assert line.found == "1024; a rank wants 1536, 1024 of them for requests"
+    assert line.found == "1024; a rank needs 1536, 1024 of them for requests"
     assert line.todo == "ulimit -n 1024"  # the user may not raise it further
 
 
@@ -127,7 +127,7 @@ def test_a_control_group_is_what_the_ranks_have() -> None:
     host = without_gpus(files=V2 | {"/sys/fs/cgroup/memory.max": f"{1 << 30}"})
     line = lines_of(host)["host memory"]
     assert line.mark == "warn"
-    assert "a control group allows 1.0 GiB" in line.found
+    assert "limited to 1.0 GiB by a control group" in line.found
 
 
 def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:
@@ -160,7 +160,7 @@ def test_a_disk_without_room_for_states_is_said() -> None:
         requirements_of("model.dtype=bfloat16", "output_dir=/runs/a", host=host, config=True), family=family
     )
     assert lines_of(host, needs)["disk for runs"].mark == "warn"
-    assert "3 saved states are 320.4 GiB, the model is 15.3 GiB" in lines_of(host, needs)["disk for runs"].found
+    assert "3 saved states take 320.4 GiB, the model 15.3 GiB" in lines_of(host, needs)["disk for runs"].found
     host._disks["/"] = Disk(1 << 40, 15 << 30)
     assert lines_of(host, needs)["disk for runs"].mark == "wrong"
 
@@ -180,7 +180,7 @@ def test_more_threads_than_cores_are_warned_of() -> None:
     host = without_gpus(cores=2)
     assert lines_of(host)["CPU cores"].mark == "ok"
     line = lines_of(host, requirements_of("parallel.tp=4", host=host, config=True))["CPU cores"]
-    assert line.found == "2; 4 ranks x 1 thread wait for each other"
+    assert line.found == "2; 4 ranks x 1 thread compete for them"
     few = Imitated(eight_gpus(), cores=8)
     assert lines_of(few, requirements_of("parallel.dp=8", host=few, config=True))["CPU cores"].mark == "warn"
 

@@ -65,8 +65,8 @@ def test_an_option_that_sglang_does_not_know_is_wrong() -> None:
     }
     line = lines(host)["its options"]
     assert line.mark == "wrong"
-    assert "SGLang 0.5.23 does not know --enable-fp32-lm-head, which the run passes" in line.found
-    assert line.todo == f"a newer SGLang: {SERVER} -m pip install -U sglang"
+    assert "SGLang 0.5.23 does not support --enable-fp32-lm-head, which the run passes" in line.found
+    assert line.todo == f"install a newer SGLang: {SERVER} -m pip install -U sglang"
 
 
 def test_an_option_that_only_the_help_names_is_known_and_without_help_not_told() -> None:
@@ -126,7 +126,7 @@ def test_a_model_that_sglang_does_not_have_is_wrong() -> None:
     dense = replace(needs, family=read_family(ROOT / "examples" / "qwen3_8b" / "model"))
     experts = replace(needs, family=read_family(ROOT / "examples" / "qwen3_30b_a3b" / "model"))
     assert lines_of(host, dense)["its models"].mark == "ok"
-    assert lines_of(host, experts)["its models"].found == "SGLang 0.5.23 has no Qwen3MoeForCausalLM"
+    assert lines_of(host, experts)["its models"].found == "SGLang 0.5.23 does not support Qwen3MoeForCausalLM"
 
 
 def test_a_cpu_torch_does_not_serve_gpus() -> None:
@@ -149,7 +149,7 @@ def test_versions_of_nccl_that_differ(theirs: str, overrides: tuple[str, ...], m
     line = lines(with_sglang(nccl=Answer(0, f"NCCL {theirs}\n")), *overrides)["NCCL"]
     assert line.mark == mark
     assert line.todo.startswith(todo)
-    assert mark != "warn" or "sync=auto takes `tensor`" in line.found
+    assert mark != "warn" or "sync=auto uses `tensor`" in line.found
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_machine_that_submits_is_not_blamed_for_what_the_nodes_have() -> None:
     assert lines["CPU cores"].mark == "ok"
     assert lines["Slurm"].found == "slurm 23.11.4"
     assert lines["controller"].found == "Slurmctld(primary) at head1 is UP"
-    assert lines["its nodes"].found == "all partitions: up to 8 GPUs a node"
+    assert lines["its nodes"].found == "all partitions: up to 8 GPUs per node"
     assert "srun --nodes=1 --gpus-per-node=8 aspo doctor run.yaml parallel.dp=8 " in lines["GPUs for the run"].found
     assert lines_of(host)["GPUs for the run"].found.endswith("srun --nodes=1 --gpus-per-node=1 aspo doctor")
 
@@ -91,7 +91,7 @@ def test_nodes_with_fewer_gpus_and_partitions_that_are_not_there() -> None:
     four = Answer(0, "a100|gpu:a100:4|1:00\n")
     host = head(sinfo=four)
     line = lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))["its nodes"]
-    assert line.found == "all partitions: at most 4 GPUs a node, a job asks for 8"
+    assert line.found == "all partitions: at most 4 GPUs per node, but a job asks for 8"
     host = head(sinfo=Answer(0, ""))
     needs = requirements_of("parallel.dp=8", "slurm.partition=h200", host=host, config=True)
     assert lines_of(host, needs)["its nodes"].mark == "wrong"
@@ -102,7 +102,7 @@ def test_ranks_that_do_not_fill_nodes_are_said_as_aspo_slurm_says_it() -> None:
     host = head()
     line = lines_of(host, requirements_of("parallel.dp=12", host=host, config=True))["section slurm"]
     assert line.mark == "warn"
-    assert line.found.startswith("slurm: 2 nodes with 8 GPUs are 16 ranks")
+    assert line.found.startswith("slurm: 2 nodes with 8 GPUs each hold 16 ranks")
 
 
 def test_programs_that_the_script_calls_are_looked_for() -> None:
@@ -125,7 +125,7 @@ def test_a_task_that_sees_one_gpu_takes_it() -> None:
     host = in_job(1, TASK | {"SLURM_GPUS_PER_TASK": "1"})
     line = lines_of(host)["its GPUs"]
     assert line.mark == "ok"
-    assert line.found.endswith("1 for each task: each task takes the one it is shown")
+    assert line.found.endswith("1 for each task: each task uses the one that it sees")
     assert lines_of(in_job(8, TASK))["its GPUs"].mark == "ok"
 
 
@@ -155,7 +155,7 @@ def test_a_task_with_the_gpu_of_its_rank_lacks_no_other() -> None:
     host = in_job(1, TASK | {"SLURM_GPUS_PER_TASK": "1"})
     host._cores = 4
     lines = lines_of(host, requirements_of("parallel.dp=8", host=host, config=True))
-    assert lines["GPUs for the run"].found == "torch sees the one of this task's rank"
+    assert lines["GPUs for the run"].found == "torch sees the one GPU of this task's rank"
     assert lines["CPU cores"].mark == "ok"
     assert marked(lines, "wrong") == ["model.path", "data.train.path"]
 

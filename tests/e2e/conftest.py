@@ -32,7 +32,7 @@ def begins(name: str) -> re.Pattern[str]:
         r"steps:     \d+, each of 6 prompts x 4 responses \(embedded engine\) and 2 updates\n"
         r"ranks:     (1 on CPUs \(one process\)|2 on CPUs \((tp|dp)=2\))\n"
         rf"folder:    {name}\n"
-        r"prompt:    that of problem chain_sum-0-\d+, \d+ tokens, as the model gets it:\n"
+        r"prompt:    of problem chain_sum-0-\d+, \d+ tokens, as the model receives it:\n"
         r"  \| \d [+-] \d =\n"
     )
 
@@ -101,6 +101,6 @@ def evaluated(work: Path, tp2: RunFolder) -> Finished:
     """`aspo eval` of the two-rank run's checkpoint, by its own configuration, into `eval.jsonl`."""
     done = aspo("eval", "tp2/hf", "--config", "tp2/config.yaml", "--output", "eval.jsonl", folder=work)
     assert (done.code, done.stderr) == (0, "")
-    prompt = r"prompt:    that of problem chain_sum-0-\d+, \d+ tokens, as the model gets it:\n  \| \d [+-] \d =\n"
+    prompt = r"prompt:    of problem chain_sum-0-\d+, \d+ tokens, as the model receives it:\n  \| \d [+-] \d =\n"
     assert re.match(prompt, done.stdout), done.stdout
     return done

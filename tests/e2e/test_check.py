@@ -40,7 +40,7 @@ def test_an_impossible_tolerance_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layouts", "tp=x"], "'tp=x' is none of"),
+        (["--layouts", "tp=x"], "'tp=x' is not one of"),
         (["--layouts", "sp"], "sequence_parallel needs tp > 1"),
         (["--layouts", "tp=3"], "parallel.tp=3 does not divide"),
         (["--layouts", "pp=5"], "5 pipeline stages (pp=5 x vpp=1) are more than the model's 4 layers"),

@@ -106,7 +106,7 @@ def test_a_model_path_that_is_given_has_to_be_there(aspo: Aspo, recipe: Path) ->
 
 def test_the_plan_names_the_config_json_that_it_read(aspo: Aspo, recipe: Path) -> None:
     first = aspo("mine/run.yaml").stdout.splitlines()[0]
-    assert first == "config.json  mine/model/config.json (model.path=models/Qwen3-8B is not there yet)"
+    assert first == "config.json  mine/model/config.json (model.path=models/Qwen3-8B does not exist yet)"
     model = json.loads(aspo("mine/run.yaml", "--json").stdout)["model"]
     assert (model["config_json"], model["missing_model_path"]) == ("mine/model/config.json", "models/Qwen3-8B")
     shutil.copytree("mine/model", "models/Qwen3-8B")
@@ -125,7 +125,7 @@ def test_lengths_beyond_the_context_are_refused(aspo: Aspo) -> None:
     assert line.startswith("error: data.max_prompt_tokens=4096 and rollout.sampling.max_response_tokens=38000 exceed")
     # 2,048 is the default, which promises no such prompt.
     room = aspo(RUN, "rollout.sampling.max_response_tokens=40000").stdout
-    assert "prompts of at most 960 tokens, by the model's context of 40,960" in room
+    assert "prompts of at most 960 tokens, limited by the model's context of 40,960" in room
     assert aspo(str(EXAMPLES / "tiny" / "run.yaml"), f"model.path={EXAMPLES / 'tiny' / 'model'}").code == 0
 
 
@@ -161,17 +161,17 @@ def test_a_gpu_is_as_fast_as_its_products_and_its_memory() -> None:
 
 def test_the_reason_of_the_seconds_and_all_gpus(aspo: Aspo) -> None:
     text = aspo(RUN).stdout
-    assert "GPUs         8 in all: 4 for ranks, 4 for servers; 1 node of 8 GPUs" in text
+    assert "GPUs         8 in total: 4 for ranks, 4 for servers; 1 node of 8 GPUs" in text
     assert "35% of the BF16 peak in training on an H100 (MFU), assumed: Megatron-LM's README" in text
     assert "41% on H200 SXM" in text
-    assert "not in them: the rewards' own time, evaluation, saves, exports, " in text
+    assert "not included: the rewards' own time, evaluation, saves, exports, " in text
     large = aspo(str(EXAMPLES / "qwen3_30b_a3b" / "run.yaml"), "--json")
     expected = {"ranks": 16, "servers": 16, "shared": False, "nodes": 4, "gpus_of_node": 8, "total": 32}
     assert json.loads(large.stdout)["gpus"] == expected
     alone = aspo(RUN, "rollout.engine=embedded", "--layouts", "1").stdout
-    assert "4 in all, for ranks, which generate as well; 1 node of 8 GPUs" in alone
+    assert "4 in total, for ranks, which also generate; 1 node of 8 GPUs" in alone
     shared = aspo(RUN, "rollout.servers.colocate=true", "rollout.servers.sync=tensor", "--layouts", "1").stdout
-    assert "4 in all, on which 4 ranks and servers on 4 take turns" in shared
+    assert "4 in total, shared in turn by 4 ranks and the servers on 4" in shared
 
 
 def test_small_experts_and_a_stage_with_the_vocabulary_take_longer() -> None:

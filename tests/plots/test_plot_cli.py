@@ -44,7 +44,7 @@ def test_several_runs_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name / "config.yaml").write_text(f"seed: '{name}'\n")
     result = run_cli("plot", "b<i>", "--group", "a=a1,a2")
     assert "picture: comparison.png\n" in result.output
-    assert "warning: group a: its runs end at steps 3, 4; drawn as far as all go" in result.stderr
+    assert "warning: group a: its runs end at steps 3, 4; drawn as far as all of them go" in result.stderr
     html = (tmp_path / "comparison.html").read_text()
     assert re.search("<th><svg [^\n]*</svg>b&lt;i&gt;</th><th><svg [^\n]*</svg>a</th>", html)
     assert "<tr><th>seed</th><td>b&lt;i&gt;</td><td>a1, a2</td></tr>" in html
@@ -84,7 +84,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
         (["--group", "=run"], "--group =run: not NAME=RUN,RUN"),
         (["--group", "a=run", "--group", "a=run"], "--group a=run: given twice"),
         (["--group", "a="], "group a: it has no runs"),
-        (["run", "--out", "x.html", "--html", "y.html"], "--out x.html: the page is given by --html already"),
+        (["run", "--out", "x.html", "--html", "y.html"], "--out x.html: --html already names the page"),
         (["run", "--out", "x.docx"], "x.docx: Format 'docx' is not supported"),
         (["run", "--html", "run/metrics.jsonl/x.html"], "x.html: cannot be written"),
     ],

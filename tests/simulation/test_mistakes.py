@@ -166,8 +166,8 @@ WHOLE, SPLIT = ParallelConfig(tp=2), ParallelConfig(dp=2, distributed_optimizer=
         (without_waiting_for_the_copies, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
         (without_waiting_for_the_moments, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
         (with_memory_freed_while_it_is_copied, SPLIT, "memory was freed from which another stream may still copy"),
-        (with_a_reference_of_garbage, WHOLE, "reads memory that was taken again and not written to since"),
-        (with_a_reference_that_is_away, WHOLE, "computes with memory that was given back"),
+        (with_a_reference_of_garbage, WHOLE, "reads memory that was reallocated and not written to since"),
+        (with_a_reference_that_is_away, WHOLE, "computes with memory that was freed"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

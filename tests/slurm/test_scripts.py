@@ -54,7 +54,7 @@ def test_layout_gives_nodes_and_tasks(config: Path) -> None:
 
 
 def test_layout_that_does_not_fit(config: Path) -> None:
-    with pytest.raises(ConfigError, match="3 nodes with 8 GPUs are 24 ranks, but tp x cp x dp x pp = 48"):
+    with pytest.raises(ConfigError, match="3 nodes with 8 GPUs each hold 24 ranks, but tp x cp x dp x pp = 48"):
         script_of(config, "parallel.dp=48", "slurm.nodes=3")
     with pytest.raises(ConfigError, match=r"slurm.nodes=3: .* = 32 ranks do not divide"):
         script_of(config, *GPUS, "slurm.nodes=3")
@@ -62,7 +62,7 @@ def test_layout_that_does_not_fit(config: Path) -> None:
         script_of(config, *GPUS, "slurm.directives=[mem=0]")
     with pytest.raises(ConfigError, match=r"set slurm\.server_nodes for servers in the same job"):
         script_of(config, *GPUS, "rollout.engine=sglang")
-    with pytest.raises(ConfigError, match=r"rollout\.servers\.addresses: leave it empty with slurm\.server_nodes"):
+    with pytest.raises(ConfigError, match=r"rollout\.servers\.addresses: leave it empty when slurm\.server_nodes"):
         script_of(config, *GPUS, "slurm.server_nodes=1", "rollout.servers.addresses=[http://a:1]")
     with pytest.raises(ConfigError, match="server_directives: are for server_nodes"):
         script_of(config, *GPUS, "slurm.server_directives=[--partition=spare]")
@@ -115,15 +115,15 @@ def test_chain_and_sweep(config: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must need the same number of ranks"):
         script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("output_dir=runs/a\noutput_dir=runs/b/../a\n")
-    with pytest.raises(ConfigError, match=r"output_dir=\.\.\. of its own"):
+    with pytest.raises(ConfigError, match=r"its own output_dir=\.\.\."):
         script_of(config, *GPUS, sweep=sweep)
     sweep.write_text("slurm.partition=x output_dir=a\noutput_dir=b\n")
-    with pytest.raises(ConfigError, match=r"the lines are one job: set slurm\.\*"):
+    with pytest.raises(ConfigError, match=r"all lines are one job: set slurm\.\*"):
         script_of(config, *GPUS, sweep=sweep)
-    with pytest.raises(ConfigError, match="--dependency=afterok:5: would have the jobs of --chain 2"):
+    with pytest.raises(ConfigError, match="--dependency=afterok:5: would make the jobs of --chain 2"):
         script_of(config, *GPUS, "slurm.directives=['--dependency=afterok:5']", chain=2)
     sweep.write_text("optimizer.lr=1e-6\noptimizer.lr=2e-6\n")
-    with pytest.raises(ConfigError, match="each line needs an output_dir"):
+    with pytest.raises(ConfigError, match="each line needs its own output_dir"):
         script_of(config, *GPUS, sweep=sweep)
 
 

@@ -226,7 +226,7 @@ def test_ctrl_c_in_the_last_look_leaves_a_whole_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--out", "x.png"], ["--html", "x.html", "--text"]])
 def test_what_cannot_be_followed(tmp_path: Path, options: list[str]) -> None:
-    with pytest.raises(UserError, match=r"--follow writes a page, and nothing else: --html PAGE\.html"):
+    with pytest.raises(UserError, match=r"--follow writes only a page: give --html PAGE\.html"):
         run_cli("plot", tmp_path, "--follow", *options)
 
 

@@ -16,21 +16,21 @@ def completion(
     context: typer.Context,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
 ) -> None:
-    """Print a script by which the Tab key completes commands, options, settings and their values.
+    """Print a script with which the Tab key completes commands, options, settings and their values.
 
-    All words are in the script: no Python starts when Tab is pressed. After an update of aspo, write it anew.
+    All words are in the script: no Python starts when Tab is pressed. After an update of aspo, write it again.
 
     \b
       aspo completion bash > ~/.local/share/bash-completion/completions/aspo
       aspo completion zsh > ~/.zfunc/_aspo
       aspo completion fish > ~/.config/fish/completions/aspo.fish
 
-    For zsh, ~/.zshrc has `fpath+=~/.zfunc` before `autoload -U compinit && compinit`. The folders must be there.
+    For zsh, ~/.zshrc needs `fpath+=~/.zfunc` before `autoload -U compinit && compinit`. The folders must exist.
     """
     from aspo_megatron.cli.first_steps.completion_scripts import bash_script, fish_script, zsh_script
     from aspo_megatron.cli.first_steps.completion_words import commands, settings
 
     scripts = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
     if shell not in scripts:
-        raise ConfigError(f"{one_line(shell)}: there are scripts for {', '.join(scripts)}")
+        raise ConfigError(f"{one_line(shell)}: there are scripts only for {', '.join(scripts)}")
     hand_over(scripts[shell](list(commands(context.find_root().command)), settings(), __version__))

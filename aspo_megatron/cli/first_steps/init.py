@@ -32,12 +32,12 @@ def init(
         typer.Option(metavar="FILE", help="Your problems: JSONL, JSON, CSV or Parquet. [default: problems.jsonl]"),
     ] = None,
     prompt_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Field with the question; else it is guessed.")
+        str | None, typer.Option(metavar="NAME", help="Field with the question; by default it is guessed.")
     ] = None,
     answer_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Field with the answer; else it is guessed.")
+        str | None, typer.Option(metavar="NAME", help="Field with the answer; by default it is guessed.")
     ] = None,
-    reward: Annotated[str, typer.Option(metavar="KIND", help="math, code, or module:function, your own.")] = "math",
+    reward: Annotated[str, typer.Option(metavar="KIND", help="math, code, or your own module:function.")] = "math",
     loss: Annotated[str, typer.Option(metavar="NAME", help="See `aspo losses`.")] = "aspo",
     output_dir: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The run folder. [default: runs/mine]")
@@ -45,7 +45,7 @@ def init(
 ) -> None:
     """Write a commented run file to edit: model, problems, reward, loss, steps. Nothing is overwritten.
 
-    With --data the file's fields are looked at, and those with question and answer are filled in.
+    With --data, the fields that hold question and answer are found in the file and filled in.
 
     \b
       aspo init
@@ -53,9 +53,9 @@ def init(
       aspo init mine.yaml --model models/Qwen3-0.6B --data data/train.parquet --reward my_rewards:score
     """
     if os.path.lexists(file):
-        raise UserError(f"{one_line(file)}: is there already; name another file: aspo init FILE")
+        raise UserError(f"{one_line(file)}: already exists; name another file: aspo init FILE")
     if reward not in _REWARDS and ":" not in reward:
-        raise ConfigError(f"--reward {one_line(reward)}: it can be {', '.join(_REWARDS)} or module:function")
+        raise ConfigError(f"--reward {one_line(reward)}: must be {', '.join(_REWARDS)} or module:function")
     _check_loss(loss)
     answers = _answers(file, model, data, (prompt_field, answer_field), reward, loss, output_dir)
     text = run_file(answers, one_line(shlex.quote(str(file))))
@@ -114,13 +114,12 @@ def _fields(data: Path, names: tuple[str | None, str | None], reward: str) -> tu
     prompt = names[0] or likely(row, PROMPTS, besides=names[1])
     if prompt is None:
         raise ConfigError(
-            f"--data {one_line(data)}: which field is the question? There are: {named_in(row)}; give "
-            "--prompt-field NAME"
+            f"--data {one_line(data)}: which field is the question? It has: {named_in(row)}; give --prompt-field NAME"
         )
     answer = names[1] or likely(row, ANSWERS, besides=prompt)
     if answer is None and reward == "math":
         raise ConfigError(
-            f"--data {one_line(data)}: which field is the answer? There are: {named_in(row)}; give "
+            f"--data {one_line(data)}: which field is the answer? It has: {named_in(row)}; give "
             "--answer-field NAME, or a reward that needs none: --reward module:function"
         )
     chosen = source.model_copy(update={"prompt_field": prompt, "answer_field": answer})

@@ -69,14 +69,14 @@ _WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 def _head(answers: Answers, name: str) -> str:
     return f"""\
 # A run of aspo. What to do with it, in this order:
-#   aspo doctor {name}        what does this machine lack for it?
+#   aspo doctor {name}        what is this machine missing for it?
 #   aspo try-reward {name}    what does the reward give right and wrong answers?
-#   aspo plan {name}          does it fit into memory, and how long does a step take?
+#   aspo plan {name}          does it fit in memory, and how long does a step take?
 #   aspo train {name}         train; the same command resumes a run that was stopped
-# A line that begins with # and a word is a setting that you may switch on: take the # away. `aspo train --help` lists
+# A line that begins with # and a word is a setting that you can switch on: remove the #. `aspo train --help` lists
 # all settings. Any of them may follow the command, too: aspo train {name} optimizer.lr=2e-6 output_dir=runs/other
 
-output_dir: {scalar(answers.output_dir)}  # everything that the run writes; each run has a folder of its own
+output_dir: {scalar(answers.output_dir)}  # everything that the run writes; each run has its own folder
 #seed: 2  # the same seed gives the same curve
 """
 
@@ -96,24 +96,24 @@ model:
 
 
 def _data(answers: Answers) -> str:
-    fields = f"  # The fields that are there: {answers.columns}\n" if answers.columns else ""
+    fields = f"  # Fields in this file: {answers.columns}\n" if answers.columns else ""
     template = {"math": MATH_TEMPLATE, "code": CODE_TEMPLATE}.get(answers.reward, "{prompt}")
     answer = "null" if answers.answer_field is None else scalar(answers.answer_field)
     form = (
-        "chat  # the model's chat template; raw: a plain text that the model continues"
+        "chat  # the model's chat template; raw: plain text that the model continues"
         if answers.chat
-        else "raw  # a plain text that the model continues: this model has no chat template"
+        else "raw  # plain text that the model continues: this model has no chat template"
     )
     return f"""\
 data:
   train:
     kind: files  # JSONL, JSON, CSV or Parquet; docs/data.md
     path: {scalar(answers.data)}
-    prompt_field: {scalar(answers.prompt_field)}  # the question: a text, or a list of messages
+    prompt_field: {scalar(answers.prompt_field)}  # the question: text, or a list of messages
     answer_field: {answer}  # the reference answer; null if there is none. All other fields reach the reward
-    #limit: 1000  # only the first so many
+    #limit: 1000  # only this many, from the start
 {fields.replace("  #", "    #")}\
-  heldout_fraction: {answers.heldout_fraction}  # never trained on: evaluation is on them
+  heldout_fraction: {answers.heldout_fraction}  # never trained on: evaluation uses them
   format: {form}
   # The text around each problem. The reward must find the answer in what the model then writes.
   template: {json.dumps(template)}
@@ -126,9 +126,9 @@ def _rollout() -> str:
     return """\
 rollout:
   prompts_per_step: 16
-  responses_per_prompt: 8  # they are compared with each other: more make a better estimate, and cost more
+  responses_per_prompt: 8  # they are compared with each other: more give a better estimate, and cost more
   sampling:
-    max_response_tokens: 512  # a response that is longer is cut, and mostly wrong: leave room to think
+    max_response_tokens: 512  # a longer response is cut off, and mostly wrong: leave room to think
     #temperature: 1.0  # below 1 the responses differ less, and there is less to compare
   #engine: sglang  # generation by SGLang servers: much faster on GPUs; docs/sglang.md
 """
@@ -138,7 +138,7 @@ def _reward(answers: Answers) -> str:
     meaning = {
         "math": "the answer, often in \\boxed{}, is compared with the reference as mathematics",
         "code": "the program is run on the problem's tests, in a sandbox",
-    }.get(answers.reward, "your function (problem, response) -> number, in a file beside you")
+    }.get(answers.reward, "your function (problem, response) -> number, in a file in the current folder")
     return f"""\
 reward:
   kind: {json.dumps(answers.reward) if ":" in answers.reward else answers.reward}  # {meaning}; docs/rewards.md
@@ -150,10 +150,10 @@ def _learning(answers: Answers) -> str:
     return f"""\
 loss:
   name: {json.dumps(answers.loss) if ":" in answers.loss else answers.loss}  # `aspo losses` lists them, grpo among them
-  kl_coef: 0.001  # holds the model near to where it began; 0: no hold, and no second model in memory
+  kl_coef: 0.001  # keeps the model close to where it began; 0: no such limit, and no second model in memory
 
 optimizer:
-  lr: 1.0e-6  # the first thing to vary
+  lr: 1.0e-6  # the first thing to tune
 
 train:
   steps: 50
@@ -164,7 +164,7 @@ train:
 
 eval:
   every: 10  # steps; also before the first and after the last one
-  samples: 4  # responses to each held-out problem
+  samples: 4  # responses per held-out problem
   pass_k: [1, 4]
 
 #checkpoint: {{every: 10}}  # steps between saved states, from which the same command resumes

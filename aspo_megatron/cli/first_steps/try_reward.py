@@ -28,22 +28,22 @@ def try_reward(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(metavar="KIND", help="math, code, module:function and so on, without a file.")
+        str | None, typer.Option(metavar="KIND", help="math, code, module:function and so on; needs no CONFIG.")
     ] = None,
     problems: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Problems in place of the run's: JSONL, JSON, CSV or Parquet.")
     ] = None,
     responses: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Responses to be scored, too: JSONL with `problem` (its id) and `response`."),
+        typer.Option(metavar="FILE", help="Responses to score as well: JSONL with `problem` (its id) and `response`."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Problems to try it on.")] = 5,
 ) -> None:
     """Score right, wrong and empty responses to a few problems with the reward of a run, and show what fails.
 
-    Each response is scored by a worker with the run's time limit, as in training. Each line has what it is worth, the
-    seconds that took, and for code of yours that raises, the lines where it did. Needs no model. Exit code 1 says that
-    none could be scored.
+    Each response is scored by a worker with the run's time limit, as in training. Each line shows the reward, the
+    seconds that scoring took, and, if your own code raises, the lines where it did. Needs no model. Exit code 1 means
+    that none could be scored.
 
     \b
       aspo try-reward run.yaml
@@ -111,7 +111,7 @@ def _given(path: Path) -> dict[str, list[str]]:
             raise ConfigError(row.text)
         problem, response = row.get("problem"), row.get("response")
         if isinstance(problem, bool) or not isinstance(problem, str | int) or not isinstance(response, str):
-            raise ConfigError(f"{where}: a response has `problem`, the id of its problem, and `response`, a text")
+            raise ConfigError(f"{where}: a response needs `problem`, the id of its problem, and `response`, a text")
         found.setdefault(str(problem), []).append(response)
     return found
 
@@ -166,7 +166,10 @@ def _sum_up(tried: Sequence[TriedProblem]) -> bool:
     all_tried = [one for each in tried for one in each.tried]
     scored = [one for one in all_tried if one.reward.error is None]
     unfit = sum(each.unfit is not None for each in tried)
-    show(f"{len(scored)} of {len(all_tried)} responses scored" + f"; problems that cannot be: {unfit:d}" * bool(unfit))
+    show(
+        f"{len(scored)} of {len(all_tried)} responses scored"
+        + f"; problems that cannot be scored: {unfit:d}" * bool(unfit)
+    )
     if not scored:
         show("none could be scored: such a run would learn nothing")
         return False

@@ -35,16 +35,18 @@ def plot(
     text: Annotated[bool, typer.Option("--text", help="Print the curves in the terminal.")] = False,
     smooth: Annotated[
         int | None,
-        typer.Option(min=1, help="Points in the moving mean, 1 for none; by default a fifteenth of 60 or more."),
+        typer.Option(
+            min=1, help="Points in the moving mean, 1 for none; by default a fifteenth of a curve of 60 or more."
+        ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Write the page again whenever a run has a new step, until all have ended.")
+        bool, typer.Option("--follow", help="Rewrite the page whenever a run has a new step, until all have ended.")
     ] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Of --follow: seconds between two looks.")] = 5.0,
+    interval: Annotated[float, typer.Option(min=0.1, help="With --follow: seconds between updates.")] = 5.0,
 ) -> None:
     """Draw runs: accuracy, reward, length, entropy, KL, repetition, clip ratios, mean ratio, gradient norm.
 
-    Several runs share each panel. Without --out, --html and --text, RUN/curves.png and RUN/curves.html are written; of
+    Several runs share each panel. Without --out, --html and --text, RUN/curves.png and RUN/curves.html are written; for
     several runs, comparison.png and comparison.html in this folder.
 
     \b
@@ -94,13 +96,13 @@ def _page_by_its_name(out: Path | None, html: Path | None) -> tuple[Path | None,
     if out is None or out.suffix.lower() not in (".html", ".htm"):
         return out, html
     if html is not None:
-        raise UserError(f"--out {one_line(out)}: the page is given by --html already; --out takes .png, .pdf or .svg")
+        raise UserError(f"--out {one_line(out)}: --html already names the page; --out takes .png, .pdf or .svg")
     return None, out
 
 
 def _followed_page(out: Path | None, html: Path | None, *, printed: bool) -> Path:
     if html is None or out is not None or printed:
-        raise UserError("--follow writes a page, and nothing else: --html PAGE.html; in a terminal, aspo watch RUN")
+        raise UserError("--follow writes only a page: give --html PAGE.html; in a terminal, use aspo watch RUN")
     return html
 
 
@@ -109,7 +111,7 @@ def _warn_of_ends(series: Sequence[Series]) -> None:
     for one in series:
         if len(set(one.last_steps)) > 1:
             ends = ", ".join(map(str, sorted(set(one.last_steps))))
-            say(f"warning: group {one_line(one.name)}: its runs end at steps {ends}; drawn as far as all go")
+            say(f"warning: group {one_line(one.name)}: its runs end at steps {ends}; drawn as far as all of them go")
 
 
 def _groups(options: Sequence[str]) -> dict[str, list[Path]]:

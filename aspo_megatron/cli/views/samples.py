@@ -28,25 +28,25 @@ def samples(
         Path,
         typer.Argument(metavar="RUN", help="Run folder, or a file of responses such as RUN/eval/step-000020.jsonl."),
     ],
-    step: Annotated[int | None, typer.Option(help="Responses of this step alone.")] = None,
-    problem: Annotated[str | None, typer.Option(help="Responses to this problem alone, by its id.")] = None,
-    only: Annotated[Only | None, typer.Option(help="Those alone that are right (reward 1), wrong, or cut.")] = None,
+    step: Annotated[int | None, typer.Option(help="Only responses of this step.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Only responses to the problem with this id.")] = None,
+    only: Annotated[Only | None, typer.Option(help="Only those that are right (reward 1), wrong, or cut.")] = None,
     containing: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Those alone with TEXT in question or response.")
+        str | None, typer.Option(metavar="TEXT", help="Only those with TEXT in question or response.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page here instead of printing: by problem, with a filter.")
+        Path | None, typer.Option(help="Write a page here instead of printing: grouped by problem, with a filter.")
     ] = None,
     count: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"At most so many: the last that match; by default {_PRINTED}, on a page {_ON_A_PAGE}."
+            min=1, help=f"At most this many: the last that match; by default {_PRINTED}, on a page {_ON_A_PAGE}."
         ),
     ] = None,
 ) -> None:
     """Show sampled responses with reward, advantage and finish reason; tokens coloured by their gradient's weight.
 
-    Orange: pushed harder than REINFORCE would; blue: less; struck out: not at all. docs/plots.md tells more.
+    Orange: pushed harder than REINFORCE would; blue: less; struck out: not at all. See docs/plots.md.
 
     \b
       aspo samples runs/quickstart --step 12

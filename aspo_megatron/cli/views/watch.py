@@ -9,14 +9,16 @@ import typer
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it need not have begun.")],
-    once: Annotated[bool, typer.Option("--once", help="Print the page once, as where output is no terminal.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; the run need not have begun.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the page once, as when the output is not a terminal.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 2.0,
 ) -> None:
     """Watch a run: step, speed, phases, alarms, curves of reward and clipping, last responses; until it has ended.
 
-    It reads the files in the run's folder alone, so that the run may be on another machine that shares the disk.
-    Ctrl-C leaves; the run is not touched.
+    It only reads the files in the run's folder, so the run may be on another machine that shares the disk.
+    Ctrl-C quits; the run is not affected.
 
     \b
       aspo watch runs/quickstart

@@ -172,10 +172,10 @@ class StandIn(TorchDispatchMode):
         """Refuse memory that was given back, and what has not been written since it was taken again."""
         for tensor in filter(on_gpu, (*reads, *writes)):
             if tensor.numel() and not tensor.untyped_storage().nbytes():
-                raise RuntimeError(f"{name}: computes with memory that was given back")
+                raise RuntimeError(f"{name}: computes with memory that was freed")
         for tensor in filter(on_gpu, reads):
             if key_of(tensor) in self._given_back:
-                raise RuntimeError(f"{name}: reads memory that was taken again and not written to since")
+                raise RuntimeError(f"{name}: reads memory that was reallocated and not written to since")
         for tensor in writes:
             self._given_back.discard(key_of(tensor))
 
