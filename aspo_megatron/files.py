@@ -95,7 +95,9 @@ def refuse_link(path: Path, setting: str) -> None:
     """
     if path.is_symlink() or (os.path.lexists(path) and not (path.is_file() or path.is_dir())):
         what = "a link" if path.is_symlink() else "not a regular file"
-        raise ConfigError(f"{setting}: {one_line(path)}: {what}, and what is written stays in its folder; take it out")
+        raise ConfigError(
+            f"{setting}: {one_line(path)}: {what}, but files are written only inside their folder; remove it"
+        )
 
 
 def to_disk(path: Path) -> None:

@@ -76,7 +76,7 @@ def hand_over(text: str) -> None:
 def warn(error: OSError) -> None:
     """Say that stdout is lost."""
     reason = error.strerror or str(error)
-    say(f"warning: stdout cannot be written ({reason}); this continues, and is not shown there")
+    say(f"warning: stdout cannot be written ({reason}); the command continues, but shows nothing there")
 
 
 @contextlib.contextmanager

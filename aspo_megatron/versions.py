@@ -99,6 +99,7 @@ def _declared() -> tuple[str, Iterable[str]]:
         metadata = importlib.metadata.metadata(_PROJECT)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{_PROJECT} is neither installed nor in its checkout ({_CHECKOUT} is not its): pip install -e . there"
+            f"{_PROJECT} is neither installed nor run from its checkout ({_CHECKOUT} is not its own): "
+            "run pip install -e . there"
         ) from error
     return metadata["Requires-Python"], importlib.metadata.requires(_PROJECT) or ()

@@ -46,7 +46,7 @@ def read_yaml(path: Path, error: type[UserError] = UserError, *, keys_only: bool
         root = yaml.compose(text, Loader=_Loader)
         letters = _letters(root, {})
     if letters > MOST_LETTERS:
-        raise error(f"{one_line(path)}: its aliases (*name) stand for too much, or for themselves")
+        raise error(f"{one_line(path)}: its aliases (*name) expand to too much, or refer to themselves")
     if keys_only and root is not None and not isinstance(root, yaml.MappingNode):
         what = ", not a list" if isinstance(root, yaml.SequenceNode) else ""
         raise error(f"{one_line(path)}: must hold `key: value` lines{what}")

@@ -91,7 +91,8 @@ def convert(
         to_hugging_face(start, end, dtype=dtype, verify=verify, progress=progress)
     else:
         raise ConfigError(
-            f"{one_line(start)} is a checkpoint, of which a Hugging Face folder is made: it has no layout"
+            f"{one_line(start)} becomes a Hugging Face folder, which has no layout: "
+            "leave tp, pp, vpp, ep, etp and pp_layers out"
         )
     return end
 

@@ -108,7 +108,7 @@ def train(
     from aspo_megatron.train.start import train_with_own_ranks
 
     if rank.running_under_launcher(os.environ):
-        raise UserError("this process is one of several of torchrun or srun: start the run by `aspo train` there")
+        raise UserError("torchrun or srun started this process and others: start the run with `aspo train` there")
     run = load_config(config, overrides)
     raise_if_failed(train_with_own_ranks(run, progress=progress))
     if not is_finished(run):
@@ -121,4 +121,4 @@ def _summary(path: Path) -> RunSummary:
     try:
         return RunSummary(**{field.name: content[field.name] for field in fields(RunSummary)})
     except (KeyError, TypeError) as error:
-        raise UserError(f"{one_line(path)}: not the summary of a run; remove it, and the end is done again") from error
+        raise UserError(f"{one_line(path)}: not the summary of a run; remove it and start the run again") from error

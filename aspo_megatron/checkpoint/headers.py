@@ -49,7 +49,7 @@ def keep_headers(source: Path, partial: Path, tensors: SafetensorsFolder) -> Non
         header = read_header(source / name)
         left -= len(header)
         if left < 0:  # they could not be read again
-            raise CheckpointError(f"{one_line(source / name)}: its header is larger than that of so many tensors")
+            raise CheckpointError(f"{one_line(source / name)}: its header is too large for so few tensors")
         (partial / _FOLDER / name).write_bytes(header)
     if (source / WEIGHTS_INDEX).is_file():
         shutil.copyfile(source / WEIGHTS_INDEX, partial / _FOLDER / WEIGHTS_INDEX)
@@ -124,7 +124,7 @@ def _check_names(folder: Path, headers: Mapping[str, bytes], view: HfView, extra
         for entry in entries:
             if entry.name in named or not (view.has(entry.name) or entry.name in extra):
                 raise CheckpointError(
-                    f"{one_line(folder / file)}: tensor {shown(entry.name)} is there twice, or unknown"
+                    f"{one_line(folder / file)}: tensor {shown(entry.name)} appears twice, or is unknown"
                 )
             named.add(entry.name)
     lacking = view.sizes.keys() - named
@@ -146,7 +146,7 @@ def write_hf_index(source: Path, target: Path, headers: Mapping[str, bytes], dty
         where = told.get("weight_map") if isinstance(told, dict) else None
         files = {entry.name: file for file, header in headers.items() for entry in entries_of(header)}
         if not isinstance(where, dict) or any(files.get(name) != file for name, file in where.items()):
-            raise CheckpointError(f"{one_line(kept)}: not the index of the headers beside it")
+            raise CheckpointError(f"{one_line(kept)}: does not match the headers beside it")
         (target / WEIGHTS_INDEX).write_bytes(content)
     elif len(headers) > 1:
         index = make_index({name: entries_of(head) for name, head in headers.items()})

@@ -83,7 +83,7 @@ class HfView:
                 f"tensor {name}: config.json asks for {list(size)}, the checkpoint has {list(there)} of it"
             )
         if not dtype.is_floating_point:
-            raise CheckpointError(f"tensor {name}: is of {dtype}: no weights, which are floating-point numbers")
+            raise CheckpointError(f"tensor {name}: has dtype {dtype}, but weights are floating-point numbers")
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""

@@ -125,7 +125,7 @@ def check_weights(folder: Path, family: Family) -> None:
                 )
             if source.dtype(name) not in _FLOATING:
                 raise CheckpointError(
-                    f"{folder}: tensor {name} is of {source.dtype(name)}: no weights, which are floating-point numbers"
+                    f"{folder}: tensor {name} has dtype {source.dtype(name)}, but weights are floating-point numbers"
                 )
             left.remove(name)
         _refuse_others(folder, source, sorted(left), family)
@@ -137,8 +137,8 @@ def _refuse_others(folder: Path, source: SafetensorsFolder, names: list[str], fa
         if name == HEAD and family.tied_embeddings:
             if not _same_bits(source, HEAD, EMBEDDING):
                 raise CheckpointError(
-                    f"{folder}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}; if the model has an "
-                    "output layer of its own, set tie_word_embeddings to false in config.json, else take the tensor out"
+                    f"{folder}: config.json ties the embeddings, but {HEAD} is not {EMBEDDING}; if the model has "
+                    "its own output layer, set tie_word_embeddings to false in config.json, otherwise remove the tensor"
                 )
         elif not name.endswith(COMPUTED):
             raise CheckpointError(

@@ -30,13 +30,13 @@ def refuse_endless(tree: Any) -> None:
     lengths = _Lengths(tree)
     for name in tree:
         if lengths.of((name,), tree[name]) > MOST_LETTERS:
-            raise ConfigError(f"{one_line(name)}: its references stand for too much text, or for themselves")
+            raise ConfigError(f"{one_line(name)}: its references expand to too much text, or refer to themselves")
 
 
 def unread(key: str) -> ConfigError:
     """The error for a reference that is malformed, or of a kind that is not read."""
     kinds = "${section.key} and ${oc.env:NAME}"
-    return ConfigError(f"{one_line(key)}: of ${{...}} only {kinds} are read; write \\${{ for plain text")
+    return ConfigError(f"{one_line(key)}: only the references {kinds} are supported; write \\${{ for plain text")
 
 
 class _Lengths:

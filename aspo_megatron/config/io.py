@@ -96,7 +96,7 @@ def _load(source: Path | dict[str, Any] | None, overrides: Sequence[str]) -> Run
         key = f"{one_line(error.full_key)}: " if error.full_key else ""
         raise ConfigError(f"{key}{one_line(str(error).splitlines()[0])}") from error
     except RecursionError as error:
-        raise ConfigError(f"{'settings' if path is None else one_line(path)}: references without an end") from error
+        raise ConfigError(f"{'settings' if path is None else one_line(path)}: references that never end") from error
     config = _validated(data)
     model = config.model.model_copy(update={"path": model_folder(config.model.path)})
     return config.model_copy(update={"model": model})
@@ -173,7 +173,7 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
         if not equals:
             raise ConfigError(f"{one_line(override)}: an override is written key=value, e.g. optimizer.lr=2e-6")
         if not all(key.split(".")) or key != key.strip():
-            raise ConfigError(f"{one_line(override)}: {key!r} is no key; keys are names joined by single dots")
+            raise ConfigError(f"{one_line(override)}: {key!r} is not a key; keys are names joined by single dots")
         is_list = "list" in types.get(key, "") and value.startswith("[") and value.endswith("]")
         is_text = types.get(key, "").startswith(("text", "path")) and not is_list
         if is_text and value != "null" and not value.startswith(("'", '"')):

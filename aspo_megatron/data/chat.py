@@ -96,7 +96,7 @@ def chat_of(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Chat | No
     for name in config.chat_template_kwargs:
         if name in _TAKEN or name in _UNUSED:
             why = _TAKEN.get(name, "the call that renders a chat takes that itself; leave it out")
-            raise ConfigError(f"data.chat_template_kwargs.{name}: no variable of a template's own: {why}")
+            raise ConfigError(f"data.chat_template_kwargs.{name}: not one of the template's own variables: {why}")
     template = _template(tokenizer, config.chat_template)
     return Chat(template, config.date, config.system, config.chat_template_kwargs)
 

@@ -112,7 +112,7 @@ def _split(config: DataConfig, tell: Callable[[str], None]) -> tuple[_Side, _Sid
         count = round(config.heldout_fraction * len(own))
         if count == 0:
             raise ConfigError(
-                f"data.heldout_fraction: {config.heldout_fraction} of {len(own)} problems is none; raise it"
+                f"data.heldout_fraction: {config.heldout_fraction} of {len(own)} problems rounds to none; raise it"
             )
         held = kinds(own) < count  # those with the smallest hashes
         heldout = _Side("data.heldout_fraction", train.records, train.numbers[held])
@@ -174,7 +174,7 @@ class _Judge:
         if self.config.format == "raw":
             return Reason("earlier turns", f"{name} is a chat with earlier turns; set data.format: chat")
         if self.config.system is not None and any(turn["role"] == "system" for turn in record.messages):
-            return Reason("a system message of its own", f"{name} brings a system message; leave data.system out")
+            return Reason("a system message of its own", f"{name} has its own system message; leave data.system out")
         return None
 
     def of_prompt(self, problem: Problem, wrong: str) -> Reason | None:
@@ -184,7 +184,7 @@ class _Judge:
             kind = f"{'dropped' if wrong.startswith('drops') else 'refused'} by the chat template"
             return Reason(kind, f"{name}: the chat template {wrong}")
         if count == 0:
-            return Reason("no token", f"{name}: the tokenizer makes no token of its prompt; see data.template")
+            return Reason("no token", f"{name}: the tokenizer makes no tokens from its prompt; see data.template")
         if count > most:
             text = f"its prompt has {count} tokens, more than data.max_prompt_tokens={most}; raise that"
             return Reason("prompt too long", f"{name}: {text}")

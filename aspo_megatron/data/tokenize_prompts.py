@@ -132,7 +132,7 @@ class PromptMaker:
             raise ConfigError(f"data.system: {template} drops the system message; put its text into data.template")
         if found.dropped:
             raise ConfigError(
-                f"data.format: {template} drops {found.dropped}; mend chat_template.jinja, or set data.format: raw"
+                f"data.format: {template} drops {found.dropped}; fix chat_template.jinja, or set data.format: raw"
             )
         if found.dated and self._chat is not None:
             logger.warning("data.date: %s asks for the date, and is told %s", template, self._chat.date)

@@ -63,7 +63,7 @@ def beyond_vocabulary(
     token = next(token for token in ids if token >= vocab_size)
     text = (
         f"{one_line(name)}: token {one_line(tokenizer.convert_ids_to_tokens(token))[:80]} ({token}) is beyond the "
-        f"model's vocabulary ({vocab_size}); are tokenizer and config.json (vocab_size) of one model?"
+        f"model's vocabulary ({vocab_size}); do tokenizer and config.json (vocab_size) belong to one model?"
     )
     return Reason("token beyond the vocabulary", text)
 
@@ -103,10 +103,10 @@ def _refuse_code(folder: Path, family: Family, config: dict[str, Any]) -> None:
     if named is None and family.hf_config.get("tokenizer_class") is not None:
         where, named = folder / "config.json", family.hf_config["tokenizer_class"]
     if named is None and config.get("auto_map"):
-        raise CheckpointError(f"{one_line(where)}: the tokenizer needs code of its own (auto_map); that is not run")
+        raise CheckpointError(f"{one_line(where)}: the tokenizer needs its own code (auto_map), which is not run")
     if named is not None and not _is_known(named):
         raise CheckpointError(
-            f"{one_line(where)}: tokenizer_class {one_line(repr(named))[:80]} is no tokenizer of transformers; "
+            f"{one_line(where)}: tokenizer_class {one_line(repr(named))[:80]} is not a tokenizer of transformers; "
             "a folder's own code is not run"
         )
 

@@ -55,4 +55,4 @@ def fetched_folder(model: str) -> Path:
         )
     except Exception as error:
         reason = one_line(" ".join(str(error).split())[:300])
-        raise ConfigError(f"{one_line(model)}: no such folder, and the Hub does not give it ({reason})") from error
+        raise ConfigError(f"{one_line(model)}: no such folder, and the Hub does not provide it ({reason})") from error

@@ -154,7 +154,7 @@ class ResultFile:
         if not beside.is_file():
             missing = one_line(beside.name)
             raise ConfigError(
-                f"{self._name} is there, and is not of `aspo eval` ({missing} is missing); give another --output"
+                f"{self._name} exists, but is not from `aspo eval` ({missing} is missing); give another --output"
             )
         was = read_scores(beside)["identity"]
         now = json.loads(json.dumps(self._description.identity))

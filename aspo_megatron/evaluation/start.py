@@ -200,7 +200,9 @@ def _check_options(benchmark: str | None, problems: Path | None, config: Path | 
     if benchmark is not None and problems is not None:
         raise ConfigError("--benchmark and --problems are both given: leave one out")
     if benchmark is not None and output is not None and (output.suffix == ".jsonl" or os.path.isfile(output)):
-        raise ConfigError(f"--output {one_line(output)}: of benchmarks it is a folder, with a file for each")
+        raise ConfigError(
+            f"--output {one_line(output)}: with --benchmark, name a folder; each benchmark gets a file in it"
+        )
 
 
 def _samples(overrides: Sequence[str]) -> int | None:

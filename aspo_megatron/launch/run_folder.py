@@ -156,8 +156,9 @@ def _refuse_foreign_states(folder: Path) -> None:
         return
     if os.path.lexists(claim) or any(there.iterdir()):
         raise ConfigError(
-            f"output_dir: {one_line(link)} leads to {one_line(there)}, which does not say that its files are of this "
-            f"run; if so, write {one_line(folder.resolve())} into its file {_CLAIM}, else take the link out"
+            f"output_dir: {one_line(link)} leads to {one_line(there)}, which does not say that its files belong "
+            f"to this run; if they do, write {one_line(folder.resolve())} into its file {_CLAIM}, otherwise remove "
+            "the link"
         )
 
 

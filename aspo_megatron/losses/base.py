@@ -117,7 +117,7 @@ def check_output(name: str, output: object, log_probs: Tensor) -> LossOutput:
     values: dict[str, object] = {"per_token": output.per_token}
     for key, stat in {**output.stats, **output.peaks}.items():
         if not isinstance(stat, Stat):
-            raise ConfigError(f"{where}: {key!r} of its stats is no Stat")
+            raise ConfigError(f"{where}: {key!r} of its stats is not a Stat")
         values |= {f"{key}, values": stat.values, f"{key}, where": stat.where}
     for key, value in values.items():
         if not isinstance(value, Tensor) or value.shape != log_probs.shape:

@@ -42,7 +42,7 @@ def import_loss(path: str) -> type[Loss]:
     taken = sorted(set(loss.model_fields) & set(LossConfig.model_fields))
     if taken:
         raise ConfigError(
-            f"loss.name: {path!r}: loss.{one_line(taken[0])} is a key that every loss has; call its field otherwise"
+            f"loss.name: {path!r}: loss.{one_line(taken[0])} is a key that every loss has; rename its field"
         )
     return loss
 
@@ -74,7 +74,7 @@ def _try(path: str, loss: Loss, inputs: LossInput) -> None:
     alone = torch.cat([_computed(path, loss, _token(inputs, i)).per_token for i in range(sum(_LENGTHS))])
     if not torch.allclose(alone, output.per_token, equal_nan=True):
         raise ConfigError(
-            f"loss.name: {path!r}: it says token_wise = True, but the loss of a token depends on the other tokens; "
+            f"loss.name: {path!r}: it sets token_wise = True, but the loss of a token depends on the other tokens; "
             "leave token_wise out"
         )
 

@@ -85,7 +85,7 @@ class Damage:
         if self._lines > _MOST_DAMAGED or self._bytes > _MOST_DAMAGED_BYTES:
             raise UserError(
                 f"{one_line(self._path)}: {self._lines:,} damaged lines of {self._bytes >> 20} MiB, and perhaps more; "
-                "no accident leaves so many: move the file away"
+                "too many for an accident: move the file away"
             )
 
 

@@ -155,8 +155,8 @@ class Recorder:
         waiting = self._metrics.waiting + self._samples.waiting + sum(map(len, self._files.values()))
         if failure is not None and waiting > MOST_WAITING:
             raise UserError(
-                f"{failure}; {waiting >> 20} MiB wait in memory for it, and no more may: make room, and the same "
-                "command resumes the run"
+                f"{failure}; {waiting >> 20} MiB wait in memory to be written, which is the limit: free some "
+                "space, and the same command resumes the run"
             ) from failure
 
     def _write(self) -> UserError | None:
@@ -225,7 +225,7 @@ def read_metrics(path: Path, warn: Callable[[str], None] = say) -> list[dict[str
         raise UserError(f"{name}, line {damaged[0].number}: not a line of metrics: {damaged[0].data[:60]!r}")
     if damaged:
         where = named("line", [line.number for line in damaged])
-        warn(f"warning: {name}, {where}: damaged, no metrics of a step; left out")
+        warn(f"warning: {name}, {where}: damaged, not the metrics of a step; left out")
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -49,7 +49,7 @@ class WandbRun:
         except wandb.Error as error:
             raise UserError(f"log.wandb={mode}: {one_line(error)}; `wandb login`, or set log.wandb=offline") from error
         except OSError as error:
-            raise UserError(f"log.wandb={mode}: {one_line(error)}; cure it, or set log.wandb=none") from error
+            raise UserError(f"log.wandb={mode}: {one_line(error)}; fix it, or set log.wandb=none") from error
         # Steps that are done again after a resume are sent again: wandb's own count of steps may not go back.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

@@ -156,9 +156,7 @@ def refuse_unsupported(path: Path, fields: ConfigFields, *, experts: bool) -> No
             raise ConfigError(f"{where}: layer_types: {_short(kind_of_layer)} is not supported, only 'full_attention'")
     sparse_step = 1 if fields.decoder_sparse_step is None else fields.decoder_sparse_step
     if experts and (fields.mlp_only_layers or sparse_step != 1):
-        raise ConfigError(
-            f"{where}: experts in some layers alone (mlp_only_layers, decoder_sparse_step): not supported"
-        )
+        raise ConfigError(f"{where}: experts in only some layers (mlp_only_layers, decoder_sparse_step): not supported")
 
 
 def _told(error: ValidationError) -> str:

@@ -65,8 +65,8 @@ def refuse_code(folder: Path, config: dict[str, Any]) -> None:
             for name in value.values() if isinstance(value, dict) else (value,):
                 if name is not None and not (isinstance(name, str) and name in _IMPLEMENTATIONS):
                     raise CheckpointError(
-                        f"{where}: {one_line(key)} is {one_line(repr(name))[:80]}, code of somebody's repository; "
-                        "take the field out"
+                        f"{where}: {one_line(key)} is {one_line(repr(name))[:80]}, which is code from a repository; "
+                        "remove the field"
                     )
     refuse_code_files(folder)
 

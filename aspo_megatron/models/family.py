@@ -76,7 +76,7 @@ class Family:
         self.stage_layers(parallel)
         if not self.num_experts:
             if parallel.ep > 1 or parallel.etp is not None:
-                raise ConfigError(f"parallel.ep and parallel.etp are for experts, which {self.name} has none of")
+                raise ConfigError(f"parallel.ep and parallel.etp are for experts, but {self.name} has none")
             return
         if parallel.tp > 1 and not parallel.sequence_parallel:
             raise ConfigError(

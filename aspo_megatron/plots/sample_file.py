@@ -117,7 +117,7 @@ def read_samples(
     if refused and not total:
         raise UserError(next(iter(refused.values())))
     if refused:
-        warn(f"warning: {name}, {named('line', refused)}: damaged, no response; left out")
+        warn(f"warning: {name}, {named('line', refused)}: damaged, not a response; left out")
     if not total:
         raise UserError(f"{name}: no response is recorded yet")
     if not matching:

@@ -61,7 +61,7 @@ def chosen_format(name: str, layout: str | None) -> tuple[Format, Layout]:
         ConfigError: there is no such format, or it is not written so.
     """
     if name not in FORMATS:
-        raise ConfigError(f"--format {one_line(name)}: known are {', '.join(FORMATS)}")
+        raise ConfigError(f"--format {one_line(name)}: must be one of {', '.join(FORMATS)}")
     form = FORMATS[name]
     layouts = {each: each for each in form.layouts}
     if layout is not None and layout not in layouts:

@@ -90,7 +90,7 @@ def refuse_unknown_fields(components: Mapping[str, RewardComponent], problems: I
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ConfigError(
             f"reward.components.{one_line(part)}.when: no problem has a field {show(name)}{one_line(hint)} The fields "
-            f"there are: {named_in(there)}"
+            f"are: {named_in(there)}"
         )
     for part, component in idle.items():
         logger.warning("reward.components.%s applies to no problem: none has %s", part, component.when)

@@ -57,7 +57,7 @@ def unfit(config: RewardConfig, problem: Problem) -> Reason | None:
     parts = {name: part for name, part in config.components.items() if applies(part, problem)}
     if not parts:
         why = unmet(config.components, problem)
-        text = f"reward.components: none is for {named(problem)}: {why}; give one whose `when` it meets, or no `when`"
+        text = f"reward.components: none applies to {named(problem)}: {why}; add one whose `when` it meets, or has none"
         return Reason("no reward for it", text)
     reasons = (
         _unfit(part.kind, part.code or config.code, f"reward.components.{name}", problem)

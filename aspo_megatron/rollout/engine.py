@@ -165,4 +165,4 @@ def checked(
         missing.discard(name)
         yield name, tensor
     if missing:
-        raise CheckpointError(f"weight update: these tensors did not come: {', '.join(sorted(missing))}")
+        raise CheckpointError(f"weight update: these tensors are missing: {', '.join(sorted(missing))}")

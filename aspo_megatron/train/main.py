@@ -166,7 +166,7 @@ def _starting_model(
     if not load_start(config, inputs.family, model, weights.whole if state is None else "", progress.message):
         changed = changed_weights(config, read_state(state), weights) if state is not None else None
         if changed is not None:
-            refers = "the KL refers to the warm-up of those, which is to be done again; give the folder that holds them"
+            refers = "the KL refers to the warm-up of those, which must be repeated; give the folder that holds them"
             raise CheckpointError(f"{changed}, and {refers}")
         warmed_up = warm_up(model, config, inputs.train, inputs.tokenizer, progress, stopped)
         if warmed_up is not None and config.checkpoint.every:

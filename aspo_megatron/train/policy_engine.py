@@ -152,10 +152,10 @@ class PolicyEngine:
                 "(rollout.servers.probe_tolerance)"
             )
             if not self._ends_runs:
-                self._tell(f"warning: {said}; as one side quantises, the run ends for it only if you set that")
+                self._tell(f"warning: {said}; as one side quantises, this ends the run only if you set that")
                 continue
             if name in self._doubted or not by <= BEYOND_DOUBT * self._tolerance:
                 raise UserError(f"{said}; is it a server of another model or precision?")
-            self._tell(f"warning: {said}; the run ends if the next sync finds it so again")
+            self._tell(f"warning: {said}; the run ends if the next sync finds the same")
         self._doubted = set(doubted) if self._ends_runs else set()
         return max(apart.values())

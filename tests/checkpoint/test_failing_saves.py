@@ -404,14 +404,14 @@ def the_configuration_is_gone(patch: pytest.MonkeyPatch, saves: Saves) -> None:
 
 LACKS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Saves], None], str]] = {
     "nothing is done": (nothing_is_done, "writing has ended before its end"),
-    "a weight is not drawn": (a_weight_is_not_drawn, "is wanted"),
+    "a weight is not drawn": (a_weight_is_not_drawn, "was expected"),
     "a weight is drawn twice": (a_weight_is_drawn_twice, "two pieces at"),
     "a tensor is not written": (a_tensor_is_not_written, "pieces of tensors were written"),
     "no thread": (no_thread_is_to_be_had, "can't start new thread"),
-    "a file appears": (a_file_appears, "nobody has said what is in it"),
+    "a file appears": (a_file_appears, "no rank has recorded what is in it"),
     "a file goes": (a_file_goes, "missing from the checkpoint"),
-    "the disk forgets": (the_disk_forgets, "the disk gives back something else than was written"),
-    "the index is lost": (the_index_is_lost, "the disk gives back something else than was written"),
+    "the disk forgets": (the_disk_forgets, "the disk returns something other than what was written"),
+    "the index is lost": (the_index_is_lost, "the disk returns something other than what was written"),
     "no tokenizer": (the_tokenizer_is_gone, "No such file"),
     "no configuration": (the_configuration_is_gone, "No such file"),
 }

@@ -186,7 +186,7 @@ KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
     "headers that lack a tensor": (header(lambda told: told.clear()), "is in none of its headers"),
     "a header that is there twice": (
         lambda folder: shutil.copyfile(folder / "headers/model.safetensors", folder / "headers/x.safetensors"),
-        "is there twice",
+        "appears twice",
     ),
     "a header in another encoding": (
         lambda folder: (folder / "headers/model.safetensors").write_bytes("{}".encode("utf-16")),

@@ -70,7 +70,7 @@ def test_states_whose_names_are_swapped_are_refused(ranks: Ranks, settings: list
     for source, target in (("000001", "3"), ("000002", "000001"), ("3", "000002")):
         (run / "checkpoints" / f"step-{source}").rename(run / "checkpoints" / f"step-{target}")
     for said in ranks.run(2, refusal, settings):
-        assert re.search(r"no saved state of .* can be used: .* under a name that is not its own", said), said
+        assert re.search(r"no saved state of .* can be used: .* under the wrong name", said), said
 
 
 OTHERS = [

@@ -114,7 +114,10 @@ def test_fields_are_guessed(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--data", "none.csv"], "--data: none.csv is not there (in {here}); give a JSONL, JSON, CSV or Parquet file"),
+        (
+            ["--data", "none.csv"],
+            "--data: none.csv does not exist (in {here}); give a JSONL, JSON, CSV or Parquet file",
+        ),
         (["--data", "d.csv"], "d.csv: which field is the question? It has: text, mark; give --prompt-field NAME"),
         (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? It has: text, mark; give"),
         (["--data", "d.csv", "--prompt-field", "txt", "--answer-field", "mark"], "d.csv:2: no field 'txt'"),

@@ -151,11 +151,11 @@ def test_problems_that_the_reward_cannot_have(call: Call) -> None:
         (["--reward", "math"], "which reward?"),
         (["none.yaml"], "none.yaml (in {here}): no such configuration file"),
         (["run.yaml", "reward.kind=maths"], "reward.kind: unknown reward 'maths'; did you mean 'math'?"),
-        (["run.yaml", "--problems", "none.csv"], "--problems: none.csv is not there"),
-        (["run.yaml", "--responses", "none.jsonl"], "--responses: none.jsonl is not there"),
+        (["run.yaml", "--problems", "none.csv"], "--problems: none.csv does not exist"),
+        (["run.yaml", "--responses", "none.jsonl"], "--responses: none.jsonl does not exist"),
         (["run.yaml", "--responses", "sums.csv"], "sums.csv:2: a response needs `problem`, the id of its problem, and"),
         (["run.yaml", "--responses", "odd.jsonl"], "there is no problem 'x' in sums.csv; ids are like 'sums-0'"),
-        (["run.yaml", "data.train.path=none.csv"], "data.train.path: none.csv is not there"),
+        (["run.yaml", "data.train.path=none.csv"], "data.train.path: none.csv does not exist"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(call: Call, tmp_path: Path, words: list[str], said: str) -> None:

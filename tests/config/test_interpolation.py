@@ -34,14 +34,14 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("text", TOO_MUCH.values(), ids=TOO_MUCH.keys())
 def test_what_stands_for_too_much_is_one_line(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"references stand for too much text, or for themselves$") as caught:
+    with pytest.raises(ConfigError, match=r"references expand to too much text, or refer to themselves$") as caught:
         load_config(yaml_file(tmp_path, text), REQUIRED)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_overrides_are_held_to_the_same() -> None:
     doubled = [f"loss.options.k{n}=${{loss.options.k{n + 1}}}${{loss.options.k{n + 1}}}" for n in range(60)]
-    with pytest.raises(ConfigError, match="stand for too much"):
+    with pytest.raises(ConfigError, match="references expand to too much text"):
         load(*doubled, "loss.options.k60=text")
 
 

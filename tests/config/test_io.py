@@ -130,14 +130,14 @@ def test_evaluation_draws_as_the_rollouts_do_unless_it_has_its_own_sampling() ->
     ("rollout.prompts_per_step=63",
      "rollout.prompts_per_step=63 is not a multiple of train.prompts_per_update=16"),
     ("optimizer.lr", "optimizer.lr: an override is written key=value, e.g. optimizer.lr=2e-6"),
-    ("=1", "=1: '' is no key; keys are names joined by single dots"),
-    ("a..b=1", "a..b=1: 'a..b' is no key; keys are names joined by single dots"),
+    ("=1", "=1: '' is not a key; keys are names joined by single dots"),
+    ("a..b=1", "a..b=1: 'a..b' is not a key; keys are names joined by single dots"),
     ("output_dir=r\udcffn", r"'output_dir=r\udcffn': not UTF-8, as all text has to be"),
     ("r\udcff=1", r"'r\udcff=1': not UTF-8, as all text has to be"),
     ("data.train.prompt_field=\udc80", r"'data.train.prompt_field=\udc80': not UTF-8, as all text has to be"),
     ("eval.pass_k=[1", "eval.pass_k=[1: the value is not YAML; put it in quotes"),
     ("data.template=${",
-     "data.template: of ${...} only ${section.key} and ${oc.env:NAME} are read; write \\${ for plain text"),
+     "data.template: only the references ${section.key} and ${oc.env:NAME} are supported; write \\${ for plain text"),
     ("seed=${nope}", "seed: Interpolation key 'nope' not found"),
 ])  # fmt: skip
 def test_mistake_is_one_line(override: str, line: str) -> None:

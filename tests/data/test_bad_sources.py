@@ -50,7 +50,10 @@ CONTENT: dict[str, tuple[bytes, str]] = {
     "utf-16-be": (GOOD.decode().encode("utf-16-be"), "d.jsonl:1: holds zero bytes"),
     "utf-32": (GOOD.decode().encode("utf-32-le"), "d.jsonl:1: holds zero bytes"),
     "zero bytes after a crash": (GOOD + bytes(5000), "d.jsonl:2: holds zero bytes: the file is damaged"),
-    "gzip": (b"\x1f\x8b\x08\x00" + os.urandom(9).replace(b"\n", b""), "d.jsonl: damaged: what gzip has compressed"),
+    "gzip": (
+        b"\x1f\x8b\x08\x00" + os.urandom(9).replace(b"\n", b""),
+        "d.jsonl: damaged: the gzip data cannot be unpacked",
+    ),
     "zstd": (b"\x28\xb5\x2f\xfd\x04", "compressed by zstd"),
     "zip": (b"PK\x03\x04\x14", "a zip archive"),
     "parquet": (b"PAR1\x15\x04", "d.jsonl: not a whole Parquet file: "),
@@ -205,14 +208,14 @@ def dangling(path: Path) -> Path:
 
 
 PLACES: dict[str, tuple[Callable[[Path], Path | str], str]] = {
-    "nothing": (lambda path: path / "none.jsonl", "none.jsonl is not there; give a JSONL, JSON, CSV or Parquet file"),
+    "nothing": (lambda path: path / "none.jsonl", "none.jsonl does not exist; give a JSONL, JSON, CSV or Parquet file"),
     "a folder": (lambda path: path, "is a folder without .jsonl, .json, .csv or .parquet files"),
     "a pipe": (pipe, "is a pipe or a device; write what it gives into a file"),
     "a device": (lambda path: "/dev/zero", "/dev/zero is a pipe or a device"),
     "a terminal": (lambda path: "/dev/tty", "data.heldout.path: /dev/tty "),
     "a socket": (bound_socket, "cannot be read: No such device or address"),
     "a link to itself": (loop, "cannot be read: Too many levels of symbolic links"),
-    "a link to nothing": (dangling, "link is not there"),
+    "a link to nothing": (dangling, "link does not exist"),
     "below a file": (below_a_file, "cannot be read: Not a directory"),
     "a long name": (lambda path: path / ("x" * 300), "cannot be read: File name too long"),
     "a zero byte": (lambda path: f"{path}/a\0b", "cannot be read: embedded null byte"),

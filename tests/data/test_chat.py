@@ -309,7 +309,7 @@ def test_earlier_turns_come_into_the_prompt_or_are_told(tmp_path: Path, monkeypa
     whole = "<system>Add.<user>1 + 1 =<assistant><think>hmm</think>2<user>{}<assistant>"
     assert prompts(tmp_path, tokenizer) == [whole.format("2 + 2 =")]
     assert prompts(tmp_path, tokenizer, template="Q: {prompt}") == [whole.format("Q: 2 + 2 =")]
-    assert "problem p-0 brings a system message; leave data.system out" in line(tmp_path, tokenizer, system="Be.")
+    assert "problem p-0 has its own system message; leave data.system out" in line(tmp_path, tokenizer, system="Be.")
     assert "problem p-0 is a chat with earlier turns; set data.format: chat" in line(tmp_path, tokenizer, format="raw")
     monkeypatch.setattr(prompts_module, "read_source", OneChat(TURNS[1:]))
     assert prompts(tmp_path, tokenizer, system="Add.") == [whole.format("2 + 2 =")]

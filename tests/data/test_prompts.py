@@ -138,7 +138,7 @@ def test_huggingface_folder_file_and_saved_dataset(tmp_path, tokenizer, monkeypa
         load(data({"kind": "huggingface", "path": str(folder)}), tokenizer)
     with pytest.raises(ConfigError, match=r"data\.train: cannot load.*'dev'.*train"):
         load(data({**fields, "path": str(folder), "split": "dev"}), tokenizer)
-    with pytest.raises(ConfigError, match=r"data\.train\.path: .*none\.parquet is not there"):
+    with pytest.raises(ConfigError, match=r"data\.train\.path: .*none\.parquet does not exist"):
         load(data({**fields, "path": str(tmp_path / "none.parquet")}), tokenizer)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match="pip install datasets"):
@@ -204,7 +204,7 @@ def test_jsonl_not_text_or_not_there(tmp_path, tokenizer):
     (tmp_path / "d.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(ConfigError, match=r"d\.jsonl:1: not UTF-8"):
         load(data(tmp_path / "d.jsonl"), tokenizer)
-    with pytest.raises(ConfigError, match=r"data\.train\.path: .*none\.jsonl is not there"):
+    with pytest.raises(ConfigError, match=r"data\.train\.path: .*none\.jsonl does not exist"):
         load(data(tmp_path / "none.jsonl"), tokenizer)
     with pytest.raises(ConfigError, match=r"is a folder"):
         load(data(tmp_path.parent), tokenizer)

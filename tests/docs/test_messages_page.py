@@ -19,7 +19,7 @@ def test_it_has_lines_of_every_room() -> None:
     text = (ROOT / "docs" / "messages.md").read_text(encoding="utf-8")
     for line in (
         "output_dir: ... is a file; choose a folder",
-        "warning: stdout cannot be written (...); this continues, and is not shown there",
+        "warning: stdout cannot be written (...); the command continues, but shows nothing there",
         "parallel.tp=... ...; possible values: ...",
         "reward.kind=...: no response of step ... was scored (...)",
     ):

@@ -45,7 +45,7 @@ def test_an_impossible_tolerance_fails():
         (["--layouts", "tp=3"], "parallel.tp=3 does not divide"),
         (["--layouts", "pp=5"], "5 pipeline stages (pp=5 x vpp=1) are more than the model's 4 layers"),
         (["--layouts", "vpp=2"], "vpp > 1 needs pp > 1"),
-        (["--layouts", "ep=2,dp=2"], "parallel.ep and parallel.etp are for experts, which qwen2 has none of"),
+        (["--layouts", "ep=2,dp=2"], "parallel.ep and parallel.etp are for experts, but qwen2 has none"),
         (["qwen3-moe", "--layouts", "tp=2"], "needs parallel.sequence_parallel=true"),
         (["qwen3-moe", "--layouts", "dp=3,ep=3"], "parallel.ep=3 does not divide the model's 8 experts"),
         (["qwen3-moe", "--layouts", "dp=2,ep=4"], "ep x etp = 4 does not divide tp x cp x dp = 2"),

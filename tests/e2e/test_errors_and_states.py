@@ -163,7 +163,7 @@ def flipped(path: Path) -> None:
 DAMAGES = [
     (flipped, "__1_0.distcp", "damaged (its checksum"),
     (Path.unlink, "__0_0.distcp", "missing"),
-    (cut, "manifest.json", "damaged (it is no JSON)"),
+    (cut, "manifest.json", "damaged (not JSON)"),
 ]
 
 

@@ -178,9 +178,9 @@ def test_a_broken_reward_is_found_before_any_process_is_started(work: Path, monk
         (["runs/small/hf"], "nothing to evaluate on: give --benchmark NAME, --problems FILE or --config"),
         (["runs/small/hf", "--benchmark", "aime"], "--benchmark aime: no such benchmark; the nearest is 'aime2"),
         (["runs/small/hf", "--benchmark", "amc23", "--problems", "x.jsonl"], "are both given: leave one out"),
-        (["runs/small/hf", "--benchmark", "amc23", "--output", "x.jsonl"], "of benchmarks it is a folder"),
+        (["runs/small/hf", "--benchmark", "amc23", "--output", "x.jsonl"], "with --benchmark, name a folder"),
         (["nowhere", "--benchmark", "gsm8k=gsm8k.jsonl"], "nowhere"),
-        (["runs/small/hf", "--benchmark", "gsm8k=aime.json"], "aime.json is not there"),
+        (["runs/small/hf", "--benchmark", "gsm8k=aime.json"], "aime.json does not exist"),
         (
             ["runs/small/hf", "--benchmark", "gsm8k=gsm8k.jsonl"],
             "the model's tokenizer has no chat template; set data.format: raw",
@@ -205,7 +205,7 @@ def test_a_model_that_the_hub_does_not_give(work: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(
-        ConfigError, match=r"^org/name@v2: no such folder, and the Hub does not give it \(no network\)$"
+        ConfigError, match=r"^org/name@v2: no such folder, and the Hub does not provide it \(no network\)$"
     ):
         CliRunner().invoke(app.app, ["eval", "org/name@v2", "--benchmark", "gsm8k"], catch_exceptions=False)
 

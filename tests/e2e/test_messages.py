@@ -115,7 +115,7 @@ LINES = {
     ),
     "no such problems": (
         [*TRAIN, "data.train={kind: files, path: none.csv}"],
-        "data.train.path: none.csv is not there (in {folder}); give a JSONL, JSON, CSV or Parquet file",
+        "data.train.path: none.csv does not exist (in {folder}); give a JSONL, JSON, CSV or Parquet file",
     ),
     "no such run": (["plot", "none"], "none/metrics.jsonl (in {folder}): no such file; is this a run folder?"),
     "no such responses": (

@@ -204,9 +204,9 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, monkeypatch: py
         "--benchmark aime24: cannot load dataset 'HuggingFaceH4/aime_2024' (subset None, split 'train'): the Hub "
         "cannot be reached; or give the problems as a file: --benchmark aime24=FILE.jsonl"
     )
-    with pytest.raises(ConfigError, match=r"missing\.jsonl is not there"):
+    with pytest.raises(ConfigError, match=r"missing\.jsonl does not exist"):
         benchmarks.write_problems(Wanted("aime24", tmp_path / "missing.jsonl"), tmp_path / "out.jsonl")
-    with pytest.raises(ConfigError, match=r"--benchmark aime24: .*missing\.jsonl is not there"):
+    with pytest.raises(ConfigError, match=r"--benchmark aime24: .*missing\.jsonl does not exist"):
         benchmarks.write_problems(Wanted("aime24", tmp_path / "missing.jsonl"), tmp_path / "out.jsonl")
     with pytest.raises(ConfigError) as error:
         written(tmp_path, "aime24", {"text": "2 + 2?"})

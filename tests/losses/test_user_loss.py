@@ -185,7 +185,7 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:Unfinished", "is abstract: it has no method compute"),
         ("losses_of_mine:InTheOldWay", "is abstract: it has no method compute"),
         ("losses_of_mine:NoDefault", "loss.width: give it a value, loss 'losses_of_mine:NoDefault' has no default"),
-        ("losses_of_mine:OfEveryLoss", "loss.kl_coef is a key that every loss has; call its field otherwise"),
+        ("losses_of_mine:OfEveryLoss", "loss.kl_coef is a key that every loss has; rename its field"),
         ("losses_of_mine:NotDefined", "cannot be made: PydanticUserError: `NotDefined` is not fully defined"),
         ("losses_of_mine:Raises", "a trial of it fails: KeyError: 'two\\nlines'"),
         (
@@ -205,7 +205,7 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
         ("losses_of_mine:Detached", "its loss has no gradient"),
         ("losses_of_mine:Changes", "it changes advantages in place; compute with a copy"),
-        ("losses_of_mine:NotTokenWise", "says token_wise = True, but the loss of a token depends on the other tokens"),
+        ("losses_of_mine:NotTokenWise", "sets token_wise = True, but the loss of a token depends on the other tokens"),
     ],
 )
 def test_what_cannot_work(path: str, words: str) -> None:

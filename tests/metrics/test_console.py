@@ -70,7 +70,7 @@ def test_an_error_of_the_display_is_said_once(
     file = Failing(OSError(code, os.strerror(code)), takes, terminal)
     show(file)
     said = capsys.readouterr().err
-    line = f"warning: stdout cannot be written ({os.strerror(code)}); this continues, and is not shown there\n"
+    line = f"warning: stdout cannot be written ({os.strerror(code)}); the command continues, but shows nothing there\n"
     assert said == line * (file._takes < 0)
 
 

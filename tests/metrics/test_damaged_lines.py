@@ -94,7 +94,7 @@ def test_a_damaged_line_is_left_out_of_a_figure(tmp_path: Path, kind: str) -> No
     told: list[str] = []
     before = path.read_bytes()
     assert [values["step"] for values in read_metrics(path, told.append)] == [1, 2, 4, 5]
-    assert told == [f"warning: {path}, line 3: damaged, no metrics of a step; left out"]
+    assert told == [f"warning: {path}, line 3: damaged, not the metrics of a step; left out"]
     assert path.read_bytes() == before
 
 

@@ -133,7 +133,9 @@ def test_too_much_that_waits_ends_the_run(
         for number in range(1, 100):
             once[what](number)
 
-    with pytest.raises(UserError, match=rf"{os.strerror(code)}; 0 MiB wait in memory .*the same command resumes"):
+    with pytest.raises(
+        UserError, match=rf"{os.strerror(code)}; 0 MiB wait in memory to be written, .*the same command resumes"
+    ):
         log_on()
     assert len(told) == 1
     assert recorder._metrics.waiting + recorder._samples.waiting + sum(map(len, recorder._files.values())) < 2500

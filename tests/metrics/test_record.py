@@ -71,7 +71,7 @@ def test_damaged_line_is_left_out_and_named(tmp_path: Path, line: str) -> None:
     path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 2}}\n')
     told: list[str] = []
     assert read_metrics(path, told.append) == [{"step": 0}, {"step": 2}]
-    assert told == [f"warning: {path}, line 2: damaged, no metrics of a step; left out"]
+    assert told == [f"warning: {path}, line 2: damaged, not the metrics of a step; left out"]
     path.write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not a line of metrics"):
         read_metrics(path)

@@ -82,10 +82,10 @@ def test_a_folder_that_asks_for_code_is_refused(tmp_path: Path, name: str) -> No
 
 
 TOKENIZERS: dict[str, tuple[Change, str]] = {
-    "a class of its own": (tokenizer_config(tokenizer_class="OwnTokenizer"), "'OwnTokenizer' is no tokenizer"),
+    "a class of its own": (tokenizer_config(tokenizer_class="OwnTokenizer"), "'OwnTokenizer' is not a tokenizer"),
     "with auto_map": (
         tokenizer_config(tokenizer_class="OwnTokenizer", auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]}),
-        "'OwnTokenizer' is no tokenizer",
+        "'OwnTokenizer' is not a tokenizer",
     ),
     "auto_map alone": (tokenizer_config(tokenizer_class=None, auto_map=["own.Own", "own.Own"]), "auto_map"),
     "named by config.json": (

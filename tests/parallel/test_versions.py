@@ -111,7 +111,7 @@ def test_a_copy_without_metadata_is_told_to_be_installed(monkeypatch: pytest.Mon
     monkeypatch.setattr(versions, "_PROJECT", "aspo-no-such-project")
     versions.window.cache_clear()
     try:
-        with pytest.raises(UserError, match=r"is neither installed nor in its checkout .*pip install -e"):
+        with pytest.raises(UserError, match=r"is neither installed nor run from its checkout .*run pip install -e"):
             versions.refuse_outside()
     finally:
         versions.window.cache_clear()

@@ -104,7 +104,7 @@ def test_lines_that_are_no_responses(tmp_path: Path, line: str, message: str) ->
     path.write_bytes(content.encode("utf-8", errors="surrogateescape"))
     told: list[str] = []
     assert read_samples(tmp_path, warn=told.append).total == 1
-    assert told == [f"warning: {path}, line 2: damaged, no response; left out"]
+    assert told == [f"warning: {path}, line 2: damaged, not a response; left out"]
     path.write_bytes(f"{line}\n{line}\n".encode("utf-8", errors="surrogateescape"))
     with pytest.raises(UserError, match=message) as caught:
         read_samples(tmp_path, warn=told.append)

@@ -44,7 +44,7 @@ def test_without_modelopt_it_says_what_to_install(run: Path, tmp_path: Path) -> 
 
 def test_wrong_options_are_named(run: Path, tmp_path: Path) -> None:
     model, target = str(run / "hf"), str(tmp_path / "out")
-    assert refusal(model, target, "--format", "int2") == "--format int2: known are fp8, int8, int4-awq, nvfp4"
+    assert refusal(model, target, "--format", "int2") == "--format int2: must be one of fp8, int8, int4-awq, nvfp4"
     assert refusal(model, target, "--format", "int8", "--layout", "modelopt") == (
         "--layout modelopt: int8 is written as compressed-tensors"
     )

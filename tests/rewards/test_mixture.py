@@ -128,13 +128,13 @@ def test_a_field_within_a_field():
 def test_a_misspelt_field_is_refused_and_what_is_for_no_problem_is_said(caplog):
     parts = mixture(all={"kind": "math"}, some={"kind": "math", "when": {"sorce": "aime"}}).components
     said = (
-        "reward.components.some.when: no problem has a field 'sorce'; did you mean 'source'? The fields there are: "
+        "reward.components.some.when: no problem has a field 'sorce'; did you mean 'source'? The fields are: "
         "source, level"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
         refuse_unknown_fields(parts, [MATH, CODE, Problem("x", "?", (1,), "7", {"level": 1})])
     parts = mixture(some={"kind": "math", "when": {"split": "a"}}).components
-    with pytest.raises(ConfigError, match=r"no problem has a field 'split'\. The fields there are: source$"):
+    with pytest.raises(ConfigError, match=r"no problem has a field 'split'\. The fields are: source$"):
         refuse_unknown_fields(parts, [MATH])
     parts = mixture(all={"kind": "math"}, some={"kind": "math", "when": {"level": [2, 3]}}).components
     with caplog.at_level(logging.WARNING):
@@ -162,12 +162,12 @@ def test_no_more_problems_are_looked_at_than_are_needed():
         (
             {"a": {"kind": "math", "when": {"source": "aime"}}},
             [MATH, CODE],
-            r"reward\.components: none is for problem c-0: its source is 'lcb'; give one whose `when` it meets",
+            r"reward\.components: none applies to problem c-0: its source is 'lcb'; add one whose `when` it meets",
         ),
         (
             {"a": {"kind": "math", "when": {"sorce": "aime"}}},
             [MATH, CODE],
-            r"none is for problem m-0: it has no field 'sorce', its fields are: source; give one",
+            r"none applies to problem m-0: it has no field 'sorce', its fields are: source; add one",
         ),
         ({"a": {"kind": "math", "options": {"x": 1}}}, [], r"reward\.components\.a\.options: .* math takes none"),
         (

@@ -157,7 +157,7 @@ def test_workers_that_cannot_start_are_an_error(kind, monkeypatch):
     with (
         RewardPool(RewardConfig(kind=kind, workers=1)) as pool,
         pytest.raises(
-            UserError, match=r"the reward workers \(reward\.kind='user_rewards_pool:act'\) end as they start"
+            UserError, match=r"the reward workers \(reward\.kind='user_rewards_pool:act'\) stop while starting"
         ),
     ):
         pool.score((PROBLEM, "1" * 200) for _ in range(1000))
@@ -173,7 +173,7 @@ def test_workers_that_are_always_ended_as_they_start(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with (
         RewardPool(RewardConfig(kind="dies_at_import:act", workers=1)) as pool,
-        pytest.raises(UserError, match="end as they start, 10 times in a row"),
+        pytest.raises(UserError, match="stop while starting, 10 times in a row"),
     ):
         pool.score([(PROBLEM, "1")])
 

@@ -182,7 +182,7 @@ def test_rewards_that_do_not_fit_the_problems():
         ({"kind": "math"}, "math needs reference answers"),
         ({"kind": "reasoning_gym"}, "scores problems of reasoning-gym only"),
         ({"kind": "code"}, "code needs tests"),
-        ({"kind": "mixture", "components": {"a": {"kind": "math", "when": {"x": "1"}}}}, "none is for"),
+        ({"kind": "mixture", "components": {"a": {"kind": "math", "when": {"x": "1"}}}}, "none applies to"),
     ],
 )
 def test_a_problems_name_is_plain_and_short_in_messages(reward, message):

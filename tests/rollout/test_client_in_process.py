@@ -441,7 +441,7 @@ def test_a_server_that_names_another_version_is_not_asked(policy: Policy, proxie
         proxies[1].version = "another"
         assert engine.update_weights(policy.weights.items(), version=8)["sync/servers"] == 1
         proxies[0].version = "another"
-        with pytest.raises(ServersLostError, match=r"none of .* took the weights"):
+        with pytest.raises(ServersLostError, match=r"none of .* accepted the weights"):
             engine.update_weights(policy.weights.items(), version=9)
     finally:
         engine.close()

@@ -129,7 +129,7 @@ def test_without_any_server_the_error_says_so_and_it_goes_on_when_one_is_back(
         engine.generate(ask(RAGGED, COUNTS), SAMPLING)
     assert proxies[0].url in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ServersLostError, match=r"none of .* took the weights"):
+    with pytest.raises(ServersLostError, match=r"none of .* accepted the weights"):
         engine.update_weights(policy.weights.items(), version=8)
     assert not engine.await_servers(3.0)
     proxies[1].fault = ""

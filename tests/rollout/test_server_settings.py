@@ -165,7 +165,7 @@ def test_what_cannot_be_started_is_said_at_once(tmp_path: Path) -> None:
         LocalServers(ServersConfig(python=tmp_path / "no"), MODEL, "cpu", tmp_path, print)
     with pytest.raises(UserError, match=r"rollout.servers.tp: a server on CPU"):
         start(tmp_path, tp=2)
-    with pytest.raises(UserError, match="GPUs are asked for"):
+    with pytest.raises(UserError, match="GPUs are needed"):
         start(tmp_path, "cuda", count=100)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

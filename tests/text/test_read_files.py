@@ -270,7 +270,7 @@ def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: py
     (tmp_path / "samples.jsonl").write_text(f"{response}\n{long}\n{response}\n")
     told: list[str] = []
     assert len(read_samples(tmp_path, warn=told.append).samples) == 2
-    assert "damaged, no response; left out" in told[0]
+    assert "damaged, not a response; left out" in told[0]
     with ResultFile(tmp_path / "a.jsonl", DESCRIPTION) as results:
         results.append([LINE])
     (tmp_path / "a.jsonl").write_text(f"{long}\n")

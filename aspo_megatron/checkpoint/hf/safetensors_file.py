@@ -195,8 +195,7 @@ def _check(entry: Entry, parts: Sequence[Tensor]) -> None:
     dtypes = {part.dtype for part in parts}
     if size != entry.size or dtypes != {entry.dtype} or len({part.shape[1:] for part in parts}) > 1:
         raise CheckpointError(
-            f"tensor {shown(entry.name)} is {first.dtype} {list(size)}, "
-            f"{entry.dtype} {list(entry.size)} was there before"
+            f"tensor {shown(entry.name)} is {first.dtype} {list(size)}, but was {entry.dtype} {list(entry.size)} before"
         )
 
 

@@ -137,10 +137,10 @@ def _fill(reader: TorchDistReader, wanted: Iterable[ShardedTensor | ShardedTenso
         there, whole = reader.size(part.key), tuple(part.global_shape)
         padded = part.allow_shape_mismatch  # a vocabulary: what is beyond its end is zero
         if there != whole and not (padded and there[1:] == whole[1:]):
-            raise CheckpointError(f"tensor {part.key} has size {list(there)}, {list(whole)} is wanted")
+            raise CheckpointError(f"tensor {part.key} has size {list(there)}, expected {list(whole)}")
         if not reader.dtype(part.key).is_floating_point:
             raise CheckpointError(
-                f"tensor {part.key} is of {reader.dtype(part.key)}, floating-point numbers are wanted"
+                f"tensor {part.key} has dtype {reader.dtype(part.key)}, expected floating-point numbers"
             )
         target = part.data.detach()
         if padded:

@@ -118,7 +118,7 @@ def _check_place(config: RunConfig, folder: Path) -> None:
     """
     step = read_state(folder).step
     if step_folder(config.output_dir, step).name != folder.name:
-        raise CheckpointError(f"{folder}: is the state after step {step}, under a name that is not its own")
+        raise CheckpointError(f"{folder}: is the state after step {step}, under the wrong name")
     try:
         saved = load_config(folder / RUN_CONFIG)
     except ConfigError:  # of another version

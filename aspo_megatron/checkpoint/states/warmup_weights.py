@@ -79,8 +79,8 @@ def load_start(
         return False
     if weights and made_of and made_of != weights:
         raise CheckpointError(
-            f"model.path: {config.model.path} has other weights than {folder} was made of by the warm-up; "
-            f"remove {folder} to begin with those of now"
+            f"model.path: {config.model.path} no longer has the weights from which the warm-up made {folder}; "
+            f"remove {folder} to begin with the current ones"
         )
     load_model(model, folder)
     return True

@@ -177,7 +177,9 @@ class CheckpointWriter:
         there = {piece.key: piece.whole for part in parts for piece in part.pieces}
         for key, size in self._wanted.items():
             if there.get(key) != size:
-                return f"tensor {key} of size {list(size)} is wanted, {list(there.get(key, ())) or 'none'} was written"
+                return (
+                    f"tensor {key} of size {list(size)} was expected, {list(there.get(key, ())) or 'none'} was written"
+                )
         return None
 
     def _finish(self, parts: list[Part]) -> None:

@@ -114,7 +114,7 @@ def read_back(folder: Path, files: Mapping[str, FileEntry]) -> None:
     """
     for name, entry in files.items():
         if file_entry(folder / name, from_disk=True) != entry:
-            raise CheckpointError(f"{name}: the disk gives back something else than was written")
+            raise CheckpointError(f"{name}: the disk returns something other than what was written")
 
 
 def describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
@@ -126,7 +126,7 @@ def describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntr
     files = dict(known)
     for name in sorted(_names(folder) - files.keys()):
         if name.endswith(".distcp"):
-            raise CheckpointError(f"{name}: its writer has not said what is in it")
+            raise CheckpointError(f"{name}: its writer has not recorded what is in it")
         files[name] = file_entry(folder / name)
         to_disk(folder / name)
     return files
@@ -143,7 +143,7 @@ def write_manifest(
     """
     unknown = sorted(_names(folder) - files.keys() - {MANIFEST})
     if unknown:
-        raise CheckpointError(f"{unknown[0]}: nobody has said what is in it")
+        raise CheckpointError(f"{unknown[0]}: no rank has recorded what is in it")
     content = {
         "format": _FORMAT,
         "version": FORMAT_VERSION,
@@ -183,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged (it is no JSON)") from error
+        raise CheckpointError(f"{path}: damaged (not JSON)") from error
     try:
         manifest = _manifest(path, content)
     except (ValueError, RecursionError) as error:
@@ -226,7 +226,7 @@ def _manifest(path: Path, content: Any) -> Manifest:
     if version not in _READ:
         raise CheckpointError(f"{path}: format version {version}; this installation reads 2 and {FORMAT_VERSION}")
     if not self_consistent(content) if version == FORMAT_VERSION else "digest" in content:
-        raise CheckpointError(f"{path}: damaged or edited (its digest is not that of what it says)")
+        raise CheckpointError(f"{path}: damaged or edited (its digest does not match its content)")
     if content.get("format") != _FORMAT:
         raise ValueError(f"it is none of an {_FORMAT}")
     layout = checked_json.mapping(content.get("layout"), "layout")

@@ -176,7 +176,7 @@ def _read_part(path: Path) -> Part:
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise CheckpointError(f"{path}: larger than what a rank says")
+        raise CheckpointError(f"{path}: larger than what a rank writes there")
     content = parse_json(data, f"{path}: damaged", CheckpointError)
     try:
         return _part(content)

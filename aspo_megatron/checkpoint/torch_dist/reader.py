@@ -251,7 +251,7 @@ def _parsed(path: Path, most_memory: int) -> Metadata:
         # A piece has a kilobyte beside its elements, and less than that in the index.
         most = min(most, (1 << 20) + sum(file.stat().st_size for file in path.parent.glob("*.distcp")))
         if path.stat().st_size > most:
-            raise CheckpointError(f"{path}: cannot be read: it is larger than the index of what is there")
+            raise CheckpointError(f"{path}: cannot be read: it is larger than an index of these files can be")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing, so this is not a megatron distributed checkpoint") from error
     except OSError as error:
@@ -286,4 +286,4 @@ def check_common(folder: Path) -> None:
     except Exception as error:  # a damaged archive may raise nearly anything
         raise CheckpointError(f"{path}: cannot be read: {_said(error)}") from error
     if not empty:
-        raise CheckpointError(f"{path}: cannot be read: it holds something, and this program writes nothing there")
+        raise CheckpointError(f"{path}: cannot be read: it is not empty, but this program leaves it empty")

@@ -206,14 +206,14 @@ def check_cover(key: str, whole: TensorStorageMetadata) -> None:
     """
     dims = len(whole.size)
     if dims > _MOST_DIMS or any(len(chunk.offsets) != dims or len(chunk.sizes) != dims for chunk in whole.chunks):
-        raise CheckpointError(f"tensor {key}: of other dimensions than its pieces, or of more than {_MOST_DIMS}")
+        raise CheckpointError(f"tensor {key}: has other dimensions than its pieces, or more than {_MOST_DIMS}")
     covered = sum(chunk.sizes.numel() for chunk in whole.chunks)
     if covered != whole.size.numel():
-        raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are there")
+        raise CheckpointError(f"tensor {key}: {covered} of {whole.size.numel()} elements are present")
     for chunk in whole.chunks:
         spans = zip(chunk.offsets, chunk.sizes, whole.size, strict=True)
         if any(start < 0 or start + length > size for start, length, size in spans):
-            raise CheckpointError(f"tensor {key}: a piece at {list(chunk.offsets)} is not inside of it")
+            raise CheckpointError(f"tensor {key}: a piece at {list(chunk.offsets)} lies outside it")
     filled = [chunk for chunk in whole.chunks if chunk.sizes.numel()]
     if len(filled) << dims > _MOST_CORNERS:
         raise CheckpointError(f"tensor {key}: of {len(filled):,} pieces, which is more than any layout makes")

@@ -93,7 +93,7 @@ def source_files(given: str | tuple[str, ...], key: str) -> tuple[str, list[Path
             matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
             found += [match for match in matches if not os.path.isdir(match)]
             if not found or found[-1] not in matches:
-                raise ConfigError(f"{key_of(key, 'path')}: no file is named as {one_line(text)}")
+                raise ConfigError(f"{key_of(key, 'path')}: no file matches {one_line(text)}")
     if not found:
         raise ConfigError(f"{key_of(key, 'path')}: names no file; {WHAT}")
     first = expanded(texts[0], key)
@@ -212,7 +212,7 @@ def open_source(path: Path, key: str) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         mode = os.fstat(descriptor).st_mode
     except FileNotFoundError as error:
-        raise ConfigError(f"{where}: {name} is not there{sought_in(path)}; {WHAT}") from error
+        raise ConfigError(f"{where}: {name} does not exist{sought_in(path)}; {WHAT}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{where}: {name} cannot be read: {one_line(reason)}; {WHAT}") from error
@@ -259,9 +259,7 @@ class _Unpacked:
         try:
             content = read(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ConfigError(
-                f"{self._name}: damaged: what gzip has compressed cannot be unpacked ({error})"
-            ) from error
+            raise ConfigError(f"{self._name}: damaged: the gzip data cannot be unpacked ({error})") from error
         self._given += len(content)
         if self._given > self._most:
             raise ConfigError(

@@ -61,7 +61,7 @@ def _load_dataset(source: SourceConfig, path: Path, key: str, *, exists: bool) -
         ) from error
     name = str(source.path)
     if not exists and (name.startswith((".", "/", "~")) or path.suffix in _FILES):
-        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} is not there{sought_in(path)}")
+        raise ConfigError(f"{key_of(key, 'path')}: {one_line(path)} does not exist{sought_in(path)}")
     _refuse_script(path, key)
     # The library raises errors of a dozen kinds (network, format, unknown split or subset); all mean the same here.
     try:

@@ -155,7 +155,7 @@ def _items(text: _Text, name: str) -> Iterator[Row]:
 def _skip_member(text: _Text, name: str) -> None:
     member = text.value(name)
     if not isinstance(member, str) or text.sign() != ":":
-        raise ConfigError(f"{name}: not valid JSON: what follows the list of problems is no field")
+        raise ConfigError(f"{name}: not valid JSON: what follows the list of problems is not a field")
     text.at += 1
     value = text.value(name)
     if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -46,8 +46,8 @@ class CodeScorer:
             mode = find_mode(config.sandbox)
         except OSError as error:
             raise ConfigError(
-                f"reward.code.sandbox: a sandbox cannot be started: {one_line(error)}. Is there memory, and room under "
-                "the limits on processes (ulimit -u) and open files (ulimit -n)?"
+                f"reward.code.sandbox: a sandbox cannot be started: {one_line(error)}. Is there enough memory, and "
+                "are the limits on processes (ulimit -u) and open files (ulimit -n) high enough?"
             ) from error
         self._sandbox = Sandbox(mode, limits, packages=config.packages)
 

@@ -24,8 +24,8 @@ _END_SECONDS = 5.0
 def no_room(error: Exception) -> str:
     """What to tell if the system refuses a process, a thread or a descriptor."""
     return (
-        f"the reward workers cannot be started: {one_line(error)}. Is there memory, and room under the limits on "
-        "processes (ulimit -u) and open files (ulimit -n)? Lower reward.workers, or raise the limits"
+        f"the reward workers cannot be started: {one_line(error)}. Is there enough memory, and are the limits on "
+        "processes (ulimit -u) and open files (ulimit -n) high enough? Lower reward.workers, or raise the limits"
     )
 
 
@@ -83,8 +83,8 @@ class Supervisor:
             raise UserError(no_room(self._refusal)) from self._refusal
         if rounds:
             raise UserError(
-                f"the reward workers (reward.kind={self._config.kind!r}) end as they start, {rounds} times in a row; "
-                "their own error is above. Can the module be imported in a fresh process, is there memory?"
+                f"the reward workers (reward.kind={self._config.kind!r}) stop while starting, {rounds} times in a row; "
+                "their own error is above. Can the module be imported in a fresh process, and is there enough memory?"
             )
 
     def _note_failed_start(self, now: float, was_killed: bool) -> None:

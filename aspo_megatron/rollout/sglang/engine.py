@@ -106,7 +106,7 @@ class SGLangEngine:
         self._mark_up(result.urls)
         self._newest = len(self._weight_versions) - 1
         if not result.urls:
-            raise ServersLostError(f"none of {self._names()} took the weights; what they answered is above")
+            raise ServersLostError(f"none of {self._names()} accepted the weights; their answers are above")
         return {"sync/bytes": float(result.weight_bytes), "sync/servers": float(len(result.urls))}
 
     def adopt(self) -> str:
@@ -208,7 +208,7 @@ class SGLangEngine:
             raise AgreedError(odd)
         self._mark_up(list(answers))
         if not answers:
-            raise ServersLostError(f"none of {self._names()} computes log-probs; what they answered is above")
+            raise ServersLostError(f"none of {self._names()} computes log-probs; their answers are above")
         return answers
 
     def await_servers(self, seconds: float) -> bool:

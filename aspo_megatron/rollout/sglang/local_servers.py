@@ -72,15 +72,15 @@ class LocalServers:
         """
         if not config.python.exists():
             raise UserError(
-                f"rollout.servers.python={config.python}: no such file; SGLang wants an environment of its own: "
-                "`make sglang-cpu` makes one without a GPU, docs/sglang.md says how with one"
+                f"rollout.servers.python={config.python}: no such file; SGLang needs its own environment: `make "
+                "sglang-cpu` makes one without GPU support, docs/sglang.md says how to make one with it"
             )
         gpus = torch.cuda.device_count() if device == "cuda" else 0
         gpus_taken = 0 if config.colocate else gpus_taken
         if device == "cuda" and config.count * config.tp > gpus - gpus_taken:
             raise UserError(
-                f"rollout.servers: count={config.count} x tp={config.tp} GPUs are asked for; of this machine's {gpus}, "
-                f"{gpus_taken} train"
+                f"rollout.servers: count={config.count} x tp={config.tp} GPUs are needed; of this machine's {gpus}, "
+                f"{gpus_taken} are for training"
             )
         if device == "cpu" and config.tp > 1:
             raise UserError("rollout.servers.tp: a server on CPU has one process, tp=1")
