@@ -22,6 +22,8 @@ def import_named(path: str, key: str) -> object:
         ConfigError: the module cannot be imported, or has nothing of this name.
     """
     module_name, _, name = path.partition(":")
+    if module_name.endswith(".py"):
+        raise ConfigError(f"{key}: {path!r}: a module is named without .py; use {module_name[:-3]}:{name}")
     if module_name == "__main__":
         raise ConfigError(
             f"{key}: {path!r}: the processes of a run do not have what a script or notebook defines itself; "

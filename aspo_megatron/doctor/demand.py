@@ -14,7 +14,7 @@ class Demand:
     """Bytes.
 
     Attributes:
-        host: that all ranks of this machine lock of its memory; of ranks on CPUs, their weights, gradients, optimizer.
+        host: that all ranks of this machine lock of its memory; of ranks on CPUs, what they take at their worst moment.
         device: weights, gradients and optimizer of the fullest rank.
         state: one saved state of the whole run.
         weights: the model as a Hugging Face folder, which a run writes at its end.
@@ -31,6 +31,7 @@ def demand_of(host: Host, needs: Requirements, on_gpu: bool) -> Demand | None:
     if needs.family is None or host.torch.problem:
         return None
     from aspo_megatron.models.counts import model_elements
+    from aspo_megatron.plan.cpu_ranks import training_bytes
     from aspo_megatron.plan.memory.host import locked_on_node
     from aspo_megatron.plan.memory.rank import resident
     from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, setting_of
@@ -39,11 +40,12 @@ def demand_of(host: Host, needs: Requirements, on_gpu: bool) -> Demand | None:
     try:
         family.check_layout(parallel)
         setting = replace(setting_of(run, parallel), cpu=not on_gpu)
+        on_cpu = 0 if on_gpu else max(training_bytes(run, family, longest_prompt=1))
     except UserError:
         return None
     fullest = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
     ranks = needs.ranks_here
-    host_bytes = locked_on_node(run, family, parallel, setting, ranks) if on_gpu else fullest * ranks
+    host_bytes = locked_on_node(run, family, parallel, setting, ranks) if on_gpu else on_cpu * ranks
     elements = model_elements(family)
     state = (setting.bytes + MOMENTS_BYTES + setting.main_bytes) * elements
     return Demand(host_bytes, fullest, state, setting.bytes * elements)

@@ -40,18 +40,26 @@ def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
         found += f", limited to {gib(most)} by a control group"
     on_gpu = bool(gpus.usable) and needs.run.platform.device != "cpu"
     demand = None if needs.away else demand_of(host, needs, on_gpu)
-    taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"weights, gradients and optimizer of {_ranks(needs)} take"
+    taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"the peak of {_ranks(needs)} is"
     if demand is not None and demand.host > most:
-        todo = f"aspo plan{needs.words}; more ranks, or nodes"
-        todo += "; model.reference=device, checkpoint.async_save=false, optimizer.offload=false" if on_gpu else ""
+        todo = f"aspo plan{needs.words}; more ranks, or nodes; {_smaller(on_gpu)}"
         todo += "; Slurm: slurm.directives=[--mem=0]" if needs.slurm else ""
         return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
     if demand is not None and demand.host > free:
-        return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or use another node")
+        todo = f"end other programs, or use another node; {_smaller(on_gpu)}"
+        return warn(what, f"{found}; {taken} {gib(demand.host)}", todo)
     if free < _LEAST * min(needs.ranks_here, 2):
         todo = "a larger limit (docker --memory, Slurm's --mem=0), or end other programs"
         return warn(what, f"{found}; a rank needs 2 GiB before it holds a model", todo)
     return ok(what, found + (f"; {taken} {gib(demand.host)}" if demand is not None else ""))
+
+
+def _smaller(on_gpu: bool) -> str:
+    if on_gpu:
+        return "model.reference=device, checkpoint.async_save=false, optimizer.offload=false"
+    from aspo_megatron.plan.cpu_ranks import SMALLER  # imports torch
+
+    return SMALLER
 
 
 def _ranks(needs: Requirements) -> str:

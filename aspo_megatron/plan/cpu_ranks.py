@@ -27,6 +27,10 @@ PROCESS_BYTES = 500 << 20
 `examples/tiny`: its own pages, and its share of those that ranks have together."""
 MOST_PER_CORE = 4
 """Threads of ranks for each core, beyond which nobody starts them by mistake."""
+SMALLER = (
+    "set a smaller train.max_tokens_per_micro_batch or rollout.sampling.max_response_tokens, or model.recompute=full"
+)
+"""What makes a rank that trains on a CPU take less."""
 _GIB = 1 << 30
 
 
@@ -40,6 +44,7 @@ class Ranks:
         threads: of each.
         asked_for: so many are wanted, however few cores there are.
         flag: what says so, as it is written.
+        smaller: what to do that a rank takes less.
     """
 
     what: str
@@ -47,6 +52,7 @@ class Ranks:
     threads: int
     asked_for: bool
     flag: str
+    smaller: str = "use a smaller model"
 
 
 def on_cpus(device: str) -> bool:
@@ -97,9 +103,9 @@ def _too_large(ranks: Ranks, there: int) -> str:
     total = sum(ranks.bytes) / _GIB
     each = f", {most / _GIB:.1f} GiB each" if count > 1 else ""
     fit = there // most
-    todo = f"start at most {fit}" if fit else "use a smaller model or shorter lengths"
+    todo = f"start at most {fit}" if fit else ranks.smaller
     return (
-        f"{ranks.what}: {counted(count, 'rank')} would take about {total:.1f} GiB of memory{each} "
+        f"{ranks.what if fit else 'memory'}: {counted(count, 'rank')} would take about {total:.1f} GiB of memory{each} "
         f"({PROCESS_BYTES / _GIB:.1f} of it for the process itself), but only {there / _GIB:.1f} GiB is available; "
         f"{todo}, end other programs, or use a machine with more"
     )

@@ -99,6 +99,8 @@ B200 = Gpu(
     source="NVIDIA DGX B200 datasheet (an eighth of a node, without sparsity; 8 x 400 Gbit/s), HGX B200 for FP32",
 )
 GPUS = (A100, A100_40, H100, H800, H200, H20, B200)
+BY_NAME = {each.name.split()[0].lower(): each for each in GPUS}
+"""By the short names that a user gives: `h100`."""
 SHOWN = (H100, H200)
 """Those that a plan is for unless another is asked for."""
 
@@ -111,12 +113,11 @@ def gpu_called(name: str, memory: float | None = None) -> Gpu:
     Raises:
         ConfigError: none is called so; names those that are known.
     """
-    kinds = {each.name.split()[0].lower(): each for each in GPUS}
-    if name.lower() not in kinds:
+    if name.lower() not in BY_NAME:
         raise ConfigError(
-            f"--gpu {one_line(name)}: known are {', '.join(kinds)}; --gpu-memory GB sets another memory size"
+            f"--gpu {one_line(name)}: known are {', '.join(BY_NAME)}; --gpu-memory GB sets another memory size"
         )
-    found = kinds[name.lower()]
+    found = BY_NAME[name.lower()]
     return found if memory is None else with_memory(found, int(memory * GB))
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
-from aspo_megatron.foreign_text import safe
+from aspo_megatron.foreign_text import one_line, safe
 from aspo_megatron.plots.curves import Pictures
 from aspo_megatron.plots.figures import SeriesTable, config_differences, final_figures
 from aspo_megatron.plots.series import Series
@@ -85,8 +86,10 @@ def write_page(path: Path, page: str) -> None:
     """Write a page into a file, whose folder is made if need be.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or its name is that of another kind of file.
     """
+    if path.suffix.lower() not in ("", ".html", ".htm"):
+        raise UserError(f"--html {one_line(path)}: this is a page; give it a name that ends in .html")
     write_whole(path, page)
 
 

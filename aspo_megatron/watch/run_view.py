@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from aspo_megatron.errors import UserError
-from aspo_megatron.folders import METRICS_FILE, RUN_CONFIG, SAMPLES_FILE, SUMMARY_FILE
+from aspo_megatron.folders import LOGS, METRICS_FILE, RUN_CONFIG, RUN_LOCK, SAMPLES_FILE, SUMMARY_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.phase_note import read_phase
 from aspo_megatron.metrics.record import read_metrics
@@ -22,6 +22,8 @@ from aspo_megatron.reading import open_file, own_file, read_json
 from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 _TAIL_BYTES = 1 << 20
+_OF_A_RUN = (RUN_CONFIG, METRICS_FILE, LOGS, RUN_LOCK)
+"""What a run has begun with. Any of these is enough, also of a copy."""
 _RECENT = 20
 """Steps over which speed is a mean: they cost more as responses grow."""
 
@@ -80,10 +82,11 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
         responses: how many of its last responses are wanted.
 
     Raises:
-        UserError: there is no such folder, or its metrics are no metrics.
+        UserError: there is no such folder, it holds something else, or its metrics are no metrics.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{one_line(folder)}: no such folder; name the output_dir of a run")
+    _refuse_other_folder(folder)
     told: list[str] = []
     metrics = own_file(folder, METRICS_FILE)
     records: list[dict[str, float]] = []
@@ -101,6 +104,15 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
         _last_samples(own_file(folder, SAMPLES_FILE), responses),
         tuple(told),
     )
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Refuse one that holds files, but none of a run; an empty one may be that of a run that is about to begin."""
+    if any(os.path.lexists(folder / name) for name in _OF_A_RUN) or not (inside := sorted(folder.iterdir())):
+        return
+    runs = [one_line(path) for path in inside if os.path.isfile(path / RUN_CONFIG)]
+    hint = f"; runs in it: {', '.join(runs[:5])}" if runs else "; name the output_dir of a run"
+    raise UserError(f"{one_line(folder)}: holds no run{hint}")
 
 
 def mark_of(folders: Sequence[Path]) -> list[tuple[int, int, bool]]:

@@ -80,6 +80,13 @@ def test_train_is_refused_beyond_memory(aspo: Aspo, started: list[int], tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_one_rank_that_is_too_large_is_told_how_to_be_smaller(aspo: Aspo, started: list[int]) -> None:
+    line = refused(aspo("train", "run.yaml", "output_dir=run", gib=0.4))
+    assert line.startswith("error: memory: 1 rank would take about ")
+    assert "available; set a smaller train.max_tokens_per_micro_batch or rollout.sampling.max_response_tokens" in line
+    assert not started
+
+
 def test_train_is_refused_beyond_four_times_the_cores(aspo: Aspo, started: list[int]) -> None:
     argv = ["train", "run.yaml", "output_dir=run", "parallel.dp=9"]
     line = refused(aspo(*argv))

@@ -62,7 +62,8 @@ def every_command() -> Iterator[tuple[str, Any]]:
         (["train", "run.yaml", "model.path", "=", "m"], []),  # files, which bash has itself
         (["train", "run.yaml", ""], []),
         (["samples", "runs/a", "optimizer.l"], []),  # takes no settings
-        (["plan", "run.yaml", "--gpu", ""], ["h100", "h200"]),
+        (["plan", "run.yaml", "--gpu", "h"], ["h100", "h20", "h200", "h800"]),
+        (["samples", "runs/a", "--only", ""], ["right", "wrong", "cut"]),
         (["check", "--loss", "dap"], ["dapo"]),
         (["check", "qwen3"], ["qwen3-moe"]),
         (["losses", "sap"], ["sapo"]),

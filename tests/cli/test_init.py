@@ -124,16 +124,25 @@ def test_fields_are_guessed(
         (["--reward", "maths"], "--reward maths: must be math, code or module:function"),
         (["--loss", "asop"], "the nearest is 'aspo'"),
         (["--output-dir", "${a}"], "output_dir"),
+        (["--data", "latin.csv"], "the first: latin.csv:2: not UTF-8 text"),
+        (["--data", "heads.csv"], "--data: heads.csv holds no problem"),
+        (["--data", "tabs.txt"], "not valid JSON (Expecting value, column 1); of a table, the name must end in .csv,"),
+        (["--data", "sheet.xlsx"], "sheet.xlsx: not UTF-8 text: the file is a zip archive; unzip it, or if it is a sp"),
         (["folder/run.yaml"], "folder/run.yaml: cannot be written: No such file or directory"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, call: Call, options: list[str], said: str) -> None:
     (tmp_path / "d.csv").write_text("text,mark\na,1\n")
+    (tmp_path / "latin.csv").write_text("question,answer\nfor the caf\u00e9,1\n", encoding="latin-1")
+    (tmp_path / "heads.csv").write_text("question,answer\n")
+    (tmp_path / "tabs.txt").write_text("question\tanswer\na\t1\n")
+    (tmp_path / "sheet.xlsx").write_bytes(b"PK\x03\x04\x14")
+    there = {path.name for path in tmp_path.iterdir()}
     done = call(*options)
     assert done.code == 2
     (line,) = done.stderr.splitlines()
     assert said.replace("{here}", str(tmp_path)) in line
-    assert {path.name for path in tmp_path.iterdir()} == {"d.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == there
 
 
 @pytest.mark.parametrize("text", ["a/b-1.csv", "no", "1e5", "a: b", "a #b", "~", "'", '"', "\u00fc\n#x", "", "-", "/a"])

@@ -11,6 +11,7 @@ from aspo_megatron.doctor.demand import demand_of
 from aspo_megatron.doctor.host import Disk
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
+from aspo_megatron.plan.cpu_ranks import training_bytes
 from aspo_megatron.plan.machine import core_quota, memory_limit
 from doctor.machines import Imitated, eight_gpus, lines_of, marked, requirements_of, without_gpus
 
@@ -128,6 +129,21 @@ def test_a_control_group_is_what_the_ranks_have() -> None:
     line = lines_of(host)["host memory"]
     assert line.mark == "warn"
     assert "limited to 1.0 GiB by a control group" in line.found
+
+
+def test_ranks_on_cpus_take_what_a_run_is_refused_for() -> None:
+    """Not their weights alone: activations of a long micro-batch are more."""
+    family = read_family(ROOT / "examples" / "tiny" / "model")
+    host = without_gpus(files={"/proc/meminfo": "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\n"})
+    long = "train.max_tokens_per_micro_batch=60000"
+    needs = replace(requirements_of("platform.device=cpu", long, host=host, config=True), family=family)
+    demand = demand_of(host, needs, on_gpu=False)
+    assert demand is not None
+    assert demand.host == max(training_bytes(needs.run, family, longest_prompt=1)) > 2 * demand.device
+    line = lines_of(host, needs)["host memory"]
+    assert line.mark in ("warn", "wrong")
+    assert "; the peak of 1 rank is " in line.found
+    assert "set a smaller train.max_tokens_per_micro_batch" in line.todo
 
 
 def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:

@@ -86,6 +86,7 @@ def test_text_alone_writes_no_file(tmp_path: Path) -> None:
         (["--group", "a="], "group a: it has no runs"),
         (["run", "--out", "x.html", "--html", "y.html"], "--out x.html: --html already names the page"),
         (["run", "--out", "x.docx"], "x.docx: Format 'docx' is not supported"),
+        (["run", "--html", "x.png"], "--html x.png: this is a page; give it a name that ends in .html"),
         (["run", "--html", "run/metrics.jsonl/x.html"], "x.html: cannot be written"),
     ],
 )

@@ -151,6 +151,7 @@ def test_user_function_in_the_current_directory(user_module):
             r"reward\.kind: unknown reward 'xyz'; it can be math, code, reasoning_gym, mixture or package\.module:func",
         ),
         ("user_rewards_a:", r"unknown reward"),
+        ("rewards.py:f", r"reward\.kind: 'rewards\.py:f': a module is named without \.py; use rewards:f"),
         ("no_such_module_b:f", r"reward\.kind: .*cannot import 'no_such_module_b' \(ModuleNotFoundError"),
         ("broken_rewards_a:f", r"cannot import 'broken_rewards_a' .*no_such_module_anywhere"),
         *((f"exits_a_{code}:f", r"cannot import 'exits_a_\w+' \(SystemExit") for code in EXITS),

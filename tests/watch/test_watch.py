@@ -105,6 +105,17 @@ def test_a_run_that_goes(tmp_path: Path) -> None:
     assert sorted(run.rglob("*")) == before  # nothing is written there
 
 
+def test_a_folder_that_is_no_run_s(tmp_path: Path) -> None:
+    begin(tmp_path / "run", total=2)
+    with pytest.raises(UserError, match=f"^{tmp_path}: holds no run; runs in it: {tmp_path / 'run'}$"):
+        run_cli("watch", tmp_path, "--once")
+    (tmp_path / "other").mkdir()
+    assert run_cli("watch", tmp_path / "other", "--once").exit_code == 0  # its run may be about to begin
+    (tmp_path / "other" / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'other'}: holds no run; name the output_dir of a run$"):
+        run_cli("watch", tmp_path / "other", "--once")
+
+
 def test_a_run_before_its_first_step_and_after_its_last(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", total=2)
     text = run_cli("watch", run, "--once").output

@@ -68,7 +68,10 @@ def _option_values() -> dict[str, tuple[str, ...]]:
     from aspo_megatron.api.conversion import DTYPES
     from aspo_megatron.config.words import Aggregation
     from aspo_megatron.evaluation.benchmarks import BENCHMARKS
-    from aspo_megatron.quantize.formats import FORMATS
+    from aspo_megatron.evaluation.published import BASES
+    from aspo_megatron.plan.hardware import BY_NAME
+    from aspo_megatron.plots.sample_file import Kind
+    from aspo_megatron.quantize.formats import FORMATS, Layout
 
     return {
         "--aggregation": get_args(Aggregation),
@@ -76,8 +79,11 @@ def _option_values() -> dict[str, tuple[str, ...]]:
         "--device": ("cpu", "cuda", "auto"),
         "--dtype": DTYPES,
         "--format": tuple(FORMATS),
-        "--gpu": ("h100", "h200"),
+        "--gpu": tuple(BY_NAME),
+        "--layout": get_args(Layout),
         "--loss": losses.names(),
+        "--only": get_args(Kind),
+        "--published": (*BASES, "none"),
         "--reward": ("math", "code"),
     }
 

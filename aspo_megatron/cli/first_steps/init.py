@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.files import plain_errors
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
+
+if TYPE_CHECKING:
+    from aspo_megatron.config import SourceConfig
 
 _MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 _REWARDS = ("math", "code")
@@ -111,6 +114,8 @@ def _fields(data: Path, names: tuple[str | None, str | None], reward: str) -> tu
 
     source = SourceConfig(kind="files", path=str(data), limit=_COUNTED)
     row = first_row(source, "--data")
+    if not row:
+        _refuse_unread(data, source)
     prompt = names[0] or likely(row, PROMPTS, besides=names[1])
     if prompt is None:
         raise ConfigError(
@@ -125,6 +130,19 @@ def _fields(data: Path, names: tuple[str | None, str | None], reward: str) -> tu
     chosen = source.model_copy(update={"prompt_field": prompt, "answer_field": answer})
     count = len(read_source(chosen, "--data", on_bad="drop"))
     return prompt, answer, named_in(row), count if count < _COUNTED else None
+
+
+def _refuse_unread(data: Path, source: SourceConfig) -> None:
+    """Say why no row of a file can be read; one whose name does not say its format is read as JSON."""
+    from aspo_megatron.data.sources.files import has_known_suffix
+    from aspo_megatron.data.sources.read import read_source
+
+    try:
+        read_source(source, "--data")
+    except ConfigError as error:
+        if has_known_suffix(data):
+            raise
+        raise ConfigError(f"{error}; of a table, the name must end in .csv, .tsv or .parquet") from error
 
 
 def _has_chat_template(folder: Path) -> bool:

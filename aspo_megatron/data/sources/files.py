@@ -38,7 +38,7 @@ _OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unzstd it",
     b"BZh": "compressed by bzip2; bunzip2 it",
     b"\xfd7zXZ": "compressed by xz; unxz it",
-    b"PK\x03\x04": "a zip archive; unzip it",
+    b"PK\x03\x04": "a zip archive; unzip it, or if it is a spreadsheet, save it as CSV (UTF-8)",
     b"ARROW1": "an Arrow file; set kind: huggingface",
     b"\xff\xfe": "UTF-16; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
