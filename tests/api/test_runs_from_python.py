@@ -120,7 +120,7 @@ def test_a_model_goes_to_megatron_and_back(done: Done) -> None:
             assert torch.equal(ours.get_tensor(name).bfloat16(), theirs.get_tensor(name))
     with pytest.raises(api.CheckpointError, match="exists already"):
         api.convert(done.folder / "runs/python/hf", done.folder / "exported")
-    with pytest.raises(api.ConfigError, match="it has no layout"):
+    with pytest.raises(api.ConfigError, match="becomes a Hugging Face folder, which has no layout"):
         api.convert(done.folder / "converted", done.folder / "again", tp=2)
     with pytest.raises(api.ConfigError, match="dtype int8: must be one of float32, bfloat16, float16"):
         api.convert(done.folder / "runs/python/hf", done.folder / "again", dtype="int8")

@@ -86,7 +86,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
         f"weights of {dtype}": (
             written(lambda all, dtype=dtype: all.update({WEIGHT: all[WEIGHT].to(dtype)})),  # type: ignore[misc]
-            "no weights",
+            "but weights are floating-point numbers",
         )
         for dtype in (torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64)
     },
@@ -175,7 +175,10 @@ SHAPES: dict[str, tuple[Callable[[Path], object], str]] = {
     }.items()
 }
 TYPES: dict[str, tuple[Callable[[Path], object], str]] = {
-    f"weights of {dtype}": (piece(DOWN, lambda tensor, dtype=dtype: tensor.to(dtype)), "no weights")  # type: ignore[misc]
+    f"weights of {dtype}": (
+        piece(DOWN, lambda tensor, dtype=dtype: tensor.to(dtype)),
+        "but weights are floating-point numbers",
+    )  # type: ignore[misc]
     for dtype in (torch.int64, torch.int16, torch.bool, torch.complex64)
 }
 KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -204,7 +207,7 @@ KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
         extra(save({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(5 << 20)})),
         r"extra\.safetensors: larger than what is kept beside",
     ),
-    "an index that leads out": (kept_index("../../x.safetensors"), "not the index of the headers"),
+    "an index that leads out": (kept_index("../../x.safetensors"), "does not match the headers"),
     "an index of no end": (
         lambda folder: ((folder / "headers/model.safetensors.index.json").touch(),
                         os.truncate(folder / "headers/model.safetensors.index.json", 1 << 40)),
@@ -245,7 +248,7 @@ def test_headers_that_could_not_be_read_again_are_not_kept(model: Path, tmp_path
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "note": "x" * (17 << 20)})
     layout = converter_layout(read_family(folder), tp=1)
-    refused(lambda: hf_to_megatron(folder, tmp_path / "out", layout, None, lambda _: None), "its header is larger")
+    refused(lambda: hf_to_megatron(folder, tmp_path / "out", layout, None, lambda _: None), "its header is too large")
 
 
 def test_an_output_layer_beside_tied_embeddings(converted: Path, tmp_path: Path) -> None:

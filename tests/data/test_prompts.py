@@ -215,7 +215,7 @@ def test_jsonl_not_text_or_not_there(tmp_path, tokenizer):
     [
         ({"template": "Q:"}, r"data\.template: 'Q:' has no \{prompt\}"),
         ({"system": "Add."}, r"data\.system needs data\.format: chat"),
-        ({"heldout_fraction": 0.01}, r"data\.heldout_fraction: 0\.01 of 10 problems is none"),
+        ({"heldout_fraction": 0.01}, r"data\.heldout_fraction: 0\.01 of 10 problems rounds to none"),
         ({"heldout_fraction": 0.99}, r"data\.train: no problem is left"),
         ({"max_prompt_tokens": 6}, r"problem d-0: its prompt has 7 tokens, more than data\.max_prompt_tokens=6"),
     ],

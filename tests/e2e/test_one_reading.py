@@ -127,7 +127,11 @@ FOLDERS: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
         WEIGHTS,
         "tensor model.layers.1.input_layernorm.weight is not one that a llama model has",
     ),
-    "weights that are whole numbers": (weights(lambda all: all.update({DOWN: all[DOWN].int()})), WEIGHTS, "no weights"),
+    "weights that are whole numbers": (
+        weights(lambda all: all.update({DOWN: all[DOWN].int()})),
+        WEIGHTS,
+        "but weights are floating-point numbers",
+    ),
     "a tensor less": (weights(lambda all: all.pop(DOWN)), WEIGHTS, f"tensor {DOWN} is missing"),
 }
 
