@@ -121,4 +121,6 @@ def _summary(path: Path) -> RunSummary:
     try:
         return RunSummary(**{field.name: content[field.name] for field in fields(RunSummary)})
     except (KeyError, TypeError) as error:
-        raise UserError(f"{one_line(path)}: not the summary of a run; remove it and run the same command again") from error
+        raise UserError(
+            f"{one_line(path)}: not the summary of a run; remove it and run the same command again"
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aspo_megatron
@@ -50,11 +50,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class TriedProblem:
-    """A problem and the responses that were tried; or why the reward cannot be asked about it (`unfit`)."""
+    """A problem and the responses that were tried; or why the reward cannot be asked about it (`unfit`).
+
+    `left`: how many were not tried, as too many had taken too long by then.
+    """
 
     problem: Problem
     tried: tuple[Tried, ...]
     unfit: str | None = None
+    left: int = 0
 
 
 def try_on(config: RewardConfig, problems: Sequence[Problem], given: Mapping[str, Sequence[str]]) -> list[TriedProblem]:
@@ -74,7 +78,7 @@ def try_on(config: RewardConfig, problems: Sequence[Problem], given: Mapping[str
         found = [_tried_problem(config, scoring, problem, problems, given) for problem in problems]
     if scorers.is_built_in(config):
         return found
-    return [TriedProblem(each.problem, tuple(_traced(config, each)), each.unfit) for each in found]
+    return [replace(each, tried=tuple(_traced(config, each))) for each in found]
 
 
 def _tried_problem(
@@ -88,8 +92,8 @@ def _tried_problem(
     if reason is not None:
         return TriedProblem(problem, (), reason.text)
     texts = [*texts_of(config, problem, problems), *(("given", text) for text in given.get(problem.id, ()))]
-    tried = (scoring(problem, label, text) for label, text in texts)
-    return TriedProblem(problem, tuple(one for one in tried if one is not None))
+    tried = tuple(one for label, text in texts if (one := scoring(problem, label, text)) is not None)
+    return TriedProblem(problem, tried, left=len(texts) - len(tried))
 
 
 class _Scoring:

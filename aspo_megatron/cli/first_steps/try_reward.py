@@ -142,6 +142,8 @@ def _chosen(run: RunConfig, key: str, count: int, ids: Sequence[str]) -> list[Pr
 def _show(each: TriedProblem, traces: set[tuple[str, ...]]) -> None:
     """`traces`: those that have been shown."""
     problem = each.problem
+    if not each.tried and each.left:
+        return
     show(f"problem {one_line(problem.id)}: {one_line(_cut(problem.question, _QUESTION_SHOWN))}")
     if problem.answer is not None:
         show(f"  reference answer: {one_line(_cut(problem.answer, _QUESTION_SHOWN))}")
@@ -166,9 +168,11 @@ def _sum_up(tried: Sequence[TriedProblem]) -> bool:
     all_tried = [one for each in tried for one in each.tried]
     scored = [one for one in all_tried if one.reward.error is None]
     unfit = sum(each.unfit is not None for each in tried)
+    left = sum(each.left for each in tried)
     show(
         f"{len(scored)} of {len(all_tried)} responses scored"
         + f"; problems that cannot be scored: {unfit:d}" * bool(unfit)
+        + f"; {left:d} not tried, as several took too long" * bool(left)
     )
     if not scored:
         show("none could be scored: such a run would learn nothing")
