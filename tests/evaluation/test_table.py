@@ -112,7 +112,7 @@ def test_names_and_bad_input(tmp_path: Path) -> None:
         ([], "nothing to compare"),
         ([tmp_path / "nowhere"], "nowhere: cannot be read"),
         ([path, path.parent], "a second result of mine on amc23"),
-        ([path, "--published", "7B"], "--published 7B: there are 1.5B, 4B, 8B, 30B and none"),
+        ([path, "--published", "7B"], "--published 7B: must be one of 1.5B, 4B, 8B, 30B, none"),
     ):
         with pytest.raises(ConfigError, match=said):
             run_cli(*arguments)

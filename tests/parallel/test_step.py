@@ -124,8 +124,8 @@ SETUPS = {
 
 
 BROADLY = ("tp2-sp", "pp2", "cp2", "dp2-distopt", "cp2-tp2-sp", "pp2-cp2", "moe-tp2-sp-ep2-etp1")
-"""Layouts that divide all setups among them, with each kind of parallelism. The others go through `CORE` only: every
-rule, and the losses of whole responses, which are the ones that a layout could cut."""
+"""Layouts that share all setups, each in two of them, with each kind of parallelism. The others go through `CORE` only:
+every rule, and the losses of whole responses, which are the ones that a layout could cut."""
 CUT = ("tp2-sp", "dp2-distopt", "pp2-cp2", "moe-tp2-sp-ep2-etp1")
 """Those that go through `CUTS`."""
 CORE = (
@@ -177,7 +177,7 @@ def setups_of(layout: str) -> Sequence[str]:
     own = set(EXPERTS if LAYOUTS[layout].model == "qwen3-moe" else CORE)
     for turn, name in enumerate(BROADLY):
         if layout in (name, LAYOUTS[name].single):
-            own |= {*CORE, *list(SETUPS)[turn :: len(BROADLY)]}
+            own |= {*CORE, *(setup for number, setup in enumerate(SETUPS) if (number - turn) % len(BROADLY) < 2)}
     if any(layout in (name, LAYOUTS[name].single) for name in CUT):
         own |= set(CUTS)
     return tuple(setup for setup in SETUPS if setup in own)
