@@ -176,9 +176,9 @@ SHAPES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 TYPES: dict[str, tuple[Callable[[Path], object], str]] = {
     f"weights of {dtype}": (
-        piece(DOWN, lambda tensor, dtype=dtype: tensor.to(dtype)),
+        piece(DOWN, lambda tensor, dtype=dtype: tensor.to(dtype)),  # type: ignore[misc]
         "but weights are floating-point numbers",
-    )  # type: ignore[misc]
+    )
     for dtype in (torch.int64, torch.int16, torch.bool, torch.complex64)
 }
 KEPT: dict[str, tuple[Callable[[Path], object], str]] = {
