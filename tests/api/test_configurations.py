@@ -52,7 +52,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a value of no kind": (SETTINGS | {"seed": object()}, [], "seed: is a object; give text, a number"),
     "a key that is no text": (SETTINGS | {"eval": {1: 2}}, [], "eval: keys have to be text, not 1"),
     "a wrong value": (SETTINGS | {"seed": "a"}, [], "seed: must be a whole number"),
-    "a bad reference": (SETTINGS | {"output_dir": "${oc.decode:x}"}, [], "output_dir: only the references ${section.key} and ${oc.env:NAME} are supported; "),
+    "a bad reference": (
+        SETTINGS | {"output_dir": "${oc.decode:x}"},
+        [],
+        "output_dir: only the references ${section.key} and ${oc.env:NAME} are supported; write \\${ for plain text",
+    ),
     "one text of overrides": (SETTINGS, "seed=3", "overrides: give a list of texts"),
     "overrides that are numbers": (SETTINGS, [3], "overrides: give a list of texts"),
     "no configuration": (3, [], "the configuration is a int; give a path, a mapping or a RunConfig"),
