@@ -91,8 +91,7 @@ def convert(
         to_hugging_face(start, end, dtype=dtype, verify=verify, progress=progress)
     else:
         raise ConfigError(
-            f"{one_line(start)} becomes a Hugging Face folder, which has no layout: "
-            "leave tp, pp, vpp, ep, etp and pp_layers out"
+            f"{one_line(start)} becomes a Hugging Face folder, which has no layout: leave out tp, pp and so on"
         )
     return end
 
