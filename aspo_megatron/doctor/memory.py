@@ -10,7 +10,7 @@ from aspo_megatron.doctor.lines import Line, gib, ok, unknown, warn, wrong
 from aspo_megatron.doctor.nvidia import Gpus
 from aspo_megatron.doctor.requirements import Requirements
 from aspo_megatron.foreign_text import counted
-from aspo_megatron.plan.machine import memory_limit, memory_sizes
+from aspo_megatron.plan.machine import available_memory, memory_limit, memory_sizes
 
 _SHARED = "/dev/shm"
 _NCCL_SHARED = 1 << 30
@@ -34,20 +34,21 @@ def _host_memory(host: Host, needs: Requirements, gpus: Gpus) -> Line:
     limit = memory_limit(host)
     limited = limit is not None and limit < sizes["MemTotal"]
     most = limit if limit is not None and limited else sizes["MemTotal"]
-    free = min(sizes.get("MemAvailable", most), most)
+    free = available_memory(host) or 0
     found = f"{gib(sizes['MemTotal'])}, {gib(free)} available"
     if limited:
         found += f", limited to {gib(most)} by a control group"
     on_gpu = bool(gpus.usable) and needs.run.platform.device != "cpu"
     demand = None if needs.away else demand_of(host, needs, on_gpu)
     taken = f"{needs.ranks_here} ranks lock" if on_gpu else f"the peak of {_ranks(needs)} is"
-    if demand is not None and demand.host > most:
+    # A run on CPUs is refused beyond what is free now; on GPUs, what is in use may be gone when the ranks lock theirs.
+    if demand is not None and demand.host > (most if on_gpu else free):
         todo = f"aspo plan{needs.words}; more ranks, or nodes; {_smaller(on_gpu)}"
+        todo += "; end other programs" if demand.host <= most else ""
         todo += "; Slurm: slurm.directives=[--mem=0]" if needs.slurm else ""
         return wrong(what, f"{found}; {taken} {gib(demand.host)}", todo)
     if demand is not None and demand.host > free:
-        todo = f"end other programs, or use another node; {_smaller(on_gpu)}"
-        return warn(what, f"{found}; {taken} {gib(demand.host)}", todo)
+        return warn(what, f"{found}; {taken} {gib(demand.host)}", "end other programs, or use another node")
     if free < _LEAST * min(needs.ranks_here, 2):
         todo = "a larger limit (docker --memory, Slurm's --mem=0), or end other programs"
         return warn(what, f"{found}; a rank needs 2 GiB before it holds a model", todo)

@@ -13,6 +13,7 @@ from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.cpu_ranks import (
     SMALLER,
+    SMALLER_MODEL,
     Ranks,
     crowding,
     evaluating_bytes,
@@ -59,8 +60,8 @@ def refuse_ranks_beyond(
         refuse_beyond_memory(config, family)  # its sizes are named then, whatever the ranks
     sizes = evaluating_bytes(config, family, ranks) if evaluates else training_bytes(config, family, longest_prompt)
     flag = "platform.more_ranks_than_cores=true"
-    smaller = {} if evaluates else {"smaller": SMALLER}
-    return crowding(Ranks(what, sizes, platform.threads_per_rank, platform.more_ranks_than_cores, flag, **smaller))
+    smaller = SMALLER_MODEL if evaluates else SMALLER
+    return crowding(Ranks(what, sizes, platform.threads_per_rank, platform.more_ranks_than_cores, flag, smaller))
 
 
 def refuse_beyond_memory(config: RunConfig, family: Family) -> None:

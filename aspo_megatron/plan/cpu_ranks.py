@@ -31,6 +31,8 @@ SMALLER = (
     "set a smaller train.max_tokens_per_micro_batch or rollout.sampling.max_response_tokens, or model.recompute=full"
 )
 """What makes a rank that trains on a CPU take less."""
+SMALLER_MODEL = "use a smaller model"
+"""The same of one that does not train."""
 _GIB = 1 << 30
 
 
@@ -52,7 +54,7 @@ class Ranks:
     threads: int
     asked_for: bool
     flag: str
-    smaller: str = "use a smaller model"
+    smaller: str = SMALLER_MODEL
 
 
 def on_cpus(device: str) -> bool:

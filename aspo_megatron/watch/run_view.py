@@ -108,7 +108,13 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
 
 def _refuse_other_folder(folder: Path) -> None:
     """Refuse one that holds files, but none of a run; an empty one may be that of a run that is about to begin."""
-    if any(os.path.lexists(folder / name) for name in _OF_A_RUN) or not (inside := sorted(folder.iterdir())):
+    if any(os.path.lexists(folder / name) for name in _OF_A_RUN):
+        return
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{one_line(folder)}: cannot be read: {error.strerror}") from error
+    if not inside:
         return
     runs = [one_line(path) for path in inside if os.path.isfile(path / RUN_CONFIG)]
     hint = f"; runs in it: {', '.join(runs[:5])}" if runs else "; name the output_dir of a run"

@@ -105,7 +105,7 @@ def test_a_run_that_goes(tmp_path: Path) -> None:
     assert sorted(run.rglob("*")) == before  # nothing is written there
 
 
-def test_a_folder_that_is_no_run_s(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(tmp_path / "run", total=2)
     with pytest.raises(UserError, match=f"^{tmp_path}: holds no run; runs in it: {tmp_path / 'run'}$"):
         run_cli("watch", tmp_path, "--once")
@@ -113,6 +113,13 @@ def test_a_folder_that_is_no_run_s(tmp_path: Path) -> None:
     assert run_cli("watch", tmp_path / "other", "--once").exit_code == 0  # its run may be about to begin
     (tmp_path / "other" / "notes.txt").write_text("")
     with pytest.raises(UserError, match=f"^{tmp_path / 'other'}: holds no run; name the output_dir of a run$"):
+        run_cli("watch", tmp_path / "other", "--once")
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(UserError, match=f"^{tmp_path / 'other'}: cannot be read: Permission denied$"):
         run_cli("watch", tmp_path / "other", "--once")
 
 

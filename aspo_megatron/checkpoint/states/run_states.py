@@ -219,7 +219,7 @@ def load_latest(
         assert found is not None  # there are states, since one was refused
         folder = found
         if not counters(folder)["updates"]:  # nothing replaces what was loaded of the optimizer
-            raise CheckpointError(f"{unusable.popitem()[1]}; it has been set aside; run the same command again")
+            raise CheckpointError(f"{unusable.popitem()[1]}; it has been set aside; the same command now begins again")
 
 
 def _set_aside(run: Path, step: int) -> None:
