@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
@@ -15,6 +16,9 @@ from skips import (  # noqa: F401
 
 from aspo_megatron.launch.addresses import reserved_port
 from distributed import Ranks
+
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported, which torch.compile may do first
 
 
 def pytest_configure() -> None:

@@ -108,8 +108,8 @@ def test_what_extras_install_is_there_for_the_tests() -> None:
     """At a version that users are given: so no test need be skipped for want of a package."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
-    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
-    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    pins = map(Requirement, (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     for asked in (Requirement(text) for texts in extras.values() for text in texts):
         assert asked.specifier.contains(versions[canonicalize_name(asked.name)]), asked
 

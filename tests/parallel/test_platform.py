@@ -97,15 +97,18 @@ assert not [name for name in sys.modules if name.startswith("megatron")]
     assert result.returncode == 0, result.stderr
 
 
-def test_megatron_does_without_wandb_and_others_have_it() -> None:
-    code = """
+@pytest.mark.parametrize("package", ["wandb", "triton"])
+def test_megatron_does_without_some_packages_and_others_have_them(package: str) -> None:
+    """With all that a rank imports of this project."""
+    code = f"""
 import sys
 from aspo_megatron.parallel.device.platform import CpuPlatform
 CpuPlatform().install()
+import aspo_megatron.parallel.update.step
 assert "megatron.core.timers" in sys.modules
-assert not [name for name in sys.modules if name.partition(".")[0] == "wandb"]
-import wandb
-assert wandb.init
+assert not [name for name in sys.modules if name.partition(".")[0] == "{package}"]
+import {package}
+assert {package}.__file__
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 0, result.stderr

@@ -44,19 +44,20 @@ _NORM_PART = 4096
 """Numbers of which a CPU adds up the squares in one sum."""
 
 
-def import_megatron() -> None:
-    """Import megatron-core as if wandb were not installed.
+def import_megatron(*, without: tuple[str, ...] = ("wandb",)) -> None:
+    """Import megatron-core as if some packages were not installed. Who asks for them later gets them.
 
     Its inference engine and its timers ask for wandb, and neither runs here. That would be two seconds of each rank's
-    start, as much as torch takes. Who asks for wandb later gets it.
+    start, as much as torch takes. Its fused kernels ask for Triton: half a second, for nothing without a GPU.
     """
-    if "wandb" in sys.modules:
-        return
-    sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it is an ImportError then
+    hidden = [name for name in without if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it is an ImportError then
     try:
-        import megatron.core  # noqa: F401
+        import megatron.core.models.gpt.gpt_layer_specs  # noqa: F401
     finally:
-        del sys.modules["wandb"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 class Platform(ABC):
@@ -164,7 +165,7 @@ class CpuPlatform(Platform):
         torch.set_num_threads(self._threads)
         keep_freed_memory()
         self._replace_torch_calls()
-        import_megatron()
+        import_megatron(without=("wandb", "triton"))
         self._replace_rng_tracker()
         self._replace_expert_streams()
         self._complete_local_layers()

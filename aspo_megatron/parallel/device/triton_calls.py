@@ -1,0 +1,59 @@
+"""Modules of Triton kernels: compiled on a GPU; on a CPU run by Triton's interpreter, slowly, to see that they are right.
+
+A module of kernels imports Triton at its top, so nothing imports it but `kernels_in`. Around it stand operations of
+PyTorch that launch its kernels (`torch.library.custom_op`): these have names, and descriptions of what they give, without
+Triton.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from aspo_megatron.errors import UserError
+
+_INTERPRET = "TRITON_INTERPRET"
+
+
+def kernels_in(module: str, device: torch.device) -> Any:
+    """The module of that name, its kernels for tensors of `device`.
+
+    Raises:
+        UserError: on a CPU, if this process has imported Triton before to compile.
+    """
+    if device.type != "cpu":
+        return importlib.import_module(module)
+    with _interpreting():
+        return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def _interpreting() -> Iterator[None]:
+    """Triton decides as it is imported, by a variable, whether its own functions are interpreted; and so for kernels."""
+    if "triton" in sys.modules and not _is_interpreted():
+        raise UserError(
+            f"Triton was imported before, to compile; start with {_INTERPRET}=1, or take plain kernels "
+            "(model.kernels.log_prob=eager, model.kernels.attention=blocks)"
+        )
+    before = os.environ.get(_INTERPRET)
+    os.environ[_INTERPRET] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_INTERPRET]
+        else:
+            os.environ[_INTERPRET] = before
+
+
+def _is_interpreted() -> bool:
+    from triton import language
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(language.zeros, InterpretedFunction)
