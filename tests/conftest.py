@@ -17,7 +17,6 @@ from skips import (  # noqa: F401
 from aspo_megatron.launch.addresses import reserved_port
 from distributed import Ranks
 
-
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported, which torch.compile may do first
 
 

@@ -50,6 +50,11 @@ class KernelsConfig(Section):
         description="How FP8 is scaled; `blockwise` needs Hopper, `mxfp8` Blackwell. `auto`: as the GPU does it best, "
         "see docs/gpu.md.",
     )
+    attention: Literal["auto", "varlen", "blocks"] = Field(
+        "auto",
+        description="Packed spans by flash attention for sequences of unequal length (`auto`: on a GPU in 16 bits), or "
+        "block by block.",
+    )
     log_prob: Literal["auto", "eager", "compiled"] = Field(
         "auto",
         description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "

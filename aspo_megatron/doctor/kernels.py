@@ -91,6 +91,9 @@ def _compiler(host: Host, gpus: Gpus) -> Line:
 
 def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     """What the run's `model.kernels` come to here, by the product's own rules."""
+    import torch
+
+    from aspo_megatron.parallel.device.attention_kernels import flash_takes
     from aspo_megatron.parallel.device.kernels import Machine, advice, choose_kernels
 
     on_gpu = gpus.there and needs.run.platform.device != "cpu"
@@ -101,12 +104,15 @@ def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
         return
     machine = Machine(host.packages, capability, compiler, found)
     experts = needs.family is not None and bool(needs.family.num_experts)
+    head_dim = 128 if needs.family is None else needs.family.head_dim
+    flash = flash_takes(getattr(torch, needs.run.model.dtype), head_dim)
     try:
-        chosen = choose_kernels(needs.run.model.kernels, machine, experts=experts)
+        chosen = choose_kernels(needs.run.model.kernels, machine, experts=experts, flash=flash)
     except ConfigError as error:
         yield wrong("model.kernels", str(error), "install what it names, or leave the setting at its default")
         return
     used = [name for name, value in vars(chosen).items() if value is True]
+    used.append(f"attention by {chosen.attention}")
     layers = [] if chosen.transformer_engine else ["megatron-core's own layers"]
     yield ok("model.kernels", ", ".join([*layers, *(name.replace("_", " ") for name in used)]))
     for text in advice(needs.run.model, machine) if needs.config is not None else ():

@@ -1,20 +1,23 @@
 """Attention as the model computes it, in bf16, against plain attention in fp64: values, log-sum-exp, gradients.
 
-Three parts. Blocks: `attend` and `attend_backward`, of every shape that a plan of blocks may hold. The layer:
-`SpanAttention` of prompts that responses share, whose log-sum-exps are merged, against a whole mask. And what a future
-kernel could be built on, by which nothing of today is judged: PyTorch's flash attention for sequences of unequal length
-(`attention_varlen.py`) and FlexAttention; where these do not do what the sources say, a line is measured, not failed.
+Blocks: `attend` and `attend_backward`, of every shape that a plan of blocks may hold. Segments of unequal length, the
+same (`attention_varlen.py`). The layer: `SpanAttention` of prompts that responses share, whose log-sum-exps are merged,
+by both kinds of plan and as ranks of context parallelism have it, against a whole mask. And FlexAttention as a
+cross-check: where it does not agree, a line is measured, not failed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.model.attention import SpanAttention, plan_attention
 from aspo_megatron.parallel.model.micro_batch import copied
 from benchmarks.gpu_check.attention_cases import (
     ERROR,
@@ -56,6 +59,11 @@ SMALL_CASES = (
 )
 GROUPS = (Group(700, (900, 333, 333, 1, 64)), Group(128, (1000,)), Group(1, (5, 5)), Group(300, ()))
 SMALL_GROUPS = (Group(20, (30, 7, 7, 1)), Group(5, (40,)), Group(1, (3,)))
+WAYS = {
+    "blocks": Kernels(attention="blocks"),
+    "varlen": Kernels(attention="varlen"),
+    "varlen, merged by Triton": Kernels(attention="varlen", triton_merge=True),
+}
 _PADDING = 29
 _MASK = "a whole mask in fp64"
 _FP32_ERROR = 1e-5
@@ -63,22 +71,23 @@ _FP32_ERROR = 1e-5
 
 
 def run(sheet: Sheet, place: Place) -> None:
-    """All three parts."""
+    """All of it."""
     fresh_random(place.device)
     for case in SMALL_CASES if place.small else CASES:
         with sheet.part(str(case)):
             show_blocks(sheet, place, case)
     with sheet.part("fp32"):
         show_plain_fp32(sheet, place)
+    with sheet.part("varlen"):
+        show_varlen(sheet, place)
     with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1):
         fresh_random(place.device)  # the grid has set a seed
-        with sheet.part("prompts shared by responses"):
-            show_layer(sheet, place, SMALL_GROUPS if place.small else GROUPS)
+        ways = {way: kernels for way, kernels in WAYS.items() if place.on_gpu or not kernels.triton_merge}
+        for (way, kernels), ranks in itertools.product(ways.items(), (1, 2)):
+            name = f"prompts shared by responses, {way}" + (f", {ranks} ranks" if ranks > 1 else "")
+            with sheet.part(name):
+                show_layer(sheet, place, SMALL_GROUPS if place.small else GROUPS, name, kernels, ranks)
     show_flex(sheet, place)
-    try:  # last: it asks most of a kernel that nothing is built on yet
-        show_varlen(sheet, place)
-    except Exception as error:  # of any kind
-        sheet.not_done("varlen: the rest of it", f"{type(error).__name__}: {str(error).strip()[:300]}")
 
 
 def show_blocks(sheet: Sheet, place: Place, case: Case) -> None:
@@ -120,41 +129,51 @@ def show_plain_fp32(sheet: Sheet, place: Place) -> None:
             sheet.at_most(f"{case}: {part}", error, _FP32_ERROR, reference=REFERENCE)
 
 
-def show_layer(sheet: Sheet, place: Place, groups: tuple[Group, ...]) -> None:
-    """`SpanAttention` with a merged backward pass, of what megatron hands it: parts of one tensor."""
+def show_layer(sheet: Sheet, place: Place, groups: tuple[Group, ...], name: str, kernels: Kernels, ranks: int) -> None:
+    """`SpanAttention` with a merged backward pass, of what megatron hands it: parts of one tensor.
+
+    As `ranks` of context parallelism do it, one after the other: each one's queries, the keys of all.
+    """
+    from aspo_megatron.parallel.model.context_parallel import context_slice
+
+    spans = spans_of(groups)
+    used = spans[-1].stop
+    slices = [context_slice(spans, ranks, rank, multiple_of=1 + (used + _PADDING) // ranks) for rank in range(ranks)]
+    size = len(slices[0].tokens)
+    heads, kv_heads, d = (4, 2, 64) if place.small else (16, 8, 128)
+    layer = _layer(heads, kv_heads, d)
+    mixed = torch.full((ranks * size, 1, kv_heads, (heads // kv_heads + 2) * d), 7.0, device=place.device)
+    where = slices[0].where.to(place.device)
+    mixed[where] = torch.randn(used, *mixed.shape[1:], device=place.device)
+    mixed = mixed.to(torch.bfloat16).requires_grad_()
+    query, key, value = mixed.split([heads // kv_heads * d, d, d], dim=3)
+    inputs = [query.reshape(ranks * size, 1, heads, d), key, value]
+    grad = torch.randn(heads * d, ranks * size, device=place.device, dtype=torch.bfloat16).t()[:, None].clone()
+    padding = torch.ones(ranks * size, dtype=torch.bool, device=place.device).index_fill_(0, where, False)
+    grad[padding] = 0  # nothing depends on padding
+    q, k, v = (tensor.detach().squeeze(1)[where] for tensor in inputs)
+    want = masked_in_fp64(q, k, v, grad.reshape(-1, heads, d)[where], spans, layer.scale)
+    poison(place.device)
+    outs = []
+    for own in slices:
+        plan = plan_attention(own, kernels)
+        plan = copied(plan, place.device) if place.on_gpu else plan  # as a micro-batch goes there
+        queries = inputs[0][own.rank * size : (own.rank + 1) * size]
+        outs.append(layer(queries, key, value, None, packed_seq_params=plan))
+    out = torch.cat(outs)
+    got = [out.detach().view(-1, heads, d)]
+    got += [part.squeeze(1) for part in torch.autograd.grad(out, inputs, grad)]
+    for part, ours in zip(("out", "dq", "dk", "dv"), got, strict=True):
+        sheet.at_most(f"{name}: {part}", relative(ours[where], getattr(want, part)), ERROR, reference=_MASK)
+    clean = not any(bool(ours[padding].any()) for ours in got[1:]) and bool(got[0].isfinite().all())
+    sheet.holds(f"{name}: padding gives nothing", clean, reference="zeros")
+
+
+def _layer(heads: int, kv_heads: int, d: int) -> SpanAttention:
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.enums import AttnMaskType
 
-    from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
-    from aspo_megatron.parallel.model.context_parallel import context_slice
-
-    heads, kv_heads, d = (4, 2, 64) if place.small else (16, 8, 128)
     config = TransformerConfig(
         num_layers=1, hidden_size=heads * d, num_attention_heads=heads, num_query_groups=kv_heads, kv_channels=d
     )
-    layer = SpanAttention(config, 1, AttnMaskType.causal, "self")
-    spans = spans_of(groups)
-    own = context_slice(spans, 1, 0, multiple_of=spans[-1].stop + _PADDING)  # so many rows of padding
-    tokens = len(own.tokens)
-    plan = plan_blocks(own)
-    if place.on_gpu:
-        plan = copied(plan, place.device)  # as a micro-batch goes there
-    mixed = torch.randn(tokens, 1, kv_heads, (heads // kv_heads + 2) * d, device=place.device, dtype=torch.bfloat16)
-    mixed[spans[-1].stop :] = 7.0
-    mixed.requires_grad_()
-    query, key, value = mixed.split([heads // kv_heads * d, d, d], dim=3)
-    query = query.reshape(tokens, 1, heads, d)
-    inputs = [query, key, value]
-    grad = torch.randn(heads * d, tokens, device=place.device, dtype=torch.bfloat16).t()[:, None]
-    q, k, v = (tensor.detach().squeeze(1) for tensor in inputs)
-    want = masked_in_fp64(q, k, v, grad.reshape(tokens, heads, d), spans, layer.scale)
-    poison(place.device)
-    out = layer(*inputs, None, packed_seq_params=plan)
-    got = [out.detach().view(tokens, heads, d)]
-    got += [part.squeeze(1) for part in torch.autograd.grad(out, inputs, grad)]
-    name = f"prompts shared by responses, {spans[-1].stop} tokens, {_PADDING} of padding"
-    for part, ours in zip(("out", "dq", "dk", "dv"), got, strict=True):
-        sheet.at_most(f"{name}: {part}", relative(ours, getattr(want, part)), ERROR, reference=_MASK)
-    rest = slice(spans[-1].stop, None)
-    clean = not any(bool(ours[rest].any()) or not bool(ours.isfinite().all()) for ours in got)
-    sheet.holds(f"{name}: padding gives nothing", clean, reference="zeros")
+    return SpanAttention(config, 1, AttnMaskType.causal, "self")

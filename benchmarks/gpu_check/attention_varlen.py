@@ -1,7 +1,4 @@
-"""Whether another kernel for attention could be built on PyTorch's: sequences of unequal length, and FlexAttention.
-
-Nothing of today depends on it. What holds is passed; what does not is measured, with a note.
-"""
+"""Attention of segments of unequal length, which the model computes with on a GPU; FlexAttention as a cross-check."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.data.packing import Span
+from aspo_megatron.parallel.device.varlen_kernels import Segments, attend_segments, attend_segments_backward
+from aspo_megatron.parallel.model.micro_batch import copied
 from benchmarks.gpu_check.attention_cases import (
     ERROR,
     LSE_ERROR,
@@ -26,18 +25,15 @@ from benchmarks.gpu_check.attention_cases import (
 )
 from benchmarks.gpu_check.figures import farthest, fresh_random, poison, relative, seconds
 from benchmarks.gpu_check.lines import Place, Sheet
-from benchmarks.gpu_check.varlen import FlashVarlen, PlainVarlen, Segments, SharedPrompts, Varlen
 
 GROUPS = (Group(500, (700, 333, 1, 64)), Group(128, (1000,)), Group(1, (5, 5)), Group(200, ()))
 SMALL_GROUPS = (Group(20, (30, 7, 1)), Group(5, (40,)), Group(1, (3,)), Group(6, ()))
 _PADDING = 29
 _MASK = "a whole mask in fp64"
-_NO_GROUND = "does not hold: nothing can be built on it"
 
 
-def show_varlen(sheet: Sheet, place: Place, kernel: Varlen | None = None) -> None:
-    """What flash attention with bounds does, by turns with several kinds of segments."""
-    kernel = kernel or (FlashVarlen() if place.on_gpu else PlainVarlen())
+def show_varlen(sheet: Sheet, place: Place) -> None:
+    """Several kinds of segments by turns."""
     fresh_random(place.device)
     size = 1 if place.small else 24
     kinds = {
@@ -46,20 +42,11 @@ def show_varlen(sheet: Sheet, place: Place, kernel: Varlen | None = None) -> Non
         "whole, one segment without keys": ([size * 9, size * 11, size], [size * 5, 0, size * 3], False),
     }
     for name, (queries, keys, causal) in kinds.items():
-        segments = Segments.of(queries, keys, place.device, causal=causal)
-        show_segments(sheet, place, kernel, f"varlen, {name}", segments)
-    show_merged(sheet, place, kernel)
+        segments = Segments.of(queries, keys, causal=causal)
+        show_segments(sheet, place, f"varlen, {name}", copied(segments, place.device) if place.on_gpu else segments)
 
 
-def holds_or_not(sheet: Sheet, name: str, figure: float, bound: float, reference: str) -> None:
-    """A line that passes, or is measured."""
-    if figure <= bound:
-        sheet.at_most(name, figure, bound, reference=reference)
-    else:
-        sheet.measured(name, figure, "", reference=reference, note=f"{_NO_GROUND} (bound {bound:g})")
-
-
-def show_segments(sheet: Sheet, place: Place, kernel: Varlen, name: str, segments: Segments) -> None:
+def show_segments(sheet: Sheet, place: Place, name: str, segments: Segments) -> None:
     """Values and gradients of each segment; V is a part of another tensor; rows are left over behind the last bound."""
     heads, kv_heads, d = (4, 2, 64) if place.small else (16, 4, 128)
     queries, keys = int(segments.queries[-1]), int(segments.keys[-1])
@@ -67,23 +54,22 @@ def show_segments(sheet: Sheet, place: Place, kernel: Varlen, name: str, segment
     k, v = _normal(place, keys + _PADDING, 2 * kv_heads, d).split(kv_heads, dim=1)
     scale = 1 / math.sqrt(d)
     poison(place.device)
-    out, lse = kernel.forward(q, k, v, segments, scale)
+    out, lse = attend_segments(q, k, v, segments, scale)
     layout = lse.shape == (heads, queries + _PADDING) and lse.dtype == torch.float32 and lse.is_contiguous()
     text = f"{list(lse.shape)} {lse.dtype}, strides {lse.stride()}"
-    holds_or_not(sheet, f"{name}: log-sum-exp is [heads, tokens] in fp32", float(not layout), 0, text)
+    sheet.holds(f"{name}: log-sum-exp is [heads, tokens] in fp32", layout, reference=text)
     if not layout:
         return
     left = [float(part.isnan().double().mean()) for part in (out[queries:], lse.t()[queries:])]
     sheet.measured(f"{name}: rows behind the last bound that are not written", left[0], "of 1", note=f"lse {left[1]:g}")
     poison(place.device)
-    dq, dk, dv = kernel.backward(grad, q, k, v, out, lse, segments, scale)
+    dq, dk, dv = attend_segments_backward(grad, q, k, v, out, lse, segments, scale)
     want = _in_fp64(q, k, v, grad, segments, scale)
-    got = Values(out[:queries], lse.t()[:queries], dq[:queries], dk[:keys], dv[:keys])
+    got = Values(out[:queries], lse.t()[:queries].abs(), dq[:queries], dk[:keys], dv[:keys])
     for part in ("out", "dq", "dk", "dv"):
-        error = relative(getattr(got, part), getattr(want, part))
-        holds_or_not(sheet, f"{name}: {part}", error, ERROR, REFERENCE)
-    reference = f"{REFERENCE}; infinity without keys; absolute"
-    holds_or_not(sheet, f"{name}: log-sum-exp", farthest(got.lse, want.lse), LSE_ERROR, reference)
+        sheet.at_most(f"{name}: {part}", relative(getattr(got, part), getattr(want, part)), ERROR, reference=REFERENCE)
+    reference = f"{REFERENCE}; infinity, of either sign, without keys; absolute"
+    sheet.at_most(f"{name}: log-sum-exp", farthest(got.lse, want.lse.abs()), LSE_ERROR, reference=reference)
 
 
 def _in_fp64(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, segments: Segments, scale: float) -> Values:
@@ -92,38 +78,23 @@ def _in_fp64(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, segments: Segments, 
     bounds = [edges.tolist() for edges in (segments.queries, segments.keys)]
     for number in range(len(bounds[0]) - 1):
         own, keys = (slice(edges[number], edges[number + 1]) for edges in bounds)
-        rows = q[own][None], k[keys][None], v[keys][None], grad[own][None]
-        before = (keys.stop - keys.start) - (own.stop - own.start)
         if keys.start == keys.stop:
             lse = torch.full(q[own].shape[:2], math.inf, dtype=torch.float64, device=q.device)
             nothing = torch.zeros_like(q[own], dtype=torch.float64)
             parts.append(Values(nothing, lse, nothing, *(torch.zeros_like(k[keys]).double() for _ in range(2))))
-        elif segments.causal and before > 0:
-            # A square block whose first queries, of zeros, nobody asks for: the others see what they should.
-            ahead = [tensor.new_zeros(1, before, *tensor.shape[2:]) for tensor in (rows[0], rows[3])]
-            q_all, grad_all = (torch.cat(pair, dim=1) for pair in zip(ahead, (rows[0], rows[3]), strict=True))
-            found = in_fp64(q_all, rows[1], rows[2], grad_all, True, scale)
-            parts.append(
-                Values(found.out[0, before:], found.lse[0, before:], found.dq[0, before:], found.dk[0], found.dv[0])
-            )
         else:
+            rows = q[own][None], k[keys][None], v[keys][None], grad[own][None]
             found = in_fp64(*rows, segments.causal, scale)
             parts.append(Values(*(getattr(found, part)[0] for part in ("out", "lse", "dq", "dk", "dv"))))
     return Values(*(torch.cat([getattr(part, name) for part in parts]) for name in ("out", "lse", "dq", "dk", "dv")))
 
 
-def show_merged(sheet: Sheet, place: Place, kernel: Varlen) -> None:
-    """Prompts shared by responses as two calls, merged forward and backward."""
-    spans, tokens, q, k, v, grad, scale = _packed(place)
-    plan = SharedPrompts.of(spans, tokens, place.device)
-    want = masked_in_fp64(q, k, v, grad, spans, scale)
-    poison(place.device)
-    out, lse = plan.forward(kernel, q, k, v, scale)
-    got = (out, *plan.backward(kernel, grad, q, k, v, out, lse, scale))
-    used = slice(0, spans[-1].stop)  # padding attends to itself, and is asked nothing
-    for part, ours in zip(("out", "dq", "dk", "dv"), got, strict=True):
-        name = f"varlen, prompts shared by responses in two merged calls: {part}"
-        holds_or_not(sheet, name, relative(ours[used], getattr(want, part)[used]), ERROR, _MASK)
+def holds_or_not(sheet: Sheet, name: str, figure: float, bound: float, reference: str) -> None:
+    """A line that passes, or is measured: of what the model does not compute with."""
+    if figure <= bound:
+        sheet.at_most(name, figure, bound, reference=reference)
+    else:
+        sheet.measured(name, figure, "", reference=reference, note=f"does not hold (bound {bound:g})")
 
 
 def show_flex(sheet: Sheet, place: Place) -> None:

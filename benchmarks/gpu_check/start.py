@@ -203,6 +203,8 @@ def documented(machine: Machine) -> Kernels:
     engine = gpu and packages.engine_lack is None
     version = packages.transformer_engine
     return Kernels(
+        attention="varlen" if gpu else "blocks",
+        triton_merge=gpu and packages.triton,
         transformer_engine=engine,
         fusion=gpu,
         rope_fusion=engine,
@@ -215,7 +217,7 @@ def documented(machine: Machine) -> Kernels:
 
 def _show_kernels(sheet: Sheet, place: Place, machine: Machine) -> None:
     """Each choice of `model.kernels` with its defaults."""
-    chosen = asdict(choose_kernels(KernelsConfig(), machine, experts=True))
+    chosen = asdict(choose_kernels(KernelsConfig(), machine, experts=True, flash=True))
     for name, expected in asdict(documented(machine)).items():
         right = chosen[name] == expected
         sheet.holds(f"kernels by default: {name} is {chosen[name]}", right, reference=f"{_DOCUMENTED}: {expected}")

@@ -41,7 +41,11 @@ def names_of(part: str, folder: Path) -> list[str]:
         parts: Mapping[str, Callable[[], object]] = {
             "blocks": lambda: [attention.show_blocks(sheet, place, case) for case in attention.CASES],
             "fp32": lambda: attention.show_plain_fp32(sheet, place),
-            "layer": lambda: attention.show_layer(sheet, place, attention.GROUPS),
+            "layer": lambda: [
+                attention.show_layer(sheet, place, attention.GROUPS, f"{way}, {ranks}", kernels, ranks)
+                for way, kernels in attention.WAYS.items()
+                for ranks in (1, 2)
+            ],
             "varlen": lambda: attention_varlen.show_varlen(sheet, place),
             "times": lambda: [
                 attention_time.show(sheet, place, name, groups)

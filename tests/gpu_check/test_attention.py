@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
+from aspo_megatron.parallel.device.varlen_kernels import Segments, attend_segments, attend_segments_backward
 from benchmarks.gpu_check import attention, attention_time, attention_varlen
 from benchmarks.gpu_check.attention_cases import Case, Group, draw, in_fp64, masked_in_fp64, spans_of
 from benchmarks.gpu_check.lines import Line, Status
-from benchmarks.gpu_check.varlen import PlainVarlen, Segments, SharedPrompts
 
 from .sheets import claims, failed, small_lines
 
@@ -25,10 +25,6 @@ def blocks_lines(folder: Path, case: Case = CAUSAL) -> list[Line]:
     return small_lines(lambda sheet, place: attention.show_blocks(sheet, place, case), folder)
 
 
-def varlen_lines(folder: Path, kernel: Any) -> list[Line]:
-    return small_lines(lambda sheet, place: attention_varlen.show_varlen(sheet, place, kernel), folder)
-
-
 def test_attention_holds(tmp_path: Path) -> None:
     lines = small_lines(attention.run, tmp_path)
     assert not failed(lines) + claims(lines)
@@ -36,7 +32,8 @@ def test_attention_holds(tmp_path: Path) -> None:
     for part in ("out", "log-sum-exp", "dq", "dk", "dv"):
         for case in attention.SMALL_CASES:
             assert f"{case}: {part}" in held
-    assert sum("prompts shared by responses" in name for name in held) == 9
+    assert sum("prompts shared by responses" in name for name in held) == 4 * 5
+    assert sum(name.startswith("varlen, ") for name in held) == 3 * 6
     assert any(name.startswith("FlexAttention") for name in held)
     assert not [line for line in lines if line.status is Status.NOT_DONE]
 
@@ -77,23 +74,27 @@ def test_wrong_values(part: int, wrong: Any, tmp_path: Path, monkeypatch: pytest
     assert f"{CAUSAL}: {('out', 'log-sum-exp')[part]}" in failed(blocks_lines(tmp_path))
 
 
-def test_merge_without_the_other_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layer's blocks: a response that forgets its prompt, and backward passes that do not know of the merge."""
+@pytest.mark.parametrize("way", ["blocks", "varlen"])
+def test_merge_without_the_other_part(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer: backward passes that do not know of the merge."""
     from aspo_megatron.config import ParallelConfig, PlatformConfig
     from aspo_megatron.parallel.grid.topology import process_grid
-    from aspo_megatron.parallel.model import attention as product
+    from aspo_megatron.parallel.model import block_attention, varlen_attention
 
     def show(sheet: Any, place: Any) -> None:
         with process_grid(ParallelConfig(), PlatformConfig(device="cpu"), seed=1):
-            attention.show_layer(sheet, place, attention.SMALL_GROUPS)
+            attention.show_layer(sheet, place, attention.SMALL_GROUPS, way, attention.WAYS[way], 1)
 
     assert not failed(small_lines(show, tmp_path))
-    real = attend_backward
 
     def own_block_alone(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any) -> Any:
-        return real(grad, q, k, v, *attend(q, k, v, *rest), *rest)
+        return attend_backward(grad, q, k, v, *attend(q, k, v, *rest), *rest)
 
-    monkeypatch.setattr(product, "attend_backward", own_block_alone)
+    def own_segments_alone(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any) -> Any:
+        return attend_segments_backward(grad, q, k, v, *attend_segments(q, k, v, *rest), *rest)
+
+    monkeypatch.setattr(block_attention, "attend_backward", own_block_alone)
+    monkeypatch.setattr(varlen_attention, "attend_segments_backward", own_segments_alone)
     names = [name.split(": ")[-1] for name in failed(small_lines(show, tmp_path))]
     assert names == ["dq", "dk", "dv"]
 
@@ -108,71 +109,37 @@ def test_fp64_references_agree() -> None:
         torch.testing.assert_close(getattr(blocks, part)[0], getattr(masked, part), rtol=0, atol=1e-12)
 
 
-class TopLeft(PlainVarlen):
+def top_left(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
     """Counts keys from the other corner where there are more of them than queries."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = super().forward(q, k, v, segments, scale)
-        if segments.causal and not torch.equal(segments.queries, segments.keys):
-            first = Segments.of([1], [1], q.device, causal=True)
-            out[:1] = super().forward(q[:1], k[:1], v[:1], first, scale)[0]
-        return out, lse
+    out, lse = attend_segments(q, k, v, segments, scale)
+    if segments.causal and not torch.equal(segments.queries, segments.keys):
+        out[:1] = attend_segments(q[:1], k[:1], v[:1], Segments.of([1], [1], causal=True), scale)[0]
+    return out, lse
 
 
-class ZeroWithoutKeys(PlainVarlen):
+def zero_without_keys(*args: Any) -> tuple[Tensor, Tensor]:
     """A log-sum-exp of 0 where there is no key."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = super().forward(q, k, v, segments, scale)
-        return out, lse.masked_fill(lse == math.inf, 0.0)
+    out, lse = attend_segments(*args)
+    return out, lse.masked_fill(lse == math.inf, 0.0)
 
 
-class Transposed(PlainVarlen):
+def transposed(*args: Any) -> tuple[Tensor, Tensor]:
     """Its log-sum-exp lies in memory as [tokens, heads]."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = super().forward(q, k, v, segments, scale)
-        return out, lse.t().contiguous().t()
-
-
-class OwnSumsOnly(PlainVarlen):
-    """A backward pass that takes no log-sum-exp from outside."""
-
-    def backward(
-        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        own = self.forward(q, k, v, segments, scale)
-        return super().backward(grad, q, k, v, *own, segments, scale)
+    out, lse = attend_segments(*args)
+    return out, lse.t().contiguous().t()
 
 
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [
-        (TopLeft(), "more keys than queries (the last query sees all): out"),
-        (ZeroWithoutKeys(), "one segment without keys: log-sum-exp"),
-        (Transposed(), "causal: log-sum-exp is [heads, tokens] in fp32"),
-        (OwnSumsOnly(), "in two merged calls: dq"),
+        (top_left, "more keys than queries (the last query sees all): out"),
+        (zero_without_keys, "one segment without keys: log-sum-exp"),
+        (transposed, "causal: log-sum-exp is [heads, tokens] in fp32"),
     ],
 )
-def test_kernel_that_nothing_can_be_built_on(kernel: PlainVarlen, said: str, tmp_path: Path) -> None:
-    """It is told, and does not fail: nothing of today depends on it."""
-    assert not [line for line in varlen_lines(tmp_path, None) if "does not hold" in line.note]
-    lines = varlen_lines(tmp_path, kernel)
-    broken = [line.name for line in lines if "does not hold" in line.note]
-    assert [name for name in broken if name.endswith(said)]
-    assert not failed(lines)
-    assert all(line.status is Status.MEASURED for line in lines if line.name in broken)
-
-
-def test_two_calls_of_padding_alone() -> None:
-    """Spans without responses, and no padding."""
-    spans = spans_of([Group(3, ()), Group(4, ())])
-    plan = SharedPrompts.of(spans, 7, torch.device("cpu"))
-    q = torch.randn(7, 2, 8)
-    out, lse = plan.forward(PlainVarlen(), q, q, q, 0.3)
-    want = masked_in_fp64(q, q, q, q, spans, 0.3)
-    torch.testing.assert_close(out.double(), want.out, rtol=0, atol=1e-5)
-    torch.testing.assert_close(lse.t().double(), want.lse, rtol=0, atol=1e-5)
+def test_segments_of_another_kernel(kernel: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_varlen, "attend_segments", kernel)
+    assert [name for name in failed(small_lines(attention_varlen.show_varlen, tmp_path)) if name.endswith(said)]
 
 
 def test_times(tmp_path: Path) -> None:

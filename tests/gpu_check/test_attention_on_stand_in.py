@@ -22,9 +22,9 @@ def server() -> Iterator[Server]:
 PARTS = [
     ("blocks", 12 * 5),
     ("fp32", 2 * 4),
-    ("layer", 5),
-    ("varlen", 3 * 7 + 4),
-    ("times", 2 * (1 + 2 * 5)),
+    ("layer", 3 * 2 * 5),
+    ("varlen", 3 * 7),
+    ("times", 2 * (1 + 2 * 5) + 2 * 2),
     ("ceilings", 4 + 4 * 8 + 2 * 9),
     ("numbers", 2 * 8),
     ("log-prob times", 1 + 2 * 6),

@@ -45,13 +45,13 @@ def test_on_the_cpu(run: tuple[Path, Lines]) -> None:
 
 def change_attention(dtype: torch.dtype, factor: float) -> None:
     from aspo_megatron.parallel.device.attention_kernels import attend_backward as backward
-    from aspo_megatron.parallel.model import attention
+    from aspo_megatron.parallel.model import block_attention
 
     def changed(grad: Any, *args: Any) -> Any:
         dq, dk, dv = backward(grad, *args)
         return (dq * factor, dk, dv) if grad.dtype == dtype else (dq, dk, dv)
 
-    attention.attend_backward = changed  # type: ignore[attr-defined, assignment]
+    block_attention.attend_backward = changed  # type: ignore[attr-defined, assignment]
 
 
 def compare_again(folder: Path, dtype: torch.dtype, factor: float) -> Lines:

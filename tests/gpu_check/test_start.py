@@ -79,7 +79,7 @@ def test_what_is_documented_is_what_is_chosen(
         triton=triton,
     )
     machine = Machine(packages, capability, "Triton", triton)
-    assert start.documented(machine) == choose_kernels(KernelsConfig(), machine, experts=True)
+    assert start.documented(machine) == choose_kernels(KernelsConfig(), machine, experts=True, flash=True)
 
 
 def test_segments_are_told_by_address() -> None:

@@ -1,4 +1,4 @@
-"""Attention over packed spans against attention with a whole mask, in float64.
+"""Attention over packed spans against attention with a whole mask, in float64: by blocks, and as a GPU's flash does it.
 
 Context parallelism is taken apart here: each rank's queries meet the keys of all ranks, laid end to end, as they do
 after the gather. The gather itself is part of the model's tests.
@@ -18,9 +18,10 @@ from torch import Tensor
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.data.packing import PackedBatch, pack
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.parallel.model.attention import SpanAttention, plan_blocks
+from aspo_megatron.parallel.model.attention import SpanAttention, plan_attention
 from aspo_megatron.parallel.model.context_parallel import context_slice
 
 from .samples import make_groups
@@ -39,6 +40,13 @@ LAYOUTS: dict[str, Shapes] = {
 """Prompt and response lengths of each group."""
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
+
+WAYS = {
+    "blocks": Kernels(attention="blocks"),
+    "varlen": Kernels(attention="varlen"),
+    "varlen, merged by Triton": Kernels(attention="varlen", triton_merge=True),
+}
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +67,9 @@ def span_attention(kv_heads: int = KV_HEADS) -> SpanAttention:
     return SpanAttention(config, 1, AttnMaskType.causal, "self")
 
 
-def attention(inputs: Sequence[Tensor], shapes: Shapes, cp: int = 1, multiple_of: int = 1) -> Tensor:
+def attention(
+    inputs: Sequence[Tensor], shapes: Shapes, cp: int = 1, multiple_of: int = 1, way: str = "blocks"
+) -> Tensor:
     """Packed attention of packed queries, keys and values, computed as by `cp` ranks one after the other."""
     spans = pack_shapes(shapes).spans
     slices = [context_slice(spans, cp, rank, multiple_of) for rank in range(cp)]
@@ -72,7 +82,7 @@ def attention(inputs: Sequence[Tensor], shapes: Shapes, cp: int = 1, multiple_of
     size = len(slices[0].tokens)
     outs = [
         span_attention(k.size(2))(
-            q[own.rank * size : (own.rank + 1) * size], k, v, None, packed_seq_params=plan_blocks(own)
+            q[own.rank * size : (own.rank + 1) * size], k, v, None, packed_seq_params=plan_attention(own, WAYS[way])
         )
         for own in slices
     ]
@@ -121,10 +131,11 @@ def dense_attention(qkv: Sequence[Tensor], mask: Tensor) -> Tensor:
 @pytest.mark.parametrize(("cp", "multiple_of"), [(1, 1), (1, 8), (2, 1), (3, 2), (4, 1)])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if LAYOUTS[name]])
-def test_values_and_gradients(name: str, kv_heads: int, cp: int, multiple_of: int) -> None:
+@every_way
+def test_values_and_gradients(way: str, name: str, kv_heads: int, cp: int, multiple_of: int) -> None:
     mask = whole_mask(LAYOUTS[name])
     inputs = [tensor.requires_grad_() for tensor in random_qkv(len(mask), kv_heads)]
-    out = attention(inputs, LAYOUTS[name], cp, multiple_of)
+    out = attention(inputs, LAYOUTS[name], cp, multiple_of, way)
     want = dense_attention(inputs, mask)
     torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
     upstream = torch.randn(want.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -134,24 +145,28 @@ def test_values_and_gradients(name: str, kv_heads: int, cp: int, multiple_of: in
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-12)
 
 
-def test_no_sample() -> None:
-    """A rank without samples attends with padding alone: zeros, and no gradient."""
+@every_way
+def test_no_sample(way: str) -> None:
+    """A rank without samples attends with padding alone: to nothing, or to itself. Without a gradient it gives none."""
     own = context_slice(pack_shapes([]).spans, 1, 0, multiple_of=4)
     inputs = [tensor.requires_grad_() for tensor in random_qkv(4)]
-    out = span_attention()(*inputs, None, packed_seq_params=plan_blocks(own))
+    out = span_attention()(*inputs, None, packed_seq_params=plan_attention(own, WAYS[way]))
     assert out.shape == (4, 1, HEADS * HEAD_DIM)
-    assert not out.any()
-    assert not any(grad.any() for grad in torch.autograd.grad(out.sum(), inputs))
+    assert out.isfinite().all()
+    assert out.any() == (way != "blocks")
+    gradients = torch.autograd.grad(out, inputs, torch.full_like(out, float(way == "blocks")))
+    assert not any(gradient.any() for gradient in gradients)
 
 
-def test_scores_far_apart() -> None:
+@every_way
+def test_scores_far_apart(way: str) -> None:
     """The merge of a response's own span with its prompt neither overflows nor loses the smaller part."""
     shapes = [(4, (6, 6))]
     mask = whole_mask(shapes)
     q, k, v = random_qkv(len(mask))
     k[:4] *= 100.0  # scores of +-1e3 on the prompt
     inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
-    out = attention(inputs, shapes)
+    out = attention(inputs, shapes, way=way)
     want = dense_attention(inputs, mask)
     torch.testing.assert_close(out, want, rtol=0, atol=1e-11)
     for got, reference in zip(
@@ -161,24 +176,26 @@ def test_scores_far_apart() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_dtypes(dtype: torch.dtype, bound: float) -> None:
+@every_way
+def test_dtypes(way: str, dtype: torch.dtype, bound: float) -> None:
     """Outputs are mixtures of values up to 8: the error is a few units of rounding of the dtype (bf16: 2^-8)."""
     shapes = LAYOUTS["several groups, equal and unequal lengths"]
     mask = whole_mask(shapes)
     inputs = random_qkv(len(mask), dtype=dtype)
-    out = attention(inputs, shapes)
+    out = attention(inputs, shapes, way=way)
     assert out.dtype == dtype
     want = dense_attention([tensor.double() for tensor in inputs], mask)
     assert (out - want).abs().max() <= bound
 
 
-def test_gradients_in_bfloat16() -> None:
+@every_way
+def test_gradients_in_bfloat16(way: str) -> None:
     """Each key-value head gets the sum over its heads, rounded once: the error is that of the rounded inputs."""
     shapes = LAYOUTS["ragged group"]
     mask = whole_mask(shapes)
     inputs = [tensor.requires_grad_() for tensor in random_qkv(len(mask), dtype=torch.bfloat16)]
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    out, want = attention(inputs, shapes), dense_attention(exact, mask)
+    out, want = attention(inputs, shapes, way=way), dense_attention(exact, mask)
     upstream = torch.randn(want.shape, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     for got, reference in zip(
         torch.autograd.grad(out, inputs, upstream), torch.autograd.grad(want, exact, upstream.double()), strict=True
@@ -187,16 +204,17 @@ def test_gradients_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("changed", [(0, -1), (0, 0), (0, 2), (1, -1), (1, 1)])
-def test_nothing_leaks(changed: tuple[int, int]) -> None:
+@every_way
+def test_nothing_leaks(way: str, changed: tuple[int, int]) -> None:
     """Other inputs at one prompt or response change, bit for bit, no output that does not see it."""
     shapes = [(4, (3, 7, 7)), (4, (3, 7, 1)), (3, (2, 2))]
     mask = whole_mask(shapes)
     own = owned_tokens(shapes, changed)
     inputs = random_qkv(len(mask))
-    before = attention(inputs, shapes, multiple_of=8)
+    before = attention(inputs, shapes, multiple_of=8, way=way)
     for tensor in inputs:
         tensor[own] += 1.0
-    after = attention(inputs, shapes, multiple_of=8)
+    after = attention(inputs, shapes, multiple_of=8, way=way)
     sees = mask[:, own].any(dim=1)
     assert torch.equal(before[~sees], after[~sees])
     assert (before[sees] != after[sees]).any(dim=(1, 2)).all()

@@ -17,10 +17,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
+from aspo_megatron.data.packing import Span
 from aspo_megatron.parallel.device.attention_kernels import attend_backward
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.device.plain_attention import attend_plainly, attend_plainly_backward
 from aspo_megatron.parallel.grid.topology import process_grid
-from aspo_megatron.parallel.model.attention import Block, SpanAttention, SpanAttentionParams, _BlockAttention
+from aspo_megatron.parallel.model.attention import SpanAttention, SpanAttentionParams, plan_attention
+from aspo_megatron.parallel.model.block_attention import Block, BlockPlan
+from aspo_megatron.parallel.model.context_parallel import context_slice
+from aspo_megatron.parallel.model.micro_batch import _tensors_in, _with_tensors
 
 HEADS, KV_HEADS, HEAD_DIM, TOKENS = 8, 2, 64, 500
 
@@ -60,7 +65,7 @@ def one_layer(dtype: torch.dtype, head_dim: int = HEAD_DIM) -> tuple[Calls, list
     # As it may come down from the output projection: not contiguous.
     grad_out = torch.empty(HEADS, TOKENS, head_dim, dtype=dtype, device="meta").transpose(0, 1)
     with Calls() as calls:
-        out = _BlockAttention.apply(*inputs, blocks, 0.1)
+        out = BlockPlan(blocks).attend(inputs[0], inputs[1], inputs[2], 0.1)
         grads = torch.autograd.grad(out, inputs, grad_out)
     assert (out.shape, out.dtype) == (inputs[0].shape, dtype)
     return calls, inputs, grads
@@ -125,7 +130,7 @@ def test_flash_gets_keys_and_values_of_their_own_heads(layer: SpanAttention) -> 
     mixed = torch.empty(TOKENS, 1, KV_HEADS, group + 2 * HEAD_DIM, dtype=torch.bfloat16, device="meta")
     query, key, value = mixed.requires_grad_().split([group, HEAD_DIM, HEAD_DIM], dim=3)
     with Calls() as calls:
-        params = SpanAttentionParams(blocks=[Block(index(0, TOKENS), index(0, TOKENS), True)])
+        params = SpanAttentionParams(plan=BlockPlan([Block(index(0, TOKENS), index(0, TOKENS), True)]))
         out = layer(query.reshape(TOKENS, 1, HEADS, HEAD_DIM), key, value, None, packed_seq_params=params)
         (saved,) = (node.saved_tensors for node in nodes_before(out) if node.name() == "_BlockAttentionBackward")
         out.sum().backward()
@@ -164,6 +169,35 @@ def test_what_flash_does_not_take_goes_to_plain_attention(dtype: torch.dtype, he
     calls, inputs, grads = one_layer(dtype, head_dim)
     assert not calls.of(FLASH) + calls.of(FLASH_BACKWARD)
     assert [(grad.shape, grad.dtype) for grad in grads] == [(tensor.shape, dtype) for tensor in inputs]
+
+
+@pytest.mark.parametrize("cp", [1, 2])
+def test_segments_are_handed_over_as_the_kernel_reads_them(cp: int) -> None:
+    """Two calls each way, keys with heads of their own, 32-bit bounds; the merged sums in fp32, [heads, tokens]."""
+    spans = [Span(0, 100), *(Span(start, start + 90, 0, 100) for start in range(100, 460, 90))]
+    own = context_slice(spans, cp, 0, 8)
+    params = plan_attention(own, Kernels(attention="varlen"))
+    plan = _with_tensors(params.plan, {id(tensor): tensor.to("meta") for tensor in _tensors_in(params)})
+    tokens = len(own.tokens)
+    inputs = [
+        torch.empty(size, heads, HEAD_DIM, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        for size, heads in ((tokens, HEADS), (cp * tokens, KV_HEADS), (cp * tokens, KV_HEADS))
+    ]
+    grad = torch.empty(HEADS, tokens, HEAD_DIM, dtype=torch.bfloat16, device="meta").transpose(0, 1)
+    with Calls() as calls:
+        out = plan.attend(*inputs, 0.1)
+        gradients = torch.autograd.grad(out, inputs, grad)
+    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in inputs]
+    forward = calls.of("aten._flash_attention_forward.default")
+    backward = calls.of("aten._flash_attention_backward.default")
+    assert [args[8] for args in forward] == [args[11] for args in backward] == [True, False]
+    for q, k, v, queries, keys, *_ in forward:
+        assert (q.shape[1], k.shape[1], v.shape[1]) == (HEADS, KV_HEADS, KV_HEADS)
+        assert queries.dtype == keys.dtype == torch.int32
+        assert len(queries) == len(keys)
+    for upstream, q, k, v, merged, lse, *_ in backward:
+        assert (lse.shape, lse.dtype, lse.is_contiguous()) == ((HEADS, tokens), torch.float32, True)
+        assert upstream.dtype == q.dtype == k.dtype == v.dtype == merged.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("causal", [True, False])

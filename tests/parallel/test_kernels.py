@@ -43,8 +43,8 @@ def with_engine(version: str, machine: Machine = HOPPER) -> Machine:
     return replace(machine, packages=replace(machine.packages, transformer_engine=Version(version)))
 
 
-def choose(machine: Machine, *, experts: bool = False, **settings: Any) -> Kernels:
-    return choose_kernels(KernelsConfig(**settings), machine, experts=experts)
+def choose(machine: Machine, *, experts: bool = False, flash: bool = False, **settings: Any) -> Kernels:
+    return choose_kernels(KernelsConfig(**settings), machine, experts=experts, flash=flash)
 
 
 def test_defaults_take_what_there_is() -> None:
@@ -67,7 +67,7 @@ def test_kernels_for_experts_that_do_not_compile_are_not_taken() -> None:
 
 
 def test_all_can_be_switched_off() -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "layers": "local",
         "fusion": False,
         "gradient_fusion": False,
@@ -236,6 +236,18 @@ def test_names_of_grouped_experts() -> None:
     assert names == {f"decoder.layers.1.mlp.experts.linear_fc{part}.weight3" for part in (1, 2)}
     plain = {row.megatron_name(1, 3, True, False) for row in FAMILY.rows if row.per_expert}
     assert plain == {f"decoder.layers.1.mlp.experts.local_experts.3.linear_fc{part}.weight" for part in (1, 2)}
+
+
+def test_attention_by_default_is_what_the_device_does_best() -> None:
+    assert choose(CPU, flash=True).attention == choose(HOPPER).attention == "blocks"
+    varlen = choose(HOPPER, flash=True)
+    assert (varlen.attention, varlen.triton_merge) == ("varlen", True)
+    assert not choose(BARE_GPU, flash=True).triton_merge
+    asked = choose(CPU, flash=False, attention="varlen")
+    assert (asked.attention, asked.triton_merge) == ("varlen", False)
+    assert choose(HOPPER, flash=True, attention="blocks").attention == "blocks"
+    with pytest.raises(ConfigError, match=r"model\.kernels\.attention=varlen: .* 16 bits .*, and heads of up to 256"):
+        choose(HOPPER, attention="varlen")
 
 
 def test_tokens_are_padded_for_fp8() -> None:

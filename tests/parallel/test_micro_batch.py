@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.data.packing import PackedBatch, pack
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
 from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.parallel.model.micro_batch import MicroBatch, copied
@@ -40,7 +41,7 @@ def test_ranks_share_the_batch(topology: Topology, cp: int) -> None:
     batch = packed()
     found: list[int] = []
     for rank in range(cp):
-        own = MicroBatch.of(batch, replace(topology, cp=Axis(cp, rank, topology.cp.group)), token_multiple=8)
+        own = MicroBatch.of(batch, replace(topology, cp=Axis(cp, rank, topology.cp.group)), Kernels(token_multiple=8))
         tokens = context_slice(batch.spans, cp, rank, 8).tokens
         real = tokens >= 0
         assert torch.equal(own.padding, ~real[None])
@@ -56,7 +57,7 @@ def test_ranks_share_the_batch(topology: Topology, cp: int) -> None:
 def test_sequence_parallel_ranks_have_their_part_of_the_padding(topology: Topology) -> None:
     batch = packed()
     parts = [
-        MicroBatch.of(batch, replace(topology, tp=tp, sequence_parallel=True), token_multiple=16).padding
+        MicroBatch.of(batch, replace(topology, tp=tp, sequence_parallel=True), Kernels(token_multiple=16)).padding
         for tp in (Axis(2, rank, topology.tp.group) for rank in range(2))
     ]
     whole = context_slice(batch.spans, 1, 0, 32).tokens < 0
@@ -66,7 +67,7 @@ def test_sequence_parallel_ranks_have_their_part_of_the_padding(topology: Topolo
 @pytest.mark.parametrize("shapes", [SHAPES, []], ids=["samples", "no sample"])
 def test_all_tensors_go_in_one_copy(topology: Topology, shapes: Any) -> None:
     """The CPU's memory stands in for a device's: everything is in one buffer, once, and equal to what it was."""
-    micro_batch = MicroBatch.of(packed(shapes), topology, token_multiple=4)
+    micro_batch = MicroBatch.of(packed(shapes), topology, Kernels(token_multiple=4))
     there = copied(micro_batch, torch.device("cpu"))
     before, after = tensors_of(micro_batch), tensors_of(there)
     assert len(before) == len(after) > 15
@@ -89,7 +90,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def test_on_a_cpu_nothing_is_copied(topology: Topology) -> None:
-    micro_batch = MicroBatch.of(packed(), topology, token_multiple=4)
+    micro_batch = MicroBatch.of(packed(), topology, Kernels(token_multiple=4))
     assert micro_batch.to(torch.device("cpu")) is micro_batch
 
 

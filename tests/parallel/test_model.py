@@ -258,7 +258,7 @@ def vocabulary_shapes(tp: int, folder: Path) -> tuple[set[tuple[int, ...]], int,
         model = load(folder, topology)
         batch = pack(make_groups([(11, (30, 50, 40))]), [[1.0] * 3])
         with Allocations() as allocations:
-            log_probs, entropy = model.chunks[0](MicroBatch.of(batch, topology, 1), 1.0, 16)
+            log_probs, entropy = model.chunks[0](MicroBatch.of(batch, topology, model.kernels), 1.0, 16)
             (log_probs.sum() + entropy.sum()).backward()
         shard = model.shape.padded_vocab_size // tp
         vocab = model.shape.vocab_size

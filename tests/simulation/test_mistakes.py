@@ -44,19 +44,20 @@ def with_targets_left_on_the_cpu(setup: Setup) -> dict[str, Figures]:
 
 
 def with_a_strided_log_sum_exp(setup: Setup) -> dict[str, Figures]:
-    from aspo_megatron.parallel.device.attention_kernels import attend_backward as attend
-    from aspo_megatron.parallel.model import attention
+    from aspo_megatron.parallel.device.varlen_kernels import attend_segments_backward as attend
+    from aspo_megatron.parallel.model import varlen_attention
 
     contiguous = torch.Tensor.contiguous
 
     def strided(*args: Any) -> Any:
+        args = (*args[:5], args[5].t().contiguous().t(), *args[6:])
         torch.Tensor.contiguous = lambda tensor: tensor  # type: ignore[method-assign, assignment, misc]
         try:
             return attend(*args)
         finally:
             torch.Tensor.contiguous = contiguous  # type: ignore[method-assign]
 
-    attention.attend_backward = strided  # type: ignore[attr-defined, assignment]
+    varlen_attention.attend_segments_backward = strided  # type: ignore[attr-defined, assignment]
     return updates(setup)
 
 

@@ -223,12 +223,15 @@ def test_other_ranks_hold_what_this_one_holds(simulated: Callable[..., Any]) -> 
 
 def kernels() -> dict[str, str]:
     flash = torch.ops.aten._scaled_dot_product_flash_attention
+    varlen, varlen_backward = torch.ops.aten._flash_attention_forward, torch.ops.aten._flash_attention_backward
     with simulated_rank(ALONE):
 
         def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device="cuda")
 
         q, k = tensor(1, 4, 6, 8), tensor(1, 2, 6, 8)
+        row, key, lse = tensor(6, 4, 8), tensor(6, 2, 8), tensor(6, 4, dtype=torch.float32)
+        bounds = tensor(3, dtype=torch.int32)
         wide, narrow = tensor(8, 8, dtype=torch.float32), tensor(8, 8)
         every_other = tensor(16, 16, dtype=torch.float32)[::2, ::2]
         return {
@@ -237,6 +240,14 @@ def kernels() -> dict[str, str]:
             "fp32": _error(lambda: flash(q.float(), k.float(), k.float(), 0.0, True, False)),
             "last dimension": _error(lambda: flash(tensor(1, 4, 8, 6).transpose(2, 3), k, k, 0.0, True, False)),
             "head of 12": _error(lambda: flash(tensor(1, 4, 6, 12), *[tensor(1, 4, 6, 12)] * 2, 0.0, True, False)),
+            "segments": _error(lambda: varlen(row, key, key, bounds, bounds, 6, 6, 0.0, True, False)),
+            "bounds of 64 bits": _error(lambda: varlen(row, key, key, bounds.long(), bounds, 6, 6, 0.0, True, False)),
+            "no bounds": _error(lambda: varlen(row, key, key, None, None, 6, 6, 0.0, True, False)),
+            "transposed sums": _error(
+                lambda: varlen_backward(
+                    row, row, key, key, row, lse.t(), *[bounds] * 2, 6, 6, 0.0, True, bounds, bounds
+                )
+            ),
             "wide product": _error(lambda: torch.mm(narrow, narrow, out_dtype=torch.float32, out=wide)),
             "wide product of fp32": _error(lambda: torch.mm(wide, wide, out_dtype=torch.float32)),
             "narrow result": _error(lambda: torch.mm(narrow, narrow, out_dtype=torch.float32, out=narrow)),
@@ -246,12 +257,15 @@ def kernels() -> dict[str, str]:
 
 def test_kernels_that_read_addresses_are_handed_what_they_assume(simulated: Callable[..., Any]) -> None:
     found = simulated(kernels)
-    assert found["grouped heads"] == found["wide product"] == "no error"
+    assert found["grouped heads"] == found["segments"] == found["wide product"] == "no error"
     assert {name for name, error in found.items() if "DemandError" in error} == {
         "uneven heads",
         "fp32",
         "last dimension",
         "head of 12",
+        "bounds of 64 bits",
+        "no bounds",
+        "transposed sums",
         "wide product of fp32",
         "narrow result",
         "strided result",

@@ -20,7 +20,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, dropout_p=0.0, is_causal=causal, scale=scale
         )
-    elif _flash_takes(q):
+    elif flash_takes(q.dtype, q.size(-1)):
         # A causal block is square, so it does not matter from which corner a kernel counts.
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
     else:
@@ -38,7 +38,7 @@ def attend_backward(
     grad, q, k, v, out, lse = (tensor.transpose(1, 2) for tensor in (grad, q, k, v, out, lse))
     if q.device.type == "cpu":
         grads = _cpu_backward(grad, q, k, v, out, lse, causal, scale)
-    elif _flash_takes(q):
+    elif flash_takes(q.dtype, q.size(-1)):
         unused = torch.empty((), dtype=torch.int64, device=q.device)  # random state of a dropout that there is none of
         # The kernel reads the log-sum-exp by its pointer as [n, heads, queries], whatever its strides say. The others
         # may have any strides if their last dim is contiguous.
@@ -69,6 +69,6 @@ def _cpu_backward(
     return dq, dk, dv
 
 
-def _flash_takes(q: Tensor) -> bool:
+def flash_takes(dtype: torch.dtype, head_dim: int) -> bool:
     """Whether the GPU's flash attention does: 16 bits, heads of up to 256 in steps of 8."""
-    return q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) <= 256 and q.size(-1) % 8 == 0
+    return dtype in (torch.bfloat16, torch.float16) and head_dim <= 256 and head_dim % 8 == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from packaging.version import Version
 
@@ -42,12 +43,14 @@ class Kernels:
     expert_fusion: bool = False
     fp8: str | None = None
     fp8_recipe: str = "delayed"
+    attention: Literal["varlen", "blocks"] = "blocks"
+    triton_merge: bool = False
     compiled_log_prob: bool = False
     token_multiple: int = 1
 
 
-def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool) -> Kernels:
-    """The kernels for a model with or without `experts`.
+def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool, flash: bool) -> Kernels:
+    """The kernels for a model with or without `experts`, whose heads and dtype are those that `flash` takes, or not.
 
     Raises:
         ConfigError: if something is asked for that needs a package or a GPU that is not here; names both.
@@ -55,6 +58,7 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool) 
     gpu, engine = machine.capability is not None, _transformer_engine(settings, machine)
     fp8 = None if settings.fp8 == "none" else settings.fp8
     recipe = _fp8_recipe(settings, machine, engine) if fp8 else "delayed"
+    attention = _attention(settings, machine, flash)
     return Kernels(
         transformer_engine=engine,
         fusion=gpu if settings.fusion is None else settings.fusion,
@@ -64,6 +68,8 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool) 
         expert_fusion=experts and _expert_fusion(settings, machine, engine),
         fp8=fp8,
         fp8_recipe=recipe,
+        attention=attention,
+        triton_merge=attention == "varlen" and gpu and machine.packages.triton,
         compiled_log_prob=_compiled_log_prob(settings, machine),
         token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
     )
@@ -166,6 +172,18 @@ def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> b
             f"{_EXPERT_FUSION_ENGINE} or newer{has}"
         )
     return possible if settings.expert_fusion is None else settings.expert_fusion
+
+
+def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> Literal["varlen", "blocks"]:
+    """On a CPU blocks are faster: what is done there for `varlen` is to see that it is right."""
+    if settings.attention == "varlen" and machine.capability is not None and not flash:
+        raise ConfigError(
+            "model.kernels.attention=varlen: flash attention takes 16 bits (model.dtype=bfloat16), and heads of up to "
+            "256 in steps of 8; attention=auto computes this model block by block"
+        )
+    if settings.attention == "auto":
+        return "varlen" if machine.capability is not None and flash else "blocks"
+    return settings.attention
 
 
 def _compiled_log_prob(settings: KernelsConfig, machine: Machine) -> bool:

@@ -1,8 +1,7 @@
-"""Modules of Triton kernels: compiled on a GPU; on a CPU run by Triton's interpreter, slowly, to see that they are right.
+"""Modules of Triton kernels: compiled on a GPU; on a CPU interpreted, slowly, to see that they are right.
 
 A module of kernels imports Triton at its top, so nothing imports it but `kernels_in`. Around it stand operations of
-PyTorch that launch its kernels (`torch.library.custom_op`): these have names, and descriptions of what they give, without
-Triton.
+PyTorch that launch its kernels (`torch.library.custom_op`): they have names, and say what they give, without Triton.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def kernels_in(module: str, device: torch.device) -> Any:
 
 @contextlib.contextmanager
 def _interpreting() -> Iterator[None]:
-    """Triton decides as it is imported, by a variable, whether its own functions are interpreted; and so for kernels."""
+    """Triton decides as it is imported, by a variable, whether its functions are interpreted; of kernels the same."""
     if "triton" in sys.modules and not _is_interpreted():
         raise UserError(
             f"Triton was imported before, to compile; start with {_INTERPRET}=1, or take plain kernels "

@@ -33,12 +33,14 @@ class ContextSlice:
 
     `tokens`: [T_local], the packed index of each local token, the same T_local on all ranks; padding has index -1.
     `where`: [T], the place of each packed token when the local tokens of all ranks are laid end to end.
+    `ranks`: how many share the batch.
     """
 
     rank: int
     tokens: Tensor
     chunks: tuple[Chunk, ...]
     where: Tensor
+    ranks: int
 
     def locate(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the `packed` indices are this rank's: their positions in `packed`, and their local indices."""
@@ -61,7 +63,7 @@ def context_slice(spans: Sequence[Span], cp: int, rank: int, multiple_of: int) -
     tokens = torch.full((size,), -1, dtype=torch.int64)
     for chunk in per_rank[rank]:
         tokens[chunk.local : chunk.local + chunk.stop - chunk.start] = torch.arange(chunk.start, chunk.stop)
-    return ContextSlice(rank, tokens, tuple(per_rank[rank]), where)
+    return ContextSlice(rank, tokens, tuple(per_rank[rank]), where, cp)
 
 
 def _chunks_of(spans: Sequence[Span], cp: int, rank: int) -> list[Chunk]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.data.packing import PackedBatch
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.parallel.model.attention import SpanAttentionParams, plan_blocks
+from aspo_megatron.parallel.model.attention import SpanAttentionParams, plan_attention
 from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.parallel.model.token_rows import TokenRows
 
@@ -49,9 +50,9 @@ class MicroBatch:
     attention: SpanAttentionParams
 
     @classmethod
-    def of(cls, batch: PackedBatch, topology: Topology, token_multiple: int) -> MicroBatch:
-        """This rank's share of `batch`, which is on the CPU; kernels want T_local divisible by `token_multiple`."""
-        multiple = token_multiple * (topology.tp.size if topology.sequence_parallel else 1)
+    def of(cls, batch: PackedBatch, topology: Topology, kernels: Kernels) -> MicroBatch:
+        """This rank's share of `batch`, which is on the CPU, for a model with these kernels."""
+        multiple = kernels.token_multiple * (topology.tp.size if topology.sequence_parallel else 1)
         own = context_slice(batch.spans, topology.cp.size, topology.cp.rank, multiple)
         mine, local = own.locate(batch.predictors)
         tokens = own.tokens.clamp(min=0)
@@ -66,7 +67,7 @@ class MicroBatch:
             input_ids=batch.input_ids[tokens] if batch.num_tokens else torch.zeros_like(tokens),
             positions=batch.positions[tokens] if batch.num_tokens else torch.zeros_like(tokens),
             padding=padding[None],
-            attention=plan_blocks(own),
+            attention=plan_attention(own, kernels),
         )
 
     def to(self, device: torch.device) -> MicroBatch:

@@ -12,6 +12,7 @@ from aspo_megatron.config import ModelConfig
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource, import_shard
+from aspo_megatron.parallel.device.attention_kernels import flash_takes
 from aspo_megatron.parallel.device.kernels import choose_kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.chunk import ModelChunk
@@ -27,7 +28,12 @@ class PolicyModel(torch.nn.Module):
         self.family = family
         self.topology = topology
         self.settings = settings
-        self.kernels = choose_kernels(settings.kernels, topology.platform.machine, experts=family.num_experts > 0)
+        self.kernels = choose_kernels(
+            settings.kernels,
+            topology.platform.machine,
+            experts=family.num_experts > 0,
+            flash=flash_takes(getattr(torch, settings.dtype), family.head_dim),
+        )
         self.config = transformer_config(family, topology, settings, self.kernels)
         self.shape = family.shape(topology.tp.size)
         self._chunks = torch.nn.ModuleList(

@@ -213,7 +213,7 @@ def _pack(model: PolicyModel, groups: Sequence[SampleGroup], weights: Sequence[S
     """A micro-batch on the model's device; the host does not wait for it to be there."""
     batch = pack(groups, weights)
     check_targets(batch.targets, model.shape.vocab_size)
-    return MicroBatch.of(batch, model.topology, model.kernels.token_multiple).to(model.topology.platform.device)
+    return MicroBatch.of(batch, model.topology, model.kernels).to(model.topology.platform.device)
 
 
 def _forward_step(

@@ -74,8 +74,9 @@ def _flash_forward(name: str, arguments: dict[str, Any]) -> None:
         _flash_tensor(name, key, arguments[key])
     if not q.dtype == k.dtype == v.dtype:
         raise DemandError(f"{name}: query, key and value must have one dtype")
-    if q.size(1) % k.size(1) or k.size(1) != v.size(1):
-        raise DemandError(f"{name}: {k.size(1)} key heads do not divide {q.size(1)} query heads")
+    heads, kv_heads = q.size(1), k.size(1)  # of rows side by side, too
+    if heads % kv_heads or kv_heads != v.size(1):
+        raise DemandError(f"{name}: {kv_heads} key heads do not divide {heads} query heads")
 
 
 def _flash_backward(name: str, arguments: dict[str, Any]) -> None:
@@ -84,14 +85,38 @@ def _flash_backward(name: str, arguments: dict[str, Any]) -> None:
     flash_bwd_kernel.h reads the log-sum-exp as [batch, heads, queries] without strides.
     """
     _flash_forward(name, arguments)
-    lse, q = arguments["logsumexp"], arguments["query"]
-    if lse.dtype != torch.float32 or not lse.is_contiguous() or lse.shape != q.shape[:3]:
+    _flash_upstream(name, arguments, list(arguments["query"].shape[:3]))
+
+
+def _varlen_forward(name: str, arguments: dict[str, Any]) -> None:
+    """flash_api.cpp, mha_varlen_fwd: as mha_fwd, of rows side by side, with bounds of the segments."""
+    _flash_forward(name, arguments)
+    for key, rows in (("cum_seq_q", "query"), ("cum_seq_k", "key")):
+        bounds = arguments[key]
+        if bounds is None or arguments[rows].dim() != 3:
+            raise DemandError(f"{name}: takes {rows} as [tokens, heads, head_dim] and their bounds, {key}")
+        if bounds.dtype != torch.int32 or not bounds.is_contiguous():
+            raise DemandError(f"{name}: {key} must be int32 and contiguous; it is {bounds.dtype}")
+    if arguments["cum_seq_q"].shape != arguments["cum_seq_k"].shape:
+        raise DemandError(f"{name}: as many segments of queries as of keys")
+
+
+def _varlen_backward(name: str, arguments: dict[str, Any]) -> None:
+    """flash_api.cpp, mha_varlen_bwd: flash_bwd_kernel.h reads the log-sum-exp as [heads, tokens] without strides."""
+    _varlen_forward(name, arguments)
+    tokens, heads = arguments["query"].shape[:2]
+    _flash_upstream(name, arguments, [heads, tokens])
+
+
+def _flash_upstream(name: str, arguments: dict[str, Any], shape: list[int]) -> None:
+    lse = arguments["logsumexp"]
+    if lse.dtype != torch.float32 or not lse.is_contiguous() or list(lse.shape) != shape:
         raise DemandError(
-            f"{name}: logsumexp must be fp32, contiguous and {list(q.shape[:3])}; it is {lse.dtype}, {list(lse.shape)} "
+            f"{name}: logsumexp must be fp32, contiguous and {shape}; it is {lse.dtype}, {list(lse.shape)} "
             f"with strides {list(lse.stride())}"
         )
     for key in ("grad_out", "out"):
-        if arguments[key].dtype != q.dtype:
+        if arguments[key].dtype != arguments["query"].dtype:
             raise DemandError(f"{name}: {key} must have query's dtype")
 
 
@@ -130,6 +155,8 @@ def _wide_product(name: str, arguments: dict[str, Any]) -> None:
 _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten._scaled_dot_product_flash_attention.default: _flash_forward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten._flash_attention_forward.default: _varlen_forward,
+    aten._flash_attention_backward.default: _varlen_backward,
     aten.mm.default: _product,
     aten.mm.out: _product,
     aten.addmm.default: _product,
