@@ -25,6 +25,12 @@ from aspo_megatron.parallel.update.optimizer import Optimizer
 PLATFORM = PlatformConfig(device="cpu", timeout_minutes=2)
 
 
+DEFAULT = KernelsConfig()
+FUSED = KernelsConfig(fusion=True)
+VARLEN = KernelsConfig(attention="varlen")
+"""Attention planned as on a GPU. test_every_layout.py has all layouts so."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """A row of the matrix; it is compared with one process that has the same model and dtype."""
@@ -33,7 +39,7 @@ class Layout:
     model: Literal["llama-tied", "qwen2", "qwen3", "qwen3-moe"] = "llama-tied"
     recompute: Recompute = "none"
     dtype: ModelDtype = "float32"
-    fusion: bool = False
+    kernels: KernelsConfig = DEFAULT
 
     @property
     def single(self) -> str:
@@ -48,10 +54,10 @@ def layout(
     model: Literal["llama-tied", "qwen3-moe"] = "llama-tied",
     recompute: Recompute = "none",
     dtype: ModelDtype = "float32",
-    fusion: bool = False,
+    kernels: KernelsConfig = DEFAULT,
     **parallel: Any,
 ) -> Layout:
-    return Layout(ParallelConfig(**parallel), model, recompute, dtype, fusion)
+    return Layout(ParallelConfig(**parallel), model, recompute, dtype, kernels)
 
 
 LAYOUTS = {
@@ -60,13 +66,13 @@ LAYOUTS = {
     "tp3": layout(tp=3),
     "tp2-sp": layout(tp=2, sequence_parallel=True),
     "cp2": layout(cp=2),
-    "cp2-tp2-sp": layout(cp=2, tp=2, sequence_parallel=True),
+    "cp2-tp2-sp": layout(cp=2, tp=2, sequence_parallel=True, kernels=VARLEN),
     "pp2": layout(pp=2),
     "pp3": layout(pp=3),
     "pp2-uneven": layout(pp=2, pp_layers=(3, 1)),
     "pp2-vpp2": layout(pp=2, vpp=2),
     "pp2-tp2-sp": layout(pp=2, tp=2, sequence_parallel=True),
-    "pp2-cp2": layout(pp=2, cp=2),
+    "pp2-cp2": layout(pp=2, cp=2, kernels=VARLEN),
     "dp2": layout(dp=2),
     "dp2-distopt": layout(dp=2, distributed_optimizer=True),
     "dp3-distopt": layout(dp=3, distributed_optimizer=True),
@@ -75,24 +81,24 @@ LAYOUTS = {
     "dp2-tp2-distopt-overlap": layout(dp=2, tp=2, distributed_optimizer=True, overlap_grad_reduce=True),
     "dp2-pp2-overlap": layout(dp=2, pp=2, overlap_grad_reduce=True),
     "dp2-pp2-vpp2-distopt-overlap": layout(dp=2, pp=2, vpp=2, distributed_optimizer=True, overlap_grad_reduce=True),
-    "fusion": layout(fusion=True),
-    "recompute-full": layout(recompute="full"),
-    "recompute-selective": layout(recompute="selective"),
+    "fusion": layout(kernels=FUSED),
+    "recompute-full": layout(recompute="full", kernels=VARLEN),
+    "recompute-selective": layout(recompute="selective", kernels=VARLEN),
     "tp2-sp-recompute-full": layout(tp=2, sequence_parallel=True, recompute="full"),
     "pp2-vpp2-recompute-full": layout(pp=2, vpp=2, recompute="full"),
     "cp2-recompute-selective": layout(cp=2, recompute="selective"),
     "moe": layout(model="qwen3-moe"),
-    "moe-tp2-sp-ep2-etp1": layout(model="qwen3-moe", tp=2, ep=2, etp=1, sequence_parallel=True),
+    "moe-tp2-sp-ep2-etp1": layout(model="qwen3-moe", tp=2, ep=2, etp=1, sequence_parallel=True, kernels=VARLEN),
     "moe-dp2": layout(model="qwen3-moe", dp=2),
     "moe-dp2-ep2": layout(model="qwen3-moe", dp=2, ep=2),
     "moe-dp2-ep2-recompute-full": layout(model="qwen3-moe", dp=2, ep=2, recompute="full"),
     "moe-dp2-ep2-recompute-selective": layout(model="qwen3-moe", dp=2, ep=2, recompute="selective"),
     "moe-dp2-ep2-overlap": layout(model="qwen3-moe", dp=2, ep=2, overlap_grad_reduce=True),
     "moe-tp2-sp-etp1-overlap": layout(model="qwen3-moe", tp=2, etp=1, sequence_parallel=True, overlap_grad_reduce=True),
-    "moe-fusion": layout(model="qwen3-moe", fusion=True),
+    "moe-fusion": layout(model="qwen3-moe", kernels=FUSED),
     "bf16": layout(dtype="bfloat16"),
-    "bf16-tp2-sp": layout(dtype="bfloat16", tp=2, sequence_parallel=True),
-    "bf16-cp2": layout(dtype="bfloat16", cp=2),
+    "bf16-tp2-sp": layout(dtype="bfloat16", tp=2, sequence_parallel=True, kernels=VARLEN),
+    "bf16-cp2": layout(dtype="bfloat16", cp=2, kernels=VARLEN),
     "bf16-pp2-vpp2": layout(dtype="bfloat16", pp=2, vpp=2),
     "bf16-dp2-distopt": layout(dtype="bfloat16", dp=2, distributed_optimizer=True),
     "bf16-recompute-full": layout(dtype="bfloat16", recompute="full"),
@@ -120,9 +126,7 @@ def load(
     """This rank's part of the model in `folder`; its tensors may be read through another `source`."""
     family = read_family(folder)
     row = row or Layout()
-    settings = ModelConfig(
-        path=folder, dtype=row.dtype, recompute=row.recompute, kernels=KernelsConfig(fusion=row.fusion)
-    )
+    settings = ModelConfig(path=folder, dtype=row.dtype, recompute=row.recompute, kernels=row.kernels)
     if source is not None:
         return build_model(family, topology, settings, source)
     with SafetensorsFolder(folder) as tensors:

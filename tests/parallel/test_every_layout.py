@@ -19,7 +19,7 @@ from thorough import some_of
 
 from aspo_megatron import losses
 from aspo_megatron.check.comparison import CheckedLayout, layout_text
-from aspo_megatron.config import OptimizerConfig, ParallelConfig
+from aspo_megatron.config import KernelsConfig, OptimizerConfig, ParallelConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.models.layouts import layouts
@@ -35,7 +35,7 @@ from tiny_models import qwen3_folder, qwen3_moe_folder
 
 from .conftest import MatrixRow
 from .kinds import kinds
-from .layouts import PLATFORM, hf_gradients, hf_weights, load
+from .layouts import DEFAULT, PLATFORM, Layout, hf_gradients, hf_weights, load
 from .samples import make_groups
 from .test_step import MAX_RESPONSE_TOKENS, TEMPERATURE, Outcome, Setup, assert_same, differences, hf_outputs
 
@@ -53,6 +53,8 @@ KEPT = [name for number, name in enumerate(ROWS) if ROWS[name][1].world_size == 
 """All of two ranks, and every third one of four."""
 TOGETHER = 12
 """Rows that share a process group, as far as they have as many ranks."""
+AS_ON_GPUS = KernelsConfig(attention="varlen")
+"""What the rows compute with. One process, which they are compared with, does it as a CPU does."""
 SETUP = Setup("aspo", "seq-mean-token-sum", max_tokens=1, router_aux_coef=0.5)
 OPTIMIZER = OptimizerConfig(lr=4e-4, eps=1e-4, weight_decay=0.1, clip_grad=2.0)
 SHAPES = [(3, (4, 9)), (2, (6,))]
@@ -112,7 +114,7 @@ def run_rank(rows: Sequence[tuple[str, ParallelConfig, Path, list[list[Sample]]]
 
 
 def two_updates(topology: Topology, folder: Path, groups: Sequence[Sequence[Sample]]) -> Outcome:
-    model = load(folder, topology)
+    model = load(folder, topology, row=Layout(kernels=AS_ON_GPUS if topology.parallel.world_size > 1 else DEFAULT))
     optimizer = Optimizer(model, OPTIMIZER, 3, topology.parallel)
     objective = PolicyObjective(losses.build(SETUP.loss, {}), SETUP.config)
     outcome = Outcome()
