@@ -55,6 +55,11 @@ class KernelsConfig(Section):
         description="Packed spans by flash attention for sequences of unequal length (`auto`: on a GPU in 16 bits), or "
         "block by block.",
     )
+    flash_attention_3: bool | None = Field(
+        None,
+        description="FlashAttention-3 (the package `flash_attn_interface`, on Hopper) in place of PyTorch's flash "
+        "attention. null: where it is.",
+    )
     log_prob: Literal["auto", "eager", "compiled"] = Field(
         "auto",
         description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "

@@ -76,7 +76,8 @@ def _apex(host: Host) -> Iterator[Line]:
     else:
         yield unneeded("Apex", "not installed; Transformer Engine does not need it")
     yield unneeded("Adam", f"of {packages.fused_adam}")
-    yield unneeded("flash-attn", "the package is not used: attention uses PyTorch's own flash kernel")
+    three = ", in place of it FlashAttention-3 on Hopper" if packages.flash_attention_3 else ""
+    yield unneeded("flash-attn", f"the package is not used: attention uses PyTorch's own flash kernel{three}")
 
 
 def _compiler(host: Host, gpus: Gpus) -> Line:

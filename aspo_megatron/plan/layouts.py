@@ -89,7 +89,7 @@ def stage_memory(
         generation = engine.bytes
     elif servers.colocate:
         generation = int((servers.memory_fraction or assume.server_fraction) * gpu.memory)
-    w = Widths.of(family, parallel, batch, setting.bytes, cpu=setting.cpu, fused=setting.fused)
+    w = Widths.of(family, parallel, batch, setting)
     kept = gather_buffer(w, parallel)
     sync = sync_bytes(config, family, parallel) + (engine.weights if engine.kind == "embedded" else 0)
     return StageMemory(

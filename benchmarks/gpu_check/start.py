@@ -205,6 +205,7 @@ def documented(machine: Machine) -> Kernels:
     return Kernels(
         attention="varlen" if gpu else "blocks",
         triton_merge=gpu and packages.triton,
+        flash_attention_3=packages.flash_attention_3 and machine.capability is not None and machine.capability[0] == 9,
         transformer_engine=engine,
         fusion=gpu,
         rope_fusion=engine,

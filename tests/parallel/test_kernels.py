@@ -250,6 +250,34 @@ def test_attention_by_default_is_what_the_device_does_best() -> None:
         choose(HOPPER, attention="varlen")
 
 
+def test_flash_attention_3_where_it_is_installed() -> None:
+    """On Hopper, for segments."""
+    there = replace(HOPPER, packages=replace(ENGINE, flash_attention_3=True))
+    assert choose(there, flash=True).flash_attention_3
+    assert not choose(there, flash=True, flash_attention_3=False).flash_attention_3
+    elsewhere: list[tuple[Machine, dict[str, Any]]] = [(HOPPER, {}), (there, {"attention": "blocks"}), (replace(there, capability=(10, 0)), {})]
+    for machine, settings in elsewhere:
+        assert not choose(machine, flash=True, **settings).flash_attention_3
+        with pytest.raises(ConfigError, match=r"flash_attention_3=true: needs a GPU of compute capability 9\.0"):
+            choose(machine, flash=True, flash_attention_3=True, **settings)
+
+
+def test_flash_attention_3_is_active_while_the_platform_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn import attention
+
+    now: list[str] = []
+    monkeypatch.setattr(attention, "current_flash_attention_impl", lambda: now[-1] if now else None)
+    monkeypatch.setattr(attention, "activate_flash_attention_impl", now.append)
+    monkeypatch.setattr(attention, "restore_flash_attention_impl", now.clear)
+    platform = CpuPlatform()
+    platform.use_flash_attention_3()
+    platform.use_flash_attention_3()
+    assert now == ["FA3"]
+    platform.uninstall()
+    assert now == []
+    assert "FA3" in attention.list_flash_attention_impls()
+
+
 def test_tokens_are_padded_for_fp8() -> None:
     spans = (Span(0, 19), Span(19, 30, 0, 19))
     own = context_slice(spans, 1, 0, choose(HOPPER, fp8="hybrid", fp8_recipe="tensorwise").token_multiple)

@@ -91,7 +91,7 @@ FEW = {
 )
 def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     row = ROWS[name]
-    settings = {"kernels": {"fusion": row.fusion}}
+    settings = {"kernels": {"fusion": row.kernels.fusion}}
     setup = Setup(folders[model_of(row)], row.parallel, rank, row.recompute, settings=settings)
     figures = simulated(updates, setup)
     last = rank >= row.parallel.world_size // row.parallel.pp * (row.parallel.pp - 1)

@@ -45,6 +45,7 @@ class Kernels:
     fp8_recipe: str = "delayed"
     attention: Literal["varlen", "blocks"] = "blocks"
     triton_merge: bool = False
+    flash_attention_3: bool = False
     compiled_log_prob: bool = False
     token_multiple: int = 1
 
@@ -69,6 +70,7 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool, 
         fp8=fp8,
         fp8_recipe=recipe,
         attention=attention,
+        flash_attention_3=_flash_attention_3(settings, machine, attention),
         triton_merge=attention == "varlen" and gpu and machine.packages.triton,
         compiled_log_prob=_compiled_log_prob(settings, machine),
         token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
@@ -184,6 +186,18 @@ def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> Litera
     if settings.attention == "auto":
         return "varlen" if machine.capability is not None and flash else "blocks"
     return settings.attention
+
+
+def _flash_attention_3(settings: KernelsConfig, machine: Machine, attention: str) -> bool:
+    """Whether PyTorch's operations are to run it, as they can on Hopper."""
+    hopper = machine.capability is not None and machine.capability[0] == 9
+    possible = hopper and machine.packages.flash_attention_3 and attention == "varlen"
+    if settings.flash_attention_3 and not possible:
+        raise ConfigError(
+            "model.kernels.flash_attention_3=true: needs a GPU of compute capability 9.0 (Hopper), the package "
+            "flash_attn_interface (hopper/ of github.com/Dao-AILab/flash-attention), and model.kernels.attention=varlen"
+        )
+    return possible and settings.flash_attention_3 is not False
 
 
 def _compiled_log_prob(settings: KernelsConfig, machine: Machine) -> bool:

@@ -32,6 +32,7 @@ class Packages:
     apex_gradient_kernels: bool
     """Apex was built with its kernels that add a weight's gradient to a buffer (`--cuda_ext`)."""
     triton: bool
+    flash_attention_3: bool = False
     engine_window: SpecifierSet = _NO_OLDER
     """Versions of Transformer Engine that the installed megatron-core wants."""
     cuda: Version | None = None
@@ -68,6 +69,7 @@ def find_packages() -> Packages:
         other_apex=apex and not nvidia_apex,
         apex_gradient_kernels=_is_there("fused_weight_gradient_mlp_cuda"),
         triton=_is_there("triton"),
+        flash_attention_3=_is_there("flash_attn_interface"),
         engine_window=engine_window(importlib.metadata.requires("megatron-core") or ()),
         cuda=Version(torch.version.cuda) if torch.version.cuda else None,
     )

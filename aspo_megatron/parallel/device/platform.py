@@ -70,6 +70,7 @@ class Platform(ABC):
 
     def __init__(self) -> None:
         self._originals: list[tuple[Any, str, Any]] = []
+        self._to_undo: list[Callable[[], None]] = []
 
     @abstractmethod
     def install(self) -> None:
@@ -77,6 +78,8 @@ class Platform(ABC):
 
     def uninstall(self) -> None:
         """Undo `install`: put back all that it replaced."""
+        while self._to_undo:
+            self._to_undo.pop()()
         while self._originals:
             owner, name, original = self._originals.pop()
             if original is _INHERITED:
@@ -129,6 +132,14 @@ class Platform(ABC):
             return norm
 
         self._replace(WrappedTorchNorm, "__new__", staticmethod(build_and_mark))
+
+    def use_flash_attention_3(self) -> None:
+        """Have PyTorch's operations of flash attention run FlashAttention-3, until `uninstall`."""
+        from torch.nn import attention
+
+        if attention.current_flash_attention_impl() != "FA3":
+            attention.activate_flash_attention_impl("FA3")
+            self._to_undo.append(attention.restore_flash_attention_impl)
 
 
 class CudaPlatform(Platform):

@@ -34,6 +34,8 @@ class PolicyModel(torch.nn.Module):
             experts=family.num_experts > 0,
             flash=flash_takes(getattr(torch, settings.dtype), family.head_dim),
         )
+        if self.kernels.flash_attention_3:
+            topology.platform.use_flash_attention_3()
         self.config = transformer_config(family, topology, settings, self.kernels)
         self.shape = family.shape(topology.tp.size)
         self._chunks = torch.nn.ModuleList(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.plain_attention import QUERY_CHUNK
+from aspo_megatron.plan.memory.setting import Setting
 from aspo_megatron.plan.memory.workload import LocalBatch
 
 _STATISTICS = 4
@@ -27,6 +28,7 @@ class Widths:
     rank's experts get, if they are used evenly. expert_ffn, expert_tp: of an expert, and the ranks that share it.
     bytes: of an element. cpu: norms that keep their input in normalised form, too, and a fused attention kernel.
     fused: the activation is one kernel, which keeps its input alone (`model.kernels.fusion`).
+    varlen: attention is computed by segments, not by blocks (`model.kernels.attention`).
     """
 
     tokens: int
@@ -46,18 +48,10 @@ class Widths:
     bytes: int
     cpu: bool
     fused: bool
+    varlen: bool
 
     @classmethod
-    def of(
-        cls,
-        family: Family,
-        parallel: ParallelConfig,
-        batch: LocalBatch,
-        dtype_bytes: int,
-        *,
-        cpu: bool,
-        fused: bool,
-    ) -> Widths:
+    def of(cls, family: Family, parallel: ParallelConfig, batch: LocalBatch, setting: Setting) -> Widths:
         """Those of a layout and a micro-batch."""
         tp = parallel.tp
         stream = batch.tokens // tp if parallel.sequence_parallel else batch.tokens
@@ -77,9 +71,10 @@ class Widths:
             experts=family.num_experts,
             top_k=family.experts_per_token,
             qk_norm=family.qk_norm,
-            bytes=dtype_bytes,
-            cpu=cpu,
-            fused=fused,
+            bytes=setting.bytes,
+            cpu=setting.cpu,
+            fused=setting.fused,
+            varlen=setting.varlen(family),
         )
 
     @property
@@ -180,10 +175,17 @@ def feed_forward_backward(w: Widths, *, again: bool) -> int:
 
 
 def attention_backward(w: Widths, batch: LocalBatch) -> int:
-    """Beside what is saved: gradients of output, queries, keys and values, and the copies that a batch of blocks takes.
+    """Beside what is saved: gradients of output, queries, keys and values, and the copies that their computation takes.
 
-    On a GPU in fp32 also the scores of 512 queries; flash attention holds none.
+    By segments, those of the keys and values of one call with their gradients, and in the second the first's of the
+    queries. By blocks, those of a batch of blocks; on a GPU in fp32 also the scores of 512 queries.
     """
+    if w.varlen:
+        all_keys = 2 * w.all_tokens * w.keys
+        first = (4 if batch.own_keys else 2) * (batch.own_keys or w.all_tokens) * w.keys
+        second = w.tokens * w.queries + all_keys + 4 * batch.prompt_keys * w.keys
+        copied_back = all_keys + 2 * batch.own_keys * w.keys
+        return w.bytes * (w.stream * w.hidden + 2 * w.tokens * w.queries + max(first, copied_back, second))
     largest = max(batch.blocks, key=lambda block: block.count * (block.queries + block.keys), default=None)
     total = w.bytes * (w.stream * w.hidden + 2 * w.tokens * w.queries + 2 * w.all_tokens * w.keys)
     if largest is not None:

@@ -92,7 +92,7 @@ def optimizer_shards(parallel: ParallelConfig) -> tuple[int, int]:
 
 def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: LocalBatch, pp_rank: int) -> Passing:
     """What micro-batches like `batch` take on a rank of a pipeline stage."""
-    w = activations.Widths.of(family, parallel, batch, setting.bytes, cpu=setting.cpu, fused=setting.fused)
+    w = activations.Widths.of(family, parallel, batch, setting)
     held = rank_parameters(family, parallel, pp_rank)
     first, last = pp_rank == 0, pp_rank == parallel.pp - 1
     flights = in_flight(parallel, pp_rank, setting.micro_batches)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
 
 from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.words import ModelDtype, Recompute
+from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.device.attention_kernels import flash_takes
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
 
@@ -30,6 +35,7 @@ class Setting:
         cpu: the ranks are on CPUs.
         reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
         fused: activations are one kernel (`model.kernels.fusion`).
+        attention: `model.kernels.attention`.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
 
@@ -43,12 +49,18 @@ class Setting:
     cpu: bool
     reference_on_host: bool = False
     fused: bool = False
+    attention: Literal["auto", "varlen", "blocks"] = "auto"
     scored: int | None = None
 
     @property
     def bytes(self) -> int:
         """Of a weight."""
         return bytes_per_weight(self.dtype)
+
+    def varlen(self, family: Family) -> bool:
+        """Whether a GPU computes attention by segments."""
+        flash = flash_takes(getattr(torch, self.dtype), family.head_dim)
+        return not self.cpu and flash and self.attention != "blocks"
 
     @property
     def main_bytes(self) -> int:
@@ -88,6 +100,7 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         offload=config.optimizer.offload,
         cpu=cpu,
         reference_on_host=config.model.reference == "host",
+        attention=config.model.kernels.attention,
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
         scored=micro_batches * config.mini_batches,
     )

@@ -13,6 +13,7 @@ from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.model.context_parallel import ContextSlice, context_slice, runs_of
+from aspo_megatron.parallel.model.varlen_attention import plan_varlen
 
 _INDEX = 8
 """Bytes of a token's number, or of its place."""
@@ -37,13 +38,16 @@ class LocalBatch:
     """What one context-parallel rank has of a micro-batch.
 
     `tokens`: packed tokens of the rank, a multiple of tp under sequence parallelism. `all_tokens`: those of all cp
-    ranks, whose keys and values are gathered. `scored`: response tokens whose log-probs the rank computes.
+    ranks, whose keys and values are gathered. `scored`: response tokens whose log-probs the rank computes. `own_keys`
+    and `prompt_keys`: those that the two calls of `varlen` attention take copies of (`varlen_attention.py`).
     """
 
     tokens: int
     all_tokens: int
     scored: int
     blocks: tuple[Blocks, ...]
+    own_keys: int
+    prompt_keys: int
     packed_bytes: int
     """Of the micro-batch itself on the device: tokens, what the loss reads of the scored ones, and indices."""
 
@@ -140,11 +144,15 @@ def local_batch(groups: tuple[GroupLengths, ...], cp: int, multiple_of: int) -> 
     indices = sum(block.count * (block.queries + block.keys) for block in blocks) + 2 * tokens + 2 * here
     read = _READ * (len(scored) + (here if cp > 1 else 0))
     packed = _INDEX * (2 * length + len(scored) + indices) + read + tokens
-    return LocalBatch(tokens, tokens * cp, here, blocks, packed)
+    plan = plan_varlen(own, triton=False)
+    own_keys, prompt_keys = (
+        0 if part is None or part.rows is None else len(part.rows) for part in (plan.own, plan.prompts)
+    )
+    return LocalBatch(tokens, tokens * cp, here, blocks, own_keys, prompt_keys, packed)
 
 
 def _blocks(own: ContextSlice) -> tuple[Blocks, ...]:
-    """The shapes of `plan_blocks` in parallel/model/attention.py, without its indices."""
+    """The shapes of `plan_blocks` in parallel/model/block_attention.py, without its indices."""
     causal = Counter(chunk.stop - chunk.start for chunk in own.chunks)
     whole: Counter[tuple[int, int]] = Counter()
     for chunks in runs_of(own.chunks):
