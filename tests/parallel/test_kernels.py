@@ -255,7 +255,11 @@ def test_flash_attention_3_where_it_is_installed() -> None:
     there = replace(HOPPER, packages=replace(ENGINE, flash_attention_3=True))
     assert choose(there, flash=True).flash_attention_3
     assert not choose(there, flash=True, flash_attention_3=False).flash_attention_3
-    elsewhere: list[tuple[Machine, dict[str, Any]]] = [(HOPPER, {}), (there, {"attention": "blocks"}), (replace(there, capability=(10, 0)), {})]
+    elsewhere: list[tuple[Machine, dict[str, Any]]] = [
+        (HOPPER, {}),
+        (there, {"attention": "blocks"}),
+        (replace(there, capability=(10, 0)), {}),
+    ]
     for machine, settings in elsewhere:
         assert not choose(machine, flash=True, **settings).flash_attention_3
         with pytest.raises(ConfigError, match=r"flash_attention_3=true: needs a GPU of compute capability 9\.0"):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.device.triton_calls import kernels_in
+from aspo_megatron.parallel.device.triton_calls import define_operation, kernels_in
 
 _ROWS = 64
 """Of a query and a head, in one program."""
@@ -27,7 +27,7 @@ def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor, *, triton: b
         triton: by one kernel.
     """
     if triton:
-        _merge_at_once(out, lse, more, more_lse)
+        torch.ops.aspo_megatron.merge_attention(out, lse, more, more_lse)
         return
     added_lse = more_lse.masked_fill(more_lse.isinf(), -math.inf)
     merged = torch.logaddexp(lse, added_lse)
@@ -36,14 +36,11 @@ def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor, *, triton: b
     lse.copy_(merged)
 
 
-@torch.library.custom_op("aspo_megatron::merge_attention", mutates_args=("out", "lse"))
-def _merge_at_once(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
+def _launch(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
     tokens, heads, size = out.shape
     kernels = kernels_in("aspo_megatron.parallel.device.triton_merge", out.device)
     grid = (-(-tokens * heads // _ROWS),)
     kernels.merge[grid](out, lse, more, more_lse, tokens, heads, size, ROWS=_ROWS, SIZE=1 << (size - 1).bit_length())
 
 
-@_merge_at_once.register_fake
-def _(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
-    return None
+define_operation("merge_attention(Tensor(a!) out, Tensor(b!) lse, Tensor more, Tensor more_lse) -> ()", _launch)
