@@ -25,9 +25,6 @@ class Machine:
 
     packages: Packages
     capability: tuple[int, int] | None
-    compiler: str
-    """What torch.compile needs here."""
-    compiler_found: bool
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Kernels:
     expert_fusion: bool = False
     fp8: str | None = None
     fp8_recipe: str = "delayed"
-    compiled_log_prob: bool = False
+    triton_log_prob: bool = False
     token_multiple: int = 1
 
 
@@ -64,7 +61,7 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool) 
         expert_fusion=experts and _expert_fusion(settings, machine, engine),
         fp8=fp8,
         fp8_recipe=recipe,
-        compiled_log_prob=_compiled_log_prob(settings, machine),
+        triton_log_prob=_triton_log_prob(settings, machine),
         token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
     )
 
@@ -168,8 +165,9 @@ def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> b
     return possible if settings.expert_fusion is None else settings.expert_fusion
 
 
-def _compiled_log_prob(settings: KernelsConfig, machine: Machine) -> bool:
-    if settings.log_prob == "compiled" and not machine.compiler_found:
-        raise ConfigError(f"model.kernels.log_prob=compiled: needs {machine.compiler}, which is not installed")
-    faster = machine.capability is not None  # on a CPU the plain tiles are, see docs/log_prob.md
-    return settings.log_prob == "compiled" or (settings.log_prob == "auto" and faster and machine.compiler_found)
+def _triton_log_prob(settings: KernelsConfig, machine: Machine) -> bool:
+    """Whether Triton's kernels work on logits; on a CPU, where they are interpreted, only if they are asked for."""
+    if settings.log_prob == "triton" and not machine.packages.triton:
+        raise ConfigError("model.kernels.log_prob=triton: needs Triton, which is not installed (pip install triton)")
+    possible = machine.capability is not None and machine.packages.triton
+    return settings.log_prob == "triton" or (settings.log_prob == "auto" and possible)

@@ -1,7 +1,7 @@
-"""Modules of Triton kernels: compiled on a GPU; on a CPU run by Triton's interpreter, slowly, to see that they are right.
+"""Modules of Triton kernels: compiled on a GPU; on a CPU run by Triton's interpreter, slowly, to test them.
 
 A module of kernels imports Triton at its top, so nothing imports it but `kernels_in`. Around it stand operations of
-PyTorch that launch its kernels (`torch.library.custom_op`): these have names, and descriptions of what they give, without
+PyTorch that launch its kernels (`torch.library`): these have names, and descriptions of what they give, without
 Triton.
 """
 
@@ -30,12 +30,15 @@ def kernels_in(module: str, device: torch.device) -> Any:
     if device.type != "cpu":
         return importlib.import_module(module)
     with _interpreting():
-        return importlib.import_module(module)
+        kernels = importlib.import_module(module)
+        # A part of Triton that decides as it is imported, too: at the first launch, if it is not there by then.
+        importlib.import_module("triton.experimental.gluon")
+        return kernels
 
 
 @contextlib.contextmanager
 def _interpreting() -> Iterator[None]:
-    """Triton decides as it is imported, by a variable, whether its own functions are interpreted; and so for kernels."""
+    """A variable decides, as Triton is imported, whether its own functions are interpreted; and so for kernels."""
     if "triton" in sys.modules and not _is_interpreted():
         raise UserError(
             f"Triton was imported before, to compile; start with {_INTERPRET}=1, or take plain kernels "
