@@ -44,15 +44,11 @@ def token_sums(
     whole = columns // size * size
     for start in range(0, whole, size):
         z = tl.load(line + start + lanes)
-        peak, total, weighted = _add(z, peak, total, weighted, scale)
+        peak, total, weighted = _add(z, None, peak, total, weighted, scale)
     if whole < columns:
         inside = whole + lanes < columns
-        z = tl.load(line + whole + lanes, mask=inside, other=0.0)
-        higher = tl.maximum(peak, tl.max(tl.where(inside, z, peak), axis=0))
-        total, weighted = _rescale(total, weighted, (peak - higher) * scale)
-        t = tl.where(inside, (z - higher) * scale, 0.0)
-        e = tl.where(inside, tl.exp(t), 0.0)
-        peak, total, weighted = higher, total + e, weighted + e * t
+        z = tl.load(line + whole + lanes, mask=inside, other=peak)
+        peak, total, weighted = _add(z, inside, peak, total, weighted, scale)
     column = tl.load(local + token)
     mine = (column >= 0) & (column < columns)
     target = tl.load(line + column, mask=mine, other=0.0)
@@ -64,20 +60,25 @@ def token_sums(
 
 @triton.jit
 def _add(
-    z: tl.tensor, peak: tl.tensor, total: tl.tensor, weighted: tl.tensor, scale: tl.tensor
+    z: tl.tensor,
+    inside: tl.tensor | None,
+    peak: tl.tensor,
+    total: tl.tensor,
+    weighted: tl.tensor,
+    scale: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """The sums of each lane, and the peak of all, with one more block."""
+    """The peak of all, and the sums of each lane, with one more block, of which all lanes count or those `inside`."""
     higher = tl.maximum(peak, tl.max(z, axis=0))
     total, weighted = _rescale(total, weighted, (peak - higher) * scale)
     # The difference first: it is 0 at most in rounded numbers too, whatever a compiler contracts.
     t = (z - higher) * scale
-    e = tl.exp(t)
+    e = tl.exp(t) if inside is None else tl.where(inside, tl.exp(t), 0.0)
     return higher, total + e, weighted + e * t
 
 
 @triton.jit
 def _rescale(total: tl.tensor, weighted: tl.tensor, below: tl.tensor) -> tuple[tl.tensor, ...]:
-    """Sums relative to a peak as those relative to one that is higher: each t is moved by `below`."""
+    """Sums relative to a peak as those relative to a higher one: each t is moved by `below`."""
     factor = tl.exp(below)
     return factor * total, factor * (weighted + below * total)
 
