@@ -34,6 +34,7 @@ class Layout:
     recompute: Recompute = "none"
     dtype: ModelDtype = "float32"
     fusion: bool = False
+    log_prob: Literal["auto", "triton"] = "auto"
 
     @property
     def single(self) -> str:
@@ -121,7 +122,10 @@ def load(
     family = read_family(folder)
     row = row or Layout()
     settings = ModelConfig(
-        path=folder, dtype=row.dtype, recompute=row.recompute, kernels=KernelsConfig(fusion=row.fusion)
+        path=folder,
+        dtype=row.dtype,
+        recompute=row.recompute,
+        kernels=KernelsConfig(fusion=row.fusion, log_prob=row.log_prob),
     )
     if source is not None:
         return build_model(family, topology, settings, source)
