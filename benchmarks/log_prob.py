@@ -5,7 +5,8 @@
     python -m benchmarks.log_prob --device cuda --grid full
     python -m benchmarks.log_prob --case 2048x1536x151936
 
-All methods compute the same gradients, which is checked. They take turns, and medians count. See docs/log_prob.md.
+All methods compute the same gradients, which is checked; on a GPU our Triton kernels are among them. They take turns,
+and medians count. See docs/log_prob.md.
 """
 
 from __future__ import annotations
@@ -62,9 +63,6 @@ def main(
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Of hidden states and weights [cuda: bfloat16].")
     ] = None,
-    compiled: Annotated[
-        bool | None, typer.Option(help="Measure our compiled kernels, too [cuda: yes, cpu: no].")
-    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads. More than one waits for the slowest.")] = 1,
     repeats: Annotated[int, typer.Option(help="The most rounds of a case.")] = 5,
     seconds_per_case: Annotated[float, typer.Option(help="After which a case begins no new round.")] = 20.0,
@@ -80,15 +78,14 @@ def main(
     try:
         with process_grid(ParallelConfig(), platform, seed=1) as topology:
             place = topology.platform.device
-            with_compiled = device == "cuda" if compiled is None else compiled
-            bench = _Bench(place, kind, topology.tp.group, repeats, seconds_per_case, with_compiled)
+            bench = _Bench(place, kind, topology.tp.group, repeats, seconds_per_case)
             bench.start_libraries()
             report = Report(
                 machine=f"{machine(place)}, {threads} thread{'s' * (threads != 1)}, {kind}",
                 cases=[bench.measure(one) for one in cases],
                 memory=[] if case else [bench.memory(one) for one in MEMORY[small]],
                 budgets=[] if case else bench.budgets(TP[small][0]),
-                missing=methods(place, with_compiled)[1],
+                missing=bench.missing,
             )
     except UserError as error:
         raise typer.BadParameter(str(error)) from None
@@ -108,10 +105,9 @@ class _Bench:
         group: torch.distributed.ProcessGroup,
         repeats: int,
         limit: float,
-        compiled: bool,
     ) -> None:
         self.device, self.dtype, self.group, self.repeats, self.limit = device, dtype, group, repeats, limit
-        self.methods = methods(device, compiled)[0]
+        self.methods, self.missing = methods(device, triton=device.type == "cuda")
 
     def start_libraries(self) -> None:
         """What libraries set up once would count as memory of the first case."""

@@ -66,7 +66,7 @@ class Problem:
         self.hidden.grad = self.weight.grad = None
 
 
-def token_wise(problem: Problem, budget: int | None = None, *, compiled: bool = False) -> None:
+def token_wise(problem: Problem, budget: int | None = None, *, triton: bool = False) -> None:
     """`token_objective`: log-probs and entropy, gradients in the same pass."""
 
     def derivative(part: slice, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, None]:
@@ -81,12 +81,12 @@ def token_wise(problem: Problem, budget: int | None = None, *, compiled: bool = 
         vocab_size=problem.vocab,
         tp_group=problem.group,
         chunk=chunk_for(problem.weight, budget),
-        compiled=compiled,
+        triton=triton,
     )
     anchor.backward()
 
 
-def whole_response(problem: Problem, *, compiled: bool = False) -> None:
+def whole_response(problem: Problem, *, triton: bool = False) -> None:
     """`token_log_probs`: log-probs and entropy, logits computed again in backward."""
     log_probs, _ = token_log_probs(
         problem.hidden,
@@ -96,7 +96,7 @@ def whole_response(problem: Problem, *, compiled: bool = False) -> None:
         vocab_size=problem.vocab,
         tp_group=problem.group,
         chunk=chunk_for(problem.weight),
-        compiled=compiled,
+        triton=triton,
     )
     (log_probs * problem.coefficients).sum().backward()
 
@@ -169,8 +169,8 @@ def apple(problem: Problem) -> None:
 
 OURS = {"token-wise": token_wise, "whole-response": whole_response}
 PLAIN, CROSS_ENTROPY, PRODUCTS = "log_softmax", "cross_entropy", "three products"
-COMPILED: dict[str, Method] = {f"{name}, compiled": partial(method, compiled=True) for name, method in OURS.items()}
-COMPLETE: dict[str, Method] = {**OURS, **COMPILED, PLAIN: plain, "megatron": megatron}
+TRITON: dict[str, Method] = {f"{name}, triton": partial(method, triton=True) for name, method in OURS.items()}
+COMPLETE: dict[str, Method] = {**OURS, **TRITON, PLAIN: plain, "megatron": megatron}
 """Methods that give log-probs and entropy."""
 
 _GPU_ONLY = {"Liger": ("liger_kernel", liger), "Apple cut-cross-entropy": ("cut_cross_entropy", apple)}
@@ -179,15 +179,16 @@ COPIES = {PLAIN: 3, CROSS_ENTROPY: 4, "megatron": 5, PRODUCTS: 1}
 """Logits in fp32 that a method holds at the same time, at most: whether it fits is judged by it."""
 
 
-def methods(device: torch.device, compiled: bool) -> tuple[dict[str, Method], dict[str, str]]:
-    """The methods that run here, those of `COMPILED` if asked for, and why others do not."""
+def methods(device: torch.device, triton: bool) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods that run here, those of `TRITON` if asked for, and why others do not."""
+    there = importlib.util.find_spec("triton") is not None
     found: dict[str, Method] = {
-        **{name: method for name, method in COMPLETE.items() if compiled or name not in COMPILED},
+        **{name: method for name, method in COMPLETE.items() if (triton and there) or name not in TRITON},
         CROSS_ENTROPY: cross_entropy,
         "linear_cross_entropy": linear_cross_entropy,
         PRODUCTS: products,
     }
-    missing = {}
+    missing = {} if there or not triton else dict.fromkeys(TRITON, "not installed (package triton)")
     if not hasattr(nn.functional, "linear_cross_entropy"):
         del found["linear_cross_entropy"]
         missing["linear_cross_entropy"] = "PyTorch has it from 2.13 on"

@@ -110,14 +110,6 @@ SKIPS = (
         ("tests/rollout/test_embedded_weights.py::test_an_engine_without_weights_says_so",),
     ),
     Skip(
-        r"torch\.compile wants a compiler: g\+\+",
-        "compiled kernels of log-probs",
-        (
-            "tests/parallel/test_log_prob.py::test_value_and_gradient_in_float64",
-            "tests/parallel/test_log_prob.py::test_compiled_kernels_are_never_made_for_few_tokens",
-        ),
-    ),
-    Skip(
         r"needs mallinfo2 of glibc 2\.33 or newer",
         "the memory of ranks after hundreds of steps",
         ("tests/e2e/test_resources.py::test_nothing_grows_with_the_steps",),

@@ -34,8 +34,8 @@ def token_log_probs(
         temperature: What logits are divided by; above 0.
         vocab_size: Ids from here on are padding, and have probability 0. None: all rows of all ranks are words.
         tp_group: Process group over which the rows are split in equal parts, rank r with the r-th. None: they are not.
-        chunk: The most tokens whose logits exist at the same time. None: as many as fit in 256 MiB on a CPU, and in
-            1 GiB on a GPU.
+        chunk: The most tokens whose logits exist at the same time. None: as many as fit in 256 MiB on a CPU; on a GPU
+            4,096 or what fits in a twentieth of its memory, but at least what fits in 1 GiB.
 
     Returns:
         Log-probs, and entropies in nats, both of the shape of `targets`; fp32, for fp64 inputs fp64.

@@ -91,7 +91,8 @@ class TrainConfig(Section):
     max_tokens_per_micro_batch: PositiveInt = Field(16384, description="Token budget of a packed micro-batch.")
     log_prob_chunk: PositiveInt | None = Field(
         None,
-        description="Response tokens whose logits exist at the same time; null: what fits in 256 MiB (1 GiB on a GPU).",
+        description="Response tokens whose logits exist at the same time; null: what fits in 256 MiB; on a GPU 4,096, "
+        "or what fits in a twentieth of its memory, but at least what fits in 1 GiB.",
     )
     old_log_probs: Literal["auto", "recompute", "rollout"] = Field(
         "auto",

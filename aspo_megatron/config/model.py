@@ -60,10 +60,10 @@ class KernelsConfig(Section):
         description="FlashAttention-3 (the package `flash_attn_interface`, on Hopper) in place of PyTorch's flash "
         "attention. null: where it is.",
     )
-    log_prob: Literal["auto", "eager", "compiled"] = Field(
+    log_prob: Literal["auto", "eager", "triton"] = Field(
         "auto",
-        description="How a chunk's logits are worked on: by plain PyTorch, or by kernels of torch.compile. `auto`: "
-        "compiled on a GPU with Triton, else eager, which is faster on a CPU.",
+        description="How a chunk's logits are worked on: by plain PyTorch, or by Triton kernels, which a CPU "
+        "interprets, to test them. `auto`: triton on a GPU that has it, else eager.",
     )
 
 

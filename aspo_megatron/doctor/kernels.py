@@ -1,4 +1,4 @@
-"""Checks of what the layers compute with: Transformer Engine, Apex, Triton, a compiler."""
+"""Checks of what the layers compute with: Transformer Engine, Apex, Triton."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kernel_lines(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
         return  # nothing of this can be asked
     yield from _engine(host, needs, gpus)
     yield from _apex(host)
-    yield _compiler(host, gpus)
+    yield _triton(host, gpus)
     yield from _choice(host, needs, gpus)
 
 
@@ -80,14 +80,13 @@ def _apex(host: Host) -> Iterator[Line]:
     yield unneeded("flash-attn", f"the package is not used: attention uses PyTorch's own flash kernel{three}")
 
 
-def _compiler(host: Host, gpus: Gpus) -> Line:
-    """What torch.compile needs."""
-    if gpus.there:
-        if host.packages.triton:
-            return ok("Triton", "found")
-        return warn("Triton", "not found: the log-prob and fused layers use plain kernels", "pip install triton")
-    found = host.which("g++")
-    return unneeded("g++", f"{found or 'not found'}; on a CPU, needed only for model.kernels.log_prob=compiled")
+def _triton(host: Host, gpus: Gpus) -> Line:
+    found = "found" if host.packages.triton else "not found"
+    if not gpus.there:
+        return unneeded("Triton", f"{found}; on a CPU, needed only for model.kernels.log_prob=triton")
+    if host.packages.triton:
+        return ok("Triton", found)
+    return warn("Triton", f"{found}: the log-prob and fused layers use plain kernels", "pip install triton")
 
 
 def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
@@ -98,12 +97,11 @@ def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     from aspo_megatron.parallel.device.kernels import Machine, advice, choose_kernels
 
     on_gpu = gpus.there and needs.run.platform.device != "cpu"
-    compiler, found = ("Triton", host.packages.triton) if on_gpu else ("g++", host.which("g++") is not None)
     capability = (gpus.capability or (0, 0)) if on_gpu else None
     if needs.away:
         yield unneeded("model.kernels", "chosen on the nodes that have GPUs")
         return
-    machine = Machine(host.packages, capability, compiler, found)
+    machine = Machine(host.packages, capability)
     experts = needs.family is not None and bool(needs.family.num_experts)
     head_dim = 128 if needs.family is None else needs.family.head_dim
     flash = flash_takes(getattr(torch, needs.run.model.dtype), head_dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from aspo_megatron.config import ParallelConfig, RunConfig
@@ -80,6 +80,7 @@ def stage_memory(
 ) -> StageMemory:
     """A rank of one stage of a layout, on `gpu`."""
     batch = worst_batch(config, family, parallel)
+    setting = replace(setting, gpu_memory=gpu.memory)
     held = resident(family, parallel, setting, stage)
     most = passing(family, parallel, setting, batch, stage)
     engine = planned_engine(config, family, gpu, assume, setting.bytes)

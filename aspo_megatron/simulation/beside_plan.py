@@ -31,7 +31,6 @@ _LEFT_OUT = {
     "gradient_fusion": (True, None),
     "grouped_gemm": (True, None),
     "expert_fusion": (True, None),
-    "log_prob": ("compiled", "auto"),
 }
 """Options of `model.kernels` that the stand-in has no package for: what asks for them, and what is simulated."""
 

@@ -16,8 +16,10 @@ from aspo_megatron.simulation.device.operations import StandIn
 from aspo_megatron.simulation.device.platform import MEMORY, StandInPlatform
 from aspo_megatron.simulation.device.python_calls import PythonCalls
 
-BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=False)
-"""A GPU's environment without Transformer Engine, Apex and Triton, which cannot be imported without a GPU."""
+BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=True)
+"""A GPU's environment without Transformer Engine and Apex, which cannot be imported without a GPU.
+
+Triton comes with PyTorch for a GPU, and operations that launch its kernels are looked at without them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SimulatedRank:
 
 @contextmanager
 def simulated_rank(
-    parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE, memory: int = MEMORY
+    parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE, memory: int = MEMORY, reserved: int = 0
 ) -> Iterator[SimulatedRank]:
     """Be one rank of a layout in the block. For a process of its own: PyTorch keeps the device and megatron its groups.
 
@@ -40,9 +42,10 @@ def simulated_rank(
         rank: which of its ranks.
         packages: what the environment of the GPU is to have.
         memory: bytes of the GPU.
+        reserved: those of them that tensors cannot have.
     """
     stand_in = StandIn()
-    platform = StandInPlatform(stand_in, packages, memory)
+    platform = StandInPlatform(stand_in, packages, memory, reserved)
     platform.install()
     try:
         join(rank, parallel.world_size)

@@ -1,16 +1,12 @@
 """Log-prob and entropy of tokens with their gradients, in bf16, against `log_softmax` of whole logits in fp64.
 
 Both ways to the gradient (`token_objective`, into the fp32 buffer that megatron keeps for the weight, and
-`token_log_probs`), with plain and with compiled kernels. Then that a first call with few tokens does not leave kernels
-behind that are slow for many; and time and memory beside other ways to the same gradients (`log_prob_time.py`).
+`token_log_probs`), with plain and with Triton kernels. Then time and memory beside other ways to the same gradients
+(`log_prob_time.py`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 
 import torch
@@ -30,13 +26,10 @@ _VALUE_ERROR = 1e-3
 """In nats. Logits are sums in fp32, off by some 1e-5; in 16 bits they would be off by 3e-2."""
 _GRADIENT_ERROR = 5e-3
 """Relative. The gradient of the logits, and results, are rounded to 16 bits: 1.7e-3 each."""
-_SLOWER = 1.2
-_FIRST_CALLS_SECONDS = 80.0
-"""Kept for them: a process begins, and compiles all kernels, for each."""
 
 
 def run(sheet: Sheet, place: Place) -> None:
-    """Numbers, then times, then first calls, which take longest."""
+    """Numbers, then times."""
     deadline = time.monotonic() + place.seconds
     hidden, vocabulary, tokens = (24, 501, 37) if place.small else (1536, 151936, 2500)
     with process_grid(ParallelConfig(), PlatformConfig(device=place.device.type), seed=1) as topology:
@@ -45,16 +38,15 @@ def run(sheet: Sheet, place: Place) -> None:
             problem = Problem.draw(tokens, hidden, vocabulary, temperature, place.device)
             for with_entropy in (False, True):
                 want = in_fp64(problem, with_entropy=with_entropy)
-                for compiled in (False,) if place.small else (False, True):
-                    with sheet.part(f"{problem}, {'compiled' if compiled else 'plain'}"):
-                        show_numbers(sheet, place, problem, want, topology.tp.group, with_entropy, compiled)
+                for triton in (False,) if place.small else (False, True):
+                    with sheet.part(f"{problem}, {'triton' if triton else 'plain'}"):
+                        show_numbers(sheet, place, problem, want, topology.tp.group, with_entropy, triton)
         if place.small:
-            sheet.not_done("compiled kernels", "in the small form: tests/parallel/test_log_prob.py has them on a CPU")
+            tests = "tests/parallel/test_triton_log_prob.py"
+            sheet.not_done("Triton kernels", f"in the small form: {tests} has them on a CPU")
         del problem, want
         with sheet.part("times"):
-            show_times(sheet, place, topology.tp.group, deadline - (0 if place.small else _FIRST_CALLS_SECONDS))
-        with sheet.part("first calls"):
-            show_first_calls(sheet, place, deadline)
+            show_times(sheet, place, topology.tp.group, deadline)
 
 
 def show_numbers(
@@ -64,15 +56,15 @@ def show_numbers(
     want: Answer,
     group: dist.ProcessGroup,
     with_entropy: bool,
-    compiled: bool,
+    triton: bool,
 ) -> None:
     """Both ways to the gradient: values, and gradients of hidden states and weight."""
-    kind = ("compiled" if compiled else "plain") + (", with a gradient of the entropy" if with_entropy else "")
+    kind = ("triton" if triton else "plain") + (", with a gradient of the entropy" if with_entropy else "")
     chunk = min(chunk_for(problem.weight), 700 if place.on_gpu else 16)  # several chunks
     for way, function in {"token by token": by_token, "whole responses": by_response}.items():
         problem.hidden.grad = problem.weight.grad = None
         poison(place.device)
-        got = function(problem, group, chunk, with_entropy, compiled)
+        got = function(problem, group, chunk, with_entropy, triton)
         name = f"{problem}, {way}, {kind}"
         for value in ("log_probs", "entropy"):
             ours, theirs = getattr(got, value), getattr(want, value)
@@ -84,16 +76,16 @@ def show_numbers(
             sheet.at_most(f"{name}: {part.replace('_', ' ')}", error, _GRADIENT_ERROR, reference=_REFERENCE)
 
 
-def by_token(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, compiled: bool) -> Answer:
+def by_token(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, triton: bool) -> Answer:
     """`token_objective`, which adds the weight's gradient to what is in its buffer."""
     before = torch.randn(problem.weight.shape, device=problem.weight.device)
     total = before.clone()
-    log_probs, entropy = token_wise(problem, total, group, chunk=chunk, with_entropy=with_entropy, compiled=compiled)
+    log_probs, entropy = token_wise(problem, total, group, chunk=chunk, with_entropy=with_entropy, triton=triton)
     assert problem.hidden.grad is not None
     return Answer(log_probs, entropy, problem.hidden.grad, total.double() - before.double())
 
 
-def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, compiled: bool) -> Answer:
+def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_entropy: bool, triton: bool) -> Answer:
     """`token_log_probs`, and autograd."""
     log_probs, entropy = token_log_probs(
         problem.hidden,
@@ -103,7 +95,7 @@ def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_ent
         vocab_size=problem.vocabulary,
         tp_group=group,
         chunk=chunk,
-        compiled=compiled,
+        triton=triton,
     )
     loss = (log_probs * problem.by_log_prob).sum()
     if with_entropy:
@@ -112,47 +104,3 @@ def by_response(problem: Problem, group: dist.ProcessGroup, chunk: int, with_ent
     assert problem.hidden.grad is not None
     assert problem.weight.grad is not None
     return Answer(log_probs.detach(), entropy.detach(), problem.hidden.grad, problem.weight.grad)
-
-
-def show_first_calls(sheet: Sheet, place: Place, deadline: float) -> None:
-    """Fresh processes whose first call has 63, 600 or 4096 tokens: the same speed at 4096 afterwards."""
-    last = 50 if place.small else 4096
-    if place.on_gpu:
-        torch.cuda.empty_cache()
-    found: dict[int, dict[str, float]] = {}
-    for first in (last, 7) if place.small else (last, 63, 600):
-        try:
-            times = found[first] = _in_fresh_process(place, first, last, deadline - time.monotonic())
-        except subprocess.TimeoutExpired:
-            sheet.not_done(f"first call with {first} tokens, then {last}", "no time for a process of its own")
-            return
-        for what, taken in times.items():
-            sheet.measured(f"first call with {first} tokens, then {last}: {what}", 1e3 * taken, "ms")
-            if first == last:
-                continue
-            ratio = taken / found[last][what]
-            name = f"first call with {first} tokens: {what} / first call with {last}"
-            if place.on_gpu:
-                sheet.at_most(name, ratio, _SLOWER, reference="as fast; clocks differ by some percent")
-            else:
-                sheet.measured(name, ratio, "")
-
-
-def _in_fresh_process(place: Place, first: int, last: int, most: float) -> dict[str, float]:
-    """Seconds of what `log_prob_fresh` measures, with caches of compiled kernels of its own.
-
-    Raises:
-        subprocess.TimeoutExpired: it takes more than `most` seconds.
-    """
-    folder = place.work / f"first-{first}"
-    env = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
-    }
-    command = [sys.executable, "-m", f"{__package__}.log_prob_fresh", place.device.type, str(first), str(last)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=max(most, 0.0), check=False)
-    if ran.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])}: exit code {ran.returncode}\n{ran.stderr[-2000:]}")
-    times: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return times

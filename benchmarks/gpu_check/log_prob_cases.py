@@ -46,7 +46,7 @@ class Problem:
 
 
 def token_wise(
-    problem: Problem, total: Tensor, group: dist.ProcessGroup, *, chunk: int, with_entropy: bool, compiled: bool
+    problem: Problem, total: Tensor, group: dist.ProcessGroup, *, chunk: int, with_entropy: bool, triton: bool
 ) -> tuple[Tensor, Tensor]:
     """`token_objective` and its backward, as in training: the weight's gradient is added to `total`, in fp32.
 
@@ -65,7 +65,7 @@ def token_wise(
         vocab_size=problem.vocabulary,
         tp_group=group,
         chunk=chunk,
-        compiled=compiled,
+        triton=triton,
         weight_grad=total,
     )
     anchor.backward()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -200,7 +201,8 @@ def update_memory(sheet: Sheet, topology: Topology, folder: Path) -> None:
     held = memory.begin()
     update()
     more, there = memory.peak() - held, held - before
-    setting = setting_of(_planned_run(folder, len(groups)), SINGLE)
+    total = torch.cuda.get_device_properties(topology.platform.device).total_memory
+    setting = replace(setting_of(_planned_run(folder, len(groups)), SINGLE), gpu_memory=total)
     always = resident(family, SINGLE, setting, 0).total
     passes_by = passing(family, SINGLE, setting, local_batch((_MICRO_BATCH,), 1, 1), 0)
     sizes = f"{memory.mib(there):.0f} MiB, planned {memory.mib(always):.0f}"

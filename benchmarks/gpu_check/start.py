@@ -212,7 +212,7 @@ def documented(machine: Machine) -> Kernels:
         gradient_fusion=gpu and (engine or packages.apex_gradient_kernels),
         grouped_gemm=engine,
         expert_fusion=engine and version is not None and version >= Version("2.10"),
-        compiled_log_prob=gpu and packages.triton,
+        triton_log_prob=gpu and packages.triton,
     )
 
 
@@ -223,4 +223,4 @@ def _show_kernels(sheet: Sheet, place: Place, machine: Machine) -> None:
         right = chosen[name] == expected
         sheet.holds(f"kernels by default: {name} is {chosen[name]}", right, reference=f"{_DOCUMENTED}: {expected}")
     if place.on_gpu:
-        sheet.holds("Triton is there", machine.packages.triton, reference="compiled log-prob, fused layers")
+        sheet.holds("Triton is there", machine.packages.triton, reference="log-prob, fused layers")

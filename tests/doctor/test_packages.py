@@ -106,11 +106,13 @@ def test_fp32_on_a_gpu_is_advised_against(overrides: tuple[str, ...], found: str
     assert line is None or "Set model.dtype=bfloat16" in line.todo
 
 
-def test_without_a_compiler_a_compiled_log_prob_is_refused_on_a_cpu() -> None:
-    host = without_gpus(programs=())
-    assert lines_of(host)["g++"].mark == "unneeded"
-    lines = lines_of(host, requirements_of("model.kernels.log_prob=compiled", host=host))
-    assert "needs g++" in lines["model.kernels"].found
+def test_a_log_prob_by_triton_is_refused_without_it() -> None:
+    host = without_gpus()
+    assert lines_of(host)["Triton"].mark == "unneeded"
+    lines = lines_of(host, requirements_of("model.kernels.log_prob=triton", host=host))
+    assert "log_prob=triton: needs Triton" in lines["model.kernels"].found
+    lines = lines_of(without_gpus(packages=replace(NO_PACKAGES, triton=True)))
+    assert lines["Triton"].found.startswith("found; on a CPU")
 
 
 def test_gpus_that_torch_does_not_see_have_their_packages_looked_at_all_the_same() -> None:

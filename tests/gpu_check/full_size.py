@@ -33,10 +33,10 @@ def names_of(part: str, folder: Path) -> list[str]:
         group = rank.topology.tp.group
 
         def numbers() -> None:
-            for with_entropy in (False, True):
+            for with_entropy, triton in ((False, False), (True, True)):
                 problem = Problem.draw(2500, 1536, 151936, 0.7, place.device)
                 want = in_fp64(problem, with_entropy=with_entropy)
-                log_prob.show_numbers(sheet, place, problem, want, group, with_entropy, False)
+                log_prob.show_numbers(sheet, place, problem, want, group, with_entropy, triton)
 
         parts: Mapping[str, Callable[[], object]] = {
             "blocks": lambda: [attention.show_blocks(sheet, place, case) for case in attention.CASES],
@@ -61,7 +61,7 @@ def names_of(part: str, folder: Path) -> list[str]:
 
 
 def replace_what_asks_for_cuda() -> None:
-    """Clocks, the profiler, seeds, memory and the compiler: the stand-in has none of these."""
+    """Clocks, the profiler, seeds and memory: the stand-in has none of these."""
 
     def called(functions: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
         for function in functions.values():
@@ -78,9 +78,6 @@ def replace_what_asks_for_cuda() -> None:
     log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]  # type: ignore[attr-defined]
     log_prob_time.free_bytes = lambda device: 10**11  # type: ignore[attr-defined]
     log_prob_methods.Problem.draw = classmethod(drawn_without_a_generator)  # type: ignore[method-assign, assignment]
-    from aspo_megatron.parallel.log_prob import chunk_kernels
-
-    chunk_kernels.compiled = lambda function: function  # type: ignore[attr-defined, assignment]
 
 
 def drawn_without_a_generator(cls, case, device, dtype, group):

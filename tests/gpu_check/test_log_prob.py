@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from aspo_megatron.config import ParallelConfig, PlatformConfig
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
-from benchmarks.gpu_check import log_prob, log_prob_fresh, log_prob_time
-from benchmarks.gpu_check.lines import Line, Place, Status
+from benchmarks.gpu_check import log_prob, log_prob_time
+from benchmarks.gpu_check.lines import Line, Status
 from benchmarks.gpu_check.log_prob_cases import Answer, Problem, in_fp64
 
 from .sheets import claims, failed, small_lines
@@ -40,40 +39,14 @@ def number_lines(topology: Topology, folder: Path, with_entropy: bool = False) -
     return small_lines(run, folder)
 
 
-def test_section_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its fresh processes, which have a test of their own."""
-
-    def fresh(place: Place, first: int, last: int, most: float) -> dict[str, float]:
-        return {"all": 0.5 if first < last else 0.4}
-
-    monkeypatch.setattr(log_prob, "_in_fresh_process", fresh)
+def test_section_holds(tmp_path: Path) -> None:
     lines = small_lines(log_prob.run, tmp_path)
     assert not failed(lines) + claims(lines)
     names = [line.name for line in lines]
     assert sum(name.endswith(": grad weight") for name in names) == 8
-    (ratio,) = (line.figure for line in lines if " / first call with" in line.name)
-    assert ratio == pytest.approx(1.25)
     times = [line for line in lines if line.status is Status.MEASURED and "main_grad" in line.name]
     assert times
     assert "of three products" in times[0].note
-
-
-def test_fresh_process_gives_times(tmp_path: Path) -> None:
-    def run(sheet: Any, place: Any) -> None:
-        times = log_prob._in_fresh_process(place, 3, 9, 100.0)
-        sheet.measured("whole", times["log-prob with gradients"], "s")
-
-    (line,) = small_lines(run, tmp_path)
-    assert line.figure is not None
-    assert line.figure > 0
-
-
-def test_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
-    def run(sheet: Any, place: Any) -> None:
-        log_prob._in_fresh_process(place, 3, -1, 100.0)
-
-    with pytest.raises(RuntimeError, match=r"exit code 1[^$]*RuntimeError"):
-        small_lines(run, tmp_path)
 
 
 def test_reference_is_autograd_of_log_softmax() -> None:
@@ -161,14 +134,4 @@ def test_gradient_that_is_summed_in_16_bits(
 def test_time_that_runs_out_is_named(topology: Topology, tmp_path: Path) -> None:
     over = time.monotonic() - 1.0
     lines = small_lines(lambda sheet, place: log_prob_time.show_times(sheet, place, topology.tp.group, over), tmp_path)
-    lines += small_lines(lambda sheet, place: log_prob.show_first_calls(sheet, place, over), tmp_path)
-    assert [(line.name, line.status) for line in lines] == [
-        ("time of 40 x 24 x 501", Status.NOT_DONE),
-        ("first call with 50 tokens, then 50", Status.NOT_DONE),
-    ]
-
-
-def test_fresh_process_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    found = log_prob_fresh.main("cpu", 3, 5)
-    assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"log-prob with gradients"}
+    assert [(line.name, line.status) for line in lines] == [("time of 40 x 24 x 501", Status.NOT_DONE)]

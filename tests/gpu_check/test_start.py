@@ -59,10 +59,10 @@ def test_samples_that_go_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_kernel_that_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def plain(*args: Any, **kwargs: Any) -> Any:
-        return replace(choose_kernels(*args, **kwargs), compiled_log_prob=True)
+        return replace(choose_kernels(*args, **kwargs), triton_log_prob=True)
 
     monkeypatch.setattr(start, "choose_kernels", plain)
-    assert failed(small_lines(start.run, tmp_path)) == ["kernels by default: compiled_log_prob is True"]
+    assert failed(small_lines(start.run, tmp_path)) == ["kernels by default: triton_log_prob is True"]
 
 
 @pytest.mark.parametrize("engine", [None, "2.9.0", "2.11.0", "9.0.0"])
@@ -78,7 +78,7 @@ def test_what_is_documented_is_what_is_chosen(
         apex_gradient_kernels=False,
         triton=triton,
     )
-    machine = Machine(packages, capability, "Triton", triton)
+    machine = Machine(packages, capability)
     assert start.documented(machine) == choose_kernels(KernelsConfig(), machine, experts=True, flash=True)
 
 

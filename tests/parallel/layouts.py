@@ -27,6 +27,7 @@ PLATFORM = PlatformConfig(device="cpu", timeout_minutes=2)
 
 DEFAULT = KernelsConfig()
 FUSED = KernelsConfig(fusion=True)
+TRITON = KernelsConfig(log_prob="triton")
 VARLEN = KernelsConfig(attention="varlen")
 """Attention planned as on a GPU. test_every_layout.py has all layouts so."""
 

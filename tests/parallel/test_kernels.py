@@ -32,11 +32,11 @@ NOTHING = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=Fal
 WINDOW = SpecifierSet("<2.12.0,>=2.9.0a0")
 ENGINE = replace(NOTHING, transformer_engine=Version("2.11.0+abc"), triton=True, engine_window=WINDOW)
 APEX = replace(NOTHING, apex=True, apex_gradient_kernels=True, triton=True)
-CPU = Machine(NOTHING, None, "g++", compiler_found=True)
-AMPERE = Machine(ENGINE, (8, 0), "Triton", compiler_found=True)
+CPU = Machine(NOTHING, None)
+AMPERE = Machine(ENGINE, (8, 0))
 HOPPER = replace(AMPERE, capability=(9, 0))
 ADA, BLACKWELL, GEFORCE_BLACKWELL = (replace(AMPERE, capability=number) for number in ((8, 9), (10, 0), (12, 0)))
-BARE_GPU = Machine(NOTHING, (9, 0), "Triton", compiler_found=False)
+BARE_GPU = Machine(NOTHING, (9, 0))
 
 
 def with_engine(version: str, machine: Machine = HOPPER) -> Machine:
@@ -51,10 +51,9 @@ def test_defaults_take_what_there_is() -> None:
     assert choose(CPU, experts=True) == Kernels()
     assert choose(replace(CPU, packages=ENGINE)) == Kernels()  # it does nothing without a GPU
     assert choose(BARE_GPU, experts=True) == Kernels(fusion=True)
-    assert choose(replace(BARE_GPU, packages=APEX)) == Kernels(fusion=True, gradient_fusion=True)
-    engine = Kernels(
-        transformer_engine=True, fusion=True, rope_fusion=True, gradient_fusion=True, compiled_log_prob=True
-    )
+    with_apex = Kernels(fusion=True, gradient_fusion=True, triton_log_prob=True)
+    assert choose(replace(BARE_GPU, packages=APEX)) == with_apex
+    engine = Kernels(transformer_engine=True, fusion=True, rope_fusion=True, gradient_fusion=True, triton_log_prob=True)
     assert choose(HOPPER) == engine
     assert choose(HOPPER, experts=True) == replace(engine, grouped_gemm=True, expert_fusion=True)
 
@@ -145,7 +144,8 @@ def test_the_recipe_of_fp8_is_that_of_the_gpu(machine: Machine, cuda: str, recip
             "the package `apex` that is installed is an unrelated web toolkit",
         ),
         (BARE_GPU, {"grouped_gemm": True}, "grouped_gemm=true: needs a GPU and the layers of Transformer Engine"),
-        (BARE_GPU, {"log_prob": "compiled"}, "log_prob=compiled: needs Triton, which is not installed"),
+        (BARE_GPU, {"log_prob": "triton"}, "log_prob=triton: needs Triton, which is not installed"),
+        (CPU, {"log_prob": "triton"}, "log_prob=triton: needs Triton, which is not installed"),
     ],
 )
 def test_what_is_missing_is_named(machine: Machine, settings: dict[str, Any], message: str) -> None:

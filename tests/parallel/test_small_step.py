@@ -19,6 +19,7 @@ from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, R
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.base import Stat
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
+from aspo_megatron.parallel.log_prob import triton_ops
 from aspo_megatron.parallel.model.pipeline_stages import _in_order
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
@@ -27,7 +28,7 @@ from aspo_megatron.parallel.update.step import PassLimits, _micro_batches, aggre
 from aspo_megatron.train.learner import Learner
 from tiny_models import llama_folder, qwen3_folder
 
-from .layouts import PLATFORM, Layout, load
+from .layouts import PLATFORM, TRITON, Layout, load
 from .samples import make_groups
 from .test_step import (
     MAX_RESPONSE_TOKENS,
@@ -80,6 +81,27 @@ def make_update(model: Any, optimizer: Optimizer, groups: list[list[Sample]], ma
     objective = PolicyObjective(losses.build("aspo", {}), config)
     limits = replace(LIMITS, max_tokens=max_tokens)
     return update(model, optimizer, groups, objective, aggregation_of(config, MAX_RESPONSE_TOKENS), limits)
+
+
+def test_an_update_whose_logits_are_worked_on_by_triton(
+    topology: Topology, folder: Path, batch: list[list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `model.kernels.log_prob=triton` asks for on a CPU, of the shortest group."""
+    sums, tokens, norms = triton_ops.token_sums, list[int](), list[float]()
+
+    def counted(logits: torch.Tensor, *rest: Any) -> None:
+        tokens.append(len(logits))
+        sums(logits, *rest)
+
+    monkeypatch.setattr(triton_ops, "token_sums", counted)
+    group = min(batch, key=lambda group: sum(len(sample.response_ids) for sample in group))
+    for row in (Layout(), Layout(kernels=TRITON)):
+        assert not tokens
+        model = load(folder, topology, row=row)
+        optimizer = Optimizer(model, OptimizerConfig(lr=1e-12, clip_grad=0.0), 4, row.parallel)
+        norms.append(make_update(model, optimizer, [group], 10_000).grad_norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+    assert sum(tokens) == sum(len(sample.response_ids) for sample in group)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

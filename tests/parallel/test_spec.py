@@ -45,8 +45,6 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 ENGINE_WITHOUT_APEX = Machine(
     Packages(Version("2.11"), apex=False, other_apex=False, apex_gradient_kernels=False, triton=True),
     (9, 0),
-    "Triton",
-    compiler_found=False,
 )
 KERNELS = KernelsConfig(fusion=False, log_prob="eager")
 """The rest of what Transformer Engine has cannot be imitated on a CPU."""

@@ -86,10 +86,11 @@ def test_two_ranks_are_as_one(server: Server, case: Case, tmp_path: Path, name: 
         assert_same(outcome, single)
 
 
-def test_log_probs_of_a_vocabulary_over_two_ranks(server: Server, tmp_path: Path) -> None:
-    """Both ways to the gradient, with one of the entropy."""
+@pytest.mark.parametrize("triton", [False, True])
+def test_log_probs_of_a_vocabulary_over_two_ranks(triton: bool, server: Server, tmp_path: Path) -> None:
+    """Both ways to the gradient, with one of the entropy; by plain kernels and by Triton's."""
     problem = make_problem()
-    by_rank = server.run(in_ranks, tmp_path, 2, shard_answers, 2, [problem], 0.8, 5)
+    by_rank = server.run(in_ranks, tmp_path, 2, shard_answers, 2, [problem], 0.8, 5, triton)
     want = expected(problem, 0.8)
     for answers in zip(*by_rank, strict=True):
         whole = torch.cat([answer.grad_weight for answer in answers])

@@ -95,7 +95,12 @@ def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: di
     setup = Setup(folders[model_of(row)], row.parallel, rank, row.recompute, settings=settings)
     figures = simulated(updates, setup)
     last = rank >= row.parallel.world_size // row.parallel.pp * (row.parallel.pp - 1)
-    assert ("aten.mm.dtype_out" in figures["update"].calls) == last  # the log-prob's products
+    of_log_prob = (
+        "aten.mm.dtype_out",
+        "aspo_megatron.log_prob_sums.default",
+        "aspo_megatron.log_prob_gradient.default",
+    )
+    assert [name in figures["update"].calls for name in of_log_prob] == [last] * 3
     layers = setup.family.num_layers // row.parallel.pp if setup.family.num_experts else 0
     again = 1 if row.recompute == "none" else 2
     check_budgets(figures, layers * setup.prompts * again)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig
+from aspo_megatron.parallel.log_prob import triton_ops
 from aspo_megatron.simulation.rank import simulated_rank
 
 ALONE = ParallelConfig()
@@ -234,7 +235,21 @@ def kernels() -> dict[str, str]:
         bounds = tensor(3, dtype=torch.int32)
         wide, narrow = tensor(8, 8, dtype=torch.float32), tensor(8, 8)
         every_other = tensor(16, 16, dtype=torch.float32)[::2, ::2]
+        part, stats = tensor(5, 48, dtype=torch.float32)[:4, :41], tensor(4, 4, dtype=torch.float32)
+        target, of_token = tensor(4, dtype=torch.int64), stats[0]
+
+        def gradient(logits: torch.Tensor, out: torch.Tensor, base: torch.Tensor, g: torch.Tensor) -> None:
+            triton_ops.logit_gradient(logits, out, target, base, of_token, g, None, of_token, 1.0)
+
         return {
+            "log-prob": _error(lambda: triton_ops.token_sums(part, target, stats, 1.0)),
+            "its sums": _error(lambda: triton_ops.token_sums(part, target, stats.double(), 1.0)),
+            "its targets": _error(lambda: triton_ops.token_sums(part, target.int(), stats, 1.0)),
+            "its logits": _error(lambda: triton_ops.token_sums(part.bfloat16(), target, stats.bfloat16(), 1.0)),
+            "its gradient": _error(lambda: gradient(part, part.bfloat16(), of_token, of_token[:1].expand(4))),
+            "its gradient's shape": _error(lambda: gradient(part, part[:3], of_token, of_token)),
+            "its gradient's order": _error(lambda: gradient(part, tensor(41, 4).t(), of_token, of_token)),
+            "its tokens": _error(lambda: gradient(part, part, of_token[:3], of_token)),
             "grouped heads": _error(lambda: flash(q, k, k, 0.0, True, False, scale=1.0)),
             "uneven heads": _error(lambda: flash(q, tensor(1, 3, 6, 8), tensor(1, 3, 6, 8), 0.0, True, False)),
             "fp32": _error(lambda: flash(q.float(), k.float(), k.float(), 0.0, True, False)),
@@ -257,7 +272,8 @@ def kernels() -> dict[str, str]:
 
 def test_kernels_that_read_addresses_are_handed_what_they_assume(simulated: Callable[..., Any]) -> None:
     found = simulated(kernels)
-    assert found["grouped heads"] == found["segments"] == found["wide product"] == "no error"
+    fine = ("grouped heads", "segments", "wide product", "log-prob", "its gradient")
+    assert {name: found[name] for name in fine} == dict.fromkeys(fine, "no error")
     assert {name for name, error in found.items() if "DemandError" in error} == {
         "uneven heads",
         "fp32",
@@ -269,6 +285,12 @@ def test_kernels_that_read_addresses_are_handed_what_they_assume(simulated: Call
         "wide product of fp32",
         "narrow result",
         "strided result",
+        "its sums",
+        "its targets",
+        "its logits",
+        "its gradient's shape",
+        "its gradient's order",
+        "its tokens",
     }
 
 

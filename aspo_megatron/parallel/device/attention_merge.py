@@ -40,7 +40,7 @@ def _launch(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
     tokens, heads, size = out.shape
     kernels = kernels_in("aspo_megatron.parallel.device.triton_merge", out.device)
     grid = (-(-tokens * heads // _ROWS),)
-    kernels.merge[grid](out, lse, more, more_lse, tokens, heads, size, ROWS=_ROWS, SIZE=1 << (size - 1).bit_length())
+    kernels.merge[grid](out, lse, more, more_lse, tokens, heads, size, rows=_ROWS, columns=1 << (size - 1).bit_length())
 
 
 define_operation("merge_attention(Tensor(a!) out, Tensor(b!) lse, Tensor more, Tensor more_lse) -> ()", _launch)

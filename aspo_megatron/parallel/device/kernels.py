@@ -26,9 +26,6 @@ class Machine:
 
     packages: Packages
     capability: tuple[int, int] | None
-    compiler: str
-    """What torch.compile needs here."""
-    compiler_found: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Kernels:
     attention: Literal["varlen", "blocks"] = "blocks"
     triton_merge: bool = False
     flash_attention_3: bool = False
-    compiled_log_prob: bool = False
+    triton_log_prob: bool = False
     token_multiple: int = 1
 
 
@@ -72,7 +69,7 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool, 
         attention=attention,
         flash_attention_3=_flash_attention_3(settings, machine, attention),
         triton_merge=attention == "varlen" and gpu and machine.packages.triton,
-        compiled_log_prob=_compiled_log_prob(settings, machine),
+        triton_log_prob=_triton_log_prob(settings, machine),
         token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
     )
 
@@ -200,8 +197,9 @@ def _flash_attention_3(settings: KernelsConfig, machine: Machine, attention: str
     return possible and settings.flash_attention_3 is not False
 
 
-def _compiled_log_prob(settings: KernelsConfig, machine: Machine) -> bool:
-    if settings.log_prob == "compiled" and not machine.compiler_found:
-        raise ConfigError(f"model.kernels.log_prob=compiled: needs {machine.compiler}, which is not installed")
-    faster = machine.capability is not None  # on a CPU the plain tiles are, see docs/log_prob.md
-    return settings.log_prob == "compiled" or (settings.log_prob == "auto" and faster and machine.compiler_found)
+def _triton_log_prob(settings: KernelsConfig, machine: Machine) -> bool:
+    """Whether Triton's kernels work on logits; on a CPU, where they are interpreted, only if they are asked for."""
+    if settings.log_prob == "triton" and not machine.packages.triton:
+        raise ConfigError("model.kernels.log_prob=triton: needs Triton, which is not installed (pip install triton)")
+    possible = machine.capability is not None and machine.packages.triton
+    return settings.log_prob == "triton" or (settings.log_prob == "auto" and possible)

@@ -8,9 +8,7 @@ the originals back. Nothing is patched by importing this module.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import compile as torch_compile  # the real one, whatever stands in for it later
 from torch.utils._device import _device_constructors
 
 from aspo_megatron.errors import ConfigError
@@ -150,8 +147,7 @@ class CudaPlatform(Platform):
     def __init__(self, local_rank: int) -> None:
         super().__init__()
         self.device = torch.device("cuda", local_rank)
-        packages = find_packages()
-        self.machine = Machine(packages, torch.cuda.get_device_capability(self.device), "Triton", packages.triton)
+        self.machine = Machine(find_packages(), torch.cuda.get_device_capability(self.device))
 
     def install(self) -> None:
         """See `Platform`."""
@@ -168,7 +164,7 @@ class CpuPlatform(Platform):
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__()
-        self.machine = Machine(find_packages(), None, "g++", shutil.which("g++") is not None)
+        self.machine = Machine(find_packages(), None)
         self._threads = threads
 
     def install(self) -> None:
@@ -263,12 +259,6 @@ def installed(platform: Platform) -> Iterator[Platform]:
         yield platform
     finally:
         platform.uninstall()
-
-
-@functools.cache
-def compiled(function: Callable[..., None]) -> Callable[..., Any]:
-    """`function`, compiled as it is first called, for tensors of any size."""
-    return torch_compile(function, dynamic=True, fullgraph=True)
 
 
 def _norm_of_all(

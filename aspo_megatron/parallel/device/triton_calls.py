@@ -41,7 +41,10 @@ def kernels_in(module: str, device: torch.device) -> Any:
     if device.type != "cpu":
         return importlib.import_module(module)
     with _interpreting():
-        return importlib.import_module(module)
+        kernels = importlib.import_module(module)
+        # A part of Triton that decides as it is imported, too: at the first launch, if it is not there by then.
+        importlib.import_module("triton.experimental.gluon")
+        return kernels
 
 
 @contextlib.contextmanager

@@ -28,7 +28,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aspo_megatron.parallel.log_prob.checks import expect_targets_within, expect_unscaled
-from aspo_megatron.parallel.log_prob.logit_gradient import Upstream, add_gradients
+from aspo_megatron.parallel.log_prob.chunk_kernels import Probabilities, Upstream
+from aspo_megatron.parallel.log_prob.logit_gradient import add_gradients
 from aspo_megatron.parallel.log_prob.vocabulary import (
     VocabularyShard,
     Workspace,
@@ -52,7 +53,8 @@ def token_log_probs(
     vocab_size: int,
     tp_group: dist.ProcessGroup | None,
     chunk: int,
-    compiled: bool = False,
+    triton: bool = False,
+    sum_hidden_grad: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy (nats) of each token's distribution over the vocabulary.
 
@@ -64,7 +66,8 @@ def token_log_probs(
         vocab_size: ids at or above it are padding: they get probability zero.
         tp_group: ranks that hold the other rows; rank r holds the r-th slice. None: all rows are here.
         chunk: the most tokens whose logits exist at the same time.
-        compiled: work on logits with compiled kernels (`chunk_kernels.py`).
+        triton: work on logits with Triton's kernels (`chunk_kernels.py`).
+        sum_hidden_grad: False leaves each rank with its own part of the gradient of `hidden`, to be summed elsewhere.
 
     Returns:
         log-probs and entropy, each [R], fp32 (fp64 for fp64 inputs). Both carry gradients.
@@ -76,7 +79,7 @@ def token_log_probs(
     expect_targets_within(targets, vocab_size)
     keep = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     log_probs, entropy = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, (vocab_size, tp_group, temperature, compiled), chunk, keep
+        hidden, weight, targets, (vocab_size, tp_group, temperature, triton), chunk, keep, sum_hidden_grad
     )
     return log_probs, entropy
 
@@ -91,7 +94,8 @@ def token_objective(
     vocab_size: int,
     tp_group: dist.ProcessGroup,
     chunk: int,
-    compiled: bool = False,
+    triton: bool = False,
+    sum_hidden_grad: bool = True,
     weight_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs and entropy as of `token_log_probs`, and the gradient of a token-wise loss, computed along the way.
@@ -105,17 +109,18 @@ def token_objective(
         targets: the same.
         derivative: called for each chunk, in order, without gradient recording. All tp ranks must give the same
             derivatives. Not called where nothing needs a gradient.
-        temperature: as in `token_log_probs`.
+        temperature: the same.
         vocab_size: the same.
         tp_group: the same.
         chunk: the same.
-        compiled: the same.
+        triton: the same.
+        sum_hidden_grad: the same.
         weight_grad: fp32 (fp64), of weight's shape, such as megatron's `main_grad`. The gradient of the weight is
             added to it in this very call, and autograd is given none for it. `anchor` must then be propagated back
             with gradient 1.
 
     Returns:
-        anchor: a scalar 0 whose backward gives the gradients of `hidden`, summed over tp, and of `weight`; once.
+        anchor: a scalar 0 whose backward gives the gradients of `hidden` and of `weight`; once.
         log-probs and entropy: [R], fp32 (fp64 for fp64 inputs), without gradient.
 
     Raises:
@@ -124,14 +129,15 @@ def token_objective(
             checked there and ends the process).
     """
     expect_targets_within(targets, vocab_size)
-    recording = torch.is_grad_enabled()
+    recording, grad_weight = torch.is_grad_enabled(), None
     grad_hidden = torch.empty_like(hidden) if recording and hidden.requires_grad else None
-    grad_weight = None
     if recording and weight.requires_grad:
         grad_weight = weight_grad if weight_grad is not None else _zeros_for_sum(weight)
-    shard = VocabularyShard.of(weight, vocab_size, tp_group, temperature, compiled)
+    shard = VocabularyShard.of(weight, vocab_size, tp_group, temperature, triton)
     with torch.no_grad():
         log_probs, entropy = _objective_chunks(hidden, targets, derivative, shard, chunk, grad_hidden, grad_weight)
+        if grad_hidden is not None and shard.parallel and sum_hidden_grad:
+            dist.all_reduce(grad_hidden, group=shard.group)
         returned = None if grad_weight is None or weight_grad is not None else grad_weight.to(weight.dtype)
     # A weight whose gradient is made is kept out of the graph: there, None for it would pass as announcing it.
     anchor: Tensor = _Anchor.apply(  # type: ignore[no-untyped-call]
@@ -160,8 +166,7 @@ def _objective_chunks(
             continue
         by_log_prob, by_entropy = derivative(part, softmax.log_probs, softmax.entropy)
         add_gradients(
-            softmax.exponentials,
-            softmax.log_scale,
+            softmax.probabilities,
             Upstream(by_log_prob, by_entropy, softmax.entropy),
             hidden[part],
             targets[part],
@@ -170,8 +175,6 @@ def _objective_chunks(
             None if grad_hidden is None else grad_hidden[part],
             grad_weight,
         )
-    if grad_hidden is not None and shard.parallel:
-        dist.all_reduce(grad_hidden, group=shard.group)
     return log_probs, entropy
 
 
@@ -206,7 +209,7 @@ class _Anchor(torch.autograd.Function):
 class _TokenLogProbs(torch.autograd.Function):
     """Saves hidden states, weight shard and targets (references), and of each token its peak, log-sum-exp and entropy.
 
-    With `keep`, the last chunk's exponentials too: its buffer stays, and backward, which begins with that chunk, goes
+    With `keep`, the last chunk's probabilities too: its buffer stays, and backward, which begins with that chunk, goes
     on with it. So what fits in one chunk is never computed twice.
     """
 
@@ -219,6 +222,7 @@ class _TokenLogProbs(torch.autograd.Function):
         shard_of: tuple[int, dist.ProcessGroup | None, float, bool],
         chunk: int,
         keep: bool,
+        sum_hidden_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         """`shard_of`: what `VocabularyShard.of` takes beside the weight."""
         ctx.set_materialize_grads(False)  # an output that the loss does not use is told by its gradient, None
@@ -233,8 +237,8 @@ class _TokenLogProbs(torch.autograd.Function):
             peak[part], log_sum[part] = last.peak, last.log_sum
         if keep:
             ctx.save_for_backward(hidden, weight, targets, peak, log_sum, entropy)
-            ctx.shard_of, ctx.size = shard_of, size
-            ctx.kept = None if last is None else (space, last.exponentials, last.log_scale)
+            ctx.shard_of, ctx.size, ctx.sum_hidden_grad = shard_of, size, sum_hidden_grad
+            ctx.kept = None if last is None else (space, last.probabilities)
         return log_probs, entropy
 
     @staticmethod
@@ -249,15 +253,13 @@ class _TokenLogProbs(torch.autograd.Function):
             grad_log_probs = torch.zeros_like(entropy)
         for part in reversed(list(_chunks(len(targets), ctx.size))):
             if kept is not None:
-                _, values, log_scale = kept
-                kept = None
+                probabilities, kept = kept[1], None
             else:
-                values = chunk_logits(hidden[part], shard, space)
-                space.kernels.exponentials(values, peak[part])
-                log_scale = -log_sum[part]
+                logits = chunk_logits(hidden[part], shard, space)
+                space.kernels.keep(logits, peak[part])
+                probabilities = Probabilities(logits, peak[part], -log_sum[part])
             add_gradients(
-                values,
-                log_scale,
+                probabilities,
                 Upstream(grad_log_probs[part], None if grad_entropy is None else grad_entropy[part], entropy[part]),
                 hidden[part],
                 targets[part],
@@ -266,10 +268,10 @@ class _TokenLogProbs(torch.autograd.Function):
                 None if grad_hidden is None else grad_hidden[part],
                 grad_weight,
             )
-        if grad_hidden is not None and shard.parallel:
+        if grad_hidden is not None and shard.parallel and ctx.sum_hidden_grad:
             dist.all_reduce(grad_hidden, group=shard.group)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
 
 
 def _zeros_for_sum(weight: Tensor) -> Tensor:

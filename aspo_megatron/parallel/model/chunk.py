@@ -92,8 +92,8 @@ class ModelChunk(GPTModel):
         if not self.is_last:
             return hidden
         if topology.sequence_parallel:
-            # Every rank goes on with all tokens and the log-prob sums its gradient over tp, so split it here.
-            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
+            # Every rank goes on with all tokens. Backward sums and splits what each has of their gradient in one.
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
         hidden = take(hidden.squeeze(1), micro_batch.predictors)
         own = micro_batch.scored
         tied = self.family.tied_embeddings
@@ -103,7 +103,8 @@ class ModelChunk(GPTModel):
             "vocab_size": self.shape.vocab_size,
             "tp_group": topology.tp.group,
             "chunk": chunk or chunk_for(weight),
-            "compiled": self._kernels.compiled_log_prob,
+            "triton": self._kernels.triton_log_prob,
+            "sum_hidden_grad": not topology.sequence_parallel,
         }
         if derivative is None:
             return self._on_all_cp_ranks(token_log_probs(hidden, weight, own.targets, **options), micro_batch)

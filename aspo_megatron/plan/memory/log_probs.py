@@ -28,14 +28,20 @@ class LogProbBytes:
 
 
 def log_prob_bytes(family: Family, parallel: ParallelConfig, setting: Setting, scored: int) -> LogProbBytes:
-    """The buffers of a chunk, hidden states of scored tokens, and the gradients of both."""
+    """The buffers of a chunk, hidden states of scored tokens, and the gradients of both.
+
+    Triton's kernels work without a tile beside the chunk.
+    """
     device = torch.device("cpu" if setting.cpu else "meta")  # what is no CPU has a GPU's traits
     rows, hidden = family.shape(parallel.tp).padded_vocab_size // parallel.tp, family.hidden_size
     weight = torch.empty(rows, 0, dtype=getattr(torch, setting.dtype), device=device)
     traits = DeviceTraits.of(weight)
-    chunk = even_chunk(scored, min(setting.log_prob_chunk or chunk_for(weight), max(scored, 1)))
+    most = setting.log_prob_chunk or chunk_for(weight, memory=setting.gpu_memory)
+    chunk = even_chunk(scored, min(most, max(scored, 1)))
     short = setting.bytes if needs_short_copy(weight) else 0
-    tile = min(max(traits.tile_bytes // (rows * _FP32), 1), chunk) * rows * _FP32
+    tile = 0
+    if setting.cpu or setting.eager_log_prob:
+        tile = min(max(traits.tile_bytes // (rows * _FP32), 1), chunk) * rows * _FP32
     states = scored * hidden * setting.bytes
     forward = chunk * rows * (_FP32 + short) + tile + scored * 4 * _FP32 + states
     product = chunk * hidden * _FP32

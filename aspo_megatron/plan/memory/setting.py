@@ -36,6 +36,8 @@ class Setting:
         reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
         fused: activations are one kernel (`model.kernels.fusion`).
         attention: `model.kernels.attention`.
+        eager_log_prob: on a GPU, too, the log-prob uses no Triton kernels (`model.kernels.log_prob`).
+        gpu_memory: bytes of the GPU, by which a log-prob's chunk goes; no matter on CPUs.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
 
@@ -50,6 +52,8 @@ class Setting:
     reference_on_host: bool = False
     fused: bool = False
     attention: Literal["auto", "varlen", "blocks"] = "auto"
+    eager_log_prob: bool = False
+    gpu_memory: int = 0
     scored: int | None = None
 
     @property
@@ -102,5 +106,6 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         reference_on_host=config.model.reference == "host",
         attention=config.model.kernels.attention,
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
+        eager_log_prob=config.model.kernels.log_prob == "eager",
         scored=micro_batches * config.mini_batches,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aspo_megatron.parallel.log_prob import triton_ops  # noqa: F401  # defines its operations
 from aspo_megatron.simulation.device.devices import on_gpu
 
 aten = torch.ops.aten
@@ -152,6 +153,26 @@ def _wide_product(name: str, arguments: dict[str, Any]) -> None:
             raise DemandError(f"{name}: out is {out.dtype}, not {wanted}")
 
 
+def _log_prob(name: str, arguments: dict[str, Any]) -> None:
+    """parallel/log_prob/triton_kernels.py: strides between rows and of the loss's derivatives alone are honoured."""
+    logits, local = arguments["logits"], arguments["local"]
+    rows = {key: arguments[key] for key in ("logits", "stats", "out") if key in arguments}
+    tokens = {key: arguments[key] for key in ("base", "log_scale", "entropy") if key in arguments}
+    if logits.dtype not in (torch.float32, torch.float64):
+        raise DemandError(f"{name}: logits are {logits.dtype}, not fp32 or fp64")
+    for key, tensor in (rows | tokens).items():
+        if tensor.stride(-1) != 1:
+            raise DemandError(f"{name}: {key} has stride {tensor.stride(-1)} in its last dimension, not 1")
+        if key != "out" and tensor.dtype != logits.dtype:
+            raise DemandError(f"{name}: {key} is {tensor.dtype} for logits of {logits.dtype}")
+    if local.dtype != torch.int64 or not local.is_contiguous():
+        raise DemandError(f"{name}: local must be contiguous int64, it is {local.dtype} with strides {local.stride()}")
+    if "out" in arguments and arguments["out"].shape != logits.shape:
+        raise DemandError(f"{name}: out is {list(arguments['out'].shape)} for logits of {list(logits.shape)}")
+    if any(len(tensor) != len(logits) for tensor in (local, *tokens.values())):
+        raise DemandError(f"{name}: there must be one number for each of {len(logits)} tokens")
+
+
 _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten._scaled_dot_product_flash_attention.default: _flash_forward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
@@ -174,4 +195,6 @@ _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten.mm.dtype_out: _wide_product,
     aten.addmm.dtype: _wide_product,
     aten.addmm.dtype_out: _wide_product,
+    torch.ops.aspo_megatron.log_prob_sums.default: _log_prob,
+    torch.ops.aspo_megatron.log_prob_gradient.default: _log_prob,
 }

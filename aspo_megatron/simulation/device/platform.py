@@ -39,11 +39,11 @@ class StandInPlatform(Platform):
 
     backend = "stand_in"
 
-    def __init__(self, stand_in: StandIn, packages: Packages, memory: int = MEMORY) -> None:
+    def __init__(self, stand_in: StandIn, packages: Packages, memory: int = MEMORY, reserved: int = 0) -> None:
         super().__init__()
-        self._memory = memory
+        self._memory, self._reserved = memory, reserved
         self.device = gpu()
-        self.machine = Machine(packages, _CAPABILITY, "Triton", packages.triton)
+        self.machine = Machine(packages, _CAPABILITY)
         self._stand_in = stand_in
 
     def install(self) -> None:
@@ -75,7 +75,7 @@ class StandInPlatform(Platform):
             "get_device_properties": lambda *_: SimpleNamespace(
                 total_memory=self._memory, multi_processor_count=132, major=9
             ),
-            "mem_get_info": lambda *_: (self._memory - ledger.held_bytes, self._memory),
+            "mem_get_info": lambda *_: (self._memory - self._reserved - ledger.held_bytes, self._memory),
             "memory_allocated": lambda *_: ledger.held_bytes,
             "max_memory_allocated": lambda *_: ledger.peak_bytes,
         }

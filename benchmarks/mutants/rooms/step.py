@@ -99,8 +99,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "parallel/model/chunk.py",
         "ModelChunk.forward",
-        old="tensor_parallel_output_grad=False",
-        new="tensor_parallel_output_grad=True",
+        old="tensor_parallel_output_grad=True",
+        new="tensor_parallel_output_grad=False",
+        tests=("parallel/test_two_ranks.py::test_two_ranks_are_as_one[tp2-sp]",),
+    ),
+    Mutant(
+        "parallel/model/chunk.py",
+        "ModelChunk.forward",
+        old='"sum_hidden_grad": not topology.sequence_parallel',
+        new='"sum_hidden_grad": True',
         tests=("parallel/test_two_ranks.py::test_two_ranks_are_as_one[tp2-sp]",),
     ),
     Mutant(
