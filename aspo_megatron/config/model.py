@@ -63,7 +63,7 @@ class KernelsConfig(Section):
     log_prob: Literal["auto", "eager", "triton"] = Field(
         "auto",
         description="How a chunk's logits are worked on: by plain PyTorch, or by Triton kernels, which a CPU "
-        "interprets, to test them. `auto`: triton on a GPU that has it, else eager.",
+        "interprets, to test them (with TRITON_INTERPRET=1). `auto`: triton on a GPU that has it, else eager.",
     )
 
 

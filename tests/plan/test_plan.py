@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from aspo_megatron.plan.estimate import passes_of
 from aspo_megatron.plan.hardware import H100, H200, Assumptions
 from aspo_megatron.plan.layouts import StageMemory, best_layouts, candidates
 from aspo_megatron.plan.memory.host import LockedMemory
+from aspo_megatron.plan.memory.log_probs import log_prob_bytes
 from aspo_megatron.plan.memory.parameters import rank_parameters
 from aspo_megatron.plan.memory.rank import in_flight, optimizer_shards
+from aspo_megatron.plan.memory.setting import setting_of
 from aspo_megatron.plan.memory.workload import local_batch, worst_groups
 from aspo_megatron.plan.report import make_plan
 from aspo_megatron.plan.traffic import traffic_of
@@ -46,6 +49,23 @@ def run_of(recipe: str, *overrides: str) -> RunConfig:
 def test_parameters_of_published_models(name: str) -> None:
     family = read_family(EXAMPLES / name / "model")
     assert model_elements(family) / 1e9 == pytest.approx(BILLIONS[name], rel=0.003)
+
+
+def test_a_log_prob_takes_a_chunk_by_the_gpus_memory() -> None:
+    """20,000 tokens of Qwen3-8B on one GPU: 151,936 words, 6 bytes for each logit of a chunk; hidden states, sums."""
+    run = run_of("qwen3_8b")
+    family, setting = read_family(run.model.path), setting_of(run, ParallelConfig())
+    rest = 20_000 * (family.hidden_size * 2 + 4 * 4)
+
+    def forward(memory: int, **changed: Any) -> int:
+        return log_prob_bytes(family, ParallelConfig(), replace(setting, gpu_memory=memory, **changed), 20_000).forward
+
+    assert forward(H100.memory) == 4000 * 151_936 * 6 + rest  # five equal chunks of at most 4,096
+    assert forward(24 << 30) == 1334 * 151_936 * 6 + rest  # fifteen that fit in a twentieth of 24 GiB
+    tile = (32 << 20) // (151_936 * 4) * 151_936 * 4
+    assert forward(H100.memory, eager_log_prob=True) == 4000 * 151_936 * 6 + tile + rest
+    eager = run_of("qwen3_8b", "model.kernels.log_prob=eager")
+    assert [setting_of(each, ParallelConfig()).eager_log_prob for each in (run, eager)] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "qwen3_moe"])
