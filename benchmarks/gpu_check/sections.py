@@ -41,6 +41,7 @@ SECTIONS = (
     _here("ceilings", "What the card can do", 60),
     _here("attention_time", "Attention: time and kernels", 60),
     _here("two_processes", "Two ranks on one GPU", 120),
+    _here("update_time", "A whole update: tokens a second, share of the peak", 180),
     _here("matrix", "Rows of the matrix of layouts", 240),
 )
 
