@@ -32,7 +32,7 @@ from benchmarks.gpu_check.figures import fresh_random, seconds
 from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.policies import SINGLE, one_rank, random_groups
 from benchmarks.gpu_check.qwen3 import SHAPES, SMALL_SHAPES, Shape, fitting_layers, named
-from benchmarks.gpu_check.update_work import UpdateMemory, UpdateWork, known_card
+from benchmarks.gpu_check.update_work import UpdateMemory, UpdateWork, show_card_share
 
 if TYPE_CHECKING:
     from aspo_megatron.parallel.model.policy import PolicyModel
@@ -128,28 +128,12 @@ def _show_times(
     sheet.measured(f"{name}: an update", taken, "s", note=note)
     sheet.measured(f"{name}: response tokens", work.responses / taken, "tokens/s")
     sheet.measured(f"{name}: all tokens", work.tokens / taken, "tokens/s", note="a prompt's count once")
-    unmasked = f"{work.unmasked / taken / plain:.3g} without what causal masks hide"
+    unmasked = f"{work.unmasked / work.operations:.3g} of it without what causal masks hide"
     sheet.measured(f"{name}: operations / a plain product's", rate / plain, "", reference=str(product), note=unmasked)
-    _show_share(sheet, place, name, rate, work.unmasked / work.operations, goal=goal)
+    note = (f"goal: {GOAL}; " if goal else "") + unmasked
+    show_card_share(sheet, place, name, rate, note)
     sheet.measured(f"{name}: an update by {OTHER}", times[OTHER], "s", note=f"model.kernels.attention={OTHER}")
     sheet.measured(f"{name}: {OURS} / {OTHER}", taken / times[OTHER], "", reference=f"attention={OTHER}")
-
-
-def _show_share(sheet: Sheet, place: Place, name: str, rate: float, unmasked: float, *, goal: bool) -> None:
-    """Of the published peak; `unmasked`: the share of the operations that causal masks do not hide."""
-    label = f"{name}: share of the card's peak"
-    if not place.on_gpu:
-        sheet.not_done(label, "needs a GPU")
-        return
-    card_name = torch.cuda.get_device_name(place.device)
-    card = known_card(card_name)
-    if card is None:
-        sheet.not_done(label, f"the planner has no figures of this card: {card_name}")
-        return
-    share = rate / card.bf16
-    note = (f"goal: {GOAL}; " if goal else "") + f"{unmasked * share:.3g} without what causal masks hide"
-    reference = f"{card.name}: {card.bf16 / 1e12:.0f} TFLOP/s, as published"
-    sheet.measured(label, share, "", reference=reference, note=note)
 
 
 def _show_memory(sheet: Sheet, name: str, updates: Updates, planned: dict[Way, int], base: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aspo_megatron.config import LossConfig, RunConfig
 from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
@@ -18,6 +20,7 @@ from aspo_megatron.plan.memory.rank import passing, resident
 from aspo_megatron.plan.memory.setting import setting_of
 from aspo_megatron.plan.memory.workload import GroupLengths, local_batch
 from aspo_megatron.train.step_operations import forward_work
+from benchmarks.gpu_check.lines import Place, Sheet
 from benchmarks.gpu_check.policies import SINGLE, run_config
 
 BACKWARD = 2
@@ -117,3 +120,18 @@ def known_card(name: str) -> Gpu | None:
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
     known = [] if words & _OTHER_CARDS else [gpu for short, gpu in BY_NAME.items() if short in words]
     return known[0] if known else None
+
+
+def show_card_share(sheet: Sheet, place: Place, name: str, rate: float, note: str) -> None:
+    """The line of operations a second as a share of the bf16 peak that is published for the card."""
+    label = f"{name}: share of the card's peak"
+    if not place.on_gpu:
+        sheet.not_done(label, "needs a GPU")
+        return
+    card_name = torch.cuda.get_device_name(place.device)
+    card = known_card(card_name)
+    if card is None:
+        sheet.not_done(label, f"the planner has no figures of this card: {card_name}")
+        return
+    reference = f"{card.name}: {card.bf16 / 1e12:.0f} TFLOP/s, as published"
+    sheet.measured(label, rate / card.bf16, "", reference=reference, note=note)
