@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,7 +21,7 @@ from benchmarks.gpu_check.lines import Line, Status
 from benchmarks.gpu_check.machine import ask_machine
 from benchmarks.gpu_check.report import Report, closing_row, terminal_row, write_report
 from benchmarks.gpu_check.runner import Outcome, Plan, run_sections
-from benchmarks.gpu_check.sections import SECTIONS, Section, find
+from benchmarks.gpu_check.sections import SECTIONS, Section
 
 ALL_SHOWN, SOMETHING_FAILED, BAD_ARGUMENTS, NO_GPU, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -67,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(_listed(section) for section in SECTIONS))
         return ALL_SHOWN
+    return run_check(options, options.only or SECTIONS, lambda small: options.budget or _BUDGET * (3 if small else 1))
+
+
+def run_check(options: argparse.Namespace, sections: Sequence[Section], budget: Callable[[bool], float]) -> int:
+    """Run these sections as `add_options` has them asked for, and report; the exit code.
+
+    `budget`: seconds for all of it, for the small form or on a GPU.
+    """
     began = time.monotonic()
     _end_by_signals()
     env = {**os.environ, **rank_settings(os.environ)}
@@ -79,9 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SOMETHING_FAILED
     small = options.cpu or not machine.cards
     print(f"{machine}\n" + ("The small form, on the CPU.\n" if small else ""), flush=True)
-    sections = options.only or SECTIONS
-    budget = (options.budget or _BUDGET * (3 if small else 1)) - (time.monotonic() - began)
-    plan = Plan(sections, out, small, 0 if small else len(machine.cards), budget, env)
+    left = budget(small) - (time.monotonic() - began)
+    plan = Plan(sections, out, small, 0 if small else len(machine.cards), left, env)
     date = datetime.now().astimezone().isoformat(timespec="seconds")
 
     def report_of(outcome: Outcome) -> Report:
@@ -118,17 +126,8 @@ def _print_line(line: Line) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m benchmarks.gpu_check",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/gpu_check"), metavar="DIR", help="takes the report [runs/gpu_check]"
-    )
-    parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="run these sections; --list has the names")
-    parser.add_argument("--cpu", action="store_true", help="the small form on the CPU, even if there is a GPU")
+    parser = command_parser("python -m benchmarks.gpu_check", _DESCRIPTION, _EPILOG)
+    add_options(parser, SECTIONS, Path("runs/gpu_check"))
     parser.add_argument(
         "--budget",
         type=_seconds,
@@ -139,13 +138,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> tuple[Section, ...]:
+def command_parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """One that says in a line what is wrong with arguments."""
+    return _Parser(
+        prog=command,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, sections: Sequence[Section], out: Path) -> None:
+    """What `run_check` looks at, and which of `sections` are to run."""
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"takes the report [{out}]")
+    parser.add_argument(
+        "--only", type=partial(_named, sections), metavar="NAME[,NAME]", help="run these sections alone"
+    )
+    parser.add_argument("--cpu", action="store_true", help="the small form on the CPU, even if there is a GPU")
+
+
+def _named(sections: Sequence[Section], text: str) -> tuple[Section, ...]:
     names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if find(name) is None]
+    known = [section.name for section in sections]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        known = ", ".join(section.name for section in SECTIONS)
-        raise argparse.ArgumentTypeError(f"no section {', '.join(unknown) or 'named'}; there are {known}")
-    return tuple(section for section in SECTIONS if section.name in names)
+        said = f"no section {', '.join(unknown) or 'named'}; there are {', '.join(known)}"
+        raise argparse.ArgumentTypeError(said)
+    return tuple(section for section in sections if section.name in names)
 
 
 def _seconds(text: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, P
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.plan.memory.workload import GroupLengths
 from benchmarks.gpu_check.lines import Place
 
 if TYPE_CHECKING:
@@ -159,13 +160,17 @@ def made_update(model: PolicyModel, optimizer: Optimizer, number: int) -> None:
 
 
 def ragged_groups(folder: Path, *, small: bool) -> list[list[Sample]]:
-    """Prompts and responses of many lengths; on a GPU long enough for every kernel to have whole blocks and rests.
+    """Prompts and responses of many lengths; on a GPU long enough for every kernel to have whole blocks and rests."""
+    wide = ((96, (200, 330, 64, 129)), (300, (500, 250)), (17, (40, 3, 1, 90)))
+    narrow = ((9, (20, 33, 6)), (30, (21, 25)), (2, (4, 3, 1)))
+    return random_groups(read_family(folder).vocab_size, narrow if small else wide)
+
+
+def random_groups(vocabulary: int, lengths: Sequence[GroupLengths]) -> list[list[Sample]]:
+    """Samples of random tokens with these lengths, always the same.
 
     Advantages have both signs, and some tokens are masked.
     """
-    wide = ((96, (200, 330, 64, 129)), (300, (500, 250)), (17, (40, 3, 1, 90)))
-    narrow = ((9, (20, 33, 6)), (30, (21, 25)), (2, (4, 3, 1)))
-    vocabulary = read_family(folder).vocab_size
     generator = np.random.default_rng(SEED)
 
     def sample(group: int, prompt: Any, size: int) -> Sample:
@@ -185,7 +190,7 @@ def ragged_groups(folder: Path, *, small: bool) -> list[list[Sample]]:
         )
 
     groups = []
-    for number, (length, sizes) in enumerate(narrow if small else wide):
+    for number, (length, sizes) in enumerate(lengths):
         prompt = generator.integers(0, vocabulary, length)
         groups.append([sample(number, prompt, size) for size in sizes])
     return groups

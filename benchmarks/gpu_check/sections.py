@@ -41,10 +41,7 @@ SECTIONS = (
     _here("ceilings", "What the card can do", 60),
     _here("attention_time", "Attention: time and kernels", 60),
     _here("two_processes", "Two ranks on one GPU", 120),
+    _here("update_time", "A whole update: tokens a second, share of the peak", 180),
+    _here("step_time", "A whole step of training: tokens a second, phases", 150),
     _here("matrix", "Rows of the matrix of layouts", 240),
 )
-
-
-def find(name: str) -> Section | None:
-    """The section of that name."""
-    return next((section for section in SECTIONS if section.name == name), None)
