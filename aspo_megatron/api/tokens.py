@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
+from aspo_megatron.parallel.device.triton_calls import has_triton
 from aspo_megatron.parallel.log_prob import token_log_probs as of_rows
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
 
@@ -65,6 +66,7 @@ def token_log_probs(
         vocab_size=words,
         tp_group=tp_group,
         chunk=chunk or chunk_for(weight),
+        triton=weight.device.type != "cpu" and has_triton(),
     )
     return log_probs.view(targets.shape), entropy.view(targets.shape)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_megatron import api, losses
-from aspo_megatron.api import token_log_probs
+from aspo_megatron.api import token_log_probs, tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -83,3 +84,29 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert api.Loss is losses.Loss
     with pytest.raises(AttributeError, match="no attribute 'trane'"):
         getattr(api, "trane")  # noqa: B009
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_log_probs_on_a_gpu_are_worked_on_by_triton_where_it_is(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values stand in for those on a GPU."""
+    monkeypatch.setattr(tokens, "has_triton", lambda: there)
+    hidden, weight = (
+        torch.empty(rows, 16, dtype=torch.bfloat16, device="meta", requires_grad=True) for rows in (6, 100)
+    )
+    with Operations() as seen:
+        log_probs, _ = token_log_probs(hidden, weight, torch.empty(6, dtype=torch.int64, device="meta"), chunk=4)
+        log_probs.sum().backward()
+    assert ("aspo_megatron.log_prob_sums.default" in seen.names) == there
+    assert ("aspo_megatron.log_prob_gradient.default" in seen.names) == there
+
+
+class Operations(TorchDispatchMode):
+    """The names of those that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))

@@ -7,7 +7,9 @@ PyTorch that launch its kernels: what looks at operations (tensors without value
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +32,12 @@ def define_operation(schema: str, launch: Callable[..., None]) -> None:
     name = _library.define(schema)
     _library.impl(name, launch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"aspo_megatron::{name}", lambda *_: None, lib=_library)
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def kernels_in(module: str, device: torch.device) -> Any:
