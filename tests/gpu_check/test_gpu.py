@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
     monkeypatch.setattr(check, "run_sections", run_sections)
     monkeypatch.setattr(check, "_end_by_signals", lambda: None)
-    monkeypatch.setattr(check.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(check, "ask_machine", lambda env: Machine({}, []))
     return found
 

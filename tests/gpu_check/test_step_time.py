@@ -62,6 +62,7 @@ def test_no_run_is_begun_without_time(left: float, tmp_path: Path) -> None:
     step_time.run(sheet_in(tmp_path / "lines"), replace(cpu(tmp_path), seconds=left))
     lines = lines_in(tmp_path / "lines")
     assert not_done(lines) == set(lines) == {f"{NAME}: a step"}
+    assert lines[f"{NAME}: a step"].note.endswith("s for the whole section")
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_figures(tmp_path: Path) -> None:
     row |= {f"seconds/{phase}": seconds for phase, seconds in phases.items()}
     batch = step_time.Batch(prompts=2, prompt_tokens=5, responses=3, response_tokens=10)
     slow = {name: 7 * value for name, value in row.items()}
-    rate = step_time.show_steps(sheet_in(tmp_path / "lines"), "M", [slow, row, row], batch, 50.0)
+    rate = step_time.show_steps(sheet_in(tmp_path / "lines"), "M", [slow, row], batch, 50.0)
     assert rate == 5.0
     lines = lines_in(tmp_path / "lines")
     figures = {name.removeprefix("M: "): line.figure for name, line in lines.items()}

@@ -21,7 +21,7 @@ from benchmarks.gpu_check.qwen3 import SHAPES, SMALL_SHAPES, fitting_layers, nam
 from benchmarks.gpu_check.update_work import UpdateMemory, UpdateWork, known_card, show_card_share
 
 from .full_size import OnStandIn
-from .in_process import Lines, cpu, failed, held, not_done, section, stand_in
+from .in_process import Lines, cpu, failed, held, not_done, section, stand_in, written
 
 MEASURED = {
     "an update",
@@ -55,7 +55,7 @@ def give_no_sample_a_token() -> None:
             sample.response_mask[:] = False
         return groups
 
-    update_time.random_groups = masked  # type: ignore[attr-defined]
+    update_time.random_groups = masked  # type: ignore[attr-defined, assignment]
 
 
 @pytest.mark.distributed
@@ -64,32 +64,33 @@ def test_update_that_is_skipped_is_not_timed(on_cpu: Callable[..., Any], tmp_pat
     assert set(lines) == failed(lines) == {f"{NAME}: the first update is one"}
 
 
-def plans_of_attention(folder: Path) -> list[str]:
+def show_plans(sheet: Sheet, folder: Path) -> None:
     """The plans that the micro-batches of an update of each way bring."""
     with one_rank(torch.device("cpu")) as topology:
-        from aspo_megatron.parallel.model import micro_batch
+        from aspo_megatron.parallel.model.micro_batch import MicroBatch
 
-        found: list[str] = []
-        plan = micro_batch.plan_attention
+        of = MicroBatch.of
 
-        def seen(*args: Any) -> Any:
-            params = plan(*args)
-            found.append(type(params.plan).__name__)
-            return params
+        def seen(*args: Any) -> MicroBatch:
+            batch = of(*args)
+            sheet.holds(type(batch.attention.plan).__name__, True, reference="")
+            return batch
 
-        micro_batch.plan_attention = seen
+        MicroBatch.of = seen  # type: ignore[method-assign, assignment]
         family = SMALL_SHAPES[0].family(folder / "model", small=True)
         groups = random_groups(family.vocab_size, [update_time.SMALL_BATCH])
         updates = update_time.Updates.built(folder / "model", topology, groups, max_tokens=100)
         for way in (update_time.OURS, update_time.OTHER):
             updates(way)
-    return found
+
+
+def plans(folder: Path) -> Lines:
+    return written(folder, lambda sheet: show_plans(sheet, folder))
 
 
 @pytest.mark.distributed
 def test_ways_differ_in_the_plan_of_attention(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
-    ours, other = on_cpu(plans_of_attention, tmp_path)
-    assert (ours, other) == ("VarlenPlan", "BlockPlan")
+    assert list(on_cpu(plans, tmp_path)) == ["VarlenPlan", "BlockPlan"]
 
 
 def of_attention(q: Any, k: Any, *_: Any, **__: Any) -> int:
@@ -101,7 +102,7 @@ def of_attention(q: Any, k: Any, *_: Any, **__: Any) -> int:
 COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
 
 
-def counted_forward(folder: Path) -> tuple[int, UpdateWork]:
+def show_operations(sheet: Sheet, folder: Path) -> None:
     """Operations of a forward pass as PyTorch counts them, and what is said of the update."""
     with one_rank(torch.device("cpu")) as topology:
         from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
@@ -112,14 +113,21 @@ def counted_forward(folder: Path) -> tuple[int, UpdateWork]:
         updates.model.kernels = replace(updates.model.kernels, attention="blocks")
         with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
             list(response_log_probs(updates.model, groups, PassLimits(400, 100, 1.0)))
-        return counter.get_total_flops(), UpdateWork.of(family, groups)
+        sheet.measured("counted", counter.get_total_flops(), "")
+        sheet.measured("said", UpdateWork.of(family, groups).operations, "")
+
+
+def operations(folder: Path) -> Lines:
+    return written(folder, lambda sheet: show_operations(sheet, folder))
 
 
 @pytest.mark.distributed
 def test_operations_are_those_that_pytorch_counts(on_cpu: Callable[..., Any], tmp_path: Path) -> None:
     """But for norms, and the last token of a response, which has no query: less than one part in a hundred."""
-    counted, work = on_cpu(counted_forward, tmp_path)
-    assert work.operations / 3 == pytest.approx(counted, rel=0.01)
+    lines = on_cpu(operations, tmp_path)
+    counted, said = (lines[name].figure for name in ("counted", "said"))
+    assert counted is not None
+    assert said == pytest.approx(3 * counted, rel=0.01)
 
 
 def test_operations_by_hand(tmp_path: Path) -> None:
