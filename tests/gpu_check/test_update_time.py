@@ -240,7 +240,7 @@ def full_size(folder: Path, free: int) -> Lines:
         update_time.BATCH = (512, (500, 800, 1100))
         torch.cuda.get_device_name = lambda device=None: "NVIDIA H200"
         update_time.seconds = not_again  # type: ignore[attr-defined, assignment]
-        chunk_kernels.compiled = lambda function: function  # type: ignore[attr-defined, assignment]
+        chunk_kernels.compiled = lambda function: function  # type: ignore[attr-defined]
         place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
         update_time.show(sheet, place, rank.topology, SHAPES[0], folder / "model")
     return lines
