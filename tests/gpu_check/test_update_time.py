@@ -229,7 +229,6 @@ def test_weights_are_drawn() -> None:
 
 def full_size(folder: Path, free: int) -> Lines:
     """An update on the stand-in for a GPU, of which so many bytes are free; fewer responses, as each takes seconds."""
-    from aspo_megatron.parallel.log_prob import chunk_kernels
 
     def not_again(functions: Any, *_: Any) -> dict[str, float]:
         return dict.fromkeys(functions, 1.0)
@@ -240,7 +239,6 @@ def full_size(folder: Path, free: int) -> Lines:
         update_time.BATCH = (512, (500, 800, 1100))
         torch.cuda.get_device_name = lambda device=None: "NVIDIA H200"
         update_time.seconds = not_again  # type: ignore[attr-defined, assignment]
-        chunk_kernels.compiled = lambda function: function  # type: ignore[attr-defined]
         place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
         update_time.show(sheet, place, rank.topology, SHAPES[0], folder / "model")
     return lines
