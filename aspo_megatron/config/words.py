@@ -31,6 +31,9 @@ Recompute = Literal["none", "selective", "full"]
 ReferencePlace = Literal["device", "host"]
 """`model.reference`."""
 
+AttentionPlan = Literal["varlen", "blocks"]
+"""`model.kernels.attention` without `auto`."""
+
 OnBad = Literal["refuse", "drop"]
 """`data.on_bad`."""
 

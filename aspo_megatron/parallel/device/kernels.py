@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from packaging.version import Version
 
 from aspo_megatron.config import KernelsConfig, ModelConfig
+from aspo_megatron.config.words import AttentionPlan
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.parallel.device.packages import Packages
 
@@ -40,7 +40,7 @@ class Kernels:
     expert_fusion: bool = False
     fp8: str | None = None
     fp8_recipe: str = "delayed"
-    attention: Literal["varlen", "blocks"] = "blocks"
+    attention: AttentionPlan = "blocks"
     triton_merge: bool = False
     flash_attention_3: bool = False
     triton_log_prob: bool = False
@@ -173,7 +173,7 @@ def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> b
     return possible if settings.expert_fusion is None else settings.expert_fusion
 
 
-def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> Literal["varlen", "blocks"]:
+def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> AttentionPlan:
     """On a CPU blocks are faster: what is done there for `varlen` is to see that it is right."""
     if settings.attention == "varlen" and machine.capability is not None and not flash:
         raise ConfigError(

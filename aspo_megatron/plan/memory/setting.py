@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -35,7 +34,7 @@ class Setting:
         cpu: the ranks are on CPUs.
         reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
         fused: activations are one kernel (`model.kernels.fusion`).
-        attention: `model.kernels.attention`.
+        blocks: attention is computed block by block on a GPU, too (`model.kernels.attention`).
         eager_log_prob: on a GPU, too, the log-prob uses no Triton kernels (`model.kernels.log_prob`).
         gpu_memory: bytes of the GPU, by which a log-prob's chunk goes; no matter on CPUs.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
@@ -51,7 +50,7 @@ class Setting:
     cpu: bool
     reference_on_host: bool = False
     fused: bool = False
-    attention: Literal["auto", "varlen", "blocks"] = "auto"
+    blocks: bool = False
     eager_log_prob: bool = False
     gpu_memory: int = 0
     scored: int | None = None
@@ -64,7 +63,7 @@ class Setting:
     def varlen(self, family: Family) -> bool:
         """Whether a GPU computes attention by segments."""
         flash = flash_takes(getattr(torch, self.dtype), family.head_dim)
-        return not self.cpu and flash and self.attention != "blocks"
+        return not self.cpu and flash and not self.blocks
 
     @property
     def main_bytes(self) -> int:
@@ -104,7 +103,7 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         offload=config.optimizer.offload,
         cpu=cpu,
         reference_on_host=config.model.reference == "host",
-        attention=config.model.kernels.attention,
+        blocks=config.model.kernels.attention == "blocks",
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
         eager_log_prob=config.model.kernels.log_prob == "eager",
         scored=micro_batches * config.mini_batches,

@@ -8,8 +8,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "parallel/device/plain_attention.py",
         "_scores",
-        old="torch.arange(start, start + scores.size(2), device=q.device)",
-        new="torch.arange(scores.size(2), device=q.device)",
+        old="first = start + k.size(2) - q.size(2)",
+        new="first = k.size(2) - q.size(2)",
         tests=("parallel/test_attention.py::test_kernel_and_plain_attention_agree",),
     ),
     Mutant(
