@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from aspo_megatron.parallel.device.triton_calls import has_triton
 from aspo_megatron.versions import is_inside
 
 _NO_OLDER = SpecifierSet(">=2.9")
@@ -68,7 +69,7 @@ def find_packages() -> Packages:
         apex=nvidia_apex,
         other_apex=apex and not nvidia_apex,
         apex_gradient_kernels=_is_there("fused_weight_gradient_mlp_cuda"),
-        triton=_is_there("triton"),
+        triton=has_triton(),
         flash_attention_3=_is_there("flash_attn_interface"),
         engine_window=engine_window(importlib.metadata.requires("megatron-core") or ()),
         cuda=Version(torch.version.cuda) if torch.version.cuda else None,

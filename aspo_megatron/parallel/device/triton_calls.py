@@ -7,7 +7,6 @@ PyTorch that launch its kernels: what looks at operations (tensors without value
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import os
@@ -34,7 +33,6 @@ def define_operation(schema: str, launch: Callable[..., None]) -> None:
     torch.library.register_fake(f"aspo_megatron::{name}", lambda *_: None, lib=_library)
 
 
-@functools.cache
 def has_triton() -> bool:
     """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
