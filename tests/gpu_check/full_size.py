@@ -70,6 +70,7 @@ def replace_what_asks_for_cuda() -> None:
 
     for module in (attention_time, attention_varlen, ceilings, log_prob_time):
         module.seconds = called  # type: ignore[attr-defined]
+    attention_time._FLEX_TOKENS = 0  # FlexAttention knows the devices that it runs on
     attention_time.kernels = lambda function, device: 1  # type: ignore[attr-defined]
     for module in (attention, attention_varlen, ceilings, log_prob):
         module.fresh_random = module.poison = lambda *_: None  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ PARTS = [
     ("fp32", 2 * 4),
     ("layer", 3 * 2 * 5),
     ("varlen", 3 * 7),
-    ("times", 2 * (1 + 2 * 5) + 2 * 2),
+    ("times", 2 * (1 + 2 * 5)),
     ("ceilings", 4 + 4 * 8 + 2 * 9),
     ("numbers", 2 * 8),
     ("log-prob times", 1 + 2 * 6),
