@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from aspo_megatron.parallel.device.triton_calls import has_triton
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
 
@@ -181,7 +182,7 @@ COPIES = {PLAIN: 3, CROSS_ENTROPY: 4, "megatron": 5, PRODUCTS: 1}
 
 def methods(device: torch.device, triton: bool) -> tuple[dict[str, Method], dict[str, str]]:
     """The methods that run here, those of `TRITON` if asked for, and why others do not."""
-    there = importlib.util.find_spec("triton") is not None
+    there = has_triton()
     found: dict[str, Method] = {
         **{name: method for name, method in COMPLETE.items() if (triton and there) or name not in TRITON},
         CROSS_ENTROPY: cross_entropy,
