@@ -70,7 +70,7 @@ def show(sheet: Sheet, place: Place, name: str, groups: list[Group]) -> dict[str
         "one causal": OneCausal(groups, q, k, v, grad, place.device),
     }
     if place.on_gpu and tokens <= _FLEX_TOKENS:
-        ways["FlexAttention"] = Flex(groups, q, k, v, grad)
+        add_flex(sheet, name, ways, lambda: Flex(groups, q, k, v, grad))
     outs = {way: runs.forward() for way, runs in ways.items()}
     difference = relative(outs["blocks"], outs["varlen"])
     sheet.at_most(f"{name}: varlen gives what blocks give", difference, ERROR, reference="blocks")
@@ -87,6 +87,18 @@ def show(sheet: Sheet, place: Place, name: str, groups: list[Group]) -> dict[str
             note = f"goal: {GOAL}" if other == "one causal" else ""
             sheet.measured(f"{name}, {direction}: varlen / {other}", ratio, "", reference=other, note=note)
     return timed
+
+
+def add_flex(sheet: Sheet, name: str, ways: dict[str, Planned | OneCausal], make: Callable[[], Flex]) -> None:
+    """One more of `ways`, if it runs: the others are timed all the same."""
+    try:
+        flex = make()
+        flex.forward()
+        flex.backward()
+    except Exception as error:  # of a compiler, of any kind
+        sheet.not_done(f"{name}: FlexAttention", f"{type(error).__name__}: {str(error).strip()[:300]}")
+        return
+    ways["FlexAttention"] = flex
 
 
 class Planned:
@@ -116,7 +128,10 @@ class Planned:
 
 
 class Flex(Planned):
-    """FlexAttention under the same mask: a token sees what is before it of its own span, and all of its prompt."""
+    """FlexAttention under the same mask: a token sees what is before it of its own span, and all of its prompt.
+
+    On a CPU it is not compiled, and has no backward pass.
+    """
 
     def __init__(self, groups: list[Group], q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> None:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -131,9 +146,12 @@ class Flex(Planned):
             return ((own[query] == own[key]) & (query >= key)) | (prompt[query] == own[key])
 
         mask = create_block_mask(sees, None, None, len(q), len(q), device=str(q.device))
-        self._inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        compiled = q.device.type != "cpu"
+        self._inputs = [tensor.detach().requires_grad_(compiled) for tensor in (q, k, v)]
         self._grad, self._out = grad, None
-        attend: Callable[..., Any] = torch.compile(flex_attention)
+        attend: Callable[..., Any] = flex_attention
+        if compiled:
+            attend = torch.compile(flex_attention)
         scale = 1 / math.sqrt(q.size(-1))
 
         def run(*inputs: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
+from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.device.varlen_kernels import Segments, attend_segments, attend_segments_backward
 from benchmarks.gpu_check import attention, attention_time, attention_varlen
-from benchmarks.gpu_check.attention_cases import Case, Group, draw, in_fp64, masked_in_fp64, spans_of
+from benchmarks.gpu_check.attention_cases import ERROR, Case, Group, draw, in_fp64, masked_in_fp64, spans_of
+from benchmarks.gpu_check.figures import relative
 from benchmarks.gpu_check.lines import Line, Status
 
 from .sheets import claims, failed, small_lines
@@ -161,3 +163,26 @@ def test_workloads_are_those_that_are_named() -> None:
     assert len(few[0].responses) == 5
     assert [len(group.responses) for group in short] == [16] * 4
     assert [len(group.responses) for group in pairs] == [1] * 64
+
+
+@pytest.mark.parametrize("groups", attention_time.SMALL_WORKLOADS.values(), ids=attention_time.SMALL_WORKLOADS)
+@torch.no_grad()
+def test_flex_attention_is_given_the_same_mask(groups: list[Group]) -> None:
+    """Forward: on a CPU it has no backward pass."""
+    tokens = spans_of(groups)[-1].stop
+    q, grad = torch.randn(2, tokens, 2, 64).to(torch.bfloat16)
+    k, v = torch.randn(2, tokens, 1, 64).to(torch.bfloat16)
+    flex = attention_time.Flex(groups, q, k, v, grad)
+    blocks = attention_time.Planned(Kernels(attention="blocks"), groups, q, k, v, grad)
+    assert relative(flex.forward(), blocks.forward()) <= ERROR
+
+
+def test_flex_attention_that_fails_costs_itself_alone(tmp_path: Path) -> None:
+    def make() -> attention_time.Flex:
+        raise RuntimeError("no kernel for this card")
+
+    ways: dict[str, Any] = {}
+    (line,) = small_lines(lambda sheet, place: attention_time.add_flex(sheet, "1 prompt", ways, make), tmp_path)
+    assert (line.name, line.status) == ("1 prompt: FlexAttention", Status.NOT_DONE)
+    assert "no kernel for this card" in str(line)
+    assert not ways
