@@ -42,6 +42,12 @@ class KernelsConfig(Section):
         description="Routing, and the order of tokens by expert, as kernels of Transformer Engine. null: where it has "
         "them.",
     )
+    experts: Literal["auto", "gathered", "sent"] = Field(
+        "auto",
+        description="How tokens come to the ranks of their experts: all of them to all (`gathered`), for which no host "
+        "waits, or each where it goes (`sent`). `auto`: gathered on Hopper and Blackwell in bfloat16, if no more than "
+        "a token's number of experts share them (ep).",
+    )
     fp8: Literal["none", "e4m3", "hybrid"] = Field(
         "none", description="Products of the layers in FP8; `hybrid`: gradients in e5m2. The log-prob stays as it is."
     )

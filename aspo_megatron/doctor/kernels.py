@@ -94,6 +94,7 @@ def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
     import torch
 
     from aspo_megatron.parallel.device.attention_kernels import flash_takes
+    from aspo_megatron.parallel.device.expert_traits import ExpertTraits
     from aspo_megatron.parallel.device.kernels import Machine, advice, choose_kernels
 
     on_gpu = gpus.there and needs.run.platform.device != "cpu"
@@ -102,7 +103,7 @@ def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
         yield unneeded("model.kernels", "chosen on the nodes that have GPUs")
         return
     machine = Machine(host.packages, capability)
-    experts = needs.family is not None and bool(needs.family.num_experts)
+    experts = needs.family and ExpertTraits.of(needs.family, needs.run.parallel, needs.run.model.dtype)
     head_dim = 128 if needs.family is None else needs.family.head_dim
     flash = flash_takes(getattr(torch, needs.run.model.dtype), head_dim)
     try:

@@ -28,6 +28,7 @@ PLATFORM = PlatformConfig(device="cpu", timeout_minutes=2)
 DEFAULT = KernelsConfig()
 FUSED = KernelsConfig(fusion=True)
 TRITON = KernelsConfig(log_prob="triton")
+GATHERED = KernelsConfig(experts="gathered")
 VARLEN = KernelsConfig(attention="varlen")
 """Attention planned as on a GPU. test_every_layout.py has all layouts so."""
 
@@ -96,6 +97,9 @@ LAYOUTS = {
     "moe-dp2-ep2-recompute-selective": layout(model="qwen3-moe", dp=2, ep=2, recompute="selective"),
     "moe-dp2-ep2-overlap": layout(model="qwen3-moe", dp=2, ep=2, overlap_grad_reduce=True),
     "moe-tp2-sp-etp1-overlap": layout(model="qwen3-moe", tp=2, etp=1, sequence_parallel=True, overlap_grad_reduce=True),
+    "moe-gathered": layout(model="qwen3-moe", kernels=GATHERED),
+    "moe-dp2-ep2-gathered": layout(model="qwen3-moe", dp=2, ep=2, kernels=GATHERED),
+    "moe-tp2-sp-gathered": layout(model="qwen3-moe", tp=2, sequence_parallel=True, kernels=GATHERED),
     "moe-fusion": layout(model="qwen3-moe", kernels=FUSED),
     "bf16": layout(dtype="bfloat16"),
     "bf16-tp2-sp": layout(dtype="bfloat16", tp=2, sequence_parallel=True, kernels=VARLEN),

@@ -21,10 +21,11 @@ from aspo_megatron.losses.base import Stat
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
 from aspo_megatron.parallel.log_prob import triton_ops
 from aspo_megatron.parallel.model.pipeline_stages import _in_order
+from aspo_megatron.parallel.update.micro_batches import micro_batches_of
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.statistics import StepStatistics
-from aspo_megatron.parallel.update.step import PassLimits, _micro_batches, aggregation_of, token_outputs, update
+from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, token_outputs, update
 from aspo_megatron.train.learner import Learner
 from tiny_models import llama_folder, qwen3_folder
 
@@ -136,10 +137,10 @@ def test_micro_batches_of_a_pipeline(topology: Topology, virtual: int, budget: i
     """Under virtual stages a multiple of the stages, filled up with empty ones."""
     groups = make_groups([(5, (1, 2, 9)), (1, (4, 4))])
     pipeline = replace(topology, pp=Axis(2, 0, topology.pp.group), vpp=virtual)
-    micro_batches = _micro_batches(groups, budget, pipeline)
+    micro_batches = micro_batches_of(groups, budget, pipeline)
     assert len(micro_batches) == count
     assert sum(len(group) for groups in micro_batches for group in groups) == 5
-    assert len(_micro_batches([], budget, pipeline)) == virtual
+    assert len(micro_batches_of([], budget, pipeline)) == virtual
 
 
 @pytest.mark.parametrize("virtual", [1, 2])

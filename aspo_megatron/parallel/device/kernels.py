@@ -9,12 +9,15 @@ from packaging.version import Version
 from aspo_megatron.config import KernelsConfig, ModelConfig
 from aspo_megatron.config.words import AttentionPlan
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.parallel.device.expert_traits import ExpertTraits
 from aspo_megatron.parallel.device.packages import Packages
 
 _FP8_TOKENS = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """A rank's number of tokens is a multiple of these. Transformer Engine's products want 16; and it gathers the tokens of
 sequence parallelism only in whole blocks of a scale (`assert_dim_for_all_gather`)."""
 _FP8_CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
+_GROUPED_PRODUCTS = (9, 10)
+"""GPUs on which PyTorch's grouped product reads its groups' sizes on the GPU; on others the host waits for them."""
 _BLOCKWISE_CUDA = Version("12.9")
 _EXPERT_FUSION_ENGINE = Version("2.10")
 """The kernels are older, but do not compile before with Triton 3.5, which is older than any torch that runs here."""
@@ -38,6 +41,7 @@ class Kernels:
     gradient_fusion: bool = False
     grouped_gemm: bool = False
     expert_fusion: bool = False
+    gathered_experts: bool = False
     fp8: str | None = None
     fp8_recipe: str = "delayed"
     attention: AttentionPlan = "blocks"
@@ -47,7 +51,7 @@ class Kernels:
     token_multiple: int = 1
 
 
-def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool, flash: bool) -> Kernels:
+def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: ExpertTraits | None, flash: bool) -> Kernels:
     """The kernels for a model with or without `experts`, whose heads and dtype are those that `flash` takes, or not.
 
     Raises:
@@ -57,13 +61,16 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: bool, 
     fp8 = None if settings.fp8 == "none" else settings.fp8
     recipe = _fp8_recipe(settings, machine, engine) if fp8 else "delayed"
     attention = _attention(settings, machine, flash)
+    gathered = experts is not None and _gathered_experts(settings, machine, experts)
+    apart = experts is not None and not gathered
     return Kernels(
         transformer_engine=engine,
         fusion=gpu if settings.fusion is None else settings.fusion,
         rope_fusion=engine and settings.fusion is not False,
         gradient_fusion=_gradient_fusion(settings, machine, engine),
-        grouped_gemm=experts and _grouped_gemm(settings, engine),
-        expert_fusion=experts and _expert_fusion(settings, machine, engine),
+        grouped_gemm=apart and _grouped_gemm(settings, engine),
+        expert_fusion=experts is not None and _expert_fusion(settings, machine, engine),
+        gathered_experts=gathered,
         fp8=fp8,
         fp8_recipe=recipe,
         attention=attention,
@@ -171,6 +178,24 @@ def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> b
             f"{_EXPERT_FUSION_ENGINE} or newer{has}"
         )
     return possible if settings.expert_fusion is None else settings.expert_fusion
+
+
+def _gathered_experts(settings: KernelsConfig, machine: Machine, experts: ExpertTraits) -> bool:
+    """Whether ranks hand each other all of their tokens, so that no host waits to learn where each of them goes."""
+    lack = experts.gathering_lack
+    if machine.capability is not None:
+        if machine.capability[0] not in _GROUPED_PRODUCTS:
+            lack = f"a GPU of compute capability {' or '.join(f'{major}.x' for major in _GROUPED_PRODUCTS)}"
+        elif not experts.in_16_bits:
+            lack = "model.dtype=bfloat16"
+        elif settings.fp8 != "none":
+            lack = "fp8=none"
+    if settings.experts == "gathered" and lack:
+        raise ConfigError(f"model.kernels.experts=gathered: needs {lack}; auto sends each token where it goes")
+    if settings.experts == "auto":
+        asks_grouped = settings.grouped_gemm is not None
+        return machine.capability is not None and not lack and experts.gathering_pays and not asks_grouped
+    return settings.experts == "gathered"
 
 
 def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> AttentionPlan:

@@ -50,11 +50,22 @@ class ContextSlice:
         return mine, places[mine] - self.rank * size
 
 
-def context_slice(spans: Sequence[Span], cp: int, rank: int, multiple_of: int) -> ContextSlice:
-    """The share of context-parallel rank `rank`. T_local is a multiple of `multiple_of`, and at least that."""
+def local_tokens(spans: Sequence[Span], cp: int, multiple_of: int) -> int:
+    """T_local of `context_slice`, if nothing asks for more."""
+    most = max(_length(_chunks_of(spans, cp, rank)) for rank in range(cp))
+    return max(-(-most // multiple_of), 1) * multiple_of
+
+
+def context_slice(
+    spans: Sequence[Span], cp: int, rank: int, multiple_of: int, at_least: int | None = None
+) -> ContextSlice:
+    """The share of context-parallel rank `rank`. T_local is a multiple of `multiple_of`, and at least that.
+
+    `at_least`: T_local, where it is to be larger than the batch needs; a multiple, too.
+    """
     per_rank = [_chunks_of(spans, cp, other) for other in range(cp)]
-    lengths = [sum(chunk.stop - chunk.start for chunk in chunks) for chunks in per_rank]
-    size = max(-(-max(lengths) // multiple_of), 1) * multiple_of
+    lengths = [_length(chunks) for chunks in per_rank]
+    size = max(local_tokens(spans, cp, multiple_of), at_least or 0)
     where = torch.empty(sum(lengths), dtype=torch.int64)
     for other, chunks in enumerate(per_rank):
         for chunk in chunks:
@@ -64,6 +75,10 @@ def context_slice(spans: Sequence[Span], cp: int, rank: int, multiple_of: int) -
     for chunk in per_rank[rank]:
         tokens[chunk.local : chunk.local + chunk.stop - chunk.start] = torch.arange(chunk.start, chunk.stop)
     return ContextSlice(rank, tokens, tuple(per_rank[rank]), where, cp)
+
+
+def _length(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.stop - chunk.start for chunk in chunks)
 
 
 def _chunks_of(spans: Sequence[Span], cp: int, rank: int) -> list[Chunk]:

@@ -17,7 +17,7 @@ from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttentionParams, plan_attention
-from aspo_megatron.parallel.model.context_parallel import context_slice
+from aspo_megatron.parallel.model.context_parallel import context_slice, local_tokens
 from aspo_megatron.parallel.model.token_rows import TokenRows
 
 _ALIGNMENT = 256
@@ -50,10 +50,13 @@ class MicroBatch:
     attention: SpanAttentionParams
 
     @classmethod
-    def of(cls, batch: PackedBatch, topology: Topology, kernels: Kernels) -> MicroBatch:
-        """This rank's share of `batch`, which is on the CPU, for a model with these kernels."""
-        multiple = kernels.token_multiple * (topology.tp.size if topology.sequence_parallel else 1)
-        own = context_slice(batch.spans, topology.cp.size, topology.cp.rank, multiple)
+    def of(cls, batch: PackedBatch, topology: Topology, kernels: Kernels, at_least: int | None = None) -> MicroBatch:
+        """This rank's share of `batch`, which is on the CPU, for a model with these kernels.
+
+        `at_least`: tokens of each rank, where other replicas need more than this one (`local_size`).
+        """
+        multiple = _multiple(topology, kernels)
+        own = context_slice(batch.spans, topology.cp.size, topology.cp.rank, multiple, at_least)
         mine, local = own.locate(batch.predictors)
         tokens = own.tokens.clamp(min=0)
         padding = own.tokens < 0
@@ -73,6 +76,15 @@ class MicroBatch:
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`, by one copy that the host does not wait for."""
         return copied(self, device) if device.type != "cpu" else self
+
+
+def local_size(batch: PackedBatch, topology: Topology, kernels: Kernels) -> int:
+    """Tokens of each rank in the micro-batch of `batch`."""
+    return local_tokens(batch.spans, topology.cp.size, _multiple(topology, kernels))
+
+
+def _multiple(topology: Topology, kernels: Kernels) -> int:
+    return kernels.token_multiple * (topology.tp.size if topology.sequence_parallel else 1)
 
 
 T = TypeVar("T")

@@ -13,9 +13,12 @@ from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
 from aspo_megatron.models.mapping import TensorSource, import_shard
 from aspo_megatron.parallel.device.attention_kernels import flash_takes
+from aspo_megatron.parallel.device.expert_traits import ExpertTraits
 from aspo_megatron.parallel.device.kernels import choose_kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.chunk import ModelChunk
+from aspo_megatron.parallel.model.experts.gathered import GatheredExperts
+from aspo_megatron.parallel.model.experts.room import ExpertRoom
 from aspo_megatron.parallel.model.export import BUCKET_BYTES, Exporter, split_over
 from aspo_megatron.parallel.model.spec import transformer_config
 
@@ -31,7 +34,7 @@ class PolicyModel(torch.nn.Module):
         self.kernels = choose_kernels(
             settings.kernels,
             topology.platform.machine,
-            experts=family.num_experts > 0,
+            experts=ExpertTraits.of(family, topology.parallel, settings.dtype),
             flash=flash_takes(getattr(torch, settings.dtype), family.head_dim),
         )
         if self.kernels.flash_attention_3:
@@ -41,6 +44,10 @@ class PolicyModel(torch.nn.Module):
         self._chunks = torch.nn.ModuleList(
             ModelChunk(family, topology, self.config, stage, self.kernels) for stage in range(topology.vpp)
         )
+        self.expert_room = ExpertRoom() if self.kernels.gathered_experts else None
+        for module in self._chunks.modules():
+            if isinstance(module, GatheredExperts) and self.expert_room is not None:
+                module.room = self.expert_room
 
     @property
     def chunks(self) -> list[ModelChunk]:

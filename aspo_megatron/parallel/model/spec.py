@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttention
-from aspo_megatron.parallel.model.moe_router import BalancedRouter
+from aspo_megatron.parallel.model.experts.gathered import GatheredExperts
+from aspo_megatron.parallel.model.experts.router import BalancedRouter
 
 
 class GradientFusingLayer(TransformerLayer):
@@ -52,7 +55,17 @@ def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
     if family.num_experts:
         parts_of(spec.submodules.mlp).router = BalancedRouter
+    if kernels.gathered_experts:
+        spec.submodules.mlp = _gathered(spec.submodules.mlp)
     return spec
+
+
+def _gathered(builder: Any) -> Any:
+    """What builds megatron's layer of experts, for ours."""
+    parts = parts_of(builder)
+    if isinstance(builder, ModuleSpec):  # of a ModuleSpec whose layer it does not know megatron warns
+        return SimpleNamespace(module=GatheredExperts, submodules=parts)
+    return partial(GatheredExperts, submodules=parts)
 
 
 def parts_of(builder: Any) -> Any:

@@ -30,24 +30,21 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig, TrainConfig
-from aspo_megatron.data.packing import pack, packed_length, split_by_budget
+from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
-from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.parallel.log_prob.checks import check_targets
+from aspo_megatron.parallel.grid.topology import Axis, Topology
 from aspo_megatron.parallel.model.chunk import ModelChunk
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import stage_messages
 from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.micro_batches import SampleGroup, micro_batches_of, packed
 from aspo_megatron.parallel.update.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""
-
-SampleGroup = Sequence[Sample]
-"""Samples that share a prompt."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +88,11 @@ def token_outputs(
 
     A collective over the ranks of a replica, which pass the same groups; where replicas share experts, over all ranks.
     """
-    micro_batches = _micro_batches(groups, limits.max_tokens, model.topology)
-    batches = [_pack(model, groups, [[0.0] * len(group) for group in groups]) for groups in micro_batches]
-
-    def forward(batches: Iterator[MicroBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
-        output = model(next(batches), limits.temperature, limits.log_prob_chunk)
-        both = torch.stack(output) if model.is_last else output
-        return both, lambda result, non_loss_data: result
-
-    results = get_forward_backward_func()(
-        forward_step_func=forward,
-        data_iterator=[iter(batches) for _ in model.chunks],
-        model=list(model.chunks),
-        num_microbatches=len(batches),
-        seq_length=limits.max_tokens,
-        micro_batch_size=1,
-        forward_only=True,
-        collect_non_loss_data=True,
-        **stage_messages(model.topology, model.config, batches),
-    )
+    micro_batches = micro_batches_of(groups, limits.max_tokens, model.topology)
+    batches = packed(model, micro_batches, lambda sample: 0.0)
+    results = _outputs(model, batches, limits)
+    while not _had_room(model, [model.topology.tp, model.topology.cp, model.topology.pp]):
+        results = _outputs(model, batches, limits)
     samples = [sample for micro_batch in micro_batches for group in micro_batch for sample in group]
     # All micro-batches at once: each would be a time at which the GPU has nothing to do.
     size = sum(len(sample.response_ids) for sample in samples)
@@ -120,6 +103,28 @@ def token_outputs(
     for sample in samples:
         own = slice(start, start := start + len(sample.response_ids))
         yield sample, log_probs[own], entropy[own]
+
+
+def _outputs(model: PolicyModel, batches: Sequence[MicroBatch], limits: PassLimits) -> list[Tensor]:
+    """Of a pass over micro-batches: log-probs and entropies of each, [2, R]; on the last stage, of which it is."""
+
+    def forward(batches: Iterator[MicroBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
+        output = model(next(batches), limits.temperature, limits.log_prob_chunk)
+        both = torch.stack(output) if model.is_last else output
+        return both, lambda result, non_loss_data: result
+
+    results: list[Tensor] = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=[iter(batches) for _ in model.chunks],
+        model=list(model.chunks),
+        num_microbatches=len(batches),
+        seq_length=limits.max_tokens,
+        micro_batch_size=1,
+        forward_only=True,
+        collect_non_loss_data=True,
+        **stage_messages(model.topology, model.config, batches),
+    )
+    return results
 
 
 def update(
@@ -144,7 +149,7 @@ def update(
             tokens, summed over layers.
     """
     topology = model.topology
-    micro_batches = _micro_batches(groups, limits.max_tokens, topology)
+    micro_batches = micro_batches_of(groups, limits.max_tokens, topology)
     shares = sum(weighting(sample)[1] for group in groups for sample in group)
     tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
     totals = torch.tensor([shares, tokens], dtype=torch.float64)  # on the CPU, as the numbers are wanted there
@@ -152,24 +157,11 @@ def update(
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
         return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
-    batches = [
-        _pack(model, micro_batch, [[weighting(sample)[0] / denominator for sample in group] for group in micro_batch])
-        for micro_batch in micro_batches
-    ]
-    statistics = StepStatistics()
-    optimizer.zero_grad()
+    batches = packed(model, micro_batches, lambda sample: weighting(sample)[0] / denominator)
     model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
-    model.config.finalize_model_grads_func = _sum_gradients
-    losses = get_forward_backward_func()(
-        forward_step_func=partial(_forward_step, objective=objective, limits=limits, statistics=statistics),
-        data_iterator=[iter(batches) for _ in optimizer.chunks],
-        model=optimizer.chunks,
-        num_microbatches=len(batches),
-        seq_length=limits.max_tokens,
-        micro_batch_size=1,
-        forward_only=False,
-        **stage_messages(topology, model.config, batches),
-    )
+    statistics, losses = _gradients(model, optimizer, batches, objective, limits)
+    while not _had_room(model, [topology.tp, topology.cp, topology.pp, topology.dp]):
+        statistics, losses = _gradients(model, optimizer, batches, objective, limits)
     grad_norm, lr = optimizer.step()
     figures = [{_LOSS: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
@@ -179,6 +171,30 @@ def update(
         dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
     loss = figures[0].pop(_LOSS)
     return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures[0])
+
+
+def _gradients(
+    model: PolicyModel,
+    optimizer: Optimizer,
+    batches: Sequence[MicroBatch],
+    objective: Objective,
+    limits: PassLimits,
+) -> tuple[StepStatistics, list[Tensor]]:
+    """Forward and backward of all micro-batches, from gradients of 0; what was measured, and the loss of each."""
+    statistics = StepStatistics()
+    optimizer.zero_grad()
+    model.config.finalize_model_grads_func = _sum_gradients
+    losses: list[Tensor] = get_forward_backward_func()(
+        forward_step_func=partial(_forward_step, objective=objective, limits=limits, statistics=statistics),
+        data_iterator=[iter(batches) for _ in optimizer.chunks],
+        model=optimizer.chunks,
+        num_microbatches=len(batches),
+        seq_length=limits.max_tokens,
+        micro_batch_size=1,
+        forward_only=False,
+        **stage_messages(model.topology, model.config, batches),
+    )
+    return statistics, losses
 
 
 def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sample], tuple[float, float]]:
@@ -194,26 +210,14 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
-def _micro_batches(groups: Sequence[SampleGroup], max_tokens: int, topology: Topology) -> list[list[SampleGroup]]:
-    """This replica's micro-batches, with empty ones added so that every rank takes part in every collective.
+def _had_room(model: PolicyModel, axes: Sequence[Axis]) -> bool:
+    """Whether experts had room for all of their tokens in the pass just made, on all ranks of the axes. A collective.
 
-    At least one; under virtual stages a multiple of pp, which megatron's schedule asks for; with experts spread over
-    replicas as many as any other replica has.
+    If not, what it gave is wrong, and the next one has room.
     """
-    micro_batches: list[list[SampleGroup]] = split_by_budget(groups, max_tokens)
-    count = torch.tensor(max(len(micro_batches), 1))
-    if topology.parallel.experts_span_replicas:
-        dist.all_reduce(count, op=dist.ReduceOp.MAX, group=topology.dp.group)
-    multiple = topology.pp.size if topology.vpp > 1 else 1
-    wanted = -(-int(count) // multiple) * multiple
-    return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
-
-
-def _pack(model: PolicyModel, groups: Sequence[SampleGroup], weights: Sequence[Sequence[float]]) -> MicroBatch:
-    """A micro-batch on the model's device; the host does not wait for it to be there."""
-    batch = pack(groups, weights)
-    check_targets(batch.targets, model.shape.vocab_size)
-    return MicroBatch.of(batch, model.topology, model.kernels).to(model.topology.platform.device)
+    if model.expert_room is None:
+        return True
+    return model.expert_room.sufficed([axis.group for axis in axes if axis.size > 1])
 
 
 def _forward_step(
