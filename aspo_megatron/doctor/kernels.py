@@ -103,9 +103,10 @@ def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:
         yield unneeded("model.kernels", "chosen on the nodes that have GPUs")
         return
     machine = Machine(host.packages, capability)
-    experts = needs.family and ExpertTraits.of(needs.family, needs.run.parallel, needs.run.model.dtype)
+    dtype = needs.run.model.dtype
+    experts = None if needs.family is None else ExpertTraits.of(needs.family, needs.run.parallel, dtype)
     head_dim = 128 if needs.family is None else needs.family.head_dim
-    flash = flash_takes(getattr(torch, needs.run.model.dtype), head_dim)
+    flash = flash_takes(getattr(torch, dtype), head_dim)
     try:
         chosen = choose_kernels(needs.run.model.kernels, machine, experts=experts, flash=flash)
     except ConfigError as error:

@@ -66,7 +66,7 @@ def step_time(
     passes, uneven = passes_of(config, parallel, assume)
     found = compute_of(config, family, parallel, passes, _pairs(config, passes, assume), gpu, assume)
     bubble = (parallel.pp - 1) / (passes.micro_batches * parallel.vpp)
-    traffic = traffic_of(config, family, parallel, passes)
+    traffic = traffic_of(config, family, parallel, passes, gpu)
     return StepTime(
         generation=generation_seconds(config, family, engine, gpu, assume, size),
         scoring=found.scoring / uneven,

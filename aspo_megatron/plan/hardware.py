@@ -17,6 +17,7 @@ class Gpu:
 
     Attributes:
         memory: bytes, as it is sold (GB of 10^9).
+        capability: compute capability, as CUDA numbers generations.
         bf16: dense BF16 operations.
         fp32: FP32 operations without tensor cores.
         hbm: of its memory.
@@ -27,6 +28,7 @@ class Gpu:
 
     name: str
     memory: int
+    capability: tuple[int, int]
     bf16: float
     fp32: float
     hbm: float
@@ -38,6 +40,7 @@ class Gpu:
 A100 = Gpu(
     "A100 SXM",
     memory=80 * GB,
+    capability=(8, 0),
     bf16=312e12,
     fp32=19.5e12,
     hbm=2.039 * TB,
@@ -55,6 +58,7 @@ A100_40 = replace(
 H100 = Gpu(
     "H100 SXM",
     memory=80 * GB,
+    capability=(9, 0),
     bf16=989e12,
     fp32=67e12,
     hbm=3.35 * TB,
@@ -71,6 +75,7 @@ H800 = replace(
 H200 = Gpu(
     "H200 SXM",
     memory=141 * GB,
+    capability=(9, 0),
     bf16=989e12,
     fp32=67e12,
     hbm=4.8 * TB,
@@ -81,6 +86,7 @@ H200 = Gpu(
 H20 = Gpu(
     "H20 SXM",
     memory=96 * GB,
+    capability=(9, 0),
     bf16=148e12,
     fp32=44e12,
     hbm=4.0 * TB,
@@ -91,6 +97,7 @@ H20 = Gpu(
 B200 = Gpu(
     "B200 SXM",
     memory=180 * GB,
+    capability=(10, 0),
     bf16=2250e12,
     fp32=75e12,
     hbm=8.0 * TB,

@@ -80,7 +80,7 @@ def stage_memory(
 ) -> StageMemory:
     """A rank of one stage of a layout, on `gpu`."""
     batch = worst_batch(config, family, parallel)
-    setting = replace(setting, gpu_memory=gpu.memory)
+    setting = replace(setting, gpu_memory=gpu.memory, capability=gpu.capability)
     held = resident(family, parallel, setting, stage)
     most = passing(family, parallel, setting, batch, stage)
     engine = planned_engine(config, family, gpu, assume, setting.bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.device.expert_traits import gathers_experts
 from aspo_megatron.plan.generation import server_count
 from aspo_megatron.plan.hardware import GPUS_OF_NODE, Gpu
 from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_parameters
@@ -43,7 +44,9 @@ class Traffic:
         return self.bytes / ((gpu.nvlink if self.within_node else gpu.network) * link)
 
 
-def traffic_of(config: RunConfig, family: Family, parallel: ParallelConfig, passes: Passes) -> tuple[Traffic, ...]:
+def traffic_of(
+    config: RunConfig, family: Family, parallel: ParallelConfig, passes: Passes, gpu: Gpu
+) -> tuple[Traffic, ...]:
     """One entry for each axis above 1, and one for the weight sync."""
     size = bytes_per_weight(config.model.dtype)
     again = 1 if config.model.recompute == "full" else 0
@@ -62,11 +65,15 @@ def traffic_of(config: RunConfig, family: Family, parallel: ParallelConfig, pass
         keys = 2 * max(family.num_kv_heads // parallel.tp, 1) * family.head_dim * size
         gathered = _ring(parallel.cp) * passes.tokens * keys
         found.append(Traffic("cp", gathered * layers * (through + backward), middle <= GPUS_OF_NODE))
-    if parallel.ep > 1:
-        stream = tokens / parallel.tp if parallel.sequence_parallel else tokens
-        routed = stream * family.experts_per_token * family.hidden_size * size * _ring(parallel.ep)
-        within = parallel.ep * parallel.expert_tp <= GPUS_OF_NODE
-        found.append(Traffic("ep", routed * layers * 2 * (through + backward), within))
+    sharers = parallel.ep * parallel.expert_tp
+    own = tokens * family.hidden_size * size / (parallel.tp if parallel.sequence_parallel else 1)
+    if sharers > 1 and gathers_experts(family, parallel, config.model.dtype, config.model.kernels, gpu.capability):
+        # All tokens to all ranks, and the sums of outputs back; backward gathers the tokens anew.
+        sent = (sharers - 1) * own * layers * (2 * through + 3 * backward)
+        found.append(Traffic("ep", sent, sharers <= GPUS_OF_NODE))
+    elif parallel.ep > 1:
+        sent = family.experts_per_token * own * _ring(parallel.ep) * layers * 2 * (through + backward)
+        found.append(Traffic("ep", sent, sharers <= GPUS_OF_NODE))
     if parallel.pp > 1:
         handed = tokens * family.hidden_size * size * parallel.vpp
         if parallel.sequence_parallel:

@@ -13,7 +13,7 @@ from aspo_megatron.simulation.device.collectives import join
 from aspo_megatron.simulation.device.devices import PinnedMemory
 from aspo_megatron.simulation.device.ledger import Ledger
 from aspo_megatron.simulation.device.operations import StandIn
-from aspo_megatron.simulation.device.platform import MEMORY, StandInPlatform
+from aspo_megatron.simulation.device.platform import HOPPER, MEMORY, StandInPlatform
 from aspo_megatron.simulation.device.python_calls import PythonCalls
 
 BARE = Packages(None, apex=False, other_apex=False, apex_gradient_kernels=False, triton=True)
@@ -33,7 +33,12 @@ class SimulatedRank:
 
 @contextmanager
 def simulated_rank(
-    parallel: ParallelConfig, rank: int = 0, packages: Packages = BARE, memory: int = MEMORY, reserved: int = 0
+    parallel: ParallelConfig,
+    rank: int = 0,
+    packages: Packages = BARE,
+    memory: int = MEMORY,
+    reserved: int = 0,
+    capability: tuple[int, int] = HOPPER,
 ) -> Iterator[SimulatedRank]:
     """Be one rank of a layout in the block. For a process of its own: PyTorch keeps the device and megatron its groups.
 
@@ -43,9 +48,10 @@ def simulated_rank(
         packages: what the environment of the GPU is to have.
         memory: bytes of the GPU.
         reserved: those of them that tensors cannot have.
+        capability: compute capability of the GPU.
     """
     stand_in = StandIn()
-    platform = StandInPlatform(stand_in, packages, memory, reserved)
+    platform = StandInPlatform(stand_in, packages, memory, reserved, capability)
     platform.install()
     try:
         join(rank, parallel.world_size)

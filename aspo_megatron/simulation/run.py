@@ -73,7 +73,9 @@ def simulate(config: RunConfig, family: Family, rank: int, gpu: Gpu) -> RankFigu
     groups = worst_groups(config, family.context_length) * count
     samples = samples_of(groups, family.shape(tp=1).vocab_size)
     reserved = Assumptions().reserved
-    with simulated_rank(config.parallel, rank, memory=gpu.memory, reserved=reserved) as simulated:
+    with simulated_rank(
+        config.parallel, rank, memory=gpu.memory, reserved=reserved, capability=gpu.capability
+    ) as simulated:
         from aspo_megatron.simulation.step import SimulatedStep  # megatron-core is imported where there is a platform
 
         step = SimulatedStep(config, family, simulated)

@@ -194,7 +194,7 @@ def test_experts_that_tp_ranks_have_copies_of_are_summed() -> None:
     def axes(**parallel: int) -> set[str]:
         layout = ParallelConfig(tp=4, sequence_parallel=True, **parallel)
         passes = passes_of(run, layout, Assumptions())[0]
-        return {each.axis for each in traffic_of(run, family, layout, passes)}
+        return {each.axis for each in traffic_of(run, family, layout, passes, H100)}
 
     assert axes(etp=4) == {"tp", "sync"}
     assert axes(etp=1) == {"tp", "dp", "sync"}

@@ -16,8 +16,6 @@ _FP8_TOKENS = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """A rank's number of tokens is a multiple of these. Transformer Engine's products want 16; and it gathers the tokens of
 sequence parallelism only in whole blocks of a scale (`assert_dim_for_all_gather`)."""
 _FP8_CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
-_GROUPED_PRODUCTS = (9, 10)
-"""GPUs on which PyTorch's grouped product reads its groups' sizes on the GPU; on others the host waits for them."""
 _BLOCKWISE_CUDA = Version("12.9")
 _EXPERT_FUSION_ENGINE = Version("2.10")
 """The kernels are older, but do not compile before with Triton 3.5, which is older than any torch that runs here."""
@@ -182,20 +180,10 @@ def _expert_fusion(settings: KernelsConfig, machine: Machine, engine: bool) -> b
 
 def _gathered_experts(settings: KernelsConfig, machine: Machine, experts: ExpertTraits) -> bool:
     """Whether ranks hand each other all of their tokens, so that no host waits to learn where each of them goes."""
-    lack = experts.gathering_lack
-    if machine.capability is not None:
-        if machine.capability[0] not in _GROUPED_PRODUCTS:
-            lack = f"a GPU of compute capability {' or '.join(f'{major}.x' for major in _GROUPED_PRODUCTS)}"
-        elif not experts.in_16_bits:
-            lack = "model.dtype=bfloat16"
-        elif settings.fp8 != "none":
-            lack = "fp8=none"
+    lack = experts.gathering_lack(settings, machine.capability)
     if settings.experts == "gathered" and lack:
         raise ConfigError(f"model.kernels.experts=gathered: needs {lack}; auto sends each token where it goes")
-    if settings.experts == "auto":
-        asks_grouped = settings.grouped_gemm is not None
-        return machine.capability is not None and not lack and experts.gathering_pays and not asks_grouped
-    return settings.experts == "gathered"
+    return experts.gathers(settings, machine.capability)
 
 
 def _attention(settings: KernelsConfig, machine: Machine, flash: bool) -> AttentionPlan:

@@ -6,11 +6,12 @@ rank; docs/planning.md has the formulas as a table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.plain_attention import QUERY_CHUNK
+from aspo_megatron.plan.memory.gathered_experts import GatheredExperts
 from aspo_megatron.plan.memory.setting import Setting
 from aspo_megatron.plan.memory.workload import LocalBatch
 
@@ -29,6 +30,7 @@ class Widths:
     bytes: of an element. cpu: norms that keep their input in normalised form, too, and a fused attention kernel.
     fused: the activation is one kernel, which keeps its input alone (`model.kernels.fusion`).
     varlen: attention is computed by segments, not by blocks (`model.kernels.attention`).
+    gathered: sizes of experts whose ranks gather all tokens (`model.kernels.experts`); None for others.
     """
 
     tokens: int
@@ -49,6 +51,7 @@ class Widths:
     cpu: bool
     fused: bool
     varlen: bool
+    gathered: GatheredExperts | None
 
     @classmethod
     def of(cls, family: Family, parallel: ParallelConfig, batch: LocalBatch, setting: Setting) -> Widths:
@@ -75,6 +78,9 @@ class Widths:
             cpu=setting.cpu,
             fused=setting.fused,
             varlen=setting.varlen(family),
+            gathered=GatheredExperts.of(family, parallel, stream, setting.bytes)
+            if setting.gathers(family, parallel)
+            else None,
         )
 
     @property
@@ -100,6 +106,11 @@ class Widths:
     def norm(self, size: int, rows: int) -> int:
         """Bytes a norm keeps beside its input: on CPU the normalised input; the rows' deviations."""
         return (self.bytes * size if self.cpu else 0) + _STATISTICS * rows
+
+
+def without_buffer(w: Widths) -> Widths:
+    """For a model whose weights lie apart: those of the experts are copied into one tensor to compute with them."""
+    return w if w.gathered is None else replace(w, gathered=replace(w.gathered, stacked=True))
 
 
 def layer_input(w: Widths) -> int:
@@ -152,6 +163,8 @@ def feed_forward_inner(w: Widths) -> int:
     Gate and up, and their product; without fusion up once more, and the activation. Experts: for every routed token,
     its hidden state and the same, without fusion also the product that the router has not weighted; and the router's.
     """
+    if w.gathered is not None:
+        return w.gathered.saved
     if not w.experts:
         return (3 if w.fused else 5) * w.bytes * w.tokens * w.ffn
     routed = w.routed * (w.bytes * (w.hidden + (3 if w.fused else 6) * w.expert_ffn) + _STATISTICS + 8)
@@ -166,6 +179,8 @@ def feed_forward_backward(w: Widths, *, again: bool) -> int:
     outputs before and after they are joined.
     """
     stream = w.bytes * w.stream * w.hidden
+    if w.gathered is not None:
+        return max(w.gathered.backward, _experts_forward(w) + 2 * stream if again else 0)
     if w.experts:
         return _experts_forward(w) + 2 * stream if again else 3 * w.bytes * w.routed * w.hidden - stream
     factors = 2 * w.bytes * w.tokens * w.ffn
@@ -206,6 +221,8 @@ def layer_forward(w: Widths, *, saves: bool) -> int:
     stream = w.bytes * w.stream * w.hidden
     if saves:
         return _experts_forward(w) if w.experts else 0
+    if w.gathered is not None:
+        return 3 * stream + w.gathered.saved + w.gathered.forward
     if w.experts:
         return 3 * stream + w.bytes * w.routed * w.hidden + _experts_forward(w)
     attention = w.bytes * w.tokens * (w.mixed + 2 * w.queries + w.keys) + 2 * w.bytes * w.all_tokens * w.keys
@@ -218,6 +235,8 @@ def _experts_forward(w: Widths) -> int:
     Tokens in the order of experts as they were sent and received; the outputs apart and joined. Where ranks share an
     expert, the outputs as they are joined and sorted, both again in fp32, and this rank's part of their sum.
     """
+    if w.gathered is not None:
+        return w.gathered.forward
     if w.expert_tp == 1:
         return 4 * w.bytes * w.routed * w.hidden
     sent = 2 * w.bytes * w.routed // w.expert_tp

@@ -115,7 +115,10 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
         forward = max(forward, saved + _final_norm(w) + log_probs.forward if last else 0)
         backward = max(backward, score_of_last)
     passed = stream + _between_stages(stream, parallel, directions=1)
-    scoring = passed + max(activations.layer_forward(w, saves=False), log_probs.forward)
+    scoring, of_reference = (
+        passed + max(activations.layer_forward(widths, saves=False), log_probs.forward)
+        for widths in (w, activations.without_buffer(w))
+    )
     visits = setting.bytes * held.total if setting.reference_visits else 0
     # What no phase gives back: the buffer into which sequence parallelism gathers, and the micro-batches themselves.
     gathered = gather_buffer(w, parallel)
@@ -123,7 +126,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     scored = gathered + batch.packed_bytes * (setting.scored or setting.micro_batches)
     return Passing(
         scoring=scored + scoring,
-        reference=scored + scoring + visits if setting.reference else 0,
+        reference=scored + of_reference + visits if setting.reference else 0,
         activations=packed + saved,
         forward=packed + forward,
         backward=packed + backward,

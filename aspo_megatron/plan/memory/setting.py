@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from aspo_megatron import losses
-from aspo_megatron.config import ParallelConfig, RunConfig
+from aspo_megatron.config import KernelsConfig, ParallelConfig, RunConfig
 from aspo_megatron.config.words import ModelDtype, Recompute
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.attention_kernels import flash_takes
+from aspo_megatron.parallel.device.expert_traits import gathers_experts
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
 
@@ -36,6 +37,8 @@ class Setting:
         fused: activations are one kernel (`model.kernels.fusion`).
         blocks: attention is computed block by block on a GPU, too (`model.kernels.attention`).
         eager_log_prob: on a GPU, too, the log-prob uses no Triton kernels (`model.kernels.log_prob`).
+        kernels: `model.kernels`.
+        capability: of the GPU; no matter on CPUs.
         gpu_memory: bytes of the GPU, by which a log-prob's chunk goes; no matter on CPUs.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
@@ -52,6 +55,8 @@ class Setting:
     fused: bool = False
     blocks: bool = False
     eager_log_prob: bool = False
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
+    capability: tuple[int, int] = (9, 0)
     gpu_memory: int = 0
     scored: int | None = None
 
@@ -64,6 +69,10 @@ class Setting:
         """Whether a GPU computes attention by segments."""
         flash = flash_takes(getattr(torch, self.dtype), family.head_dim)
         return not self.cpu and flash and not self.blocks
+
+    def gathers(self, family: Family, parallel: ParallelConfig) -> bool:
+        """Whether ranks hand each other all tokens for their experts."""
+        return gathers_experts(family, parallel, self.dtype, self.kernels, None if self.cpu else self.capability)
 
     @property
     def main_bytes(self) -> int:
@@ -106,5 +115,6 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         blocks=config.model.kernels.attention == "blocks",
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
         eager_log_prob=config.model.kernels.log_prob == "eager",
+        kernels=config.model.kernels,
         scored=micro_batches * config.mini_batches,
     )

@@ -139,7 +139,8 @@ class Ledger:
             yield
         finally:
             self._inside -= 1
-            self._peak = max(self._peak, self.held_bytes)
+            if not self._inside:  # a kernel inside of a kernel is a part of it
+                self._peak = max(self._peak, self.held_bytes)
 
     def _gone(self, key: int) -> None:
         self._held -= self._sizes.pop(key, 0)

@@ -30,20 +30,27 @@ from aspo_megatron.simulation.device.operations import StandIn
 from aspo_megatron.simulation.device.python_calls import PythonCalls
 from aspo_megatron.simulation.device.streams import on_stream_of, stream_classes
 
-_CAPABILITY = (9, 0)
+HOPPER = (9, 0)
 MEMORY = 80 << 30
 
 
 class StandInPlatform(Platform):
-    """A GPU of Hopper's kind, as far as it needs no values."""
+    """A GPU, as far as it needs no values."""
 
     backend = "stand_in"
 
-    def __init__(self, stand_in: StandIn, packages: Packages, memory: int = MEMORY, reserved: int = 0) -> None:
+    def __init__(
+        self,
+        stand_in: StandIn,
+        packages: Packages,
+        memory: int = MEMORY,
+        reserved: int = 0,
+        capability: tuple[int, int] = HOPPER,
+    ) -> None:
         super().__init__()
         self._memory, self._reserved = memory, reserved
         self.device = gpu()
-        self.machine = Machine(packages, _CAPABILITY)
+        self.machine = Machine(packages, capability)
         self._stand_in = stand_in
 
     def install(self) -> None:
@@ -71,7 +78,7 @@ class StandInPlatform(Platform):
             "stream": on_stream_of(self._stand_in),
             "manual_seed": torch.manual_seed,
             "empty_cache": lambda: None,
-            "get_device_capability": lambda *_: _CAPABILITY,
+            "get_device_capability": lambda *_: self.machine.capability,
             "get_device_properties": lambda *_: SimpleNamespace(
                 total_memory=self._memory, multi_processor_count=132, major=9
             ),

@@ -43,6 +43,8 @@ def waits_for_value(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         return _has_mask(args[1]) and not one_of_host
     if func in (aten.masked_fill.Tensor, aten.masked_fill_.Tensor):
         return on_gpu(args[2])
+    if func is aten._grouped_mm.default:  # GroupedBlas.cpp: other products are made one by one, of sizes read here
+        return bool(args[0].dtype != torch.bfloat16)
     if func is aten.multinomial.default:
         return not (args[2] if len(args) > 2 else kwargs.get("replacement", False))
     if func is aten.histc.default:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aspo_megatron.parallel.model.experts.room import ExpertRoom
 from aspo_megatron.parallel.model.experts.routed import ExpertWeights, routed_experts
+from aspo_megatron.parallel.model.experts.rows import even_rows, rows_set_aside
 
 
 class GatheredExperts(MoELayer):
@@ -39,16 +40,16 @@ class GatheredExperts(MoELayer):
         probs, chosen = self.router(hidden_states, mask)
         tokens, top_k = len(hidden_states), self.config.moe_router_topk
         # As many of each row are true, which the host knows.
-        places = torch.nonzero_static(chosen, size=tokens * top_k)[:, 1].view(tokens, top_k)
+        places = torch.nonzero_static(chosen, size=tokens * top_k)[:, 1].reshape(-1).view(tokens, top_k)
         weights = ExpertWeights(
             [expert.linear_fc1.weight for expert in self.experts.local_experts],
             [expert.linear_fc2.weight for expert in self.experts.local_experts],
         )
         everything = tokens * self._sharers.size()
-        even = everything * top_k * weights.count / self.config.num_moe_experts
-        rows = self.room.rows(even, everything * min(top_k, weights.count))
+        sizes = everything, top_k, weights.count, self.config.num_moe_experts
+        rows = rows_set_aside(*sizes, self.room.factor)
         first = self.local_expert_indices[0]
         flat = hidden_states.view(tokens, -1)
         output, wanted = routed_experts(flat, probs.gather(1, places), places, weights, first, rows, self._sharers)
-        self.room.note(wanted, even)
+        self.room.note(wanted, even_rows(*sizes))
         return output.view_as(hidden_states)

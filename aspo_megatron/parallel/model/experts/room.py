@@ -8,11 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-ROOM = 1.25
-"""Rows set aside at first, as a multiple of those of experts that are used evenly."""
+from aspo_megatron.parallel.model.experts.rows import ROOM
+
 _SPARE = 1.1
 """By how much more rows are set aside than were wanted, when they were too few."""
-_MULTIPLE = 8
 
 
 class ExpertRoom:
@@ -25,10 +24,6 @@ class ExpertRoom:
     def __init__(self) -> None:
         self.factor = ROOM
         self._most: Tensor | None = None
-
-    def rows(self, even: float, most: int) -> int:
-        """Of a layer whose even share is `even`, and that can never use more than `most`."""
-        return min(-(-int(self.factor * even) // _MULTIPLE) * _MULTIPLE, most)
 
     def note(self, wanted: Tensor, even: float) -> None:
         """A layer's experts have taken `wanted` rows (a scalar on the device) where an even share was `even`."""
