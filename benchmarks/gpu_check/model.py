@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from aspo_megatron import losses
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import KernelsConfig, RunConfig
 from aspo_megatron.data.packing import split_by_budget
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.models.family import read_family
+from aspo_megatron.parallel.device.expert_traits import gathers_experts
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.plan.memory.rank import passing, resident
 from aspo_megatron.plan.memory.setting import setting_of
@@ -149,10 +150,13 @@ def waits(sheet: Sheet, topology: Topology, folders: Mapping[str, Path], tokens:
         updates, scoring = passes(topology, folder, groups, tokens)
         family = read_family(folder)
         count = len(split_by_budget(groups, tokens))
-        routed = count * family.num_layers if family.num_experts else 0
-        note = f"{count} micro-batches"
-        _waits_line(sheet, f"waits of an update{label}", _third(updates), 2 + routed, note)
-        _waits_line(sheet, f"waits of a scoring pass{label}", _third(scoring), 1 + routed, note)
+        note, more = f"{count} micro-batches", 0
+        if family.num_experts:
+            capability = torch.cuda.get_device_capability(device)
+            gathered = gathers_experts(family, SINGLE, "bfloat16", KernelsConfig(), capability)
+            more = 1 if gathered else count * family.num_layers
+        _waits_line(sheet, f"waits of an update{label}", _third(updates), 2 + more, note)
+        _waits_line(sheet, f"waits of a scoring pass{label}", _third(scoring), 1 + more, note)
 
 
 def _third(work: Callable[[], object]) -> Watched:

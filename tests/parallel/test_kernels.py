@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,13 +15,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aspo_megatron.config import KernelsConfig, ModelConfig, RunConfig
+from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig, RunConfig
 from aspo_megatron.data.packing import Span
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.inputs.read import Inputs
 from aspo_megatron.launch.rank_status import RankStatus
 from aspo_megatron.models.families.qwen3_moe import FAMILY
+from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.device.attention_kernels import attend, attend_backward
+from aspo_megatron.parallel.device.expert_traits import ExpertTraits
 from aspo_megatron.parallel.device.kernels import Kernels, Machine, advice, choose_kernels
 from aspo_megatron.parallel.device.packages import Packages, engine_window, find_packages
 from aspo_megatron.parallel.device.platform import CpuPlatform
@@ -43,8 +45,21 @@ def with_engine(version: str, machine: Machine = HOPPER) -> Machine:
     return replace(machine, packages=replace(machine.packages, transformer_engine=Version(version)))
 
 
-def choose(machine: Machine, *, experts: bool = False, flash: bool = False, **settings: Any) -> Kernels:
-    return choose_kernels(KernelsConfig(**settings), machine, experts=experts, flash=flash)
+SHARED_BY_FEW = ExpertTraits("bfloat16", rows_fit=True, few_ranks=True)
+SHARED_BY_MANY = replace(SHARED_BY_FEW, few_ranks=False)
+
+
+def choose(
+    machine: Machine,
+    *,
+    experts: bool | ExpertTraits = False,
+    flash: bool = False,
+    tokens: Literal["auto", "gathered", "sent"] = "auto",
+    **settings: Any,
+) -> Kernels:
+    """`experts`: True for those that so many ranks share that each token is sent where it goes."""
+    traits = experts if isinstance(experts, ExpertTraits) else SHARED_BY_MANY if experts else None
+    return choose_kernels(KernelsConfig(experts=tokens, **settings), machine, experts=traits, flash=flash)
 
 
 def test_defaults_take_what_there_is() -> None:
@@ -56,6 +71,56 @@ def test_defaults_take_what_there_is() -> None:
     engine = Kernels(transformer_engine=True, fusion=True, rope_fusion=True, gradient_fusion=True, triton_log_prob=True)
     assert choose(HOPPER) == engine
     assert choose(HOPPER, experts=True) == replace(engine, grouped_gemm=True, expert_fusion=True)
+
+
+def test_tokens_of_experts_are_gathered_where_it_is_the_faster_way() -> None:
+    bare = Kernels(fusion=True)
+    assert choose(BARE_GPU, experts=SHARED_BY_FEW) == replace(bare, gathered_experts=True)
+    for other in (
+        choose(BARE_GPU, experts=SHARED_BY_MANY),
+        choose(BARE_GPU, experts=SHARED_BY_FEW, tokens="sent"),
+        choose(replace(BARE_GPU, capability=(8, 0)), experts=SHARED_BY_FEW),
+        choose(replace(BARE_GPU, capability=(12, 0)), experts=SHARED_BY_FEW),
+        choose(BARE_GPU, experts=replace(SHARED_BY_FEW, dtype="float32")),
+        choose(BARE_GPU, experts=replace(SHARED_BY_FEW, rows_fit=False)),
+        choose(BARE_GPU, experts=SHARED_BY_FEW, grouped_gemm=False),
+    ):
+        assert other == bare
+    assert choose(BARE_GPU, experts=SHARED_BY_MANY, tokens="gathered").gathered_experts
+    assert choose(CPU, experts=SHARED_BY_FEW) == Kernels()
+    assert choose(CPU, experts=replace(SHARED_BY_FEW, dtype="float32"), tokens="gathered").gathered_experts
+    engine = choose(HOPPER, experts=SHARED_BY_FEW)
+    assert engine.gathered_experts
+    assert not engine.grouped_gemm
+
+
+@pytest.mark.parametrize(
+    ("machine", "experts", "settings", "lack"),
+    [
+        (replace(BARE_GPU, capability=(8, 0)), SHARED_BY_FEW, {}, "a GPU of compute capability 9.x or 10.x"),
+        (BARE_GPU, replace(SHARED_BY_FEW, dtype="float32"), {}, "model.dtype=bfloat16"),
+        (HOPPER, SHARED_BY_FEW, {"fp8": "hybrid"}, "model.kernels.fp8=none"),
+        (CPU, replace(SHARED_BY_FEW, dtype="float32", rows_fit=False), {}, "in multiples of 4"),
+    ],
+)
+def test_gathering_is_refused_where_it_is_not_possible(
+    machine: Machine, experts: ExpertTraits, settings: dict[str, Any], lack: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"model.kernels.experts=gathered: needs .*{lack}"):
+        choose(machine, experts=experts, tokens="gathered", **settings)
+
+
+FAMILY_30B = read_family(Path(__file__).parents[2] / "examples" / "qwen3_30b_a3b" / "model")
+
+
+def test_few_ranks_share_experts_if_they_are_no_more_than_a_token_chooses() -> None:
+    for ep, few in ((1, True), (8, True), (16, False)):
+        traits = ExpertTraits.of(FAMILY_30B, ParallelConfig(dp=16, ep=ep), "bfloat16")
+        assert traits == ExpertTraits("bfloat16", rows_fit=True, few_ranks=few)
+    odd = replace(FAMILY_30B, expert_ffn_size=772)
+    for dtype, fit in (("bfloat16", False), ("float32", True)):
+        assert ExpertTraits.of(odd, ParallelConfig(), dtype) == ExpertTraits(dtype, rows_fit=fit, few_ranks=True)
+    assert ExpertTraits.of(replace(FAMILY_30B, num_experts=0), ParallelConfig(), "bfloat16") is None
 
 
 def test_kernels_for_experts_that_do_not_compile_are_not_taken() -> None:

@@ -12,12 +12,17 @@ import pytest
 from parallel.layouts import FP32, Layout
 from thorough import some_of
 
-from aspo_megatron.config import ParallelConfig
+from aspo_megatron.config import KernelsConfig, ParallelConfig
 from aspo_megatron.simulation.device.ledger import Figures
 
 from .runs import Setup, updates
 
-MORE_ROWS = {"pp4": Layout(ParallelConfig(pp=4))}  # has middle stages
+MORE_ROWS = {
+    "pp4": Layout(ParallelConfig(pp=4)),  # has middle stages
+    "moe-tp2-sp-ep2-etp1-sent": Layout(
+        ParallelConfig(tp=2, ep=2, etp=1, sequence_parallel=True), "qwen3-moe", kernels=KernelsConfig(experts="sent")
+    ),
+}
 
 
 def is_part(row: Layout, other: Layout) -> bool:
@@ -65,7 +70,8 @@ def expected_waits(figures: Figures) -> Counter[str]:
 def check_budgets(figures: dict[str, Figures], expert_layers: int = 0) -> None:
     """No wait and no pageable copy inside micro-batches, and few waits in an update.
 
-    `expert_layers`: how many the rank computes in all micro-batches of an update, those that it computes again too.
+    `expert_layers`: how many the rank computes in all micro-batches of an update, those that it computes again too, if
+    tokens are sent to their experts (`model.kernels.experts`).
     """
     inside = figures["update: micro-batches"].waits
     assert inside.total() == expert_layers * WAITS_OF_AN_EXPERT_LAYER
@@ -81,6 +87,7 @@ FEW = {
     "cp2-tp2-sp",
     "dp2-pp2-vpp2-distopt-overlap",
     "moe-tp2-sp-ep2-etp1",
+    "moe-tp2-sp-ep2-etp1-sent",
 }
 
 
@@ -91,7 +98,7 @@ FEW = {
 )
 def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: dict[str, Path]) -> None:
     row = ROWS[name]
-    settings = {"kernels": {"fusion": row.kernels.fusion}}
+    settings = {"kernels": {"fusion": row.kernels.fusion, "experts": row.kernels.experts}}
     setup = Setup(folders[model_of(row)], row.parallel, rank, row.recompute, settings=settings)
     figures = simulated(updates, setup)
     last = rank >= row.parallel.world_size // row.parallel.pp * (row.parallel.pp - 1)
@@ -101,7 +108,8 @@ def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: di
         "aspo_megatron.log_prob_gradient.default",
     )
     assert [name in figures["update"].calls for name in of_log_prob] == [last] * 3
-    layers = setup.family.num_layers // row.parallel.pp if setup.family.num_experts else 0
+    waits = setup.family.num_experts and row.kernels.experts == "sent"
+    layers = setup.family.num_layers // row.parallel.pp if waits else 0
     again = 1 if row.recompute == "none" else 2
     check_budgets(figures, layers * setup.prompts * again)
 
