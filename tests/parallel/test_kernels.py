@@ -118,8 +118,8 @@ def test_few_ranks_share_experts_if_they_are_no_more_than_a_token_chooses() -> N
         traits = ExpertTraits.of(FAMILY_30B, ParallelConfig(dp=16, ep=ep), "bfloat16")
         assert traits == ExpertTraits("bfloat16", rows_fit=True, few_ranks=few)
     odd = replace(FAMILY_30B, expert_ffn_size=772)
-    for dtype, fit in (("bfloat16", False), ("float32", True)):
-        assert ExpertTraits.of(odd, ParallelConfig(), dtype) == ExpertTraits(dtype, rows_fit=fit, few_ranks=True)
+    assert ExpertTraits.of(odd, ParallelConfig(), "bfloat16") == replace(SHARED_BY_FEW, rows_fit=False)
+    assert ExpertTraits.of(odd, ParallelConfig(), "float32") == replace(SHARED_BY_FEW, dtype="float32")
     assert ExpertTraits.of(replace(FAMILY_30B, num_experts=0), ParallelConfig(), "bfloat16") is None
 
 
