@@ -56,6 +56,11 @@ class PackedBatch:
         """T, the tokens that go through the model."""
         return int(self.input_ids.numel())
 
+    def with_values(self, groups: Sequence[Sequence[Sample]], weights: Sequence[Sequence[float]]) -> PackedBatch:
+        """The batch of the same samples with the values that they have now, as `pack` gives it."""
+        values: dict[str, Any] = _values([sample for group in groups for sample in group], weights)
+        return replace(self, **values)
+
     def of_tokens(self, tokens: Tensor | slice) -> PackedBatch:
         """The batch of these of the R scored tokens alone, for what looks at each token by itself."""
         names = ("targets", "mask", "weights", "advantages", "old_log_probs", "ref_log_probs", "rollout_log_probs")
@@ -132,26 +137,32 @@ def pack(groups: Sequence[Sequence[Sample]], weights: Sequence[Sequence[float]])
             length += len(inputs)
             samples.append(sample)
     lengths = [len(sample.response_ids) for sample in samples]
-    flat_weights = [weight for row in weights for weight in row]
     return PackedBatch(
         input_ids=_join(ids, torch.int64),
         positions=_join(positions, torch.int64),
         spans=tuple(spans),
         predictors=_join(predictors, torch.int64),
         targets=_join([sample.response_ids for sample in samples], torch.int64),
-        mask=_join([sample.response_mask for sample in samples], torch.bool),
-        weights=torch.repeat_interleave(
-            torch.tensor(flat_weights, dtype=torch.float32), torch.tensor(lengths, dtype=torch.int64)
-        ),
-        advantages=torch.repeat_interleave(
-            torch.tensor([sample.advantage for sample in samples], dtype=torch.float32),
-            torch.tensor(lengths, dtype=torch.int64),
-        ),
-        old_log_probs=_join([_or_zeros(sample, sample.old_log_probs) for sample in samples], torch.float32),
-        ref_log_probs=_join([_or_zeros(sample, sample.ref_log_probs) for sample in samples], torch.float32),
-        rollout_log_probs=_join([sample.rollout_log_probs for sample in samples], torch.float32),
         cu_seqlens=torch.tensor([0, *np.cumsum(lengths, dtype=np.int64)], dtype=torch.int64),
+        **_values(samples, weights),
     )
+
+
+def _values(samples: Sequence[Sample], weights: Sequence[Sequence[float]]) -> dict[str, Tensor]:
+    """What a loss makes of scored tokens' log-probs depends on it; nothing else does."""
+    lengths = torch.tensor([len(sample.response_ids) for sample in samples], dtype=torch.int64)
+
+    def of_samples(values: Sequence[float]) -> Tensor:
+        return torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), lengths)
+
+    return {
+        "mask": _join([sample.response_mask for sample in samples], torch.bool),
+        "weights": of_samples([weight for row in weights for weight in row]),
+        "advantages": of_samples([sample.advantage for sample in samples]),
+        "old_log_probs": _join([_or_zeros(sample, sample.old_log_probs) for sample in samples], torch.float32),
+        "ref_log_probs": _join([_or_zeros(sample, sample.ref_log_probs) for sample in samples], torch.float32),
+        "rollout_log_probs": _join([sample.rollout_log_probs for sample in samples], torch.float32),
+    }
 
 
 def _or_zeros(sample: Sample, values: np.ndarray | None) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,19 +15,21 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Loss
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.model.reference import Reference
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, response_log_probs, token_outputs
+from aspo_megatron.parallel.update.step import PassLimits, planned_outputs, token_outputs
 from aspo_megatron.train.updates import StepUpdates
 
 Groups = list[list[Sample]]
+T = TypeVar("T")
 
 
 class Learner:
     """Computes log-probs of samples, and makes the updates that they give.
 
     All methods but `needs_log_probs` and `tell_if_no_update` are collectives. `batches`: this replica's groups of each
-    mini-batch of a step.
+    mini-batch of a step, or what was planned of them.
     """
 
     def __init__(
@@ -47,28 +50,32 @@ class Learner:
         self._limits = PassLimits.of(config.train, config.rollout.sampling.temperature)
         self._updates = StepUpdates(config, model, self.optimizer, objective, self._limits, tell)
 
-    def add_log_probs(self, batches: Sequence[Groups]) -> None:
+    def plan(self, batches: Sequence[Groups]) -> list[PlannedGroups]:
+        """Each mini-batch of a step as micro-batches, for all that is computed of it."""
+        return [PlannedGroups.of(self.model, batch, self._limits.max_tokens) for batch in batches]
+
+    def add_log_probs(self, batches: Sequence[PlannedGroups]) -> None:
         """Give samples their old and reference log-probs; but see `RunConfig.first_update_is_on_policy`."""
-        groups = [group for batch in batches for group in batch]
         with self._phase("old log-probs"):
             if self._config.takes_log_probs_of_engine:
-                for group in groups:
-                    for sample in group:
-                        sample.old_log_probs = sample.rollout_log_probs
+                for sample in (sample for batch in batches for sample in batch.samples):
+                    sample.old_log_probs = sample.rollout_log_probs
             else:
-                for sample, log_probs in response_log_probs(self.model, self.needs_log_probs(batches), self._limits):
+                known = self._known(batches)
+                shown = self.plan([self._shown([batch.groups for batch in known])] if known else [])
+                for sample, log_probs, _ in planned_outputs(self.model, [*shown, *batches[len(known) :]], self._limits):
                     sample.old_log_probs = log_probs
         if self._reference is not None:
             with self._phase("reference log-probs"), self._reference.ready() as reference:
-                for sample, log_probs in response_log_probs(reference, groups, self._limits):
+                for sample, log_probs, _ in planned_outputs(reference, batches, self._limits):
                     sample.ref_log_probs = log_probs
 
     def needs_log_probs(self, batches: Sequence[Groups]) -> Groups:
         """The groups whose old log-probs no update gives: also those that samples.jsonl shows."""
-        known = batches[:1] if self._config.first_update_is_on_policy else []
+        known = self._known(batches)
         return [*self._shown(known), *(group for batch in batches[len(known) :] for group in batch)]
 
-    def update(self, step: int, batches: Sequence[Groups]) -> dict[str, float]:
+    def update(self, step: int, batches: Sequence[PlannedGroups]) -> dict[str, float]:
         """All updates of a step: see `StepUpdates.make`."""
         with self._phase("update"):
             return self._updates.make(step, batches)
@@ -82,7 +89,11 @@ class Learner:
         """Say so at the end of a run whose weights nothing has changed."""
         self._updates.tell_if_none()
 
-    def _shown(self, batches: Sequence[Groups]) -> Groups:
+    def _known(self, batches: Sequence[T]) -> Sequence[T]:
+        """The mini-batches whose old log-probs an update gives."""
+        return batches[:1] if self._config.first_update_is_on_policy else []
+
+    def _shown(self, batches: Sequence[Sequence[Sequence[Sample]]]) -> Groups:
         return samples_to_show([group for batch in batches for group in batch], self._config.log.samples_per_step)
 
 

@@ -132,9 +132,10 @@ class Trainer:
         batches = to_replicas(rollout.groups, config.train.prompts_per_update, self._topology, config.mini_batches)
 
         # Log-probs: old and reference log-probs. Then advantages, and the updates.
-        self._learner.add_log_probs(batches)
+        planned = self._learner.plan(batches)
+        self._learner.add_log_probs(planned)
         metrics |= set_advantages(batches, config, self._topology)
-        metrics |= self._learner.update(step, batches)
+        metrics |= self._learner.update(step, planned)
         self._states.complete_written()
         self._outputs.record_samples(step, self._learner.shown_tokens(batches), self._learner.loss)
         self._phases.count_work([group for batch in batches for group in batch], self._learner.needs_log_probs(batches))

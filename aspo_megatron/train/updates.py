@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from aspo_megatron.config import RunConfig
-from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.metrics.alarms import why_nothing
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.model.policy import PolicyModel
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
+from aspo_megatron.parallel.update.step import SKIPPED, PassLimits, UpdateResult, aggregation_of, planned_update
 from aspo_megatron.train.step_metrics import update_metrics
 
 
@@ -43,12 +43,12 @@ class StepUpdates:
         self._objective, self._limits, self._tell = objective, limits, tell
         self._weighting = aggregation_of(config.loss, config.rollout.sampling.max_response_tokens)
 
-    def make(self, step: int, batches: Sequence[Sequence[Sequence[Sample]]]) -> dict[str, float]:
+    def make(self, step: int, batches: Sequence[PlannedGroups]) -> dict[str, float]:
         """All updates of a step. A collective.
 
         Args:
             step: its number, from 1.
-            batches: this replica's groups of each mini-batch of the step, also of those that are empty.
+            batches: this replica's samples of each mini-batch of the step, also of those that are empty.
 
         Returns:
             The figures, averaged over the updates that were made; `lr` is the last update's, made or not.
@@ -64,20 +64,17 @@ class StepUpdates:
             for batch, has_advantages in zip(batches, pushed, strict=True):
                 self._optimizer.stand_at(first + len(results))
                 lr = self._optimizer.lr
-                results.append(
-                    update(
-                        self._model,
-                        self._optimizer,
-                        batch if has_advantages or self._learns_without_advantages else [],
-                        self._objective if results else on_policy,
-                        self._weighting,
-                        self._limits,
-                        self._config.loss.router_aux_coef,
-                    )
-                )
+                learns = has_advantages or self._learns_without_advantages
+                results.append(self._update(batch, self._objective if results else on_policy) if learns else SKIPPED)
                 _check_finite(step, len(results), results[-1])
         self._optimizer.stand_at(first + len(results))  # a skipped update has not moved it
         return update_metrics(results) | {"lr": lr}
+
+    def _update(self, batch: PlannedGroups, objective: PolicyObjective) -> UpdateResult:
+        coefficient = self._config.loss.router_aux_coef
+        return planned_update(
+            self._model, self._optimizer, batch, objective, self._weighting, self._limits, coefficient
+        )
 
     @property
     def _learns_without_advantages(self) -> bool:
@@ -95,12 +92,9 @@ class StepUpdates:
             self._tell(one_line(f"{same}: {why_nothing(self._config)}"))
 
 
-def _pushed(batches: Sequence[Sequence[Sequence[Sample]]]) -> list[bool]:
+def _pushed(batches: Sequence[PlannedGroups]) -> list[bool]:
     """Of each mini-batch, whether any token that counts has an advantage, on any rank. A collective."""
-    own = [
-        any(sample.advantage != 0 and sample.response_mask.any() for group in batch for sample in group)
-        for batch in batches
-    ]
+    own = [any(sample.advantage != 0 and sample.response_mask.any() for sample in batch.samples) for batch in batches]
     return [any(ranks) for ranks in zip(*gather(own), strict=True)]
 
 

@@ -20,6 +20,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.base import Stat
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
 from aspo_megatron.parallel.log_prob import triton_ops
+from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import _in_order
 from aspo_megatron.parallel.update.micro_batches import micro_batches_of
 from aspo_megatron.parallel.update.objective import PolicyObjective
@@ -85,7 +86,7 @@ def make_update(model: Any, optimizer: Optimizer, groups: list[list[Sample]], ma
 
 
 def test_an_update_whose_logits_are_worked_on_by_triton(
-    topology: Topology, folder: Path, batch: list[list[Sample]], monkeypatch: pytest.MonkeyPatch
+    topology: Topology, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `model.kernels.log_prob=triton` asks for on a CPU, of the shortest group."""
     sums, tokens, norms = triton_ops.token_sums, list[int](), list[float]()
@@ -184,10 +185,44 @@ def test_log_probs_of_policy_and_reference(topology: Topology, folder: Path) -> 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
-    learner.add_log_probs([[], groups])
+    learner.add_log_probs(learner.plan([[], groups]))
     for sample in groups[0]:
         assert sample.old_log_probs is not None
         assert sample.ref_log_probs is not None
         want = at_first[id(sample)].detach().numpy()
         np.testing.assert_allclose(sample.ref_log_probs, want, rtol=0, atol=2e-5)
         assert np.abs(sample.old_log_probs - want).min() > 1e-3
+
+
+def test_a_step_plans_its_micro_batches_once(topology: Topology, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes and epochs use them again, each with the values that samples have then."""
+    made, seen = [], []
+    plan, move = MicroBatch.of.__func__, MicroBatch.to  # type: ignore[attr-defined]
+    monkeypatch.setattr(MicroBatch, "of", classmethod(lambda *args: made.append(args) or plan(*args)))
+    monkeypatch.setattr(MicroBatch, "to", lambda self, device: seen.append(self) or move(self, device))
+    config = RunConfig.model_validate(
+        {
+            "output_dir": folder / "unused",
+            "model": ModelConfig(path=folder, dtype="float32"),
+            "data": {"train": {"kind": "jsonl", "path": "unused"}},
+            "loss": {"kl_coef": 0.1},
+            "rollout": {"prompts_per_step": 2},
+            "train": {"prompts_per_update": 1, "epochs": 2, "old_log_probs": "recompute"},
+        }
+    )
+    learner = Learner(config, load(folder, topology), lambda _: nullcontext(), print)
+    first, second = make_groups([(5, (3, 4)), (2, (6,))])
+    planned = learner.plan([[first], [second]])
+    learner.add_log_probs(planned)
+    learner.update(1, planned)
+    assert len(made) == 2
+    old, reference, *updates = (seen[first : first + 2] for first in range(0, len(seen), 2))
+    assert len(updates) == 2
+    for part in (0, 1):
+        attention = {id(each[part].attention) for each in (old, reference, *updates)}
+        assert len(attention) == 1
+        assert not old[part].batch.old_log_probs.any()
+        for each in updates:
+            assert each[part].scored is each[part].batch
+            assert each[part].batch.old_log_probs.all()
+            assert each[part].batch.weights.all()

@@ -181,7 +181,7 @@ def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tupl
         learner._limits = type(learner._limits)(budget(groups), None, 1.0)
         held = rank.ledger.held_bytes
         rank.ledger.clear()
-        learner.add_log_probs([groups])
+        learner.add_log_probs(learner.plan([groups]))
         weights = sum(map(_held, model.parameters()))
         return held, weights, rank.ledger.peak_bytes, rank.ledger.figures()
 

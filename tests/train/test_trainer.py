@@ -29,6 +29,7 @@ from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import process_grid
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.rewards.workers.pool import Reward
 from aspo_megatron.rollout.engine import Deferred, Generation, Request, ServersLostError, WhenComplete
 from distributed import Ranks
@@ -240,8 +241,8 @@ def train(
         seen = Seen(calls, progress.said, engine.weights)
         update = trainer._learner.update
 
-        def watched(step: int, batches: Sequence[list[list[Sample]]]) -> dict[str, float]:
-            seen.trained_on[step] = [sample for batch in batches for group in batch for sample in group]
+        def watched(step: int, batches: Sequence[PlannedGroups]) -> dict[str, float]:
+            seen.trained_on[step] = [sample for batch in batches for sample in batch.samples]
             return update(step, batches)
 
         trainer._learner.update = watched  # type: ignore[method-assign]

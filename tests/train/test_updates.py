@@ -14,9 +14,10 @@ from aspo_megatron import losses
 from aspo_megatron.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, SourceConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import AgreedError
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.schedule import Schedule
-from aspo_megatron.parallel.update.step import UpdateResult
+from aspo_megatron.parallel.update.step import SKIPPED, UpdateResult
 from aspo_megatron.train import updates
 
 LR = 1e-3
@@ -47,8 +48,8 @@ class StandIn:
         return {"updates": len(self.rates)}
 
     def update(self, model: Any, optimizer: Any, batch: Any, objective: PolicyObjective, *_: Any) -> UpdateResult:
-        if not batch:
-            return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
+        if not batch.samples:
+            return SKIPPED
         self.rates.append(self.lr)
         self.on_policy.append(objective.on_policy)
         self.stand_at(self.place + 1)
@@ -68,7 +69,7 @@ def make(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[updates.StepU
         {**config.model_dump(exclude_unset=True), **{name: dict(section) for name, section in sections.items()}}
     )
     stand_in, told = StandIn(config), list[str]()
-    monkeypatch.setattr(updates, "update", stand_in.update)
+    monkeypatch.setattr(updates, "planned_update", stand_in.update)
     objective = PolicyObjective(losses.build("aspo", {}), config.loss)
     optimizer: Any = stand_in
     return updates.StepUpdates(config, None, optimizer, objective, None, told.append), stand_in, told  # type: ignore[arg-type]
@@ -81,12 +82,17 @@ def group(advantage: float, counts: bool = True) -> list[Sample]:
     return [Sample("p", 0, ids, ids, mask, np.zeros(3, np.float32), 0, "stop", advantage=advantage)]
 
 
-FULL: Any = [[group(1.0)]] * 3
-FIRST: Any = [[group(1.0)], [], []]
-LAST: Any = [[], [], [group(1.0)]]
-NONE: Any = [[], [], []]
-AGREE: Any = [[group(0.0), group(0.0)]] * 3
-ONE_DIFFERS: Any = [[group(0.0)], [group(0.0), group(-1.0)], [group(0.0)]]
+def planned(*batches: list[list[Sample]]) -> list[PlannedGroups]:
+    """A micro-batch each, of which nothing is computed."""
+    return [PlannedGroups(batch, [batch], 0, []) for batch in batches]
+
+
+FULL = planned([group(1.0)], [group(1.0)], [group(1.0)])
+FIRST = planned([group(1.0)], [], [])
+LAST = planned([], [], [group(1.0)])
+NONE = planned([], [], [])
+AGREE = planned(*[[group(0.0), group(0.0)]] * 3)
+ONE_DIFFERS = planned([group(0.0)], [group(0.0), group(-1.0)], [group(0.0)])
 
 
 def test_each_update_has_the_rate_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +183,7 @@ def test_an_update_without_a_signal_is_skipped(
 
 def test_an_advantage_counts_where_a_token_does(monkeypatch: pytest.MonkeyPatch) -> None:
     step_updates, optimizer, _ = make(monkeypatch, loss={"kl_coef": 0.0})
-    assert step_updates.make(1, [[group(1.0, counts=False), group(0.0)], [], []])["updates/skipped"] == 3
+    assert step_updates.make(1, planned([group(1.0, counts=False), group(0.0)], [], []))["updates/skipped"] == 3
     assert not optimizer.rates
 
 

@@ -73,6 +73,11 @@ class MicroBatch:
             attention=plan_attention(own, kernels),
         )
 
+    def with_batch(self, batch: PackedBatch) -> MicroBatch:
+        """The same tokens with other values: `batch`, on the CPU."""
+        scored = batch if self.scored is self.batch else batch.of_tokens(self.mine)
+        return replace(self, batch=batch, scored=scored)
+
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`, by one copy that the host does not wait for."""
         return copied(self, device) if device.type != "cpu" else self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -33,23 +35,49 @@ def micro_batches_of(groups: Sequence[SampleGroup], max_tokens: int, topology: T
     return micro_batches + [[] for _ in range(wanted - len(micro_batches))]
 
 
-def packed(
-    model: PolicyModel, micro_batches: Sequence[Sequence[SampleGroup]], weight_of: Callable[[Sample], float]
-) -> list[MicroBatch]:
-    """Micro-batches on the model's device; the host does not wait for them to be there.
+@dataclass(frozen=True)
+class PlannedGroups:
+    """A replica's samples as micro-batches, planned on the CPU once for all passes and epochs that go over them.
 
-    `weight_of`: what each token of a sample counts. Replicas whose ranks gather each other's tokens have as many
-    tokens in each.
+    `groups`: as they were given. `micro_batches`: the groups of each. `tokens`: that go through the model, of all.
     """
-    batches = [pack(groups, [[weight_of(sample) for sample in group] for group in groups]) for groups in micro_batches]
-    topology, kernels = model.topology, model.kernels
-    sizes: list[int | None] = [None] * len(batches)
-    if kernels.gathered_experts and topology.parallel.experts_span_replicas:
-        largest = torch.tensor([local_size(batch, topology, kernels) for batch in batches])
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=topology.dp.group)
-        sizes = largest.tolist()
-    made = []
-    for batch, size in zip(batches, sizes, strict=True):
-        check_targets(batch.targets, model.shape.vocab_size)
-        made.append(MicroBatch.of(batch, topology, kernels, size).to(topology.platform.device))
-    return made
+
+    groups: Sequence[SampleGroup]
+    micro_batches: Sequence[Sequence[SampleGroup]]
+    tokens: int
+    _plans: Sequence[MicroBatch]
+
+    @classmethod
+    def of(cls, model: PolicyModel, groups: Sequence[SampleGroup], max_tokens: int) -> Self:
+        """For a model, or another with the same layout. A collective over replicas where these share experts.
+
+        Replicas whose ranks gather each other's tokens have as many tokens in each micro-batch.
+        """
+        topology, kernels = model.topology, model.kernels
+        micro_batches = micro_batches_of(groups, max_tokens, topology)
+        batches = [pack(part, [[0.0] * len(group) for group in part]) for part in micro_batches]
+        sizes: list[int | None] = [None] * len(batches)
+        if kernels.gathered_experts and topology.parallel.experts_span_replicas:
+            largest = torch.tensor([local_size(batch, topology, kernels) for batch in batches])
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=topology.dp.group)
+            sizes = largest.tolist()
+        for batch in batches:
+            check_targets(batch.targets, model.shape.vocab_size)
+        plans = [MicroBatch.of(batch, topology, kernels, size) for batch, size in zip(batches, sizes, strict=True)]
+        return cls(groups, micro_batches, sum(batch.num_tokens for batch in batches), plans)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """In the order of their log-probs."""
+        return [sample for part in self.micro_batches for group in part for sample in group]
+
+    def on_device(self, device: torch.device, weight_of: Callable[[Sample], float]) -> list[MicroBatch]:
+        """All micro-batches with the samples' present values; the host does not wait for them to be there.
+
+        `weight_of`: what each token of a sample counts.
+        """
+        made = []
+        for groups, plan in zip(self.micro_batches, self._plans, strict=True):
+            weights = [[weight_of(sample) for sample in group] for group in groups]
+            made.append(plan.with_batch(plan.batch.with_values(groups, weights)).to(device))
+        return made

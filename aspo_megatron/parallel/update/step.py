@@ -30,7 +30,6 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig, TrainConfig
-from aspo_megatron.data.packing import packed_length
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
 from aspo_megatron.parallel.grid.topology import Axis, Topology
@@ -38,7 +37,7 @@ from aspo_megatron.parallel.model.chunk import ModelChunk
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import stage_messages
 from aspo_megatron.parallel.model.policy import PolicyModel
-from aspo_megatron.parallel.update.micro_batches import SampleGroup, micro_batches_of, packed
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups, SampleGroup
 from aspo_megatron.parallel.update.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.statistics import StepStatistics
@@ -72,6 +71,9 @@ class UpdateResult:
     stats: dict[str, float]
 
 
+SKIPPED = UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
+
+
 def response_log_probs(
     model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
 ) -> Iterator[tuple[Sample, np.ndarray]]:
@@ -88,16 +90,24 @@ def token_outputs(
 
     A collective over the ranks of a replica, which pass the same groups; where replicas share experts, over all ranks.
     """
-    micro_batches = micro_batches_of(groups, limits.max_tokens, model.topology)
-    batches = packed(model, micro_batches, lambda sample: 0.0)
+    yield from planned_outputs(model, [PlannedGroups.of(model, groups, limits.max_tokens)], limits)
+
+
+@torch.no_grad()
+def planned_outputs(
+    model: PolicyModel, planned: Sequence[PlannedGroups], limits: PassLimits
+) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
+    """As `token_outputs`, of samples that are planned already."""
+    device = model.topology.platform.device
+    batches = [batch for part in planned for batch in part.on_device(device, lambda sample: 0.0)]
     results = _outputs(model, batches, limits)
     while not _had_room(model, [model.topology.tp, model.topology.cp, model.topology.pp]):
         results = _outputs(model, batches, limits)
-    samples = [sample for micro_batch in micro_batches for group in micro_batch for sample in group]
+    samples = [sample for part in planned for sample in part.samples]
     # All micro-batches at once: each would be a time at which the GPU has nothing to do.
     size = sum(len(sample.response_ids) for sample in samples)
     last = model.topology.is_last_stage
-    both = torch.cat(results, dim=1) if last else torch.empty(2, size, device=model.topology.platform.device)
+    both = torch.cat(results, dim=1) if last else torch.empty(2, size, device=device)
     log_probs, entropy = _from_last_stage(both, model.topology).cpu().numpy()
     start = 0
     for sample in samples:
@@ -148,16 +158,28 @@ def update(
         router_aux_coef: what the load-balancing loss of routers counts: the mean over micro-batches, weighted by their
             tokens, summed over layers.
     """
+    planned = PlannedGroups.of(model, groups, limits.max_tokens)
+    return planned_update(model, optimizer, planned, objective, weighting, limits, router_aux_coef)
+
+
+def planned_update(
+    model: PolicyModel,
+    optimizer: Optimizer,
+    planned: PlannedGroups,
+    objective: Objective,
+    weighting: Callable[[Sample], tuple[float, float]],
+    limits: PassLimits,
+    router_aux_coef: float = 0.0,
+) -> UpdateResult:
+    """As `update`, of samples that are planned already."""
     topology = model.topology
-    micro_batches = micro_batches_of(groups, limits.max_tokens, topology)
-    shares = sum(weighting(sample)[1] for group in groups for sample in group)
-    tokens = sum(packed_length(group) for micro_batch in micro_batches for group in micro_batch)
-    totals = torch.tensor([shares, tokens], dtype=torch.float64)  # on the CPU, as the numbers are wanted there
+    shares = sum(weighting(sample)[1] for sample in planned.samples)
+    totals = torch.tensor([shares, planned.tokens], dtype=torch.float64)  # on the CPU, as they are wanted there
     dist.all_reduce(totals, group=topology.dp.group)
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
-        return UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
-    batches = packed(model, micro_batches, lambda sample: weighting(sample)[0] / denominator)
+        return SKIPPED
+    batches = planned.on_device(topology.platform.device, lambda sample: weighting(sample)[0] / denominator)
     model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
     statistics, losses = _gradients(model, optimizer, batches, objective, limits)
     while not _had_room(model, [topology.tp, topology.cp, topology.pp, topology.dp]):

@@ -7,17 +7,45 @@ from benchmarks.mutants.mutant import Mutant
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "parallel/update/step.py",
-        "update",
+        "planned_update",
         old="dist.all_reduce(totals, group=topology.dp.group)",
         new="dist.all_reduce(totals, group=topology.cp.group)",
         tests=("parallel/test_two_ranks.py::test_two_ranks_are_as_one[dp2-distopt-overlap]",),
     ),
     Mutant(
-        "parallel/update/step.py",
-        "_micro_batches",
+        "parallel/update/micro_batches.py",
+        "micro_batches_of",
         old="-(-int(count) // multiple) * multiple",
         new="int(count) // multiple * multiple",
         tests=("parallel/test_small_step.py::test_micro_batches_of_a_pipeline",),
+    ),
+    Mutant(
+        "parallel/update/micro_batches.py",
+        "PlannedGroups.on_device",
+        old="plan.with_batch(plan.batch.with_values(groups, weights))",
+        new="plan",
+        tests=("parallel/test_small_step.py::test_an_update_is_that_of_hugging_face",),
+    ),
+    Mutant(
+        "parallel/update/step.py",
+        "_had_room",
+        old="model.expert_room.sufficed([axis.group for axis in axes if axis.size > 1])",
+        new="True",
+        tests=("parallel/test_gathered_experts.py",),
+    ),
+    Mutant(
+        "parallel/model/experts/routed.py",
+        "Rows.of",
+        old="torch.where(used, order[:rows], tokens * top_k)",
+        new="order[:rows]",
+        tests=("parallel/test_gathered_experts.py",),
+    ),
+    Mutant(
+        "parallel/model/experts/routed.py",
+        "ExpertWeights.numbers",
+        old="self.count - 1 - local if self._backwards else local",
+        new="local",
+        tests=("parallel/test_gathered_experts.py",),
     ),
     Mutant(
         "parallel/update/step.py",
@@ -120,8 +148,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "train/learner.py",
         "Learner.add_log_probs",
-        old="response_log_probs(reference, groups, self._limits)",
-        new="response_log_probs(self.model, groups, self._limits)",
+        old="planned_outputs(reference, batches, self._limits)",
+        new="planned_outputs(self.model, batches, self._limits)",
         tests=("parallel/test_small_step.py::test_log_probs_of_policy_and_reference",),
     ),
     Mutant(
