@@ -86,7 +86,7 @@ def make_update(model: Any, optimizer: Optimizer, groups: list[list[Sample]], ma
 
 
 def test_an_update_whose_logits_are_worked_on_by_triton(
-    topology: Topology, folder: Path, monkeypatch: pytest.MonkeyPatch
+    topology: Topology, folder: Path, batch: list[list[Sample]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `model.kernels.log_prob=triton` asks for on a CPU, of the shortest group."""
     sums, tokens, norms = triton_ops.token_sums, list[int](), list[float]()
