@@ -31,8 +31,9 @@ from torch import Tensor
 
 from aspo_megatron.config import LossConfig, TrainConfig
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.losses import Stat
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
-from aspo_megatron.parallel.grid.topology import Axis, Topology
+from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.chunk import ModelChunk
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import stage_messages
@@ -44,6 +45,8 @@ from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""
+_FULLEST, _LACKED = "experts/fullest", "experts/lacked"
+"""Rows that experts wanted (`ExpertRoom.used`) among them."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def planned_outputs(
     device = model.topology.platform.device
     batches = [batch for part in planned for batch in part.on_device(device, lambda sample: 0.0)]
     results = _outputs(model, batches, limits)
-    while not _had_room(model, [model.topology.tp, model.topology.cp, model.topology.pp]):
+    while _lacked_room(model):
         results = _outputs(model, batches, limits)
     samples = [sample for part in planned for sample in part.samples]
     # All micro-batches at once: each would be a time at which the GPU has nothing to do.
@@ -181,18 +184,12 @@ def planned_update(
         return SKIPPED
     batches = planned.on_device(topology.platform.device, lambda sample: weighting(sample)[0] / denominator)
     model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
-    statistics, losses = _gradients(model, optimizer, batches, objective, limits)
-    while not _had_room(model, [topology.tp, topology.cp, topology.pp, topology.dp]):
-        statistics, losses = _gradients(model, optimizer, batches, objective, limits)
+    figures = _gradients(model, optimizer, batches, objective, limits)
+    while model.expert_room is not None and model.expert_room.lacked(figures.pop(_LACKED)):
+        figures = _gradients(model, optimizer, batches, objective, limits)
     grad_norm, lr = optimizer.step()
-    figures = [{_LOSS: 0.0}]  # what the last stage sends takes its place
-    if topology.is_last_stage:
-        statistics.add_total(_LOSS, torch.stack(losses).sum())
-        figures = [statistics.reduce(topology.dp.group)]
-    if topology.pp.size > 1:
-        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
-    loss = figures[0].pop(_LOSS)
-    return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures[0])
+    loss = figures.pop(_LOSS)
+    return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures)
 
 
 def _gradients(
@@ -201,8 +198,9 @@ def _gradients(
     batches: Sequence[MicroBatch],
     objective: Objective,
     limits: PassLimits,
-) -> tuple[StepStatistics, list[Tensor]]:
-    """Forward and backward of all micro-batches, from gradients of 0; what was measured, and the loss of each."""
+) -> dict[str, float]:
+    """Forward and backward of all micro-batches, from gradients of 0: what was measured, over all ranks."""
+    topology = model.topology
     statistics = StepStatistics()
     optimizer.zero_grad()
     model.config.finalize_model_grads_func = _sum_gradients
@@ -214,9 +212,22 @@ def _gradients(
         seq_length=limits.max_tokens,
         micro_batch_size=1,
         forward_only=False,
-        **stage_messages(model.topology, model.config, batches),
+        **stage_messages(topology, model.config, batches),
     )
-    return statistics, losses
+    if model.expert_room is not None:
+        axes = (topology.tp, topology.cp, topology.pp)
+        used = model.expert_room.used([axis.group for axis in axes if axis.size > 1])
+        names = (_FULLEST, _LACKED)
+        statistics.add_peaks(
+            {name: Stat(value, torch.ones_like(value)) for name, value in zip(names, used, strict=True)}
+        )
+    figures: list[dict[str, float]] = [{}]  # what the last stage sends takes its place
+    if topology.is_last_stage:
+        statistics.add_total(_LOSS, torch.stack(losses).sum())
+        figures = [statistics.reduce(topology.dp.group)]
+    if topology.pp.size > 1:
+        dist.broadcast_object_list(figures, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
+    return figures[0]
 
 
 def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sample], tuple[float, float]]:
@@ -232,14 +243,16 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
-def _had_room(model: PolicyModel, axes: Sequence[Axis]) -> bool:
-    """Whether experts had room for all of their tokens in the pass just made, on all ranks of the axes. A collective.
+def _lacked_room(model: PolicyModel) -> bool:
+    """Whether experts had too little room in the pass just made, on any rank of the replica: what it gave is wrong.
 
-    If not, what it gave is wrong, and the next one has room.
+    A collective, for which the host waits; the next pass has room.
     """
-    if model.expert_room is None:
-        return True
-    return model.expert_room.sufficed([axis.group for axis in axes if axis.size > 1])
+    room, topology = model.expert_room, model.topology
+    if room is None:
+        return False
+    used = room.used([axis.group for axis in (topology.tp, topology.cp, topology.pp) if axis.size > 1])
+    return room.lacked(used.tolist()[1])
 
 
 def _forward_step(

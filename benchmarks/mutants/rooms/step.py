@@ -28,9 +28,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "parallel/update/step.py",
-        "_had_room",
-        old="model.expert_room.sufficed([axis.group for axis in axes if axis.size > 1])",
-        new="True",
+        "_gradients",
+        old="names = (_FULLEST, _LACKED)",
+        new="names = (_LACKED, _FULLEST)",
         tests=("parallel/test_gathered_experts.py",),
     ),
     Mutant(

@@ -51,5 +51,5 @@ class GatheredExperts(MoELayer):
         first = self.local_expert_indices[0]
         flat = hidden_states.view(tokens, -1)
         output, wanted = routed_experts(flat, probs.gather(1, places), places, weights, first, rows, self._sharers)
-        self.room.note(wanted, even_rows(*sizes))
+        self.room.note(wanted, rows, even_rows(*sizes))
         return output.view_as(hidden_states)

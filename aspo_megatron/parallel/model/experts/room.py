@@ -17,30 +17,32 @@ _SPARE = 1.1
 class ExpertRoom:
     """Rows set aside for a rank's experts, of all layers of a model, as a multiple of those of an even use.
 
-    Nobody knows beforehand how many are needed. What was computed with too few is wrong; so each pass over
-    micro-batches ends with `sufficed`, and is made again if it did not.
+    Nobody knows beforehand how many are needed. What was computed with too few is wrong: each pass over micro-batches
+    ends with `used`, and is made again if it `lacked` any.
     """
 
     def __init__(self) -> None:
         self.factor = ROOM
-        self._most: Tensor | None = None
+        self._used: Tensor | None = None
 
-    def note(self, wanted: Tensor, even: float) -> None:
-        """A layer's experts have taken `wanted` rows (a scalar on the device) where an even share was `even`."""
+    def note(self, wanted: Tensor, rows: int, even: float) -> None:
+        """A layer's experts wanted so many rows (a scalar on the device), had `rows`, and an even share was `even`."""
         share = wanted / even
-        self._most = share if self._most is None else torch.maximum(self._most, share)
+        used = torch.stack([share, torch.where(wanted > rows, share, 0.0)])
+        self._used = used if self._used is None else torch.maximum(self._used, used)
 
-    def sufficed(self, groups: Iterable[dist.ProcessGroup]) -> bool:
-        """Whether no layer has wanted more since the last call, on any rank of the groups.
-
-        A collective; the host waits for the device. If one has, there is room for it from now on.
+    def used(self, groups: Iterable[dist.ProcessGroup]) -> Tensor:
+        """Since the last call, on any rank of the groups, [2], fp32, on the device: the most that a layer wanted, as a
+        multiple of an even share, and the most that one wanted which had less; 0 if none did. A collective.
         """
-        assert self._most is not None  # every stage has layers
-        most, self._most = self._most, None
+        assert self._used is not None  # every stage has layers
+        used, self._used = self._used, None
         for group in groups:
-            dist.all_reduce(most, op=dist.ReduceOp.MAX, group=group)
-        wanted = float(most)
-        enough = wanted <= self.factor
-        if not enough:
+            dist.all_reduce(used, op=dist.ReduceOp.MAX, group=group)
+        return used
+
+    def lacked(self, wanted: float) -> bool:
+        """Whether a layer that had less has `wanted` so much; then there is room for it from now on."""
+        if wanted > 0:
             self.factor = _SPARE * wanted
-        return enough
+        return wanted > 0
