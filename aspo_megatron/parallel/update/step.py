@@ -217,10 +217,8 @@ def _gradients(
     if model.expert_room is not None:
         axes = (topology.tp, topology.cp, topology.pp)
         used = model.expert_room.used([axis.group for axis in axes if axis.size > 1])
-        names = (_FULLEST, _LACKED)
-        statistics.add_peaks(
-            {name: Stat(value, torch.ones_like(value)) for name, value in zip(names, used, strict=True)}
-        )
+        named = zip((_FULLEST, _LACKED), used, strict=True)
+        statistics.add_peaks({name: Stat(value, torch.ones_like(value)) for name, value in named})
     figures: list[dict[str, float]] = [{}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
