@@ -29,8 +29,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "parallel/update/step.py",
         "_gradients",
-        old="names = (_FULLEST, _LACKED)",
-        new="names = (_LACKED, _FULLEST)",
+        old="zip((_FULLEST, _LACKED), used, strict=True)",
+        new="zip((_LACKED, _FULLEST), used, strict=True)",
         tests=("parallel/test_gathered_experts.py",),
     ),
     Mutant(

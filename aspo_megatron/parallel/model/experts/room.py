@@ -32,8 +32,9 @@ class ExpertRoom:
         self._used = used if self._used is None else torch.maximum(self._used, used)
 
     def used(self, groups: Iterable[dist.ProcessGroup]) -> Tensor:
-        """Since the last call, on any rank of the groups, [2], fp32, on the device: the most that a layer wanted, as a
-        multiple of an even share, and the most that one wanted which had less; 0 if none did. A collective.
+        """The most that a layer wanted since the last call, as a multiple of an even share, on any rank of the groups.
+
+        And the most that one wanted which had less; 0 if none did. [2], fp32, on the device. A collective.
         """
         assert self._used is not None  # every stage has layers
         used, self._used = self._used, None
