@@ -19,6 +19,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.kernels import Kernels
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttention
+from aspo_megatron.parallel.model.fused_heads import FusedHeadsAttention
 from aspo_megatron.parallel.model.moe_router import BalancedRouter
 
 
@@ -50,6 +51,8 @@ def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
+    if kernels.triton_rotary:
+        spec.submodules.self_attention.module = FusedHeadsAttention
     if family.num_experts:
         parts_of(spec.submodules.mlp).router = BalancedRouter
     return spec

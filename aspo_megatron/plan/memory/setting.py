@@ -36,6 +36,7 @@ class Setting:
         fused: activations are one kernel (`model.kernels.fusion`).
         blocks: attention is computed block by block on a GPU, too (`model.kernels.attention`).
         eager_log_prob: on a GPU, too, the log-prob uses no Triton kernels (`model.kernels.log_prob`).
+        eager_rotary: on a GPU, too, norms of heads and rotary positions are megatron's (`model.kernels.rotary`).
         gpu_memory: bytes of the GPU, by which a log-prob's chunk goes; no matter on CPUs.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
@@ -52,6 +53,7 @@ class Setting:
     fused: bool = False
     blocks: bool = False
     eager_log_prob: bool = False
+    eager_rotary: bool = False
     gpu_memory: int = 0
     scored: int | None = None
 
@@ -106,5 +108,6 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         blocks=config.model.kernels.attention == "blocks",
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
         eager_log_prob=config.model.kernels.log_prob == "eager",
+        eager_rotary=config.model.kernels.rotary == "eager",
         scored=micro_batches * config.mini_batches,
     )
