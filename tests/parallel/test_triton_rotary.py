@@ -25,7 +25,7 @@ NAMES = ("q", "k", "v", "by projection", "by weight of q", "by weight of k")
 
 @dataclass(frozen=True)
 class Problem:
-    """A projection [T, groups, (group + 2) x size], angles [T, size / 2], norms' weights or none, upstream gradients."""
+    """A projection [T, groups, (group + 2) x size], angles [T, size / 2], weights of norms, upstream gradients."""
 
     projection: Tensor
     angles: Tensor
@@ -72,9 +72,8 @@ def eager(problem: Problem) -> list[Tensor]:
     heads = [queries.reshape(problem.upstream[0].shape), key]
     if problem.weights:
         heads = [functional.rms_norm(x, (size,), w, EPS) for x, w in zip(heads, leaves[1:], strict=True)]
-    cos, sin = (
-        f(torch.cat((problem.angles, problem.angles), dim=-1))[:, None].to(dtype) for f in (torch.cos, torch.sin)
-    )
+    angles = torch.cat((problem.angles, problem.angles), dim=-1)[:, None]
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     turned = (torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) for x in heads)
     out = [x * cos + y * sin for x, y in zip(heads, turned, strict=True)]
     gradients = torch.autograd.grad([*out, value], leaves, problem.upstream)
