@@ -15,8 +15,8 @@ from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_paramete
 from aspo_megatron.plan.traffic import Passes
 
 CALLS = 56
-"""Operations of PyTorch in a forward pass of megatron's local layer, as `aspo plan --simulate` counts them: attention by
-segments, norms of heads and rotary positions by one kernel."""
+"""Operations of PyTorch in a forward pass of megatron's local layer, as `aspo plan --simulate` counts them: attention
+by segments, norms of heads and rotary positions by one kernel."""
 CALLS_OF_ROTARY = 30
 """What norms of heads and rotary positions add where they are megatron's (`model.kernels.rotary`)."""
 CALLS_OF_ROUTING = 180

@@ -39,8 +39,8 @@ FOLDERS = {
     ),
 }
 BOUND = 5e-6
-"""Of a parameter's largest gradient. Megatron's own layers differ by 2.7e-6 (a norm of heads), and by up to 1e-6 elsewhere,
-when attention is computed by segments instead of by blocks: sums over all tokens and heads, most of which cancels."""
+"""Of a parameter's largest gradient. Megatron's own layers differ by 2.7e-6 (a norm of heads), and by up to 1e-6
+elsewhere, when attention is computed by segments instead of by blocks: most of the sum over tokens and heads cancels."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,7 @@ def gradients(topology: Topology, row: Layout, folder: Path, groups: list[list[S
 def both(row: Layout, folder: Path, groups: list[list[Sample]]) -> list[dict[str, Tensor]]:
     """Of megatron's layers, and of ours."""
     with process_grid(row.parallel, PLATFORM, seed=1) as topology:
-        return [
-            gradients(topology, layout_with(row, rotary=rotary), folder, groups) for rotary in ("eager", "triton")
-        ]
+        return [gradients(topology, layout_with(row, rotary=rotary), folder, groups) for rotary in ("eager", "triton")]
 
 
 def layout_with(row: Layout, rotary: str) -> Layout:
