@@ -53,7 +53,7 @@ KEPT = [name for number, name in enumerate(ROWS) if ROWS[name][1].world_size == 
 """All of two ranks, and every third one of four."""
 TOGETHER = 12
 """Rows that share a process group, as far as they have as many ranks."""
-AS_ON_GPUS = KernelsConfig(attention="varlen", log_prob="triton", rotary="triton")
+AS_ON_GPUS = KernelsConfig(attention="varlen", log_prob="triton")
 """What the rows compute with. One process, which they are compared with, does it as a CPU does."""
 SETUP = Setup("aspo", "seq-mean-token-sum", max_tokens=1, router_aux_coef=0.5)
 OPTIMIZER = OptimizerConfig(lr=4e-4, eps=1e-4, weight_decay=0.1, clip_grad=2.0)

@@ -28,6 +28,7 @@ from .samples import make_groups
 from .test_step import MAX_RESPONSE_TOKENS, SETUPS, TEMPERATURE, hf_outputs
 from .test_two_ranks import in_ranks
 
+Case = tuple[Path, list[list[Sample]]]
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 
 FOLDERS = {
@@ -40,11 +41,11 @@ FOLDERS = {
 }
 BOUND = 5e-6
 """Of a parameter's largest gradient. Megatron's own layers differ by 2.7e-6 (a norm of heads), and by up to 1e-6
-elsewhere, when attention is computed by segments instead of by blocks: most of the sum over tokens and heads cancels."""
+elsewhere, when attention is computed by segments instead of by blocks: most of a sum over tokens and heads cancels."""
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[list[Sample]]]]:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Models by name, and samples for each."""
     root = tmp_path_factory.mktemp("models")
     made = {}
@@ -58,7 +59,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, lis
 
 
 def gradients(topology: Topology, row: Layout, folder: Path, groups: list[list[Sample]]) -> dict[str, Tensor]:
-    """Those of one update, by Hugging Face name, of all ranks together."""
+    """Those of an update, by Hugging Face name, of all ranks together."""
     model = load(folder, topology, row=row)
     fused = {isinstance(each.self_attention, FusedHeadsAttention) for each in model.chunks[0].decoder.layers}
     assert fused == {row.kernels.rotary == "triton"}
@@ -110,9 +111,7 @@ VARLEN = KernelsConfig(attention="varlen")
     ],
     ids=["qwen2", "qwen2-selective", "qwen3", "qwen3-selective", "qwen3-full", "qwen3-moe"],
 )
-def test_one_process(
-    topology: Topology, cases: dict[str, tuple[Path, list[list[Sample]]]], name: str, row: Layout
-) -> None:
+def test_one_process(topology: Topology, cases: dict[str, Case], name: str, row: Layout) -> None:
     want, got = (gradients(topology, layout_with(row, rotary), *cases[name]) for rotary in ("eager", "triton"))
     assert_same(want, got, qk_norm=name != "qwen2")
 
@@ -133,16 +132,13 @@ def server() -> Iterator[Server]:
     ],
     ids=["tp2-sp", "cp2", "cp2-selective", "tp2-sp-one-kv-head"],
 )
-def test_two_ranks(
-    server: Server, cases: dict[str, tuple[Path, list[list[Sample]]]], tmp_path: Path, name: str, row: Layout
-) -> None:
-    for want, got in server.run(in_ranks, tmp_path, 2, both, row, *cases[name]):
+def test_two_ranks(server: Server, cases: dict[str, Case], tmp_path: Path, name: str, row: Layout) -> None:
+    folder, groups = cases[name]
+    for want, got in server.run(in_ranks, tmp_path, 2, both, row, folder, groups):
         assert_same(want, got, qk_norm=True)
 
 
-def test_scoring_in_bfloat16_is_as_near_to_float32_as_plain_pytorch(
-    topology: Topology, cases: dict[str, tuple[Path, list[list[Sample]]]]
-) -> None:
+def test_scoring_in_bfloat16_is_as_near_to_float32_as_plain_pytorch(topology: Topology, cases: dict[str, Case]) -> None:
     """Where megatron rounds five times on the way of a query, here it is once."""
     from aspo_megatron.parallel.update.step import response_log_probs
 

@@ -153,7 +153,7 @@ def test_a_part_of_a_wider_projection() -> None:
     problem = Problem.draw(3, 1, 2, 16, normed=True)
     wide = torch.full((3, 1, 200), 9.0, dtype=torch.float64)
     wide[:, :, 64:128] = problem.projection
-    norms, before = HeadNorms(*problem.weights, EPS), wide.clone()
+    norms, before = HeadNorms(problem.weights[0], problem.weights[1], EPS), wide.clone()
     out = rotated_heads(wide[:, :, 64:128], problem.table(torch.float64), norms, problem.group)
     assert_near(list(out), eager(problem)[:3], 1e-13)
     assert torch.equal(wide, before)
@@ -164,7 +164,7 @@ def test_what_is_kept_for_backward(normed: bool) -> None:
     """The table; and with norms their weights and the projection, which the values are a part of then."""
     problem = Problem.draw(3, 2, 2, 16, normed=normed)
     projection = problem.projection.clone().requires_grad_()
-    norms = HeadNorms(*problem.weights, EPS) if normed else None
+    norms = HeadNorms(problem.weights[0], problem.weights[1], EPS) if normed else None
     table = problem.table(torch.float64)
     q, k, v = rotated_heads(projection, table, norms, problem.group)
     assert q.grad_fn is not None
@@ -208,12 +208,9 @@ def test_bytes_that_a_head_costs(normed: bool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(interpreter_builder, "create_masked_store", stored)
     tokens, groups, group, size = 2 * rotary._SPAN, 8, 4, 128
     problem = Problem.draw(tokens, groups, group, size, normed=normed).to(torch.float16)
-    out = rotated_heads(
-        problem.projection.requires_grad_(),
-        problem.table(torch.float32),
-        HeadNorms(*(weight.requires_grad_() for weight in problem.weights), EPS) if normed else None,
-        group,
-    )
+    leaves = [tensor.requires_grad_() for tensor in (problem.projection, *problem.weights)]
+    norms = HeadNorms(leaves[1], leaves[2], EPS) if normed else None
+    out = rotated_heads(leaves[0], problem.table(torch.float32), norms, group)
     heads, values = 2 * tokens * groups * (group + 1) * size, 2 * tokens * groups * size
     table, weights = 4 * tokens * size, 2 * 2 * size if normed else 0
     forward = {"loaded": heads + table + tokens * weights, "stored": heads}
