@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +17,20 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.config import KernelsConfig, OptimizerConfig
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.parallel.device.rotary import rotated_heads
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
+from aspo_megatron.parallel.model import fused_heads
 from aspo_megatron.parallel.model.fused_heads import FusedHeadsAttention
+from aspo_megatron.parallel.model.varlen_attention import VarlenPlan
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
 from tiny_models import qwen2_folder, qwen3_folder, qwen3_moe_folder
 
+from .engine_stand_in import engine_stand_in
 from .layouts import PLATFORM, Layout, hf_gradients, layout, load, relative
 from .samples import make_groups
+from .test_spec import ENGINE_WITHOUT_APEX
 from .test_step import MAX_RESPONSE_TOKENS, SETUPS, TEMPERATURE, hf_outputs
 from .test_two_ranks import in_ranks
 
@@ -114,6 +120,46 @@ VARLEN = KernelsConfig(attention="varlen")
 def test_one_process(topology: Topology, cases: dict[str, Case], name: str, row: Layout) -> None:
     want, got = (gradients(topology, layout_with(row, rotary), *cases[name]) for rotary in ("eager", "triton"))
     assert_same(want, got, qk_norm=name != "qwen2")
+
+
+def test_in_layers_of_transformer_engine(
+    topology: Topology, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imitated: a projection that has the norm before it, and adds its weight's gradient itself."""
+    monkeypatch.setattr(topology.platform, "machine", ENGINE_WITHOUT_APEX)
+    row = layout(kernels=KernelsConfig(fusion=False, log_prob="eager"))
+    with engine_stand_in():
+        want, got = (gradients(topology, layout_with(row, rotary), *cases["qwen3"]) for rotary in ("eager", "triton"))
+    assert_same(want, got, qk_norm=True)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_values_are_a_part_of_the_projection_where_it_is_kept(
+    topology: Topology, cases: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the norms of heads: attention keeps no copy of them then. Without, nothing else of it is kept."""
+    folder, groups = cases[name]
+    made: list[tuple[Tensor, ...]] = []
+
+    def noted(projection: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        made.append((projection, *rotated_heads(projection, *rest)))
+        return made[-1][1], made[-1][2], made[-1][3]
+
+    monkeypatch.setattr(fused_heads, "rotated_heads", noted)
+    kept: list[Tensor] = []
+    attend = VarlenPlan.attend
+
+    def attended(plan: VarlenPlan, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        kept.append(v)
+        return attend(plan, q, k, v, scale)
+
+    monkeypatch.setattr(VarlenPlan, "attend", attended)
+    gradients(topology, layout_with(layout(kernels=VARLEN), rotary="triton"), folder, groups)
+    assert len(made) == len(kept) > 0
+    for (projection, q, k, _), v in zip(made, kept, strict=True):
+        sources = {each.untyped_storage().data_ptr() for each in (projection, q, k)}
+        assert len(sources) == 3
+        assert (v.untyped_storage().data_ptr() == projection.untyped_storage().data_ptr()) == (name == "qwen3")
 
 
 @pytest.fixture(scope="module")
