@@ -175,8 +175,7 @@ def rotate_back(
         columns: as for `rotate`.
         span: see there.
     """
-    program = tl.program_id(0).to(tl.int64)
-    whole, keys = groups * (group + 2) * size, groups * size
+    program, whole, keys = tl.program_id(0).to(tl.int64), groups * (group + 2) * size, groups * size
     nothing = tl.zeros([rows, columns], table.dtype.element_ty)
     q_a, q_b, k_a, k_b = nothing, nothing, nothing, nothing
     for step in range(span):
@@ -193,8 +192,7 @@ def rotate_back(
         )
         _copy(by_v + token * keys, target + size, inside, groups, size, (group + 2) * size, size, rows, columns)
     if q_weight is not None:
-        _store_sums(sums + program * 2 * size, q_a, q_b, size, columns)
-        _store_sums(sums + program * 2 * size + size, k_a, k_b, size, columns)
+        _store_sums(sums + program * 2 * size, q_a, q_b, k_a, k_b, size, columns)
 
 
 @triton.jit
@@ -247,8 +245,19 @@ def _rotate_back(
 
 
 @triton.jit
-def _store_sums(out: tl.tensor, a: tl.tensor, b: tl.tensor, size: tl.constexpr, columns: tl.constexpr) -> None:
-    """The sums over the rows of both halves."""
+def _store_sums(
+    out: tl.tensor,
+    q_a: tl.tensor,
+    q_b: tl.tensor,
+    k_a: tl.tensor,
+    k_b: tl.tensor,
+    size: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    """The sums over the rows of both halves, for queries and then for keys."""
     column = tl.arange(0, columns)
-    tl.store(out + column, tl.sum(a, axis=0), mask=column < size // 2)
-    tl.store(out + size // 2 + column, tl.sum(b, axis=0), mask=column < size // 2)
+    inside, half = column < size // 2, size // 2
+    tl.store(out + column, tl.sum(q_a, axis=0), mask=inside)
+    tl.store(out + half + column, tl.sum(q_b, axis=0), mask=inside)
+    tl.store(out + size + column, tl.sum(k_a, axis=0), mask=inside)
+    tl.store(out + size + half + column, tl.sum(k_b, axis=0), mask=inside)
