@@ -26,8 +26,8 @@ class KernelsConfig(Section):
     )
     fusion: bool | None = Field(
         None,
-        description="Activation, and residual after dropout, as one kernel each of torch.compile; rotary positions by "
-        "Transformer Engine. null: on a GPU.",
+        description="Activation, and residual after dropout, as one kernel each of torch.compile; with "
+        "rotary=eager, rotary positions by Transformer Engine. null: on a GPU.",
     )
     gradient_fusion: bool | None = Field(
         None,
@@ -70,6 +70,11 @@ class KernelsConfig(Section):
         "auto",
         description="How a chunk's logits are worked on: by plain PyTorch, or by Triton kernels, which a CPU "
         "interprets, to test them (with TRITON_INTERPRET=1). `auto`: triton on a GPU that has it, else eager.",
+    )
+    rotary: Literal["auto", "eager", "triton"] = Field(
+        "auto",
+        description="Norms of heads and rotary positions: as megatron's layers have them, or as one Triton kernel each "
+        "way, which a CPU interprets. `auto`: triton on a GPU that has it, else eager.",
     )
 
 

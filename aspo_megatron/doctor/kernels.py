@@ -83,10 +83,12 @@ def _apex(host: Host) -> Iterator[Line]:
 def _triton(host: Host, gpus: Gpus) -> Line:
     found = "found" if host.packages.triton else "not found"
     if not gpus.there:
-        return unneeded("Triton", f"{found}; on a CPU, needed only for model.kernels.log_prob=triton")
+        return unneeded("Triton", f"{found}; on a CPU, needed only where model.kernels asks for triton")
     if host.packages.triton:
         return ok("Triton", found)
-    return warn("Triton", f"{found}: the log-prob and fused layers use plain kernels", "pip install triton")
+    return warn(
+        "Triton", f"{found}: log-probs, rotary positions and fused layers use plain kernels", "pip install triton"
+    )
 
 
 def _choice(host: Host, needs: Requirements, gpus: Gpus) -> Iterator[Line]:

@@ -66,6 +66,7 @@ _MAY_CHANGE = (
     "model.kernels.grouped_gemm",
     "model.kernels.expert_fusion",
     "model.kernels.log_prob",
+    "model.kernels.rotary",
     "parallel.overlap_grad_reduce",
     "optimizer.offload",
 )

@@ -14,8 +14,11 @@ from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_parameters, stage_chunks
 from aspo_megatron.plan.traffic import Passes
 
-CALLS = 250
-"""Operations of PyTorch in a forward pass of megatron's local layer, as `aspo plan --simulate` counts them."""
+CALLS = 56
+"""Operations of PyTorch in a forward pass of megatron's local layer, as `aspo plan --simulate` counts them: attention
+by segments, norms of heads and rotary positions by one kernel."""
+CALLS_OF_ROTARY = 30
+"""What norms of heads and rotary positions add where they are megatron's (`model.kernels.rotary`)."""
 CALLS_OF_ROUTING = 180
 """What choosing experts and sending tokens to them adds."""
 CALLS_OF_EXPERT = 21
@@ -120,8 +123,9 @@ def _layer(
     ranks, rate = parallel.tp * parallel.cp, assume.rate(gpu, size)
     tokens = passes.tokens / _micro_batches(passes)
     whole = forward_operations(family, tokens, 0.0, pairs) / family.num_layers / ranks
+    calls = CALLS + (CALLS_OF_ROTARY if config.model.kernels.rotary == "eager" else 0)
     if not family.num_experts:
-        return _Layer(whole, whole / rate, CALLS)
+        return _Layer(whole, whole / rate, calls)
     shape = family.shape(tp=1)
     expert = sum(row.elements(shape) for row in family.rows if row.per_expert)
     operations = 2 * expert * family.experts_per_token * tokens / ranks
@@ -132,4 +136,4 @@ def _layer(
     read = here * expert / parallel.expert_tp * size / (gpu.hbm * assume.elementwise)
     seconds = (whole - operations) / rate + max(operations / rate / full, read)
     products = 1.0 if config.model.kernels.grouped_gemm else here
-    return _Layer(whole, seconds, CALLS + CALLS_OF_ROUTING + CALLS_OF_EXPERT * products)
+    return _Layer(whole, seconds, calls + CALLS_OF_ROUTING + CALLS_OF_EXPERT * products)

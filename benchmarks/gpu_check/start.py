@@ -213,12 +213,13 @@ def documented(machine: Machine) -> Kernels:
         flash_attention_3=packages.flash_attention_3 and machine.capability is not None and machine.capability[0] == 9,
         transformer_engine=engine,
         fusion=gpu,
-        rope_fusion=engine,
+        rope_fusion=engine and not packages.triton,
         gradient_fusion=gpu and (engine or packages.apex_gradient_kernels),
         gathered_experts=gathers,
         grouped_gemm=engine and not gathers,
         expert_fusion=engine and version is not None and version >= Version("2.10"),
         triton_log_prob=gpu and packages.triton,
+        triton_rotary=gpu and packages.triton,
     )
 
 

@@ -66,9 +66,9 @@ def test_defaults_take_what_there_is() -> None:
     assert choose(CPU, experts=True) == Kernels()
     assert choose(replace(CPU, packages=ENGINE)) == Kernels()  # it does nothing without a GPU
     assert choose(BARE_GPU, experts=True) == Kernels(fusion=True)
-    with_apex = Kernels(fusion=True, gradient_fusion=True, triton_log_prob=True)
+    with_apex = Kernels(fusion=True, gradient_fusion=True, triton_log_prob=True, triton_rotary=True)
     assert choose(replace(BARE_GPU, packages=APEX)) == with_apex
-    engine = Kernels(transformer_engine=True, fusion=True, rope_fusion=True, gradient_fusion=True, triton_log_prob=True)
+    engine = replace(with_apex, transformer_engine=True)
     assert choose(HOPPER) == engine
     assert choose(HOPPER, experts=True) == replace(engine, grouped_gemm=True, expert_fusion=True)
 
@@ -130,6 +130,17 @@ def test_kernels_for_experts_that_do_not_compile_are_not_taken() -> None:
     assert choose(with_engine("2.10.0"), experts=True).expert_fusion
 
 
+def test_rotary_positions_are_turned_by_one_kernel() -> None:
+    """Ours, or where it is not used that of Transformer Engine; on a CPU if it is asked for."""
+    assert choose(HOPPER, rotary="eager") == replace(choose(HOPPER), triton_rotary=False, rope_fusion=True)
+    assert not choose(HOPPER, rotary="eager", fusion=False).rope_fusion
+    without = replace(HOPPER, packages=replace(ENGINE, triton=False))
+    assert (choose(without).rope_fusion, choose(without).triton_rotary) == (True, False)
+    interpreted = replace(CPU, packages=replace(NOTHING, triton=True))
+    assert choose(interpreted, rotary="triton") == Kernels(triton_rotary=True)
+    assert choose(interpreted) == Kernels()
+
+
 def test_all_can_be_switched_off() -> None:
     settings: dict[str, Any] = {
         "layers": "local",
@@ -138,6 +149,7 @@ def test_all_can_be_switched_off() -> None:
         "grouped_gemm": False,
         "expert_fusion": False,
         "log_prob": "eager",
+        "rotary": "eager",
     }
     assert choose(HOPPER, experts=True, **settings) == Kernels()
 
@@ -211,6 +223,7 @@ def test_the_recipe_of_fp8_is_that_of_the_gpu(machine: Machine, cuda: str, recip
         (BARE_GPU, {"grouped_gemm": True}, "grouped_gemm=true: needs a GPU and the layers of Transformer Engine"),
         (BARE_GPU, {"log_prob": "triton"}, "log_prob=triton: needs Triton, which is not installed"),
         (CPU, {"log_prob": "triton"}, "log_prob=triton: needs Triton, which is not installed"),
+        (BARE_GPU, {"rotary": "triton"}, r"model\.kernels\.rotary=triton: needs Triton, which is not installed"),
     ],
 )
 def test_what_is_missing_is_named(machine: Machine, settings: dict[str, Any], message: str) -> None:

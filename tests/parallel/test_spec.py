@@ -46,7 +46,7 @@ ENGINE_WITHOUT_APEX = Machine(
     Packages(Version("2.11"), apex=False, other_apex=False, apex_gradient_kernels=False, triton=True),
     (9, 0),
 )
-KERNELS = KernelsConfig(fusion=False, log_prob="eager")
+KERNELS = KernelsConfig(fusion=False, log_prob="eager", rotary="eager")
 """The rest of what Transformer Engine has cannot be imitated on a CPU."""
 ROUTER_LOSS = "router loss, one sample at a time"
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,40 @@ for number in (80, 90, 100):
     print(*[len(re.findall(what + r"\\.global[.\\w]*\\.v4\\.b32", made.asm["ptx"])) for what in ("ld", "st")])
 """
 
+ROTARY = """
+import json, re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from aspo_megatron.parallel.device import rotary, triton_rotary
+
+def compiled(name, number, dtype, size, normed):
+    kernel = getattr(triton_rotary, name)
+    rows, columns = rotary._tile(32, size)
+    constants = {"eps": 1e-6, "groups": 8, "group": 4, "size": size, "rows": rows, "columns": columns}
+    constants |= {"span": rotary._SPAN} if name == "rotate_back" else {"v": None} if normed else {}
+    if not normed:
+        constants |= dict.fromkeys({"q_weight", "k_weight", "sums"} & set(kernel.arg_names))
+    types = {"table": "*fp32", "sums": "*fp32", "tokens": "i32", "stride": "i32"}
+    signature = {each: "constexpr" if each in constants else types.get(each, f"*{dtype}") for each in kernel.arg_names}
+    even = [each for each in kernel.arg_names if signature[each][0] == "*" or each == "stride"]
+    attrs = {(kernel.arg_names.index(each),): [["tt.divisibility", 16]] for each in even}
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attrs)
+    made = triton.compile(source, target=GPUTarget("cuda", number, 32), options={"num_warps": rotary._WARPS})
+    code = made.asm["ptx"]
+    parts = {what: re.findall(what + r"\\.global[.\\w]*?\\.((?:v[248]\\.)?b\\d+) ", code) for what in ("ld", "st")}
+    return parts | {"cubin": len(made.asm["cubin"]), "local": ".local" in code}
+
+results = {}
+for name in ("rotate", "rotate_back"):
+    for number in (80, 90, 100):
+        results[f"{name} {number}"] = compiled(name, number, "bf16", 128, True)
+    results[f"{name} half of 40"] = compiled(name, 90, "bf16", 80, True)
+    results[f"{name} fp32"] = compiled(name, 90, "fp32", 128, True)
+    results[f"{name} without norms"] = compiled(name, 90, "bf16", 128, False)
+print(json.dumps(results))
+"""
+
 INTERPRETED = """
 import os, sys
 import torch
@@ -133,6 +168,23 @@ def test_the_merge_of_attentions_compiles(tmp_path: Path) -> None:
     assert in_a_process(MERGE, tmp_path).split("\n") == ["16 8"] * 3 + [""]
 
 
+@pytest.mark.timeout(240)
+def test_the_kernels_of_rotary_positions_compile(tmp_path: Path) -> None:
+    """Heads are read and written by 16 bytes, also those whose half is no power of 2; no array is in local memory.
+
+    The sums for the norms' weights, of each 4 tokens, are written by 4 bytes.
+    """
+    found: dict[str, dict[str, Any]] = json.loads(in_a_process(ROTARY, tmp_path))
+    assert len(found) == 12
+    for name, code in found.items():
+        assert code["cubin"] > 1000, name
+        assert not code["local"], name
+        sums = 4 if name.startswith("rotate_back") and not name.endswith("norms") else 0
+        assert set(code["ld"]) == {"v4.b32"}, name
+        assert Counter(code["st"])["b32"] == sums, name
+        assert set(code["st"]) - {"b32"} == {"v4.b32"}, name
+
+
 def test_kernels_are_interpreted_on_a_cpu(tmp_path: Path) -> None:
     """Triton is there only as the first kernel runs, and what told it to interpret is gone again."""
     in_a_process(INTERPRETED, tmp_path)
@@ -141,4 +193,4 @@ def test_kernels_are_interpreted_on_a_cpu(tmp_path: Path) -> None:
 def test_where_triton_was_imported_to_compile_a_cpu_has_no_kernels(tmp_path: Path) -> None:
     said = in_a_process(TOO_LATE, tmp_path)
     assert said.startswith("Triton was imported before, to compile; start with TRITON_INTERPRET=1")
-    assert "model.kernels.log_prob=eager" in said
+    assert "model.kernels.log_prob=eager, model.kernels.rotary=eager" in said

@@ -92,8 +92,8 @@ def test_tight_layouts_are_marked_and_last(aspo: Aspo) -> None:
     assert [each["tight"] for each in layouts] == [False] * 4 + [True]
     assert layouts[-1]["trainer_seconds"] < layouts[0]["trainer_seconds"]
     tight = aspo(RUN, "--gpu", "h100", "--gpu-memory", "62").stdout
-    assert "59.0 GB on 62 GB (H100 SXM, 62 GB): tight, 3.0 GB to spare: less than 10%" in tight
-    assert "does not fit" in aspo(RUN, "--gpu-memory", "58").stdout
+    assert "57.3 GB on 62 GB (H100 SXM, 62 GB): tight, 4.7 GB to spare: less than 10%" in tight
+    assert "does not fit" in aspo(RUN, "--gpu-memory", "57").stdout
 
 
 def test_a_model_path_that_is_given_has_to_be_there(aspo: Aspo, recipe: Path) -> None:

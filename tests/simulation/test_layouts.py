@@ -108,10 +108,12 @@ def test_layout(name: str, rank: int, simulated: Callable[..., Any], folders: di
         "aspo_megatron.log_prob_gradient.default",
     )
     assert [name in figures["update"].calls for name in of_log_prob] == [last] * 3
-    waits = setup.family.num_experts and row.kernels.experts == "sent"
-    layers = setup.family.num_layers // row.parallel.pp if waits else 0
+    passes = setup.family.num_layers // row.parallel.pp * setup.prompts
+    calls = figures["update"].calls
+    assert calls["aspo_megatron.rotate_heads.default"] == passes * (2 if row.recompute == "full" else 1)
+    assert calls["aspo_megatron.rotate_heads_back.default"] == passes
     again = 1 if row.recompute == "none" else 2
-    check_budgets(figures, layers * setup.prompts * again)
+    check_budgets(figures, passes * again if setup.family.num_experts and row.kernels.experts == "sent" else 0)
 
 
 FAMILY_ROWS = {

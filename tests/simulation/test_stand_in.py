@@ -241,7 +241,18 @@ def kernels() -> dict[str, str]:
         def gradient(logits: torch.Tensor, out: torch.Tensor, base: torch.Tensor, g: torch.Tensor) -> None:
             triton_ops.logit_gradient(logits, out, target, base, of_token, g, None, of_token, 1.0)
 
+        heads, table = tensor(4, 2, 48), tensor(4, 1, 1, 8, dtype=torch.float32)
+        rotate = torch.ops.aspo_megatron.rotate_heads
+
+        def rotated(heads: torch.Tensor, table: torch.Tensor, key: torch.Tensor) -> None:
+            rotate(heads, table, None, None, tensor(4, 8, 8), key, None, 0.0)
+
         return {
+            "rotary": _error(lambda: rotated(tensor(4, 3, 48)[:, :2], table, tensor(4, 2, 8))),
+            "its order": _error(lambda: rotated(tensor(2, 4, 48).transpose(0, 1), table, tensor(4, 2, 8))),
+            "its keys": _error(lambda: rotated(heads, table, tensor(2, 4, 8).transpose(0, 1))),
+            "its angles": _error(lambda: rotated(heads, table[..., :4].contiguous(), tensor(4, 2, 8))),
+            "its table": _error(lambda: rotated(heads, table.bfloat16(), tensor(4, 2, 8))),
             "log-prob": _error(lambda: triton_ops.token_sums(part, target, stats, 1.0)),
             "its sums": _error(lambda: triton_ops.token_sums(part, target, stats.double(), 1.0)),
             "its targets": _error(lambda: triton_ops.token_sums(part, target.int(), stats, 1.0)),
@@ -272,9 +283,13 @@ def kernels() -> dict[str, str]:
 
 def test_kernels_that_read_addresses_are_handed_what_they_assume(simulated: Callable[..., Any]) -> None:
     found = simulated(kernels)
-    fine = ("grouped heads", "segments", "wide product", "log-prob", "its gradient")
+    fine = ("rotary", "grouped heads", "segments", "wide product", "log-prob", "its gradient")
     assert {name: found[name] for name in fine} == dict.fromkeys(fine, "no error")
     assert {name for name, error in found.items() if "DemandError" in error} == {
+        "its order",
+        "its keys",
+        "its angles",
+        "its table",
         "uneven heads",
         "fp32",
         "last dimension",

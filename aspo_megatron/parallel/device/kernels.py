@@ -46,6 +46,7 @@ class Kernels:
     triton_merge: bool = False
     flash_attention_3: bool = False
     triton_log_prob: bool = False
+    triton_rotary: bool = False
     token_multiple: int = 1
 
 
@@ -61,10 +62,11 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: Expert
     attention = _attention(settings, machine, flash)
     gathered = experts is not None and _gathered_experts(settings, machine, experts)
     apart = experts is not None and not gathered
+    rotary = _by_triton("rotary", settings.rotary, machine)
     return Kernels(
         transformer_engine=engine,
         fusion=gpu if settings.fusion is None else settings.fusion,
-        rope_fusion=engine and settings.fusion is not False,
+        rope_fusion=engine and settings.fusion is not False and not rotary,
         gradient_fusion=_gradient_fusion(settings, machine, engine),
         grouped_gemm=apart and _grouped_gemm(settings, engine),
         expert_fusion=experts is not None and _expert_fusion(settings, machine, engine),
@@ -74,7 +76,8 @@ def choose_kernels(settings: KernelsConfig, machine: Machine, *, experts: Expert
         attention=attention,
         flash_attention_3=_flash_attention_3(settings, machine, attention),
         triton_merge=attention == "varlen" and gpu and machine.packages.triton,
-        triton_log_prob=_triton_log_prob(settings, machine),
+        triton_log_prob=_by_triton("log_prob", settings.log_prob, machine),
+        triton_rotary=rotary,
         token_multiple=_FP8_TOKENS[recipe] if fp8 else 1,
     )
 
@@ -210,9 +213,9 @@ def _flash_attention_3(settings: KernelsConfig, machine: Machine, attention: str
     return possible and settings.flash_attention_3 is not False
 
 
-def _triton_log_prob(settings: KernelsConfig, machine: Machine) -> bool:
-    """Whether Triton's kernels work on logits; on a CPU, where they are interpreted, only if they are asked for."""
-    if settings.log_prob == "triton" and not machine.packages.triton:
-        raise ConfigError("model.kernels.log_prob=triton: needs Triton, which is not installed (pip install triton)")
+def _by_triton(key: str, asked: str, machine: Machine) -> bool:
+    """Whether Triton's kernels are used; on a CPU, where they are interpreted, only if they are asked for."""
+    if asked == "triton" and not machine.packages.triton:
+        raise ConfigError(f"model.kernels.{key}=triton: needs Triton, which is not installed (pip install triton)")
     possible = machine.capability is not None and machine.packages.triton
-    return settings.log_prob == "triton" or (settings.log_prob == "auto" and possible)
+    return asked == "triton" or (asked == "auto" and possible)

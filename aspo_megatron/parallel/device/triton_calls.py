@@ -59,7 +59,7 @@ def _interpreting() -> Iterator[None]:
     if "triton" in sys.modules and not _is_interpreted():
         raise UserError(
             f"Triton was imported before, to compile; start with {_INTERPRET}=1, or take plain kernels "
-            "(model.kernels.log_prob=eager, model.kernels.attention=blocks)"
+            "(model.kernels.log_prob=eager, model.kernels.rotary=eager, model.kernels.attention=blocks)"
         )
     before = os.environ.get(_INTERPRET)
     os.environ[_INTERPRET] = "1"

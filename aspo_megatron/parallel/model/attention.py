@@ -43,7 +43,11 @@ def plan_attention(own: ContextSlice, kernels: Kernels) -> SpanAttentionParams:
 
 
 class SpanAttention(MegatronModule):
-    """Core attention of megatron's SelfAttention for packed spans; has no parameters."""
+    """Core attention of megatron's SelfAttention for packed spans; has no parameters.
+
+    Attributes:
+        copies_values: values that are a part of something larger are copied, so that backward does not keep all of it.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class SpanAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         super().__init__(config=config)
+        self.copies_values = True
         self.scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
         self.cp_group = (pg_collection or ProcessGroupCollection.use_mpu_process_groups(["cp"])).cp
 
@@ -76,7 +81,9 @@ class SpanAttention(MegatronModule):
         if self.cp_group.size() > 1:  # forward all-gathers, backward reduce-scatters
             key, value = (gather_from_sequence_parallel_region(tensor, group=self.cp_group) for tensor in (key, value))
         # megatron gives a view of queries, keys and values together: saved for backward, it would keep all three.
-        query, key, value = (tensor.squeeze(1).contiguous() for tensor in (query, key, value))
+        query, key, value = query.squeeze(1).contiguous(), key.squeeze(1).contiguous(), value.squeeze(1)
+        if self.copies_values:
+            value = value.contiguous()
         out = packed_seq_params.plan.attend(query, key, value, self.scale)
         return out.reshape(query.size(0), 1, -1)
 

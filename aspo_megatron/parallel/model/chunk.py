@@ -18,6 +18,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.models.hf_config import inverse_frequencies
 from aspo_megatron.models.mapping import ParameterRow, each_parameter
 from aspo_megatron.parallel.device.kernels import Kernels
+from aspo_megatron.parallel.device.rotary import rotary_table
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.log_prob.autograd import token_log_probs, token_objective
 from aspo_megatron.parallel.log_prob.vocabulary import chunk_for
@@ -62,7 +63,7 @@ class ModelChunk(GPTModel):
             post_process=self.is_last,
             parallel_output=True,
             share_embeddings_and_output_weights=family.tied_embeddings,
-            position_embedding_type="none",  # `_rotary` gives each packed token's angles
+            position_embedding_type="none",  # each packed token has its own, see `_rotary`
             vp_stage=virtual_stage if topology.vpp > 1 else None,
         )
         for local in self.local_parameters():
@@ -158,6 +159,8 @@ class ModelChunk(GPTModel):
             raise CheckpointError(f"the {self.family.name} table has no row for: {', '.join(parameters)}")
 
     def _rotary(self, positions: Tensor) -> Tensor:
-        """Rotary angles [T, 1, 1, head_dim] of packed tokens."""
+        """Of packed tokens, [T, 1, 1, head_dim] fp32: rotary angles, or for our kernel their cosines and sines."""
+        if self._kernels.triton_rotary:
+            return rotary_table(positions, self.inv_freq)
         angles = torch.outer(positions.to(torch.float32), self.inv_freq)
         return torch.cat((angles, angles), dim=-1)[:, None, None, :]

@@ -23,6 +23,7 @@ from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.parallel.model.attention import SpanAttention
 from aspo_megatron.parallel.model.experts.gathered import GatheredExperts
 from aspo_megatron.parallel.model.experts.router import BalancedRouter
+from aspo_megatron.parallel.model.fused_heads import FusedHeadsAttention
 
 
 class GradientFusingLayer(TransformerLayer):
@@ -53,6 +54,8 @@ def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
+    if kernels.triton_rotary:
+        spec.submodules.self_attention.module = FusedHeadsAttention
     if family.num_experts:
         parts_of(spec.submodules.mlp).router = BalancedRouter
     if kernels.gathered_experts:

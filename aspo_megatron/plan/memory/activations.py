@@ -31,6 +31,7 @@ class Widths:
     fused: the activation is one kernel, which keeps its input alone (`model.kernels.fusion`).
     varlen: attention is computed by segments, not by blocks (`model.kernels.attention`).
     gathered: sizes of experts whose ranks gather all tokens (`model.kernels.experts`); None for others.
+    fused_heads: norms of heads and rotary positions are one kernel (`model.kernels.rotary`).
     """
 
     tokens: int
@@ -52,6 +53,7 @@ class Widths:
     fused: bool
     varlen: bool
     gathered: GatheredExperts | None
+    fused_heads: bool
 
     @classmethod
     def of(cls, family: Family, parallel: ParallelConfig, batch: LocalBatch, setting: Setting) -> Widths:
@@ -81,6 +83,7 @@ class Widths:
             gathered=GatheredExperts.of(family, parallel, stream, setting.bytes)
             if setting.gathers(family, parallel)
             else None,
+            fused_heads=not setting.cpu and not setting.eager_rotary,
         )
 
     @property
@@ -97,6 +100,11 @@ class Widths:
     def keys(self) -> int:
         """Elements of a token's keys."""
         return self.kv_heads * self.head
+
+    @property
+    def views_values(self) -> bool:
+        """Whether attention has values as a part of the projection, which the norms of heads keep."""
+        return self.fused_heads and self.qk_norm and self.all_tokens == self.tokens
 
     @property
     def shares_keys(self) -> bool:
@@ -126,9 +134,16 @@ def saved_whole(w: Widths) -> int:
 def saved_selective(w: Widths) -> int:
     """What a layer keeps if core attention and feed-forward are computed again."""
     own = layer_input(w) + _block_inputs(w) + _projections(w)
-    # The inputs of core attention: queries and keys after rotation, values as part of the projection; and its output.
-    own += w.bytes * w.tokens * (w.queries + w.keys + w.mixed * (not w.qk_norm) + w.queries)
+    # The inputs of core attention: queries and keys after rotation, values as part of the projection, or by themselves
+    # if nothing else keeps it; and its output.
+    values = 0 if w.qk_norm else w.keys if w.fused_heads else w.mixed
+    own += w.bytes * w.tokens * (w.queries + w.keys + values + w.queries)
     return own
+
+
+def rotary_table(w: Widths) -> int:
+    """Cosines and sines, which a micro-batch has once for all layers of a chunk."""
+    return _STATISTICS * w.tokens * w.head if w.fused_heads else 0
 
 
 def _block_inputs(w: Widths) -> int:
@@ -138,7 +153,12 @@ def _block_inputs(w: Widths) -> int:
 
 
 def _projections(w: Widths) -> int:
-    """Between the projection and core attention: norms of heads, and cosines and sines of both rotations."""
+    """Between the projection and core attention: norms of heads, and cosines and sines of both rotations.
+
+    By one kernel: the projection, out of which the norms are computed again.
+    """
+    if w.fused_heads:
+        return w.bytes * w.tokens * w.mixed if w.qk_norm else 0
     kept = 4 * w.bytes * w.tokens * w.head
     if w.qk_norm:
         kept += w.norm(w.tokens * w.queries, w.tokens * w.heads) + w.norm(w.tokens * w.keys, w.tokens * w.kv_heads)
@@ -149,7 +169,7 @@ def _projections(w: Widths) -> int:
 
 def _attention_inputs(w: Widths) -> int:
     """Queries, keys and values of core attention, and what comes before."""
-    return _projections(w) + w.bytes * (w.tokens * w.queries + 2 * w.all_tokens * w.keys)
+    return _projections(w) + w.bytes * (w.tokens * w.queries + (1 if w.views_values else 2) * w.all_tokens * w.keys)
 
 
 def core_inner(w: Widths) -> int:

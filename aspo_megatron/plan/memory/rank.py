@@ -98,7 +98,8 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     flights = in_flight(parallel, pp_rank, setting.micro_batches)
     layer, again = _layer(w, setting)
     stream = w.bytes * w.stream * w.hidden
-    chunks = [layers * layer + stream for layers in stage_chunks(family, parallel, pp_rank)]  # with its output
+    shared = stream + activations.rotary_table(w)  # a chunk's output, and what its layers have together
+    chunks = [layers * layer + shared for layers in stage_chunks(family, parallel, pp_rank)]
     saved = sum(count * size for count, size in zip(flights, chunks, strict=True))
     log_probs = log_prob_bytes(family, parallel, setting, batch.scored) if last else LogProbBytes(0, 0, 0)
     # A tied weight's gradient waits for the embedding's, where autograd adds it up.
@@ -176,7 +177,8 @@ def _backward(w: activations.Widths, batch: LocalBatch, setting: Setting) -> int
     if setting.recompute == "selective":
         # Core attention is computed again when the feed-forward is done with.
         attention += activations.core_inner(w)
-        attention += w.bytes * w.tokens * w.keys  # values apart from the projection that they are a part of
+        if not w.fused_heads:
+            attention += w.bytes * w.tokens * w.keys  # values apart from the projection that they are a part of
     return max(feed_forward, attention - inner)
 
 

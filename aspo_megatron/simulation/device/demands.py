@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aspo_megatron.parallel.log_prob import triton_ops  # noqa: F401  # defines its operations
+from aspo_megatron.parallel.device import rotary  # noqa: F401  # defines its operations
+from aspo_megatron.parallel.log_prob import triton_ops  # noqa: F401  # the same
 from aspo_megatron.simulation.device.devices import on_gpu
 
 aten = torch.ops.aten
@@ -173,6 +174,21 @@ def _log_prob(name: str, arguments: dict[str, Any]) -> None:
         raise DemandError(f"{name}: there must be one number for each of {len(logits)} tokens")
 
 
+def _rotary(name: str, arguments: dict[str, Any]) -> None:
+    """parallel/device/triton_rotary.py: the projection's stride between tokens alone is honoured."""
+    given = {key: value for key, value in arguments.items() if isinstance(value, Tensor)}
+    projection = given.pop("projection", None)
+    if projection is not None and not projection[:1].is_contiguous():
+        raise DemandError(f"{name}: each token's projection must be contiguous, not of strides {projection.stride()}")
+    for key, tensor in given.items():
+        if not tensor.is_contiguous():
+            raise DemandError(f"{name}: {key} must be contiguous; it has strides {tensor.stride()}")
+    keys, table = given.get("k", given.get("by_k")), given["table"]
+    assert keys is not None
+    if table.dtype not in (torch.float32, torch.float64) or table.numel() != len(keys) * keys.shape[2]:
+        raise DemandError(f"{name}: the table must be fp32 or fp64, a head's numbers for each of {len(keys)} tokens")
+
+
 _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten._scaled_dot_product_flash_attention.default: _flash_forward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
@@ -197,4 +213,6 @@ _RULES: dict[Any, Callable[[str, dict[str, Any]], None]] = {
     aten.addmm.dtype_out: _wide_product,
     torch.ops.aspo_megatron.log_prob_sums.default: _log_prob,
     torch.ops.aspo_megatron.log_prob_gradient.default: _log_prob,
+    torch.ops.aspo_megatron.rotate_heads.default: _rotary,
+    torch.ops.aspo_megatron.rotate_heads_back.default: _rotary,
 }
