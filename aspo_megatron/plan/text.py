@@ -125,7 +125,7 @@ def _host(plan: Plan) -> list[str]:
         return []
     rows = [
         ("reference model", [each.reference for each in plan.locked]),
-        ("Adam's moments", [each.moments for each in plan.locked]),
+        ("optimizer", [each.optimizer for each in plan.locked]),
         ("save", [each.save for each in plan.locked]),
         ("total", [each.total for each in plan.locked]),
     ]

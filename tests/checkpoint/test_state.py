@@ -233,9 +233,7 @@ class CountingInGroups(torch.optim.Optimizer):
                 parameter.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))
 
 
-def compare_with_streamed(
-    settings: ModelConfig, parallel: ParallelConfig, folder: Path, fused: bool
-) -> dict[str, Any]:
+def compare_with_streamed(settings: ModelConfig, parallel: ParallelConfig, folder: Path, fused: bool) -> dict[str, Any]:
     """What is the same with a state that is in host memory; `places`: it stays where it was first."""
     with process_grid(parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
         from aspo_megatron.checkpoint.states.sharded_state import (

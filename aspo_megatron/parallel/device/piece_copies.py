@@ -10,6 +10,8 @@ from torch import Tensor
 
 PIECES = 3
 """On the GPU at once: one comes, one is computed with, one goes."""
+PIECE_BYTES = 256 << 20
+"""Of a piece: 5 ms of copying at 55 GB/s, against some 10 microseconds to begin a copy."""
 _AHEAD = PIECES - 1
 
 Pairs = Iterable[tuple[Tensor, Tensor]]

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.parallel.device.host_memory import HostArena
-from aspo_megatron.parallel.device.piece_copies import PIECES, Pairs, PieceCopies
+from aspo_megatron.parallel.device.piece_copies import PIECE_BYTES, PIECES, Pairs, PieceCopies
 from aspo_megatron.parallel.update.slots import MAIN_WEIGHT, MOMENTS, Slot, slots_of
 
-PIECE_BYTES = 256 << 20
-"""Of the state that is copied at a time: 5 ms at 55 GB/s, against some 10 microseconds to begin a copy."""
-FP32_BYTES = 4
-ALIGNED = 128
+_FP32_BYTES = 4
+_ALIGNED = 128
 """Elements: PyTorch gives a GPU's memory out by 512 bytes, and kernels that take four numbers at a time want 16."""
 
 
@@ -122,9 +120,9 @@ class _StreamedAdam:
         self.home, self._adam, self._device = home, adam, device
         self._names = (*MOMENTS, MAIN_WEIGHT) if any(slot.separate for slot in slots) else MOMENTS
         groups = {id(main): number for number, group in enumerate(adam.param_groups) for main in group["params"]}
-        row = max(PIECE_BYTES // (FP32_BYTES * len(self._names) * ALIGNED), 1) * ALIGNED
+        row = max(PIECE_BYTES // (_FP32_BYTES * len(self._names) * _ALIGNED), 1) * _ALIGNED
         self._pieces = _cut(slots, groups, row)
-        self._row = min(row, max((-(-part[-1].end // ALIGNED) * ALIGNED for part in self._pieces), default=0))
+        self._row = min(row, max((-(-part[-1].end // _ALIGNED) * _ALIGNED for part in self._pieces), default=0))
         self._counted: dict[int, dict[str, Any]] = {}
 
     @torch.no_grad()
@@ -209,6 +207,6 @@ def _cut(slots: Sequence[Slot], groups: dict[int, int], row: int) -> list[list[_
                 at = 0
             stop = min(size, start + row - at)
             pieces[-1].append(_Slice(slot, groups[id(slot.main)], start, stop, at))
-            at = -(-pieces[-1][-1].end // ALIGNED) * ALIGNED
+            at = -(-pieces[-1][-1].end // _ALIGNED) * _ALIGNED
             start = stop
     return pieces

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import ChainedOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.parallel_state import get_global_memory_buffer
 from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
@@ -43,7 +44,7 @@ class Optimizer:
             no_sync = [chunk.no_sync for chunk in self.chunks]
             model.config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
         if device.type != "cpu":  # they come with the first update: room for fp32 weights until these are away
-            self.release_gradients()
+            self.release()
         dtype = model.config.params_dtype
         self._adam = get_megatron_optimizer(
             MegatronOptimizerConfig(
@@ -82,10 +83,14 @@ class Optimizer:
             chunk.zero_grad_buffer()
         self._adam.zero_grad()
 
-    def release_gradients(self) -> None:
-        """Give their memory back until `zero_grad`. Parameters keep their views of it."""
+    def release(self) -> None:
+        """Give back memory that passes and updates alone need: gradients, what sequence parallelism gathers into.
+
+        Gradients are lost until `zero_grad`; parameters keep their views of them.
+        """
         for buffer in self._gradient_buffers():
             buffer.untyped_storage().resize_(0)
+        get_global_memory_buffer().buffer.clear()
 
     def _gradient_buffers(self) -> list[Tensor]:
         return [
