@@ -155,7 +155,7 @@ PIECE = 30_720
 def make_pieces_small() -> None:
     from aspo_megatron.parallel.update import host_state
 
-    host_state.PIECE_BYTES = PIECE
+    host_state.PIECE_BYTES = PIECE  # type: ignore[attr-defined]
 
 
 def steps(setup: Setup, offload: bool, dtype: str) -> tuple[Figures, int, int]:
@@ -176,6 +176,44 @@ def steps(setup: Setup, offload: bool, dtype: str) -> tuple[Figures, int, int]:
         state = [tensor for slot, main in slots for tensor in slot.adam.state[main].values() if not offload]
         state += [main for slot, main in slots if slot.separate]
         return figures, sum(map(_held, state)), max(main.numel() for _, main in slots)
+
+
+def test_gradients_have_memory_in_updates_alone(simulated: Simulated, folders: dict[str, Path]) -> None:
+    setup = Setup(folders["llama-tied"], ParallelConfig(tp=2, sequence_parallel=True))
+    gathered, first, (with_them, without, again), figures = simulated(gradients_released, setup)
+    assert first == without  # there are none before the first update
+    assert gathered > 0
+    assert with_them - gathered - without == again - without > 0
+    assert again - without == pytest.approx(4 * figures.calls.pop("parameters"), abs=1024)
+    assert not figures.waits
+    with pytest.raises(RuntimeError, match="computes with memory that was freed"):
+        simulated(gradients_released, setup, read_them=True)
+
+
+def gradients_released(setup: Setup, read_them: bool = False) -> tuple[int, int, tuple[int, int, int], Figures]:
+    """Bytes that sequence parallelism keeps; what is held before an update; after it, without gradients, with them."""
+    with simulated_rank(setup.parallel) as rank:
+        from megatron.core.parallel_state import get_global_memory_buffer
+
+        from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+
+        model, optimizer = build(setup, rank, OptimizerConfig(offload=True))
+        first = rank.ledger.held_bytes
+        empty_update(optimizer)
+        groups = groups_of(setup)
+        list(response_log_probs(model, groups, PassLimits(budget(groups), None, 1.0)))
+        gathered = sum(map(_held, get_global_memory_buffer().buffer.values()))
+        held = [rank.ledger.held_bytes]
+        rank.ledger.clear()
+        optimizer.release()
+        held.append(rank.ledger.held_bytes)
+        if read_them:
+            optimizer.step()
+        optimizer.zero_grad()
+        held.append(rank.ledger.held_bytes)
+        figures = rank.ledger.figures()
+        figures.calls["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        return gathered, first, (held[0], held[1], held[2]), figures
 
 
 def test_the_reference_is_on_the_gpu_while_it_computes_alone(simulated: Simulated, folders: dict[str, Path]) -> None:
