@@ -61,7 +61,7 @@ class HostState:
     @torch.no_grad()
     def _take(self, slot: Slot) -> None:
         assert slot.main is not None
-        for name in (MAIN_WEIGHT, *MOMENTS) if slot.separate else MOMENTS:
+        for name in _names(slot):
             self._places[id(slot.main), name] = self._arena.empty(slot.main.shape, torch.float32)
         if slot.separate:
             self.value(slot, MAIN_WEIGHT).copy_(slot.main, non_blocking=True)
@@ -72,7 +72,7 @@ class HostState:
 class _Slice:
     """Elements start..stop of a slot's `main`, of Adam's `group`, which are at `at` in each row of their piece.
 
-    A parameter may be larger than a piece: Adam treats each element by itself.
+    A parameter may be larger than a piece: Adam treats each element by itself. `home`: its state, by name, on the host.
     """
 
     slot: Slot
@@ -80,32 +80,38 @@ class _Slice:
     start: int
     stop: int
     at: int
+    home: dict[str, Tensor]
+
+    @property
+    def main(self) -> Tensor:
+        """Of a weight that Adam updates where it is."""
+        assert self.slot.main is not None
+        return self.of(self.slot.main)
 
     @property
     def gradient(self) -> Tensor:
-        """Of all of `main`."""
+        """As megatron has prepared it."""
         assert self.slot.main is not None
         assert self.slot.main.grad is not None
-        return self.slot.main.grad
+        return self.of(self.slot.main.grad)
 
     @property
     def end(self) -> int:
         """In a row."""
         return self.at + self.stop - self.start
 
-    def of(self, whole: Any) -> Tensor:
+    def of(self, whole: Tensor) -> Tensor:
         """Its part of a tensor in the shape of the slot's `main`."""
-        part: Tensor = whole.detach().view(-1)[self.start : self.stop]
-        return part
+        return whole.detach().view(-1)[self.start : self.stop]
 
     def of_parameter(self) -> Tensor:
         """Its part of the model's weight."""
         start = self.slot.start
         return self.slot.parameter.detach().view(-1)[start + self.start : start + self.stop]
 
-    def in_row(self, row: Tensor) -> Tensor:
-        """Its part of a row."""
-        return row[self.at : self.end]
+    def in_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its part of each row that it has state in."""
+        return {name: rows[name][self.at : self.end] for name in self.home}
 
 
 class _StreamedAdam:
@@ -117,11 +123,11 @@ class _StreamedAdam:
 
     def __init__(self, adam: Any, slots: Sequence[Slot], home: HostState, device: torch.device) -> None:
         self.updates = 0
-        self.home, self._adam, self._device = home, adam, device
+        self._home, self._adam, self._device = home, adam, device
         self._names = (*MOMENTS, MAIN_WEIGHT) if any(slot.separate for slot in slots) else MOMENTS
         groups = {id(main): number for number, group in enumerate(adam.param_groups) for main in group["params"]}
         row = max(PIECE_BYTES // (_FP32_BYTES * len(self._names) * _ALIGNED), 1) * _ALIGNED
-        self._pieces = _cut(slots, groups, row)
+        self._pieces = _cut(slots, groups, row, home)
         self._row = min(row, max((-(-part[-1].end // _ALIGNED) * _ALIGNED for part in self._pieces), default=0))
         self._counted: dict[int, dict[str, Any]] = {}
 
@@ -130,27 +136,25 @@ class _StreamedAdam:
         """Adam's step, and the weights of a bf16 model out of the fp32 ones."""
         shape = len(self._names), self._row
         rooms = [torch.empty(shape, dtype=torch.float32, device=self._device) for _ in self._pieces[:PIECES]]
-        self.home.run(
-            [
-                _Piece(self, slices, dict(zip(self._names, rooms[number % PIECES], strict=True)))
-                for number, slices in enumerate(self._pieces)
-            ]
+        rows = [dict(zip(self._names, room, strict=True)) for room in rooms]
+        self._home.run(
+            [_Piece(self, slices, rows[number % PIECES]) for number, slices in enumerate(self._pieces)],
         )
         for number, counts in self._counted.items():  # all pieces have begun with those of the last update
             self._adam.param_groups[number].update(counts)
         self.updates += 1
 
-    def change(self, slices: Sequence[_Slice], rows: dict[str, Tensor]) -> None:
-        """One step for these slices alone."""
-        for name in () if self.updates else MOMENTS:
-            rows[name].zero_()
-        mains = [each.in_row(rows[MAIN_WEIGHT]) if each.slot.separate else each.of(each.slot.main) for each in slices]
+    def change(self, slices: Sequence[_Slice], parts: Sequence[dict[str, Tensor]]) -> None:
+        """One step for these slices alone, whose state is in `parts`, by name."""
+        mains = [
+            part[MAIN_WEIGHT] if each.slot.separate else each.main for each, part in zip(slices, parts, strict=True)
+        ]
         steps = torch.full((len(slices),), float(self.updates), dtype=torch.float32, device=self._device).unbind()
         adam, whole = self._adam, self._adam.param_groups
         groups: dict[int, dict[str, Any]] = {}
-        for each, main, step in zip(slices, mains, steps, strict=True):
-            main.grad = each.of(each.gradient)
-            adam.state[main] = {name: each.in_row(rows[name]) for name in MOMENTS}
+        for each, part, main, step in zip(slices, parts, mains, steps, strict=True):
+            main.grad = each.gradient
+            adam.state[main] = {name: part[name] for name in MOMENTS}
             if isinstance(adam, torch.optim.Adam):  # the others count in their groups
                 adam.state[main]["step"] = step
             groups.setdefault(each.group, {**whole[each.group], "params": []})["params"].append(main)
@@ -167,46 +171,56 @@ class _StreamedAdam:
             self._counted[number] = {key: value for key, value in group.items() if key != "params"}
 
 
-@dataclass(frozen=True)
 class _Piece:
     """Slices of one Adam's state, and their rows on the GPU. See `piece_copies.Piece`."""
 
-    adam: _StreamedAdam
-    slices: Sequence[_Slice]
-    rows: dict[str, Tensor]
+    def __init__(self, adam: _StreamedAdam, slices: Sequence[_Slice], rows: dict[str, Tensor]) -> None:
+        self.rows = rows
+        self._adam, self._slices = adam, slices
+        self._parts = [each.in_rows(rows) for each in slices]
 
     def coming(self) -> Pairs:
         """Before the first update there are no moments."""
-        return self._pairs(self.rows if self.adam.updates else (MAIN_WEIGHT,))
+        names = self.rows if self._adam.updates else (MAIN_WEIGHT,)
+        return self._pairs(names)
 
     def change(self) -> None:
         """Adam's step."""
-        self.adam.change(self.slices, self.rows)
+        for name in () if self._adam.updates else MOMENTS:
+            self.rows[name].zero_()
+        self._adam.change(self._slices, self._parts)
 
     def going(self) -> Pairs:
         """All of it."""
-        return ((place, row) for row, place in self._pairs(self.rows))
+        return ((home, part) for part, home in self._pairs(self.rows))
 
     def _pairs(self, names: Iterable[str]) -> Pairs:
         for name in names:
-            for each in self.slices if name in self.rows else ():
-                if each.slot.separate or name != MAIN_WEIGHT:
-                    yield each.in_row(self.rows[name]), each.of(self.adam.home.value(each.slot, name))
+            for each, part in zip(self._slices, self._parts, strict=True):
+                if name in part:
+                    yield part[name], each.home[name]
 
 
-def _cut(slots: Sequence[Slot], groups: dict[int, int], row: int) -> list[list[_Slice]]:
+def _cut(slots: Sequence[Slot], groups: dict[int, int], row: int, home: HostState) -> list[list[_Slice]]:
     """Pieces of at most `row` elements, in the order of the slots. `groups`: Adam's, by the `id` of a `main`."""
     pieces: list[list[_Slice]] = []
     at = row
     for slot in slots:
         assert slot.main is not None
         start, size = 0, slot.main.numel()
+        state = {name: home.value(slot, name).view(-1) for name in _names(slot)}
         while start < size:
             if at >= row:
                 pieces.append([])
                 at = 0
             stop = min(size, start + row - at)
-            pieces[-1].append(_Slice(slot, groups[id(slot.main)], start, stop, at))
+            parts = {name: whole[start:stop] for name, whole in state.items()}
+            pieces[-1].append(_Slice(slot, groups[id(slot.main)], start, stop, at, parts))
             at = -(-pieces[-1][-1].end // _ALIGNED) * _ALIGNED
             start = stop
     return pieces
+
+
+def _names(slot: Slot) -> tuple[str, ...]:
+    """Of a slot's state that has its place on the host."""
+    return (*MOMENTS, MAIN_WEIGHT) if slot.separate else MOMENTS
