@@ -50,7 +50,7 @@ def test_recipe(name: str, rank: int, simulated: Callable[..., Any]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", OFFLOADED)
 def test_recipe_on_fewer_gpus(name: str, simulated: Callable[..., Any]) -> None:
     figures, (run, family) = simulated(simulated_run, name, 0, OFFLOADED[name]), recipe_run(name, *OFFLOADED[name])
