@@ -30,7 +30,7 @@ CASES = [(name, rank) for name in RECIPES for rank in ranks_of(recipe_run(name)[
 
 OFFLOADED = {
     "qwen3_8b": ("parallel={tp: 1, sequence_parallel: false}", "model.recompute=full", "optimizer.offload=true"),
-    "qwen3_30b_a3b": ("parallel={pp: 1}", "model.recompute=selective", "optimizer.offload=true"),
+    "qwen3_30b_a3b": ("parallel={pp: 1}", "model.recompute=full", "optimizer.offload=true"),
 }
 """Recipes with half as many GPUs or fewer: one, and eight."""
 
@@ -79,10 +79,11 @@ def check_offload(run: RunConfig, family: Family, figures: RankFigures) -> None:
     held = figures.phases[Phase.HELD].peak_bytes
     parameters = rank_parameters(family, run.parallel, figures.stage)
     assert held == pytest.approx((2 + 4) * parameters.total, rel=0.002)
-    step = figures.phases[Phase.OPTIMIZER].peak_bytes - held
+    step = figures.phases[Phase.OPTIMIZER].peak_bytes - figures.phases[Phase.OPTIMIZER].held_bytes
     largest = largest_parameter(family, run.parallel, figures.stage)
-    assert step < max(4 * largest, PIECES * PIECE_BYTES) + (256 << 20)  # and the micro-batches
-    assert figures.locked["optimizer"] > 11 * parameters.total // (1 if not family.num_experts else 8)
+    assert step <= 1.01 * max(4 * largest, PIECES * PIECE_BYTES)
+    planned = compared(run, family, figures, H100).locked.optimizer
+    assert planned <= figures.locked["optimizer"] <= 2 * planned
 
 
 def check_waits(run: RunConfig, family: Family, figures: RankFigures) -> None:
@@ -92,6 +93,7 @@ def check_waits(run: RunConfig, family: Family, figures: RankFigures) -> None:
     ]
     update = [*inside, figures.phases[Phase.OPTIMIZER]]
     experts = family.num_layers // run.parallel.pp if family.num_experts else 0
+    experts *= 2 if run.model.recompute == "full" else 1
     waits = sum((part.waits for part in inside), Counter[str]())
     assert sum(count for place, count in waits.items() if EXPERTS in place) == experts * figures.micro_batches
     assert waits.total() == experts * figures.micro_batches
