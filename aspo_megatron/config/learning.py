@@ -72,7 +72,9 @@ class OptimizerConfig(Section):
     eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
     clip_grad: NonNegativeFloat = Field(1.0, description="Limit of the global gradient norm; 0 switches it off.")
     offload: bool = Field(
-        False, description="Keep Adam's moments in the host's memory except while an update is made (on a GPU)."
+        False,
+        description="Keep Adam's moments, and the fp32 weights of a bf16 model, in the host's memory; an update brings "
+        "them to the GPU and back in pieces (on a GPU).",
     )
 
     @model_validator(mode="after")

@@ -161,6 +161,11 @@ class RolloutConfig(Section):
         "of it is enough to draw tokens for.",
     )
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the engine is on the trainer's GPUs, and generates while the trainer does nothing."""
+        return self.engine == "embedded" or self.servers.colocate
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.overlap != "none" and self.engine != "sglang":

@@ -34,7 +34,7 @@ def demand_of(host: Host, needs: Requirements, on_gpu: bool) -> Demand | None:
     from aspo_megatron.plan.cpu_ranks import training_bytes
     from aspo_megatron.plan.memory.host import locked_on_node
     from aspo_megatron.plan.memory.rank import resident
-    from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, setting_of
+    from aspo_megatron.plan.memory.setting import setting_of
 
     run, family, parallel = needs.run, needs.family, needs.run.parallel
     try:
@@ -47,5 +47,5 @@ def demand_of(host: Host, needs: Requirements, on_gpu: bool) -> Demand | None:
     ranks = needs.ranks_here
     host_bytes = locked_on_node(run, family, parallel, setting, ranks) if on_gpu else on_cpu * ranks
     elements = model_elements(family)
-    state = (setting.bytes + MOMENTS_BYTES + setting.main_bytes) * elements
+    state = (setting.bytes + setting.state_bytes) * elements
     return Demand(host_bytes, fullest, state, setting.bytes * elements)

@@ -85,14 +85,15 @@ def _bytes_of_logit(sampling: SamplingConfig) -> int:
 def _embedded_rows(config: RunConfig, family: Family, gpu: Gpu, assume: Assumptions, weights: int, token: int) -> int:
     """Responses that the embedded engine holds at once, as `EmbeddedEngine` batches a rank's share; 0 for no room.
 
-    Where the configuration does not say how many tokens, those that fill half of what is free beside what is always
-    there on the fullest stage, and no more responses than a quarter of it draws tokens for.
+    Where the configuration does not say how many tokens, those that fill half of what is free beside what is there on
+    the fullest stage, and no more responses than a quarter of it draws tokens for.
     """
     parallel, setting, rollout = config.parallel, setting_of(config, config.parallel), config.rollout
     share = -(-rollout.prompts_per_step // parallel.world_size)
     most, rows = rollout.max_batch_tokens or ON_CPU, sys.maxsize
     if not setting.cpu and not rollout.max_batch_tokens:
-        held = max(resident(family, parallel, setting, stage).total for stage in range(parallel.pp))
+        stages = [resident(family, parallel, setting, stage) for stage in range(parallel.pp)]
+        held = max(stage.total - stage.gradients for stage in stages)  # which are given back meanwhile
         free = gpu.memory - assume.reserved - held - weights
         if free <= 0:
             return 0

@@ -32,7 +32,8 @@ class StageMemory:
     Attributes:
         resident: always there.
         passing: an update's, at its most.
-        generation: beside `resident`, while responses are generated; of an embedded engine its weights too.
+        generation: beside `resident`, but for what is given back, while responses are generated; of an embedded engine
+            its weights too.
         sync: the same, while weights are gathered and sent.
         save: the same, while a state is copied to the host.
         reserved: context, communication, fragments.
@@ -49,7 +50,8 @@ class StageMemory:
     @property
     def total(self) -> int:
         """At the worst moment."""
-        moment = max(self.passing.peak, self.generation, self.sync, self.save)
+        beside = max(self.generation, self.sync, self.save) - self.passing.given_back
+        moment = max(self.passing.peak, beside)
         return self.resident.total + moment + self.reserved
 
 
@@ -91,7 +93,7 @@ def stage_memory(
     elif servers.colocate:
         generation = int((servers.memory_fraction or assume.server_fraction) * gpu.memory)
     w = Widths.of(family, parallel, batch, setting)
-    kept = gather_buffer(w, parallel)
+    kept = 0 if setting.gradients_leave else gather_buffer(w, parallel)
     sync = sync_bytes(config, family, parallel) + (engine.weights if engine.kind == "embedded" else 0)
     return StageMemory(
         stage=stage,

@@ -91,6 +91,7 @@ def _memory(plan: Plan) -> list[str]:
     rows: list[tuple[str, Sequence[int]]] = [
         ("weights", [stage.resident.weights for stage in stages]),
         ("gradients", [stage.resident.gradients for stage in stages]),
+        ("  in updates alone", [stage.passing.given_back for stage in stages]),
         ("optimizer", [stage.resident.optimizer for stage in stages]),
         ("reference model", [stage.resident.reference for stage in stages]),
         ("old log-probs' pass", [stage.passing.scoring for stage in stages]),
@@ -125,7 +126,7 @@ def _host(plan: Plan) -> list[str]:
         return []
     rows = [
         ("reference model", [each.reference for each in plan.locked]),
-        ("Adam's moments", [each.moments for each in plan.locked]),
+        ("optimizer", [each.optimizer for each in plan.locked]),
         ("save", [each.save for each in plan.locked]),
         ("total", [each.total for each in plan.locked]),
     ]

@@ -60,6 +60,8 @@ class Compared:
             Phase.SAVE: self.planned.save,
         }
         held = self.planned.resident.total
+        for phase in (Phase.SYNC, Phase.GENERATION, Phase.SCORING, Phase.REFERENCE, Phase.SAVE):
+            beyond[phase] -= moments.given_back
         return {phase: held + more for phase, more in beyond.items() if phase in self.figures.phases}
 
     @property

@@ -65,7 +65,7 @@ def _kind(name: str) -> str:
 
 
 def _host(each: Compared) -> list[str]:
-    names = {"reference": each.locked.reference, "moments": each.locked.moments, "save": each.locked.save}
+    names = {"reference": each.locked.reference, "optimizer": each.locked.optimizer, "save": each.locked.save}
     rows = [
         [what, f"{size / GB:.2f}", f"{each.figures.locked.get(what, 0) / GB:.2f}"]
         for what, size in names.items()

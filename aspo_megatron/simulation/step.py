@@ -37,7 +37,7 @@ class SimulatedStep:
     family: Family
     rank: SimulatedRank
     locked: dict[str, int] = field(default_factory=dict)
-    """Bytes of page-locked memory that the reference, the moments and a save have taken, by what for."""
+    """Bytes of page-locked memory that the reference, the optimizer and a save have taken, by what for."""
 
     def __post_init__(self) -> None:
         config, topology = self.config, self.rank.topology
@@ -47,10 +47,10 @@ class SimulatedStep:
         with self._locks("reference"):
             if config.has_reference:
                 self.reference = Reference(self.model, config.model.reference)
-        self.optimizer = Optimizer(self.model, config.optimizer, 10, config.parallel)
-        with self._locks("moments"):
-            self.optimizer.zero_grad()
-            self.optimizer.step()  # makes Adam's moments
+        with self._locks("optimizer"):
+            self.optimizer = Optimizer(self.model, config.optimizer, 10, config.parallel)
+        self.optimizer.zero_grad()
+        self.optimizer.step()  # makes Adam's moments
         self.engine = SimulatedEngine(config, self.family, topology) if config.rollout.engine == "embedded" else None
         self.limits = PassLimits.of(config.train, config.rollout.sampling.temperature)
         self.phases = Phases(self.rank.ledger)
@@ -59,13 +59,20 @@ class SimulatedStep:
 
     def run(self, groups: Sequence[Sequence[Sample]]) -> None:
         """Every phase, with micro-batches of these samples."""
+        self._make_room()
         self._generate()
         self._score(groups)
         self._update(groups)
+        self._make_room()
         if self.engine is None:
             self._send()
         if self.config.checkpoint.every:
             self._save()
+
+    def _make_room(self) -> None:
+        """Before weights go to an engine on the same GPU, as `PolicyEngine` has it."""
+        if self.config.rollout.takes_turns:
+            self.optimizer.release()
 
     def _generate(self) -> None:
         """The embedded engine takes the weights, holds its cache, and gives its memory back."""

@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Learner:
     """Computes log-probs of samples, and makes the updates that they give.
 
-    All methods but `needs_log_probs` and `tell_if_no_update` are collectives. `batches`: this replica's groups of each
-    mini-batch of a step, or what was planned of them.
+    All methods but `needs_log_probs`, `release_memory` and `tell_if_no_update` are collectives. `batches`: this
+    replica's groups of each mini-batch of a step, or what was planned of them.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class Learner:
         """All updates of a step: see `StepUpdates.make`."""
         with self._phase("update"):
             return self._updates.make(step, batches)
+
+    def release_memory(self) -> None:
+        """Give back what only passes and updates need, until the next of them. On a CPU all stays."""
+        if self.model.topology.platform.device.type != "cpu":
+            self.optimizer.release()
 
     def shown_tokens(self, batches: Sequence[Groups]) -> list[tuple[Sample, np.ndarray, np.ndarray]]:
         """The samples that samples.jsonl shows, with log-prob and entropy of their tokens by the present policy."""

@@ -30,13 +30,26 @@ class PolicyEngine:
     """
 
     def __init__(
-        self, config: RunConfig, model: PolicyModel, engine: RolloutEngine, tell: Callable[[str], None]
+        self,
+        config: RunConfig,
+        model: PolicyModel,
+        engine: RolloutEngine,
+        tell: Callable[[str], None],
+        make_room: Callable[[], None],
     ) -> None:
-        """`tell` is given a line when servers are lost and waited for, or compute a little differently."""
-        self._model, self._engine, self._tell = model, engine, tell
+        """Of an engine with the weights of `model`.
+
+        Args:
+            config: of the run.
+            model: the policy.
+            engine: what generates.
+            tell: is given a line when servers are lost and waited for, or compute a little differently.
+            make_room: gives back what the trainer does not need before its next passes, for an engine on its GPUs.
+        """
+        self._model, self._engine, self._tell, self._make_room = model, engine, tell, make_room
         self._servers, self._waits = config.rollout.servers, config.rollout.overlap != "continue"
         self._started: Generation | None = None
-        self._takes_turns = config.rollout.engine == "embedded" or self._servers.colocate
+        self._takes_turns = config.rollout.takes_turns
         self._probes = config.rollout.engine == "sglang" and self._servers.probe_every > 0
         self._tolerance = tolerance_of(config, model.shape.num_experts)
         self._ends_runs = ends_runs(config)
@@ -123,11 +136,13 @@ class PolicyEngine:
 
     def _push_weights(self) -> dict[str, float]:
         if self._takes_turns:
+            self._make_room()
             torch.cuda.empty_cache()  # what the trainer has let go of goes back to the GPU; nothing without one
             self._engine.resume_memory("weights")
         tensors = self._model.hf_tensors(bucket_bytes=self._servers.bucket_mib << 20)
         metrics = self._engine.update_weights(tensors, self._version)
         if self._takes_turns:
+            torch.cuda.empty_cache()  # what the sync has taken
             self._engine.resume_memory("kv_cache")
         if self._probes and (self._doubted or self._syncs % self._servers.probe_every == 0):
             metrics |= {"sync/probe_difference": self._probe()}

@@ -52,7 +52,8 @@ class Trainer:
         self._config, self._inputs, self._rewards, self._outputs = config, inputs, rewards, outputs
         tell, rollout, self._topology = outputs.progress.message, config.rollout, model.topology
         self._phases = PhaseTimer(config, model, outputs.progress)
-        self._engine = PolicyEngine(config, model, engine, tell)
+        self._learner = Learner(config, model, self._phases, tell)
+        self._engine = PolicyEngine(config, model, engine, tell, self._learner.release_memory)
         self._sampler = PromptSampler(
             ProblemStream(inputs.train, config.seed),
             rollout.prompts_per_step,
@@ -63,7 +64,6 @@ class Trainer:
         self._collector = Collector(
             config, self._engine, rewards, inputs.tokenizer, self._sampler, self._topology, self._phases
         )
-        self._learner = Learner(config, model, self._phases, tell)
         self._states = SaveAndResume(config, inputs, self._learner, outputs, self._phases, stop)
         self._state = TrainerState(0, 0, 0, 0.0, None, None, "")
         self._started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""An optimizer's update on the GPU: which Adam, moments and a reference in the host's memory, saves beside training.
+"""An optimizer's update on the GPU: which Adam, its state and a reference in the host's memory, saves beside training.
 
 Gradients are given, not computed, so that what must be equal is so to the last bit.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from aspo_megatron.parallel.device.piece_copies import PIECE_BYTES, PIECES
 from aspo_megatron.parallel.grid.topology import Topology
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.lines import Place, Sheet
@@ -69,7 +70,7 @@ def fused_adam(sheet: Sheet, model: PolicyModel) -> None:
 
 
 def offload(sheet: Sheet, topology: Topology, folder: Path, weights: Weights) -> None:
-    """Two updates with Adam's moments in the host's memory between them, and two without."""
+    """Two updates with Adam's state in the host's memory, which passes the GPU in pieces, and two without."""
     found: dict[bool, tuple[list[Tensor], _Figures]] = {}
     device = topology.platform.device
     for away in (False, True):
@@ -83,24 +84,28 @@ def offload(sheet: Sheet, topology: Topology, folder: Path, weights: Weights) ->
     if device.type == "cpu":
         sheet.not_done("memory with optimizer.offload", _NEEDS_GPU)
         return
-    left = abs(here.between - gone.between - here.moments)
-    most = memory.rounding(here.tensors)
-    freed = f"{memory.mib(here.between - gone.between):.1f} of {memory.mib(here.moments):.1f} MiB of moments are gone"
-    sheet.at_most("moments away between updates", left, most, reference="their bytes", unit="B", note=freed)
-    note = f"during {memory.mib(gone.during):.0f} MiB, after {memory.mib(gone.between):.0f}"
-    more = gone.during - here.during
-    sheet.at_most("an update's memory with offload", more, most, reference="without", unit="B", note=note)
-    speed = f"{2 * here.moments / max(gone.seconds - here.seconds, 1e-9) / 1e9:.0f} GB/s both ways"
+    rounding = memory.rounding(here.tensors)
+    left = abs(here.between - gone.between - here.state)
+    freed = f"{memory.mib(here.between - gone.between):.1f} of {memory.mib(here.state):.1f} MiB of state are gone"
+    sheet.at_most("state away between updates", left, rounding, reference="its bytes", unit="B", note=freed)
+    visiting = min(PIECES * PIECE_BYTES, here.state)
+    note = f"{memory.mib(gone.during):.0f} MiB instead of {memory.mib(here.during):.0f}; {PIECES} pieces at most"
+    more = gone.during - (here.during - here.state)
+    reference = "without any state"
+    sheet.at_most(
+        "an update's memory with offload", more, visiting + 2 * rounding, reference=reference, unit="B", note=note
+    )
+    speed = f"{here.state / gone.seconds / 1e9:.0f} GB/s each way"
     sheet.measured("an update with offload", 1e3 * gone.seconds, "ms", reference="without", note=speed)
     sheet.measured("an update without", 1e3 * here.seconds, "ms")
 
 
 class _Figures:
-    """Of updates: bytes held between them and at most, seconds of one, and Adam's moments."""
+    """Of updates: bytes held between them and at most, seconds of one, and Adam's state: moments and fp32 weights."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        moments = [state[name] for _, state in optimizer._adam_states() for name in ("exp_avg", "exp_avg_sq")]
-        self.moments, self.tensors = sum(tensor.nbytes for tensor in moments), len(moments)
+        mains = [slot.main for slot in optimizer._slots() if slot.main is not None]
+        self.state, self.tensors = sum(3 * main.nbytes for main in mains), 4 * len(mains)  # and the number of a step
         self.between = self.during = 0
         self.seconds = 0.0
 

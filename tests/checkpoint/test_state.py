@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,14 +120,14 @@ def load_state(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
         return {name: (before[name], after[name]) for name in before}
 
 
-def build(settings: ModelConfig, parallel: ParallelConfig, topology: Any) -> Any:
+def build(settings: ModelConfig, parallel: ParallelConfig, topology: Any, clip_grad: float = 0.0) -> Any:
     from aspo_megatron.parallel.model.policy import build_model
     from aspo_megatron.parallel.update.optimizer import Optimizer
 
     family = read_family(settings.path)
     with SafetensorsFolder(settings.path) as tensors:
         model = build_model(family, topology, settings, tensors)
-    config = OptimizerConfig(lr=0.01, schedule="linear", warmup_updates=1, clip_grad=0.0)
+    config = OptimizerConfig(lr=0.01, schedule="linear", warmup_updates=1, clip_grad=clip_grad)
     return model, Optimizer(model, config, 20, parallel)
 
 
@@ -191,15 +190,26 @@ def plain_load(settings: ModelConfig, parallel: ParallelConfig, folder: Path) ->
         assert all(torch.equal(got[name], want[name]) for name in want)
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["torch", "counts-in-groups"])
-@pytest.mark.parametrize("layout", [{}, {"dp": 2, **DIST}], ids=["whole", "split"])
-def test_moments_that_wait_in_host_memory_change_no_number(
-    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, layout: dict[str, Any], fused: bool
+STREAMED = {
+    "whole": ({}, "bfloat16", False, False),
+    "split": ({"dp": 2, **DIST}, "bfloat16", False, False),
+    "split-fp32": ({"dp": 2, **DIST}, "float32", False, False),
+    "whole-counts-in-groups": ({}, "float32", False, True),
+    "split-counts-in-groups": ({"dp": 2, **DIST}, "bfloat16", False, True),
+    "experts": ({"dp": 2, "ep": 2}, "bfloat16", True, False),
+    "experts-split": ({"dp": 2, "ep": 2, **DIST}, "float32", True, False),
+}
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_state_that_streams_from_host_memory_changes_no_number(
+    ranks: Ranks, folders: dict[bool, Path], tmp_path: Path, name: str
 ) -> None:
-    """On a CPU, where they would stay: updates, what is saved, and an update after it is loaded."""
-    parallel = ParallelConfig(**layout)
-    settings = ModelConfig(path=folders[False], dtype="bfloat16")
-    for same in ranks.run(parallel.world_size, compare_with_offloaded, settings, parallel, tmp_path / "state", fused):
+    """On a CPU, where it would stay: updates, what is saved, and an update after it is loaded."""
+    layout, dtype, moe, fused = STREAMED[name]
+    parallel, settings = ParallelConfig(**layout), ModelConfig(path=folders[moe], dtype=dtype)
+    for same in ranks.run(parallel.world_size, compare_with_streamed, settings, parallel, tmp_path / "state", fused):
+        assert same.pop("cuts") >= 3  # pieces that end within a parameter
         assert same == {"weights": True, "states": True, "loaded": True, "places": True}
 
 
@@ -223,10 +233,8 @@ class CountingInGroups(torch.optim.Optimizer):
                 parameter.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))
 
 
-def compare_with_offloaded(
-    settings: ModelConfig, parallel: ParallelConfig, folder: Path, fused: bool
-) -> dict[str, bool]:
-    """What is the same with moments that wait in host memory; `places`: they stay where they were first."""
+def compare_with_streamed(settings: ModelConfig, parallel: ParallelConfig, folder: Path, fused: bool) -> dict[str, Any]:
+    """What is the same with a state that is in host memory; `places`: it stays where it was first."""
     with process_grid(parallel, PLATFORM, seed=1) as topology, pytest.MonkeyPatch.context() as patch:
         from aspo_megatron.checkpoint.states.sharded_state import (
             load_model,
@@ -235,23 +243,24 @@ def compare_with_offloaded(
             optimizer_shards,
         )
         from aspo_megatron.checkpoint.states.writer import CheckpointDescription, CheckpointWriter
-        from aspo_megatron.parallel.update.moments import HostMoments
+        from aspo_megatron.parallel.update import host_state
 
-        patch.setattr(
-            torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
-        )
-        pairs = [build(settings, parallel, topology) for _ in range(3)]
+        patch.setattr(host_state, "PIECE_BYTES", 40_000)
+        pairs = [build(settings, parallel, topology, clip_grad=1.0) for _ in range(3)]
         for part in (part for _, optimizer in pairs for part in optimizer._parts() if fused):
             part.optimizer = CountingInGroups(part.optimizer.param_groups)
         for _, optimizer in pairs[1:]:
-            optimizer._away = HostMoments(torch.device("cpu"))
+            optimizer._send_away(torch.device("cpu"))
         (plain, plain_optimizer), (moved, moved_optimizer), (loaded, loaded_optimizer) = pairs
         places = []
         for number in range(2):
             update(plain, plain_optimizer, number)
             update(moved, moved_optimizer, number)
-            places.append([state["exp_avg"].data_ptr() for _, state in moved_optimizer._adam_states()])
-        same = {"weights": equal(weights(plain), weights(moved)), "places": bool(places[0]) and places[0] == places[1]}
+            moved_optimizer.release()  # gradients, which the next update has memory for again
+            assert all(not parameter.main_grad.untyped_storage().nbytes() for parameter in moved.parameters())
+            places.append([value.data_ptr() for value in moved_optimizer._away._places.values()])
+        same: dict[str, Any] = {"cuts": cuts(moved_optimizer._away), "weights": equal(weights(plain), weights(moved))}
+        same["places"] = bool(places[0]) and places[0] == places[1]
         states = zip(plain_optimizer.states(), moved_optimizer.states(), strict=True)
         found = [one if one is None else torch.equal(one, other) for (*_, one), (*_, other) in states]
         same["states"] = any(found) and False not in found
@@ -264,6 +273,11 @@ def compare_with_offloaded(
             update(model, optimizer, 2)
         same["loaded"] = equal(weights(plain), weights(loaded))
         return same
+
+
+def cuts(state: Any) -> int:
+    """Pieces that begin within a parameter."""
+    return sum(piece[0].start > 0 for streamed in state._streamed for piece in streamed._pieces)
 
 
 def equal(one: Tensors, other: Tensors) -> bool:

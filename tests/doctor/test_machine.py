@@ -166,7 +166,7 @@ def test_ranks_that_lock_more_than_the_machine_has_are_wrong() -> None:
     )
     demand = demand_of(host, replace(offload, family=family), on_gpu=True)
     assert demand is not None
-    assert demand.host == pytest.approx(8 * model_elements(family), rel=0.001)
+    assert demand.host == pytest.approx(12 * model_elements(family), rel=0.001)
 
 
 def test_a_disk_without_room_for_states_is_said() -> None:

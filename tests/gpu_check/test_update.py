@@ -22,7 +22,7 @@ VALUES = {
     *(f"changed by an update behind a save, {kind}" for kind in KINDS),
     *(f"an update after loading, {kind}" for kind in KINDS),
 }
-OFFLOAD = {"moments away between updates", "an update's memory with offload"}
+OFFLOAD = {"state away between updates", "an update's memory with offload"}
 REFERENCE = {"memory of a reference that waits", "memory left after its passes"}
 SAVES = {f"memory {when} a save, {kind}" for kind in KINDS for when in ("of", "after")}
 
@@ -82,17 +82,21 @@ def memory_lines(folder: Path, plant: Callable[[], None] | None = None) -> Lines
 def keep_what_goes_away() -> None:
     from aspo_megatron.parallel.device.host_copies import HostCopies
     from aspo_megatron.parallel.model.reference import HostWeights
-    from aspo_megatron.parallel.update.moments import HostMoments
+    from aspo_megatron.parallel.update.host_state import HostState
 
     kept: list[Any] = []
-    take = HostCopies.take
+    take, run = HostCopies.take, HostState.run
 
     def keep(copies: Any, tensor: Any, *, lasts: bool) -> Any:
         kept.append(tensor.clone())
         return take(copies, tensor, lasts=lasts)
 
+    def stay(state: Any, pieces: Any) -> None:
+        kept.append([piece.rows for piece in pieces])
+        run(state, pieces)
+
     HostCopies.take = keep  # type: ignore[method-assign, assignment]
-    HostMoments.leave = lambda moments, states: None  # type: ignore[method-assign, assignment]
+    HostState.run = stay  # type: ignore[method-assign, assignment]
     HostWeights.release = lambda weights: None  # type: ignore[method-assign, assignment]
 
 
@@ -101,7 +105,7 @@ def test_memory_on_the_stand_in(on_stand_in: Callable[..., Any], tmp_path: Path)
     lines = on_stand_in(memory_lines, tmp_path / "good")
     assert held(lines) >= OFFLOAD | REFERENCE | SAVES
     lines = on_stand_in(memory_lines, tmp_path / "kept", keep_what_goes_away)
-    wrong = {"moments away between updates", "memory of a reference that waits"}
+    wrong = {"state away between updates", "memory of a reference that waits"}
     assert failed(lines) >= wrong | {
         "memory of a save, distributed optimizer",
         "memory after a save, distributed optimizer",

@@ -178,10 +178,10 @@ def test_an_engine_that_shares_the_trainers_memory_takes_turns(rollout: dict[str
             "rollout": rollout,
         }
     )
-    policy_engine = PolicyEngine(config, model, engine, print)
+    policy_engine = PolicyEngine(config, model, engine, print, lambda: calls.append("make room"))
     policy_engine.release_memory()
     policy_engine.sync(version=1)
-    wanted = ["release", "resume weights", "update", "resume kv_cache"] if shares else ["update"]
+    wanted = ["release", "make room", "resume weights", "update", "resume kv_cache"] if shares else ["update"]
     assert calls == wanted
 
 

@@ -51,7 +51,7 @@ class Trainer:
             "data": {"train": {"kind": "jsonl", "path": "p"}},
             "rollout": {"engine": "sglang", "servers": servers},
         }
-        self.engine = PolicyEngine(RunConfig.model_validate(settings), model, engine, self.told.append)
+        self.engine = PolicyEngine(RunConfig.model_validate(settings), model, engine, self.told.append, lambda: None)
 
     def _score(self, model: Any, groups: list[list[Sample]], limits: Any) -> Iterator[tuple[Sample, np.ndarray]]:
         ((sample,),) = groups

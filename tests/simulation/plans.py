@@ -48,7 +48,8 @@ def check_plan(run: RunConfig, family: Family, figures: RankFigures) -> None:
     for phase, planned in found.planned_bytes.items():
         print(f"{phase}: planned {planned / 1e9:.2f} GB, simulated {figures.phases[phase].peak_bytes / 1e9:.2f} GB")
     print(f"the most: planned {found.planned_peak / 1e9:.2f} GB, simulated {figures.peak_bytes / 1e9:.2f} GB")
-    assert found.planned_peak == pytest.approx(figures.peak_bytes, rel=TOLERANCE)
+    if not run.rollout.servers.colocate:  # whose share of the GPU is planned alone
+        assert found.planned_peak == pytest.approx(figures.peak_bytes, rel=TOLERANCE)
     unseen = {Phase.SYNC} if run.parallel.pp > 1 else set[Phase]()
     unseen |= {Phase.OPTIMIZER, Phase.SAVE} if run.parallel.distributed_optimizer else set()
     for phase in found.planned_bytes.keys() - unseen:

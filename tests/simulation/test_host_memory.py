@@ -1,4 +1,4 @@
-"""Memory of the GPU that is needed for a moment only: what is saved, Adam's moments, the reference, generation."""
+"""Memory of the GPU that is needed for a moment only: what is saved, Adam's state, the reference, generation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_megatron.config import OptimizerConfig, ParallelConfig, RunConfig, SamplingConfig
+from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, SamplingConfig
 from aspo_megatron.config.io import save_config
 from aspo_megatron.data.samples import Problem
 from aspo_megatron.models.family import read_family
@@ -96,7 +96,7 @@ def save_twice(setup: Setup, run: Path, background: bool) -> tuple[list[Save], i
         return saves, held, max(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("offload", [False, True], ids=["moments on the gpu", "moments on the host"])
+@pytest.mark.parametrize("offload", [False, True], ids=["state on the gpu", "state on the host"])
 @pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
 def test_updates_overwrite_nothing_that_a_save_still_copies(
     simulated: Simulated, folders: dict[str, Path], tmp_path: Path, parallel: ParallelConfig, offload: bool
@@ -114,6 +114,7 @@ def updates_beside_a_save(setup: Setup, run: Path, offload: bool = False) -> Non
         from aspo_megatron.checkpoint.states.run_states import StateSaver
         from aspo_megatron.checkpoint.states.trainer_state import TrainerState
 
+        make_pieces_small()
         model, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
         empty_update(optimizer)
         saver = StateSaver(config, model.family, model, optimizer, lambda said: None)  # other ranks' parts are missing
@@ -128,31 +129,91 @@ def updates_beside_a_save(setup: Setup, run: Path, offload: bool = False) -> Non
             raise RuntimeError(writer._error)
 
 
-@pytest.mark.parametrize("parallel", [SPLIT, SINGLE], ids=["split", "whole"])
-def test_moments_that_are_offloaded_are_on_the_gpu_in_a_step_alone(
-    simulated: Simulated, folders: dict[str, Path], parallel: ParallelConfig
+@pytest.mark.parametrize(
+    ("parallel", "dtype"),
+    [(SPLIT, "bfloat16"), (SINGLE, "bfloat16"), (SINGLE, "float32")],
+    ids=["split", "whole", "whole-fp32"],
+)
+def test_an_offloaded_state_is_on_the_gpu_by_pieces_in_a_step_alone(
+    simulated: Simulated, folders: dict[str, Path], parallel: ParallelConfig, dtype: str
 ) -> None:
     setup = Setup(folders["llama-tied"], parallel)
-    here, moments = simulated(steps, setup, False)
-    away, _ = simulated(steps, setup, True)
-    assert here.held_bytes - away.held_bytes == moments
-    assert away.peak_bytes == here.peak_bytes
+    here, state, largest = simulated(steps, setup, False, dtype)
+    away, _, _ = simulated(steps, setup, True, dtype)
+    assert here.held_bytes - away.held_bytes == state
+    # Clipping makes a second gradient, before any piece comes; Adam's numbers of a step are as many as its slices.
+    assert away.peak_bytes - away.held_bytes <= max(4 * largest, 3 * PIECE) + 2048
+    assert state > 8 * PIECE
     assert away.copies == here.copies  # nothing of pageable memory
-    assert sum(away.waits.values()) == sum(here.waits.values())
+    assert away.waits.total() == here.waits.total()
 
 
-def steps(setup: Setup, offload: bool) -> tuple[Figures, int]:
-    """An optimizer's third step; bytes of its moments."""
+PIECE = 30_720
+"""Bytes of a state: few enough that parameters are cut."""
+
+
+def make_pieces_small() -> None:
+    from aspo_megatron.parallel.update import host_state
+
+    host_state.PIECE_BYTES = PIECE  # type: ignore[attr-defined]
+
+
+def steps(setup: Setup, offload: bool, dtype: str) -> tuple[Figures, int, int]:
+    """An optimizer's third step; bytes of its state on the GPU without offload; elements of the largest gradient."""
     with simulated_rank(setup.parallel) as rank:
-        _, optimizer = build(setup, rank, OptimizerConfig(offload=offload))
+        from aspo_megatron.parallel.update.optimizer import Optimizer
+
+        make_pieces_small()
+        settings = setup.model.model_copy(update={"dtype": dtype})
+        model = build_policy(setup, rank, settings)
+        optimizer = Optimizer(model, OptimizerConfig(offload=offload), 10, setup.parallel)
         for _ in range(3):
             optimizer.zero_grad()
             rank.ledger.clear()
             optimizer.step()
         figures = rank.ledger.figures()
-        parts = getattr(optimizer._adam, "chained_optimizers", [optimizer._adam])
-        states = [state for part in parts for state in part.optimizer.state.values()]
-        return figures, sum(_held(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq"))
+        slots = [(slot, slot.main) for slot in optimizer._slots() if slot.main is not None]
+        state = [tensor for slot, main in slots for tensor in slot.adam.state[main].values() if not offload]
+        state += [main for slot, main in slots if slot.separate]
+        return figures, sum(map(_held, state)), max(main.numel() for _, main in slots)
+
+
+def test_gradients_have_memory_in_updates_alone(simulated: Simulated, folders: dict[str, Path]) -> None:
+    setup = Setup(folders["llama-tied"], ParallelConfig(tp=2, sequence_parallel=True))
+    gathered, first, (with_them, without, again), figures = simulated(gradients_released, setup)
+    assert first == without  # there are none before the first update
+    assert gathered > 0
+    assert with_them - gathered - without == again - without > 0
+    assert again - without == pytest.approx(4 * figures.calls.pop("parameters"), abs=1024)
+    assert not figures.waits
+    with pytest.raises(RuntimeError, match="computes with memory that was freed"):
+        simulated(gradients_released, setup, read_them=True)
+
+
+def gradients_released(setup: Setup, read_them: bool = False) -> tuple[int, int, tuple[int, int, int], Figures]:
+    """Bytes that sequence parallelism keeps; what is held before an update; after it, without gradients, with them."""
+    with simulated_rank(setup.parallel) as rank:
+        from megatron.core.parallel_state import get_global_memory_buffer
+
+        from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+
+        model, optimizer = build(setup, rank, OptimizerConfig(offload=True))
+        first = rank.ledger.held_bytes
+        empty_update(optimizer)
+        groups = groups_of(setup)
+        list(response_log_probs(model, groups, PassLimits(budget(groups), None, 1.0)))
+        gathered = sum(map(_held, get_global_memory_buffer().buffer.values()))
+        held = [rank.ledger.held_bytes]
+        rank.ledger.clear()
+        optimizer.release()
+        held.append(rank.ledger.held_bytes)
+        if read_them:
+            optimizer.step()
+        optimizer.zero_grad()
+        held.append(rank.ledger.held_bytes)
+        figures = rank.ledger.figures()
+        figures.calls["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        return gathered, first, (held[0], held[1], held[2]), figures
 
 
 def test_the_reference_is_on_the_gpu_while_it_computes_alone(simulated: Simulated, folders: dict[str, Path]) -> None:
@@ -247,10 +308,10 @@ def run_config(setup: Setup, run: Path, model_settings: Any = None, **sections: 
     return RunConfig.model_validate(given).model_copy(update={"parallel": setup.parallel})
 
 
-def build_policy(setup: Setup, rank: Any) -> Any:
+def build_policy(setup: Setup, rank: Any, settings: ModelConfig | None = None) -> Any:
     from aspo_megatron.parallel.model.policy import PolicyModel
 
-    return PolicyModel(setup.family, rank.topology, setup.model).to(rank.topology.platform.device)
+    return PolicyModel(setup.family, rank.topology, settings or setup.model).to(rank.topology.platform.device)
 
 
 def build(setup: Setup, rank: Any, config: OptimizerConfig) -> Any:

@@ -121,11 +121,39 @@ def without_waiting_for_the_copies(setup: Setup, run: Path) -> None:
     updates_beside_a_save(setup, run)
 
 
-def without_waiting_for_the_moments(setup: Setup, run: Path) -> None:
-    from aspo_megatron.parallel.update.moments import HostMoments
+def without_waiting_for_the_state(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.update.host_state import HostState
 
-    HostMoments.wait = lambda moments: None  # type: ignore[method-assign, assignment]
+    HostState.wait = lambda state: None  # type: ignore[method-assign, assignment]
     updates_beside_a_save(setup, run, offload=True)
+
+
+def with_adam_before_its_piece_is_there(setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.device.piece_copies import PieceCopies
+
+    PieceCopies._compute_after = lambda copies, mark: None  # type: ignore[method-assign, assignment]
+    updates_beside_a_save(setup, run, offload=True)
+
+
+def with_pieces_that_do_not_wait(direction: str, setup: Setup, run: Path) -> None:
+    from aspo_megatron.parallel.device.piece_copies import PieceCopies
+
+    copy = PieceCopies._copy
+
+    def at_once(copies: Any, stream: Any, pairs: Any, after: Any) -> Any:
+        now = torch.cuda.Event()  # which marks the beginning of all
+        return copy(copies, stream, pairs, now if stream is getattr(copies, direction) else after)
+
+    PieceCopies._copy = at_once  # type: ignore[method-assign, assignment]
+    updates_beside_a_save(setup, run, offload=True)
+
+
+def with_a_piece_that_goes_before_adam(setup: Setup, run: Path) -> None:
+    with_pieces_that_do_not_wait("_going", setup, run)
+
+
+def with_a_piece_that_comes_over_another(setup: Setup, run: Path) -> None:
+    with_pieces_that_do_not_wait("_coming", setup, run)
 
 
 def with_memory_freed_while_it_is_copied(setup: Setup, run: Path) -> None:
@@ -165,7 +193,10 @@ WHOLE, SPLIT = ParallelConfig(tp=2), ParallelConfig(dp=2, distributed_optimizer=
         (without_a_fence, WHOLE, "overwrites what another stream may still copy"),
         (without_waiting_for_what_is_copied, WHOLE, "another stream may not have made its input yet"),
         (without_waiting_for_the_copies, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
-        (without_waiting_for_the_moments, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
+        (without_waiting_for_the_state, WHOLE, "looks at memory that a copy from the device may not have filled yet"),
+        (with_adam_before_its_piece_is_there, WHOLE, "another stream may not have made its input yet"),
+        (with_a_piece_that_goes_before_adam, WHOLE, "another stream may not have made its input yet"),
+        (with_a_piece_that_comes_over_another, SPLIT, "may not have made its input yet|another stream may still copy"),
         (with_memory_freed_while_it_is_copied, SPLIT, "memory was freed from which another stream may still copy"),
         (with_a_reference_of_garbage, WHOLE, "reads memory that was reallocated and not written to since"),
         (with_a_reference_that_is_away, WHOLE, "computes with memory that was freed"),

@@ -47,6 +47,7 @@ CASES = {
     ),
     "fp32": case("qwen3_4b", 2, SPLIT, "model.dtype=float32", "model.kernels.fusion=false", *SHORT),
     "offload": case("qwen3_4b", 4, "parallel={tp: 2, cp: 1, pp: 2}", "optimizer.offload=true", *SHORT),
+    "colocate": case("qwen3_8b", 2, "parallel={tp: 2}", "rollout.servers={colocate: true, sync: tensor}", *SHORT),
     "reference-on-device": case("qwen3_8b", 2, "parallel={tp: 2}", "model.reference=device", *SHORT),
     "gspo-embedded": case(
         "qwen3_4b",

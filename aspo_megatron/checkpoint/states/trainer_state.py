@@ -19,8 +19,7 @@ from aspo_megatron.folders import RUN_CONFIG, STATE_FILE
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.launch.run_folder import differing_keys
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.update.moments import MOMENTS
-from aspo_megatron.parallel.update.optimizer import MAIN_WEIGHT
+from aspo_megatron.parallel.update.slots import MAIN_WEIGHT, MOMENTS
 from aspo_megatron.reading import parse_json, read_bytes
 
 _LAST_STEP = 10**16 - 1

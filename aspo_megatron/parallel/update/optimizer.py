@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,32 +11,14 @@ import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import ChainedOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
+from megatron.core.parallel_state import get_global_memory_buffer
 from torch import Tensor
 
 from aspo_megatron.config import OptimizerConfig, ParallelConfig
 from aspo_megatron.parallel.model.policy import PolicyModel
-from aspo_megatron.parallel.update.moments import MOMENTS, HostMoments
+from aspo_megatron.parallel.update.host_state import HostState
 from aspo_megatron.parallel.update.schedule import Schedule
-
-MAIN_WEIGHT = "fp32_param"
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """What Adam holds for elements start..stop of a (flattened) parameter: its state of `main`, in `adam`.
-
-    `main` is the parameter itself or a view of it, or with a bf16 model an fp32 tensor of its own; None where the
-    distributed optimizer gives this rank no element. `group`: the ranks that share the parameter in that case.
-    """
-
-    parameter: Tensor
-    main: Tensor | None
-    adam: Any
-    start: int
-    stop: int
-    group: dist.ProcessGroup | None
+from aspo_megatron.parallel.update.slots import MAIN_WEIGHT, MOMENTS, Slot, slots_of
 
 
 class Optimizer:
@@ -47,7 +28,7 @@ class Optimizer:
         """`updates`: how many there will be, the length of a decaying schedule."""
         self._distributed = parallel.distributed_optimizer
         device = model.topology.platform.device
-        self._away = HostMoments(device) if config.offload and device.type != "cpu" else None
+        self._away: HostState | None = None
         self._fence: Callable[[], None] | None = None
         self._updates = 0
         # Gradients are summed in fp32. Overlapping the gather of parameters with the next forward would leave weights
@@ -62,6 +43,8 @@ class Optimizer:
         if parallel.overlap_grad_reduce:  # summed once, after the last micro-batch
             no_sync = [chunk.no_sync for chunk in self.chunks]
             model.config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
+        if device.type != "cpu":  # they come with the first update: room for fp32 weights until these are away
+            self.release()
         dtype = model.config.params_dtype
         self._adam = get_megatron_optimizer(
             MegatronOptimizerConfig(
@@ -83,13 +66,36 @@ class Optimizer:
             if isinstance(part.optimizer, torch.optim.Adam):  # not Transformer Engine's or Apex's, which always are
                 for group in part.optimizer.param_groups:
                     group["fused"] = True  # one pass over a parameter and its moments: a quarter of the time on CPU
+        if config.offload and device.type != "cpu":
+            self._send_away(device)
         self._schedule = Schedule(self._adam, config, updates)
 
+    def _send_away(self, device: torch.device) -> None:
+        """Keep Adam's state in the host's memory from here on, before the first update."""
+        self._away = HostState(device, self._parts())
+
     def zero_grad(self) -> None:
-        """Forget the gradients of the last update."""
+        """Forget the gradients of the last update, and have memory for those of the next."""
+        for buffer in self._gradient_buffers():
+            if not buffer.untyped_storage().nbytes():
+                buffer.untyped_storage().resize_(buffer.nbytes)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self._adam.zero_grad()
+
+    def release(self) -> None:
+        """Give back memory that passes and updates alone need: gradients, what sequence parallelism gathers into.
+
+        Gradients are lost until `zero_grad`; parameters keep their views of them.
+        """
+        for buffer in self._gradient_buffers():
+            buffer.untyped_storage().resize_(0)
+        get_global_memory_buffer().buffer.clear()
+
+    def _gradient_buffers(self) -> list[Tensor]:
+        return [
+            buffer.grad_data for chunk in self.chunks for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)
+        ]
 
     @torch.no_grad()
     def hf_gradients(self, model: PolicyModel) -> Iterator[tuple[str, Tensor]]:
@@ -123,11 +129,7 @@ class Optimizer:
         if self._fence is not None:
             self._fence()
             self._fence = None
-        if self._away is not None:
-            self._away.bring(self._adam_states())
         done, norm, _ = self._adam.step()
-        if self._away is not None:
-            self._away.leave(self._adam_states())
         self._updates += int(done)
         self._schedule.stand_at(self._schedule.place + 1)
         return float(norm), lr
@@ -135,12 +137,6 @@ class Optimizer:
     def update_after(self, fence: Callable[[], None]) -> None:
         """Call `fence` before the next update changes anything: somebody still reads weights and state."""
         self._fence = fence
-
-    def _adam_states(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """What Adam updates here, with its state; nothing before the first update."""
-        for slot in self._slots():
-            if slot.main is not None and slot.main in slot.adam.state:
-                yield slot.main, slot.adam.state[slot.main]
 
     # ---- its state, for checkpoints --------------------------------------------------------------------------
 
@@ -173,11 +169,11 @@ class Optimizer:
         for number, slot in enumerate(self._slots()):
             for name in names:
                 if slot.group is None:
-                    yield slot.parameter, name, _value(slot, name)
+                    yield slot.parameter, name, self._value(slot, name)
                 elif number % slot.group.size() == slot.group.rank():
-                    yield slot.parameter, name, _from_parts(slot, _value(slot, name))
+                    yield slot.parameter, name, _from_parts(slot, self._value(slot, name))
                 else:
-                    _from_parts(slot, _value(slot, name))
+                    _from_parts(slot, self._value(slot, name))
                     yield slot.parameter, name, None
 
     @torch.no_grad()
@@ -192,10 +188,10 @@ class Optimizer:
             if slot.main is None:
                 continue
             part = wholes[slot.parameter].view(-1)[slot.start : slot.stop].view(slot.main.shape)
-            if name == MAIN_WEIGHT:
+            if self._away is not None:
+                self._away.value(slot, name).copy_(part)
+            elif name == MAIN_WEIGHT:
                 slot.main.copy_(part)
-            elif self._away is not None:
-                slot.adam.state[slot.main][name] = self._away.place(slot.main, name, part).copy_(part)
             else:
                 own = part if slot.group is None else part.clone()
                 slot.adam.state[slot.main][name] = own.to(slot.main.device)
@@ -204,6 +200,8 @@ class Optimizer:
     def load_counters(self, counters: dict[str, int]) -> None:
         """Go on from `counters` of another run; call after `load_states`."""
         self._updates = updates = counters["updates"]
+        if self._away is not None:
+            self._away.stand_at(updates)
         for slot in self._slots() if updates else ():
             if slot.main is None:
                 continue
@@ -219,41 +217,21 @@ class Optimizer:
         adam = self._adam
         return list(adam.chained_optimizers) if isinstance(adam, ChainedOptimizer) else [adam]
 
-    def _slots(self) -> Iterator[_Slot]:
+    def _slots(self) -> Iterator[Slot]:
         for part in self._parts():
-            if isinstance(part, DistributedOptimizer):
-                yield from _distributed_slots(part)
-                continue
-            parameter_of: dict[Tensor, Tensor] = {}
-            if isinstance(part, Float16OptimizerWithFloat16Params):
-                for own, main in zip(part.float16_groups, part.fp32_from_float16_groups, strict=True):
-                    parameter_of |= zip(main, own, strict=True)
-            for group in part.optimizer.param_groups:
-                for main in group["params"]:
-                    yield _Slot(parameter_of.get(main, main), main, part.optimizer, 0, main.numel(), None)
+            yield from slots_of(part)
 
-
-def _distributed_slots(part: DistributedOptimizer) -> Iterator[_Slot]:
-    for buffer in part.buffers:
-        for parameter in buffer.param_index_map:
-            main, start, stop = None, 0, 0
-            if parameter in part.model_param_group_index_map:
-                group, order = part.model_param_group_index_map[parameter]
-                main = part.optimizer.param_groups[group]["params"][order]
-                span = part._get_model_param_range_map(parameter)["param"]
-                start, stop = span.start, span.end
-            yield _Slot(parameter, main, part.optimizer, start, stop, part.data_parallel_group)
-
-
-def _value(slot: _Slot, name: str) -> Tensor | None:
-    if slot.main is None:
-        return None
-    value: Tensor = slot.main if name == MAIN_WEIGHT else slot.adam.state[slot.main][name]
-    return value
+    def _value(self, slot: Slot, name: str) -> Tensor | None:
+        if slot.main is None:
+            return None
+        if self._away is not None:
+            return self._away.value(slot, name)
+        value: Tensor = slot.main if name == MAIN_WEIGHT else slot.adam.state[slot.main][name]
+        return value
 
 
 @torch.no_grad()
-def _from_parts(slot: _Slot, part: Tensor | None) -> Tensor:
+def _from_parts(slot: Slot, part: Tensor | None) -> Tensor:
     """The whole of which each rank of the group holds a part. Added up as bits, so that not even a sign is lost."""
     whole = torch.zeros(slot.parameter.shape, dtype=torch.float32, device=slot.parameter.device)
     bits = whole.view(-1).view(torch.int32)

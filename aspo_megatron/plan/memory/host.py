@@ -9,24 +9,24 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.plan.hardware import GPUS_OF_NODE
 from aspo_megatron.plan.memory.parameters import largest_parameter, rank_parameters
 from aspo_megatron.plan.memory.rank import optimizer_shards
-from aspo_megatron.plan.memory.setting import MOMENTS_BYTES, Setting
+from aspo_megatron.plan.memory.setting import Setting
 
 
 @dataclass(frozen=True)
 class LockedMemory:
     """Bytes that a rank locks, before they are rounded up to whole blocks (`parallel/device/host_memory.py`).
 
-    reference: its weights. moments: of the offloaded optimizer. save: the rank's part of a state, while it is written.
+    reference: its weights. optimizer: its state, offloaded. save: the rank's part of a state, while it is written.
     """
 
     reference: int
-    moments: int
+    optimizer: int
     save: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.reference + self.moments + self.save
+        return self.reference + self.optimizer + self.save
 
 
 def locked_by_rank(
@@ -44,7 +44,7 @@ def locked_by_rank(
     copy = table if family.tied_embeddings and 0 < stage == parallel.pp - 1 else 0  # which the first stage writes
     save = 0
     if config.checkpoint.every and config.checkpoint.async_save and not setting.cpu:
-        state = MOMENTS_BYTES + setting.main_bytes
+        state = setting.state_bytes
         alone = parallel.tp * parallel.cp * parallel.dp == parallel.ep * parallel.expert_tp
         own = (0 if replica else held.dense - copy) + (held.expert if alone or not replica else 0)
         if parallel.distributed_optimizer:
@@ -55,7 +55,7 @@ def locked_by_rank(
         save += setting.bytes * own
     return LockedMemory(
         reference=setting.bytes * held.total if setting.reference_visits else 0,
-        moments=MOMENTS_BYTES * share if setting.moments_visit else 0,
+        optimizer=setting.state_bytes * share if setting.state_visits else 0,
         save=save,
     )
 

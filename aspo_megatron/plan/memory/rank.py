@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.device.piece_copies import PIECE_BYTES, PIECES
 from aspo_megatron.plan.memory import activations
 from aspo_megatron.plan.memory.log_probs import LogProbBytes, log_prob_bytes
 from aspo_megatron.plan.memory.parameters import Parameters, largest_parameter, rank_parameters, stage_chunks
-from aspo_megatron.plan.memory.setting import FP32_BYTES, MOMENTS_BYTES, Setting
+from aspo_megatron.plan.memory.setting import FP32_BYTES, Setting
 from aspo_megatron.plan.memory.workload import LocalBatch
 
 _GRADIENT = 4
@@ -42,6 +43,7 @@ class Passing:
         backward: those and a layer's gradients, or a layer computed again.
         embedding: in-flight micro-batches and the gradient of the whole embedding; 0 beyond the first stage.
         optimizer: what the optimizer's step takes.
+        given_back: gradients, which are not there but in an update where the engine takes turns with the trainer.
     """
 
     scoring: int
@@ -51,10 +53,11 @@ class Passing:
     backward: int
     embedding: int
     optimizer: int
+    given_back: int = 0
 
     @property
     def peak(self) -> int:
-        """The largest."""
+        """The largest, beyond `Resident` whole."""
         return max(self._moments.values())
 
     @property
@@ -64,15 +67,15 @@ class Passing:
 
     @property
     def _moments(self) -> dict[str, int]:
-        names = ("scoring", "reference", "forward", "backward", "embedding", "optimizer")
-        return {name: getattr(self, name) for name in names}
+        updating = ("forward", "backward", "embedding", "optimizer")
+        beside = {"scoring": self.scoring - self.given_back, "reference": self.reference - self.given_back}
+        return {**beside, **{name: getattr(self, name) for name in updating}}
 
 
 def resident(family: Family, parallel: ParallelConfig, setting: Setting, pp_rank: int) -> Resident:
     """What `PolicyModel`, megatron's gradient buffers and Adam hold on a rank of a pipeline stage."""
     held = rank_parameters(family, parallel, pp_rank)
-    # Beside bf16 weights, fp32 ones.
-    state = (0 if setting.moments_visit else MOMENTS_BYTES) + setting.main_bytes
+    state = 0 if setting.state_visits else setting.state_bytes
     dense, expert = optimizer_shards(parallel)
     return Resident(
         weights=setting.bytes * held.total,
@@ -133,6 +136,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
         backward=packed + backward,
         embedding=packed + embedding if first else 0,
         optimizer=packed + _optimizer_step(held, family, parallel, setting, pp_rank),
+        given_back=_GRADIENT * held.total if setting.gradients_leave else 0,
     )
 
 
@@ -188,7 +192,7 @@ def _final_norm(w: activations.Widths) -> int:
 
 
 def _optimizer_step(held: Parameters, family: Family, parallel: ParallelConfig, setting: Setting, pp_rank: int) -> int:
-    """A gradient that is clipped, beside itself: the largest that the rank updates; and moments that come for it.
+    """A gradient that is clipped, beside itself: the largest that the rank updates. After it pieces of a state.
 
     On a CPU, where the optimizer's kernel is another, two of the largest.
     """
@@ -197,5 +201,5 @@ def _optimizer_step(held: Parameters, family: Family, parallel: ParallelConfig, 
         return 2 * FP32_BYTES * table
     dense, expert = optimizer_shards(parallel)
     largest = min(largest_parameter(family, parallel, pp_rank), -(-held.dense // dense))
-    moments = MOMENTS_BYTES * (held.dense // dense + held.expert // expert) if setting.moments_visit else 0
-    return FP32_BYTES * largest + moments
+    state = setting.state_bytes * (held.dense // dense + held.expert // expert) if setting.state_visits else 0
+    return max(FP32_BYTES * largest, min(PIECES * PIECE_BYTES, state))

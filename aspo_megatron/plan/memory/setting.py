@@ -31,8 +31,9 @@ class Setting:
         reference: there is a reference model.
         log_prob_chunk: `train.log_prob_chunk`.
         micro_batches: of an update on one replica.
-        offload: Adam's moments are on the GPU only during the optimizer's step (`optimizer.offload`).
+        offload: the optimizer's state is in the host's memory, and passes the GPU in its step (`optimizer.offload`).
         cpu: the ranks are on CPUs.
+        turns: the engine generates on the trainer's GPUs (`RolloutConfig.takes_turns`).
         reference_on_host: the reference model is on the GPU only to compute (`model.reference`).
         fused: activations are one kernel (`model.kernels.fusion`).
         blocks: attention is computed block by block on a GPU, too (`model.kernels.attention`).
@@ -52,6 +53,7 @@ class Setting:
     micro_batches: int
     offload: bool
     cpu: bool
+    turns: bool = False
     reference_on_host: bool = False
     fused: bool = False
     blocks: bool = False
@@ -87,9 +89,19 @@ class Setting:
         return self.reference and self.reference_on_host and not self.cpu
 
     @property
-    def moments_visit(self) -> bool:
-        """Whether Adam's moments have memory of the GPU for a step alone; a CPU has nowhere else to keep them."""
+    def state_visits(self) -> bool:
+        """Whether the optimizer's state passes the GPU in pieces; a CPU has nowhere else to keep it."""
         return self.offload and not self.cpu
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the optimizer's state of a weight: two moments, and the fp32 weight beside one in 16 bits."""
+        return MOMENTS_BYTES + self.main_bytes
+
+    @property
+    def gradients_leave(self) -> bool:
+        """Whether gradients have memory of the GPU during updates alone."""
+        return self.turns and not self.cpu
 
 
 def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
@@ -112,6 +124,7 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         log_prob_chunk=config.train.log_prob_chunk,
         micro_batches=micro_batches,
         offload=config.optimizer.offload,
+        turns=config.rollout.takes_turns,
         cpu=cpu,
         reference_on_host=config.model.reference == "host",
         blocks=config.model.kernels.attention == "blocks",

@@ -28,7 +28,8 @@ from aspo_megatron.simulation.device.waiting import is_sized_by_values, waits_fo
 aten = torch.ops.aten
 _MOST_WRITTEN = 1 << 16
 """Elements of unknown values, or of one number, that a copy to given memory of the host writes. What is larger is
-weights and the like: left as it is, memory that nobody has written to takes none of this machine's."""
+weights and the like: left as it is, memory that nobody has written to takes none of this machine's. So are copies of
+such memory."""
 
 
 class StandIn(TorchDispatchMode):
@@ -62,6 +63,8 @@ class StandIn(TorchDispatchMode):
         if not there and not means_gpu(device):
             if not func.is_view:
                 self.timeline.touch(str(func), *_reads_and_writes(func, args, kwargs, tensors))
+            if func is aten.copy_.default and args[0].numel() > _MOST_WRITTEN and all(map(self.pinned.has, tensors)):
+                return args[0]
             return func(*args, **kwargs)
         special: dict[Any, Callable[..., Any]] = {aten._local_scalar_dense.default: self.number}
         if func is aten.copy_.default and not on_gpu(args[0]):
