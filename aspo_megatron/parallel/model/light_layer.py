@@ -1,10 +1,10 @@
 """Layers of `model.recompute: light`: what memory alone bounds is not kept for backward, but made again there.
 
 That is the outputs of both norms, and the product of the activation, silu(gate) * up. Each is the input of a linear
-layer, which computes its weight's gradient from it. Its memory is freed when that layer has computed, and is there again
-when the gradient of that layer's output comes. So it serves any linear layer, megatron's and Transformer Engine's, which
-goes on keeping its input; megatron's `CheckpointWithoutOutput` does it the same way, but also keeps and sets random
-states, which nothing here draws from.
+layer, which computes its weight's gradient from it. Its memory is freed when that layer has computed, and is there
+again when the gradient of that layer's output comes. So it serves any linear layer that keeps its input as it is,
+megatron's and Transformer Engine's. megatron's `CheckpointWithoutOutput` does it the same way, but also keeps and sets
+random states, which nothing here draws from.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from torch.nn.functional import silu
 def free_until_backward(made: Tensor, make: Callable[[], Tensor], until: Tensor) -> None:
     """Free the memory of `made` until the gradient of `until` comes; then fill it with what `make` gives.
 
-    In between nobody may compute with `made`, which has a storage of its own. Without a gradient nothing is done: whoever
-    is last to have the tensor frees it.
+    In between nobody may compute with `made`, which has a storage of its own. Where there will be no gradient nothing is
+    done: whoever is last to have the tensor frees it.
     """
     if not until.requires_grad:
         return
+    assert made.untyped_storage().nbytes() == made.nbytes
     until.register_hook(_Remade(made, make).fill)
     made.untyped_storage().resize_(0)
 
@@ -77,7 +78,7 @@ def _free_output(norm: nn.Module, consumer: nn.Module) -> None:
     passed: list[tuple[Tensor, Tensor]] = []
 
     def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        passed[:] = [(args[0].detach(), output)]
+        passed[:] = [(args[0], output)]
 
     def free(_: nn.Module, __: Any, output: tuple[Tensor, Any]) -> None:
         ((x, normed),) = passed
@@ -94,7 +95,7 @@ class LightMLP(MLP):
     def forward(
         self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **_: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """[..., hidden] -> the same; of an expert with each token's weight by the router, `per_token_scale` [tokens]."""
+        """[..., hidden] -> the same. `per_token_scale`: of an expert, each token's weight by the router, [tokens]."""
         gate_up, _ = self.linear_fc1(hidden_states)
         scale = None if per_token_scale is None else per_token_scale.unsqueeze(-1)
         fused = self.config.bias_activation_fusion
@@ -102,8 +103,7 @@ class LightMLP(MLP):
         output, bias = self.linear_fc2(product)
         # In FP8 Transformer Engine keeps the product in 8 bits, and not what it was given.
         if not self.config.fp8:
-            make = partial(_product, gate_up.detach(), None if scale is None else scale.detach(), fused)
-            free_until_backward(product, make, output)
+            free_until_backward(product, partial(_product, gate_up, scale, fused), output)
         return output, bias
 
 
