@@ -21,6 +21,7 @@ from tiny_models import llama_folder, qwen3_moe_folder
 from .layouts import DEFAULT, FUSED, PLATFORM, Layout, load, relative
 from .test_step import SETUPS, differences, make_batch, two_updates
 
+
 def test_memory_is_freed_until_the_gradient_comes() -> None:
     generator = torch.Generator().manual_seed(1)
     x, weight = (torch.randn(4, 4, generator=generator, requires_grad=True) for _ in range(2))
@@ -101,7 +102,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("kernels", [DEFAULT, FUSED], ids=["eager", "fused"])
-def test_gradients_are_those_of_a_layer_that_keeps_all(topology: Topology, folder: Path, kernels: KernelsConfig) -> None:
+def test_gradients_are_those_of_a_layer_that_keeps_all(
+    topology: Topology, folder: Path, kernels: KernelsConfig
+) -> None:
     groups, setup = make_batch("full", folder), SETUPS["aspo, token-mean"]
     want, got = (
         two_updates(topology, Layout(recompute=recompute, kernels=kernels), folder, groups, setup)

@@ -25,8 +25,8 @@ from torch.nn.functional import silu
 def free_until_backward(made: Tensor, make: Callable[[], Tensor], until: Tensor) -> None:
     """Free the memory of `made` until the gradient of `until` comes; then fill it with what `make` gives.
 
-    In between nobody may compute with `made`, which has a storage of its own. Where there will be no gradient nothing is
-    done: whoever is last to have the tensor frees it.
+    In between nobody may compute with `made`, which has a storage of its own. Where there will be no gradient nothing
+    is done: whoever is last to have the tensor frees it.
     """
     if not until.requires_grad:
         return
