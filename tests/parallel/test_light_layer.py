@@ -69,7 +69,7 @@ def test_gated_product(fused: bool, weighted: bool) -> None:
         return torch.nn.functional.silu(gate) * up * (1.0 if scale is None else scale)
 
     inputs = [gate_up] if scale is None else [gate_up, scale]
-    got = GatedProduct.apply(gate_up, scale, fused)  # type: ignore[no-untyped-call]
+    got = GatedProduct.apply(gate_up, scale, fused)
     assert relative(got, plain()) < 1e-12
     for ours, theirs in zip(
         torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(plain(), inputs, upstream), strict=True
@@ -81,7 +81,7 @@ def test_gated_product(fused: bool, weighted: bool) -> None:
 def test_gated_product_in_bf16_with_weights_in_fp32(fused: bool) -> None:
     gate_up = torch.randn(5, 12, dtype=torch.bfloat16, requires_grad=True)
     scale = torch.rand(5, 1, requires_grad=True)
-    out = GatedProduct.apply(gate_up, scale, fused)  # type: ignore[no-untyped-call]
+    out = GatedProduct.apply(gate_up, scale, fused)
     assert out.dtype == torch.bfloat16
     out.sum().backward()
     assert gate_up.grad is not None
