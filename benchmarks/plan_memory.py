@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from aspo_megatron import losses
 from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, PlatformConfig
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.plan.memory.rank import passing, resident
@@ -68,7 +69,7 @@ class Case:
 
     model: str
     parallel: dict[str, Any] = field(default_factory=dict)
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Recompute = "none"
     loss: str = "aspo"
     prompt: int = 128
     response: int = 384
@@ -95,9 +96,7 @@ class Case:
         return 2 * self.layout.pp
 
 
-def _case(
-    model: str, recompute: Literal["none", "selective", "full"] = "none", loss: str = "aspo", **axes: Any
-) -> Case:
+def _case(model: str, recompute: Recompute = "none", loss: str = "aspo", **axes: Any) -> Case:
     return Case(model, axes, recompute, loss)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import ValidationError
@@ -32,7 +32,7 @@ ONE_PROCESS = "one process"
 HUGGING_FACE = "hugging face"
 _SIZES = ("tp", "pp", "vpp", "cp", "dp", "ep", "etp")
 _FLAGS = {"sp": "sequence_parallel", "distopt": "distributed_optimizer"}
-_RECOMPUTE: dict[str, Recompute] = {"recompute=selective": "selective", "recompute=full": "full"}
+_RECOMPUTE: dict[str, Recompute] = {f"recompute={word}": word for word in get_args(Recompute) if word != "none"}
 _MORE_LAYOUTS = ("tp=2", "tp=2,sp,recompute=full", "dp=2", "dp=2,ep=2")
 _SMALL = {
     "vocab_size": 515,  # not a multiple of any tp

@@ -25,7 +25,7 @@ Scale = Literal["group", "batch", "none"]
 ModelDtype = Literal["float32", "bfloat16"]
 """`model.dtype`."""
 
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "light", "selective", "full"]
 """`model.recompute`, the least first."""
 
 ReferencePlace = Literal["device", "host"]

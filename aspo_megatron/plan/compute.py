@@ -25,6 +25,9 @@ CALLS_OF_EXPERT = 21
 """What each expert that a rank has adds."""
 ADDED = 10
 """Bytes that a weight's gradient moves when megatron's buffer adds it: 2 read, 4 read and 4 written."""
+MOVED_BY_NORM, MOVED_BY_PRODUCT = 4, 5
+"""Elements that are read and written to make a norm's output again, or the activation's product (of two factors), each
+for one of it: it is made, and copied to where it was."""
 TILE = 128
 """Rows that a product is computed by: an expert's last tile is half empty on average."""
 
@@ -74,6 +77,7 @@ def compute_of(
     layer = _layer(config, family, parallel, passes, pairs / batches, gpu, assume)
     forward = max(layer.seconds, layer.calls * assume.call)
     again = recomputed_share(config, family)
+    light = _light_bytes(config, family, parallel, passes) / batches / (gpu.hbm * assume.elementwise)
     head = 2 * family.vocab_size * family.hidden_size * passes.scored / (parallel.tp * parallel.cp)
     scorings, trainings, operations = [], [], []
     for stage in range(parallel.pp):
@@ -82,7 +86,7 @@ def compute_of(
         held = rank_parameters(family, parallel, stage)
         added = ADDED * held.total / (gpu.hbm * assume.elementwise)
         scorings.append(passes.forward * (batches * layers * forward + last / rate))
-        with_gradients = batches * (layers * forward * (3.0 + again) + added) + 3.0 * last / rate
+        with_gradients = batches * (layers * (forward * (3.0 + again) + light) + added) + 3.0 * last / rate
         trainings.append(passes.training * with_gradients)
         own = batches * layers * layer.operations
         operations.append(passes.forward * (own + last) + passes.training * (own * (3.0 + again) + 3.0 * last))
@@ -101,7 +105,18 @@ def recomputed_share(config: RunConfig, family: Family) -> float:
     ffn = family.expert_ffn_size * family.experts_per_token if family.num_experts else family.ffn_hidden_size
     feed_forward = 3 * ffn * family.hidden_size
     attention = 2 * (family.num_heads + family.num_kv_heads) * family.head_dim * family.hidden_size
-    return {"none": 0.0, "selective": feed_forward / (feed_forward + attention), "full": 1.0}[config.model.recompute]
+    shares = {"none": 0.0, "light": 0.0, "selective": feed_forward / (feed_forward + attention), "full": 1.0}
+    return shares[config.model.recompute]
+
+
+def _light_bytes(config: RunConfig, family: Family, parallel: ParallelConfig, passes: Passes) -> float:
+    """What `model.recompute: light` reads and writes on a GPU for a layer, over all tokens of a pass."""
+    if config.model.recompute != "light":
+        return 0.0
+    ffn = family.expert_ffn_size * family.experts_per_token if family.num_experts else family.ffn_hidden_size
+    share = parallel.tp if parallel.sequence_parallel else 1
+    moved = 2 * MOVED_BY_NORM * family.hidden_size / share + MOVED_BY_PRODUCT * ffn / parallel.tp
+    return bytes_per_weight(config.model.dtype) * moved * passes.tokens / parallel.cp
 
 
 def _micro_batches(passes: Passes) -> float:

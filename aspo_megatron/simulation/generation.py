@@ -63,7 +63,7 @@ class SimulatedEngine:
         rule: Any = SimpleNamespace(ends=lambda tokens: False)
         rows = _LateRows(self._engine._model, self._device, rule, few, [self._requests[i] for i in batch])
         rows.before = max(length - _DRAWN, 0)
-        rows.run()
+        rows.run(self._engine._tokens_at_once)
 
     def release(self) -> None:
         """All memory."""

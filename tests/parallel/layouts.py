@@ -86,6 +86,14 @@ LAYOUTS = {
     "fusion": layout(kernels=FUSED),
     "recompute-full": layout(recompute="full", kernels=VARLEN),
     "recompute-selective": layout(recompute="selective", kernels=VARLEN),
+    "recompute-light": layout(recompute="light", kernels=VARLEN),
+    "fusion-recompute-light": layout(recompute="light", kernels=FUSED),
+    "tp2-sp-recompute-light": layout(tp=2, sequence_parallel=True, recompute="light"),
+    "pp2-vpp2-recompute-light": layout(pp=2, vpp=2, recompute="light"),
+    "cp2-recompute-light": layout(cp=2, recompute="light"),
+    "dp2-distopt-overlap-recompute-light": layout(
+        dp=2, distributed_optimizer=True, overlap_grad_reduce=True, recompute="light"
+    ),
     "tp2-sp-recompute-full": layout(tp=2, sequence_parallel=True, recompute="full"),
     "pp2-vpp2-recompute-full": layout(pp=2, vpp=2, recompute="full"),
     "cp2-recompute-selective": layout(cp=2, recompute="selective"),
@@ -93,6 +101,10 @@ LAYOUTS = {
     "moe-tp2-sp-ep2-etp1": layout(model="qwen3-moe", tp=2, ep=2, etp=1, sequence_parallel=True, kernels=VARLEN),
     "moe-dp2": layout(model="qwen3-moe", dp=2),
     "moe-dp2-ep2": layout(model="qwen3-moe", dp=2, ep=2),
+    "moe-tp2-sp-ep2-etp1-recompute-light": layout(
+        model="qwen3-moe", tp=2, ep=2, etp=1, sequence_parallel=True, recompute="light"
+    ),
+    "moe-fusion-recompute-light": layout(model="qwen3-moe", recompute="light", kernels=FUSED),
     "moe-dp2-ep2-recompute-full": layout(model="qwen3-moe", dp=2, ep=2, recompute="full"),
     "moe-dp2-ep2-recompute-selective": layout(model="qwen3-moe", dp=2, ep=2, recompute="selective"),
     "moe-dp2-ep2-overlap": layout(model="qwen3-moe", dp=2, ep=2, overlap_grad_reduce=True),
@@ -106,6 +118,7 @@ LAYOUTS = {
     "bf16-cp2": layout(dtype="bfloat16", cp=2, kernels=VARLEN),
     "bf16-pp2-vpp2": layout(dtype="bfloat16", pp=2, vpp=2),
     "bf16-dp2-distopt": layout(dtype="bfloat16", dp=2, distributed_optimizer=True),
+    "bf16-recompute-light": layout(dtype="bfloat16", recompute="light"),
     "bf16-recompute-full": layout(dtype="bfloat16", recompute="full"),
 }
 MORE_LAYOUTS = {

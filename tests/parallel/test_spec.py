@@ -23,6 +23,7 @@ from torch import Tensor
 from aspo_megatron import losses
 from aspo_megatron.checkpoint.hf.folder import SafetensorsFolder
 from aspo_megatron.config import KernelsConfig, ModelConfig, ParallelConfig
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import read_family
@@ -52,7 +53,12 @@ ROUTER_LOSS = "router loss, one sample at a time"
 
 
 def trained(
-    parallel: ParallelConfig, folder: Path, groups: list[list[Sample]], setup_name: str, kernels: KernelsConfig | None
+    parallel: ParallelConfig,
+    folder: Path,
+    groups: list[list[Sample]],
+    setup_name: str,
+    kernels: KernelsConfig | None,
+    recompute: Recompute = "none",
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
     """Gradients and weights after one update, and the parameters whose gradients their own layers added.
 
@@ -63,7 +69,7 @@ def trained(
         if kernels is not None:
             stack.enter_context(engine_stand_in())
             topology.platform.machine = ENGINE_WITHOUT_APEX
-        settings = ModelConfig(path=folder, kernels=kernels or KernelsConfig())
+        settings = ModelConfig(path=folder, kernels=kernels or KernelsConfig(), recompute=recompute)
         with SafetensorsFolder(folder) as tensors:
             model = build_model(read_family(folder), topology, settings, tensors)
         optimizer = Optimizer(model, OPTIMIZER, 3, parallel)
@@ -80,17 +86,17 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    ("family", "parallel"),
+    ("family", "parallel", "recompute"),
     [
-        ("llama-tied", ParallelConfig()),
-        ("llama-tied", ParallelConfig(pp=2)),
-        ("qwen2", ParallelConfig()),
-        ("qwen2", ParallelConfig(pp=2)),
-        ("qwen3-moe", ParallelConfig()),
+        ("llama-tied", ParallelConfig(), "none"),
+        ("llama-tied", ParallelConfig(pp=2), "none"),
+        ("qwen2", ParallelConfig(), "light"),
+        ("qwen2", ParallelConfig(pp=2), "none"),
+        ("qwen3-moe", ParallelConfig(), "light"),
     ],
 )
 def test_transformer_engine_without_apex_adds_its_gradients_itself(
-    ranks: Ranks, folders: dict[str, Path], family: str, parallel: ParallelConfig
+    ranks: Ranks, folders: dict[str, Path], family: str, parallel: ParallelConfig, recompute: Recompute
 ) -> None:
     """Where pip installed it: the output layer is megatron's own, which has no such kernel then."""
     experts = {"grouped_gemm": False, "expert_fusion": False} if family == "qwen3-moe" else {}
@@ -98,7 +104,8 @@ def test_transformer_engine_without_apex_adds_its_gradients_itself(
     folder, setup = folders[family], ROUTER_LOSS if experts else "aspo, token-mean"
     groups = make_batch("full", folder)
     want_gradients, want_weights, _ = ranks.run(1, trained, ParallelConfig(), folder, groups, setup, None)[0]
-    for gradients, weights, added in ranks.run(parallel.world_size, trained, parallel, folder, groups, setup, kernels):
+    arguments = (parallel, folder, groups, setup, kernels, recompute)
+    for gradients, weights, added in ranks.run(parallel.world_size, trained, *arguments):
         assert gradients.keys() == want_gradients.keys()
         errors = {name: relative(gradients[name], want_gradients[name]) for name in want_gradients}
         assert {name: error for name, error in errors.items() if error > 2e-5} == {}

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_megatron.config import SamplingConfig
+from aspo_megatron.data.samples import Sample
 from aspo_megatron.rollout.embedded import kv_cache as module
 from aspo_megatron.rollout.embedded.engine import EmbeddedEngine
 from aspo_megatron.rollout.embedded.kv_cache import decode_cache, takes_masks
@@ -92,6 +93,33 @@ def test_numbers_are_taken_from_tensors_once_for_each_token(
     waits, same = generate(9)
     assert waits > more
     assert same == found
+
+
+@pytest.mark.parametrize("stop", [(), "some"], ids=["end tokens", "stop texts"])
+def test_tokens_are_the_same_however_many_are_fetched_at_once(policy: Policy, stop: Any) -> None:
+    """Rows end at different places; 41 tokens are no multiple of those at once."""
+    texts = tuple(policy.tokenizer.decode([token]) for token in range(20, 24)) if stop else ()
+    sampling = SamplingConfig(max_response_tokens=41, stop=texts)
+
+    def generate(at_once: int) -> tuple[int, list[Sample]]:
+        device = torch.device("cpu")
+        engine = EmbeddedEngine(policy.folder, policy.tokenizer, torch.float32, device, 65536, tokens_at_once=at_once)
+        engine.update_weights(policy.weights.items(), version=1)
+        with Numbers() as numbers:
+            groups = engine.generate(ask(RAGGED, [8] * len(RAGGED)), sampling)
+        return numbers.taken, [sample for group in groups for sample in group]
+
+    taken, want = generate(1)
+    lengths = {len(sample.response_ids) for sample in want}
+    assert len(lengths) > 3
+    assert {"stop"} < {sample.finish_reason for sample in want} or stop
+    for at_once in (3, 8):
+        less, got = generate(at_once)
+        assert taken - less == max(lengths) - -(-max(lengths) // at_once)
+        for sample, expected in zip(got, want, strict=True):
+            assert sample.response_ids.tolist() == expected.response_ids.tolist()
+            assert sample.finish_reason == expected.finish_reason
+            assert sample.rollout_log_probs == pytest.approx(expected.rollout_log_probs, abs=1e-5)
 
 
 def test_responses_are_generated_without_attention_of_cudnn(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

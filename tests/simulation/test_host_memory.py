@@ -247,11 +247,11 @@ def scored_by_reference(setup: Setup, kl_coef: float, where: str | None) -> tupl
         return held, weights, rank.ledger.peak_bytes, rank.ledger.figures()
 
 
-def test_the_host_waits_once_for_each_token(simulated: Simulated, folders: dict[str, Path]) -> None:
-    for tokens in (3, 9):
+def test_the_host_waits_once_for_eight_tokens(simulated: Simulated, folders: dict[str, Path]) -> None:
+    for tokens, waits in ((3, 1), (8, 1), (27, 4)):
         figures, lengths = simulated(generated, folders["qwen3"], tokens, (5, 9))
         assert lengths == [tokens] * 6
-        assert 0 <= sum(figures.waits.values()) - tokens <= 2  # transformers looks at the prompts' padding
+        assert 0 <= sum(figures.waits.values()) - waits <= 2  # transformers looks at the prompts' padding
         assert not figures.copies
 
 

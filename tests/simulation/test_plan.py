@@ -45,6 +45,8 @@ CASES = {
     "experts-etp2": case(
         "qwen3_30b_a3b", 2, "parallel={tp: 2, cp: 1, pp: 1, dp: 4, ep: 4, etp: 2, sequence_parallel: true}", *SHORT
     ),
+    "tp4-light": case("qwen3_8b", 2, "parallel={tp: 4, sequence_parallel: true}", "model.recompute=light"),
+    "experts-light": case("qwen3_30b_a3b", 4, "model.recompute=light", *SHORT),
     "fp32": case("qwen3_4b", 2, SPLIT, "model.dtype=float32", "model.kernels.fusion=false", *SHORT),
     "offload": case("qwen3_4b", 4, "parallel={tp: 2, cp: 1, pp: 2}", "optimizer.offload=true", *SHORT),
     "colocate": case("qwen3_8b", 2, "parallel={tp: 2}", "rollout.servers={colocate: true, sync: tensor}", *SHORT),

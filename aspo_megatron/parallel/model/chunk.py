@@ -12,6 +12,7 @@ from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.errors import CheckpointError
 from aspo_megatron.models.family import Family
@@ -46,7 +47,13 @@ class ModelChunk(GPTModel):
     """The layers of one (virtual) pipeline stage, tokens embedded before the first, log-probs after the last."""
 
     def __init__(
-        self, family: Family, topology: Topology, config: TransformerConfig, virtual_stage: int, kernels: Kernels
+        self,
+        family: Family,
+        topology: Topology,
+        config: TransformerConfig,
+        virtual_stage: int,
+        kernels: Kernels,
+        recompute: Recompute,
     ) -> None:
         self.family = family
         self._kernels = kernels
@@ -56,7 +63,7 @@ class ModelChunk(GPTModel):
         self.is_last = topology.pp.rank == topology.pp.size - 1 and virtual_stage == topology.vpp - 1
         super().__init__(
             config=config,
-            transformer_layer_spec=layer_spec(family, kernels),
+            transformer_layer_spec=layer_spec(family, kernels, recompute),
             vocab_size=self.shape.padded_vocab_size,
             max_sequence_length=family.context_length,
             pre_process=self.is_first,

@@ -42,7 +42,8 @@ class PolicyModel(torch.nn.Module):
         self.config = transformer_config(family, topology, settings, self.kernels)
         self.shape = family.shape(topology.tp.size)
         self._chunks = torch.nn.ModuleList(
-            ModelChunk(family, topology, self.config, stage, self.kernels) for stage in range(topology.vpp)
+            ModelChunk(family, topology, self.config, stage, self.kernels, settings.recompute)
+            for stage in range(topology.vpp)
         )
         self.expert_room = ExpertRoom() if self.kernels.gathered_experts else None
         for module in self._chunks.modules():

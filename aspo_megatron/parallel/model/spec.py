@@ -16,6 +16,7 @@ from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from aspo_megatron.config import ModelConfig
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.models.family import Family
 from aspo_megatron.parallel.device.kernels import Kernels
@@ -24,6 +25,7 @@ from aspo_megatron.parallel.model.attention import SpanAttention
 from aspo_megatron.parallel.model.experts.gathered import GatheredExperts
 from aspo_megatron.parallel.model.experts.router import BalancedRouter
 from aspo_megatron.parallel.model.fused_heads import FusedHeadsAttention
+from aspo_megatron.parallel.model.light_layer import LightLayer
 
 
 class GradientFusingLayer(TransformerLayer):
@@ -40,19 +42,26 @@ class GradientFusingLayer(TransformerLayer):
                 module.fuse_wgrad_accumulation = True
 
 
-def layer_spec(family: Family, kernels: Kernels) -> ModuleSpec:
+class LightFusingLayer(LightLayer, GradientFusingLayer):
+    """Both."""
+
+
+def layer_spec(family: Family, kernels: Kernels, recompute: Recompute) -> ModuleSpec:
     """Transformer Engine's layers, or megatron's own; our core attention in both."""
     options: dict[str, Any] = {
         "num_experts": family.num_experts or None,
         "moe_grouped_gemm": kernels.grouped_gemm,
         "qk_layernorm": family.qk_norm,
     }
+    fusing = kernels.transformer_engine and kernels.gradient_fusion
     if kernels.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec(**options)
-        if kernels.gradient_fusion:
-            spec.module = GradientFusingLayer
     else:
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", **options)
+    if recompute == "light":
+        spec.module = LightFusingLayer if fusing else LightLayer
+    elif fusing:
+        spec.module = GradientFusingLayer
     spec.submodules.self_attention.submodules.core_attention = SpanAttention
     if kernels.triton_rotary:
         spec.submodules.self_attention.module = FusedHeadsAttention
@@ -115,7 +124,7 @@ def transformer_config(
         variable_seq_lengths=topology.pp.size > 1,
         moe_token_dispatcher_type="alltoall",
         **(_expert_options(family, topology, kernels) if family.num_experts else {}),
-        **_RECOMPUTE[settings.recompute](family),
+        **_RECOMPUTE[settings.recompute](family, kernels),
         # Weights are loaded, not drawn.
         perform_initialization=False,
         use_cpu_initialization=True,
@@ -173,13 +182,21 @@ def _check_fp8_sizes(family: Family, topology: Topology, recipe: str) -> None:
             )
 
 
-_RECOMPUTE: dict[str, Callable[[Family], dict[str, Any]]] = {
-    "none": lambda family: {},
-    "selective": lambda family: {
+def _light_options(_: Family, kernels: Kernels) -> dict[str, Any]:
+    """`light_layer.py` does the rest. megatron refuses this one for some recipes of FP8, in which little is kept."""
+    if kernels.grouped_gemm and not kernels.fp8:
+        return {"recompute_granularity": "selective", "recompute_modules": ["moe_act"]}
+    return {}
+
+
+_RECOMPUTE: dict[Recompute, Callable[[Family, Kernels], dict[str, Any]]] = {
+    "none": lambda family, kernels: {},
+    "light": _light_options,
+    "selective": lambda family, kernels: {
         "recompute_granularity": "selective",
         "recompute_modules": ["core_attn", "moe" if family.num_experts else "mlp"],
     },
-    "full": lambda family: {
+    "full": lambda family, kernels: {
         "recompute_granularity": "full",
         "recompute_method": "uniform",
         "recompute_num_layers": 1,

@@ -131,6 +131,12 @@ def saved_whole(w: Widths) -> int:
     return layer_input(w) + _block_inputs(w) + _attention_inputs(w) + core_inner(w) + feed_forward_inner(w)
 
 
+def saved_light(w: Widths) -> int:
+    """All but the outputs of both norms, and what the activation has but its input."""
+    norms = 2 * w.bytes * w.stream * w.hidden
+    return saved_whole(w) - norms - feed_forward_inner(w) + feed_forward_inner(w, light=True)
+
+
 def saved_selective(w: Widths) -> int:
     """What a layer keeps if core attention and feed-forward are computed again."""
     own = layer_input(w) + _block_inputs(w) + _projections(w)
@@ -177,35 +183,39 @@ def core_inner(w: Widths) -> int:
     return w.bytes * w.tokens * w.queries + _STATISTICS * w.tokens * w.heads
 
 
-def feed_forward_inner(w: Widths) -> int:
+def feed_forward_inner(w: Widths, *, light: bool = False) -> int:
     """What a feed-forward keeps beside its input.
 
     Gate and up, and their product; without fusion up once more, and the activation. Experts: for every routed token,
     its hidden state and the same, without fusion also the product that the router has not weighted; and the router's.
+    `light`: gate and up alone.
     """
     if w.gathered is not None:
         return w.gathered.saved
     if not w.experts:
-        return (3 if w.fused else 5) * w.bytes * w.tokens * w.ffn
-    routed = w.routed * (w.bytes * (w.hidden + (3 if w.fused else 6) * w.expert_ffn) + _STATISTICS + 8)
+        return (2 if light else 3 if w.fused else 5) * w.bytes * w.tokens * w.ffn
+    widths = 2 if light else 3 if w.fused else 6
+    routed = w.routed * (w.bytes * (w.hidden + widths * w.expert_ffn) + _STATISTICS + 8)
     router = w.stream * (w.experts * (2 * _STATISTICS + 1) + 3 * _STATISTICS * w.top_k)
     return routed + router
 
 
-def feed_forward_backward(w: Widths, *, again: bool) -> int:
+def feed_forward_backward(w: Widths, *, again: bool, light: bool = False) -> int:
     """Beside what is saved, at its most: the gradients of the product's two factors, and of the residual stream.
 
     Experts take most in their forward pass, or when it is done `again`: the routed tokens as they come, and their
-    outputs before and after they are joined.
+    outputs before and after they are joined. `light`: the gradient of the product has not taken its place, as nothing
+    of it was saved; and experts have the output of the norm before them.
     """
     stream = w.bytes * w.stream * w.hidden
     if w.gathered is not None:
-        return max(w.gathered.backward, _experts_forward(w) + 2 * stream if again else 0)
+        return max(w.gathered.backward, _experts_forward(w) + 2 * stream if again else 0) + light * stream
     if w.experts:
-        return _experts_forward(w) + 2 * stream if again else 3 * w.bytes * w.routed * w.hidden - stream
-    factors = 2 * w.bytes * w.tokens * w.ffn
+        own = 3 * w.bytes * w.routed * w.hidden - (0 if light else stream)
+        return _experts_forward(w) + 2 * stream if again else own
+    factors = (3 if light else 2) * w.bytes * w.tokens * w.ffn
     if w.stream < w.tokens:  # the output's gradient is gathered over tp before
-        factors = max(factors, w.bytes * w.tokens * (w.ffn + w.hidden))
+        factors = max(factors, w.bytes * w.tokens * ((2 if light else 1) * w.ffn + w.hidden))
     return factors + stream
 
 
@@ -236,11 +246,14 @@ def score_buffers(w: Widths, batch: LocalBatch) -> int:
     return scores * (4 * _STATISTICS + w.bytes)
 
 
-def layer_forward(w: Widths, *, saves: bool) -> int:
-    """What a layer's forward pass computes with at its most, beside what `saves` keeps, or if nothing is kept."""
+def layer_forward(w: Widths, *, saves: bool, light: bool = False) -> int:
+    """What a layer's forward pass computes with at its most, beside what `saves` keeps, or if nothing is kept.
+
+    `light`: experts have the output of the norm before them until they are done.
+    """
     stream = w.bytes * w.stream * w.hidden
     if saves:
-        return _experts_forward(w) if w.experts else 0
+        return _experts_forward(w) + light * stream if w.experts else 0
     if w.gathered is not None:
         return 3 * stream + w.gathered.saved + w.gathered.forward
     if w.experts:

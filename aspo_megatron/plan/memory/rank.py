@@ -112,7 +112,7 @@ def passing(family: Family, parallel: ParallelConfig, setting: Setting, batch: L
     table = w.bytes * family.shape(parallel.tp).padded_vocab_size // parallel.tp * family.hidden_size
     before = saved - (chunks[0] if flights[0] else 0)
     embedding = before + w.bytes * w.tokens * w.hidden + table + (waiting and waiting + table)
-    forward = saved + activations.layer_forward(w, saves=True)
+    forward = saved + activations.layer_forward(w, saves=True, light=setting.recompute == "light")
     if setting.token_wise:
         forward = max(forward, score_of_last)
     else:
@@ -170,14 +170,18 @@ def _layer(w: activations.Widths, setting: Setting) -> tuple[int, int]:
         return activations.saved_whole(w), 0
     if setting.recompute == "full":
         return activations.layer_input(w), activations.saved_whole(w) - activations.layer_input(w)
+    if setting.recompute == "light":
+        return activations.saved_light(w), 0
     return activations.saved_selective(w), activations.feed_forward_inner(w)
 
 
 def _backward(w: activations.Widths, batch: LocalBatch, setting: Setting) -> int:
     """Beside the activations, in backward through the last layer."""
-    feed_forward = activations.feed_forward_backward(w, again=setting.recompute != "none")
+    light = setting.recompute == "light"
+    again = setting.recompute in ("selective", "full")
+    feed_forward = activations.feed_forward_backward(w, again=again, light=light)
     attention = activations.attention_backward(w, batch)
-    inner = activations.feed_forward_inner(w)
+    inner = activations.feed_forward_inner(w, light=light)
     if setting.recompute == "selective":
         # Core attention is computed again when the feed-forward is done with.
         attention += activations.core_inner(w)

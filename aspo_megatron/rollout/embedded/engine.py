@@ -30,6 +30,10 @@ from aspo_megatron.rollout.embedded.weights import EmbeddedWeights
 from aspo_megatron.rollout.engine import Deferred, Generation, MemoryTag, Request, WhenComplete
 from aspo_megatron.rollout.stop_rule import StopRule, end_of_sequence_ids
 
+_TOKENS_AT_ONCE = 8
+"""Tokens of each response that the host waits for at once. While it waits it asks for nothing, and a GPU then stands
+still until some of the next pass was asked for: so it does once in eight tokens. What a response gets beyond its end,
+3.5 tokens in the mean, is little among hundreds. On a CPU there is nothing to wait for."""
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN's, PyTorch's first choice on Hopper: it makes a plan for each number of keys, 60 ms for each token."""
 
@@ -45,17 +49,20 @@ class EmbeddedEngine:
         device: torch.device,
         max_batch_tokens: int | None,
         packs: bool = True,
+        tokens_at_once: int | None = None,
     ) -> None:
         """`folder`: the Hugging Face model folder whose architecture and end-of-sequence tokens are used.
 
         `max_batch_tokens`: prompts and responses that are held at once; None: see `batch_tokens.py`.
         `packs`: whether linear layers may be packed for this CPU. Such a model can compute, and nothing else.
+        `tokens_at_once`: of each response, after which it is seen whether it has ended; None: as suits the device.
         """
         self._model = empty_model(transformers_config(read_family(folder)), dtype, device)
         self._weights = EmbeddedWeights(self._model, packs)
         self._tokenizer = tokenizer
         self._device = device
         self._max_batch_tokens = max_batch_tokens
+        self._tokens_at_once = tokens_at_once or (1 if device.type == "cpu" else _TOKENS_AT_ONCE)
         self._end_ids = end_of_sequence_ids(folder, tokenizer)
         self._version = -1
 
@@ -111,7 +118,7 @@ class EmbeddedEngine:
         rule = StopRule(self._end_ids, sampling.stop, self._tokenizer)
         for batch in self._batches(requests, sampling):
             rows = _Rows(self._model, self._device, rule, sampling, [requests[i] for i in batch])
-            rows.run()
+            rows.run(self._tokens_at_once)
             for index, samples in zip(batch, rows.samples(self._version), strict=True):
                 results[index] = samples
                 if when_complete is not None:
@@ -156,7 +163,7 @@ class _Row:
 
 
 class _Rows:
-    """One batch of generation. The host waits for a GPU once for each token of the batch."""
+    """One batch of generation. The host waits for a GPU once for so many tokens of each row."""
 
     def __init__(
         self,
@@ -173,16 +180,23 @@ class _Rows:
         self._longest = max(len(request.problem.prompt_ids) for request in requests)
         self._takes_masks = takes_masks(model.config)
 
-    def run(self) -> None:
-        """Generate until every row is finished."""
+    def run(self, at_once: int) -> None:
+        """Generate until every row is finished. `at_once`: tokens of each row that the host fetches together.
+
+        A row that ends before the last of them goes on until then: what it got beyond its end is dropped.
+        """
         logits, cache, mask = self._prefill()
         positions = mask.sum(dim=1)
         uniforms, places = self._uniforms(), None
-        alive = self._rows
-        for position in range(self._sampling.max_response_tokens):
+        alive, last = self._rows, self._sampling.max_response_tokens - 1
+        waiting: list[tuple[Tensor, Tensor]] = []
+        for position in range(last + 1):
             chosen = uniforms[position] if places is None else uniforms[position][places]
             tokens, log_probs = sample_tokens(logits, chosen, self._sampling)
-            self._append(alive, tokens, log_probs)
+            waiting.append((tokens, log_probs))
+            if len(waiting) == at_once or position == last:
+                self._append(alive, waiting)
+                waiting = []
             keep = [index for index, row in enumerate(alive) if row.finish is None]
             if not keep:
                 return
@@ -252,14 +266,17 @@ class _Rows:
         padded = any(len(row.request.problem.prompt_ids) < self._longest for row in alive)
         return mask.bool()[:, None, None, :] if padded else None
 
-    def _append(self, rows: Sequence[_Row], tokens: Tensor, log_probs: Tensor) -> None:
-        both = torch.stack([tokens.double(), log_probs.double()])  # exact, and fetched at once
-        for row, token, log_prob in zip(rows, *both.cpu().tolist(), strict=True):
-            row.tokens.append(int(token))
-            row.log_probs.append(log_prob)
-            if self._stop_rule.ends(row.tokens):
-                row.finish = "stop"
-            elif len(row.tokens) == self._sampling.max_response_tokens:
+    def _append(self, rows: Sequence[_Row], drawn: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """What was drawn for each row, [rows] tokens and log-probs one after the other, up to where the row ends."""
+        both = torch.stack([tensor.double() for pair in drawn for tensor in pair])  # exact, and fetched at once
+        for row, *numbers in zip(rows, *both.cpu().tolist(), strict=True):
+            for token, log_prob in zip(numbers[::2], numbers[1::2], strict=True):
+                row.tokens.append(int(token))
+                row.log_probs.append(log_prob)
+                if self._stop_rule.ends(row.tokens):
+                    row.finish = "stop"
+                    break
+            if row.finish is None and len(row.tokens) == self._sampling.max_response_tokens:
                 row.finish = "length"
 
     @staticmethod
