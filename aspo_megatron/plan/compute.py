@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.counts import forward_operations
 from aspo_megatron.models.family import Family
+from aspo_megatron.parallel.device.expert_traits import gathers_experts
 from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.memory.parameters import bytes_per_weight, rank_parameters, stage_chunks
 from aspo_megatron.plan.traffic import Passes
@@ -19,10 +20,12 @@ CALLS = 56
 by segments, norms of heads and rotary positions by one kernel."""
 CALLS_OF_ROTARY = 30
 """What norms of heads and rotary positions add where they are megatron's (`model.kernels.rotary`)."""
-CALLS_OF_ROUTING = 180
-"""What choosing experts and sending tokens to them adds."""
-CALLS_OF_EXPERT = 21
-"""What each expert that a rank has adds."""
+CALLS_OF_GATHERING = 74
+"""What choosing experts, gathering tokens for them and computing all of a rank's adds (`model.kernels.experts`)."""
+CALLS_OF_ROUTING = 55
+"""What choosing experts and sending tokens to them adds instead."""
+CALLS_OF_EXPERT = 11
+"""What each expert that a rank has adds, if tokens are sent."""
 ADDED = 10
 """Bytes that a weight's gradient moves when megatron's buffer adds it: 2 read, 4 read and 4 written."""
 MOVED_BY_NORM, MOVED_BY_PRODUCT = 4, 5
@@ -150,5 +153,7 @@ def _layer(
     here = family.num_experts / parallel.ep
     read = here * expert / parallel.expert_tp * size / (gpu.hbm * assume.elementwise)
     seconds = (whole - operations) / rate + max(operations / rate / full, read)
+    if gathers_experts(family, parallel, config.model.dtype, config.model.kernels, gpu.capability):
+        return _Layer(whole, seconds, calls + CALLS_OF_GATHERING)
     products = 1.0 if config.model.kernels.grouped_gemm else here
     return _Layer(whole, seconds, calls + CALLS_OF_ROUTING + CALLS_OF_EXPERT * products)

@@ -45,8 +45,8 @@ from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""
-_FULLEST, _LACKED = "experts/fullest", "experts/lacked"
-"""Rows that experts wanted (`ExpertRoom.used`) among them."""
+_ROOM = "experts/room_used"
+"""What experts used of their room (`ExpertRoom.used`) among them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def planned_outputs(
     device = model.topology.platform.device
     batches = [batch for part in planned for batch in part.on_device(device, lambda sample: 0.0)]
     results = _outputs(model, batches, limits)
-    while _lacked_room(model):
+    while not _had_room(model):
         results = _outputs(model, batches, limits)
     samples = [sample for part in planned for sample in part.samples]
     # All micro-batches at once: each would be a time at which the GPU has nothing to do.
@@ -185,7 +185,7 @@ def planned_update(
     batches = planned.on_device(topology.platform.device, lambda sample: weighting(sample)[0] / denominator)
     model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
     figures = _gradients(model, optimizer, batches, objective, limits)
-    while model.expert_room is not None and model.expert_room.lacked(figures.pop(_LACKED)):
+    while model.expert_room is not None and not model.expert_room.sufficed(figures[_ROOM]):
         figures = _gradients(model, optimizer, batches, objective, limits)
     grad_norm, lr = optimizer.step()
     loss = figures.pop(_LOSS)
@@ -217,8 +217,7 @@ def _gradients(
     if model.expert_room is not None:
         axes = (topology.tp, topology.cp, topology.pp)
         used = model.expert_room.used([axis.group for axis in axes if axis.size > 1])
-        named = zip((_FULLEST, _LACKED), used, strict=True)
-        statistics.add_peaks({name: Stat(value, torch.ones_like(value)) for name, value in named})
+        statistics.add_peaks({_ROOM: Stat(used, torch.ones_like(used))})
     figures: list[dict[str, float]] = [{}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
@@ -241,16 +240,16 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
     return weighting
 
 
-def _lacked_room(model: PolicyModel) -> bool:
-    """Whether experts had too little room in the pass just made, on any rank of the replica: what it gave is wrong.
+def _had_room(model: PolicyModel) -> bool:
+    """Whether experts had room for all of their tokens in the pass just made, on every rank of the replica.
 
-    A collective, for which the host waits; the next pass has room.
+    If not, what it gave is wrong, and the next pass has room. A collective, for which the host waits.
     """
     room, topology = model.expert_room, model.topology
     if room is None:
-        return False
+        return True
     used = room.used([axis.group for axis in (topology.tp, topology.cp, topology.pp) if axis.size > 1])
-    return room.lacked(used.tolist()[1])
+    return room.sufficed(float(used))
 
 
 def _forward_step(

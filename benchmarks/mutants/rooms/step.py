@@ -28,9 +28,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "parallel/update/step.py",
-        "_gradients",
-        old="zip((_FULLEST, _LACKED), used, strict=True)",
-        new="zip((_LACKED, _FULLEST), used, strict=True)",
+        "planned_update",
+        old="not model.expert_room.sufficed(figures[_ROOM])",
+        new="model.expert_room.sufficed(figures[_ROOM]) is None",
         tests=("parallel/test_gathered_experts.py",),
     ),
     Mutant(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aspo_megatron.parallel.model.experts.room import ExpertRoom
 from aspo_megatron.parallel.model.experts.routed import ExpertWeights, routed_experts
-from aspo_megatron.parallel.model.experts.rows import even_rows, rows_set_aside
+from aspo_megatron.parallel.model.experts.rows import rows_set_aside
 
 
 class GatheredExperts(MoELayer):
@@ -51,5 +51,5 @@ class GatheredExperts(MoELayer):
         first = self.local_expert_indices[0]
         flat = hidden_states.view(tokens, -1)
         output, wanted = routed_experts(flat, probs.gather(1, places), places, weights, first, rows, self._sharers)
-        self.room.note(wanted, rows, even_rows(*sizes))
+        self.room.note(wanted, rows)
         return output.view_as(hidden_states)
