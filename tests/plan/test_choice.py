@@ -93,7 +93,7 @@ def test_tight_layouts_are_marked_and_last(aspo: Aspo) -> None:
     assert layouts[-1]["trainer_seconds"] < layouts[0]["trainer_seconds"]
     tight = aspo(RUN, "--gpu", "h100", "--gpu-memory", "57").stdout
     assert "54.2 GB on 57 GB (H100 SXM, 57 GB): tight, 2.8 GB to spare: less than 10%" in tight
-    assert "does not fit" in aspo(RUN, "--gpu-memory", "58").stdout
+    assert "does not fit" in aspo(RUN, "--gpu-memory", "54").stdout
 
 
 def test_a_model_path_that_is_given_has_to_be_there(aspo: Aspo, recipe: Path) -> None:
