@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from aspo_megatron.cli.app import app
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.config.io import load_config
+from aspo_megatron.config.words import Recompute
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.models.counts import model_elements
 from aspo_megatron.models.family import read_family
@@ -110,14 +111,14 @@ def test_recomputation_and_more_ranks_take_less() -> None:
         run = run_of("qwen3_8b", "parallel={tp: 2, sequence_parallel: true}", *overrides)
         return make_plan(run, read_family(run.model.path), count=1).on[0].memory
 
-    none, selective, full = (memory(f"model.recompute={mode}") for mode in ("none", "selective", "full"))
-    assert none > selective > full
-    assert memory("parallel.tp=4") < none
-    assert memory("optimizer.offload=true") < none
+    none, light, selective, full = (memory(f"model.recompute={mode}") for mode in get_args(Recompute))
+    assert none > light > selective > full
+    assert memory("parallel.tp=4") < light
+    assert memory("optimizer.offload=true") < light
     there = memory("model.reference=device")
     assert memory("loss.kl_coef=0") == pytest.approx(there - 8.19e9, rel=0.01)  # half of it, in two bytes each
     assert memory("loss.kl_coef=0", "shaping.kl_coef=0.1", "model.reference=device") == there
-    assert none == memory("loss.kl_coef=0")  # the reference comes when there is nothing of an update
+    assert light == memory("loss.kl_coef=0")  # the reference comes when there is nothing of an update
 
 
 def test_reference_takes_memory_when_it_computes() -> None:

@@ -34,20 +34,28 @@ def case(recipe: str, layers: int, *settings: str) -> Case:
 BLOCK = 256 << 20
 """Host memory is locked in blocks of it, or for a larger tensor of the next power of two."""
 SHORT = ("rollout.sampling.max_response_tokens=4096", "train.max_tokens_per_micro_batch=8192")
+NONE = "model.recompute=none"
 SPLIT = "parallel={tp: 2, cp: 1, sequence_parallel: true}"
+# What the recipes recompute (light), unless a case says another word.
 CASES = {
-    "tp4-plain": case("qwen3_8b", 2, "parallel={tp: 4, sequence_parallel: false}"),
+    "tp4-plain": case("qwen3_8b", 2, "parallel={tp: 4, sequence_parallel: false}", NONE),
     "pp4-vpp2": case("qwen3_4b", 8, "parallel={tp: 1, cp: 1, sequence_parallel: false, pp: 4, vpp: 2}", *SHORT),
     "cp2-full": case("deepseek_r1_distill_qwen_1_5b", 3, "parallel={cp: 2}", *SHORT, "model.recompute=full"),
     "dp2-selective": case(
         "deepseek_r1_distill_qwen_1_5b", 3, "parallel={cp: 1, dp: 2}", *SHORT, "model.recompute=selective"
     ),
     "experts-etp2": case(
-        "qwen3_30b_a3b", 2, "parallel={tp: 2, cp: 1, pp: 1, dp: 4, ep: 4, etp: 2, sequence_parallel: true}", *SHORT
+        "qwen3_30b_a3b",
+        2,
+        "parallel={tp: 2, cp: 1, pp: 1, dp: 4, ep: 4, etp: 2, sequence_parallel: true}",
+        NONE,
+        *SHORT,
     ),
     "tp4-light": case("qwen3_8b", 2, "parallel={tp: 4, sequence_parallel: true}", "model.recompute=light"),
-    "experts-light": case("qwen3_30b_a3b", 4, "model.recompute=light", *SHORT),
-    "fp32": case("qwen3_4b", 2, SPLIT, "model.dtype=float32", "model.kernels.fusion=false", *SHORT),
+    "experts-light": case(
+        "qwen3_30b_a3b", 2, "parallel={tp: 2, cp: 1, pp: 1, dp: 4, ep: 8, etp: 1, sequence_parallel: true}", *SHORT
+    ),
+    "fp32": case("qwen3_4b", 2, SPLIT, "model.dtype=float32", "model.kernels.fusion=false", NONE, *SHORT),
     "offload": case("qwen3_4b", 4, "parallel={tp: 2, cp: 1, pp: 2}", "optimizer.offload=true", *SHORT),
     "colocate": case("qwen3_8b", 2, "parallel={tp: 2}", "rollout.servers={colocate: true, sync: tensor}", *SHORT),
     "reference-on-device": case("qwen3_8b", 2, "parallel={tp: 2}", "model.reference=device", *SHORT),
