@@ -24,8 +24,8 @@ Measures on one GPU, each beside a named alternative in the same process and by 
   ceilings        what the card can do: copies, a large product, the products of the output layer
   attention_time  attention of several micro-batches, beside block by block, FlexAttention and one causal sequence
   update_time     whole updates of Qwen3's sizes, 0.6B to 8B: tokens/s, operations as a share of a plain product and of
-                  the card's peak, memory beside `aspo plan`; and with attention block by block
-  step_time       whole steps of training, 0.6B and 1.7B: tokens/s, share of each phase
+                  the card's peak, memory and time beside `aspo plan`; and with attention block by block
+  step_time       whole steps of training, 0.6B and 1.7B: tokens/s, share of each phase, time beside `aspo plan`
 
 These are sections of `python -m benchmarks.gpu_check`, without its limit of ten minutes. Without a GPU their small
 forms run on the CPU: they show that the benchmark itself works, and measure nothing."""

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from aspo_megatron.models.family import Family
 from aspo_megatron.train.step_operations import work_of
 from benchmarks.gpu_check.commands import REPOSITORY, Command
 from benchmarks.gpu_check.lines import Place, Sheet
+from benchmarks.gpu_check.plan_time import GENERATION, LOG_PROBS, UPDATES, show_beside_plan
 from benchmarks.gpu_check.policies import random_groups, words
 from benchmarks.gpu_check.qwen3 import SHAPES, SMALL_SHAPES, Shape
 from benchmarks.gpu_check.update_work import show_card_share
@@ -38,6 +40,8 @@ _SECONDS_OF_A_RUN = 45.0
 """At most, about: with less time left, none is begun."""
 _STATE_BYTES = 18
 """Of a parameter: bf16 weight, fp32 gradient, fp32 weight, Adam's two moments."""
+LONGEST = 1.0
+"""Mean length of a response, as a share of the longest: random weights hardly ever end one."""
 _PHASES = ("generate", "reward", "old_log_probs", "reference_log_probs", "update", "samples", "sync")
 
 
@@ -103,7 +107,25 @@ def show(sheet: Sheet, place: Place, shape: Shape, family: Family, folder: Path,
     if sheet.holds(f"{shape.name}: a run of {_STEPS} steps", done, reference="exit code 0, metrics.jsonl", note=note):
         rate = show_steps(sheet, shape.name, steps, batch, operations_of(content, family, batch))
         show_card_share(sheet, place, shape.name, rate, "")
+        show_beside_plan(
+            sheet, place, shape.name, phases_of(steps), (RunConfig.model_validate(content), family, LONGEST)
+        )
         free.show(sheet, f"{shape.name}: memory of the card in use at most")
+
+
+def phases_of(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of the phases that the plan has, medians of all steps but the first."""
+    parts = {
+        GENERATION: ("generate",),
+        LOG_PROBS: ("old_log_probs", "reference_log_probs"),
+        UPDATES: ("update",),
+    }
+    return {name: sum(median_of(steps, f"seconds/{part}") for part in keys) for name, keys in parts.items()}
+
+
+def median_of(steps: list[dict[str, Any]], key: str) -> float:
+    """Of all steps but the first."""
+    return statistics.median(float(row.get(key, 0.0)) for row in steps[1:])
 
 
 def operations_of(content: dict[str, Any], family: Family, batch: Batch) -> float:
@@ -140,10 +162,7 @@ class Free:
 
 def show_steps(sheet: Sheet, name: str, steps: list[dict[str, Any]], batch: Batch, operations: float) -> float:
     """The figures of all steps but the first: medians. Gives operations a second."""
-
-    def median(key: str) -> float:
-        return statistics.median(float(row.get(key, 0.0)) for row in steps[1:])
-
+    median = partial(median_of, steps)
     updated = min(float(row.get("grad_norm", 0.0)) for row in steps)
     sheet.at_least(f"{name}: least gradient norm", updated, 1e-9, reference="a step without an update is none")
     samples = batch.prompts * batch.responses

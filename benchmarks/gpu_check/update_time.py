@@ -30,6 +30,7 @@ from aspo_megatron.plan.memory.workload import GroupLengths
 from benchmarks.gpu_check import memory
 from benchmarks.gpu_check.figures import fresh_random, seconds
 from benchmarks.gpu_check.lines import Place, Sheet
+from benchmarks.gpu_check.plan_time import UPDATES, show_beside_plan
 from benchmarks.gpu_check.policies import SINGLE, one_rank, random_groups
 from benchmarks.gpu_check.qwen3 import SHAPES, SMALL_SHAPES, Shape, fitting_layers, named
 from benchmarks.gpu_check.update_work import UpdateMemory, UpdateWork, show_card_share
@@ -90,10 +91,10 @@ def show(sheet: Sheet, place: Place, topology: Topology, shape: Shape, folder: P
         gc.collect()
         torch.cuda.empty_cache()  # what the shape before had
         free = torch.cuda.mem_get_info(place.device)[0]
-        plan = plans[OURS](whole)
-        layers = fitting_layers(family, plan.peak, _SHARE_OF_MEMORY * free)
+        peak = partial(plans[OURS](whole).peak, memory=total_memory(place))
+        layers = fitting_layers(family, peak, _SHARE_OF_MEMORY * free)
         if not layers:
-            needed = f"of four layers takes {plan.peak(replace(family, num_layers=4)) / _GIB:.0f} GiB"
+            needed = f"of four layers takes {peak(replace(family, num_layers=4)) / _GIB:.0f} GiB"
             sheet.not_done(f"{shape.name}: an update", f"one {needed}, {free / _GIB:.0f} are free")
             return
     taken = folder / "taken"
@@ -110,16 +111,26 @@ def show(sheet: Sheet, place: Place, topology: Topology, shape: Shape, folder: P
     if not sheet.holds(f"{name}: the first update is one", good, reference="a loss, and gradients", note=note):
         return
     if place.on_gpu:
-        _show_memory(sheet, name, updates, {way: planned(taken).peak(family) for way, planned in plans.items()}, base)
+        total = total_memory(place)
+        peaks = {way: planned(taken).peak(family, total) for way, planned in plans.items()}
+        _show_memory(sheet, name, updates, peaks, base)
     else:
         sheet.not_done(f"{name}: peak memory", "needs a GPU")
     goal = model_elements(read_family(whole)) >= _LEAST_FOR_GOAL
-    _show_times(sheet, place, name, updates, UpdateWork.of(family, groups), product, goal=goal)
+    seconds_taken = _show_times(sheet, place, name, updates, UpdateWork.of(family, groups), product, goal=goal)
+    length = sum(batch[1]) / len(batch[1]) / max(batch[1])
+    show_beside_plan(sheet, place, name, {UPDATES: seconds_taken}, (plans[OURS](taken).config, family, length))
+
+
+def total_memory(place: Place) -> int:
+    """Bytes of the card."""
+    return int(torch.cuda.get_device_properties(place.device).total_memory)
 
 
 def _show_times(
     sheet: Sheet, place: Place, name: str, updates: Updates, work: UpdateWork, product: Product, *, goal: bool
-) -> None:
+) -> float:
+    """Gives the seconds of an update."""
     ways: dict[str, Callable[[], object]] = {way: partial(updates, way) for way in (OURS, OTHER)}
     times = seconds({**ways, "product": product}, place.device, 1 if place.small else _REPEATS)
     taken, plain = times[OURS], product.operations / times["product"]
@@ -134,6 +145,7 @@ def _show_times(
     show_card_share(sheet, place, name, rate, note)
     sheet.measured(f"{name}: an update by {OTHER}", times[OTHER], "s", note=f"model.kernels.attention={OTHER}")
     sheet.measured(f"{name}: {OURS} / {OTHER}", taken / times[OTHER], "", reference=f"attention={OTHER}")
+    return taken
 
 
 def _show_memory(sheet: Sheet, name: str, updates: Updates, planned: dict[Way, int], base: int) -> None:

@@ -107,10 +107,11 @@ class UpdateMemory:
         )
         return cls(config, batch)
 
-    def peak(self, family: Family) -> int:
-        """Bytes at most."""
+    def peak(self, family: Family, memory: int) -> int:
+        """Bytes at most, on a GPU that has `memory`: chunks of log-probs go by it."""
         micro_batches = self.config.train.prompts_per_update
-        setting = replace(setting_of(self.config, SINGLE), micro_batches=micro_batches, scored=micro_batches)
+        setting = setting_of(self.config, SINGLE)
+        setting = replace(setting, micro_batches=micro_batches, scored=micro_batches, gpu_memory=memory)
         more = passing(family, SINGLE, setting, local_batch((self.batch,), 1, 1), 0).peak
         return resident(family, SINGLE, setting, 0).total + more
 

@@ -16,6 +16,7 @@ from aspo_megatron.data.tokenizer import load_tokenizer
 from aspo_megatron.models.counts import model_elements
 from benchmarks.gpu_check import step_time
 from benchmarks.gpu_check.lines import Line, Place, Sheet, Status, read_lines
+from benchmarks.gpu_check.plan_time import GENERATION, LOG_PROBS, UPDATES
 from benchmarks.gpu_check.policies import dense_folder
 from benchmarks.gpu_check.qwen3 import SHAPES, SMALL_SHAPES
 from benchmarks.step_reward import vowels
@@ -41,7 +42,9 @@ def test_on_the_cpu(tmp_path: Path) -> None:
     lines = lines_in(tmp_path / "lines")
     assert failed(lines) == set(), [lines[name].note for name in failed(lines)]
     assert held(lines) == {f"{NAME}: a run of 3 steps", f"{NAME}: least gradient norm"}
-    assert not_done(lines) == {f"{NAME}: share of the card's peak", f"{NAME}: memory of the card in use at most"}
+    phases = (f"{phase}, measured / planned" for phase in (GENERATION, LOG_PROBS, UPDATES))
+    lacking = ("share of the card's peak", "memory of the card in use at most", *phases)
+    assert not_done(lines) == {f"{NAME}: {what}" for what in lacking}
     shares = [line.figure for name, line in lines.items() if name.endswith(" / the step")]
     assert len(shares) == 8
     assert math.fsum(share for share in shares if share is not None) == pytest.approx(1.0)
