@@ -21,7 +21,7 @@ from aspo_megatron.plan.memory.transfers import save_bytes, sync_bytes
 from aspo_megatron.plan.memory.workload import worst_batch
 
 _MOST = 16
-_NEAR = 0.05
+_NEAR = 0.1
 """Times that differ by less are taken for the same."""
 
 
@@ -148,7 +148,7 @@ def best_layouts(
 
 
 def in_order(rated: Sequence[Rated], count: int) -> list[Rated]:
-    """The `count` fastest, best first. Of those within a twentieth of the fastest that is left, the least pp x cp.
+    """The `count` fastest, best first. Of those within a tenth of the fastest that is left, the least pp x cp.
 
     The estimate is no closer than that, and a layout of fewer parts is the one that others have run.
     """

@@ -201,7 +201,7 @@ def _ranking(plan: Plan) -> list[str]:
         for number, each in enumerate(plan.best, start=1)
     ]
     head = (
-        f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the ranks: by time; within 5%, the smallest "
+        f"best layouts of {plan.gpus} GPUs ({plan.ranked_on.name}) for the ranks: by time; within 10%, the smallest "
         f"pp x cp; tight ones (less than {plan.assume.spare:.0%} to spare) last"
     )
     if plan.best and not plan.best[0].fits:

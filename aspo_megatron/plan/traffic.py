@@ -67,7 +67,7 @@ def traffic_of(
         found.append(Traffic("cp", gathered * layers * (through + backward), middle <= GPUS_OF_NODE))
     sharers = parallel.ep * parallel.expert_tp
     own = tokens * family.hidden_size * size / (parallel.tp if parallel.sequence_parallel else 1)
-    if sharers > 1 and gathers_experts(family, parallel, config.model.dtype, config.model.kernels, gpu.capability):
+    if parallel.ep > 1 and gathers_experts(family, parallel, config.model.dtype, config.model.kernels, gpu.capability):
         # All tokens to all ranks, and the sums of outputs back; backward gathers the tokens anew.
         sent = (sharers - 1) * own * layers * (2 * through + 3 * backward)
         found.append(Traffic("ep", sent, sharers <= GPUS_OF_NODE))

@@ -218,7 +218,7 @@ def _gradients(
         axes = (topology.tp, topology.cp, topology.pp)
         used = model.expert_room.used([axis.group for axis in axes if axis.size > 1])
         statistics.add_peaks({_ROOM: Stat(used, torch.ones_like(used))})
-    figures: list[dict[str, float]] = [{}]  # what the last stage sends takes its place
+    figures = [{_LOSS: 0.0, _ROOM: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
         statistics.add_total(_LOSS, torch.stack(losses).sum())
         figures = [statistics.reduce(topology.dp.group)]
