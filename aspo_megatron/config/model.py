@@ -15,7 +15,7 @@ from pydantic import (
 
 from aspo_megatron.config.base import Section
 from aspo_megatron.config.plain import some_path
-from aspo_megatron.config.words import ModelDtype, Recompute, ReferencePlace
+from aspo_megatron.config.words import ModelDtype, Recompute, ReferencePlace, TritonUse
 
 
 class KernelsConfig(Section):
@@ -66,12 +66,12 @@ class KernelsConfig(Section):
         description="FlashAttention-3 (the package `flash_attn_interface`, on Hopper) in place of PyTorch's flash "
         "attention. null: where it is.",
     )
-    log_prob: Literal["auto", "eager", "triton"] = Field(
+    log_prob: TritonUse = Field(
         "auto",
         description="How a chunk's logits are worked on: by plain PyTorch, or by Triton kernels, which a CPU "
         "interprets, to test them (with TRITON_INTERPRET=1). `auto`: triton on a GPU that has it, else eager.",
     )
-    rotary: Literal["auto", "eager", "triton"] = Field(
+    rotary: TritonUse = Field(
         "auto",
         description="Norms of heads and rotary positions: as megatron's layers have them, or as one Triton kernel each "
         "way, which a CPU interprets. `auto`: triton on a GPU that has it, else eager.",

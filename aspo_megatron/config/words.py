@@ -48,3 +48,6 @@ WeightSync = Literal["distributed", "tensor", "disk"]
 
 WandbMode = Literal["online", "offline"]
 """`log.wandb` without `none`."""
+
+TritonUse = Literal["auto", "eager", "triton"]
+"""`model.kernels.log_prob` and `rotary`: plain PyTorch, or kernels of Triton."""
