@@ -101,6 +101,9 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
         values = [result.stats[name] for result in done if name in result.stats]
         # Engine and trainer hold the same weights in the first update only.
         metrics[name] = values[0] if name.startswith("engine_log_prob_diff/") else sum(values) / len(values)
+    rooms = [result.room_used for result in done if result.room_used is not None]
+    if rooms:
+        metrics["experts/room_used"] = max(rooms)
     return metrics | {
         "loss/total": sum(result.loss for result in done) / len(done),
         "grad_norm": sum(result.grad_norm for result in done) / len(done),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from aspo_megatron.config import RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.estimate import step_time
@@ -14,7 +12,7 @@ from aspo_megatron.plan.generation import planned_engine
 from aspo_megatron.plan.hardware import Assumptions, Gpu
 from aspo_megatron.plan.memory.parameters import bytes_per_weight
 from benchmarks.gpu_check.lines import Place, Sheet
-from benchmarks.gpu_check.update_work import known_card
+from benchmarks.gpu_check.update_work import card_of
 
 GENERATION, LOG_PROBS, UPDATES = "generation", "old and reference log-probs", "updates"
 
@@ -38,15 +36,13 @@ def show_beside_plan(
 
     `plan`: what `planned_seconds` takes beside the card.
     """
-    card_name = torch.cuda.get_device_name(place.device) if place.on_gpu else ""
-    card = known_card(card_name)
-    lack = f"the planner has no figures of this card: {card_name}" if place.on_gpu else "needs a GPU"
+    card = card_of(place)
     config, family, length = plan
-    planned = {} if card is None else planned_seconds(config, family, card, length)
+    planned = {} if isinstance(card, str) else planned_seconds(config, family, card, length)
     for phase, seconds in measured.items():
         label = f"{name}: {phase}, measured / planned"
-        if card is None:
-            sheet.not_done(label, lack)
+        if isinstance(card, str):
+            sheet.not_done(label, card)
         else:
             reference = f"aspo plan for an {card.name}: {planned[phase]:.4g} s"
             sheet.measured(label, seconds / planned[phase], "", reference=reference, note=f"{seconds:.4g} s")

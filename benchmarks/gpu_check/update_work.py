@@ -123,16 +123,20 @@ def known_card(name: str) -> Gpu | None:
     return known[0] if known else None
 
 
+def card_of(place: Place) -> Gpu | str:
+    """The planner's figures of the card that is there, or why there are none."""
+    if not place.on_gpu:
+        return "needs a GPU"
+    name = torch.cuda.get_device_name(place.device)
+    return known_card(name) or f"the planner has no figures of this card: {name}"
+
+
 def show_card_share(sheet: Sheet, place: Place, name: str, rate: float, note: str) -> None:
     """The line of operations a second as a share of the bf16 peak that is published for the card."""
     label = f"{name}: share of the card's peak"
-    if not place.on_gpu:
-        sheet.not_done(label, "needs a GPU")
-        return
-    card_name = torch.cuda.get_device_name(place.device)
-    card = known_card(card_name)
-    if card is None:
-        sheet.not_done(label, f"the planner has no figures of this card: {card_name}")
+    card = card_of(place)
+    if isinstance(card, str):
+        sheet.not_done(label, card)
         return
     reference = f"{card.name}: {card.bf16 / 1e12:.0f} TFLOP/s, as published"
     sheet.measured(label, rate / card.bf16, "", reference=reference, note=note)

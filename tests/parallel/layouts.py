@@ -111,7 +111,9 @@ LAYOUTS = {
     "moe-tp2-sp-etp1-overlap": layout(model="qwen3-moe", tp=2, etp=1, sequence_parallel=True, overlap_grad_reduce=True),
     "moe-gathered": layout(model="qwen3-moe", kernels=GATHERED),
     "moe-dp2-ep2-gathered": layout(model="qwen3-moe", dp=2, ep=2, kernels=GATHERED),
-    "moe-tp2-sp-gathered": layout(model="qwen3-moe", tp=2, sequence_parallel=True, kernels=GATHERED),
+    "moe-tp2-sp-ep2-etp1-gathered": layout(
+        model="qwen3-moe", tp=2, ep=2, etp=1, sequence_parallel=True, kernels=GATHERED
+    ),
     "moe-fusion": layout(model="qwen3-moe", kernels=FUSED),
     "bf16": layout(dtype="bfloat16"),
     "bf16-tp2-sp": layout(dtype="bfloat16", tp=2, sequence_parallel=True, kernels=VARLEN),

@@ -18,7 +18,7 @@ from aspo_megatron.losses import build
 from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.model.context_parallel import context_slice
-from aspo_megatron.parallel.model.experts.rows import rows_set_aside
+from aspo_megatron.parallel.model.experts.room import rows_set_aside
 from tiny_models import qwen3_moe_folder
 
 from .layouts import PLATFORM

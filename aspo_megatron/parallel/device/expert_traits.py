@@ -11,8 +11,6 @@ from aspo_megatron.models.family import Family
 
 _ALIGNMENT = 16
 """Bytes: a row of a grouped product's matrices is a multiple of it (PyTorch)."""
-
-
 _GROUPED_PRODUCTS = (9, 10)
 """Major compute capabilities of GPUs on which PyTorch's grouped product reads the sizes of groups on the GPU; on others
 the host waits for them."""

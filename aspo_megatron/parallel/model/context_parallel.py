@@ -52,8 +52,7 @@ class ContextSlice:
 
 def local_tokens(spans: Sequence[Span], cp: int, multiple_of: int) -> int:
     """T_local of `context_slice`, if nothing asks for more."""
-    most = max(_length(_chunks_of(spans, cp, rank)) for rank in range(cp))
-    return max(-(-most // multiple_of), 1) * multiple_of
+    return _padded(max(_length(_chunks_of(spans, cp, rank)) for rank in range(cp)), multiple_of)
 
 
 def context_slice(
@@ -65,7 +64,7 @@ def context_slice(
     """
     per_rank = [_chunks_of(spans, cp, other) for other in range(cp)]
     lengths = [_length(chunks) for chunks in per_rank]
-    size = max(local_tokens(spans, cp, multiple_of), at_least or 0)
+    size = max(_padded(max(lengths), multiple_of), at_least or 0)
     where = torch.empty(sum(lengths), dtype=torch.int64)
     for other, chunks in enumerate(per_rank):
         for chunk in chunks:
@@ -75,6 +74,10 @@ def context_slice(
     for chunk in per_rank[rank]:
         tokens[chunk.local : chunk.local + chunk.stop - chunk.start] = torch.arange(chunk.start, chunk.stop)
     return ContextSlice(rank, tokens, tuple(per_rank[rank]), where, cp)
+
+
+def _padded(length: int, multiple_of: int) -> int:
+    return max(-(-length // multiple_of), 1) * multiple_of
 
 
 def _length(chunks: Sequence[Chunk]) -> int:

@@ -45,8 +45,8 @@ from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""
-_ROOM = "experts/room_used"
-"""What experts used of their room (`ExpertRoom.used`) among them."""
+_ROOM = "room_used"
+"""What experts used of their room among them."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,17 @@ class PassLimits:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """Figures of one update, over all ranks. `skipped`: no token of it counted, so nothing was updated."""
+    """Figures of one update, over all ranks. `skipped`: no token of it counted, so nothing was updated.
+
+    `room_used`: what experts used of their room (`ExpertRoom.used`), where they have one.
+    """
 
     loss: float
     grad_norm: float
     lr: float
     skipped: bool
     stats: dict[str, float]
+    room_used: float | None = None
 
 
 SKIPPED = UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
@@ -188,8 +192,8 @@ def planned_update(
     while model.expert_room is not None and not model.expert_room.sufficed(figures[_ROOM]):
         figures = _gradients(model, optimizer, batches, objective, limits)
     grad_norm, lr = optimizer.step()
-    loss = figures.pop(_LOSS)
-    return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures)
+    loss, room_used = figures.pop(_LOSS), figures.pop(_ROOM, None)
+    return UpdateResult(loss, grad_norm, lr, skipped=False, stats=figures, room_used=room_used)
 
 
 def _gradients(
@@ -215,8 +219,7 @@ def _gradients(
         **stage_messages(topology, model.config, batches),
     )
     if model.expert_room is not None:
-        axes = (topology.tp, topology.cp, topology.pp)
-        used = model.expert_room.used([axis.group for axis in axes if axis.size > 1])
+        used = model.expert_room.used(_groups_of_replica(topology))
         statistics.add_peaks({_ROOM: Stat(used, torch.ones_like(used))})
     figures = [{_LOSS: 0.0, _ROOM: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
@@ -245,11 +248,13 @@ def _had_room(model: PolicyModel) -> bool:
 
     If not, what it gave is wrong, and the next pass has room. A collective, for which the host waits.
     """
-    room, topology = model.expert_room, model.topology
-    if room is None:
-        return True
-    used = room.used([axis.group for axis in (topology.tp, topology.cp, topology.pp) if axis.size > 1])
-    return room.sufficed(float(used))
+    room = model.expert_room
+    return room is None or room.sufficed(float(room.used(_groups_of_replica(model.topology))))
+
+
+def _groups_of_replica(topology: Topology) -> list[dist.ProcessGroup]:
+    """A maximum over each of them, one after the other, is that of all ranks of the replica."""
+    return [axis.group for axis in (topology.tp, topology.cp, topology.pp) if axis.size > 1]
 
 
 def _forward_step(

@@ -83,7 +83,7 @@ class Widths:
             gathered=GatheredExperts.of(family, parallel, stream, setting.bytes)
             if setting.gathers(family, parallel)
             else None,
-            fused_heads=not setting.cpu and not setting.eager_rotary,
+            fused_heads=not setting.cpu and setting.kernels.rotary != "eager",
         )
 
     @property

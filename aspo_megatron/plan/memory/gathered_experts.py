@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.models.family import Family
-from aspo_megatron.parallel.model.experts.rows import rows_set_aside
+from aspo_megatron.parallel.model.experts.room import rows_set_aside
 
 _FP32, _INT64 = 4, 8
 

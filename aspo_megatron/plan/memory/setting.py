@@ -40,7 +40,6 @@ class Setting:
         eager_log_prob: on a GPU, too, the log-prob uses no Triton kernels (`model.kernels.log_prob`).
         kernels: `model.kernels`.
         capability: of the GPU; no matter on CPUs.
-        eager_rotary: on a GPU, too, norms of heads and rotary positions are megatron's (`model.kernels.rotary`).
         gpu_memory: bytes of the GPU, by which a log-prob's chunk goes; no matter on CPUs.
         scored: micro-batches of a pass over the samples of a step; None: as many as an update has.
     """
@@ -60,7 +59,6 @@ class Setting:
     eager_log_prob: bool = False
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     capability: tuple[int, int] = (9, 0)
-    eager_rotary: bool = False
     gpu_memory: int = 0
     scored: int | None = None
 
@@ -131,6 +129,5 @@ def setting_of(config: RunConfig, parallel: ParallelConfig) -> Setting:
         fused=not cpu if config.model.kernels.fusion is None else config.model.kernels.fusion,
         eager_log_prob=config.model.kernels.log_prob == "eager",
         kernels=config.model.kernels,
-        eager_rotary=config.model.kernels.rotary == "eager",
         scored=micro_batches * config.mini_batches,
     )

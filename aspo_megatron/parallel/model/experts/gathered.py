@@ -10,9 +10,8 @@ from megatron.core.tensor_parallel import checkpoint
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 
-from aspo_megatron.parallel.model.experts.room import ExpertRoom
+from aspo_megatron.parallel.model.experts.room import ExpertRoom, rows_set_aside
 from aspo_megatron.parallel.model.experts.routed import ExpertWeights, routed_experts
-from aspo_megatron.parallel.model.experts.rows import rows_set_aside
 
 
 class GatheredExperts(MoELayer):
@@ -40,7 +39,7 @@ class GatheredExperts(MoELayer):
         probs, chosen = self.router(hidden_states, mask)
         tokens, top_k = len(hidden_states), self.config.moe_router_topk
         # As many of each row are true, which the host knows.
-        places = torch.nonzero_static(chosen, size=tokens * top_k)[:, 1].reshape(-1).view(tokens, top_k)
+        places = torch.nonzero_static(chosen, size=tokens * top_k)[:, 1].view(tokens, top_k)
         weights = ExpertWeights(
             [expert.linear_fc1.weight for expert in self.experts.local_experts],
             [expert.linear_fc2.weight for expert in self.experts.local_experts],

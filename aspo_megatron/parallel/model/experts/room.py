@@ -8,10 +8,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aspo_megatron.parallel.model.experts.rows import ROOM
-
+ROOM = 1.25
+"""Rows set aside at first, as a multiple of those that experts take if they are used evenly."""
+_MULTIPLE = 8
 _SPARE = 1.1
 """By how much more rows are set aside than were wanted, when they were too few."""
+
+
+def rows_set_aside(tokens: int, top_k: int, local: int, experts: int, factor: float = ROOM) -> int:
+    """For `local` of all `experts`, of `tokens` with k choices each: `factor` times those of an even use.
+
+    But no more than there can be.
+    """
+    wanted = int(factor * (tokens * top_k * local / experts))
+    return min(-(-wanted // _MULTIPLE) * _MULTIPLE, tokens * min(top_k, local))
 
 
 class ExpertRoom:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -191,11 +191,11 @@ class _RoutedExperts(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # One message for both: numbers of experts are whole in fp32.
-        told, _ = _gather(torch.cat([weights, chosen.to(weights.dtype)], dim=1), group)
+        told = _gather(torch.cat([weights, chosen.to(weights.dtype)], dim=1), group)
         all_weights, all_chosen = told.chunk(2, dim=1)
         held, wanted = Rows.of(experts.numbers(all_chosen.to(torch.int64) - first), experts.count, rows)
         row_weights = held.weights_of(all_weights)
-        inner = _product(held.take(_gather(hidden, group)[0]), experts.up.mT, held)
+        inner = _product(held.take(_gather(hidden, group)), experts.up.mT, held)
         made = _product(weighted_swiglu(inner, row_weights), experts.down.mT, held)
         ctx.save_for_backward(hidden, inner, row_weights, held.choices, held.ends)
         ctx.experts, ctx.group, ctx.tokens, ctx.top_k = experts, group, held.tokens, held.top_k
@@ -208,13 +208,14 @@ class _RoutedExperts(torch.autograd.Function):
             return (None,) * 7
         hidden, inner, row_weights, choices, ends = ctx.saved_tensors
         held, experts = Rows(choices, ends, ctx.tokens, ctx.top_k), ctx.experts
-        everything, arrives = _gather(hidden, ctx.group, later=True)  # while the products below are computed
-        grads = held.take(_gather(grad, ctx.group)[0])
+        everything, work = _begin_gather(hidden, ctx.group)  # while the products below are computed
+        grads = held.take(_gather(grad, ctx.group))
         by_inner, by_weights = weighted_swiglu_back(_product(grads, experts.down, held), inner, row_weights)
         if experts.learn:
             experts.add_to_down(_product_of_rows(grads, weighted_swiglu(inner, row_weights), held))
         del grads, inner
-        arrives.wait()
+        if work is not None:
+            work.wait()
         if experts.learn:
             experts.add_to_up(_product_of_rows(by_inner, held.take(everything), held))
         del everything
@@ -232,28 +233,19 @@ def _product_of_rows(left: Tensor, right: Tensor, held: Rows) -> Tensor:
     return functional.grouped_mm(left.t(), right, offs=held.ends)
 
 
-class _Arrival(Protocol):
-    """What is on its way."""
-
-    def wait(self) -> Any:
-        """What the GPU is given to do from here on comes after it; the host does not wait."""
-        ...
-
-
-class _Arrived:
-    """What is there."""
-
-    def wait(self) -> None:
-        """No time."""
-
-
-def _gather(own: Tensor, group: dist.ProcessGroup, *, later: bool = False) -> tuple[Tensor, _Arrival]:
-    """The rows of all ranks. `later`: they are there when the second has been waited for, else at once."""
+def _begin_gather(own: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, dist.Work | None]:
+    """The rows of all ranks. They are there when the second, if it is one, has been waited for, which no host does."""
     if group.size() == 1:
-        return own, _Arrived()
+        return own, None
     whole = own.new_empty(group.size() * len(own), own.size(1))
-    work = dist.all_gather_into_tensor(whole, own.contiguous(), group=group, async_op=later)
-    return whole, work or _Arrived()
+    return whole, dist.all_gather_into_tensor(whole, own.contiguous(), group=group, async_op=True)
+
+
+def _gather(own: Tensor, group: dist.ProcessGroup) -> Tensor:
+    whole, work = _begin_gather(own, group)
+    if work is not None:
+        work.wait()
+    return whole
 
 
 def _scatter(whole: Tensor, group: dist.ProcessGroup) -> Tensor:
