@@ -168,7 +168,11 @@ def imported() -> Iterator[tuple[str, bool, str]]:
                 yield top, first, str(path.relative_to(package))
 
 
-OF_KERNELS = {"parallel/device/triton_merge.py", "parallel/log_prob/triton_kernels.py"}
+OF_KERNELS = {
+    "parallel/device/triton_merge.py",
+    "parallel/device/triton_rotary.py",
+    "parallel/log_prob/triton_kernels.py",
+}
 """Modules that import Triton, which PyTorch brings where there is a GPU. They are imported as a kernel runs."""
 
 

@@ -50,7 +50,7 @@ def test_a_gpu_has_memory_for_drawing_the_tokens_of_all_rows(
             self.requests: list[Request] = arguments[-1]
             batches.append(sum(request.count for request in self.requests))
 
-        def run(self) -> None:
+        def run(self, at_once: int) -> None:
             pass
 
         def samples(self, version: int) -> list[list[Sample]]:
