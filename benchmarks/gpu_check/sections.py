@@ -32,6 +32,7 @@ SECTIONS = (
     _here("start", "Versions, process groups, choice of kernels", 90),
     _here("attention", "Attention against fp64", 120),
     _here("log_prob", "Log-probs: values, gradients, time, memory", 120),
+    _here("layer", "Heads and experts of a layer against fp64", 90),
     _here("model", "A model on the GPU against the CPU", 120),
     _here("update", "An update, offload and saves", 90),
     _here("nccl", "Collectives and layouts over NCCL", 120, gpus=2),

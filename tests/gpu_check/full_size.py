@@ -7,11 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from aspo_megatron.config import ParallelConfig
 from aspo_megatron.simulation.rank import simulated_rank
 from benchmarks import log_prob_methods
-from benchmarks.gpu_check import attention, attention_time, attention_varlen, ceilings, figures, log_prob, log_prob_time
+from benchmarks.gpu_check import (
+    attention,
+    attention_time,
+    attention_varlen,
+    ceilings,
+    experts,
+    figures,
+    heads,
+    log_prob,
+    log_prob_time,
+)
 from benchmarks.gpu_check.lines import Place, Sheet, read_lines
 from benchmarks.gpu_check.log_prob_cases import Problem, in_fp64
 
@@ -27,10 +38,10 @@ class OnStandIn(Place):
 def names_of(part: str, folder: Path) -> list[str]:
     """The lines that a part of the sections writes. In a process that has the stand-in, and ends with this call."""
     with simulated_rank(ParallelConfig()) as rank:
-        replace_what_asks_for_cuda()
+        group = rank.topology.tp.group
+        replace_what_asks_for_cuda(group)
         place = OnStandIn(rank.topology.platform.device, False, 1, folder, 1000.0)
         sheet = Sheet("section", folder / "lines.jsonl", on_gpu=True)
-        group = rank.topology.tp.group
 
         def numbers() -> None:
             for with_entropy, triton in ((False, False), (True, True)):
@@ -54,13 +65,15 @@ def names_of(part: str, folder: Path) -> list[str]:
             ],
             "ceilings": lambda: ceilings.run(sheet, place),
             "numbers": numbers,
+            "heads": lambda: heads.show_heads(sheet, place),
+            "experts": lambda: experts.show_experts(sheet, place, group),
             "log-prob times": lambda: log_prob_time.show_times(sheet, place, group, time.monotonic() + 1000.0),
         }
         parts[part]()
     return [line.name for line in read_lines(folder / "lines.jsonl")]
 
 
-def replace_what_asks_for_cuda() -> None:
+def replace_what_asks_for_cuda(group: dist.ProcessGroup) -> None:
     """Clocks, the profiler, seeds and memory: the stand-in has none of these."""
 
     def called(functions: Mapping[str, Callable[[], object]], *_: object) -> dict[str, float]:
@@ -68,12 +81,17 @@ def replace_what_asks_for_cuda() -> None:
             function()
         return dict.fromkeys(functions, 1.0)
 
-    for module in (attention_time, attention_varlen, ceilings, log_prob_time):
+    for module in (attention_time, attention_varlen, ceilings, experts, heads, log_prob_time):
         module.seconds = called  # type: ignore[attr-defined]
     attention_time._FLEX_TOKENS = 0  # FlexAttention knows the devices that it runs on
     attention_time.kernels = lambda function, device: 1  # type: ignore[attr-defined]
     for module in (attention, attention_varlen, ceilings, log_prob):
         module.fresh_random = module.poison = lambda *_: None  # type: ignore[attr-defined]
+    for module in (experts, heads):
+        module.poison = lambda *_: None  # type: ignore[attr-defined]
+    # Which tokens an expert has is in values, and so is what makes the host wait.
+    experts.one_by_one = lambda drawn, dtype: experts.gathered(drawn, group)
+    experts._show_waits = lambda *_: None
     figures.poison = lambda *_: None
     log_prob_time.CASES = log_prob_time.CASES[:2]  # the others differ in their sizes alone
     log_prob_time.peak_bytes = lambda function, device: (function(), 1)[1]  # type: ignore[attr-defined]

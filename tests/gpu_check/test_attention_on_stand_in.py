@@ -27,6 +27,8 @@ PARTS = [
     ("times", 2 * (1 + 2 * 5)),
     ("ceilings", 4 + 4 * 8 + 2 * 9),
     ("numbers", 2 * 8),
+    ("heads", 3 * (6 + 1) + 4 + 1),
+    ("experts", 2 * (5 + 1 + 1)),
     ("log-prob times", 1 + 2 * 6),
 ]
 

@@ -235,7 +235,9 @@ def test_list_names_the_sections_in_their_order(capsys: pytest.CaptureFixture[st
     assert command.main(["--list"]) == 0
     names = [row.split()[0] for row in capsys.readouterr().out.splitlines()]
     assert names == [one.name for one in SECTIONS]
-    one_gpu = "attention attention_time ceilings log_prob matrix model start step_time train two_processes update "
+    one_gpu = (
+        "attention attention_time ceilings layer log_prob matrix model start step_time train two_processes update "
+    )
     one_gpu += "update_time weights"
     assert sorted(one.name for one in SECTIONS if one.gpus == 1) == one_gpu.split()
     assert sorted(one.name for one in SECTIONS if one.gpus == 2) == ["nccl", "weight_sync"]
