@@ -14,12 +14,11 @@ quickstart: .venv/.installed $(MODEL)/config.json  ## Train SmolLM2-135M with AS
 tiny: .venv/.installed  ## Train a tiny model from scratch in under a minute
 	$(BIN)/aspo train examples/tiny/run.yaml
 
-# Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait:
-# three at a time keep two cores busy.
+# Tests with a Slurm or SGLang servers have the machine for themselves. The others mostly use one processor, or wait.
 ALONE := slurm or sglang
 
 test: .venv/.installed  ## All tests but more cases of the same: three quarters of an hour on two cores
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or thorough)"; together=$$?; \
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or thorough)"; together=$$?; \
 	$(BIN)/python -m pytest -q -m "($(ALONE)) and not thorough" && exit $$together
 
 test-fast: .venv/.installed  ## The tests to run at each change: under 90 seconds on two cores (tests/fast.txt has which)
