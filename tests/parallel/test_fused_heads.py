@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from forked import Server
+from thorough import some_of
 from torch import Tensor
 
 from aspo_megatron import losses
@@ -168,14 +169,17 @@ def server() -> Iterator[Server]:
         yield running
 
 
+TWO_RANKS = [
+    ("qwen3", layout(tp=2, sequence_parallel=True, kernels=VARLEN)),
+    ("qwen3", layout(cp=2)),
+    ("qwen3", layout(cp=2, recompute="selective", kernels=VARLEN)),
+    ("one-kv-head", layout(tp=2, sequence_parallel=True)),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "row"),
-    [
-        ("qwen3", layout(tp=2, sequence_parallel=True, kernels=VARLEN)),
-        ("qwen3", layout(cp=2)),
-        ("qwen3", layout(cp=2, recompute="selective", kernels=VARLEN)),
-        ("one-kv-head", layout(tp=2, sequence_parallel=True)),
-    ],
+    some_of(TWO_RANKS, TWO_RANKS[2:]),
     ids=["tp2-sp", "cp2", "cp2-selective", "tp2-sp-one-kv-head"],
 )
 def test_two_ranks(server: Server, cases: dict[str, Case], tmp_path: Path, name: str, row: Layout) -> None:
