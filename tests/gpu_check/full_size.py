@@ -85,12 +85,10 @@ def replace_what_asks_for_cuda(group: dist.ProcessGroup) -> None:
         module.seconds = called  # type: ignore[attr-defined]
     attention_time._FLEX_TOKENS = 0  # FlexAttention knows the devices that it runs on
     attention_time.kernels = lambda function, device: 1  # type: ignore[attr-defined]
-    for module in (attention, attention_varlen, ceilings, log_prob):
+    for module in (attention, attention_varlen, ceilings, experts, heads, log_prob):
         module.fresh_random = module.poison = lambda *_: None  # type: ignore[attr-defined]
-    for module in (experts, heads):
-        module.poison = lambda *_: None  # type: ignore[attr-defined]
     # Which tokens an expert has is in values, and so is what makes the host wait.
-    experts.one_by_one = lambda drawn, dtype: experts.gathered(drawn, group)
+    experts.one_by_one = lambda drawn, dtype: experts.gathered(drawn, group)[0]
     experts._show_waits = lambda *_: None
     figures.poison = lambda *_: None
     log_prob_time.CASES = log_prob_time.CASES[:2]  # the others differ in their sizes alone

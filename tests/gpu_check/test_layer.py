@@ -17,7 +17,6 @@ from benchmarks.gpu_check.lines import Line, Status
 
 from .sheets import claims, failed, small_lines
 
-CPU = torch.device("cpu")
 Results = Sequence[Tensor]
 
 
@@ -65,9 +64,12 @@ FAULTS_OF_HEADS = [
 def test_planted_fault_of_heads(
     planted: Callable[[Results], Results], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The right answers stand in for the kernel, which the interpreter takes seconds to compute.
-    monkeypatch.setattr(heads, "fused", lambda drawn, table: planted(heads.eager(drawn, torch.bfloat16)))
-    monkeypatch.setattr(heads, "_ERROR", 2e-2)
+    """The right answers, rounded once, stand in for the kernel, which the interpreter takes seconds to compute."""
+
+    def broken(problem: heads.Problem, table: Tensor) -> Results:
+        return planted([each.bfloat16() for each in heads.eager(problem.to(torch.float64))])
+
+    monkeypatch.setattr(heads, "fused", broken)
     lines = small_lines(heads.show_heads, tmp_path)
     assert {each.split(": ", 1)[1] for each in failed(lines)} == {name}
 
@@ -121,6 +123,11 @@ def test_gradients_that_replace_what_was_there(
 
 def test_rows_that_are_counted_wrong(topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = experts.gathered
-    monkeypatch.setattr(experts, "gathered", lambda *args: (real(*args)[0], real(*args)[1] + 1))
+
+    def one_more(drawn: experts.Drawn, group: Any) -> tuple[Results, int]:
+        results, rows = real(drawn, group)
+        return results, rows + 1
+
+    monkeypatch.setattr(experts, "gathered", one_more)
     (name,) = failed(lines_of_experts(topology, tmp_path))
     assert name.endswith(": rows that experts take")

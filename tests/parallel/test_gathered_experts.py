@@ -19,6 +19,7 @@ from aspo_megatron.models.family import read_family
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.model.context_parallel import context_slice
 from aspo_megatron.parallel.model.experts.room import rows_set_aside
+from benchmarks.gpu_check.experts import sum_of_experts
 from tiny_models import qwen3_moe_folder
 
 from .layouts import PLATFORM
@@ -79,12 +80,8 @@ def given(memory: Callable[[tuple[int, ...]], list[Tensor]]) -> Given:
 
 def one_by_one(own: Given) -> Tensor:
     """In fp64, with gradients by autograd."""
-    output = torch.zeros(TOKENS, HIDDEN, dtype=torch.float64)
-    for number, (up, down) in enumerate(zip(own.up, own.down, strict=True)):
-        gate, value = (own.hidden.double() @ up.double().T).chunk(2, dim=-1)
-        made = (functional.silu(gate) * value) @ down.double().T
-        output += made * (own.weights * (own.chosen == FIRST + number)).sum(dim=1, keepdim=True)
-    return output
+    up, down = ([weight.double() for weight in weights] for weights in (own.up, own.down))
+    return sum_of_experts(own.hidden.double(), own.weights.double(), own.chosen, up, down, FIRST)
 
 
 def gathered(own: Given, rows: int) -> tuple[Tensor, Tensor]:

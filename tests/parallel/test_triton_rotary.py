@@ -7,84 +7,38 @@ same kernels for a GPU.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aspo_megatron.parallel.device import rotary
 from aspo_megatron.parallel.device.rotary import HeadNorms, rotary_table, rotated_heads
+from benchmarks.gpu_check.heads import EPS, Problem, eager, fused
 
-EPS = 1e-3
 NAMES = ("q", "k", "v", "by projection", "by weight of q", "by weight of k")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A projection [T, groups, (group + 2) x size], angles [T, size / 2], weights of norms, upstream gradients."""
+def drawn(tokens: int, groups: int, group: int, size: int, *, normed: bool) -> Problem:
+    generator = torch.Generator().manual_seed(7)
 
-    projection: Tensor
-    angles: Tensor
-    weights: tuple[Tensor, ...]
-    upstream: tuple[Tensor, Tensor, Tensor]
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    @classmethod
-    def draw(cls, tokens: int, groups: int, group: int, size: int, *, normed: bool) -> Problem:
-        generator = torch.Generator().manual_seed(7)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-        keys = (tokens, groups, size)
-        return cls(
-            normal(tokens, groups, (group + 2) * size),
-            torch.outer(torch.arange(tokens).double() * 37, 1e4 ** -(torch.arange(size // 2).double() / size)),
-            (normal(size), normal(size)) if normed else (),
-            (normal(tokens, groups * group, size), normal(*keys), normal(*keys)),
-        )
-
-    @property
-    def group(self) -> int:
-        return self.upstream[0].shape[1] // self.upstream[1].shape[1]
-
-    def to(self, dtype: torch.dtype) -> Problem:
-        """Of these numbers, rounded; the angles stay as they are."""
-        return Problem(
-            self.projection.to(dtype),
-            self.angles,
-            tuple(weight.to(dtype) for weight in self.weights),
-            tuple(each.to(dtype) for each in self.upstream),  # type: ignore[arg-type]
-        )
-
-    def table(self, dtype: torch.dtype) -> Tensor:
-        return torch.cat((self.angles.cos(), self.angles.sin()), dim=-1).to(dtype)[:, None, None, :]
+    keys = (tokens, groups, size)
+    return Problem(
+        normal(tokens, groups, (group + 2) * size),
+        torch.outer(torch.arange(tokens).double() * 37, 1e4 ** -(torch.arange(size // 2).double() / size)),
+        (normal(size), normal(size)) if normed else (),
+        (normal(tokens, groups * group, size), normal(*keys), normal(*keys)),
+    )
 
 
-def eager(problem: Problem) -> list[Tensor]:
-    """As megatron's layer does it, in the dtype of the problem: heads, and the gradients of what they come from."""
-    leaves = [tensor.clone().requires_grad_() for tensor in (problem.projection, *problem.weights)]
-    size, dtype = problem.upstream[1].shape[-1], problem.projection.dtype
-    queries, key, value = leaves[0].split([problem.group * size, size, size], dim=2)
-    heads = [queries.reshape(problem.upstream[0].shape), key]
-    if problem.weights:
-        heads = [functional.rms_norm(x, (size,), w, EPS) for x, w in zip(heads, leaves[1:], strict=True)]
-    angles = torch.cat((problem.angles, problem.angles), dim=-1)[:, None]
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    turned = (torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) for x in heads)
-    out = [x * cos + y * sin for x, y in zip(heads, turned, strict=True)]
-    gradients = torch.autograd.grad([*out, value], leaves, problem.upstream)
-    return [*(x.detach() for x in out), value.detach(), *gradients]
-
-
-def fused(problem: Problem, table: Tensor) -> list[Tensor]:
-    leaves = [tensor.clone().requires_grad_() for tensor in (problem.projection, *problem.weights)]
-    norms = HeadNorms(leaves[1], leaves[2], EPS) if problem.weights else None
-    out = rotated_heads(leaves[0], table, norms, problem.group)
-    return [*(each.detach() for each in out), *torch.autograd.grad(out, leaves, problem.upstream)]
+def table(problem: Problem, dtype: torch.dtype) -> Tensor:
+    return torch.cat((problem.angles.cos(), problem.angles.sin()), dim=-1).to(dtype)[:, None, None, :]
 
 
 def assert_near(got: list[Tensor], want: list[Tensor], bound: float) -> None:
@@ -110,8 +64,8 @@ SHAPES = {  # tokens, groups, queries of a group, size of a head
 @pytest.mark.parametrize("normed", [True, False], ids=["norms", "no-norms"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_value_and_gradient_in_float64(shape: str, normed: bool) -> None:
-    problem = Problem.draw(*SHAPES[shape], normed=normed)
-    assert_near(fused(problem, problem.table(torch.float64)), eager(problem), 1e-13)
+    problem = drawn(*SHAPES[shape], normed=normed)
+    assert_near(fused(problem, table(problem, torch.float64)), eager(problem), 1e-13)
 
 
 def test_shapes_are_of_several_tiles_and_blocks() -> None:
@@ -124,16 +78,16 @@ def test_shapes_are_of_several_tiles_and_blocks() -> None:
 
 @pytest.mark.parametrize("normed", [True, False], ids=["norms", "no-norms"])
 def test_float32_is_as_good_as_plain_pytorch(normed: bool) -> None:
-    problem = Problem.draw(5, 2, 3, 64, normed=normed)
+    problem = drawn(5, 2, 3, 64, normed=normed)
     short = replace(problem.to(torch.float32), angles=problem.angles.float().double())
-    assert_near(fused(short, short.table(torch.float32)), eager(short), 1e-6)
+    assert_near(fused(short, table(short, torch.float32)), eager(short), 1e-6)
 
 
 @pytest.mark.parametrize("normed", [True, False], ids=["norms", "no-norms"])
 def test_bfloat16_is_rounded_once(normed: bool) -> None:
     """The interpreter cuts off what bf16 cannot hold: one step of it, where plain PyTorch takes several."""
-    problem = Problem.draw(5, 2, 3, 64, normed=normed).to(torch.bfloat16)
-    got, want = fused(problem, problem.table(torch.float32)), eager(problem.to(torch.float64))
+    problem = drawn(5, 2, 3, 64, normed=normed).to(torch.bfloat16)
+    got, want = fused(problem, table(problem, torch.float32)), eager(problem.to(torch.float64))
     assert {tensor.dtype for tensor in got} == {torch.bfloat16}
     for name, ours, theirs in zip(NAMES, got, want, strict=False):
         assert ((ours.double() - theirs).abs() <= 2.0**-7 * theirs.abs() + 1e-5).all(), name
@@ -141,8 +95,8 @@ def test_bfloat16_is_rounded_once(normed: bool) -> None:
 
 
 def test_no_tokens() -> None:
-    problem = Problem.draw(0, 2, 2, 16, normed=True)
-    got = fused(problem, problem.table(torch.float64))
+    problem = drawn(0, 2, 2, 16, normed=True)
+    got = fused(problem, table(problem, torch.float64))
     assert [tuple(each.shape) for each in got] == [(0, 4, 16), (0, 2, 16), (0, 2, 16), (0, 2, 64), (16,), (16,)]
     assert not got[4].any()
     assert not got[5].any()
@@ -150,11 +104,11 @@ def test_no_tokens() -> None:
 
 def test_a_part_of_a_wider_projection() -> None:
     """As where ranks share a group. Nothing is written to it."""
-    problem = Problem.draw(3, 1, 2, 16, normed=True)
+    problem = drawn(3, 1, 2, 16, normed=True)
     wide = torch.full((3, 1, 200), 9.0, dtype=torch.float64)
     wide[:, :, 64:128] = problem.projection
     norms, before = HeadNorms(problem.weights[0], problem.weights[1], EPS), wide.clone()
-    out = rotated_heads(wide[:, :, 64:128], problem.table(torch.float64), norms, problem.group)
+    out = rotated_heads(wide[:, :, 64:128], table(problem, torch.float64), norms, problem.group)
     assert_near(list(out), eager(problem)[:3], 1e-13)
     assert torch.equal(wide, before)
 
@@ -162,14 +116,14 @@ def test_a_part_of_a_wider_projection() -> None:
 @pytest.mark.parametrize("normed", [True, False], ids=["norms", "no-norms"])
 def test_what_is_kept_for_backward(normed: bool) -> None:
     """The table; and with norms their weights and the projection, which the values are a part of then."""
-    problem = Problem.draw(3, 2, 2, 16, normed=normed)
+    problem = drawn(3, 2, 2, 16, normed=normed)
     projection = problem.projection.clone().requires_grad_()
     norms = HeadNorms(problem.weights[0], problem.weights[1], EPS) if normed else None
-    table = problem.table(torch.float64)
-    q, k, v = rotated_heads(projection, table, norms, problem.group)
+    angles = table(problem, torch.float64)
+    q, k, v = rotated_heads(projection, angles, norms, problem.group)
     assert q.grad_fn is not None
     kept = [each for each in q.grad_fn.saved_tensors if each is not None]  # type: ignore[attr-defined]
-    want = [projection, table, *problem.weights] if normed else [table]
+    want = [projection, angles, *problem.weights] if normed else [angles]
     assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in want]
     assert (v.untyped_storage().data_ptr() == projection.untyped_storage().data_ptr()) == normed
     assert q.is_contiguous()
@@ -181,9 +135,9 @@ def test_table_of_positions() -> None:
     """In fp32, of angles that are products in fp32, as megatron's and Hugging Face's are."""
     frequencies, positions = torch.tensor([1.0, 0.1, 0.003]), torch.tensor([0, 3, 40_000])
     angles = positions.float()[:, None] * frequencies
-    table = rotary_table(positions, frequencies)
-    assert (table.shape, table.dtype) == ((3, 1, 1, 6), torch.float32)
-    assert torch.equal(table[:, 0, 0], torch.cat((angles.cos(), angles.sin()), dim=1))
+    made = rotary_table(positions, frequencies)
+    assert (made.shape, made.dtype) == ((3, 1, 1, 6), torch.float32)
+    assert torch.equal(made[:, 0, 0], torch.cat((angles.cos(), angles.sin()), dim=1))
 
 
 @pytest.mark.parametrize("normed", [True, False], ids=["norms", "no-norms"])
@@ -207,18 +161,18 @@ def test_bytes_that_a_head_costs(normed: bool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(interpreter_builder, "create_masked_load", loaded)
     monkeypatch.setattr(interpreter_builder, "create_masked_store", stored)
     tokens, groups, group, size = 2 * rotary._SPAN, 8, 4, 128
-    problem = Problem.draw(tokens, groups, group, size, normed=normed).to(torch.float16)
+    problem = drawn(tokens, groups, group, size, normed=normed).to(torch.float16)
     leaves = [tensor.requires_grad_() for tensor in (problem.projection, *problem.weights)]
     norms = HeadNorms(leaves[1], leaves[2], EPS) if normed else None
-    out = rotated_heads(leaves[0], problem.table(torch.float32), norms, group)
+    out = rotated_heads(leaves[0], table(problem, torch.float32), norms, group)
     heads, values = 2 * tokens * groups * (group + 1) * size, 2 * tokens * groups * size
-    table, weights = 4 * tokens * size, 2 * 2 * size if normed else 0
-    forward = {"loaded": heads + table + tokens * weights, "stored": heads}
+    angles, weights = 4 * tokens * size, 2 * 2 * size if normed else 0
+    forward = {"loaded": heads + angles + tokens * weights, "stored": heads}
     if not normed:
         forward = {key: value + values for key, value in forward.items()}
     assert moved == forward
     moved.clear()
     torch.autograd.backward(out, problem.upstream)
     sums = 2 * 4 * size * 2 if normed else 0
-    backward = {"loaded": heads * (1 + normed) + values + table + tokens * weights, "stored": heads + values + sums}
+    backward = {"loaded": heads * (1 + normed) + values + angles + tokens * weights, "stored": heads + values + sums}
     assert moved == backward
