@@ -46,7 +46,8 @@ class Cluster:
 
     def lose(self, node: str, folder: Path) -> None:
         """End all that runs on a node, its slurmd first, as a power cut does, and have Slurm notice at once."""
-        of_node = f"slurmlab-{node}"
+        lab = Path(self.env["SLURM_CONF"]).parent
+        of_node = f"{(lab / 'run/name').read_text().strip()}-{node}"
         for process in self.run("ip", "netns", "pids", of_node, folder=folder).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)

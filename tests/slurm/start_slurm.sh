@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Start a throw-away Slurm cluster (munged + slurmctld + N slurmd "nodes") on this one machine. Jobs in the partition
 # `debug` pre-empt those in `spare`, which have two minutes' grace.
-# No systemd, no cgroups; writes only under $SLURM_LAB (netns also adds a bridge, veths and named namespaces,
-# all called slurmlab*, that stop_slurm.sh takes away).  Needs root and
+# No systemd, no cgroups; writes only under $SLURM_LAB (netns also adds a bridge, veths and named namespaces that
+# stop_slurm.sh takes away, all called slurmlabN*: N is the first that is free, as another lab may run on this machine,
+# or have been killed).  Needs root and
 #   apt-get update && apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 # Use:   ./start_slurm.sh && export SLURM_CONF=/tmp/slurm-lab/slurm.conf && sinfo        ./stop_slurm.sh ends it
 # Net:   SLURM_LAB_NET=lo     nodes share the host's network: node1=127.0.0.11, node2=127.0.0.12 (default)
-#        SLURM_LAB_NET=netns  each node has its own network namespace (10.213.0.11, .12 on a bridge), so a
+#        SLURM_LAB_NET=netns  each node has its own network namespace (10.213.N.11, .12 on a bridge), so a
 #                             rank that dials localhost or the wrong node's name fails as on real nodes
 # Each slurmd, and so its jobs, has a private /etc/hosts (mount namespace) and hostname (uts namespace).
 set -euo pipefail
@@ -16,10 +17,9 @@ NODES=${SLURM_LAB_NODES:-2}                # how many slurmd (1-99)
 CPUS=${SLURM_LAB_CPUS:-4}                  # cores each node claims (config_overrides: may exceed the machine's)
 MEM=${SLURM_LAB_MEM:-4096}                 # MiB each node claims
 GPUS=${SLURM_LAB_GPUS:-2}                  # fake gres/gpu per node; 0 for none
-PORT=${SLURM_LAB_PORT:-17817}              # slurmctld; slurmd i listens on PORT+i
+PORT=${SLURM_LAB_PORT:-17817}              # slurmctld, netns: +100 N; slurmd i listens on the i-th after it
 WAIT=${SLURM_LAB_WAIT:-120}                # seconds to wait until every node is idle
 CRED=${SLURM_LAB_CRED_EXPIRE:-10}          # seconds a requeued job waits before it may start again (Slurm's default: 120)
-SUBNET=10.213.0 BR=slurmlab0
 PATH=$PATH:/usr/sbin:/sbin
 [ "$(id -u)" = 0 ] || { echo "must be root" >&2; exit 1; }
 for t in munged slurmctld slurmd sinfo unshare nsenter ip; do
@@ -33,12 +33,16 @@ rm -rf "$LAB/run" "$LAB/state" "$LAB/spool" "$LAB/log" "$LAB/fakegpu"
 mkdir -p "$LAB"/{run,state,spool,log,fakegpu}
 chmod 755 "$LAB" "$LAB/run"; chmod 700 "$LAB/state"
 HOST=$(hostname -s)
-echo "$NET" > "$LAB/run/net"
 
 case $NET in
   lo)    CTL=127.0.0.1;  addr() { echo "127.0.0.$((10 + $1))"; } ;;
-  netns) CTL=$SUBNET.1;  addr() { echo "$SUBNET.$((10 + $1))"; }
-         ip link add $BR type bridge; ip addr add $CTL/24 dev $BR; ip link set $BR up ;;
+  netns) N=0
+         while ip link show "slurmlab$N" >/dev/null 2>&1 || ! ip link add "slurmlab$N" type bridge; do
+           [ $((N += 1)) -lt 100 ] || { echo "no free name among slurmlab0 to 99: ip link del those left over" >&2; exit 1; }
+         done
+         NAME=slurmlab$N; echo "$NAME" > "$LAB/run/name"
+         PORT=$((PORT + 100 * N)); CTL=10.213.$N.1; addr() { echo "10.213.$N.$((10 + $1))"; }
+         ip addr add "$CTL/24" dev "$NAME"; ip link set "$NAME" up ;;
   *)     echo "SLURM_LAB_NET=$NET?" >&2; exit 1 ;;
 esac
 
@@ -116,10 +120,10 @@ for i in $(seq "$NODES"); do
   mkdir -p "$LAB/spool/node$i"
   enter=
   if [ $NET = netns ]; then
-    ns=slurmlab-node$i
+    ns=$NAME-node$i
     ip netns add $ns
-    ip link add slurmlab-v$i type veth peer name eth0 netns $ns
-    ip link set slurmlab-v$i master $BR up
+    ip link add "$NAME-v$i" type veth peer name eth0 netns $ns
+    ip link set "$NAME-v$i" master "$NAME" up
     ip -n $ns link set lo up
     ip -n $ns addr add "$(addr $i)/24" dev eth0
     ip -n $ns link set eth0 up
