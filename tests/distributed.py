@@ -180,6 +180,7 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
+    modules = 0
     while True:
         try:
             environment, task = pipe.recv(), pipe.recv_bytes()
@@ -193,6 +194,9 @@ def _serve(pipe: Connection) -> None:
             answer = pickle.dumps((False, traceback.format_exc()))
         pipe.send_bytes(answer)
         gc.collect()  # models refer to process groups in circles, and each group has threads
+        if len(sys.modules) > modules:  # what has been imported stays, and is not to be looked through after each call
+            modules = len(sys.modules)
+            gc.freeze()
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, nullcontext
 from aspo_megatron import streams
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.launch import rank
+from aspo_megatron.launch import garbage, rank
 from aspo_megatron.launch.stop import ENDING, StopRequest, ended_by_signals
 
 _SETTING = re.compile(r"-+([a-z]\w*[._][\w.]+)(=.*)?", re.DOTALL)
@@ -26,6 +26,7 @@ _RUNS = ("train", "eval", "check")
 
 def main() -> None:
     """Entry point: a user's error is one line and exit code 2."""
+    garbage.search_rarely()
     streams.open_closed()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     lost: list[OSError] = []
@@ -45,7 +46,7 @@ def main() -> None:
         streams.say(traceback.format_exc().rstrip())
         raise SystemExit(1) from error
     finally:
-        rank.skip_last_search_for_garbage()
+        garbage.skip_last_search()
         if lost:  # what the command was asked for
             if not isinstance(lost[0], BrokenPipeError):
                 streams.say(f"error: stdout cannot be written: {lost[0].strerror}")

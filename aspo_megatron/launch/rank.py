@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import gc
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from aspo_megatron.errors import UserError
+from aspo_megatron.launch import garbage
 from aspo_megatron.launch.loopback import LOOPBACK
 from aspo_megatron.launch.rank_status import WaitedInVainError
 from aspo_megatron.streams import open_closed, say, unfailing
@@ -133,17 +133,8 @@ def rank_main(main: Callable[[], int]) -> NoReturn:
         _end_rank(128 + signal.SIGINT, "interrupted")
     except Exception:
         _end_rank(1, traceback.format_exc())
-    skip_last_search_for_garbage()
+    garbage.skip_last_search()
     sys.exit(code)
-
-
-def skip_last_search_for_garbage() -> None:
-    """Spare Python the second or more that it would look through all its modules as it ends.
-
-    Not with Triton, which from 3.8 on lists at length what of it has not been freed by then.
-    """
-    if "triton._C.libtriton" not in sys.modules:
-        gc.freeze()
 
 
 def ignore_warnings_of_libraries() -> None:
@@ -204,6 +195,7 @@ def _end_rank(code: int, text: str, *, waited: bool = False) -> NoReturn:
 
 
 def _run_as_rank(path: str, module: str, argv: Sequence[str]) -> NoReturn:
+    garbage.search_rarely()
     sys.path[:] = json.loads(path)
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     open_closed()

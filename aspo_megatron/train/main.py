@@ -25,6 +25,7 @@ from aspo_megatron.inputs.read import Inputs, open_weights, read_as_rank, starti
 from aspo_megatron.inputs.shared import SharedInputs, shared
 from aspo_megatron.inputs.summary import summary_lines
 from aspo_megatron.inputs.warmup_answers import check_imitations
+from aspo_megatron.launch import garbage
 from aspo_megatron.launch.stop import StopRequest
 from aspo_megatron.metrics.noted_progress import NotedProgress
 from aspo_megatron.metrics.progress import ProgressDisplay, progress_display
@@ -74,6 +75,7 @@ def _train(config: RunConfig, read: Inputs, topology: Topology, rewards: RewardP
     from aspo_megatron.train.outputs import RunOutputs
     from aspo_megatron.train.trainer import Trainer
 
+    garbage.started()
     stopped = partial(_stopped, config, stop, topology)
     if stopped():
         return

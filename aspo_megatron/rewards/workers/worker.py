@@ -19,6 +19,7 @@ from types import FrameType
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.launch import garbage
 from aspo_megatron.rewards import scorers
 from aspo_megatron.rewards.mixture import Score
 from aspo_megatron.rewards.workers.messages import WorkersEnd
@@ -80,6 +81,7 @@ def _serve(connection: WorkersEnd, continued: _Continued) -> None:
     own = os.getpid()
     config = RewardConfig.model_validate_json(connection.read(connection.size() or 0))
     scorer = scorers.build(config)  # before the first task, so that imports count to no one's time limit
+    garbage.started()
     if scorers.is_built_in(config):
         limit_memory()
     answers: list[tuple[object, ...]] = [("ready",)]

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from aspo_megatron.launch import garbage
 from aspo_megatron.launch.stop import STARTING
 from aspo_megatron.rewards.programs.jail.kernel import die_with_parent
 from aspo_megatron.rewards.workers.output import WorkersOutput, take_over
@@ -47,6 +48,7 @@ def begin(connection: socket.socket, output: WorkersOutput) -> None:
     with suppress(OSError):  # a scorer that signals its group, taking it for its program's, is not to end the rank
         os.setpgid(0, 0)
     take_over(output)
+    garbage.search_rarely()
     from aspo_megatron.rewards.workers import worker
 
     worker.main(connection)
