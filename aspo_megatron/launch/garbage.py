@@ -1,7 +1,7 @@
 """How often Python looks for garbage: hardly while a program starts, and not at all as it ends.
 
 Imports make half a million objects that all stay. By its own rules Python looks through them again and again
-meanwhile, which is a tenth of a start (`benchmarks.start`); a later search through all of them takes half a second.
+meanwhile, up to a tenth of a start (`benchmarks.start`); a later search through all of them takes half a second.
 """
 
 from __future__ import annotations
