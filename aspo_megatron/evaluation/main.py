@@ -24,6 +24,7 @@ from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.inputs.read import open_weights, read_as_rank
 from aspo_megatron.inputs.shared import SharedProblems
 from aspo_megatron.inputs.summary import prompt_lines
+from aspo_megatron.launch import garbage
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.rewards.workers.pool import RewardPool
@@ -65,6 +66,7 @@ def run_job(job: EvaluationJob) -> None:
         ) as topology,
         ExitStack() as stack,
     ):
+        garbage.started()
         topology.rank_status.phase("load model")
         device = topology.platform.device
         servers = stack.enter_context(own_servers(first, device, show))

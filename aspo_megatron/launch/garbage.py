@@ -10,24 +10,26 @@ import gc
 import sys
 
 _RARELY = (100_000, 10, 10)
-_BY_DEFAULT = (700, 10, 10)
+_BEFORE = gc.get_threshold()
 
 
 def search_rarely() -> None:
-    """For a program that starts, until `started`."""
+    """For a program that starts: until `started`, which what computes for long calls."""
     gc.set_threshold(*_RARELY)
 
 
 def started() -> None:
     """All is imported, and never looked at again; what comes from here on is searched by Python's own rules."""
     gc.freeze()
-    gc.set_threshold(*_BY_DEFAULT)
+    gc.set_threshold(*_BEFORE)
 
 
 def skip_last_search() -> None:
     """Spare Python the second or more that it would look through all its modules as it ends.
 
-    Not with Triton, which from 3.8 on lists at length what of it has not been freed by then.
+    Not with Triton, which from 3.8 on lists at length what of it has not been freed by then: with it, all is searched.
     """
-    if "triton._C.libtriton" not in sys.modules:
+    if "triton._C.libtriton" in sys.modules:
+        gc.unfreeze()
+    else:
         gc.freeze()

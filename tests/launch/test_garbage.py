@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.evaluation import main as rank_of_an_evaluation
+from aspo_megatron.evaluation.job import EvaluationJob
 from aspo_megatron.launch import garbage
 from aspo_megatron.launch.rank import PARENT_VARIABLE
 from aspo_megatron.rewards.workers.pool import RewardPool
@@ -55,6 +59,29 @@ def test_a_run_has_started_once_all_is_imported(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(rank_of_a_run, "_stopped", lambda *_: True)
     rank_of_a_run._train(*[None] * 5)  # type: ignore[arg-type]
     assert at_the_start == [True]
+
+
+def test_an_evaluation_has_started_before_it_loads_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def started() -> None:
+        raise Started
+
+    monkeypatch.setattr(garbage, "started", started)
+    for name in ("load_config", "read_as_rank", "servers_elsewhere"):
+        monkeypatch.setattr(rank_of_an_evaluation, name, MagicMock())
+    monkeypatch.setattr(rank_of_an_evaluation, "process_grid", MagicMock(return_value=nullcontext(MagicMock())))
+    with pytest.raises(Started):
+        rank_of_an_evaluation.run_job(EvaluationJob("model", live=True, sets=(MagicMock(),)))
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_the_last_search_is_left_out_but_with_triton(triton: bool) -> None:
+    """From 3.8 on it lists what is not freed; so what a started program had taken out is in again."""
+    modules = "sys.modules['triton._C.libtriton'] = sys; " if triton else ""
+    code = "import json, sys; from aspo_megatron.launch import garbage; garbage.started();"
+    assert said("-c", f"{code} {modules} garbage.skip_last_search(); {SAYS}") == [BY_DEFAULT, not triton]
 
 
 def test_a_worker_has_started_before_it_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
