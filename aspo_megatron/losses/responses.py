@@ -12,6 +12,20 @@ def response_of_token(cu_seqlens: Tensor, num_tokens: int) -> Tensor:
     return responses.repeat_interleave(cu_seqlens.diff(), output_size=num_tokens)
 
 
+def response_sum(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """At each token the sum of its response's unmasked `values`, [tokens]."""
+    response = response_of_token(cu_seqlens, len(values))
+    return values.new_zeros(len(cu_seqlens) - 1).index_add(0, response, values.masked_fill(~mask, 0.0))[response]
+
+
+def sum_before(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """At each token the sum of the unmasked `values` before it in its response, [tokens], fp64."""
+    kept = values.masked_fill(~mask, 0.0).double()
+    before = kept.cumsum(0) - kept
+    starts = before[cu_seqlens[:-1].long().clamp(max=max(len(values) - 1, 0))] if len(values) else before
+    return before - starts[response_of_token(cu_seqlens, len(values))]
+
+
 def response_mean(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
     """At each token the mean of its response's unmasked `values`, [tokens]; 0 where there is none."""
     response = response_of_token(cu_seqlens, len(values))

@@ -40,5 +40,5 @@ class Sapo(Loss):
         weight = 4.0 * gate * torch.sigmoid(-logit) * ratio  # sigmoid(-x) for 1 - sigmoid(x) keeps its digits
         nowhere = torch.zeros_like(tokens.mask)
         weights = Weights(value=gate * 4.0 / tau, gradient=weight, dropped=nowhere, capped=nowhere)
-        everything = ClipRange(ratio.new_full((), 0.0), ratio.new_full((), torch.inf))
+        everything = ClipRange.of_all(ratio)
         return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

@@ -56,6 +56,11 @@ class ClipRange:
         """[1 - eps_low, 1 + eps_high] for every token, in the dtype and on the device of `like`."""
         return cls(like.new_full((), 1.0 - eps_low), like.new_full((), 1.0 + eps_high))
 
+    @classmethod
+    def of_all(cls, like: Tensor) -> ClipRange:
+        """Of a loss without a clip range: no ratio is outside."""
+        return cls(like.new_full((), 0.0), like.new_full((), torch.inf))
+
     def outside(self, tokens: RatioTokens) -> Tensor:
         """Where the policy is already past the bound that the advantage pushes it to, bool [tokens].
 
@@ -86,6 +91,11 @@ class Weights:
     """Bool: the clip range, the cap or the bound takes the gradient away."""
     capped: Tensor
     """Bool: inside the clip range, and the cap `dual_clip` acts."""
+
+
+def outward(tokens: RatioTokens) -> Tensor:
+    """Where the advantage pushes the policy further away from the old one: r > 1, A > 0 or r < 1, A < 0; bool [tokens]."""
+    return ((tokens.advantages > 0) & (tokens.ratio > 1.0)) | ((tokens.advantages < 0) & (tokens.ratio < 1.0))
 
 
 def surrogate(log_probs: Tensor, tokens: RatioTokens, weights: Weights) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,12 +13,31 @@ from torch import Tensor
 
 from aspo_megatron.losses import build, get, names
 
-ResponseWeights = Callable[[Sequence[float], float, Sequence[float]], list[float]]
-"""Ratios, advantage and entropies of a response's unmasked tokens: w of each token's gradient -A * w * grad log pi."""
+@dataclass(frozen=True)
+class Response:
+    """What a formula takes: a response's unmasked tokens."""
+
+    ratios: Sequence[float]
+    advantage: float
+    entropies: Sequence[float]
+    before: Sequence[float]
+    """pi_old of each token."""
+
+    @property
+    def outward(self) -> list[bool]:
+        return [ratio > 1 if self.advantage > 0 else ratio < 1 for ratio in self.ratios]
+
+    @property
+    def now(self) -> list[float]:
+        return [old * ratio for old, ratio in zip(self.before, self.ratios, strict=True)]
+
+
+ResponseWeights = Callable[[Response], list[float]]
+"""w of each token's gradient -A * w * grad log pi."""
 
 
 def of_tokens(weight: Callable[[float, float], float]) -> ResponseWeights:
-    return lambda ratios, advantage, entropies: [weight(ratio, advantage) for ratio in ratios]
+    return lambda response: [weight(ratio, response.advantage) for ratio in response.ratios]
 
 
 def ppo(ratio: float, advantage: float, low: float = 0.2, high: float = 0.2, cap: float = math.inf) -> float:
@@ -38,44 +58,104 @@ def sapo(ratio: float, advantage: float) -> float:
     return 4 * gate * (1 - gate) * ratio
 
 
-def aspo_released(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+def aspo_released(response: Response) -> list[float]:
+    entropies = response.entropies
     place = 0.8 * (len(entropies) - 1)
     below, above = (sorted(entropies)[end] for end in (math.floor(place), math.ceil(place)))
     threshold = below + (place - math.floor(place)) * (above - below)
     eps = [0.2 if entropy <= threshold else 0.4 for entropy in entropies]
-    return [aspo(ratio, advantage, half) for ratio, half in zip(ratios, eps, strict=True)]
+    return [aspo(ratio, response.advantage, half) for ratio, half in zip(response.ratios, eps, strict=True)]
 
 
-def grpo_response_mean(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+def grpo_response_mean(response: Response) -> list[float]:
+    ratios, advantage = response.ratios, response.advantage
     weights = [ppo(ratio, advantage) for ratio in ratios]
     return [sum(ratios) / len(ratios) if weight and advantage > 0 else weight for weight in weights]
 
 
-def gspo(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+def gspo(response: Response, low: float = 3e-4, high: float = 4e-4) -> list[float]:
+    ratios = response.ratios
     of_response = math.prod(ratios) ** (1 / len(ratios))
-    return [ppo(of_response, advantage, 3e-4, 4e-4)] * len(ratios)
+    return [ppo(of_response, response.advantage, low, high)] * len(ratios)
 
 
-def gmpo(ratios: Sequence[float], advantage: float, entropies: Sequence[float]) -> list[float]:
+def gmpo(response: Response) -> list[float]:
+    ratios, advantage = response.ratios, response.advantage
     bound = math.exp(0.4) if advantage > 0 else math.exp(-0.4)
     clipped = [min(ratio, bound) if advantage > 0 else max(ratio, bound) for ratio in ratios]
     mean = math.prod(clipped) ** (1 / len(ratios))
     return [mean if ratio == kept else 0.0 for ratio, kept in zip(ratios, clipped, strict=True)]
 
 
+def coins(old: float, now: float) -> float:
+    return old * math.log(old / now) + (1 - old) * math.log((1 - old) / (1 - now))
+
+
+def dppo(distance: Callable[[float, float], float], delta: float) -> ResponseWeights:
+    def weights(response: Response) -> list[float]:
+        far = [distance(old, now) > delta for old, now in zip(response.before, response.now, strict=True)]
+        lost = [one and other for one, other in zip(response.outward, far, strict=True)]
+        return [0.0 if gone else min(ratio, 5.0) for ratio, gone in zip(response.ratios, lost, strict=True)]
+
+    return weights
+
+
+def cppo(response: Response) -> list[float]:
+    weights = []
+    free = drifted = 0.0
+    tokens = list(zip(response.ratios, response.before, response.now, response.outward, strict=True))
+    for place, (ratio, old, now, outward) in enumerate(tokens):
+        of_place = 1 - 0.2 * place / max(len(tokens) - 1, 1)
+        drift = of_place * abs(now - old)
+        weights.append(0.0 if outward and drift > min(0.15, 0.15 + 0.015 * free - drifted) else ratio)
+        free, drifted = free + of_place, drifted + drift
+    return weights
+
+
+def ce_gppo(ratio: float, advantage: float) -> float:
+    if advantage > 0:
+        return ratio if ratio <= 1.2 else 1.2
+    return ratio if ratio >= 0.8 else 0.5 * 0.8
+
+
+def vespo(response: Response) -> list[float]:
+    product = math.prod(response.ratios)
+    power, decay = (2, 3) if response.advantage > 0 else (3, 2)
+    return [product**power * math.exp(decay * (1 - product))] * len(response.ratios)
+
+
+def topr(response: Response) -> list[float]:
+    return [1.0 if response.advantage > 0 else min(1.0, math.prod(response.ratios))] * len(response.ratios)
+
+
+def drpo(response: Response) -> list[float]:
+    moved = [now - old for now, old in zip(response.now, response.before, strict=True)]
+    sign = math.copysign(1, response.advantage)
+    return [ratio * (1 - sign * by / 12.5) for ratio, by in zip(response.ratios, moved, strict=True)]
+
+
 WEIGHTS: dict[str, ResponseWeights] = {
     "aspo": of_tokens(aspo),
     "aspo-released": aspo_released,
     "aspo-without-dual-clip": of_tokens(lambda ratio, advantage: aspo(ratio, advantage, cap=math.inf)),
+    "ce-gppo": of_tokens(ce_gppo),
     "cispo": of_tokens(lambda ratio, advantage: min(ratio, 5.0)),
+    "cppo": cppo,
     "dapo": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, high=0.28)),
+    "dppo-kl": dppo(coins, 0.05),
+    "dppo-tv": dppo(lambda old, now: abs(now - old), 0.2),
+    "drpo": drpo,
     "gmpo": gmpo,
     "grpo": of_tokens(ppo),
     "grpo-response-mean": grpo_response_mean,
     "grpo-without-is": of_tokens(lambda ratio, advantage: 1.0),
     "gspo": gspo,
+    "luspo": lambda response: gspo(response, 2e-3, 2.5e-3),
     "ppo-dual-clip": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, cap=3.0)),
     "sapo": of_tokens(sapo),
+    "topr": topr,
+    "up": of_tokens(lambda ratio, advantage: 1.0 if advantage > 0 else ppo(ratio, advantage)),
+    "vespo": vespo,
 }
 """At default hyperparameters."""
 
@@ -95,10 +175,11 @@ def batch(spread: float) -> dict[str, Tensor]:
     draw = [torch.randn(tokens, generator=generator, dtype=torch.float64) for _ in range(2)]
     mask = torch.rand(tokens, generator=generator) < 0.8
     mask[-3:] = False
+    old = 0.8 * draw[0].clamp(-2.0, 2.0) - 1.7
     per_response = torch.tensor([1.3, -0.7, -1.9, 0.4, 1.0, 0.0, 2.0], dtype=torch.float64)
     return {
-        "log_probs": draw[0] - 2 + spread * draw[1],
-        "old_log_probs": draw[0] - 2,
+        "log_probs": (old + spread * draw[1]).clamp(max=-0.01),
+        "old_log_probs": old,
         "advantages": per_response.repeat_interleave(lengths),
         "mask": mask,
         "entropy": torch.rand(tokens, generator=generator, dtype=torch.float64),
@@ -125,7 +206,9 @@ def test_the_gradient_is_that_of_its_formula(name: str, spread: float) -> None:
         tokens = [i for i in range(start, stop) if given["mask"][i]]
         if tokens:
             advantage = float(given["advantages"][start])
-            weights = WEIGHTS[name](ratios[tokens].tolist(), advantage, given["entropy"][tokens].tolist())
+            before = given["old_log_probs"][tokens].exp().tolist()
+            response = Response(ratios[tokens].tolist(), advantage, given["entropy"][tokens].tolist(), before)
+            weights = WEIGHTS[name](response)
             expected[tokens] = -advantage * torch.tensor(weights, dtype=torch.float64)
     torch.testing.assert_close(computed(name, given)[1], expected, rtol=1e-10, atol=1e-10)
 
@@ -166,11 +249,11 @@ def test_on_policy_a_good_token_gets_likelier_and_a_bad_one_less_likely(name: st
     assert torch.equal(gradient.sign(), torch.where(given["mask"], -given["advantages"].sign(), 0.0))
 
 
-OF_THE_VALUE = {"dapo", "gmpo", "grpo", "gspo", "ppo-dual-clip", "sapo"}
+OF_THE_VALUE = {"cppo", "dapo", "drpo", "gmpo", "grpo", "gspo", "luspo", "ppo-dual-clip", "sapo"}
 """Losses whose gradient is that of their value."""
 CHOSEN = {
     *("aspo", "aspo-released", "aspo-without-dual-clip"),
-    *("cispo", "grpo-response-mean", "grpo-without-is"),
+    *("ce-gppo", "cispo", "dppo-kl", "dppo-tv", "grpo-response-mean", "grpo-without-is", "topr", "up", "vespo"),
 }
 """Losses with a stop-gradient: their gradient is not that of their value."""
 

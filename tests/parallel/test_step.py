@@ -43,14 +43,23 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(240)]
 LOSSES: dict[str, dict[str, Any]] = {"aspo": {}, "aspo-released": {}, "grpo": {"dual_clip": 3.0}}
 RIVALS: dict[str, dict[str, Any]] = {
     "aspo-without-dual-clip": {},
+    "ce-gppo": {},
     "cispo": {},
+    "cppo": {},
     "dapo": {},
+    "dppo-kl": {},
+    "dppo-tv": {},
+    "drpo": {"delta": 0.5},
     "gmpo": {},
     "grpo-response-mean": {},
     "grpo-without-is": {},
     "gspo": {"eps_low": 0.2, "eps_high": 0.2},
+    "luspo": {"eps_low": 0.2, "eps_high": 0.2},
     "ppo-dual-clip": {},
     "sapo": {},
+    "topr": {},
+    "up": {},
+    "vespo": {},
 }
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "token-mean",

@@ -1,0 +1,30 @@
+"""LUSPO, length-unbiased sequence policy optimization (arXiv 2602.05261)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from aspo_megatron.losses.base import register
+from aspo_megatron.losses.gspo import Gspo
+
+
+@register
+class Luspo(Gspo):
+    """`gspo` with its own clip range, for responses that are summed: GSPO's 1 / |y| favours short ones.
+
+    With the aggregation seq-mean-token-sum this is the paper's objective exactly (eq. 7): the response's clipped
+    surrogate times its length. With another it is `gspo`. In TRL that needs the importance sampling of sequences; its
+    default, of tokens, is another loss.
+
+    Denominator: that of the aggregation, over unmasked tokens; a clipped response still counts in it.
+    Bad tokens: as `gspo`.
+    """
+
+    name: ClassVar[str] = "luspo"
+
+    eps_low: float = Field(2e-3, ge=0.0, le=1.0, description="Negative responses with s < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        2.5e-3, ge=0.0, allow_inf_nan=False, description="Positive responses with s > 1 + eps_high get no gradient."
+    )

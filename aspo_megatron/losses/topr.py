@@ -1,0 +1,48 @@
+"""TOPR, tapered off-policy REINFORCE (arXiv 2503.14286v2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.responses import response_sum
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class Topr(Loss):
+    """Good responses have weight 1; bad ones the ratio W of the whole response, at most `negative_max`.
+
+    W is the product over the response's unmasked tokens. So a bad response fades as it gets unlikely, and is never
+    pushed harder than it was sampled. The gradient is -A * w * grad log pi, and the value -A * w.
+
+    Good and bad are told by the sign of the advantage. The paper takes that of the reward, of 1 and -1 without a
+    baseline; its old policy is the one that sampled (`train.old_log_probs=rollout`), its aggregation
+    seq-mean-token-mean. Source: reports of it that agree; the equations themselves were not to be had. ROLL and
+    Trinity have ratios of tokens in place of W, a pull request to verl their geometric mean.
+
+    It is not token-wise: W needs the whole response, so the tensors must hold whole responses.
+
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the cap acts long before e^20.
+    """
+
+    name: ClassVar[str] = "topr"
+    token_wise: ClassVar[bool] = False
+
+    negative_max: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Bad responses weigh at most this.")
+
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        own = RatioTokens.of(inputs)
+        log_ratio = response_sum(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
+        tokens = RatioTokens.at(log_ratio, own.advantages, inputs.mask)
+        negative = tokens.advantages < 0
+        of_ratio = tokens.ratio.clamp(max=self.negative_max)
+        weight = torch.where(negative, of_ratio, tokens.ratio.clamp(1.0, 1.0))  # not ones: a NaN must stay one
+        weights = Weights(weight, weight, dropped=weight == 0.0, capped=negative & (tokens.ratio > of_ratio))
+        everything = ClipRange.of_all(tokens.ratio)
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))
