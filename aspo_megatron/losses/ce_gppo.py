@@ -30,15 +30,23 @@ class CeGppo(Loss):
     name: ClassVar[str] = "ce-gppo"
     token_wise: ClassVar[bool] = True
 
-    eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low are beyond the range.")
+    eps_low: float = Field(
+        0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low are beyond the range."
+    )
     eps_high: float = Field(
         0.2, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high are beyond the range."
     )
     beta_positive: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="Share of the bound that positive tokens beyond it weigh (beta_2)."
+        1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Share of the bound that positive tokens beyond it weigh (beta_2).",
     )
     beta_negative: float = Field(
-        0.5, ge=0.0, allow_inf_nan=False, description="Share of the bound that negative tokens beyond it weigh (beta_1)."
+        0.5,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Share of the bound that negative tokens beyond it weigh (beta_1).",
     )
 
     def compute(self, inputs: LossInput) -> LossOutput:

@@ -33,9 +33,13 @@ class Vespo(Loss):
     token_wise: ClassVar[bool] = False
 
     power_positive: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="Power of W for A > 0 (c_1).")
-    decay_positive: float = Field(3.0, ge=0.0, allow_inf_nan=False, description="How fast w fades in W for A > 0 (c_2).")
+    decay_positive: float = Field(
+        3.0, ge=0.0, allow_inf_nan=False, description="How fast w fades in W for A > 0 (c_2)."
+    )
     power_negative: float = Field(3.0, ge=0.0, allow_inf_nan=False, description="Power of W for A < 0 (c_1).")
-    decay_negative: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="How fast w fades in W for A < 0 (c_2).")
+    decay_negative: float = Field(
+        2.0, ge=0.0, allow_inf_nan=False, description="How fast w fades in W for A < 0 (c_2)."
+    )
 
     def compute(self, inputs: LossInput) -> LossOutput:
         """See `Loss.compute`."""

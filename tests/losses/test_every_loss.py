@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aspo_megatron.losses import build, get, names
 
+
 @dataclass(frozen=True)
 class Response:
     """What a formula takes: a response's unmasked tokens."""
@@ -294,7 +295,7 @@ def test_every_hyperparameter_counts(name: str, key: str) -> None:
     """Half of its default, or 1.5 for none, is another gradient: the formulas of this file are for defaults alone."""
     default = get(name).model_fields[key].default
     other = 1.5 if default is None else default / 2
-    given = [batch(spread) for spread in (*SPREADS, 0.1, 7e-4)]
+    given = [batch(spread) for spread in (*SPREADS, 0.1, 9e-3, 6e-3, 4e-3, 7e-4)]
     assert any(not torch.equal(computed(name, each)[1], computed(name, each, **{key: other})[1]) for each in given)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.losses import build, names
+from aspo_megatron.losses.dppo import binary_kl
 
 from . import reference
 from .reference import Case, gather_log_probs, make_case, reference_gradient, run
@@ -29,6 +30,33 @@ def sapo(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
     return torch.sigmoid(tau * (pi / pi_old - 1)) * 4 / tau * advantage
 
 
+def up(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    if advantage > 0:
+        return advantage * pi / pi.detach()
+    return reference.ppo(pi, pi_old, advantage, 0.3, 0.0, None)
+
+
+def ce_gppo(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    ratio = pi / pi_old
+    if advantage < 0 and ratio < 0.7:
+        return 0.25 * 0.7 / ratio.detach() * ratio * advantage
+    if advantage > 0 and ratio > 1.15:
+        return 0.75 * 1.15 / ratio.detach() * ratio * advantage
+    return ratio * advantage
+
+
+def drpo(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    ratio = pi / pi_old
+    return ratio * advantage - abs(advantage) / (2 * 0.7) * pi_old * (ratio - 1) ** 2
+
+
+def dppo_tv(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
+    ratio, far = float((pi / pi_old).detach()), float((pi - pi_old).detach().abs()) > 0.1
+    if far and ((advantage > 0 and ratio > 1) or (advantage < 0 and ratio < 1)):
+        return pi * 0
+    return min(ratio, 2.0) * advantage * pi.log()
+
+
 def without_is(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
     return advantage * pi.log()
 
@@ -36,6 +64,10 @@ def without_is(pi: Tensor, pi_old: Tensor, advantage: float) -> Tensor:
 TOKEN_WISE: dict[str, tuple[dict[str, float], Surrogate]] = {
     "cispo": ({"eps_low": 0.5, "eps_high": 2.0}, cispo),
     "sapo": ({"tau_positive": 1.2, "tau_negative": 1.7}, sapo),
+    "up": ({"eps_low": 0.3}, up),
+    "ce-gppo": ({"eps_low": 0.3, "eps_high": 0.15, "beta_positive": 0.75, "beta_negative": 0.25}, ce_gppo),
+    "drpo": ({"delta": 0.7}, drpo),
+    "dppo-tv": ({"delta": 0.1, "ratio_max": 2.0}, dppo_tv),
     "grpo-without-is": ({}, without_is),
     "dapo": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.28, None)),
     "ppo-dual-clip": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.2, 3.0)),
@@ -43,7 +75,10 @@ TOKEN_WISE: dict[str, tuple[dict[str, float], Surrogate]] = {
 }
 
 
-OTHERS = {"aspo", "aspo-released", "gmpo", "grpo", "grpo-response-mean", "gspo"}
+OTHERS = {
+    *("aspo", "aspo-released", "cppo", "dppo-kl", "gmpo", "grpo", "grpo-response-mean", "gspo", "luspo", "topr"),
+    "vespo",
+}
 """Losses that a test of their own holds against a surrogate, here or in test_policy_losses.py."""
 
 
@@ -151,6 +186,104 @@ def test_gmpo_against_the_objective_of_its_paper(lengths: list[int], factor: flo
     assert torch.stack(means).sum().item() == pytest.approx(objective.item(), rel=1e-12)
 
 
+def luspo(pi: Tensor, pi_old: Tensor, advantage: Tensor) -> Tensor:
+    s = (pi.prod() / pi_old.prod()) ** (1 / len(pi))
+    return torch.min(s * advantage, s.clamp(1 - 0.05, 1 + 0.1) * advantage) * len(pi)
+
+
+def vespo(pi: Tensor, pi_old: Tensor, advantage: Tensor) -> Tensor:
+    w = (pi.prod() / pi_old.prod()).detach()
+    power, decay = (1.5, 2.0) if advantage > 0 else (2.5, 1.0)
+    return w**power * (decay * (1 - w)).exp() * advantage * pi.log().sum()
+
+
+def topr(pi: Tensor, pi_old: Tensor, advantage: Tensor) -> Tensor:
+    w = (pi.prod() / pi_old.prod()).detach()
+    return (1.0 if advantage > 0 else w.clamp(0.0, 0.8)) * advantage * pi.log().sum()
+
+
+def cppo(pi: Tensor, pi_old: Tensor, advantage: Tensor) -> Tensor:
+    total, last = pi.sum() * 0, max(len(pi) - 1, 1)
+    places = [1 - (1 - 0.6) * t / last for t in range(len(pi))]
+    far = [places[t] * float((pi[t] - pi_old[t]).detach().abs()) for t in range(len(pi))]
+    for t in range(len(pi)):
+        ratio = pi[t] / pi_old[t]
+        budget = min(0.1, 0.1 + 0.05 * sum(places[:t]) - sum(far[:t]))
+        if advantage * (ratio - 1) <= 0 or far[t] <= budget:
+            total = total + ratio * advantage
+    return total
+
+
+OF_RESPONSES: dict[str, tuple[dict[str, float], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+    "luspo": ({"eps_low": 0.05, "eps_high": 0.1}, luspo),
+    "vespo": ({"power_positive": 1.5, "decay_positive": 2.0, "power_negative": 2.5, "decay_negative": 1.0}, vespo),
+    "topr": ({"negative_max": 0.8}, topr),
+    "cppo": ({"delta": 0.1, "budget": 0.05, "last_weight": 0.6}, cppo),
+}
+"""Of a response's probabilities, summed over its tokens: the papers' aggregation."""
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3, 0.02])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", OF_RESPONSES)
+def test_against_the_objective_of_whole_responses(name: str, lengths: list[int], factor: float) -> None:
+    case = narrow(random_case(lengths, seed=len(lengths)), factor)
+    settings, surrogate = OF_RESPONSES[name]
+    logits = case.logits.clone().requires_grad_()
+    probabilities = logits.softmax(-1).gather(-1, case.token_ids[:, None])[:, 0]
+    objective = logits.sum() * 0
+    for tokens in responses(case):
+        old = case.old_log_probs[tokens].exp()
+        objective = objective - surrogate(probabilities[tokens], old, case.advantages[tokens[0]])
+    (expected,) = torch.autograd.grad(objective, logits)
+    _, gradient = run(build(name, settings), case)
+    torch.testing.assert_close(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+PROBABILITIES = (1e-6, 0.01, 0.3, 0.5, 0.9, 0.999, 1 - 1e-9)
+
+
+@pytest.mark.parametrize("advantage", [-1.3, 1.3])
+def test_dppo_kl_in_every_region(advantage: float) -> None:
+    """The KL of two coins, from probabilities; a few are on either side of every bound."""
+    pairs = list(itertools.product(PROBABILITIES, PROBABILITIES))
+    log_probs = double([now for _, now in pairs]).log().requires_grad_()
+    before = double([old for old, _ in pairs]).log()
+    count = len(pairs)
+    output = build("dppo-kl", {"delta": 0.2, "ratio_max": None})(
+        log_probs,
+        before,
+        double([advantage] * count),
+        torch.ones(count, dtype=torch.bool),
+        entropy=before,
+        cu_seqlens=torch.tensor([0, count]),
+    )
+    (gradient,) = torch.autograd.grad(output.per_token.sum(), log_probs)
+    dropped = 0
+    for (old, now), found in zip(pairs, gradient.tolist(), strict=True):
+        far = old * math.log(old / now) + (1 - old) * math.log((1 - old) / (1 - now)) > 0.2
+        lost = far and (now > old if advantage > 0 else now < old)
+        dropped += lost
+        assert found == pytest.approx(0.0 if lost else -advantage * now / old, rel=1e-9), (old, now)
+    assert 0 < dropped < count / 2
+
+
+def test_the_kl_of_two_coins_has_its_digits_near_one() -> None:
+    """In fp32 the probability of anything but a certain token is not 1 - p."""
+    old, now = torch.tensor([-1e-6, -1e-6, 0.0, -1e-9]), torch.tensor([-2e-6, -1e-2, 0.0, 0.0])
+    exact = [coins(float(a), float(b)) for a, b in zip(old.double()[:2], now.double()[:2], strict=True)]
+    found = binary_kl(old, now)
+    assert found[:2].tolist() == pytest.approx(exact, rel=1e-3)
+    assert found.isfinite().all()
+    assert found[2] == 0
+
+
+def coins(old: float, now: float) -> float:
+    """From log-probs, in fp64."""
+    rest, other = -math.expm1(old), -math.expm1(now)
+    return math.exp(old) * (old - now) + rest * math.log(rest / other)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_response_mean_against_a_loop(lengths: list[int]) -> None:
     case = random_case(lengths, seed=len(lengths))
@@ -232,5 +365,35 @@ def test_all_log_the_same_names(name: str) -> None:
 def test_extreme_ratios_are_finite(name: str, weights: list[float]) -> None:
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
     output, gradient = call(build(name, {}), torch.tensor([1e4, -1e4, 1e4, -1e4]), advantages)
+    assert torch.equal(gradient, -advantages * torch.tensor(weights))
+    assert output.per_token.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("ce-gppo", [1.2, 0, 0, 0.4]),
+        ("cppo", [0, 0, 0, 0]),
+        ("dppo-kl", [0, 0, 5, 0]),
+        ("dppo-tv", [0, 0, 5, 0]),
+        ("drpo", [0, 0, 0, 0]),
+        ("topr", [1, 1, 1, 0]),
+        ("up", [1, 1, 0, 0]),
+        ("vespo", [0, 0, 0, 0]),
+    ],
+)
+def test_extreme_probabilities_are_finite(name: str, weights: list[float]) -> None:
+    """A token that was impossible and is certain, and the other way round; each a response."""
+    now = torch.tensor([0.0, -1e4, 0.0, -1e4], requires_grad=True)
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    output = build(name, {})(
+        now,
+        torch.tensor([-1e4, 0.0, -1e4, 0.0]),
+        advantages,
+        torch.ones(4, dtype=torch.bool),
+        entropy=torch.zeros(4),
+        cu_seqlens=torch.arange(5),
+    )
+    (gradient,) = torch.autograd.grad(output.per_token.sum(), now)
     assert torch.equal(gradient, -advantages * torch.tensor(weights))
     assert output.per_token.isfinite().all()
