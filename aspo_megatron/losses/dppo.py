@@ -1,4 +1,4 @@
-"""DPPO, divergence proximal policy optimization (arXiv 2602.04879v3): a trust region of probabilities, not of ratios."""
+"""DPPO, divergence proximal policy optimization (arXiv 2602.04879v3): trusted by probability, not ratio."""
 
 from __future__ import annotations
 

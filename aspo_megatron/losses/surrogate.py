@@ -94,7 +94,7 @@ class Weights:
 
 
 def outward(tokens: RatioTokens) -> Tensor:
-    """Where the advantage pushes the policy further away from the old one: r > 1, A > 0 or r < 1, A < 0; bool [tokens]."""
+    """Where the advantage pushes away from the old policy: r > 1 and A > 0, or r < 1 and A < 0; bool [tokens]."""
     return ((tokens.advantages > 0) & (tokens.ratio > 1.0)) | ((tokens.advantages < 0) & (tokens.ratio < 1.0))
 
 
