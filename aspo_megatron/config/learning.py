@@ -39,10 +39,10 @@ class LossConfig(BaseModel):
     rollout_correction: RolloutCorrection = Field(
         "none",
         description="Weight of a token for what the engine's probability p differs from the trainer's pi_old, "
-        "k = pi_old / p: none, min(k, max), or k inside min..max and 0 outside.",
+        "k = pi_old / p: `tis` min(k, max), `icepop` k inside min..max and 0 outside; the others are in docs/loss.md.",
     )
-    rollout_ratio_min: NonNegativeFloat = Field(0.5, description="The min of `icepop`.")
-    rollout_ratio_max: PositiveFloat = Field(2.0, description="The max of `tis` and `icepop`.")
+    rollout_ratio_min: NonNegativeFloat | None = Field(None, description="The min of that; null: the kind's own.")
+    rollout_ratio_max: PositiveFloat | None = Field(None, description="The max of that; null: the kind's own.")
     router_aux_coef: NonNegativeFloat = Field(
         0.0,
         description="Weight of the load-balancing loss of a mixture of experts; it is computed in each micro-batch.",

@@ -116,6 +116,6 @@ class AdvantageConfig(Section):
     )
     scale: Scale = Field(
         "group",
-        description="Standard deviation that it is divided by: the group's (GRPO), the batch's (REINFORCE++), or none "
-        "(Dr. GRPO, RLOO).",
+        description="What it is divided by: the standard deviation of the group (GRPO) or of the batch (REINFORCE++), "
+        "the group's mean (MaxRL, for rewards of 0 and 1), or nothing (Dr. GRPO, RLOO).",
     )

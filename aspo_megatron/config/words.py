@@ -13,13 +13,15 @@ KlEstimator = Literal["k1", "k2", "k3"]
 KlTokens = Literal["all", "low-entropy"]
 """`loss.kl_tokens`."""
 
-RolloutCorrection = Literal["none", "tis", "icepop"]
+RolloutCorrection = Literal[
+    "none", "tis", "icepop", "kpop", "sequence-tis", "sequence-mask", "geometric-mask", "k3-mask"
+]
 """`loss.rollout_correction`."""
 
 Baseline = Literal["group", "leave-one-out", "batch"]
 """`advantage.baseline`."""
 
-Scale = Literal["group", "batch", "none"]
+Scale = Literal["group", "batch", "mean", "none"]
 """`advantage.scale`."""
 
 ModelDtype = Literal["float32", "bfloat16"]

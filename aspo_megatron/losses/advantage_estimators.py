@@ -17,7 +17,7 @@ STD_FLOOR = 1e-6
 def estimate_advantages(
     rewards: npt.NDArray[np.floating], groups: npt.NDArray[np.integer], baseline: Baseline, scale: Scale
 ) -> npt.NDArray[np.float64]:
-    """Advantages: what a reward is beyond its baseline, divided by a standard deviation (+ 1e-6) or by nothing.
+    """Advantages: what a reward is beyond its baseline, divided by a standard deviation (+ 1e-6), a mean, or nothing.
 
     | method | baseline | scale |
     | --- | --- | --- |
@@ -26,6 +26,10 @@ def estimate_advantages(
     | RLOO (arXiv 2402.14740) | leave-one-out | none |
     | REINFORCE++ (arXiv 2501.03262) | batch | batch |
     | REINFORCE++-baseline (the same) | group | batch |
+    | MaxRL (arXiv 2602.02710) | group | mean |
+
+    MaxRL is for rewards of 0 and 1: the fewer of a group are right, the more each of them counts. A group whose mean is
+    not above 0 has advantages of 0. (From its code, SkyRL's and prime-rl's; the paper's own text was not to be had.)
 
     Standard deviations are the unbiased ones (divisor n - 1), as in `torch.std` and hence in verl and TRL: a group of
     two has GRPO advantages of +-0.707. Where all rewards that are compared agree, advantages are exactly 0, and so
@@ -36,7 +40,7 @@ def estimate_advantages(
         groups: [samples], any integers: samples with the same one answer the same prompt, in any order.
         baseline: the mean of the group, of the group's others, or of the batch.
         scale: of what the standard deviation is: the group's rewards, or what is left of the batch's rewards beyond
-            their baselines.
+            their baselines. Or the mean of the group's rewards.
 
     Returns:
         [samples], finite (squares of rewards must fit into float64, though).
@@ -64,6 +68,9 @@ def estimate_advantages(
         case "group":
             squares = np.bincount(member, weights=in_group**2)
             return np.asarray(centered / (np.sqrt(squares / np.maximum(sizes - 1, 1))[member] + STD_FLOOR))
+        case "mean":
+            means = (np.bincount(member, weights=values) / sizes)[member]
+            return np.divide(centered, means, out=np.zeros_like(centered), where=means > 0)
         case _:
             assert_never(scale)
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
-from aspo_megatron.losses.dppo import binary_tv
+from aspo_megatron.losses.binary import binary_tv
 from aspo_megatron.losses.responses import response_sum, sum_before
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, outward, surrogate

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.binary import binary_kl, binary_tv
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, outward, surrogate
 
@@ -84,20 +84,3 @@ class DppoKl(Dppo):
     def divergence(self, old_log_probs: Tensor, log_probs: Tensor) -> tuple[Tensor, float]:
         """pi_old log(pi_old / pi) + (1 - pi_old) log((1 - pi_old) / (1 - pi)) of the token."""
         return binary_kl(old_log_probs, log_probs), self.delta
-
-
-def binary_tv(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
-    """Total variation of "this token or another" under two policies: |p - p_old|, [tokens]."""
-    return (log_probs.exp() - old_log_probs.exp()).abs()
-
-
-def binary_kl(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
-    """KL(p_old || p) of "this token or another" under two policies, in nats, [tokens].
-
-    What is left for the others is computed from the logarithm, as 1 - p has no digits near p = 1; none at all counts
-    as the smallest number there is.
-    """
-    smallest = torch.finfo(log_probs.dtype).tiny
-    old_rest, rest = (-torch.expm1(values) for values in (old_log_probs, log_probs))
-    of_token = old_log_probs.exp() * (old_log_probs - log_probs)
-    return of_token + old_rest * (old_rest.clamp(min=smallest).log() - rest.clamp(min=smallest).log())

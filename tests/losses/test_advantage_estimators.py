@@ -36,12 +36,24 @@ def test_against_a_loop_over_samples(size: int, baseline: Baseline, scale: Scale
         expected = [value / (deviations[group] + 1e-6) for value, group in zip(expected, groups, strict=True)]
     elif scale == "batch":
         expected = (torch.tensor(expected) / (torch.tensor(expected).std() + 1e-6)).tolist()
+    elif scale == "mean":
+        means = [rewards[groups == group].mean() for group in groups]
+        assert any(mean > 0 for mean in means)
+        expected = [value / mean if mean > 0 else 0.0 for value, mean in zip(expected, means, strict=True)]
     np.testing.assert_allclose(estimate_advantages(rewards, groups, baseline, scale), expected, rtol=0, atol=1e-12)
 
 
 def test_a_group_of_two() -> None:
     advantages = estimate_advantages(np.array([1.0, 0.0]), np.array([0, 0]), "group", "group")
     np.testing.assert_allclose(advantages, [math.sqrt(0.5), -math.sqrt(0.5)], rtol=3e-6)
+
+
+@pytest.mark.parametrize("right", [1, 3, 15])
+def test_maximum_likelihood(right: int) -> None:
+    """MaxRL: (r - mean) / mean, which for a right response among N with k right is N / k - 1, and -1 for a wrong one."""
+    rewards = np.array([1.0] * right + [0.0] * (16 - right))
+    advantages = estimate_advantages(rewards, np.zeros(16, dtype=np.int64), "group", "mean")
+    np.testing.assert_allclose(advantages, [16 / right - 1] * right + [-1.0] * (16 - right), rtol=1e-14)
 
 
 def test_one_right_answer_among_64() -> None:

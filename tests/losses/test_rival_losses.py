@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aspo_megatron.losses import build, names
-from aspo_megatron.losses.dppo import binary_kl
+from aspo_megatron.losses.binary import binary_kl
 
 from . import reference
 from .reference import Case, gather_log_probs, make_case, reference_gradient, run

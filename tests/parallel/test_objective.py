@@ -28,6 +28,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "k2": {"kl_coef": 0.05, "kl_estimator": "k2"},
     "corrected": {"kl_coef": 0.05, "rollout_correction": "tis", "rollout_ratio_max": 1.2, "entropy_coef": 0.01},
     "left out": {"kl_coef": 0.0, "rollout_correction": "icepop"},
+    "KL of two outcomes": {"kl_coef": 0.0, "rollout_correction": "kpop"},
+    "weight of a response": {"kl_coef": 0.0, "rollout_correction": "sequence-tis", "rollout_ratio_max": 1.2},
+    "masked by a product": {"kl_coef": 0.0, "rollout_correction": "sequence-mask"},
+    "masked by a mean": {"kl_coef": 0.0, "rollout_correction": "geometric-mask", "rollout_ratio_max": 1.2},
+    "masked by a divergence": {"kl_coef": 0.0, "rollout_correction": "k3-mask", "rollout_ratio_max": 0.3},
 }
 
 

@@ -15,7 +15,7 @@ from aspo_megatron.losses import Loss, LossOutput, Stat, kl
 from aspo_megatron.losses.entropy import low_entropy_mask
 from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import shares
-from aspo_megatron.losses.rollout_correction import correction_weights
+from aspo_megatron.losses.rollout_correction import OF_RESPONSES, correction_weights
 
 _LOW_ENTROPY_QUANTILE = 0.8
 _DIFFERENCES = (0.001, 0.01, 0.1, 1.0)
@@ -63,8 +63,9 @@ class PolicyObjective:
 
     @property
     def token_wise(self) -> bool:
-        """As the policy loss is, unless the KL's tokens are chosen among those of a response."""
-        return self.loss.token_wise and not self._kl_of_low_entropy
+        """As the policy loss is, unless the KL's tokens or the correction's weights need whole responses."""
+        of_responses = self._kl_of_low_entropy or self.config.rollout_correction in OF_RESPONSES
+        return self.loss.token_wise and not of_responses
 
     @property
     def _kl_of_low_entropy(self) -> bool:
@@ -117,12 +118,11 @@ class PolicyObjective:
         if self.config.rollout_correction != "none":
             weights = correction_weights(
                 self.config.rollout_correction,
-                old_log_probs,
-                batch.rollout_log_probs,
-                self.config.rollout_ratio_min,
-                self.config.rollout_ratio_max,
+                (old_log_probs, batch.rollout_log_probs),
+                mask,
+                batch.cu_seqlens,
+                (self.config.rollout_ratio_min, self.config.rollout_ratio_max),
             )
-            weights = torch.where(mask, weights, 1.0)  # not finite, perhaps, where nothing counts
             policy = policy * weights
         if self.config.kl_coef:
             if self._kl_of_low_entropy:
