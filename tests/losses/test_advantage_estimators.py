@@ -50,7 +50,7 @@ def test_a_group_of_two() -> None:
 
 @pytest.mark.parametrize("right", [1, 3, 15])
 def test_maximum_likelihood(right: int) -> None:
-    """MaxRL: (r - mean) / mean, which for a right response among N with k right is N / k - 1, and -1 for a wrong one."""
+    """MaxRL: (r - mean) / mean is N / k - 1 for a right response among N with k right, and -1 for a wrong one."""
     rewards = np.array([1.0] * right + [0.0] * (16 - right))
     advantages = estimate_advantages(rewards, np.zeros(16, dtype=np.int64), "group", "mean")
     np.testing.assert_allclose(advantages, [16 / right - 1] * right + [-1.0] * (16 - right), rtol=1e-14)

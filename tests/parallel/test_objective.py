@@ -34,6 +34,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "masked by a mean": {"kl_coef": 0.0, "rollout_correction": "geometric-mask", "rollout_ratio_max": 1.2},
     "masked by a divergence": {"kl_coef": 0.0, "rollout_correction": "k3-mask", "rollout_ratio_max": 0.3},
 }
+OF_RESPONSES = {
+    "KL of some tokens", "weight of a response", "masked by a product", "masked by a mean", "masked by a divergence"
+}  # fmt: skip
 
 
 def test_every_word_is_in_a_config() -> None:
@@ -67,7 +70,7 @@ def test_loss_alone_is_the_loss(name: str, on_policy: bool) -> None:
     assert torch.equal(objective.per_token(batch, log_probs, entropy), whole)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "KL of some tokens"])
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - OF_RESPONSES))
 def test_gradient_of_some_tokens_is_theirs_of_the_whole(name: str) -> None:
     objective = PolicyObjective(losses.build("aspo", {}), LossConfig(**CONFIGS[name]))
     assert objective.token_wise
@@ -79,6 +82,11 @@ def test_gradient_of_some_tokens_is_theirs_of_the_whole(name: str) -> None:
         for got, want in zip(found, wanted, strict=True):
             assert (got is None) == (want is None)
             assert got is None or want is None or torch.equal(got, want[part])
+
+
+@pytest.mark.parametrize("name", sorted(OF_RESPONSES))
+def test_what_needs_whole_responses_says_so(name: str) -> None:
+    assert not PolicyObjective(losses.build("aspo", {}), LossConfig(**CONFIGS[name])).token_wise
 
 
 @dataclass(frozen=True)
