@@ -29,6 +29,8 @@ TYPES = [torch.float32, torch.bfloat16]
 TOKENS = 7
 BAD = 3
 """The one token among them at which the policies are far apart."""
+OVER_THE_RATIO = {"drpo": 1 + 1 / 12.5}
+"""Most that a loss's weight is, as a multiple of the ratio, where that is above 1: by the formula."""
 
 
 def settings(name: str) -> list[dict[str, Any]]:
@@ -61,7 +63,7 @@ def test_one_token_among_many(name: str, hyperparameters: dict[str, Any], nats: 
         (gradient,) = torch.autograd.grad(output.per_token.sum(), given[0])
         assert output.per_token.isfinite().all()
         assert gradient.isfinite().all()
-        assert gradient.abs().max() <= 1.5 * LARGEST_RATIO * 1.01
+        assert gradient.abs().max() <= 1.5 * LARGEST_RATIO * 1.01 * OVER_THE_RATIO.get(name, 1.0)
         for stat_name, stat in output.stats.items():
             assert stat.values.isfinite().all(), stat_name
         assert gradient_weights(loss, *given, mask, entropy, bounds).isfinite().all()
@@ -82,7 +84,8 @@ def test_every_kl(kind: KlEstimator, nats: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("nats", [*NATS, *(-nats for nats in NATS)])
 @pytest.mark.parametrize("kind", get_args(RolloutCorrection))
 def test_every_correction(kind: RolloutCorrection, nats: float, dtype: torch.dtype) -> None:
-    weights = correction_weights(kind, *log_probs_apart(nats, dtype), ratio_min=0.5, ratio_max=2.0)
+    mask, bounds = torch.ones(TOKENS).bool(), torch.tensor([0, TOKENS])
+    weights = correction_weights(kind, log_probs_apart(nats, dtype), mask, bounds)
     assert weights.isfinite().all()
 
 
