@@ -166,7 +166,8 @@ def measure_rank(folder: Path, case: Case, peak_of: PeakOf) -> Measured:
     with process_grid(case.layout, PlatformConfig(device="cpu"), seed=1) as topology:
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+        from aspo_megatron.parallel.update.passes import PassLimits
+        from aspo_megatron.parallel.update.step import aggregation_of, update
 
         path = folder / case.model
         settings = ModelConfig(path=path, recompute=case.recompute)

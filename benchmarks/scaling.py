@@ -80,7 +80,8 @@ def measure(case: Case, repeats: int, also: Literal["bytes", "collectives"]) -> 
     ):
         from aspo_megatron.parallel.model.policy import build_model
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
+        from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
+        from aspo_megatron.parallel.update.step import aggregation_of, update
         from aspo_megatron.train.profiler import StepProfile, product_rate
         from aspo_megatron.train.step_operations import forward_work
 

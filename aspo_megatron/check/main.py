@@ -32,7 +32,8 @@ from aspo_megatron.parallel.grid.topology import Topology, process_grid
 if TYPE_CHECKING:  # megatron is imported where its platform is installed
     from aspo_megatron.parallel.model.policy import PolicyModel
     from aspo_megatron.parallel.update.optimizer import Optimizer
-    from aspo_megatron.parallel.update.step import PassLimits, UpdateResult
+    from aspo_megatron.parallel.update.passes import PassLimits
+    from aspo_megatron.parallel.update.step import UpdateResult
 
 _TEMPERATURE = 0.8
 _MAX_RESPONSE = 24
@@ -129,7 +130,7 @@ def two_updates(spec: CheckSpec, topology: Topology) -> None:
 
 def _write_common(spec: CheckSpec, topology: Topology) -> None:
     """Log-probs of the batch, and half of the norm of an update's gradients, to `spec.common`."""
-    from aspo_megatron.parallel.update.step import response_log_probs
+    from aspo_megatron.parallel.update.passes import response_log_probs
 
     groups = make_groups(read_family(Path(spec.model)))
     model, optimizer = _model_and_optimizer(spec, topology, clip_grad=0.0)
@@ -147,7 +148,7 @@ def _bound(spec: CheckSpec) -> float:
 
 
 def _limits() -> PassLimits:
-    from aspo_megatron.parallel.update.step import PassLimits
+    from aspo_megatron.parallel.update.passes import PassLimits
 
     return PassLimits(max_tokens=48, log_prob_chunk=7, temperature=_TEMPERATURE)
 

@@ -33,8 +33,8 @@ class PackedBatch:
     """One micro-batch. T tokens go through the model, R response tokens are scored, n responses own them.
 
     `input_ids`, `positions`: [T], int64. `predictors`: [R], the packed index whose hidden state predicts
-    `targets[i]`. `mask`, `advantages`, `old_log_probs`, `ref_log_probs`, `rollout_log_probs`: [R]. `weights`: [R],
-    fp32, what a token counts in the step's loss (aggregation weight over the step's denominator).
+    `targets[i]`. `mask`, `selected`, `advantages`, `old_log_probs`, `ref_log_probs`, `rollout_log_probs`: [R].
+    `weights`: [R], fp32, what a token counts in the step's loss (aggregation weight over the step's denominator).
     `cu_seqlens`: [n + 1], bounds of the responses among the R tokens.
     """
 
@@ -44,6 +44,7 @@ class PackedBatch:
     predictors: Tensor
     targets: Tensor
     mask: Tensor
+    selected: Tensor
     weights: Tensor
     advantages: Tensor
     old_log_probs: Tensor
@@ -63,7 +64,8 @@ class PackedBatch:
 
     def of_tokens(self, tokens: Tensor | slice) -> PackedBatch:
         """The batch of these of the R scored tokens alone, for what looks at each token by itself."""
-        names = ("targets", "mask", "weights", "advantages", "old_log_probs", "ref_log_probs", "rollout_log_probs")
+        log_probs = ("old_log_probs", "ref_log_probs", "rollout_log_probs")
+        names = ("targets", "mask", "selected", "weights", "advantages", *log_probs)
         chosen: dict[str, Any] = {name: getattr(self, name)[tokens] for name in names}
         count = len(chosen["targets"])
         # Not a tensor of two given numbers, which a GPU would have to wait for.
@@ -157,6 +159,7 @@ def _values(samples: Sequence[Sample], weights: Sequence[Sequence[float]]) -> di
 
     return {
         "mask": _join([sample.response_mask for sample in samples], torch.bool),
+        "selected": _join([_selected(sample) for sample in samples], torch.bool),
         "weights": of_samples([weight for row in weights for weight in row]),
         "advantages": of_samples([sample.advantage for sample in samples]),
         "old_log_probs": _join([_or_zeros(sample, sample.old_log_probs) for sample in samples], torch.float32),
@@ -168,6 +171,10 @@ def _values(samples: Sequence[Sample], weights: Sequence[Sequence[float]]) -> di
 def _or_zeros(sample: Sample, values: np.ndarray | None) -> np.ndarray:
     """Log-probs that are not known yet (the pass that computes them) or not needed (no KL) are zeros."""
     return np.zeros(len(sample.response_ids), dtype=np.float32) if values is None else values
+
+
+def _selected(sample: Sample) -> np.ndarray:
+    return np.zeros(len(sample.response_ids), dtype=np.bool_) if sample.selected is None else sample.selected
 
 
 def _join(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:

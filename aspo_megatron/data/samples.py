@@ -35,7 +35,7 @@ class Sample:
     `rollout_log_probs` are the engine's: log_softmax(logits / temperature) before top-p and top-k. `group` says
     which prompt of the rollout it answers. `finish_reason` is `length` for a response that was cut, `abort` for one
     that is to be continued. `versions` are the weights that made the tokens, in order, and `weight_version` those that
-    made the last; left out, these made all.
+    made the last; left out, these made all. `selected`: the tokens that the loss chose of the update (`Loss.select`).
     """
 
     problem_id: str
@@ -50,6 +50,7 @@ class Sample:
     advantage: float = 0.0
     old_log_probs: FloatArray | None = None
     ref_log_probs: FloatArray | None = None
+    selected: BoolArray | None = None
     versions: tuple[VersionSpan, ...] = ()
 
     def __post_init__(self) -> None:

@@ -16,10 +16,10 @@ from aspo_megatron.config import LossConfig
 from aspo_megatron.config.wording import reason_in_words
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, reason_of
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat, register, registered
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, Stat, UpdateTokens, register, registered
 from aspo_megatron.losses.user_loss import import_loss, try_loss
 
-__all__ = ["Loss", "LossInput", "LossOutput", "Stat", "build", "get", "names", "register"]
+__all__ = ["Loss", "LossInput", "LossOutput", "Stat", "UpdateTokens", "build", "get", "names", "register"]
 
 # A loss registers itself when its module is imported.
 for _module in pkgutil.iter_modules(__path__):

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -46,6 +49,25 @@ class LossInput:
     """Entropy of the current policy at each token in nats, [tokens], no gradient."""
     cu_seqlens: Tensor
     """[responses + 1], int: response i holds tokens cu_seqlens[i] to cu_seqlens[i+1]."""
+    selected: Tensor
+    """[tokens], bool: those that `Loss.select` chose of the whole update; none of a loss that chooses none."""
+
+
+@dataclass(frozen=True)
+class UpdateTokens:
+    """The unmasked response tokens of a whole update, of all replicas, as the policy is before it.
+
+    Each [tokens], fp64, in an order that neither the layout nor the micro-batches decide.
+    """
+
+    log_probs: npt.NDArray[np.float64]
+    """log pi(token)"""
+    old_log_probs: npt.NDArray[np.float64]
+    """log pi_old(token)"""
+    advantages: npt.NDArray[np.float64]
+    """The response's advantage at each of its tokens."""
+    seed: int
+    """Of what a loss draws: another one in each update, the same in a run that is resumed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +90,12 @@ class Loss(BaseModel, ABC):
     name: ClassVar[str]
     """Of a registered loss: what `loss.name` calls it."""
     token_wise: ClassVar[bool] = False
-    """The value at a token depends on that token alone, so its gradient is known chunk by chunk."""
+    """The value at a token depends on that token alone, so its gradient is known chunk by chunk.
+
+    What was selected counts as the token's own.
+    """
+    selects: ClassVar[bool] = False
+    """`select` is asked before each update, which takes a pass over its tokens."""
 
     def __call__(
         self,
@@ -79,13 +106,16 @@ class Loss(BaseModel, ABC):
         *,
         entropy: Tensor,
         cu_seqlens: Tensor,
+        selected: Tensor | None = None,
     ) -> LossOutput:
-        """`compute` for these tensors; `LossInput` says what each is.
+        """`compute` for these tensors; `LossInput` says what each is. None selects no token.
 
         Raises:
             ConfigError: what it gives is no loss at each token, see `check_output`.
         """
-        output: object = self.compute(LossInput(log_probs, old_log_probs, advantages, mask, entropy, cu_seqlens))
+        selected = torch.zeros_like(mask) if selected is None else selected
+        inputs = LossInput(log_probs, old_log_probs, advantages, mask, entropy, cu_seqlens, selected)
+        output: object = self.compute(inputs)
         return check_output(self.called(), output, log_probs)
 
     @classmethod
@@ -93,6 +123,10 @@ class Loss(BaseModel, ABC):
         """What `loss.name` calls it: a registered name, or the import path of a user's own."""
         name = str(getattr(cls, "name", ""))
         return name if _LOSSES.get(name) is cls else f"{cls.__module__}:{cls.__qualname__}"
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """The tokens of an update that are treated in another way, [tokens]: what a loss needs all of them for."""
+        return np.zeros(len(tokens.log_probs), dtype=np.bool_)
 
     @abstractmethod
     def compute(self, inputs: LossInput) -> LossOutput:

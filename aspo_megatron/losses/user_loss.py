@@ -104,6 +104,7 @@ def _inputs() -> LossInput:
         mask=torch.ones(tokens, dtype=torch.bool),
         entropy=torch.linspace(0.5, 2.0, tokens),
         cu_seqlens=torch.tensor([0, *_LENGTHS]).cumsum(0),
+        selected=torch.zeros(tokens, dtype=torch.bool),
     )
 
 
@@ -117,6 +118,7 @@ def _token(inputs: LossInput, index: int) -> LossInput:
         mask=inputs.mask[one],
         entropy=inputs.entropy[one],
         cu_seqlens=torch.tensor([0, 1]),
+        selected=inputs.selected[one],
     )
 
 

@@ -20,7 +20,8 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
+from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
+from aspo_megatron.parallel.update.step import aggregation_of, update
 from aspo_megatron.rollout.loop_thread import LoopThread
 from aspo_megatron.rollout.weight_sync.session import sync_weights
 from aspo_megatron.rollout.weight_sync.transports import DistributedTransport

@@ -18,7 +18,7 @@ from aspo_megatron.parallel.model.reference import Reference
 from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, planned_outputs, token_outputs
+from aspo_megatron.parallel.update.passes import PassLimits, planned_outputs, token_outputs
 from aspo_megatron.train.updates import StepUpdates
 
 Groups = list[list[Sample]]

@@ -13,7 +13,7 @@ from aspo_megatron.data.samples import Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.parallel.grid.exchange import from_leader
 from aspo_megatron.parallel.model.policy import PolicyModel
-from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
 from aspo_megatron.rollout.engine import Generation, Request, RolloutEngine, ServersLostError, WhenComplete
 from aspo_megatron.train.probe import BEYOND_DOUBT, difference, ends_runs, probe_of, random_probe, tolerance_of
 

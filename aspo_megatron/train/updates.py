@@ -15,7 +15,8 @@ from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.update.micro_batches import PlannedGroups
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import SKIPPED, PassLimits, UpdateResult, aggregation_of, planned_update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import SKIPPED, UpdateResult, aggregation_of, planned_update
 from aspo_megatron.train.step_metrics import update_metrics
 
 

@@ -19,7 +19,8 @@ from aspo_megatron.metrics.progress import ProgressDisplay
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.update.objective import PlainObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import update
 
 
 def warm_up(

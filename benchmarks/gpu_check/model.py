@@ -177,7 +177,8 @@ def passes(
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """An update and a scoring pass of a bf16 model, to be called again and again."""
     from aspo_megatron.parallel.update.objective import PolicyObjective
-    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
+    from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
+    from aspo_megatron.parallel.update.step import aggregation_of, update
 
     model = build(folder, topology, "bfloat16", weights or Weights(folder))
     optimizer = adam(model)

@@ -68,7 +68,8 @@ def made(folder: Path, topology: Topology, dtype: str, weights: Weights, tokens:
     It is the first of its step, so that each ratio is 1.
     """
     from aspo_megatron.parallel.update.objective import PolicyObjective
-    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+    from aspo_megatron.parallel.update.passes import PassLimits
+    from aspo_megatron.parallel.update.step import aggregation_of, update
 
     model = build(folder, topology, dtype, weights)
     optimizer = adam(model)

@@ -133,7 +133,7 @@ def _two_updates(
 def reference(sheet: Sheet, topology: Topology, folder: Path, weights: Weights, tokens: int) -> None:
     """The reference model in the host's memory against one that stays on the GPU."""
     from aspo_megatron.parallel.model.reference import Reference
-    from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+    from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
 
     on_gpu = topology.platform.device.type != "cpu"
     groups, limits = ragged_groups(folder, small=not on_gpu), PassLimits(tokens, None, 1.0)

@@ -171,7 +171,8 @@ class Updates:
         from aspo_megatron.parallel.model.policy import PolicyModel
         from aspo_megatron.parallel.update.objective import PolicyObjective
         from aspo_megatron.parallel.update.optimizer import Optimizer
-        from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+        from aspo_megatron.parallel.update.passes import PassLimits
+        from aspo_megatron.parallel.update.step import aggregation_of, update
 
         kernels = KernelsConfig(attention=OURS)
         settings = ModelConfig(path=folder, dtype="bfloat16", recompute="none", kernels=kernels)

@@ -102,7 +102,7 @@ def compare(
 
     Gives that of 90 % of them.
     """
-    from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+    from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
 
     scored = list(response_log_probs(model, groups, PassLimits(tokens, None, 1.0)))
     off = np.concatenate([np.abs(found - sample.rollout_log_probs) for sample, found in scored])

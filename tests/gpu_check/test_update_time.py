@@ -106,7 +106,7 @@ COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attent
 def show_operations(sheet: Sheet, folder: Path) -> None:
     """Operations of a forward pass as PyTorch counts them, and what is said of the update."""
     with one_rank(torch.device("cpu")) as topology:
-        from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+        from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
 
         family = SMALL_SHAPES[0].family(folder / "model", small=True)
         groups = random_groups(family.vocab_size, [(60, (41, 90)), (33, (70,))])

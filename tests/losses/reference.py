@@ -26,6 +26,7 @@ class Case:
     mask: Tensor
     entropy: Tensor
     cu_seqlens: Tensor
+    selected: Tensor | None = None
 
 
 def make_case(
@@ -62,7 +63,10 @@ def run(loss: Loss, case: Case) -> tuple[LossOutput, Tensor]:
     logits = case.logits.clone().requires_grad_()
     log_probs = gather_log_probs(logits, case.token_ids)
     output = loss(
-        log_probs, case.old_log_probs, case.advantages, case.mask, entropy=case.entropy, cu_seqlens=case.cu_seqlens
+        *(log_probs, case.old_log_probs, case.advantages, case.mask),
+        entropy=case.entropy,
+        cu_seqlens=case.cu_seqlens,
+        selected=case.selected,
     )
     (gradient,) = torch.autograd.grad((output.per_token * case.mask).sum(), logits)
     return output, gradient

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from aspo_megatron.losses import build, get, names
 
+from .test_selection import update_tokens
+
 
 @dataclass(frozen=True)
 class Response:
@@ -23,6 +25,8 @@ class Response:
     entropies: Sequence[float]
     before: Sequence[float]
     """pi_old of each token."""
+    selected: Sequence[bool]
+    """Of the whole update, by the loss."""
 
     @property
     def outward(self) -> list[bool]:
@@ -135,12 +139,26 @@ def drpo(response: Response) -> list[float]:
     return [ratio * (1 - sign * by / 12.5) for ratio, by in zip(response.ratios, moved, strict=True)]
 
 
+def but_selected(weight: Callable[[float, float], float]) -> ResponseWeights:
+    def weights(response: Response) -> list[float]:
+        tokens = zip(response.ratios, response.selected, strict=True)
+        return [0.0 if selected else weight(ratio, response.advantage) for ratio, selected in tokens]
+
+    return weights
+
+
+def kl_cov(response: Response) -> list[float]:
+    tokens = zip(response.ratios, response.selected, strict=True)
+    return [ratio - selected * math.copysign(1, ratio - 1) / response.advantage for ratio, selected in tokens]
+
+
 WEIGHTS: dict[str, ResponseWeights] = {
     "aspo": of_tokens(aspo),
     "aspo-released": aspo_released,
     "aspo-without-dual-clip": of_tokens(lambda ratio, advantage: aspo(ratio, advantage, cap=math.inf)),
     "ce-gppo": of_tokens(ce_gppo),
     "cispo": of_tokens(lambda ratio, advantage: min(ratio, 5.0)),
+    "clip-cov": but_selected(lambda ratio, advantage: ppo(ratio, advantage, low=1.0, high=1.0)),
     "cppo": cppo,
     "dapo": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, high=0.28)),
     "dppo-kl": dppo(coins, 0.05),
@@ -151,7 +169,9 @@ WEIGHTS: dict[str, ResponseWeights] = {
     "grpo-response-mean": grpo_response_mean,
     "grpo-without-is": of_tokens(lambda ratio, advantage: 1.0),
     "gspo": gspo,
+    "kl-cov": kl_cov,
     "luspo": lambda response: gspo(response, 2e-3, 2.5e-3),
+    "m2po": but_selected(lambda ratio, advantage: ratio),
     "ppo-dual-clip": of_tokens(lambda ratio, advantage: ppo(ratio, advantage, cap=3.0)),
     "sapo": of_tokens(sapo),
     "topr": topr,
@@ -184,8 +204,13 @@ def batch(spread: float) -> dict[str, Tensor]:
         "advantages": per_response.repeat_interleave(lengths),
         "mask": mask,
         "entropy": torch.rand(tokens, generator=generator, dtype=torch.float64),
+        "selected": torch.rand(tokens, generator=generator) < 0.2,
         "cu_seqlens": torch.tensor([0, *itertools.accumulate(LENGTHS)]),
     }
+
+
+def none_selected(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**given, "selected": torch.zeros_like(given["mask"])}
 
 
 def computed(name: str, given: dict[str, Tensor], **hyperparameters: float) -> tuple[Tensor, Tensor]:
@@ -206,9 +231,10 @@ def test_the_gradient_is_that_of_its_formula(name: str, spread: float) -> None:
     for start, stop in itertools.pairwise(given["cu_seqlens"].tolist()):
         tokens = [i for i in range(start, stop) if given["mask"][i]]
         if tokens:
-            advantage = float(given["advantages"][start])
+            advantage = float(given["advantages"][start]) or 1e-300  # KL-Cov's |log r| counts at A = 0 too
             before = given["old_log_probs"][tokens].exp().tolist()
-            response = Response(ratios[tokens].tolist(), advantage, given["entropy"][tokens].tolist(), before)
+            entropies, selected = given["entropy"][tokens].tolist(), given["selected"][tokens].tolist()
+            response = Response(ratios[tokens].tolist(), advantage, entropies, before, selected)
             weights = WEIGHTS[name](response)
             expected[tokens] = -advantage * torch.tensor(weights, dtype=torch.float64)
     torch.testing.assert_close(computed(name, given)[1], expected, rtol=1e-10, atol=1e-10)
@@ -244,13 +270,15 @@ def test_masked_tokens_might_as_well_not_be_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_on_policy_a_good_token_gets_likelier_and_a_bad_one_less_likely(name: str) -> None:
-    values, gradient = computed(name, batch(0.0))
-    given = batch(0.0)
+    given = none_selected(batch(0.0))
+    values, gradient = computed(name, given)
     assert values.isfinite().all()
     assert torch.equal(gradient.sign(), torch.where(given["mask"], -given["advantages"].sign(), 0.0))
 
 
-OF_THE_VALUE = {"cppo", "dapo", "drpo", "gmpo", "grpo", "gspo", "luspo", "ppo-dual-clip", "sapo"}
+OF_THE_VALUE = {
+    *("clip-cov", "cppo", "dapo", "drpo", "gmpo", "grpo", "gspo", "kl-cov", "luspo", "m2po", "ppo-dual-clip", "sapo"),
+}
 """Losses whose gradient is that of their value."""
 CHOSEN = {
     *("aspo", "aspo-released", "aspo-without-dual-clip"),
@@ -275,7 +303,7 @@ def test_the_value_of_a_chosen_gradient_has_its_weight(name: str, spread: float)
 
 @pytest.mark.parametrize("name", names())
 def test_the_figures_of_its_weights_are_those_of_its_gradient(name: str) -> None:
-    given = batch(1.2)
+    given = none_selected(batch(1.2)) if name == "kl-cov" else batch(1.2)  # no weight has its part of |log r|
     gradient = computed(name, given)[1]
     stats, advantages = build(name, {})(**given).stats, given["advantages"]
     for stat, counts in (("weight/pos", advantages > 0), ("weight/neg", advantages < 0)):
@@ -296,7 +324,15 @@ def test_every_hyperparameter_counts(name: str, key: str) -> None:
     default = get(name).model_fields[key].default
     other = 1.5 if default is None else default / 2
     given = [batch(spread) for spread in (*SPREADS, 0.1, 9e-3, 6e-3, 4e-3, 7e-4)]
-    assert any(not torch.equal(computed(name, each)[1], computed(name, each, **{key: other})[1]) for each in given)
+    assert any(differs(name, each, **{key: other}) for each in given)
+
+
+def differs(name: str, given: dict[str, Tensor], **hyperparameters: float) -> bool:
+    """Whether other hyperparameters give another gradient, or select other tokens."""
+    tokens = update_tokens(20_000)
+    selections = [build(name, each).select(tokens).tolist() for each in ({}, hyperparameters)]
+    gradients = [computed(name, given)[1], computed(name, given, **hyperparameters)[1]]
+    return selections[0] != selections[1] or not torch.equal(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("spread", [1.2, 3e-4])

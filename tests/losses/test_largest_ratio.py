@@ -98,6 +98,7 @@ def test_all_terms_of_an_update_and_what_is_logged(name: str, nats: float) -> No
     batch = PackedBatch(
         *(empty, empty, (), empty, empty),
         mask=torch.ones(TOKENS).bool(),
+        selected=torch.zeros(TOKENS).bool(),
         weights=torch.full((TOKENS,), 1 / TOKENS),
         advantages=torch.ones(TOKENS),
         old_log_probs=other,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from aspo_megatron.losses import build, names
+from aspo_megatron.losses import build, get, names
 from aspo_megatron.losses.binary import binary_kl
 
 from . import reference
@@ -71,6 +72,9 @@ TOKEN_WISE: dict[str, tuple[dict[str, float], Surrogate]] = {
     "grpo-without-is": ({}, without_is),
     "dapo": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.28, None)),
     "ppo-dual-clip": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 0.2, 0.2, 3.0)),
+    "clip-cov": ({}, lambda pi, pi_old, a: reference.ppo(pi, pi_old, a, 1.0, 1.0, None)),
+    "kl-cov": ({}, lambda pi, pi_old, a: pi / pi_old * a),
+    "m2po": ({}, lambda pi, pi_old, a: pi / pi_old * a),
     "aspo-without-dual-clip": ({}, lambda pi, pi_old, a: reference.aspo(pi, pi_old, a, 0.2, 0.2, None)),
 }
 
@@ -95,6 +99,32 @@ def test_gradient_in_every_region(name: str, advantage: float) -> None:
     expected = reference_gradient(case, lambda i, pi, pi_old, a: surrogate(pi, pi_old, a))
     _, gradient = run(build(name, settings), case)
     torch.testing.assert_close(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+SELECTED: dict[str, tuple[dict[str, float], Surrogate]] = {
+    "clip-cov": ({"eps_high": 0.2}, lambda pi, pi_old, a: 0 * pi),
+    "kl-cov": ({"beta": 0.7}, lambda pi, pi_old, a: pi / pi_old * a - 0.7 * (pi.log() - pi_old.log()).abs()),
+    "m2po": ({}, lambda pi, pi_old, a: 0 * pi),
+}
+"""At a token that the loss has selected."""
+
+
+def test_every_loss_that_selects_is_held_against_a_surrogate() -> None:
+    assert sorted(SELECTED) == [name for name in names() if get(name).selects]
+
+
+@pytest.mark.parametrize("advantage", [-1.7, -0.3, 0.0, 0.3, 1.7])
+@pytest.mark.parametrize("name", SELECTED)
+def test_gradient_of_selected_tokens_in_every_region(name: str, advantage: float) -> None:
+    settings, surrogate = SELECTED[name]
+    case = make_case(RATIOS, [advantage] * len(RATIOS))
+    case = replace(case, selected=torch.ones_like(case.mask))
+    expected = reference_gradient(case, lambda i, pi, pi_old, a: surrogate(pi, pi_old, a))
+    output, gradient = run(build(name, settings), case)
+    torch.testing.assert_close(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    pi_and_old = gather_log_probs(case.logits, case.token_ids).exp(), case.old_log_probs.exp()
+    values = [float(surrogate(*pair, advantage)) for pair in zip(*pi_and_old, strict=True)]
+    torch.testing.assert_close(output.per_token, -torch.tensor(values, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["sapo", "dapo", "ppo-dual-clip"])

@@ -28,7 +28,8 @@ from aspo_megatron.parallel.grid.rendezvous import interfaces, meet
 from aspo_megatron.parallel.grid.topology import Topology, build_grid
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import aggregation_of, update
 from aspo_megatron.plan.layouts import candidates
 from distributed import Ranks, once
 from tiny_models import qwen3_folder, qwen3_moe_folder

@@ -25,7 +25,8 @@ from aspo_megatron.parallel.model.fused_heads import FusedHeadsAttention
 from aspo_megatron.parallel.model.varlen_attention import VarlenPlan
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import aggregation_of, update
 from tiny_models import qwen2_folder, qwen3_folder, qwen3_moe_folder
 
 from .engine_stand_in import engine_stand_in
@@ -190,7 +191,7 @@ def test_two_ranks(server: Server, cases: dict[str, Case], tmp_path: Path, name:
 
 def test_scoring_in_bfloat16_is_as_near_to_float32_as_plain_pytorch(topology: Topology, cases: dict[str, Case]) -> None:
     """Where megatron rounds five times on the way of a query, here it is once."""
-    from aspo_megatron.parallel.update.step import response_log_probs
+    from aspo_megatron.parallel.update.passes import response_log_probs
 
     folder, groups = cases["qwen3"]
     limits = PassLimits(10_000, log_prob_chunk=16, temperature=TEMPERATURE)

@@ -189,7 +189,8 @@ def outcome(folder: Path, topology: Topology, factor: float) -> tuple[float, lis
     from aspo_megatron.parallel.model.policy import build_model
     from aspo_megatron.parallel.update.objective import PolicyObjective
     from aspo_megatron.parallel.update.optimizer import Optimizer
-    from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, response_log_probs, update
+    from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
+    from aspo_megatron.parallel.update.step import aggregation_of, update
 
     settings = ModelConfig(path=folder, kernels=KernelsConfig(experts="gathered"))
     with SafetensorsFolder(folder) as tensors:

@@ -28,7 +28,8 @@ from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.update.objective import PlainObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, response_log_probs, update
+from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
+from aspo_megatron.parallel.update.step import update
 from distributed import Ranks, once
 
 from .layouts import FP32, LAYOUTS, MORE_LAYOUTS, PLATFORM, Layout, hf_gradients, hf_weights, load, relative

@@ -25,8 +25,9 @@ from aspo_megatron.parallel.model.pipeline_stages import _in_order
 from aspo_megatron.parallel.update.micro_batches import micro_batches_of
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.passes import PassLimits, token_outputs
 from aspo_megatron.parallel.update.statistics import StepStatistics
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, token_outputs, update
+from aspo_megatron.parallel.update.step import aggregation_of, update
 from aspo_megatron.train.learner import Learner
 from tiny_models import llama_folder, qwen3_folder
 

@@ -34,7 +34,8 @@ from aspo_megatron.parallel.model.policy import build_model
 from aspo_megatron.parallel.model.spec import parts_of, transformer_config
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, aggregation_of, update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import aggregation_of, update
 from distributed import Ranks
 
 from .engine_stand_in import engine_stand_in

@@ -31,7 +31,8 @@ from aspo_megatron.models.hf_names import by_checkpoint_name
 from aspo_megatron.parallel.grid.topology import Topology, process_grid
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
-from aspo_megatron.parallel.update.step import PassLimits, UpdateResult, aggregation_of, update
+from aspo_megatron.parallel.update.passes import PassLimits
+from aspo_megatron.parallel.update.step import UpdateResult, aggregation_of, update
 from distributed import Ranks, once
 
 from .conftest import MatrixRow
@@ -45,6 +46,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     "aspo-without-dual-clip": {},
     "ce-gppo": {},
     "cispo": {},
+    "clip-cov": {"share": 0.2, "cov_low": 0.1},
     "cppo": {},
     "dapo": {},
     "dppo-kl": {},
@@ -54,13 +56,26 @@ RIVALS: dict[str, dict[str, Any]] = {
     "grpo-response-mean": {},
     "grpo-without-is": {},
     "gspo": {"eps_low": 0.2, "eps_high": 0.2},
+    "kl-cov": {"share": 0.2},
     "luspo": {"eps_low": 0.2, "eps_high": 0.2},
+    "m2po": {"budget": 0.5},
     "ppo-dual-clip": {},
     "sapo": {},
     "topr": {},
     "up": {},
     "vespo": {},
 }
+CORRECTIONS: dict[RolloutCorrection, tuple[float, float]] = {
+    "none": (0.0, 1.0),
+    "tis": (0.0, 1.2),
+    "icepop": (0.5, 2.0),
+    "kpop": (0.0, 0.05),
+    "sequence-tis": (0.0, 1.2),
+    "sequence-mask": (0.2, 5.0),
+    "geometric-mask": (0.7, 1.4),
+    "k3-mask": (0.0, 0.5),
+}
+"""Bounds that keep some tokens of the batches, and not others."""
 AGGREGATIONS: tuple[Aggregation, ...] = (
     "token-mean",
     "seq-mean-token-mean",
@@ -106,7 +121,8 @@ class Setup:
             kl_coef=0.05,
             kl_tokens=self.kl_tokens,
             rollout_correction=self.rollout_correction,
-            rollout_ratio_max=1.2,
+            rollout_ratio_min=CORRECTIONS[self.rollout_correction][0],
+            rollout_ratio_max=CORRECTIONS[self.rollout_correction][1],
             entropy_coef=0.01,
             router_aux_coef=self.router_aux_coef,
             **self.hyperparameters,
@@ -117,6 +133,7 @@ SETUPS = {
     **{f"{loss}, {mode}": Setup(loss, mode) for loss in LOSSES for mode in AGGREGATIONS},
     **{f"{loss}, token-mean": Setup(loss) for loss in RIVALS},
     "low-entropy KL, truncated importance sampling": Setup(kl_tokens="low-entropy", rollout_correction="tis"),
+    **{f"corrected by {kind}": Setup(rollout_correction=kind) for kind in CORRECTIONS if kind not in ("none", "tis")},
     "on-policy": Setup("aspo-released", rollout_correction="tis", on_policy=True),
     "one micro-batch": Setup(max_tokens=10_000),
     "one sample at a time": Setup(max_tokens=1),
@@ -446,7 +463,9 @@ def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Samp
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     loss = losses.build(setup.loss, setup.hyperparameters)
     values, masks = [], []
-    for sample, log_probs, entropy in hf_outputs(folder, batch, model):
+    outputs = hf_outputs(folder, batch, model)
+    selected = selection(loss, outputs)
+    for sample, log_probs, entropy in outputs:
         mask = torch.from_numpy(sample.response_mask)
         old_log_probs = log_probs.detach() if setup.on_policy else torch.tensor(sample.old_log_probs)
         output = loss(
@@ -456,13 +475,13 @@ def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Samp
             mask,
             entropy=entropy.detach(),
             cu_seqlens=torch.tensor([0, len(log_probs)]),
+            selected=selected[id(sample)],
         )
         divergence = kl.estimate_kl("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
         if setup.kl_tokens == "low-entropy" and mask.any():
             divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
-        weights = torch.ones(len(log_probs))
-        if setup.rollout_correction == "tis":
-            weights = (old_log_probs - torch.tensor(sample.rollout_log_probs)).exp().clamp(max=1.2)
+        both = (old_log_probs.double(), torch.tensor(sample.rollout_log_probs).double())
+        weights = correction(setup.rollout_correction, *(each.where(mask, 0.0) for each in both), mask)
         values.append(weights * output.per_token + 0.05 * divergence - 0.01 * entropy)
         masks.append(mask)
     total = aggregate(values, masks, setup.aggregation)
@@ -477,6 +496,46 @@ def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Samp
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
     clipped = min(1.0, OPTIMIZER.clip_grad / norm)
     assert_gradients(outcome.gradients[0], {key: grad * clipped for key, grad in gradients.items()})
+
+
+def selection(loss: losses.Loss, outputs: Sequence[tuple[Sample, Tensor, Tensor]]) -> dict[int, Tensor]:
+    """What the first update of a run selects of each sample; the samples are in the order of their groups."""
+    masks = [torch.from_numpy(sample.response_mask) for sample, _, _ in outputs]
+    rows = [
+        np.stack([log_probs.detach().numpy(), sample.old_log_probs, np.full(len(log_probs), sample.advantage)])
+        for sample, log_probs, _ in outputs
+    ]
+    tokens = np.concatenate(rows, axis=1).astype(np.float64)[:, torch.cat(masks).numpy()]
+    chosen = torch.zeros(sum(len(mask) for mask in masks), dtype=torch.bool)
+    chosen[torch.cat(masks)] = torch.from_numpy(loss.select(losses.UpdateTokens(*tokens, seed=1)))
+    parts = chosen.split([len(mask) for mask in masks])
+    return {id(sample): part for (sample, _, _), part in zip(outputs, parts, strict=True)}
+
+
+def correction(kind: RolloutCorrection, old: Tensor, engine: Tensor, mask: Tensor) -> Tensor:
+    """Weights of one response's tokens, by `CORRECTIONS`; the log-probs are 0 where the mask is False."""
+    least, most = CORRECTIONS[kind]
+    ratio, count = (old - engine).exp(), max(1, int(mask.sum()))
+    product = ratio.prod()
+    root = product ** (1 / count)
+    p, q = old.exp(), engine.exp()
+    mean_k3 = (ratio - 1 - ratio.log()).sum() / count
+    weights = {
+        "none": torch.ones_like(ratio),
+        "tis": ratio.clamp(max=most),
+        "icepop": ratio * ((ratio >= least) & (ratio <= most)),
+        "kpop": ((coins(p, q) <= most) & (coins(q, p) <= most)).double(),
+        "sequence-tis": product.clamp(max=most).expand_as(ratio),
+        "sequence-mask": ((product >= least) & (product <= most)).double().expand_as(ratio),
+        "geometric-mask": ((root >= least) & (root <= most)).double().expand_as(ratio),
+        "k3-mask": (mean_k3 <= most).double().expand_as(ratio),
+    }
+    return torch.where(mask, weights[kind], 1.0).float()
+
+
+def coins(p: Tensor, q: Tensor) -> Tensor:
+    """KL between two outcomes, one of them with these probabilities."""
+    return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
 
 
 def balancing_loss(model: Any, groups: Sequence[Sequence[Sample]]) -> Tensor:
@@ -512,6 +571,7 @@ def test_every_loss_and_aggregation_is_in_the_matrix() -> None:
     assert set(AGGREGATIONS) == set(get_args(Aggregation))
     assert {setup.aggregation for setup in SETUPS.values()} == set(get_args(Aggregation))
     assert {setup.kl_tokens for setup in SETUPS.values()} == set(get_args(KlTokens))
+    assert {setup.rollout_correction for setup in SETUPS.values()} == set(get_args(RolloutCorrection))
 
 
 def test_every_setup_goes_through_two_layouts() -> None:
@@ -522,6 +582,24 @@ def test_every_setup_goes_through_two_layouts() -> None:
 def test_every_dtype_and_recomputation_is_in_the_matrix() -> None:
     assert {row.dtype for row in LAYOUTS.values()} == set(get_args(ModelDtype))
     assert {row.recompute for row in LAYOUTS.values()} == set(get_args(Recompute))
+
+
+def test_corrections_keep_some_tokens_and_drop_others(outcomes: Outcomes) -> None:
+    (single,) = outcomes("single")
+    plain = single["aspo, token-mean"].gradients[0]["model.norm.weight"]
+    for kind in CORRECTIONS:
+        if f"corrected by {kind}" in SETUPS:
+            outcome = single[f"corrected by {kind}"]
+            assert 0.05 < outcome.results[0].stats["rollout_correction/weight"] < 0.97, kind
+            assert not torch.allclose(outcome.gradients[0]["model.norm.weight"], plain, rtol=1e-3), kind
+
+
+def test_losses_that_select_choose_some_tokens(outcomes: Outcomes) -> None:
+    (single,) = outcomes("single")
+    for loss in ("clip-cov", "m2po"):
+        assert 0.02 < single[f"{loss}, token-mean"].results[0].stats["clip/fraction"] < 0.9, loss
+    gradients = [single[f"{loss}, token-mean"].gradients[0]["model.norm.weight"] for loss in ("kl-cov", "drpo")]
+    assert not torch.allclose(*gradients, rtol=1e-3)
 
 
 def test_batch_exercises_every_rule(outcomes: Outcomes) -> None:

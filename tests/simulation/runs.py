@@ -59,12 +59,12 @@ def updates(setup: Setup) -> dict[str, Figures]:
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     from aspo_megatron.parallel.model.policy import PolicyModel
-    from aspo_megatron.parallel.update import step
+    from aspo_megatron.parallel.update import passes, step
     from aspo_megatron.parallel.update.objective import PolicyObjective
     from aspo_megatron.parallel.update.optimizer import Optimizer
 
     groups = groups_of(setup)
-    limits = step.PassLimits(budget(groups), None, 1.0)
+    limits = passes.PassLimits(budget(groups), None, 1.0)
     config = LossConfig(name=setup.loss, kl_coef=0.01)
     objective = PolicyObjective(losses.build(config.name, {}), config)
     figures: dict[str, Figures] = {}
@@ -82,12 +82,13 @@ def updates(setup: Setup) -> dict[str, Figures]:
                 inside.append(part)
                 return schedule(**arguments)
 
-        step.get_forward_backward_func = lambda: watched  # type: ignore[attr-defined]
+        for module in (step, passes):
+            module.get_forward_backward_func = lambda: watched  # type: ignore[attr-defined]
         ledger.clear()
         step.update(model, optimizer, groups, objective, step.aggregation_of(config, 64), limits)
         figures["update"], (figures["update: micro-batches"],) = ledger.figures(), inside
         ledger.clear()
-        scored = list(step.response_log_probs(model, groups, limits))
+        scored = list(passes.response_log_probs(model, groups, limits))
         assert [sample for sample, _ in scored] == [sample for group in groups for sample in group]
         figures["pass"], (_, figures["pass: micro-batches"]) = ledger.figures(), inside
     return figures

@@ -195,7 +195,7 @@ def gradients_released(setup: Setup, read_them: bool = False) -> tuple[int, int,
     with simulated_rank(setup.parallel) as rank:
         from megatron.core.parallel_state import get_global_memory_buffer
 
-        from aspo_megatron.parallel.update.step import PassLimits, response_log_probs
+        from aspo_megatron.parallel.update.passes import PassLimits, response_log_probs
 
         model, optimizer = build(setup, rank, OptimizerConfig(offload=True))
         first = rank.ledger.held_bytes

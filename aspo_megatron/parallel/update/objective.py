@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
-from aspo_megatron.losses import Loss, LossOutput, Stat, kl
+from aspo_megatron.losses import Loss, LossOutput, Stat, UpdateTokens, kl
 from aspo_megatron.losses.entropy import low_entropy_mask
 from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import shares
@@ -36,6 +38,15 @@ class Objective(Protocol):
 
     def per_token(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> Tensor:
         """The loss at each token, [R], alone."""
+        ...
+
+    @property
+    def selects(self) -> bool:
+        """Whether it looks at all tokens of an update before it, by `select`."""
+        ...
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """See `Loss.select`."""
         ...
 
 
@@ -70,6 +81,15 @@ class PolicyObjective:
     @property
     def _kl_of_low_entropy(self) -> bool:
         return bool(self.config.kl_coef) and self.config.kl_tokens == "low-entropy"
+
+    @property
+    def selects(self) -> bool:
+        """As the policy loss does."""
+        return self.loss.selects
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """The loss's choice; on policy the old log-probs are those of the policy itself."""
+        return self.loss.select(replace(tokens, old_log_probs=tokens.log_probs) if self.on_policy else tokens)
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
@@ -113,6 +133,7 @@ class PolicyObjective:
             mask,
             entropy=entropy.detach(),
             cu_seqlens=batch.cu_seqlens,
+            selected=batch.selected,
         )
         policy, weights, divergence = loss.per_token, None, None
         if self.config.rollout_correction != "none":
@@ -145,6 +166,11 @@ class PlainObjective:
 
     function: Callable[[PackedBatch, Tensor, Tensor], LossOutput]
     token_wise: bool
+    selects: bool = False
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """None."""
+        return np.zeros(len(tokens.log_probs), dtype=np.bool_)
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """See `Objective`."""

@@ -1,4 +1,4 @@
-"""One optimizer update, and the no-grad passes before it. The only place that scales the loss.
+"""One optimizer update. The only place that scales the loss.
 
 The loss-scale contract. Before the first forward pass of an update its denominator is known: tokens, sequences or a
 constant, summed over all data-parallel ranks and micro-batches (`losses/aggregation.py`). Each micro-batch then gives
@@ -19,9 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
@@ -29,38 +28,24 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
-from aspo_megatron.config import LossConfig, TrainConfig
+from aspo_megatron.config import LossConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses import Stat
 from aspo_megatron.losses.aggregation import denominator_share, token_weight
-from aspo_megatron.parallel.grid.topology import Topology
-from aspo_megatron.parallel.model.chunk import ModelChunk
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import stage_messages
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.update.micro_batches import PlannedGroups, SampleGroup
 from aspo_megatron.parallel.update.objective import Objective, gradient_at_tokens, weighted_sum
 from aspo_megatron.parallel.update.optimizer import Optimizer
+from aspo_megatron.parallel.update.passes import PassLimits, groups_of_replica
+from aspo_megatron.parallel.update.selection import select_tokens
 from aspo_megatron.parallel.update.statistics import StepStatistics
 
 _LOSS = "loss"
 """The update's loss among its figures."""
 _ROOM = "room_used"
 """What experts used of their room among them."""
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """Bounds on the memory of a pass, and the sampling temperature whose log-probs it computes."""
-
-    max_tokens: int
-    log_prob_chunk: int | None
-    temperature: float
-
-    @classmethod
-    def of(cls, train: TrainConfig, temperature: float) -> Self:
-        """As the configuration bounds them."""
-        return cls(train.max_tokens_per_micro_batch, train.log_prob_chunk, temperature)
 
 
 @dataclass(frozen=True)
@@ -79,69 +64,6 @@ class UpdateResult:
 
 
 SKIPPED = UpdateResult(loss=0.0, grad_norm=0.0, lr=0.0, skipped=True, stats={})
-
-
-def response_log_probs(
-    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
-) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Log-probs of every response token under `model`: as `token_outputs`, without the entropies."""
-    for sample, log_probs, _ in token_outputs(model, groups, limits):
-        yield sample, log_probs
-
-
-@torch.no_grad()
-def token_outputs(
-    model: PolicyModel, groups: Sequence[SampleGroup], limits: PassLimits
-) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
-    """Log-prob and entropy of every response token under `model`: each sample of `groups` with its own, fp32.
-
-    A collective over the ranks of a replica, which pass the same groups; where replicas share experts, over all ranks.
-    """
-    yield from planned_outputs(model, [PlannedGroups.of(model, groups, limits.max_tokens)], limits)
-
-
-@torch.no_grad()
-def planned_outputs(
-    model: PolicyModel, planned: Sequence[PlannedGroups], limits: PassLimits
-) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:
-    """As `token_outputs`, of samples that are planned already."""
-    device = model.topology.platform.device
-    batches = [batch for part in planned for batch in part.on_device(device, lambda sample: 0.0)]
-    results = _outputs(model, batches, limits)
-    while not _had_room(model):
-        results = _outputs(model, batches, limits)
-    samples = [sample for part in planned for sample in part.samples]
-    # All micro-batches at once: each would be a time at which the GPU has nothing to do.
-    size = sum(len(sample.response_ids) for sample in samples)
-    last = model.topology.is_last_stage
-    both = torch.cat(results, dim=1) if last else torch.empty(2, size, device=device)
-    log_probs, entropy = _from_last_stage(both, model.topology).cpu().numpy()
-    start = 0
-    for sample in samples:
-        own = slice(start, start := start + len(sample.response_ids))
-        yield sample, log_probs[own], entropy[own]
-
-
-def _outputs(model: PolicyModel, batches: Sequence[MicroBatch], limits: PassLimits) -> list[Tensor]:
-    """Of a pass over micro-batches: log-probs and entropies of each, [2, R]; on the last stage, of which it is."""
-
-    def forward(batches: Iterator[MicroBatch], model: ModelChunk) -> tuple[Tensor, Callable[..., Tensor]]:
-        output = model(next(batches), limits.temperature, limits.log_prob_chunk)
-        both = torch.stack(output) if model.is_last else output
-        return both, lambda result, non_loss_data: result
-
-    results: list[Tensor] = get_forward_backward_func()(
-        forward_step_func=forward,
-        data_iterator=[iter(batches) for _ in model.chunks],
-        model=list(model.chunks),
-        num_microbatches=len(batches),
-        seq_length=limits.max_tokens,
-        micro_batch_size=1,
-        forward_only=True,
-        collect_non_loss_data=True,
-        **stage_messages(model.topology, model.config, batches),
-    )
-    return results
 
 
 def update(
@@ -186,6 +108,8 @@ def planned_update(
     denominator, all_tokens = totals.tolist()
     if denominator == 0:
         return SKIPPED
+    if objective.selects:
+        select_tokens(model, planned, objective, limits, seed=optimizer.counters()["scheduled"])
     batches = planned.on_device(topology.platform.device, lambda sample: weighting(sample)[0] / denominator)
     model.config.moe_aux_loss_coeff = router_aux_coef / all_tokens
     figures = _gradients(model, optimizer, batches, objective, limits)
@@ -219,7 +143,7 @@ def _gradients(
         **stage_messages(topology, model.config, batches),
     )
     if model.expert_room is not None:
-        used = model.expert_room.used(_groups_of_replica(topology))
+        used = model.expert_room.used(groups_of_replica(topology))
         statistics.add_peaks({_ROOM: Stat(used, torch.ones_like(used))})
     figures = [{_LOSS: 0.0, _ROOM: 0.0}]  # what the last stage sends takes its place
     if topology.is_last_stage:
@@ -241,20 +165,6 @@ def aggregation_of(config: LossConfig, max_response_tokens: int) -> Callable[[Sa
         )
 
     return weighting
-
-
-def _had_room(model: PolicyModel) -> bool:
-    """Whether experts had room for all of their tokens in the pass just made, on every rank of the replica.
-
-    If not, what it gave is wrong, and the next pass has room. A collective, for which the host waits.
-    """
-    room = model.expert_room
-    return room is None or room.sufficed(float(room.used(_groups_of_replica(model.topology))))
-
-
-def _groups_of_replica(topology: Topology) -> list[dist.ProcessGroup]:
-    """A maximum over each of them, one after the other, is that of all ranks of the replica."""
-    return [axis.group for axis in (topology.tp, topology.cp, topology.pp) if axis.size > 1]
 
 
 def _forward_step(
@@ -287,13 +197,6 @@ def _forward_step(
     statistics.add(output.stats)
     statistics.add_peaks(output.peaks)
     return loss, report
-
-
-def _from_last_stage(values: Tensor, topology: Topology) -> Tensor:
-    """The last pipeline stage's `values` on every stage."""
-    if topology.pp.size > 1:
-        dist.broadcast(values, src=topology.stage_rank(topology.pp.size - 1), group=topology.pp.group)
-    return values
 
 
 def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **groups: Any) -> None:

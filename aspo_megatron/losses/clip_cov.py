@@ -1,0 +1,70 @@
+"""Clip-Cov (arXiv 2505.22617v1): a few of the tokens that drive the entropy down are left out, by lot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, register
+from aspo_megatron.losses.covariance import covariances
+from aspo_megatron.losses.ppo_clip import ppo_weights
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
+
+
+@register
+class ClipCov(Loss):
+    """Tokens drawn from those with a covariance of cov_low to cov_high lose their gradient; the others are PPO's.
+
+    The covariance is that of eq. 10, over the whole update, of all replicas. `share` of the update's tokens are drawn,
+    evenly, at least one if any can be (eq. 11 and 12; the authors' code has the one). A token drawn
+    counts as one of loss 0, as in the codes; the paper detaches it, which is another value and the same gradient.
+
+    The paper's formula has no clip range. Its scripts have [0, 2], as here, and leave tokens that are clipped out of
+    the draw; its code, verl's and SkyRL's draw in each micro-batch.
+
+    It needs the whole update: a pass over its tokens before it.
+
+    Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
+    Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient.
+    """
+
+    name: ClassVar[str] = "clip-cov"
+    token_wise: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
+
+    share: float = Field(2e-4, ge=0.0, le=1.0, description="Share of the update's tokens that are left out (r).")
+    cov_low: float = Field(1.0, allow_inf_nan=False, description="Least covariance of those drawn from (omega_low).")
+    cov_high: float = Field(5.0, allow_inf_nan=False, description="Their largest covariance (omega_high).")
+    eps_low: float = Field(1.0, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")
+    eps_high: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="Positive tokens with r > 1 + eps_high get no gradient."
+    )
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """The tokens that are left out."""
+        covariance, ratio = covariances(tokens), np.exp(np.minimum(tokens.log_probs - tokens.old_log_probs, 20.0))
+        clipped = (tokens.advantages > 0) & (ratio > 1 + self.eps_high)
+        clipped |= (tokens.advantages < 0) & (ratio < 1 - self.eps_low)
+        (candidates,) = np.nonzero((covariance >= self.cov_low) & (covariance <= self.cov_high) & ~clipped)
+        wanted = min(max(1, int(self.share * len(ratio))), len(candidates)) if self.share else 0
+        left_out = np.zeros(len(ratio), dtype=np.bool_)
+        left_out[np.random.default_rng(tokens.seed).choice(candidates, wanted, replace=False)] = True
+        return left_out
+
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
+        weights = ppo_weights(tokens, clip_range, None)
+        weights = replace(
+            weights,
+            value=weights.value.masked_fill(inputs.selected, 0.0),
+            gradient=weights.gradient.masked_fill(inputs.selected, 0.0),
+            dropped=weights.dropped | inputs.selected,
+        )
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

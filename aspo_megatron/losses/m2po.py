@@ -1,0 +1,59 @@
+"""M2PO, second-moment trust policy optimization (arXiv 2510.01161v2): only the largest outward ratios are dropped."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, register
+from aspo_megatron.losses.stats import ratio_stats
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+
+
+@register
+class M2po(Loss):
+    """Outward tokens lose their gradient, the largest (log r)^2 first, until the mean of the rest's is `budget`.
+
+    Outward is r > 1 for A > 0 and r < 1 for A < 0 (algorithm 1 and eq. 5). The tokens are those of the whole update,
+    of all replicas. The gradient is -A * w * grad log pi with w = r, 0 at a dropped token; the value is -A * w.
+
+    The old policy of the paper is the one that sampled, however long ago. Three codes have three other losses: the
+    authors' clips at bounds of r for which the clipped second moment is the budget, AReaL's looks at all tokens and at
+    a proximal policy, Trinity-RFT's is this one; the first two choose in each micro-batch.
+
+    It needs the whole update: a pass over its tokens before it.
+
+    Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it (footnote 2).
+    Bad tokens: they are the first to be dropped; a negative token with r > e^20, which is not outward, has the loss
+    -A * e^20 and no gradient.
+    """
+
+    name: ClassVar[str] = "m2po"
+    token_wise: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
+
+    budget: float = Field(0.04, ge=0.0, allow_inf_nan=False, description="Mean (log r)^2 of outward tokens (tau).")
+
+    def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+        """The outward tokens that are dropped."""
+        log_ratio = tokens.log_probs - tokens.old_log_probs
+        (outward,) = np.nonzero(log_ratio * np.sign(tokens.advantages) > 0)
+        moments = log_ratio[outward] ** 2
+        order = np.argsort(moments, kind="stable")
+        means = np.cumsum(moments[order]) / np.arange(1, len(order) + 1)  # never falls
+        dropped = np.zeros(len(log_ratio), dtype=np.bool_)
+        dropped[outward[order[np.searchsorted(means, self.budget, side="right") :]]] = True
+        return dropped
+
+    def compute(self, inputs: LossInput) -> LossOutput:
+        """See `Loss.compute`."""
+        tokens = RatioTokens.of(inputs)
+        dropped = inputs.selected | (tokens.beyond & (tokens.advantages < 0))
+        value = tokens.ratio.masked_fill(inputs.selected, 0.0)
+        weights = Weights(value, value.masked_fill(dropped, 0.0), dropped, capped=torch.zeros_like(dropped))
+        everything = ClipRange.of_all(tokens.ratio)
+        return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))
