@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
-from aspo_megatron.config.words import Baseline, KlEstimator, SandboxChoice, Scale
+from aspo_megatron.config.words import AdvantageOf, Baseline, KlEstimator, SandboxChoice, Scale
 
 FieldValue = str | bool | int | float
 """What a field of a problem may be asked to be."""
@@ -108,6 +108,12 @@ class ShapingConfig(Section):
 
 class AdvantageConfig(Section):
     """From rewards to advantages. GRPO: group and group; docs/loss.md has the others."""
+
+    of: AdvantageOf = Field(
+        "reward",
+        description="`parts`: each part of a `mixture` is compared and divided by itself, as below; the sums of these, "
+        "by the weights of the parts, are then compared over the batch and divided by its deviation (GDPO).",
+    )
 
     baseline: Baseline = Field(
         "group",

@@ -221,6 +221,25 @@ class RunConfig(Section):
         first = self.train.prompts_per_update / self.rollout.prompts_per_step
         return 1.0 - first if self.first_update_is_on_policy else 1.0
 
+    def _check_parts(self) -> None:
+        """What is taken off the sum of a mixture is no part of it."""
+        if self.reward.kind != "mixture":
+            raise ValueError(
+                f"advantage.of=parts: reward.kind={self.reward.kind} has no parts; use reward.kind=mixture with "
+                "reward.components, or advantage.of=reward"
+            )
+        shaping = self.shaping
+        for key, used in (
+            ("overlong_tokens", bool(shaping.overlong_tokens and shaping.overlong_penalty)),
+            ("kl_coef", bool(shaping.kl_coef)),
+        ):
+            if used:
+                raise ValueError(
+                    f"advantage.of=parts with shaping.{key}={getattr(shaping, key)}: that is taken off the sum of the "
+                    f"parts, of which none is made; set shaping.{key}=0 and make it a part of the mixture, or leave "
+                    "advantage.of=reward"
+                )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.rollout.prompts_per_step % self.train.prompts_per_update:
@@ -233,6 +252,8 @@ class RunConfig(Section):
                 f"loss.rollout_correction={self.loss.rollout_correction} compares the trainer's log-probs with the "
                 "engine's: train.old_log_probs must not be rollout"
             )
+        if self.advantage.of == "parts":
+            self._check_parts()
         if self.rollout.sampling.temperature == 0:
             raise ValueError("rollout.sampling.temperature=0: greedy responses of a group are all the same")
         return self

@@ -21,6 +21,9 @@ RolloutCorrection = Literal[
 Baseline = Literal["group", "leave-one-out", "batch"]
 """`advantage.baseline`."""
 
+AdvantageOf = Literal["reward", "parts"]
+"""`advantage.of`."""
+
 Scale = Literal["group", "batch", "mean", "none"]
 """`advantage.scale`."""
 

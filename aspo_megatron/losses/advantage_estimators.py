@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import numpy as np
@@ -73,6 +74,41 @@ def estimate_advantages(
             return np.divide(centered, means, out=np.zeros_like(centered), where=means > 0)
         case _:
             assert_never(scale)
+
+
+def advantages_of_parts(
+    parts: Mapping[str, tuple[npt.NDArray[np.integer], npt.NDArray[np.floating]]],
+    weights: Mapping[str, float],
+    groups: npt.NDArray[np.integer],
+    baseline: Baseline,
+    scale: Scale,
+) -> npt.NDArray[np.float64]:
+    """GDPO (arXiv 2601.05242v1, eq. 4, 6 and 7): each part of a reward has advantages of its own.
+
+    Their sum, by the weights, less its mean over the batch's responses, is divided by its standard deviation over them
+    (+ 1e-6). So a part counts by its weight, however small its differences are. verl takes mean and deviation over
+    tokens, and NeMo-RL's baseline is leave-one-out unless it is told otherwise; the paper, TRL and this do not.
+
+    Args:
+        parts: by name, the numbers of the samples that have it, and its value for each of these.
+        weights: of the parts, by name.
+        groups: [samples], as for `estimate_advantages`, which is asked for each part.
+        baseline: of each part.
+        scale: of each part.
+
+    Returns:
+        [samples], finite.
+
+    Raises:
+        UserError: a value is not finite.
+    """
+    total = np.zeros(len(groups))
+    for name, (samples, values) in parts.items():
+        total[samples] += weights[name] * estimate_advantages(values, groups[samples], baseline, scale)
+    if baseline == "batch":
+        return estimate_advantages(total, groups, "batch", "batch")
+    # Within groups its mean is 0 but for rounding, which would give an advantage to a group that agrees in all parts.
+    return np.asarray(total / (_deviation(total) + STD_FLOOR))
 
 
 def _centered(

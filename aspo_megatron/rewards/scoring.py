@@ -14,24 +14,31 @@ from aspo_megatron.rewards.workers.pool import PendingRewards, Reward, RewardPoo
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A problem's group of responses, their texts and their rewards."""
+    """A problem's group of responses, their texts and their rewards.
+
+    `by_parts`: advantages are those of the parts of a mixture.
+    """
 
     problem: Problem
     samples: list[Sample]
     texts: list[str]
     rewards: list[Reward]
+    by_parts: bool = False
 
     @property
     def has_equal_rewards(self) -> bool:
         """Whether nothing can be learnt from differences of the rewards."""
+        if self.by_parts:
+            return all(reward.parts == self.rewards[0].parts for reward in self.rewards)
         return len({reward.value for reward in self.rewards}) == 1
 
 
 class Scoring:
     """Decodes responses and has them scored: groups that it is told of early, while others are still generated."""
 
-    def __init__(self, rewards: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._rewards, self._tokenizer = rewards, tokenizer
+    def __init__(self, rewards: RewardPool, tokenizer: PreTrainedTokenizerBase, *, by_parts: bool = False) -> None:
+        """`by_parts`: see `ScoredGroup`."""
+        self._rewards, self._tokenizer, self._by_parts = rewards, tokenizer, by_parts
         self._begun: dict[int, tuple[list[Sample], list[str], PendingRewards]] = {}
 
     def begin(self, problem: Problem, samples: list[Sample]) -> None:
@@ -48,11 +55,11 @@ class Scoring:
         scored = []
         for problem, samples in groups:
             _, texts, pending = self._begun.pop(id(samples))
-            scored.append(ScoredGroup(problem, samples, texts, pending.result()))
+            scored.append(ScoredGroup(problem, samples, texts, pending.result(), self._by_parts))
         log_errors([reward for group in scored for reward in group.rewards])
         for group in scored:
             for sample, reward in zip(group.samples, group.rewards, strict=True):
-                sample.reward = reward.value
+                sample.reward, sample.reward_parts = reward.value, reward.parts
         return scored
 
 

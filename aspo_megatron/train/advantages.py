@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from aspo_megatron.config import RunConfig, ShapingConfig
@@ -16,6 +18,8 @@ from aspo_megatron.losses import advantage_estimators, kl
 from aspo_megatron.parallel.grid.exchange import gather
 from aspo_megatron.parallel.grid.topology import Topology
 from aspo_megatron.rewards.shaping import overlong_penalty
+
+T = TypeVar("T")
 
 
 def set_advantages(
@@ -36,17 +40,16 @@ def set_advantages(
     """
     groups = [group for batch in batches for group in batch]
     counts = topology.rank == topology.ranks_of_replica(topology.dp.rank)[0]
-    rewards = [[shaped_reward(sample, config) for sample in group] for group in groups]
-    metrics = subtract_kl(rewards, groups, config.shaping, counts=counts) if config.shaping.kl_coef else {}
-    own = [(group[0].group, values) for group, values in zip(groups, rewards, strict=True)] if counts else []
-    everywhere = sorted(pair for part in gather(own) for pair in part)  # in an order that the ranks do not decide
-    numbers = [number for number, values in everywhere for _ in values]
-    found = advantage_estimators.estimate_advantages(
-        np.array([value for _, values in everywhere for value in values]),
-        np.array(numbers, dtype=np.int64),
-        config.advantage.baseline,
-        config.advantage.scale,
-    )
+    metrics: dict[str, float] = {}
+    if config.advantage.of == "parts":
+        numbers, found = _of_parts(groups, config, counts=counts)
+    else:
+        rewards = [[shaped_reward(sample, config) for sample in group] for group in groups]
+        if config.shaping.kl_coef:
+            metrics = subtract_kl(rewards, groups, config.shaping, counts=counts)
+        numbers, values = _everywhere(groups, rewards, counts=counts)
+        given = np.array(values), np.array(numbers, dtype=np.int64)
+        found = advantage_estimators.estimate_advantages(*given, config.advantage.baseline, config.advantage.scale)
     of_group: dict[int, list[float]] = {}
     for number, advantage in zip(numbers, found.tolist(), strict=True):
         of_group.setdefault(number, []).append(advantage)
@@ -54,6 +57,39 @@ def set_advantages(
         for sample, advantage in zip(group, of_group[group[0].group], strict=True):
             sample.advantage = advantage
     return metrics
+
+
+def _everywhere(
+    groups: Sequence[Sequence[Sample]], values: Sequence[Sequence[T]], *, counts: bool
+) -> tuple[list[int], list[T]]:
+    """Of the samples of all replicas, the group and the value: in an order that the ranks do not decide."""
+    own = [(group[0].group, list(each)) for group, each in zip(groups, values, strict=True)] if counts else []
+    pairs = sorted((pair for part in gather(own) for pair in part), key=lambda pair: pair[0])
+    return [number for number, each in pairs for _ in each], [value for _, each in pairs for value in each]
+
+
+def _of_parts(
+    groups: Sequence[Sequence[Sample]], config: RunConfig, *, counts: bool
+) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """Of the samples of all replicas, the group and the advantage by the parts of the mixture.
+
+    A response that could not be scored has parts of 0, as its reward is; a part whose `when` a group does not meet
+    counts nothing in it.
+    """
+    own = [[sample.reward_parts for sample in group] for group in groups]
+    numbers, of_samples = _everywhere(groups, own, counts=counts)
+    member = np.array(numbers, dtype=np.int64)
+    names_of_group: dict[int, set[str]] = {}
+    for number, parts in zip(numbers, of_samples, strict=True):
+        names_of_group.setdefault(number, set()).update(parts)
+    values = {}
+    for name in config.reward.components:
+        places = [place for place, number in enumerate(numbers) if name in names_of_group[number]]
+        if places:
+            values[name] = np.array(places), np.array([of_samples[place].get(name, 0.0) for place in places])
+    weights = {name: component.weight for name, component in config.reward.components.items()}
+    setting = config.advantage
+    return numbers, advantage_estimators.advantages_of_parts(values, weights, member, setting.baseline, setting.scale)
 
 
 def shaped_reward(sample: Sample, config: RunConfig) -> float:

@@ -142,7 +142,7 @@ class Collector:
             )
             for slot in slots
         ]
-        scoring = Scoring(self._rewards, self._tokenizer)
+        scoring = Scoring(self._rewards, self._tokenizer, by_parts=config.advantage.of == "parts")
         finish = self._engine.start(
             requests, config.rollout.sampling, enough, lambda request, group: scoring.begin(request.problem, group)
         )

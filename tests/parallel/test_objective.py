@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -95,6 +96,10 @@ class WithoutFigures:
 
     objective: PolicyObjective
     token_wise = True
+    selects = False
+
+    def select(self, tokens: losses.UpdateTokens) -> npt.NDArray[np.bool_]:
+        raise AssertionError("a choice that nobody reads")
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         raise AssertionError("figures that nobody reads")

@@ -480,8 +480,10 @@ def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Samp
         divergence = kl.estimate_kl("k3", log_probs, torch.tensor(sample.ref_log_probs), mask=mask)
         if setup.kl_tokens == "low-entropy" and mask.any():
             divergence = divergence * (entropy <= torch.quantile(entropy[mask], 0.8))
-        both = (old_log_probs.double(), torch.tensor(sample.rollout_log_probs).double())
-        weights = correction(setup.rollout_correction, *(each.where(mask, 0.0) for each in both), mask)
+        old, engine = (
+            each.double().where(mask, 0.0) for each in (old_log_probs, torch.tensor(sample.rollout_log_probs))
+        )
+        weights = correction(setup.rollout_correction, old, engine, mask)
         values.append(weights * output.per_token + 0.05 * divergence - 0.01 * entropy)
         masks.append(mask)
     total = aggregate(values, masks, setup.aggregation)
@@ -501,13 +503,15 @@ def assert_as_hugging_face(outcome: Outcome, folder: Path, batch: list[list[Samp
 def selection(loss: losses.Loss, outputs: Sequence[tuple[Sample, Tensor, Tensor]]) -> dict[int, Tensor]:
     """What the first update of a run selects of each sample; the samples are in the order of their groups."""
     masks = [torch.from_numpy(sample.response_mask) for sample, _, _ in outputs]
-    rows = [
-        np.stack([log_probs.detach().numpy(), sample.old_log_probs, np.full(len(log_probs), sample.advantage)])
-        for sample, log_probs, _ in outputs
-    ]
+    rows = []
+    for sample, log_probs, _ in outputs:
+        assert sample.old_log_probs is not None
+        rows.append(np.stack([log_probs.detach(), sample.old_log_probs, np.full(len(log_probs), sample.advantage)]))
     tokens = np.concatenate(rows, axis=1).astype(np.float64)[:, torch.cat(masks).numpy()]
     chosen = torch.zeros(sum(len(mask) for mask in masks), dtype=torch.bool)
-    chosen[torch.cat(masks)] = torch.from_numpy(loss.select(losses.UpdateTokens(*tokens, seed=1)))
+    chosen[torch.cat(masks)] = torch.from_numpy(
+        loss.select(losses.UpdateTokens(tokens[0], tokens[1], tokens[2], seed=1))
+    )
     parts = chosen.split([len(mask) for mask in masks])
     return {id(sample): part for (sample, _, _), part in zip(outputs, parts, strict=True)}
 
@@ -598,8 +602,8 @@ def test_losses_that_select_choose_some_tokens(outcomes: Outcomes) -> None:
     (single,) = outcomes("single")
     for loss in ("clip-cov", "m2po"):
         assert 0.02 < single[f"{loss}, token-mean"].results[0].stats["clip/fraction"] < 0.9, loss
-    gradients = [single[f"{loss}, token-mean"].gradients[0]["model.norm.weight"] for loss in ("kl-cov", "drpo")]
-    assert not torch.allclose(*gradients, rtol=1e-3)
+    held, free = (single[f"{loss}, token-mean"].gradients[0]["model.norm.weight"] for loss in ("kl-cov", "drpo"))
+    assert not torch.allclose(held, free, rtol=1e-3)
 
 
 def test_batch_exercises_every_rule(outcomes: Outcomes) -> None:

@@ -115,6 +115,7 @@ def run_config(settings: dict[str, Any]) -> RunConfig:
             "train": {"prompts_per_update": 4, "steps": LAST_STEP},
             "shaping": settings.get("shaping", {}),
             "advantage": settings.get("advantage", {}),
+            "reward": settings.get("reward", {}),
         }
     )
 
