@@ -20,7 +20,7 @@ _HEAD = f"""\
 
 <!-- Generated: python tools/losses_page.py -->
 
-What each loss does, as its class says it; `aspo losses NAME` shows the same in a terminal, and a picture of the one.
+What each loss does, as its class says it; `aspo losses cispo`, say, shows the same of one in a terminal, with its picture.
 [which_loss.md](which_loss.md) goes by question, [loss.md](loss.md) has what all have in common: scale, bound, KL and
 corrections.
 
