@@ -20,7 +20,7 @@ _HEAD = f"""\
 
 <!-- Generated: python tools/losses_page.py -->
 
-What each loss does, as its class says it; `aspo losses cispo`, say, shows the same of one in a terminal, with its picture.
+What each loss does, as its class says it; `aspo losses cispo` shows the same of one, and its picture, in a terminal.
 [which_loss.md](which_loss.md) goes by question, [loss.md](loss.md) has what all have in common: scale, bound, KL and
 corrections.
 

@@ -100,7 +100,7 @@ def test_the_axis_stands_below_its_ratios() -> None:
     curve = next(line for line in lines if line.startswith("  A > 0 ▁"))
     axis = lines[lines.index(curve) + 2]
     end = len(curve.rstrip("▁"))
-    assert axis.index("1 ") <= end < axis.index("2 ")
+    assert axis.index(" 1 ") + 1 <= end < axis.index(" 2 ") + 1
 
 
 @pytest.mark.usefixtures("own_losses")

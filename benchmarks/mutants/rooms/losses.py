@@ -137,8 +137,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "losses/drpo.py",
         "Drpo.compute",
-        old="0.5 * share * (tokens.ratio - 1.0)",
-        new="share * (tokens.ratio - 1.0)",
+        old="tokens.ratio * (1.0 - share)",
+        new="tokens.ratio * (1.0 + share)",
         tests=("losses/test_rival_losses.py",),
     ),
     Mutant(
