@@ -161,8 +161,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "losses/up.py",
         "Up.compute",
-        old="weights.dropped & ~positive",
-        new="weights.dropped",
+        old="gradient=torch.where(positive, anchored",
+        new="gradient=torch.where(positive, tokens.ratio",
         tests=("losses/test_rival_losses.py",),
     ),
     Mutant(
