@@ -18,23 +18,26 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 class Aspo(Loss):
     """ASPO: positive tokens are weighted by 1/r, so that a token that is still unlikely is pushed harder.
 
-    With r = pi / pi_old and the response's advantage A, the gradient at a token is -A * w * grad log pi, where
+    Which tokens are dropped (w = 0, token masking) is decided by r as it is. The flip is the gradient of the surrogate
+    A * pi_old * pi / sg(pi^2). The cap limits the weight and keeps the gradient, unlike the dual clip of PPO. At r = 1
+    all of this is GRPO.
 
-        w = 0           if A > 0 and r > 1 + eps_high, or A < 0 and r < 1 - eps_low   (token masking)
-        w = min(r, c)   for the other tokens with A < 0                               (as PPO, but soft dual clip)
-        w = min(1/r, c) for the other tokens with A > 0                               (flipped weight)
-
-    The flip is the gradient of the surrogate A * pi_old * pi / sg(pi^2). The cap c (`dual_clip`) limits the weight
-    and keeps the gradient, unlike the dual clip of PPO. At r = 1 all of this is GRPO.
-
-    The value is -A * w too, but a masked token counts with w at the bound of the range that it passed, as PPO's
+    The value is -A * w too, but a dropped token counts with w at the bound of the range that it passed, as PPO's
     clip does: the value is continuous in r, and at r = 1 equal to PPO's. The paper defines the gradient only.
+
+    Settings of its source: `loss.aggregation=seq-mean-token-mean` (equation 1; its appendix: a token-level loss).
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
     Bad tokens: with `dual_clip` null r and 1/r weigh at most e^20, and keep their gradient as under a cap.
     """
 
     name: ClassVar[str] = "aspo"
+    formula: ClassVar[str] = (
+        "w = 0  if A > 0 and r > 1 + eps_high, or A < 0 and r < 1 - eps_low\n"
+        "w = min(1 / r, dual_clip)  for the other tokens with A > 0\n"
+        "w = min(r, dual_clip)  for the other tokens with A < 0"
+    )
+    source: ClassVar[str] = "arXiv 2510.06062v2"
     token_wise: ClassVar[bool] = True
 
     eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")

@@ -15,20 +15,26 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens
 
 @register
 class AspoReleased(Loss):
-    """ASPO (see `aspo`) with a wider clip range at the tokens where the current policy is least certain.
+    """ASPO with a wider clip range at the tokens where the current policy is least certain.
 
-    The range is [1 - eps, 1 + eps], with eps = eps_low_entropy for a token whose entropy is at or below the
-    `quantile` of its response's unmasked tokens (`torch.quantile`, linear interpolation), and eps_high_entropy
-    above it. Masking, flipped weight, cap and value are those of `aspo`.
+    A token whose entropy is above the `quantile` of its response's unmasked tokens (`torch.quantile`, linear
+    interpolation) has eps_high_entropy, the others have eps_low_entropy, for both sides. All else is as in `aspo`.
 
     It is not token-wise: the quantile needs the whole response, so the tensors must hold whole responses. No
-    gradient flows through the entropy. The released code aggregates by seq-mean-token-mean in effect, and can
-    restrict the KL to the tokens of `entropy.low_entropy_mask`.
+    gradient flows through the entropy.
+
+    Settings of its source: `loss.aggregation=seq-mean-token-mean` in effect, though its scripts ask for token-mean. It
+    can restrict the KL to low-entropy tokens (`loss.kl_tokens=low-entropy`).
 
     Denominator: that of the aggregation, over unmasked tokens. Bad tokens: as `aspo`.
     """
 
     name: ClassVar[str] = "aspo-released"
+    formula: ClassVar[str] = (
+        "eps = eps_low_entropy  if the token's entropy <= the quantile of its response, else eps_high_entropy\n"
+        "w = that of aspo with eps_low = eps_high = eps"
+    )
+    source: ClassVar[str] = "code released with arXiv 2510.06062"
     token_wise: ClassVar[bool] = False
 
     eps_low_entropy: float = Field(

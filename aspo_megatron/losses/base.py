@@ -89,6 +89,10 @@ class Loss(BaseModel, ABC):
 
     name: ClassVar[str]
     """Of a registered loss: what `loss.name` calls it."""
+    formula: ClassVar[str] = ""
+    """The weight w of the gradient -A * w * grad log pi, in the notation of docs/loss.md; a line a case."""
+    source: ClassVar[str] = ""
+    """The paper that it is from, with its equations."""
     token_wise: ClassVar[bool] = False
     """The value at a token depends on that token alone, so its gradient is known chunk by chunk.
 

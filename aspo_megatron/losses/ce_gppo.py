@@ -14,20 +14,27 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class CeGppo(Loss):
-    """The weight is r within the clip range, and beyond it a part of the bound's (eq. 8).
+    """Tokens beyond the clip range keep a part of the bound's weight, by which the entropy is steered.
 
-    For A > 0 and r > 1 + eps_high it is beta_positive * (1 + eps_high), for A < 0 and r < 1 - eps_low it is
-    beta_negative * (1 - eps_low). The gradient is -A * w * grad log pi, and the value -A * w. Both betas 0 have the
-    gradient of `grpo`. A larger beta_positive keeps exploring, a larger beta_negative settles sooner.
+    The value is -A * w. Both betas 0 have the gradient of `grpo`. A larger beta_positive keeps exploring, a larger
+    beta_negative settles sooner.
 
-    The betas are the paper's for a model of 1.5B; for 7B beta_negative is 0.75. Its text exchanges the two (beta_1,
-    beta_2), its equation and its code do not. Its code has a dual clip besides, which the paper does not name.
+    Settings of its source: `loss.aggregation=token-mean`; beta_negative 0.5 for a model of 1.5B, 0.75 for one of 7B.
 
-    Denominator: that of the aggregation, over unmasked tokens. The paper's is token-mean.
+    Sources disagree: the paper's text exchanges the two betas (beta_1, beta_2), its equation and its code do not; its
+    code has a dual clip besides, which the paper does not name.
+
+    Denominator: that of the aggregation, over unmasked tokens.
     Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient.
     """
 
     name: ClassVar[str] = "ce-gppo"
+    formula: ClassVar[str] = (
+        "w = beta_positive (1 + eps_high)  if A > 0 and r > 1 + eps_high\n"
+        "w = beta_negative (1 - eps_low)  if A < 0 and r < 1 - eps_low\n"
+        "w = r  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 2509.20712v5, eq. 8 to 10"
     token_wise: ClassVar[bool] = True
 
     eps_low: float = Field(

@@ -14,15 +14,17 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class Cispo(Loss):
-    """No token is dropped: the weight is the clipped ratio, sg(clip(r, 1 - eps_low, 1 + eps_high)), for both signs.
+    """No token is dropped: the weight is the clipped ratio, for both signs.
 
-    The gradient is -A * w * grad log pi with that weight, and the value -A * w. eps_low = 1 means no lower bound, as in
-    the paper, which tunes the upper one alone; 4 is in the range that later work found to be safe.
+    The value is -A * w. eps_low = 1 means no lower bound, as in the paper, which tunes the upper one alone; 4 is in the
+    range that later work found to be safe.
 
     Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the bound e^20 is above 1 + eps_high.
     """
 
     name: ClassVar[str] = "cispo"
+    formula: ClassVar[str] = "w = sg(clip(r, 1 - eps_low, 1 + eps_high))"
+    source: ClassVar[str] = "arXiv 2506.13585"
     token_wise: ClassVar[bool] = True
 
     eps_low: float = Field(1.0, ge=0.0, le=1.0, description="The weight is at least 1 - eps_low.")

@@ -16,25 +16,33 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, outw
 
 @register
 class Cppo(Loss):
-    """A token that moves outward is dropped once its response has drifted further than its budget (eq. 8 to 11).
+    """A token that moves outward is dropped once its response has drifted further than its budget.
 
-    With D = |pi - pi_old| at a token and its place weight v, which falls from 1 at the response's first token to
-    `last_weight` at its last, it is dropped if v D > min(delta, delta + budget * (v before it) - (v D before it)); the
-    sums are over the tokens before it. Outward is r > 1 for A > 0 and r < 1 for A < 0. The gradient is
-    -A * w * grad log pi with w = r, 0 at a dropped token; the value is -A * w.
-
-    The old policy of the paper is the one that sampled (`train.old_log_probs=rollout`). Its runs measure D over the
-    20 most likely tokens, the codes that there are over "this token or another", as here; for base models it takes a
-    quantile of D for the budget. Not the completion pruning of the same name (arXiv 2503.22342), which is no loss.
+    Outward is r > 1 for A > 0 and r < 1 for A < 0. The value is -A * w. Not the completion pruning of the same name
+    (arXiv 2503.22342), which is no loss.
 
     It is not token-wise: the budget is the response's, so the tensors must hold whole responses; masked tokens are
     left out of its sums and its length.
+
+    Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`); delta 0.15 for dense
+    models, 0.2 for a mixture of experts.
+
+    Sources disagree: the paper's runs measure D over the 20 most likely tokens, the codes that there are over "this
+    token or another", as here; for base models the paper takes a quantile of D for the budget, its code always.
 
     Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it.
     Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient.
     """
 
     name: ClassVar[str] = "cppo"
+    formula: ClassVar[str] = (
+        "D = |pi - pi_old|\n"
+        "v = 1 at a response's first token, falling evenly to last_weight at its last\n"
+        "w = 0  if the token moves outward and\n"
+        "       v D > min(delta, delta + budget * (sum of v before it) - (sum of v D before it))\n"
+        "w = r  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 2606.10968v2, eq. 8 to 11"
     token_wise: ClassVar[bool] = False
 
     delta: float = Field(0.15, gt=0.0, le=1.0, description="An outward token further away than this gets no gradient.")

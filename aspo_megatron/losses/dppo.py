@@ -47,18 +47,25 @@ class Dppo(Loss):
 
 @register
 class DppoTv(Dppo):
-    """DPPO with the total variation of two coins, |pi - pi_old| (eq. 13).
+    """DPPO with the total variation of two coins: the token, or another.
 
-    The old policy is the one that sampled: the paper takes the engine's log-probs (`train.old_log_probs=rollout`) and
-    finds that recomputed ones fail. It has advantages without a standard deviation (`advantage.scale=none`), and the
-    cap C = 5 in its scaling runs (appendix E), none in its test of stability (appendix C). The authors' code and TRL
-    cap at 10; verl at `clip_ratio_c`, 3 by default; SkyRL and prime-rl do not.
+    Outward is r > 1 for A > 0 and r < 1 for A < 0. The value is -A * w.
+
+    Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`), as recomputed
+    log-probs fail in its runs; `advantage.scale=none`.
+
+    Sources disagree: the paper's scaling runs have the cap C = 5 (appendix E), its test of stability none (appendix C).
+    The authors' code and TRL cap at 10; verl at `clip_ratio_c`, 3 by default; SkyRL and prime-rl do not.
 
     Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it.
     Bad tokens: without a cap, a negative token with r > e^20 has the weight e^20.
     """
 
     name: ClassVar[str] = "dppo-tv"
+    formula: ClassVar[str] = (
+        "w = 0  if the token moves outward and |pi - pi_old| > delta\nw = min(r, ratio_max)  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 2602.04879v3, eq. 12, 13 and 23"
 
     delta: float = Field(0.2, gt=0.0, le=1.0, description="Outward tokens with |pi - pi_old| above it get no gradient.")
 
@@ -69,15 +76,23 @@ class DppoTv(Dppo):
 
 @register
 class DppoKl(Dppo):
-    """DPPO with the KL of two coins, in nats, from the old policy's to the present one's (eq. 14).
+    """DPPO with the KL of two coins, the token or another, in nats, from the old policy's to the present one's.
 
-    As `dppo-tv`. The paper's delta is 0.05; verl and SkyRL take 0.2 unless told otherwise.
+    Settings of its source: as `dppo-tv`.
+
+    Sources disagree: the paper's delta is 0.05; verl and SkyRL take 0.2 unless told otherwise. Caps: as `dppo-tv`.
 
     Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it.
     Bad tokens: without a cap, a negative token with r > e^20 has the weight e^20.
     """
 
     name: ClassVar[str] = "dppo-kl"
+    formula: ClassVar[str] = (
+        "KL = pi_old log(pi_old / pi) + (1 - pi_old) log((1 - pi_old) / (1 - pi))\n"
+        "w = 0  if the token moves outward (r > 1 for A > 0, r < 1 for A < 0) and KL > delta\n"
+        "w = min(r, ratio_max)  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 2602.04879v3, eq. 12, 14 and 23"
 
     delta: float = Field(0.05, gt=0.0, allow_inf_nan=False, description="Outward tokens with a KL above it get none.")
 

@@ -14,20 +14,26 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class Drpo(Loss):
-    """r A less a square of how far the probability has moved: r A - |A| pi_old (r - 1)^2 / (2 delta).
+    """The ratio less a square of how far the probability has moved, so that what has moved outward weighs less.
 
-    The gradient is -A * w * grad log pi with w = r (1 - sign(A) (pi - pi_old) / delta): less the further a token has
-    moved outward, more if it has moved the other way. At |pi - pi_old| = delta outward it is 0, beyond it turns round.
-    With the paper's delta of 12.5 it differs from r by at most 8 %, as probabilities differ by at most 1.
+    What has moved the other way weighs more. At |pi - pi_old| = delta outward w is 0, beyond it turns round. With the
+    paper's delta of 12.5 it differs from r by at most 8 %, as probabilities differ by at most 1. Not the decoupled
+    rewards of the same name (arXiv 2510.04474).
 
-    The old policy of the paper is the one that sampled (`train.old_log_probs=rollout`), its advantages are without a
-    standard deviation (`advantage.scale=none`). Source: the code of UniRL and reports that agree; the equations
-    themselves were not to be had. Not the decoupled rewards of the same name (arXiv 2510.04474).
+    Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`);
+    `advantage.scale=none`.
+
+    Sources disagree: the equations themselves were not to be had; the code of UniRL and four reports agree on them. An
+    early text of that code describes a hard mask.
 
     Denominator: that of the aggregation, over unmasked tokens. Bad tokens: one with r > e^20 has no gradient.
     """
 
     name: ClassVar[str] = "drpo"
+    formula: ClassVar[str] = (
+        "value: -(r A - |A| pi_old (r - 1)^2 / (2 delta))\nw = r (1 - sign(A) (pi - pi_old) / delta)"
+    )
+    source: ClassVar[str] = "arXiv 2606.09821v1, eq. 8 and 9, from the code of UniRL and reports"
     token_wise: ClassVar[bool] = True
 
     delta: float = Field(12.5, gt=0.0, allow_inf_nan=False, description="Distance |pi - pi_old| at which w is 0.")

@@ -16,19 +16,27 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class Gmpo(Loss):
-    """-s A with s = (product of clip(r_t)) ^ (1 / |y|), each token's ratio clipped first, in log space.
+    """The geometric mean of a response's ratios, each clipped first, in log space.
 
-    clip(r) is min(r, exp(eps_high)) for A > 0 and max(r, exp(-eps_low)) for A < 0. Every token has the value -s A and,
-    where its own ratio is not clipped, the gradient -A * s * grad log pi; with the aggregation seq-mean-token-mean this
-    is the paper's objective exactly. GSPO clips the mean of the response, this the tokens in it, far less narrowly.
+    Every token has the value -s A; which have a gradient is decided by each token's own ratio. GSPO clips the mean of
+    the response, this the tokens in it, far less narrowly.
 
     It is not token-wise: s needs the whole response, so the tensors must hold whole responses.
+
+    Settings of its source: `loss.aggregation=seq-mean-token-mean`, with which this is the paper's objective exactly.
 
     Denominator: that of the aggregation, over unmasked tokens; a clipped token still counts in it, and in |y|.
     Bad tokens: one with log r > 20 counts 20 in the mean of a negative response, and has no gradient.
     """
 
     name: ClassVar[str] = "gmpo"
+    formula: ClassVar[str] = (
+        "c = min(r, exp(eps_high))  if A > 0, max(r, exp(-eps_low))  if A < 0\n"
+        "s = (product of c over the response) ^ (1 / |y|)\n"
+        "w = 0  if A > 0 and log r > eps_high, or A < 0 and log r < -eps_low\n"
+        "w = s  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 2507.20673"
     token_wise: ClassVar[bool] = False
 
     eps_low: float = Field(

@@ -29,6 +29,12 @@ class GrpoResponseMean(Loss):
     """
 
     name: ClassVar[str] = "grpo-response-mean"
+    formula: ClassVar[str] = (
+        "w = 0  if A > 0 and r > 1 + eps_high, or A < 0 and r < 1 - eps_low\n"
+        "w = mean of r over the response  for the other tokens with A > 0\n"
+        "w = r  for the other tokens with A < 0"
+    )
+    source: ClassVar[str] = "arXiv 2510.06062v2, an ablation"
     token_wise: ClassVar[bool] = False
 
     eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")

@@ -13,7 +13,7 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class GrpoWithoutIs(Loss):
-    """Every token has weight 1, whatever its ratio: the gradient is -A * grad log pi. Nothing is clipped.
+    """Every token has the same weight, whatever its ratio: REINFORCE with a group baseline. Nothing is clipped.
 
     The ASPO paper finds that outcome-supervised GRPO learns as well so, which is its case against token-level ratios.
     The value is -A.
@@ -22,6 +22,8 @@ class GrpoWithoutIs(Loss):
     """
 
     name: ClassVar[str] = "grpo-without-is"
+    formula: ClassVar[str] = "w = 1"
+    source: ClassVar[str] = "arXiv 2510.06062v2, an ablation"
     token_wise: ClassVar[bool] = True
 
     def compute(self, inputs: LossInput) -> LossOutput:

@@ -15,14 +15,15 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
 
 @register
 class Gspo(Loss):
-    """PPO-clip on the response's ratio s = (pi(y) / pi_old(y)) ^ (1 / |y|), the geometric mean over its tokens.
+    """PPO-clip on one ratio for the whole response, the geometric mean over its tokens.
 
-    Every token has the loss -min(s A, clip(s, 1 - eps_low, 1 + eps_high) A) and, where s is not clipped, the gradient
-    -A * s * grad log pi. With the aggregation seq-mean-token-mean this is the paper's objective exactly, since
-    grad s = s / |y| * sum of grad log pi. |y| counts unmasked tokens. The clip range is much narrower than that of
-    token ratios.
+    Every token has the loss -min(s A, clip(s, 1 - eps_low, 1 + eps_high) A). |y| counts unmasked tokens. The clip range
+    is much narrower than that of token ratios.
 
     It is not token-wise: the ratio needs the whole response, so the tensors must hold whole responses.
+
+    Settings of its source: `loss.aggregation=seq-mean-token-mean`, with which this is the paper's objective exactly,
+    since grad s = s / |y| * sum of grad log pi.
 
     Denominator: that of the aggregation, over unmasked tokens; a clipped response still counts in it.
     Bad tokens: one pulls its whole response with it; a negative response with s > e^20 has the loss -A * e^20 and no
@@ -30,6 +31,12 @@ class Gspo(Loss):
     """
 
     name: ClassVar[str] = "gspo"
+    formula: ClassVar[str] = (
+        "s = (pi(y) / pi_old(y)) ^ (1 / |y|)\n"
+        "w = 0  if A > 0 and s > 1 + eps_high, or A < 0 and s < 1 - eps_low\n"
+        "w = s  for the other responses"
+    )
+    source: ClassVar[str] = "arXiv 2507.18071"
     token_wise: ClassVar[bool] = False
 
     eps_low: float = Field(3e-4, ge=0.0, le=1.0, description="Negative responses with s < 1 - eps_low get no gradient.")

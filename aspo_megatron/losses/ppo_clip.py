@@ -14,19 +14,23 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class PpoClip(Loss):
-    """GRPO, that is PPO-clip on group-relative advantages: -min(r A, clip(r, 1 - eps_low, 1 + eps_high) A).
+    """GRPO, that is PPO-clip on group-relative advantages.
 
-    Here r = pi / pi_old. The gradient is -A * r * grad log pi, and 0 if A > 0 and r > 1 + eps_high, or A < 0 and
-    r < 1 - eps_low. eps_high above eps_low is DAPO's clip-higher (arXiv 2503.14476).
+    The value is -min(r A, clip(r, 1 - eps_low, 1 + eps_high) A). With `dual_clip` = c (arXiv 1912.09729) that of a
+    token with A < 0 is at most -A * c, reached at r = c. eps_high above eps_low is DAPO's clip-higher.
 
-    With `dual_clip` = c (arXiv 1912.09729) the loss of a token with A < 0 is at most -A * c, reached at r = c, and a
-    token beyond has no gradient.
+    Settings of its source: `loss.aggregation=seq-mean-token-mean`, and a KL in the loss.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
     Bad tokens: a negative token with r > e^20, without `dual_clip`, has the loss -A * e^20 and no gradient (as verl).
     """
 
     name: ClassVar[str] = "grpo"
+    formula: ClassVar[str] = (
+        "w = 0  if A > 0 and r > 1 + eps_high, or A < 0 and (r < 1 - eps_low or r > dual_clip)\n"
+        "w = r  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 1707.06347; arXiv 2402.03300"
     token_wise: ClassVar[bool] = True
 
     eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")

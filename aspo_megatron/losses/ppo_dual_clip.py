@@ -12,14 +12,19 @@ from aspo_megatron.losses.ppo_clip import PpoClip
 
 @register
 class PpoDualClip(PpoClip):
-    """`grpo` with a bound c on the loss of negative tokens, reached at r = c; a token beyond has no gradient.
+    """`grpo` with a bound on the loss of negative tokens; a token beyond it has no gradient.
 
     ASPO's cap is softer: it keeps the gradient, with weight c.
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the bound e^20 is above c.
+    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: the bound e^20 is above `dual_clip`.
     """
 
     name: ClassVar[str] = "ppo-dual-clip"
+    formula: ClassVar[str] = (
+        "w = 0  if A > 0 and r > 1 + eps_high, or A < 0 and (r < 1 - eps_low or r > dual_clip)\n"
+        "w = r  for the other tokens"
+    )
+    source: ClassVar[str] = "arXiv 1912.09729"
 
     dual_clip: float | None = Field(
         3.0,

@@ -14,16 +14,20 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class Sapo(Loss):
-    """The surrogate f(r) A with f(r) = sigmoid(tau (r - 1)) * 4 / tau, tau by the sign of A.
+    """A smooth gate in place of the clip: the weight fades on both sides of r = 1.
 
-    The gradient is -A * w * grad log pi with w = 4 p (1 - p) r, p = sigmoid(tau (r - 1)): r at r = 1, fading on both
-    sides. Negative tokens fade sooner (tau_negative above tau_positive), since their gradient spreads over the whole
+    Negative tokens fade sooner (tau_negative above tau_positive), since their gradient spreads over the whole
     vocabulary.
 
     Denominator: that of the aggregation, over unmasked tokens. Bad tokens: far from r = 1 w is 0.
     """
 
     name: ClassVar[str] = "sapo"
+    formula: ClassVar[str] = (
+        "value: -(4 / tau) sigmoid(tau (r - 1)) A, with tau_positive or tau_negative by the sign of A\n"
+        "w = 4 p (1 - p) r  with p = sigmoid(tau (r - 1))"
+    )
+    source: ClassVar[str] = "arXiv 2511.20347"
     token_wise: ClassVar[bool] = True
 
     tau_positive: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Steepness of the gate for A > 0.")

@@ -18,17 +18,24 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
 class Up(Loss):
     """Positive tokens have weight 1, whatever their ratio, and are never clipped; negative ones are those of `grpo`.
 
-    For A > 0 the surrogate is A * pi / sg(pi): its value is A and its gradient A * grad log pi. For A < 0 it is PPO's,
-    of which the lower bound alone can act. ASPO pushes an unlikely positive token by 1 / r, GRPO by r, this by 1.
+    For A > 0 the surrogate is A * pi / sg(pi), anchored at the policy itself: its value is A. For A < 0 it is PPO's, of
+    which the lower bound alone can act. ASPO pushes an unlikely positive token by 1 / r, GRPO by r, this by 1.
 
-    Source: the author's pull request to verl (#7022), one to TRL (#6579) and reports that agree; the paper's own text
-    was not to be had. The one to verl also has a dual clip for negative tokens, which the reports do not name.
+    Settings of its source: `loss.aggregation=token-mean` without a KL (its variant of DAPO), or seq-mean-token-mean
+    with one (of GRPO).
+
+    Sources disagree: the paper's own text was not to be had; the author's pull request to verl (#7022), one to TRL
+    (#6579) and reports agree on this. The one to verl also has a dual clip for negative tokens.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
     Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient.
     """
 
     name: ClassVar[str] = "up"
+    formula: ClassVar[str] = (
+        "w = 1  if A > 0\nw = 0  if A < 0 and r < 1 - eps_low\nw = r  for the other tokens with A < 0"
+    )
+    source: ClassVar[str] = "arXiv 2607.06987v1, eq. 12 to 15, from the author's code and reports"
     token_wise: ClassVar[bool] = True
 
     eps_low: float = Field(0.2, ge=0.0, le=1.0, description="Negative tokens with r < 1 - eps_low get no gradient.")

@@ -15,21 +15,28 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class Vespo(Loss):
-    """Every token has the weight W ^ power * exp(decay * (1 - W)), W the ratio of its whole response (eq. 20).
+    """A smooth weight by the ratio of the whole response: it fades as that gets large, and as it gets small.
 
-    W is the product over the response's unmasked tokens, without a root: 1 at W = 1, largest at power / decay, fading
-    on both sides. Its variance is finite from power = 1 on. The gradient is -A * w * grad log pi, and the value -A * w.
-
-    The old policy of the paper is the one that sampled (`train.old_log_probs=rollout`), its advantages are without a
-    standard deviation (`advantage.scale=none`), its aggregation is seq-mean-token-sum; the authors' code and TRL have
-    token-mean. `power` and `decay` are lambda and k there (TRL: `vespo_k_*`, `vespo_lambda_*`).
+    W counts the response's unmasked tokens, without a root. The weight is 1 at W = 1 and largest at power / decay. Its
+    variance is finite from power = 1 on. The value is -A * w.
 
     It is not token-wise: W needs the whole response, so the tensors must hold whole responses.
+
+    Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`);
+    `advantage.scale=none`, `loss.aggregation=seq-mean-token-sum`.
+
+    Sources disagree: the authors' code and TRL have token-mean, so that long responses count more. `power` and `decay`
+    are k and lambda in TRL (`vespo_k_*`, `vespo_lambda_*`).
 
     Denominator: that of the aggregation, over unmasked tokens. Bad tokens: one lets its whole response fade.
     """
 
     name: ClassVar[str] = "vespo"
+    formula: ClassVar[str] = (
+        "W = pi(y) / pi_old(y), the product of r over the response\n"
+        "w = W ^ power * exp(decay * (1 - W)), with those for the sign of A"
+    )
+    source: ClassVar[str] = "arXiv 2602.10693v3, eq. 20"
     token_wise: ClassVar[bool] = False
 
     power_positive: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="Power of W for A > 0 (c_1).")

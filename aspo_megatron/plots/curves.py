@@ -39,7 +39,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     write_figure(draw_figure(read_series(runs, {})), output)
 
 
-def write_figure(figure: Figure, output: Path) -> None:
+def write_figure(figure: Figure, output: Path, dpi: int = _DPI) -> None:
     """Write a figure into a file, whose folder is made if need be; PNG if the file has no suffix.
 
     Raises:
@@ -47,7 +47,7 @@ def write_figure(figure: Figure, output: Path) -> None:
     """
     try:
         with whole_file(output) as partial:
-            figure.savefig(partial, dpi=_DPI, format=output.suffix[1:] or "png")
+            figure.savefig(partial, dpi=dpi, format=output.suffix[1:] or "png")
     except ValueError as error:  # an unknown suffix; matplotlib lists the known ones
         raise UserError(f"{one_line(output)}: {one_line(error)}") from error
 

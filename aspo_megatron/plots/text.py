@@ -16,8 +16,9 @@ from aspo_megatron.plots.panels import Panel, panels_of
 from aspo_megatron.plots.series import Curve, FloatArray, Series, curve, final, is_flat
 from aspo_megatron.plots.styles import COLORS
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_ASCII = "_.-~=+*#"
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-~=+*#"
+"""Heights, from the lowest."""
 _LONGEST_NAME = 28
 _WIDEST = 140
 _BRIEF = {
@@ -60,7 +61,7 @@ def print_figure(series: Sequence[Series], console: Console, smooth: int | None 
     begin = max((len(row.begin) for row in every), default=0)
     end = max((len(row.end) for row in every), default=0)
     width = max(10, min(console.width, _WIDEST) - name - begin - end - 5)
-    levels = _ASCII if console.options.ascii_only else _BLOCKS
+    levels = ASCII if console.options.ascii_only else BLOCKS
     drawn = [row.points for row in every if len(row.points)]
     span = (min((p.steps[0] for p in drawn), default=0.0), max((p.steps[-1] for p in drawn), default=0.0))
     title = (f"{short(series[0].name)}  " if len(series) == 1 else "", "bold")
@@ -99,8 +100,8 @@ def brief_figure(one: Series, width: int, *, ascii_only: bool) -> Text:
     for (panel, row), label in zip(rows, names, strict=True):
         heights = _heights(row.points.mean, panel)
         scale = (float(heights.min()), float(heights.max()))
-        blocks = _blocks(row.points.steps, heights, scale, span, columns, _ASCII if ascii_only else _BLOCKS)
-        text.append_text(words(f"  {label:<{name}} {row.begin:>{begin}} ", (blocks, row.color), f" {row.end}"))
+        drawing = blocks(row.points.steps, heights, scale, span, columns, ASCII if ascii_only else BLOCKS)
+        text.append_text(words(f"  {label:<{name}} {row.begin:>{begin}} ", (drawing, row.color), f" {row.end}"))
         text.append_text(lines("\n"))
     return text
 
@@ -159,9 +160,9 @@ def _print_panel(
             print_text(console, words(f" {row.under}"))
             under = row.under
         heights = _heights(row.points.mean, panel)
-        blocks = _blocks(row.points.steps, heights, scale, span, width, levels)
+        drawing = blocks(row.points.steps, heights, scale, span, width, levels)
         head = f"  {row.name:<{name}} {row.begin:>{begin}} "
-        print_text(console, words(head, (blocks, row.color), f" {row.end}"))
+        print_text(console, words(head, (drawing, row.color), f" {row.end}"))
     print_text(console, words())
 
 
@@ -171,7 +172,7 @@ def _heights(values: FloatArray, panel: Panel) -> FloatArray:
     return heights
 
 
-def _blocks(
+def blocks(
     steps: FloatArray,
     heights: FloatArray,
     scale: tuple[float, float],
@@ -182,6 +183,14 @@ def _blocks(
     """`width` characters for the steps of `span`: the mean of the points in each, or what lies between neighbours.
 
     What is flat is at half the height: at the lowest it would look like nothing.
+
+    Args:
+        steps: [points], ascending.
+        heights: [points], finite.
+        scale: which heights are the lowest and the highest of the levels.
+        span: the first and the last step that the characters stand for.
+        width: characters.
+        levels: `BLOCKS` or `ASCII`.
     """
     if not len(steps):
         return f"{'no step that all runs have':<{width}}"[:width]

@@ -162,10 +162,13 @@ def test_the_loss_of_ones_own_trains_on_two_ranks(losses_folder: Path) -> None:
 @pytest.mark.usefixtures("losses_folder")
 def test_the_loss_of_ones_own_is_shown() -> None:
     shown = CliRunner().invoke(app, ["losses", OWN_LOSS["name"]])
-    assert shown.stdout.splitlines() == [
+    lines = shown.stdout.splitlines()
+    assert lines[:2] == [
         "my_losses:TaperedReinforce: A positive token weighs 1, a negative one its ratio, at most `cap`.",
         "    loss.cap = 1.0  A negative token weighs at most this.",
     ]
+    numbers = [line.split()[3:] for line in lines[-4:]]  # of r, of A > 0, of A < 0
+    assert numbers[1:3] == [["1"] * 7, ["0.1", "0.5", "0.9", "1", "1", "1", "1"]]
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ def test_every_loss_is_documented_and_has_defaults(name: str) -> None:
     assert loss.__doc__
     assert "Denominator" in loss.__doc__
     assert "Bad tokens" in loss.__doc__
+    assert vars(loss)["formula"], "its own, not that of the loss it derives from"
+    assert vars(loss)["source"]
     assert all(field.description for field in loss.model_fields.values())
     assert losses.build(name, {}).model_dump() == loss().model_dump()
 
