@@ -18,22 +18,30 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
 
 @register
 class ClipCov(Loss):
-    """Tokens drawn from those with a covariance of cov_low to cov_high lose their gradient; the others are PPO's.
+    """A few of the tokens that drive the entropy down lose their gradient, by lot; the others are PPO's.
 
-    The covariance is that of eq. 10, over the whole update, of all replicas. `share` of the update's tokens are drawn,
-    evenly, at least one if any can be (eq. 11 and 12; the authors' code has the one). A token drawn
-    counts as one of loss 0, as in the codes; the paper detaches it, which is another value and the same gradient.
-
-    The paper's formula has no clip range. Its scripts have [0, 2], as here, and leave tokens that are clipped out of
-    the draw; its code, verl's and SkyRL's draw in each micro-batch.
+    c is taken over the whole update, of all replicas. Of the tokens with c from cov_low to cov_high that are not
+    clipped, `share` of the update's tokens are drawn, evenly, and at least one. One that is drawn counts as one of
+    loss 0.
 
     It needs the whole update: a pass over its tokens before it.
+
+    Settings of its source: `loss.aggregation=token-mean` without a KL.
+
+    Sources disagree: the formula has no clip range, its scripts have [0, 2] as here; in the formula a drawn token keeps
+    its value and has no gradient, in the codes it has neither. The codes draw in each micro-batch.
 
     Denominator: that of the aggregation, over unmasked tokens; a token without gradient still counts in it.
     Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient.
     """
 
     name: ClassVar[str] = "clip-cov"
+    formula: ClassVar[str] = (
+        "c = (log pi - mean log pi) * (A - mean A)\n"
+        "w = 0  if the token is drawn, if A > 0 and r > 1 + eps_high, or A < 0 and r < 1 - eps_low\n"
+        "w = r  for the others"
+    )
+    source: ClassVar[str] = "arXiv 2505.22617v1, eq. 10 to 12"
     token_wise: ClassVar[bool] = True
     selects: ClassVar[bool] = True
 

@@ -17,22 +17,29 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class KlCov(Loss):
-    """The `share` of tokens with the largest covariance also have the loss beta * |log r| (eq. 13, 14, listing 1).
+    """The tokens that drive the entropy down most are held near the old policy; there is no clip.
 
-    The covariance is that of eq. 10, over the whole update, of all replicas; at least one token is held if any. The
-    policy loss is -r A at every token, without a clip: the gradient is -A * r * grad log pi, and at the tokens held
-    beta * sign(log r) * grad log pi besides, which is 0 at r = 1.
+    c is taken over the whole update, of all replicas; `share` of its tokens, those with the largest c and at least one,
+    are held. There beta * |log r| is added to the loss -r A; its gradient is beta * sign(log r), 0 at r = 1, and no
+    part of the figures of weights.
 
-    `share` is the paper's for 7B; for 32B it is 2e-4. In its code it is in percent, in verl a fraction (0.0002), in
-    SkyRL a fraction of 0.2; verl's configuration has a beta of 0.1. Codes choose in each micro-batch.
+    It needs the whole update: a pass over its tokens before it.
 
-    It needs the whole update: a pass over its tokens before it. Figures of weights have no part of |log r|.
+    Settings of its source: `loss.aggregation=token-mean` without another KL; share 2e-3 for a model of 7B, 2e-4 for one
+    of 32B.
+
+    Sources disagree: the share is in percent in the authors' code, a fraction in verl (0.0002) and one of 0.2 in SkyRL;
+    verl's beta is 0.1 by default. The codes choose in each micro-batch.
 
     Denominator: that of the aggregation, over unmasked tokens.
     Bad tokens: a negative token with r > e^20 has the loss -A * e^20 and no gradient but that of |log r|.
     """
 
     name: ClassVar[str] = "kl-cov"
+    formula: ClassVar[str] = (
+        "c = (log pi - mean log pi) * (A - mean A)\nw = r, and w = r - beta sign(log r) / A  if c is among the largest"
+    )
+    source: ClassVar[str] = "arXiv 2505.22617v1, eq. 10, 13, 14 and listing 1"
     token_wise: ClassVar[bool] = True
     selects: ClassVar[bool] = True
 

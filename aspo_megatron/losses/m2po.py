@@ -16,23 +16,27 @@ from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surr
 
 @register
 class M2po(Loss):
-    """Outward tokens lose their gradient, the largest (log r)^2 first, until the mean of the rest's is `budget`.
+    """Outward tokens lose their gradient, the largest ratios first, until the rest's second moment is in the budget.
 
-    Outward is r > 1 for A > 0 and r < 1 for A < 0 (algorithm 1 and eq. 5). The tokens are those of the whole update,
-    of all replicas. The gradient is -A * w * grad log pi with w = r, 0 at a dropped token; the value is -A * w.
-
-    The old policy of the paper is the one that sampled, however long ago. Three codes have three other losses: the
-    authors' clips at bounds of r for which the clipped second moment is the budget, AReaL's looks at all tokens and at
-    a proximal policy, Trinity-RFT's is this one; the first two choose in each micro-batch.
+    Outward is r > 1 for A > 0 and r < 1 for A < 0. Their (log r)^2 are taken of the whole update, of all replicas, and
+    the largest is dropped until the mean of the rest is at most `budget`. The value is -A * w.
 
     It needs the whole update: a pass over its tokens before it.
 
-    Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it (footnote 2).
-    Bad tokens: they are the first to be dropped; a negative token with r > e^20, which is not outward, has the loss
-    -A * e^20 and no gradient.
+    Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`), however long ago;
+    `loss.aggregation=seq-mean-token-mean`.
+
+    Sources disagree: the authors' code clips at bounds of r for which the clipped second moment is the budget, and
+    chooses in each micro-batch; AReaL chooses among all tokens there, by the proximal policy; Trinity-RFT does as here.
+
+    Denominator: that of the aggregation, over unmasked tokens; a dropped token still counts in it.
+    Bad tokens: outward ones are the first to be dropped; a negative one with r > e^20 has the loss -A * e^20 and no
+    gradient.
     """
 
     name: ClassVar[str] = "m2po"
+    formula: ClassVar[str] = "w = 0  if the update's choice drops the token\nw = r  for the others"
+    source: ClassVar[str] = "arXiv 2510.01161v2, algorithm 1 and eq. 5"
     token_wise: ClassVar[bool] = True
     selects: ClassVar[bool] = True
 

@@ -69,6 +69,6 @@ def _numbers(name: str, ratios: Tensor) -> Text:
     rows = [("r", ratios), *((label, gradient_weights(name, ratios, sign)) for sign, label in SIGNS)]
     text = lines()
     for label, values in rows:
-        cells = "".join(f"{value:>{_CELL}.3g}" for value in values.tolist())
+        cells = "".join(f" {value:>{_CELL}.3g}" for value in values.tolist())
         text.append_text(lines(f"  {label:<5}{cells}\n"))
     return text
