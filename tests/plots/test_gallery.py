@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +58,7 @@ def test_every_panel_has_the_lines_of_both_signs() -> None:
     titles = [panel.get_title() for panel in panels]
     assert titles[: len(losses.names())] == list(losses.names())
     for panel, name in zip(panels, losses.names(), strict=False):
-        lines = {str(line.get_label()): line.get_ydata() for line in panel.lines}
+        lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panel.lines}
         for advantage, label in ((1.0, "A > 0"), (-1.0, "A < 0")):
             expected = gradient_weights(name, loss_gallery.picture_ratios(), advantage)
             assert lines[label].tolist() == expected.tolist()
