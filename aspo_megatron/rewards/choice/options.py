@@ -37,7 +37,7 @@ _REASON = re.compile(
 )
 _END = re.compile(r"[.!?;](?=\s|\Z)|\n")
 _ANOTHER = re.compile(
-    r"(?:\A|[,/&+;|]|\b(?:or|and|und|oder|ou|o|y|e|nor|as\swell\sas)\b|[\u548c\u6216])\s*(?:(?:option|choice)\s)?"
+    r"(?:\A|[,/&+;|]|\b(?:or|and|und|oder|ou|o|y|e|nor|as\swell\sas)\b|[\u548c\u6216])\s*(?:(?:option|choice|maybe|perhaps|possibly|even)\s){0,3}"
     r"(?:[(\[](?P<inside>[A-Ja-j])[)\]]|(?P<plain>[A-J])(?![\w'])(?!\s+[a-z]{2,}\b(?<!\bor)(?<!\band)(?<!\bis)(?<!\bare)))"
 )
 _TAKEN_BACK = re.compile(

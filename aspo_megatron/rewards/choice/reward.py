@@ -18,9 +18,6 @@ from aspo_megatron.rewards.text import after_thinking, named
 OPTIONS = "options"
 """The field of a problem's metadata that has the texts of its options, in the order of their letters."""
 
-_LOOKED_AT = 200
-"""Statements, from the last on."""
-
 
 def score(problem: Problem, response: str) -> float:
     """1 if the response states the letter that is the problem's answer, else 0.
@@ -40,7 +37,7 @@ def stated(response: str, options: Sequence[str] = ()) -> str | None:
     """
     known = Options(options)
     text = after_thinking(response).partition("<think>")[0]  # of a thought that was cut off nothing counts
-    for one in reversed(statements(plain(text))[-_LOOKED_AT:]):
+    for one in reversed(statements(plain(text))):
         letter = known.named(one.said, small=one.kind != "prose", exact=one.kind == "aside")
         if letter is not None or one.kind != "aside":
             return letter

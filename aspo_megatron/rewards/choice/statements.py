@@ -3,31 +3,37 @@ r"""Where a response states an answer: in a box, a field, a tag, after `answer i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-_LONGEST = 400
+_LONGEST = 1000
 """Characters of a statement that are looked at."""
+
+_MOST = 200
+"""Statements of each form that are looked at, from the last on."""
 
 _BEFORE_IT = 60
 """Characters before a statement in which a doubt is looked for."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{")
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s{0,9}\{(?:(?P<said>(?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\})?"
+)
 _JOINED = re.compile(
     r"[ \t]*[,;/&]?[ \t]*|[ \t,;/&]*(?:(?:or|and|maybe|perhaps|possibly)\b[ \t,]*){1,3}", re.IGNORECASE
 )
 _OR_ANOTHER = re.compile(r"\s{0,9}(?:,\s?)?(?:or|and|/|&)\s{0,9}(?:option\s)?[(\[]?[A-J][)\]]?(?![\w'])")
 _FIELD = re.compile(
     r"(?<!\w)(?P<key>[\"']?)(?:\w{1,20}_)?(?<!wrong_)(?<!not_)(?:answer|choice|option|letter)(?:_letter|_choice)?(?P=key)"
-    r"\s{0,9}:\s{0,9}(?:(?P<quote>[\"'])(?P<said>(?:(?!(?P=quote))[^\n]){0,400})(?P=quote)"
+    r"\s{0,9}:\s{0,9}(?:(?P<quote>[\"'])(?P<said>(?:(?!(?P=quote))[^\n]){0,1000})(?P=quote)"
     r"|(?P<bare>(?<=:)\s{0,9}[A-J])(?=\s{0,9}[,}]))",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"<answer>(?P<said>(?:(?!</?answer>).){0,400})</answer>", re.IGNORECASE | re.DOTALL)
-_HASHES = re.compile(r"^####[ \t]{0,9}(?P<said>[^\n]{1,400})$", re.MULTILINE)
+_TAG = re.compile(r"<answer>(?P<said>(?:(?!</?answer>).){0,1000})</answer>", re.IGNORECASE | re.DOTALL)
+_HASHES = re.compile(r"^####[ \t]{0,9}(?P<said>[^\n]{1,1000})$", re.MULTILINE)
 _HEADING = re.compile(
-    r"^[#>\-\s]{0,9}(?:the\s)?(?:final\s|correct\s)?answer[ \t]{0,9}\n\s{0,9}(?P<said>[^\n]{1,400})$",
+    r"^[#>\-\s]{0,9}(?:the\s)?(?:final\s|correct\s)?answer[ \t]{0,9}\n\s{0,9}(?P<said>[^\n]{1,1000})$",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -59,7 +65,7 @@ _ELSEWHERE = re.compile(
 )
 _CHOSEN = re.compile(
     r"\b(?:I|we)(?:'d|'ll|\s(?:would|will|shall|must|therefore|thus))?\s(?:choose|select|pick|go\swith|opt\sfor)\s"
-    r"(?P<said>[^\n]{1,400})"
+    r"(?P<said>[^\n]{1,1000})"
 )
 _SUBJECT = re.compile(
     rf"\s(?:is|must\sbe|would\sbe)\s(?:therefore\s|thus\s|clearly\s|indeed\s)?(?:the\s)(?:{_ADJECTIVE}\s){{0,3}}"
@@ -116,39 +122,36 @@ def statements(text: str) -> list[Statement]:
 
 def _boxes(text: str) -> Iterator[Statement]:
     """Boxes in a row, as in `\\boxed{A} or \\boxed{B}`, are one statement."""
-    before, last = "", -1
-    for match in _BOX.finditer(text):
-        said, end = _braced(text, match.end())
-        joined = last >= 0 and match.start() - last < 40 and _JOINED.fullmatch(text, last, match.start())
-        other = _OR_ANOTHER.match(text, end)
-        before = f"{before} or {said}" if joined else said + (other[0] if other else "")
-        last = end
-        if (before.strip() or end == len(text)) and not _MENTIONED.search(_before(text, match.start())):
-            yield Statement(match.end(), before, "mark")
+    before: re.Match[str] | None = None
+    for match in _last(_BOX, text):
+        said = (match["said"] or "")[:_LONGEST]
+        other = _OR_ANOTHER.match(text, match.end())
+        if before and before["said"] and match.start() - before.end() < _BEFORE_IT:
+            joined = _JOINED.fullmatch(text, before.end(), match.start())
+            said = f"{before['said'][:_LONGEST]} or {said}" if joined else said
+        before = match
+        is_open = match["said"] is None
+        if (said.strip() or is_open) and not _MENTIONED.search(_before(text, match.start())):
+            yield Statement(match.start(), said + (other[0] if other else ""), "mark")
 
 
-def _braced(text: str, start: int) -> tuple[str, int]:
-    """What stands between braces of which the first is before `start`, and where it ends; nothing if they are open."""
-    depth = 1
-    for end, sign in enumerate(text[start : start + _LONGEST], start):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth == 0:
-            return text[start:end], end + 1
-    return "", len(text)
+def _last(pattern: re.Pattern[str], text: str) -> Iterable[re.Match[str]]:
+    """The last matches of a pattern, of which there may be as many as a text has letters."""
+    return deque(pattern.finditer(text), maxlen=_MOST)
 
 
 def _marked(text: str) -> Iterator[Statement]:
     for pattern in (_FIELD, _TAG, _HASHES, _HEADING):
-        for match in pattern.finditer(text):
+        for match in _last(pattern, text):
             said = match["bare"] if pattern is _FIELD and match["said"] is None else match["said"]
             yield Statement(match.start(), said, "mark")
 
 
 def _worded(text: str) -> Iterator[Statement]:
     """After `the answer is` and the like: up to the end of the line, or to where the next such words begin."""
-    heads = [match for match in _SAID.finditer(text) if _states(text, match)]
+    heads = [match for match in _last(_SAID, text) if _states(text, match)]
     places = sorted([(one.start(), one.end(), one["is"][0] in ":=") for one in heads]
-                    + [(one.start(), one.end(), True) for one in _ELSEWHERE.finditer(text)])  # fmt: skip
+                    + [(one.start(), one.end(), True) for one in _last(_ELSEWHERE, text)])  # fmt: skip
     for number, (start, end, is_marked) in enumerate(places):
         limit = places[number + 1][0] if number + 1 < len(places) else len(text)
         said = text[end : min(limit, end + _LONGEST)]
@@ -156,7 +159,7 @@ def _worded(text: str) -> Iterator[Statement]:
         said = first if first.strip(" \t:") else rest.lstrip().partition("\n")[0]
         if not _COMMENT.match(said):
             yield Statement(start, said.lstrip(" \t:="), "mark" if is_marked else "prose")
-    for match in _CHOSEN.finditer(text):
+    for match in _last(_CHOSEN, text):
         if not _DOUBT.search(_before(text, match.start())):
             yield Statement(match.start(), match["said"], "prose")
 
@@ -171,7 +174,7 @@ def _states(text: str, match: re.Match[str]) -> bool:
 
 def _subjects(text: str) -> Iterator[Statement]:
     """`(B) is the correct answer`."""
-    for match in _SUBJECT.finditer(text):
+    for match in _last(_SUBJECT, text):
         before = text[max(0, match.start() - _LONGEST) : match.start()]
         ends = [end.end() for end in _SENTENCE.finditer(before)]
         for cut in {ends[-1] if ends else 0, ends[-2] if len(ends) > 1 else 0}:  # the letter may have a point
