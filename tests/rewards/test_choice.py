@@ -63,7 +63,11 @@ WHOLE = (
     '"answer": "{}"', "Option {} is the correct answer.", "Therefore, ({}) is the best option.", "Thus, **{}**.",
     "<think>\nIt may be A. The answer is A.\n</think>\n\n{}", "Answer: A. Wait, no. Answer: {}",
     "At first the answer is A.\nBut no: A is wrong.\n\nAnswer: {}", r"A is wrong, so not \boxed{{A}}: \boxed{{{}}}",
-    "The answer is not A but {}.", "Answer: {}\n\nExplanation: a plant, as A says, grows. I am sure.",
+    "**The correct answer is ({}).** A is wrong, as is B, because of heat.", "Answer:\n- {}", "The answer is {}</s>",
+    "({})<|im_end|>", r"\boxed{{\boxed{{{}}}}}", "final_answer = '{}'", "The answer is {} and I am sure.",
+    "The best answer is ({}). Note that A is a distractor, as is (B).", "The answer is ({}), since A and B fail.",
+    "Answer:\n\n> **{}**", "The answer is not A but {}.",
+    "Answer: {}\n\nExplanation: a plant, as A says, grows. I am sure.",
     r"\boxed{{{}}}" "\n\nThis answer is correct, as B and A are wrong.", "Answer: {}. I considered C, too.",
 )  # fmt: skip
 
@@ -145,6 +149,10 @@ NONE = (
     "Answer: B\n</think>\n\nIt is", "<think>\n\n</think>\n\nI", "\u7b54\u6848\u662fA\u6216B\u3002",
     "\u9009\u9879A\u662f", "\u041e\u0442\u0432\u0435\u0442: \u0411", "Antwort: A oder B",
     "La r\u00e9ponse est A ou B.", "Answer: B\n\nWait. Now the answer is unclear", "1) A 2) B 3) C",
+    "The answer is A as well as B.", "The answer is A and B are correct", "The answer is (A) if x, otherwise (B)",
+    "Answer: F = ma", "Answer: A = 3.2", "Answer: A. B", "Answer: A (most likely), B (possible)", "Answer: A -> B",
+    "Answer: A; or (b)", "Answer: C(5,2)", "Answer: B_0", "Answer: H2O", "The answer is A unless x holds.", "- A:",
+    "B:", "The answer is A with B", "Answer: E = mc^2", "The answer is C I think", "I'm going with light.",
 )  # fmt: skip
 """Texts that state no option of `WORDS[:4]`."""
 

@@ -11,7 +11,7 @@ _DEPTH = 3
 
 _MARK = re.compile(
     r"\\(?:bf|rm|displaystyle)(?![a-z])[ ]?|(?<!\w)(?:\*\*\*|\*\*|__|[*_])(?=\S)|(?<=\S)(?:\*\*\*|\*\*|__|[*_])(?!\w)"
-    r"|[$`]|\\[()\[\],;!]|[\u200b-\u200f\ufeff]"
+    r"|<\|[\w \u2581]{1,40}\|>|</s>|[$`]|\\[()\[\],;!]|[\u200b-\u200f\ufeff]"
 )
 _DIGITS = "\u2070\xb9\xb2\xb3\u2074\u2075\u2076\u2077\u2078\u2079"
 _RAISED = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate(_DIGITS)})

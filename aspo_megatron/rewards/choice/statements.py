@@ -48,7 +48,7 @@ _IS = (
     r"(?:\s{0,3}[:=])?|[:=\u2192]|-+>|(?<=\s)[\u2013\u2014-]+(?=\s))"
 )
 _SAID = re.compile(
-    rf"(?<![\w'-])(?P<lead>{_LEAD})(?P<noun>answer|ans|option|choice|letter)"
+    rf"(?<![\w'-])(?P<lead>{_LEAD})(?:(?:final|correct)_)?(?P<noun>answer|ans|option|choice|letter)"
     rf"(?:\s{{1,3}}(?:choice|option|letter))?(?:\s{{1,3}}{_FOR})?\s{{0,9}}(?P<is>{_IS})",
     re.IGNORECASE,
 )
@@ -125,6 +125,8 @@ def _boxes(text: str) -> Iterator[Statement]:
     before: re.Match[str] | None = None
     for match in _last(_BOX, text):
         said = (match["said"] or "")[:_LONGEST]
+        within = _BOX.fullmatch(said.strip())
+        said = within["said"] or "" if within else said
         other = _OR_ANOTHER.match(text, match.end())
         if before and before["said"] and match.start() - before.end() < _BEFORE_IT:
             joined = _JOINED.fullmatch(text, before.end(), match.start())
