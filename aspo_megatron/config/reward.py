@@ -65,8 +65,8 @@ class RewardConfig(Section):
 
     kind: str = Field(
         "math",
-        description="`math`, `code`, `reasoning_gym`, `mixture` (of `components`), or `package.module:function` with "
-        "(problem, response, **options) -> float.",
+        description="`math`, `code`, `choice`, `reasoning_gym`, `mixture` (of `components`), or "
+        "`package.module:function` with (problem, response, **options) -> float.",
     )
     workers: PositiveInt = Field(2, description="Worker processes on the machine.")
     timeout_seconds: PositiveFloat = Field(

@@ -1,7 +1,8 @@
 """The benchmarks that `aspo eval` knows by name: where their problems are, how they are asked, how often.
 
 K, temperature and length are those of the ASPO paper (arXiv 2510.06062, section 7.1 and appendix B). It names no top_p
-and samples with vLLM, whose default is 1. GSM8K is not in the paper.
+and samples with vLLM, whose default is 1. GSM8K is not in the paper. Of ARC, GPQA and MMLU-Pro (its table 3) it says
+neither K nor how they are asked: both are chosen here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aspo_megatron.config import SourceConfig
 from aspo_megatron.config.words import OnBad
@@ -23,8 +24,10 @@ from aspo_megatron.data.sources.files import source_files
 from aspo_megatron.data.sources.hub import BUILDERS
 from aspo_megatron.data.sources.read import ProblemRecord, first_fields, read_source
 from aspo_megatron.errors import ConfigError
+from aspo_megatron.evaluation.choices import Choice, usable
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.rewards.choice.reward import OPTIONS
 
 TEMPERATURE = 0.8
 TOP_P = 1.0
@@ -32,6 +35,9 @@ MAX_RESPONSE_TOKENS = 32768
 
 BOXED = "{prompt}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 """What DeepSeek recommends for its R1 models; no system message."""
+
+LETTER = "{prompt}\n\nPlease reason step by step, and put the letter of your answer, and only that, within \\boxed{}."
+"""The same for multiple choice."""
 
 PROGRAM = "{prompt}\n\nThink step by step, and give the whole program in one ```python block at the end."
 
@@ -51,10 +57,11 @@ class Benchmark:
         dataset: on the Hugging Face Hub, with its split and subset.
         prompt_field: of the dataset.
         answer_field: of the dataset; None where tests decide.
-        kind: the reward.
+        kind: the reward; of `choice` the options are found by `choices`.
         problems: how many it has.
         samples: K.
         dates: days from and before which a problem's `contest_date` must be.
+        gated: whether the Hub gives it only to those who have accepted its terms.
     """
 
     title: str
@@ -64,14 +71,20 @@ class Benchmark:
     answer_field: str | None
     problems: int
     samples: int
-    kind: Literal["math", "code"] = "math"
+    kind: Literal["math", "code", "choice"] = "math"
     subset: str | None = None
     dates: tuple[str, str] | None = None
+    gated: bool = False
+
+    @property
+    def page(self) -> str:
+        """Of the dataset."""
+        return f"https://huggingface.co/datasets/{self.dataset}"
 
     @property
     def template(self) -> str:
         """Text around a problem."""
-        return BOXED if self.kind == "math" else PROGRAM
+        return {"math": BOXED, "code": PROGRAM, "choice": LETTER}[self.kind]
 
 
 _LCB = "lighteval/code_generation_lite"
@@ -92,6 +105,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         ("2025-02-01", "2025-05-01"),
     ),
     "gsm8k": Benchmark("GSM8K", "openai/gsm8k", "test", "question", "answer", 1319, 4, subset="main"),
+    "arc-c": Benchmark(
+        "ARC-Challenge", "allenai/ai2_arc", "test", "question", "answerKey", 1172, 1, "choice", "ARC-Challenge"
+    ),
+    "gpqa-diamond": Benchmark(
+        "GPQA-Diamond", "Idavidrein/gpqa", "train", "Question", "Correct Answer", 198, 8, "choice", "gpqa_diamond",
+        gated=True,
+    ),
+    "mmlu-pro": Benchmark("MMLU-Pro", "TIGER-Lab/MMLU-Pro", "test", "question", "answer", 12032, 1, "choice"),
 }  # fmt: skip
 
 
@@ -155,10 +176,16 @@ def settings(benchmark: Benchmark, problems: Path, samples: int | None) -> list[
     return overrides + ["reward.timeout_seconds=120"] * (benchmark.kind == "code")
 
 
-def write_problems(wanted: Wanted, path: Path, on_bad: OnBad = "refuse") -> int:
+def write_problems(wanted: Wanted, path: Path, on_bad: OnBad = "refuse", seed: int = 0) -> int:
     """Read a benchmark's problems and write them as JSONL with `prompt` and `answer`; how many they are.
 
-    A file may have the fields of the dataset, or `prompt` (`problem`, `question`) and `answer`.
+    A file may have the fields of the dataset, or `prompt` (`problem`, `question`) and `answer`, and `options`.
+
+    Args:
+        wanted: the benchmark, and the file with its problems if that is given.
+        path: of what is written.
+        on_bad: as `data.on_bad`.
+        seed: the order of options that have none of their own follows from it, see `choices`.
 
     Raises:
         ConfigError: they cannot be read (with `on_bad` as `data.on_bad`); says how to give them as a file.
@@ -171,18 +198,36 @@ def write_problems(wanted: Wanted, path: Path, on_bad: OnBad = "refuse") -> int:
     except ConfigError as error:
         if wanted.file is not None:
             raise
-        raise ConfigError(f"{error}; or give the problems as a file: --benchmark {wanted.name}=FILE.jsonl") from error
+        terms = f"; it needs its terms accepted at {benchmark.page}, and HF_TOKEN" if benchmark.gated else ""
+        instead = f"or give the problems as a file: --benchmark {wanted.name}=FILE.jsonl"
+        raise ConfigError(f"{error}{terms}; {instead}") from error
     if not records:
         raise ConfigError(f"{key}: no problem is from {' to '.join(benchmark.dates or ())}")
+    if benchmark.kind == "choice":
+        problems = [_choice(*one) for one in usable(records, key, on_bad, seed)]
+    else:
+        problems = [_problem(record, benchmark) for record in records]
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for record in records:
-            question = _question(record, benchmark)
-            asked = [*record.messages, {"role": "user", "content": question}] if record.messages else question
-            fields = dict(record.metadata) | {"id": record.id, "prompt": asked}
-            if benchmark.answer_field is not None:
-                fields["answer"] = record.answer
+        for fields in problems:
             file.write(json.dumps(fields, default=str) + "\n")
-    return len(records)
+    return len(problems)
+
+
+def _problem(record: ProblemRecord, benchmark: Benchmark) -> dict[str, Any]:
+    """What is written of a problem of mathematics or programming."""
+    fields = dict(record.metadata) | {"id": record.id, "prompt": _asked(record, _question(record, benchmark))}
+    return fields if benchmark.answer_field is None else fields | {"answer": record.answer}
+
+
+def _choice(record: ProblemRecord, choice: Choice) -> dict[str, Any]:
+    """The same of multiple choice: of other fields nothing, as they may tell the answer."""
+    asked = _asked(record, choice.asked(record.question))
+    return {"id": record.id, "prompt": asked, "answer": choice.letter, OPTIONS: choice.options}
+
+
+def _asked(record: ProblemRecord, question: str) -> str | list[dict[str, str]]:
+    """The prompt: a text, or the turns of a chat."""
+    return [*record.messages, {"role": "user", "content": question}] if record.messages else question
 
 
 @contextmanager
@@ -265,9 +310,10 @@ def markdown() -> str:
         "| --- | --- | --: | --: | --- | --- |",
     ]
     for name, one in BENCHMARKS.items():
-        where = f"[{one.dataset}](https://huggingface.co/datasets/{one.dataset})"
+        where = f"[{one.dataset}]({one.page})"
         part = f"{one.subset}, {one.split}" if one.subset else one.split
         days = f", from {one.dates[0]} to before {one.dates[1]}" if one.dates else ""
         fields = f"`{one.prompt_field}`, " + (f"`{one.answer_field}`" if one.answer_field else "its tests")
+        fields += ", its options" * (one.kind == "choice")
         rows.append(f"| `{name}` | {one.title}{days} | {one.problems} | {one.samples} | {where} ({part}) | {fields} |")
     return "\n".join(rows)

@@ -147,7 +147,7 @@ class _Preparation:
         run = load_config(self.config, [*settings, *sampling, *own])
         if wanted.file is None:
             self.tell(f"{wanted.name}: fetching {wanted.benchmark.dataset} from the Hub, or from its cache")
-        found = benchmarks.write_problems(wanted, problems, run.data.on_bad)
+        found = benchmarks.write_problems(wanted, problems, run.data.on_bad, run.seed)
         if found != wanted.benchmark.problems:
             self.tell(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         target = self.output or Path("evals") / self.model

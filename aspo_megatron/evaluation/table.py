@@ -13,7 +13,7 @@ from aspo_megatron.data.thinking import Thinking
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.evaluation.job import CHAT_VARIABLE
-from aspo_megatron.evaluation.published import PUBLISHED, Published
+from aspo_megatron.evaluation.published import CODE, MATH, PUBLISHED, Published
 from aspo_megatron.evaluation.results import SCORES_SUFFIX, read_scores, scores_path
 from aspo_megatron.evaluation.scores import difference_estimate, mean_estimate
 from aspo_megatron.foreign_text import markdown, one_line
@@ -274,7 +274,8 @@ def _remarks(name: str, content: dict[str, Any]) -> list[str]:
         if content["problems"] != BENCHMARKS[name].problems:
             differing.append(f"{content['problems']} problems, not {BENCHMARKS[name].problems}")
         if differing:
-            remarks.append(f"not the paper's setting: {'; '.join(differing)}")
+            whose = "the paper's" if name in (*MATH, *CODE) else "the usual"
+            remarks.append(f"not {whose} setting: {'; '.join(differing)}")
     return remarks
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Scorer = Callable[[Problem, str], float]
 
-BUILT_IN = ("math", "code", "reasoning_gym")
+BUILT_IN = ("math", "code", "choice", "reasoning_gym")
 """The kinds that come with the product, besides `mixture`."""
 
 _SHOWN = 60
@@ -74,15 +74,33 @@ def _unfit(kind: str, code: CodeConfig, key: str, problem: Problem) -> Reason | 
             "not of reasoning-gym",
             f"{key}.kind: reasoning_gym scores problems of reasoning-gym only, which {named(problem)} is not",
         )
+    if kind == "choice":
+        return _unfit_for_choice(key, problem)
     return _unfit_for_code(key, code, problem) if kind == "code" else None
+
+
+def _without_answer(kind: str, key: str, problem: Problem) -> Reason:
+    return Reason(
+        "no reference answer",
+        f"{key}.kind: {kind} needs reference answers, and {named(problem)} has none; set answer_field of its source",
+    )
+
+
+def _unfit_for_choice(key: str, problem: Problem) -> Reason | None:
+    from aspo_megatron.rewards.choice.reward import right_letter
+
+    if problem.answer is None:
+        return _without_answer("choice", key, problem)
+    try:
+        right_letter(problem)
+    except ValueError as error:
+        return Reason("no letter of an option as reference answer", f"{key}.kind: choice: {error}")
+    return None
 
 
 def _unfit_for_math(key: str, problem: Problem) -> Reason | None:
     if problem.answer is None:
-        return Reason(
-            "no reference answer",
-            f"{key}.kind: math needs reference answers, and {named(problem)} has none; set answer_field of its source",
-        )
+        return _without_answer("math", key, problem)
     from aspo_megatron.rewards.mathematics.reading.references import flaw
 
     found = flaw(problem.answer)
@@ -150,6 +168,10 @@ def _scorer(kind: str, options: Mapping[str, Any], code: CodeConfig, config: Rew
         from aspo_megatron.rewards.mathematics import reward as math_reward
 
         return functools.partial(math_reward.score, seconds=cpu_seconds(config.timeout_seconds))
+    if kind == "choice":
+        from aspo_megatron.rewards.choice import reward as choice_reward
+
+        return choice_reward.score
     if kind == "reasoning_gym":
         from aspo_megatron.rewards import reasoning_gym
 

@@ -121,7 +121,7 @@ def test_fields_are_guessed(
         (["--data", "d.csv"], "d.csv: which field is the question? It has: text, mark; give --prompt-field NAME"),
         (["--data", "d.csv", "--prompt-field", "text"], "which field is the answer? It has: text, mark; give"),
         (["--data", "d.csv", "--prompt-field", "txt", "--answer-field", "mark"], "d.csv:2: no field 'txt'"),
-        (["--reward", "maths"], "--reward maths: must be math, code or module:function"),
+        (["--reward", "maths"], "--reward maths: must be math, code, choice or module:function"),
         (["--loss", "asop"], "the nearest is 'aspo'"),
         (["--output-dir", "${a}"], "output_dir"),
         (["--data", "latin.csv"], "the first: latin.csv:2: not UTF-8 text"),

@@ -21,6 +21,7 @@ from aspo_megatron.cli import app
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.named_model import label_of
 from aspo_megatron.evaluation.results import read_scores
+from aspo_megatron.rewards.choice.reward import stated
 
 from .command import ASPO, TINY_MODEL, Finished, aspo, finish, start, wait_until
 
@@ -120,6 +121,34 @@ def test_one_that_was_killed_goes_on(work: Path, whole: Finished) -> None:
     assert "of 16 problems were done before" in done.stdout
     for name in ("aime24.jsonl", "gsm8k.jsonl", "aime24.scores.json", "gsm8k.scores.json"):
         assert (folder / name).read_bytes() == (work / "evals" / "whole" / name).read_bytes()
+
+
+def test_multiple_choice_from_the_rows_of_its_datasets(work: Path) -> None:
+    """What is right is told by the letter of each problem's own options, with the reward that belongs to it."""
+    arc = [
+        {
+            "id": str(n),
+            "question": f"{n} + 1?",
+            "choices": {"text": ["0", str(n + 1)], "label": ["1", "2"]},
+            "answerKey": "2",
+        }
+        for n in range(2)
+    ]
+    (work / "arc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in arc))
+    (work / "gpqa.csv").write_text(
+        "Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n1 + 1?,2,3,4,5\n"
+    )
+    named = ["--benchmark", "arc-c=arc.jsonl,gpqa-diamond=gpqa.csv", "--output", "evals/choice"]
+    settings = [setting for setting in SETTINGS if not setting.startswith("reward=")]
+    done = aspo("eval", "runs/small/hf", *named, *settings, folder=work)
+    assert (done.code, done.stderr) == (0, "")
+    assert "gpqa-diamond: 1 problems, where the benchmark has 198" in done.stdout
+    for name, count in (("arc-c", 2), ("gpqa-diamond", 1)):
+        records = [json.loads(line) for line in (work / "evals" / "choice" / f"{name}.jsonl").read_text().splitlines()]
+        assert len(records) == 2 * count
+        assert {record["answer"] for record in records} <= set("B" if name == "arc-c" else "ABCD")
+        assert all(record["reward"] == (stated(record["response"]) == record["answer"]) for record in records)
+        assert read_scores(work / "evals" / "choice" / f"{name}.scores.json")["failed"] == 0
 
 
 BROKEN = """

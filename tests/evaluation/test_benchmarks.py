@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -18,6 +19,7 @@ from aspo_megatron.data.sources.read import read_source
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation import benchmarks
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS, Wanted
+from aspo_megatron.rewards.choice.reward import score as choice_score
 from aspo_megatron.rewards.mathematics.reward import score
 from aspo_megatron.rewards.programs.tests import read_tests
 
@@ -32,7 +34,23 @@ ROWS: dict[str, dict[str, Any]] = {
     "olympiad": {"id": 1606, "question": "2 + 2?", "final_answer": ["$4$"], "unit": None, "is_multiple_answer": False},
     "gsm8k": {"question": "2 + 2?", "answer": "Two and two are <<2+2=4>>4.\n#### 4"},
 }
-"""A row of each dataset, with the fields that it has."""
+"""A row of each dataset of mathematics, with the fields that it has."""
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "arc-c": {
+        "id": "X_1", "question": "2 + 2?", "choices": {"text": ["3", "5", "4", "6"], "label": ["1", "2", "3", "4"]},
+        "answerKey": "3",
+    },
+    "gpqa-diamond": {
+        "Question": "2 + 2? \n", "Correct Answer": "4", "Incorrect Answer 1": "3 [mod 9]", "Incorrect Answer 2": "5\n",
+        "Incorrect Answer 3": "6", "Explanation": "It is 4.", "Record ID": "rec1",
+    },
+    "mmlu-pro": {
+        "question_id": 7, "question": "2 + 2?", "options": ["3", "5", " 4", "6", "N/A", "N/A"], "answer": "C",
+        "answer_index": 2, "cot_content": "", "category": "math", "src": "made",
+    },
+}  # fmt: skip
+"""The same of multiple choice, made up: 1 to 4 for letters, no letters, a leading space and filling."""
 
 
 def program(date: str, starter: str = "") -> dict[str, Any]:
@@ -154,12 +172,12 @@ def test_programs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
-    row = ROWS.get(name) or program("2024-09-09" if name.endswith("v5") else "2025-03-03")
+    row = (ROWS | CHOICES).get(name) or program("2024-09-09" if name.endswith("v5") else "2025-03-03")
     problems = tmp_path / "it's, {odd}: name.jsonl"
     benchmarks.write_problems(Wanted(name, jsonl(tmp_path / "file.jsonl", row)), problems)
     paper = {
         "aime24": 64, "aime25": 64, "amc23": 64, "minerva": 8, "math500": 4, "olympiad": 4,
-        "livecodebench-v5": 8, "livecodebench-v6": 16, "gsm8k": 4,
+        "livecodebench-v5": 8, "livecodebench-v6": 16, "gsm8k": 4, "arc-c": 1, "gpqa-diamond": 8, "mmlu-pro": 1,
     }  # fmt: skip
     config = load_config(None, ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, None)])
     sampling = config.eval.sampling
@@ -168,7 +186,7 @@ def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.8, 1.0, 0)
     assert sampling.max_response_tokens == 32768
     assert config.data.format == "chat"
-    assert ("\\boxed{}" in config.data.template) == (config.reward.kind == "math")
+    assert ("\\boxed{}" in config.data.template) == (config.reward.kind != "code")
     assert len(read_source(config.data.train, "data.train")) == 1
     own = ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, None)]
     thinking = load_config(None, [*own, "data.chat_template_kwargs={enable_thinking: false}"])
@@ -179,6 +197,72 @@ def test_the_settings_are_the_paper_s(tmp_path: Path, name: str) -> None:
     assert (beside.system, beside.train.prompt_field, beside.train.limit) == (None, "prompt", None)
     fewer = load_config(None, ["output_dir=x", "model.path=x", *benchmarks.settings(BENCHMARKS[name], problems, 3)])
     assert (fewer.eval.samples, fewer.eval.pass_k) == (3, (3,))
+
+
+@pytest.mark.parametrize("name", list(CHOICES))
+def test_multiple_choice_in_the_dataset_s_own_fields(tmp_path: Path, name: str) -> None:
+    (one,) = written(tmp_path, name, CHOICES[name])
+    assert one.keys() == {"id", "prompt", "answer", "options"}
+    assert one["options"]["ABCD".index(one["answer"])] == "4"
+    assert sorted(one["options"]) == sorted(["3 [mod 9]" if name == "gpqa-diamond" else "3", "4", "5", "6"])
+    lines = [f"{letter}) {text}" for letter, text in zip("ABCD", one["options"], strict=True)]
+    assert one["prompt"] == "2 + 2?\n\n" + "\n".join(lines)
+    asked = Problem("p", one["prompt"], (1,), one["answer"], one)
+    right = [choice_score(asked, f"So it is \\boxed{{{letter}}}.") for letter in "ABCD"]
+    assert right == [float(letter == one["answer"]) for letter in "ABCD"]
+    assert choice_score(asked, "The answer is 4.") == 1.0
+
+
+def test_multiple_choice_as_written_is_read_again(tmp_path: Path) -> None:
+    """Also with `answer`, `prompt` and `options`, and as a table, as GPQA's is."""
+    rows = [{"prompt": "2 + 2?", "options": ["3", "4"], "answer": "B"}]
+    assert written(tmp_path, "gpqa-diamond", *rows)[0]["options"] == ["3", "4"]
+    table = tmp_path / "gpqa.csv"
+    row = CHOICES["gpqa-diamond"]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+    assert benchmarks.write_problems(Wanted("gpqa-diamond", table), tmp_path / "out.jsonl") == 1
+    assert (
+        json.loads((tmp_path / "out.jsonl").read_text())["options"]
+        == (written(tmp_path, "gpqa-diamond", row)[0]["options"])
+    )
+
+
+def test_multiple_choice_from_parquet(tmp_path: Path) -> None:
+    for name, row in CHOICES.items():
+        parquet(tmp_path / "file.parquet", [row])
+        assert benchmarks.write_problems(Wanted(name, tmp_path / "file.parquet"), tmp_path / "out.jsonl") == 1
+        (line,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert {**line, "id": ""} == {**written(tmp_path, name, row)[0], "id": ""}
+
+
+def test_options_that_cannot_be_used_are_counted_or_left_out(tmp_path: Path) -> None:
+    rows = [CHOICES["arc-c"], CHOICES["arc-c"] | {"id": "X_2", "question": "3?", "answerKey": "E"}]
+    with pytest.raises(ConfigError) as error:
+        written(tmp_path, "arc-c", *rows)
+    assert str(error.value) == (
+        "--benchmark arc-c: 1 of 2 problems cannot be used (options that cannot be used: 1); the first: problem X_2: "
+        "its answer is 'E', which is not one of 1, 2, 3, 4. Or leave such problems out with data.on_bad=drop"
+    )
+    assert benchmarks.write_problems(Wanted("arc-c", tmp_path / "file.jsonl"), tmp_path / "out.jsonl", "drop") == 1
+
+
+def test_what_the_hub_does_not_give_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def gated(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("it is gated")
+
+    monkeypatch.setattr(datasets, "load_dataset", gated)
+    with pytest.raises(ConfigError) as error:
+        benchmarks.write_problems(Wanted("gpqa-diamond", None), tmp_path / "out.jsonl")
+    assert str(error.value) == (
+        "--benchmark gpqa-diamond: cannot load dataset 'Idavidrein/gpqa' (subset gpqa_diamond, split 'train'): it is "
+        "gated; it needs its terms accepted at https://huggingface.co/datasets/Idavidrein/gpqa, and HF_TOKEN; or give "
+        "the problems as a file: --benchmark gpqa-diamond=FILE.jsonl"
+    )
 
 
 def test_names_and_files() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from aspo_megatron.cli import table
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS
-from aspo_megatron.evaluation.published import CHOICE, CODE, MATH, ODD_GPQA, PUBLISHED, Published
+from aspo_megatron.evaluation.published import CHOICE, CODE, MATH, ODD_GPQA, PUBLISHED, UNCERTAIN, Published
 from aspo_megatron.evaluation.results import EvaluationDescription, ResultFile, scores_path
 
 app = typer.Typer(rich_markup_mode=None)
@@ -87,6 +87,10 @@ def test_what_is_not_the_paper_s_setting_is_marked(tmp_path: Path) -> None:
     assert cells(output, "mine") == ["25.0 (25.0 to 25.0) [1] [2]"]
     assert "[1] 5 of 30 problems so far" in output
     assert "[2] not the paper's setting: max_response_tokens 100, not 32768; samples 4, not 64" in output
+    result(
+        tmp_path, "mine", "mmlu-pro", [1] * 5, 2, problems=12032
+    )  # of which the paper does not say how often it asks
+    assert "] not the usual setting: samples 2, not 1" in run_cli(tmp_path, "--published", "none")
 
 
 def test_variables_of_the_chat_template_are_shown(tmp_path: Path) -> None:
@@ -171,14 +175,16 @@ def test_table_3_comes_with_its_doubts(tmp_path: Path) -> None:
     for name in CHOICE:
         result(tmp_path, "mine", name, [1, 0], 2)
     output = run_cli(tmp_path, "--published", "8B")
-    found = {row: cells(output, row) for row in ("Qwen3-8B", "GRPO-8B", "ASPO-Math-8B")}
-    assert found == {
-        "Qwen3-8B": ["52.9 [2]", "8.6 [2]", "29.6 [2]"],
-        "GRPO-8B": ["62.4 [2]", "33.0 [3]", "42.9 [2]"],
-        "ASPO-Math-8B": ["88.6 [2]", "56.3 [3]", "57.4 [2]"],
+    notes = [line.split(" ", 1) for line in output.splitlines() if line.startswith("[")]
+    ((all_, _), (odd, _)) = [
+        note for note in notes if note[1].startswith("of table 3, which does not say how it asked")
+    ]
+    assert {row: cells(output, row) for row in ("Qwen3-8B", "GRPO-8B", "ASPO-Math-8B")} == {
+        "Qwen3-8B": [f"52.9 {all_}", f"8.6 {all_}", f"29.6 {all_}"],
+        "GRPO-8B": [f"62.4 {all_}", f"33.0 {odd}", f"42.9 {all_}"],
+        "ASPO-Math-8B": [f"88.6 {all_}", f"56.3 {odd}", f"57.4 {all_}"],
     }
-    assert "[2] of table 3, which does not say how it asked and graded" in output
-    assert "the average printed for this row would need" in output
+    assert [odd, f"{UNCERTAIN}; the average printed for this row would need half of this figure"] in notes
     assert "Qwen3" not in run_cli(tmp_path, "--published", "8B", "--pass")  # which table 3 does not have
 
 

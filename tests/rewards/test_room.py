@@ -116,6 +116,7 @@ def test_without_a_folder_for_temporary_files(monkeypatch, nothing_is_left):
     [
         ({"kind": "math"}, True),
         ({"kind": "code"}, True),
+        ({"kind": "choice"}, True),
         ({"kind": "reasoning_gym"}, True),
         ({"kind": "my.module:function"}, False),
         ({"kind": "mixture", "components": {"a": {"kind": "math"}, "b": {"kind": "code"}}}, True),

@@ -148,7 +148,7 @@ def test_user_function_in_the_current_directory(user_module):
         ("maths", r"reward\.kind: unknown reward 'maths'; did you mean 'math'\?"),
         (
             "xyz",
-            r"reward\.kind: unknown reward 'xyz'; it can be math, code, reasoning_gym, mixture or package\.module:func",
+            r"unknown reward 'xyz'; it can be math, code, choice, reasoning_gym, mixture or package\.module:func",
         ),
         ("user_rewards_a:", r"unknown reward"),
         ("rewards.py:f", r"reward\.kind: 'rewards\.py:f': a module is named without \.py; use rewards:f"),
@@ -201,7 +201,7 @@ import sys
 import aspo_megatron.rewards.workers.worker
 from aspo_megatron.config import RewardConfig
 from aspo_megatron.rewards.scorers import build
-for kind in ("math", "code", "reasoning_gym"):
+for kind in ("math", "code", "choice", "reasoning_gym"):
     build(RewardConfig(kind=kind))
 print(sorted({"torch", "transformers", "datasets", "megatron"} & set(sys.modules)))
 """

@@ -84,7 +84,7 @@ def _option_values() -> dict[str, tuple[str, ...]]:
         "--loss": losses.names(),
         "--only": get_args(Kind),
         "--published": (*BASES, "none"),
-        "--reward": ("math", "code"),
+        "--reward": ("math", "code", "choice"),
     }
 
 
@@ -105,12 +105,13 @@ def _argument_words() -> dict[str, tuple[str, ...]]:
 def settings() -> dict[str, tuple[str, ...]]:
     """Every setting whose whole name is known, with its values where they are few."""
     from aspo_megatron import losses
+    from aspo_megatron.rewards.scorers import BUILT_IN
 
     keys = [key for section in sections() for key in section.keys if OWN_NAME not in key.name]
     known = {key.name: _values(key) for key in keys}
     hyperparameters = sorted({name for one in losses.names() for name in losses.get(one).model_fields})
     known |= {f"loss.{name}": () for name in hyperparameters}
-    return known | {"loss.name": losses.names(), "reward.kind": ("math", "code", "reasoning_gym", "mixture")}
+    return known | {"loss.name": losses.names(), "reward.kind": (*BUILT_IN, "mixture")}
 
 
 def _values(key: Key) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aspo_megatron.config import SourceConfig
 
 _MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
-_REWARDS = ("math", "code")
+_REWARDS = ("math", "code", "choice")
 _COUNTED = 1000
 """Problems that are read."""
 
@@ -40,7 +40,9 @@ def init(
     answer_field: Annotated[
         str | None, typer.Option(metavar="NAME", help="Field with the answer; by default it is guessed.")
     ] = None,
-    reward: Annotated[str, typer.Option(metavar="KIND", help="math, code, or your own module:function.")] = "math",
+    reward: Annotated[
+        str, typer.Option(metavar="KIND", help="math, code, choice, or your own module:function.")
+    ] = "math",
     loss: Annotated[str, typer.Option(metavar="NAME", help="See `aspo losses`.")] = "aspo",
     output_dir: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The run folder. [default: runs/mine]")
@@ -122,7 +124,7 @@ def _fields(data: Path, names: tuple[str | None, str | None], reward: str) -> tu
             f"--data {one_line(data)}: which field is the question? It has: {named_in(row)}; give --prompt-field NAME"
         )
     answer = names[1] or likely(row, ANSWERS, besides=prompt)
-    if answer is None and reward == "math":
+    if answer is None and reward in ("math", "choice"):
         raise ConfigError(
             f"--data {one_line(data)}: which field is the answer? It has: {named_in(row)}; give "
             "--answer-field NAME, or a reward that needs none: --reward module:function"

@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 
 MATH_TEMPLATE = "{prompt}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+CHOICE_TEMPLATE = (
+    "{prompt}\n\nPlease reason step by step, and put the letter of your answer, and only that, within \\boxed{}."
+)
 CODE_TEMPLATE = "{prompt}\n\nWrite the program in Python, in one block between ```python and ```."
 
 _FEW = 10
@@ -97,7 +100,7 @@ model:
 
 def _data(answers: Answers) -> str:
     fields = f"  # Fields in this file: {answers.columns}\n" if answers.columns else ""
-    template = {"math": MATH_TEMPLATE, "code": CODE_TEMPLATE}.get(answers.reward, "{prompt}")
+    template = {"math": MATH_TEMPLATE, "code": CODE_TEMPLATE, "choice": CHOICE_TEMPLATE}.get(answers.reward, "{prompt}")
     answer = "null" if answers.answer_field is None else scalar(answers.answer_field)
     form = (
         "chat  # the model's chat template; raw: plain text that the model continues"
@@ -137,6 +140,7 @@ rollout:
 def _reward(answers: Answers) -> str:
     meaning = {
         "math": "the answer, often in \\boxed{}, is compared with the reference as mathematics",
+        "choice": "the letter that is stated, often in \\boxed{}, is compared with the reference",
         "code": "the program is run on the problem's tests, in a sandbox",
     }.get(answers.reward, "your function (problem, response) -> number, in a file in the current folder")
     return f"""\

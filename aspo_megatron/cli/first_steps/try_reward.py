@@ -28,7 +28,7 @@ def try_reward(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(metavar="KIND", help="math, code, module:function and so on; needs no CONFIG.")
+        str | None, typer.Option(metavar="KIND", help="math, code, choice, module:function and so on.")
     ] = None,
     problems: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Problems in place of the run's: JSONL, JSON, CSV or Parquet.")

@@ -15,6 +15,7 @@ from benchmarks.mutants.rooms import (
     mapping,
     packing,
     resume,
+    rewards,
     sandbox,
     step,
     sync,
@@ -33,4 +34,5 @@ ROOMS: Mapping[str, tuple[Mutant, ...]] = {
     "client": client.MUTANTS,
     "sync": sync.MUTANTS,
     "sandbox": sandbox.MUTANTS,
+    "rewards": rewards.MUTANTS,
 }

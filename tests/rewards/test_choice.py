@@ -1,0 +1,246 @@
+"""Multiple choice: every usual way of stating an answer is understood, and where none is stated none is found."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from thorough import one_in
+
+from aspo_megatron.config import RewardConfig
+from aspo_megatron.data.samples import Problem
+from aspo_megatron.errors import ConfigError
+from aspo_megatron.rewards.choice.reward import score, stated
+from aspo_megatron.rewards.scorers import build, check
+
+LETTERS = "ABCDEFGHIJ"
+WORDS = (
+    "photosynthesis", "osmosis", "heat transfer", "gravity", "3.5 m/s", "A and B together", "10\u00b2 J",
+    "a [4+2] reaction", "Ice", "cyclopenta[c]pyridine",
+)  # fmt: skip
+"""Texts of options: words, numbers, two letters, brackets, a power."""
+
+DECORATED = (
+    "{}", "({})", "[{}]", "**{}**", "*{}*", "`{}`", "${}$", r"\({}\)", r"\boxed{{{}}}", r"$\boxed{{\text{{{}}}}}$",
+    r"\boxed{{\textbf{{({})}}}}", r"\mathbf{{{}}}", "**({})**", '"{}"', "\u201c{}\u201d", "option {}", "Option ({})",
+)  # fmt: skip
+"""Ways to write a letter."""
+
+SENTENCES = (
+    "The answer is {}.", "the answer is {}", "The answer is: {}", "The correct answer is {}.", "Answer: {}",
+    "**Answer:** {}", "**Answer: {}**", "ANSWER: {}", "Final answer: {}", "**Final Answer**\n\n{}", "### Answer\n{}",
+    "So the best answer is\n\n{}", "Therefore, the correct option is {}.", "The correct choice is {}",
+    "The answer to this question is {}.", "Hence the answer must be {}.", "My answer is {}.", "I choose {}.",
+    "Thus the answer is {} because of the second law.", "The answer is {}, not the others.", "Answer = {}",
+    "Answer \u2192 {}", "<answer>{}</answer>", "It follows.\n\n{}", "#### {}",
+)  # fmt: skip
+"""Ways to state one."""
+
+ELSEWHERE = (
+    "Die Antwort ist {}.", "Die richtige Antwort lautet: {}", "Antwort: {}", "La r\u00e9ponse est {}.",
+    "R\u00e9ponse : {}", "La respuesta correcta es {}.", "Respuesta: {}", "A resposta correta \u00e9 {}.",
+    "La risposta corretta \u00e8 {}.", "Het antwoord is {}.", "\u7b54\u6848\u662f{}\u3002", "\u7b54\u6848\uff1a{}",
+    "\u6b63\u786e\u7b54\u6848\u4e3a {}\u3002", "\u6545\u9009{}\u3002", "\u7b54\u3048\u306f{}\u3067\u3059\u3002",
+    "\u6b63\u89e3: {}", "\uc815\ub2f5: {}", "\uc815\ub2f5\uc740 {}\uc785\ub2c8\ub2e4.",
+    "\u041e\u0442\u0432\u0435\u0442: {}",
+    "\u041f\u0440\u0430\u0432\u0438\u043b\u044c\u043d\u044b\u0439 \u043e\u0442\u0432\u0435\u0442 \u2014 {}.",
+    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629: {}", "\u0909\u0924\u094d\u0924\u0930: {}", "Cevap: {}",
+    "Jawaban: {}", "\u0110\u00e1p \u00e1n: {}", "Odpowied\u017a: {}",
+)  # fmt: skip
+PLAINLY = ("{}", "({})", "**{}**", r"\boxed{{{}}}")
+
+WITH_TEXT = (
+    "The answer is ({letter}) {text}.", "Answer: {letter}. {text}", "Answer: {letter}) {text}",
+    "**{letter}: {text}**", r"\boxed{{{letter}}} {text}", r"\boxed{{\text{{{letter}) {text}}}}}",
+    "So:\n\n({letter}) {text}", "Answer: {letter} {text}", "The correct answer is:\n\n**{letter}) {text}**",
+    "({letter}) {text} is the correct answer.", "Answer: {text}", r"\boxed{{\text{{{text}}}}}",
+    "The answer is {text}.", "<answer>{text}</answer>", '{{"answer": "{letter}: {text}"}}',
+)  # fmt: skip
+"""With the option's text, or by it alone."""
+
+WHOLE = (
+    "{}", "{}.", "({})", '{{"answer": "{}"}}', '```json\n{{"answer": "{}"}}\n```', "{{'answer': '{}'}}",
+    '"answer": "{}"', "Option {} is the correct answer.", "Therefore, ({}) is the best option.", "Thus, **{}**.",
+    "<think>\nIt may be A. The answer is A.\n</think>\n\n{}", "Answer: A. Wait, no. Answer: {}",
+    "At first the answer is A.\nBut no: A is wrong.\n\nAnswer: {}", r"A is wrong, so not \boxed{{A}}: \boxed{{{}}}",
+    "The answer is not A but {}.", "Answer: {}\n\nExplanation: a plant, as A says, grows. I am sure.",
+    r"\boxed{{{}}}" "\n\nThis answer is correct, as B and A are wrong.", "Answer: {}. I considered C, too.",
+)  # fmt: skip
+
+REASONING = "Let us see. A is about light, (B) is about water. I think option C is odd, and D or A might be right.\n\n"
+
+
+def phrasings() -> list[tuple[str, str, int]]:
+    """Texts, the letter that each states, and of how many options."""
+    found = []
+    for count, template in itertools.product((4, 10), WHOLE):
+        found += [(template.format(letter), letter, count) for letter in LETTERS[:count]]
+    for sentence, written in itertools.product(SENTENCES, DECORATED):
+        found += [(REASONING + sentence.format(written.format(letter)), letter, 4) for letter in "ABCD"]
+    for sentence, letter in itertools.product(SENTENCES, LETTERS):
+        found.append((REASONING + sentence.format(f"({letter})"), letter, 10))
+    for sentence, written, letter in itertools.product(ELSEWHERE, PLAINLY, "ACI"):
+        found.append((sentence.format(written.format(letter)), letter, 10))
+    for template, (letter, text), before in itertools.product(
+        WITH_TEXT, zip(LETTERS, WORDS, strict=True), ("", REASONING)
+    ):
+        found.append((before + template.format(letter=letter, text=text), letter, 10))
+    for count in (2, 3, 5, 7):
+        found += [(f"Answer: {letter}", letter, count) for letter in LETTERS[:count]]
+    for full in "\uff21\uff22\uff23\uff24":
+        found.append((f"Answer: {full}", LETTERS[ord(full) - 0xFF21], 4))
+    return [*found, ("answer: b", "B", 4), (r"\boxed{c}", "C", 4), ("d", "D", 4), ("Answer: (a)", "A", 4)]
+
+
+def test_every_phrasing_is_understood() -> None:
+    """More than a thousand different texts; each is also none where the question lacks its letter."""
+    all_of_them = phrasings()
+    assert len({(text, count) for text, _, count in all_of_them}) == len(all_of_them) > 2500
+    wrong = [
+        (text, letter, found) for text, letter, count in all_of_them if (found := stated(text, WORDS[:count])) != letter
+    ]
+    assert wrong == []
+
+
+def test_a_letter_that_the_question_lacks_is_none() -> None:
+    sentences = [template.format(letter) for template in (*SENTENCES, *WHOLE[:8]) for letter in "EFGHIJ"]
+    assert [text for text in sentences if stated(text, WORDS[:4]) is not None] == []
+
+
+def test_without_known_options_letters_to_j_count() -> None:
+    assert [stated(text) for text in ("Answer: J", r"\boxed{E}", "Answer: K")] == ["J", "E", None]
+    assert stated("The answer is (C) heat transfer.") == "C"
+
+
+NONE = (
+    "", " ", "\n\n", "I", "A plant", "I am sure.", "A.B.C.", "E = mc^2", "42", "?", "I think it is light. I am sure.",
+    "A is wrong. B is wrong.", "So A is wrong.", "A good idea\n\nA plant", "Options: A, B, C, D", "(A) or (B)",
+    "A or B", "A, B", "Let me consider each option:\nA) photosynthesis", "A) photosynthesis\nB) osmosis",
+    "The plant has vitamin A", "A. photosynthesis\nB. osmosis\nC. heat transfer\nD. gravity",
+    "Statement A is correct.", "Option B is correct.", "The answer depends on heat.", "The answer is",
+    "The answer is ", "Answer:", "Final answer:\n\n", "**Answer**", "#### ", "The answer is a", "the answer is i",
+    "The answer is Ball", "The answer is A's", "The answer is B'", "The answer is C-14", "The answer is C. elegans",
+    "The answer is A good one", "Answer: Because of heat, it is C", "Answer: I think B", "Answer: none of the above",
+    "Answer: unknown", "Answer: E", "Answer: 2", "Answer: AB", "Answer: ABCD", "Answer: A/B", "Answer: A and C",
+    "Answer: A, C", "Answer: A; C", "Answer: A & C", "Answer: B (or A)", "Answer: B, possibly A",
+    "The answer is (A) or (B)", "The answer is (A) and (B).", "The answer is either A or B",
+    "The answer is A or maybe B.", "The answer is between A and B.", "The answer is not A",
+    "The answer is not A, B or C.", "The answer isn't A.", "The answer is A?", "The answer is A. Wait, no.",
+    "Answer: A. Hmm, no", "Answer: B or not", "Answer: A, but B is possible.",
+    "If the answer is A, then plants grow.", "Suppose the answer is A.", "Suppose that the correct answer is (A).",
+    "Let us check whether the answer is A", "The wrong answer is A.", "Another option is B.",
+    "The first option is A.", "John's answer is A", "The student said the answer is A",
+    "I do not think the answer is A", "I thought the answer is A", "The answer could be A",
+    "The answer might be (B).", "A may be the answer", "Is A the correct answer?",
+    "Which is the correct answer, A or B?", "If A is the correct answer, plants grow.",
+    "A is not the correct answer.", r"\boxed{}", r"\boxed{A", r"\boxed{42}", r"\boxed{A, B}", r"\boxed{AB}",
+    r"\boxed{A B}", r"\boxed{A.B}", r"\boxed{I}", r"\boxed{\text{A or B}}", r"\boxed{A \text{ and } C}",
+    r"\boxed{\text{not A}}", r"\boxed{A} or \boxed{B}", r"\boxed{A}, \boxed{B}", r"\boxed{A}\boxed{B}",
+    r"\boxed{B} or A", r"It is not \boxed{A}", r"\boxed{A + B}", r"\boxed{B: gravity}", r"\boxed{\text{(B) gravity}}",
+    "The answer is (B) gravity.", "Answer: A) osmosis", "(B) gravity", "The answer is photosynthesis or osmosis.",
+    "It is osmosis, I think.", "Osmosis is a process.", "Answer: osmosis and heat", '{"answer": ""}',
+    '{"answer": "A or B"}', '{"option": "E"}', '{"wrong_answer": "A"}', '{"answer": "B', "<answer></answer>",
+    "<answer>A or B</answer>", "<answer>A", "<think>\n\n</think>\n\n", "<think></think>",
+    "<think>The answer is B.</think>", "<think>The answer is B. But", "The answer is B.</think>\n\nLet me",
+    "Answer: B\n</think>\n\nIt is", "<think>\n\n</think>\n\nI", "\u7b54\u6848\u662fA\u6216B\u3002",
+    "\u9009\u9879A\u662f", "\u041e\u0442\u0432\u0435\u0442: \u0411", "Antwort: A oder B",
+    "La r\u00e9ponse est A ou B.", "Answer: B\n\nWait. Now the answer is unclear", "1) A 2) B 3) C",
+)  # fmt: skip
+"""Texts that state no option of `WORDS[:4]`."""
+
+
+@pytest.mark.parametrize("before", ["", REASONING])
+def test_where_none_is_stated_none_is_found(before: str) -> None:
+    assert [(text, found) for text in NONE if (found := stated(before + text, WORDS[:4])) is not None] == []
+
+
+def test_every_cut_of_a_chain_of_thought_is_none() -> None:
+    """Up to each of its characters. (Only a cut behind a capital letter that begins a line looks like an answer.)"""
+    chain = (
+        REASONING.strip() + " First, A: a plant is green. I know vitamin C and B-cells. Is it option D? In case A, "
+        "E = mc^2 J. The first answer that one thinks of is (A), which many would choose. If the answer is B, then I "
+        "see a D-glucose. I can say: A is wrong, B or C may hold.\nNo plan: I compare B with D.\n- A: no.\nThus"
+    )
+    found = {chain[:end][-30:] for end in range(len(chain)) if stated(chain[:end], WORDS) is not None}
+    assert found == set()
+
+
+def test_the_last_statement_counts() -> None:
+    parts = ["The answer is A.", r"\boxed{B}", '{"answer": "C"}', "Answer: D", "<answer>E</answer>"]
+    for order in itertools.permutations(parts):
+        last = next(letter for letter, part in zip("ABCDE", parts, strict=True) if part == order[-1])
+        assert stated("\n".join(order), WORDS[:5]) == last
+        assert stated(" So ".join(order), WORDS[:5]) == last
+    assert stated("Answer: B\n\nThe answer is A or C.", WORDS[:4]) is None
+
+
+def test_options_that_are_letters_or_differ_little() -> None:
+    blood = ["B", "A", "AB", "O"]
+    found = [stated(f"Answer: {text}", blood) for text in ("A", "B", "AB", "C", "A) B", "A) A")]
+    assert found == ["A", "B", "C", "C", "A", None]
+    genes = ["Aa", "aa", "AA", "aA"]
+    assert [stated(f"Answer: {text}", genes) for text in genes] == ["A", "B", "C", "D"]
+    assert stated("Answer: GRAVITY", ["Gravity", "gravity"]) is None
+    assert stated("Answer: Gravity", ["Gravity", "gravity"]) == "A"
+    assert stated("Answer: 102 J", ["10\u00b2 J", "5 J"]) is None
+    assert stated("Answer: heat", ["heat", "heat"]) is None
+    assert stated("The answer is C. elegans.", ["E. coli", "C. elegans"]) == "B"
+    assert stated("The answer is (E)-but-2-ene.", [*WORDS[:4], "(Z)-but-2-ene", "(E)-but-2-ene"]) == "F"
+
+
+def problem(answer: str | None, **metadata: object) -> Problem:
+    return Problem("p-1", "Which?", (1,), answer, metadata)
+
+
+def test_scores() -> None:
+    asked, texts = problem("B", options=list(WORDS[:4])), ("Answer: B", r"\boxed{\text{osmosis}}", "Answer: A", "")
+    assert [score(asked, text) for text in texts] == [1.0, 1.0, 0.0, 0.0]
+    scorer = build(RewardConfig(kind="choice"))
+    assert [scorer(problem("B"), text).value for text in ("B", "C", "B or C")] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (problem(None), r"reward\.kind: choice needs reference answers, and problem p-1 has none; set answer_field"),
+        (problem("E", options=["x", "y"]), r"the reference answer of problem p-1 must be a letter from A to B"),
+        (problem("K"), r"must be a letter from A to J"),
+        (problem("b"), r"must be a letter from A to J"),
+        (problem("AB"), r"must be a letter from A to J"),
+        (problem("A", options="x, y"), r"field 'options' of problem p-1 must be a list of 2 to 10 texts"),
+        (problem("A", options=["x", 2]), r"must be a list of 2 to 10 texts"),
+        (problem("A", options=["x"]), r"must be a list of 2 to 10 texts"),
+        (problem("A", options=["x"] * 11), r"must be a list of 2 to 10 texts"),
+    ],
+)
+def test_problems_that_have_no_options_or_no_letter(asked: Problem, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(RewardConfig(kind="choice"), [asked])
+    check(RewardConfig(kind="choice"), [problem("J"), problem("B", options=["x", "y"])])
+
+
+HOSTILE = (
+    "answer is ", "answer: ", "The answer is A", "The correct answer is ", "\\boxed{", "\\boxed{A}", "\\boxed{A} or ",
+    "{", "}", "(", "A", "A ", "A) ", "(A) is the correct answer ", " is the answer", " is the correct answer. ",
+    "I choose ", '"answer": "', '"answer": ', "'", '"', "<answer>", "</answer>", "<answer>A</answer>", "#### ",
+    "####", "answer\n", "\n", " ", "\t", "*", "**", "_", "$", "\\text{", "\\text{A", "\\textbf{A}", "or A ", "and ",
+    "not ", "not but ", "the ", "the correct ", "\u7b54\u6848", "\u7b54\u6848\u662f", "\uff21", "\u00b2", "</think>",
+    "<think>", "if the answer is A ", "B, ", "- ", "-", "= ", ": ", "option ", "correct option ", "x's ", "a_", "\\",
+    "\u0300", "\x00", "\ud7ff", "answer to this question ", "A.", ".",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", one_in(4, range(len(HOSTILE))))
+def test_long_responses_are_looked_at_once(number: int) -> None:
+    """200,000 characters of anything are no error; what is looked at more than once would take minutes."""
+    text = HOSTILE[number] * (200_000 // len(HOSTILE[number]))
+    for response in (text, text + "\n\nAnswer: B"):
+        assert stated(response, WORDS[:4]) in (None, "A", "B")
+
+
+@pytest.mark.timeout(120)
+def test_any_two_pieces_are_no_error() -> None:
+    for pieces in itertools.product(HOSTILE, repeat=2):
+        found = stated("".join(pieces) * 20, WORDS)
+        assert found is None or found in LETTERS
