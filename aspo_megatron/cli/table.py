@@ -26,6 +26,9 @@ def table(
     published: Annotated[
         str, typer.Option(metavar="SIZE,...", help="Published rows for models of these sizes: 1.5B, 4B, 8B, 30B, none.")
     ] = "1.5B",
+    thinking: Annotated[
+        str | None, typer.Option(metavar="on|off", help="Leave out results, and published rows, of the other mode.")
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, as when the output is not a terminal.")
     ] = False,
@@ -38,7 +41,7 @@ def table(
       aspo table evals --pass > passed.md
     """
     from aspo_megatron.evaluation.published import BASES
-    from aspo_megatron.evaluation.table import ScoreTable, comparison, differences, read_results
+    from aspo_megatron.evaluation.table import MODES, ScoreTable, chosen, comparison, differences, read_results
 
     if not results:
         raise ConfigError("nothing to compare: give folders that `aspo eval` has written, e.g. evals")
@@ -46,8 +49,13 @@ def table(
     for base in bases:
         if base not in BASES:
             raise ConfigError(f"--published {one_line(base)}: must be one of {', '.join(BASES)}, none")
+    if thinking is not None and thinking not in MODES:
+        raise ConfigError(f"--thinking {one_line(thinking)}: must be on or off")
+    mode = None if thinking is None else MODES[thinking]
     found = read_results(results)
-    tables: list[ScoreTable] = [comparison(found, bases, passed=passed)]
+    if mode is not None:
+        found = chosen(found, mode)
+    tables: list[ScoreTable] = [comparison(found, bases, passed=passed, thinking=mode)]
     if against is not None:
         tables.append(differences(found, against))
     for one in tables:

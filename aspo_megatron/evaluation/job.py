@@ -12,6 +12,7 @@ from typing import Any
 from aspo_megatron.config import RunConfig
 from aspo_megatron.config.words import ProblemSide
 from aspo_megatron.data.samples import Problem
+from aspo_megatron.data.thinking import Thinking
 from aspo_megatron.files import write_whole
 from aspo_megatron.reading import read_json
 
@@ -30,6 +31,7 @@ class ProblemSet:
         output: file for the responses.
         problems: where the leader finds them, see `inputs.handover`; None: it reads them itself.
         kept: whether the responses are for the user; else they go with the command.
+        thinking: what the prompts ask for, see `data.thinking`.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ProblemSet:
     output: Path
     problems: Path | None = None
     kept: bool = True
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class EvaluationJob:
 
 def _problem_set(told: Mapping[str, Any]) -> ProblemSet:
     problems = None if told["problems"] is None else Path(told["problems"])
-    return ProblemSet(told["name"], Path(told["config"]), told["side"], Path(told["output"]), problems, told["kept"])
+    config, output = Path(told["config"]), Path(told["output"])
+    return ProblemSet(told["name"], config, told["side"], output, problems, told["kept"], told["thinking"])
 
 
 def identity(config: RunConfig, problems: Sequence[Problem], weights: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def _open(job: EvaluationJob, asked: ProblemSet, config: RunConfig, problems: Pr
         config.eval.samples,
         config.eval.pass_k,
         identity(config, problems, weights),
+        asked.thinking,
     )
     return ResultFile(asked.output, description)
 

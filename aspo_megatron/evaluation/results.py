@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard, get_args
 
+from aspo_megatron.data.thinking import Thinking
 from aspo_megatron.errors import ConfigError, UserError
 from aspo_megatron.evaluation.scores import Scores
 from aspo_megatron.files import json_line, plain_errors, refuse_link, write_whole
@@ -43,6 +44,7 @@ class EvaluationDescription:
         samples: K.
         pass_k: the k of pass@k.
         identity: all that decides what comes out, JSON values by key: a file whose own differs is not gone on with.
+        thinking: what the prompts ask for, see `data.thinking`; None: not known.
     """
 
     benchmark: str
@@ -51,6 +53,7 @@ class EvaluationDescription:
     samples: int
     pass_k: tuple[int, ...]
     identity: Mapping[str, Any]
+    thinking: Thinking | None = None
 
 
 class ResultFile:
@@ -229,6 +232,7 @@ class ResultFile:
             "problems": description.problems,
             "problems_done": len(self.right),
             "samples": description.samples,
+            "thinking": description.thinking,
             "interval": "95 %, normal approximation over problems",
             "scores": {name: asdict(estimate) for name, estimate in scores.named().items()},
             "mean_tokens": self._tokens / done if done else None,
@@ -253,6 +257,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{one_line(path)}: not the scores of an evaluation")
     content.setdefault("failed", 0)  # older files do not say
+    content.setdefault("thinking", None)
     for name, is_right in _SCORES.items():
         if name not in content or not is_right(content[name]):
             what = f"`{name}` is of another kind" if name in content else f"no {name!r}"
@@ -276,6 +281,7 @@ _SCORES: dict[str, Callable[[Any], bool]] = {
     "right": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "identity": lambda value: isinstance(value, dict),
     "failed": _is_count,
+    "thinking": lambda value: value is None or value in get_args(Thinking),
 }
 """What a scores file has in any version, and what each value has to be."""
 

@@ -16,6 +16,7 @@ from aspo_megatron.config.io import load_config, save_config
 from aspo_megatron.config.words import ProblemSide
 from aspo_megatron.data.sources.files import stem_of
 from aspo_megatron.data.sources.read import silent
+from aspo_megatron.data.thinking import thinking_of
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation import benchmarks
 from aspo_megatron.evaluation.job import EvaluationJob, ProblemSet
@@ -150,8 +151,7 @@ class _Preparation:
         if found != wanted.benchmark.problems:
             self.tell(f"{wanted.name}: {found} problems, where the benchmark has {wanted.benchmark.problems}")
         target = self.output or Path("evals") / self.model
-        read, there = self._checked(run, wanted.name)
-        return ProblemSet(wanted.name, read, "train", target / f"{wanted.name}.jsonl", there)
+        return self._checked(run, wanted.name, "train", target / f"{wanted.name}.jsonl")
 
     def own_problems(self, problems: Path | None) -> ProblemSet:
         """Of a file of problems, or of a run's held-out ones."""
@@ -164,14 +164,13 @@ class _Preparation:
             settings += ["data.heldout_fraction=0"]
         run = load_config(self.config, [*settings, *self.overrides])
         name = "held-out" if problems is None else stem_of(problems)
-        read, there = self._checked(run, name)
         side: ProblemSide = "heldout" if problems is None else "train"
         if self.output is None:
-            return ProblemSet(name, read, side, self.work / "responses" / f"{name}.jsonl", there, kept=False)
-        return ProblemSet(name, read, side, self.output, there)
+            return self._checked(run, name, side, self.work / "responses" / f"{name}.jsonl", kept=False)
+        return self._checked(run, name, side, self.output)
 
-    def _checked(self, run: RunConfig, name: str) -> tuple[Path, Path | None]:
-        """Read all input once before any process starts; where the configuration is, and where the problems are."""
+    def _checked(self, run: RunConfig, name: str, side: ProblemSide, output: Path, *, kept: bool = True) -> ProblemSet:
+        """Read all input once before any process starts, and say where it is."""
         from aspo_megatron.inputs.handover import handed_over  # imports torch: late, so that refusals are quick
         from aspo_megatron.inputs.machine import refuse_ranks_beyond
         from aspo_megatron.inputs.read import read_inputs
@@ -189,9 +188,11 @@ class _Preparation:
             say(f"warning: {crowded}")
         if name == "held-out" and not inputs.heldout:
             raise ConfigError(f"{one_line(self.config)} has no held-out problems: give --problems FILE")
+        thinking = thinking_of(run.data, inputs.tokenizer)
         path = self.work / f"{name}.yaml"
         save_config(run, path)
-        return path, self.handed.enter_context(handed_over(inputs.train, inputs.heldout))
+        there = self.handed.enter_context(handed_over(inputs.train, inputs.heldout))
+        return ProblemSet(name, path, side, output, there, kept, thinking)
 
 
 def _check_options(benchmark: str | None, problems: Path | None, config: Path | None, output: Path | None) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aspo_megatron.data.thinking import Thinking
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.evaluation.job import CHAT_VARIABLE
-from aspo_megatron.evaluation.published import PUBLISHED
+from aspo_megatron.evaluation.published import CODE, MATH, PUBLISHED, Published
 from aspo_megatron.evaluation.results import SCORES_SUFFIX, read_scores, scores_path
 from aspo_megatron.evaluation.scores import difference_estimate, mean_estimate
 from aspo_megatron.foreign_text import markdown, one_line
@@ -22,6 +23,15 @@ _PAPER = {
     "sampling.top_p": TOP_P,
     "sampling.top_k": 0,
     "sampling.max_response_tokens": MAX_RESPONSE_TOKENS,
+}
+
+
+MODES: dict[str, Thinking] = {"on": "on", "off": "off"}
+"""What a table may be restricted to."""
+_UNKNOWN = "unknown"
+_MEANING = {
+    "none": "the chat template has no switch for it, and neither opens nor closes a block of thoughts.",
+    _UNKNOWN: "the result does not say; it is of an older version.",
 }
 
 
@@ -78,29 +88,62 @@ def _scores_files(path: Path) -> list[Path]:
     return [scores_path(path) if path.suffix == ".jsonl" else path]
 
 
-def comparison(results: Results, bases: Sequence[str], *, passed: bool = False) -> ScoreTable:
+def comparison(
+    results: Results, bases: Sequence[str], *, passed: bool = False, thinking: Thinking | None = None
+) -> ScoreTable:
     """Models by benchmarks: avg@K, or pass@K, in percent, with 95 % intervals; published rows below.
 
     Args:
-        results: one's own.
+        results: one's own, see `chosen` for those of one mode of thinking.
         bases: which published rows: those of models of these sizes.
         passed: pass@K in place of avg@K.
+        thinking: on or off leaves out published rows of the other.
+
+    Raises:
+        ConfigError: some rows are with thinking, others without; names them.
     """
     names = _columns(results)
     notes = _Notes()
+    published = [
+        row
+        for row in PUBLISHED
+        if row.base in bases
+        and any(name in (row.passed if passed else row.average) for name in names)
+        and thinking in (None, row.thinking)
+    ]
+    _refuse_mixed(results, published)
     rows = [
-        [model, *(_own_cell(name, of_model.get(name), passed, notes) for name in names)]
+        [model, _modes(of_model), *(_own_cell(name, of_model.get(name), passed, notes) for name in names)]
         for model, of_model in results.items()
     ]
-    for row in PUBLISHED:
-        values = row.passed if passed else row.average
-        if row.base in bases and any(name in values for name in names):
-            mark = notes.mark(f"published: {row.source}")
-            rows.append([f"{row.model} {mark}", *(f"{values[name]:.1f}" if name in values else "" for name in names)])
+    for row in published:
+        label = f"{row.model} {notes.mark(f'published: {row.source}')}"
+        rows.append([label, row.thinking, *(_published_cell(name, row, passed, notes) for name in names)])
     what = "pass" if passed else "avg"
-    head = ["model", *(f"{_title(name)}, {what}@{_k(name, results)}" for name in names)]
+    head = ["model", "thinking", *(f"{_title(name)}, {what}@{_k(name, results)}" for name in names)]
     intervals = "In percent; in brackets: 95 % confidence interval, normal approximation over problems."
-    return ScoreTable(head, rows, [intervals, *notes.lines])
+    return ScoreTable(head, rows, [intervals, *_explained({row[1] for row in rows}), *notes.lines])
+
+
+def chosen(results: Results, thinking: Thinking) -> Results:
+    """The results without those of the other mode; a model without any is left out.
+
+    Args:
+        results: all.
+        thinking: on or off. What has neither stays.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    other = "off" if thinking == "on" else "on"
+    kept = {
+        model: {name: content for name, content in of_model.items() if content["thinking"] != other}
+        for model, of_model in results.items()
+    }
+    kept = {model: of_model for model, of_model in kept.items() if of_model}
+    if not kept:
+        raise ConfigError(f"--thinking {thinking}: all results are with thinking {other}")
+    return kept
 
 
 def differences(results: Results, against: str) -> ScoreTable:
@@ -138,6 +181,36 @@ class _Notes:
         return [f"{mark} {note}" for note, mark in self._marks.items()]
 
 
+def _refuse_mixed(results: Results, published: Sequence[Published]) -> None:
+    """See that no row thinks beside one that does not: that makes more of a difference than what is compared."""
+    modes: dict[str, dict[str, None]] = {"on": {}, "off": {}}
+    for model, of_model in results.items():
+        for name, content in of_model.items():
+            if content["thinking"] in modes:
+                modes[content["thinking"]][one_line(f"{model} on {name}")] = None
+    own = [mode for mode, rows in modes.items() if rows]
+    for row in published:
+        modes[row.thinking][f"{row.model} (published)"] = None
+    if not (modes["on"] and modes["off"]):
+        return
+    on, off = (", ".join(modes[mode]) for mode in ("on", "off"))
+    hint = "take one with --thinking on or --thinking off"
+    if len(own) == 1:
+        sizes = dict.fromkeys(row.base for row in PUBLISHED if row.thinking == own[0])
+        hint = f"take --thinking {own[0]}, with --published none or of {', '.join(sizes)}"
+    raise ConfigError(f"results with thinking ({on}) and without ({off}) are not to be compared; {hint}")
+
+
+def _modes(of_model: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(content["thinking"] or _UNKNOWN for content in of_model.values()))
+
+
+def _explained(modes: set[str]) -> list[str]:
+    """What the words in the column of thinking mean, those that do not say it themselves."""
+    there = {word for mode in modes for word in mode.split(", ")}
+    return [f"Thinking {word}: {meaning}" for word, meaning in _MEANING.items() if word in there]
+
+
 def _columns(results: Results) -> list[str]:
     """The benchmarks that there are results of: those known in their order, then others."""
     there = dict.fromkeys(name for of_model in results.values() for name in of_model)
@@ -168,6 +241,14 @@ def _own_cell(name: str, content: dict[str, Any] | None, passed: bool, notes: _N
     return text
 
 
+def _published_cell(name: str, row: Published, passed: bool, notes: _Notes) -> str:
+    values = row.passed if passed else row.average
+    if name not in values:
+        return ""
+    doubt = f" {notes.mark(row.doubts[name])}" if name in row.doubts else ""
+    return f"{values[name]:.1f}{doubt}"
+
+
 def _remarks(name: str, content: dict[str, Any]) -> list[str]:
     """What makes a result another thing than the paper's, or than its neighbours."""
     remarks = []
@@ -193,7 +274,8 @@ def _remarks(name: str, content: dict[str, Any]) -> list[str]:
         if content["problems"] != BENCHMARKS[name].problems:
             differing.append(f"{content['problems']} problems, not {BENCHMARKS[name].problems}")
         if differing:
-            remarks.append(f"not the paper's setting: {'; '.join(differing)}")
+            whose = "the paper's" if name in (*MATH, *CODE) else "the usual"
+            remarks.append(f"not {whose} setting: {'; '.join(differing)}")
     return remarks
 
 

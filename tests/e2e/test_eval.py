@@ -89,6 +89,7 @@ def test_every_response_and_the_scores_are_kept(work: Path, whole: Finished) -> 
         assert all(record["reward"] == len(record["response"]) % 2 for record in records)
         content = read_scores(path.with_suffix(".scores.json"))
         assert (content["benchmark"], content["model"], content["complete"]) == (name, "small", True)
+        assert content["thinking"] == "none"  # there is no template
         right = [sum(r["reward"] >= 1 for r in records if r["index"] == index) for index in range(count)]
         assert content["right"] == right
         average = content["scores"]["avg@2"]

@@ -48,6 +48,9 @@ def test_records_and_scores_are_on_disk(tmp_path: Path) -> None:
     assert content["scores"]["pass@2"]["value"] == 0.75
     assert content["mean_tokens"] == 10.5
     assert content["identity"] == IDENTITY
+    assert content["thinking"] is None
+    with ResultFile(path, replace(DESCRIPTION, thinking="off")):  # what it was is in the prompts, which are the same
+        assert read_scores(scores_path(path))["thinking"] == "off"
 
 
 def test_every_cut_of_the_file_is_gone_on_with(tmp_path: Path) -> None:

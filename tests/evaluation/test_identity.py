@@ -75,7 +75,7 @@ def test_weights_are_told_apart_wherever_they_are(tmp_path: Path) -> None:
 def test_a_job_comes_back_as_it_was(tmp_path: Path) -> None:
     sets = (
         ProblemSet("aime24", Path("a.yaml"), "train", Path("out/a.jsonl")),
-        ProblemSet("x", Path("b"), "heldout", Path("x.jsonl"), Path("/proc/7/fd/3"), kept=False),
+        ProblemSet("x", Path("b"), "heldout", Path("x.jsonl"), Path("/proc/7/fd/3"), kept=False, thinking="off"),
     )
     job = EvaluationJob("mine", live=True, sets=sets)
     job.write(tmp_path / "job.json")

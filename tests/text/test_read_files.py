@@ -60,7 +60,7 @@ def one_line_that_names(path: Path, kind: type[UserError] = UserError) -> Iterat
 def test_scores_of_another_kind(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a\x1bb.scores.json"
     path.write_text(json.dumps(SCORES))
-    assert read_scores(path) == SCORES | {"failed": 0}
+    assert read_scores(path) == SCORES | {"failed": 0, "thinking": None}
     path.write_text(json.dumps(SCORES | changes)[:9000])
     with one_line_that_names(path, ConfigError):
         read_scores(path)
