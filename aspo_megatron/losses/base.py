@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,8 @@ class Loss(BaseModel, ABC):
 
     What was selected counts as the token's own.
     """
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "trainer"
+    """Whose log-probs its source calls old: the trainer's for the weights that sampled, or the engine's own."""
     selects: ClassVar[bool] = False
     """`select` is asked before each update, which takes a pass over its tokens."""
 

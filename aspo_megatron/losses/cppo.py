@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +44,7 @@ class Cppo(Loss):
     )
     source: ClassVar[str] = "arXiv 2606.10968v2, eq. 8 to 11"
     token_wise: ClassVar[bool] = False
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
 
     delta: float = Field(0.15, gt=0.0, le=1.0, description="An outward token further away than this gets no gradient.")
     budget: float = Field(

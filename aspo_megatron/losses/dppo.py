@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +23,7 @@ class Dppo(Loss):
     """
 
     token_wise: ClassVar[bool] = True
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
 
     ratio_max: float | None = Field(
         5.0, gt=1.0, allow_inf_nan=False, description="Cap C of the gradient weight, for both signs; null for no cap."
@@ -78,7 +79,7 @@ class DppoTv(Dppo):
 class DppoKl(Dppo):
     """DPPO with the KL of two coins, the token or another, in nats, from the old policy's to the present one's.
 
-    Settings of its source: as `dppo-tv`.
+    Settings of its source: `train.old_log_probs=rollout` and `advantage.scale=none`, as of `dppo-tv`.
 
     Sources disagree: the paper's delta is 0.05; verl and SkyRL take 0.2 unless told otherwise. Caps: as `dppo-tv`.
 

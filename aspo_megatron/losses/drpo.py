@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +35,7 @@ class Drpo(Loss):
     )
     source: ClassVar[str] = "arXiv 2606.09821v1, eq. 8 and 9, from the code of UniRL and reports"
     token_wise: ClassVar[bool] = True
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
 
     delta: float = Field(12.5, gt=0.0, allow_inf_nan=False, description="Distance |pi - pi_old| at which w is 0.")
 

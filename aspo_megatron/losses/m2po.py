@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ class M2po(Loss):
     formula: ClassVar[str] = "w = 0  if the update's choice drops the token\nw = r  for the others"
     source: ClassVar[str] = "arXiv 2510.01161v2, algorithm 1 and eq. 5"
     token_wise: ClassVar[bool] = True
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
     selects: ClassVar[bool] = True
 
     budget: float = Field(0.04, ge=0.0, allow_inf_nan=False, description="Mean (log r)^2 of outward tokens (tau).")

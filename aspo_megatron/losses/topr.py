@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +37,7 @@ class Topr(Loss):
     )
     source: ClassVar[str] = "arXiv 2503.14286v2, eq. 8, from reports"
     token_wise: ClassVar[bool] = False
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
 
     negative_max: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Bad responses weigh at most this.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ class Vespo(Loss):
     )
     source: ClassVar[str] = "arXiv 2602.10693v3, eq. 20"
     token_wise: ClassVar[bool] = False
+    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
 
     power_positive: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="Power of W for A > 0 (c_1).")
     decay_positive: float = Field(

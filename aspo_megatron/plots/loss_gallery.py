@@ -27,7 +27,7 @@ LARGEST_WEIGHT = 6.0
 """What is above (or, the wrong way, below its negative) is out of the picture."""
 SIGNS = ((1.0, "A > 0"), (-1.0, "A < 0"))
 """Advantages, and how they are called."""
-CAPTION = f"responses of one token, of the old probability {OLD_PROBABILITY}"
+CAPTION = f"responses of one token, of the old probability {OLD_PROBABILITY}, that no update selects"
 _COLUMNS = 4
 _DPI = 100
 

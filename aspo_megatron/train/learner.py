@@ -12,6 +12,7 @@ import numpy as np
 from aspo_megatron import losses
 from aspo_megatron.config import RunConfig
 from aspo_megatron.data.samples import Sample
+from aspo_megatron.foreign_text import one_line
 from aspo_megatron.losses import Loss
 from aspo_megatron.parallel.model.policy import PolicyModel
 from aspo_megatron.parallel.model.reference import Reference
@@ -48,6 +49,8 @@ class Learner:
         objective = PolicyObjective(losses.build(config.loss.name, config.loss.hyperparameters), config.loss)
         self.loss: Loss = objective.loss
         self._limits = PassLimits.of(config.train, config.rollout.sampling.temperature)
+        if advice := old_policy_advice(self.loss, config):
+            tell(advice)
         self._updates = StepUpdates(config, model, self.optimizer, objective, self._limits, tell)
 
     def plan(self, batches: Sequence[Groups]) -> list[PlannedGroups]:
@@ -100,6 +103,18 @@ class Learner:
 
     def _shown(self, batches: Sequence[Sequence[Sequence[Sample]]]) -> Groups:
         return samples_to_show([group for batch in batches for group in batch], self._config.log.samples_per_step)
+
+
+def old_policy_advice(loss: Loss, config: RunConfig) -> str:
+    """What a loss's source does otherwise than a run by default; empty if it does not, or if the run has chosen."""
+    chosen = config.train.old_log_probs != "auto" or config.takes_log_probs_of_engine
+    if loss.old_policy == "trainer" or chosen:
+        return ""
+    return (
+        f"loss.name={one_line(config.loss.name)} is stated for ratios to the policy that sampled: "
+        "train.old_log_probs=rollout takes the engine's log-probs for the old ones, which also saves the pass that "
+        "computes them; recompute keeps the trainer's, without this line"
+    )
 
 
 def samples_to_show(groups: Sequence[Sequence[Sample]], count: int) -> Groups:

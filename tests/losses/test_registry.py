@@ -28,6 +28,7 @@ def test_every_loss_is_documented_and_has_defaults(name: str) -> None:
     assert "Bad tokens" in loss.__doc__
     assert vars(loss)["formula"], "its own, not that of the loss it derives from"
     assert vars(loss)["source"]
+    assert (loss.old_policy == "engine") == ("train.old_log_probs=rollout" in loss.__doc__)
     assert all(field.description for field in loss.model_fields.values())
     assert losses.build(name, {}).model_dump() == loss().model_dump()
 
