@@ -15,17 +15,18 @@ import pytest
 import torch
 
 from aspo_megatron import losses
-from aspo_megatron.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from aspo_megatron.config import LossConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
 from aspo_megatron.data.samples import Sample
 from aspo_megatron.losses.base import Stat
 from aspo_megatron.parallel.grid.topology import Axis, Topology, process_grid
 from aspo_megatron.parallel.log_prob import triton_ops
 from aspo_megatron.parallel.model.micro_batch import MicroBatch
 from aspo_megatron.parallel.model.pipeline_stages import _in_order
-from aspo_megatron.parallel.update.micro_batches import micro_batches_of
+from aspo_megatron.parallel.update.micro_batches import PlannedGroups, micro_batches_of
 from aspo_megatron.parallel.update.objective import PolicyObjective
 from aspo_megatron.parallel.update.optimizer import Optimizer
 from aspo_megatron.parallel.update.passes import PassLimits, token_outputs
+from aspo_megatron.parallel.update.selection import select_tokens
 from aspo_megatron.parallel.update.statistics import StepStatistics
 from aspo_megatron.parallel.update.step import aggregation_of, update
 from aspo_megatron.train.learner import Learner
@@ -65,7 +66,10 @@ def batch(folder: Path) -> list[list[Sample]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["aspo, token-mean", "grpo, seq-mean-token-sum-norm", "low-entropy KL, truncated importance sampling", "on-policy"],
+    [
+        *("aspo, token-mean", "grpo, seq-mean-token-sum-norm", "low-entropy KL, truncated importance sampling"),
+        *("kl-cov, token-mean", "on-policy"),
+    ],
 )
 def test_an_update_is_that_of_hugging_face(
     topology: Topology, folder: Path, batch: list[list[Sample]], name: str
@@ -193,6 +197,45 @@ def test_log_probs_of_policy_and_reference(topology: Topology, folder: Path) -> 
         want = at_first[id(sample)].detach().numpy()
         np.testing.assert_allclose(sample.ref_log_probs, want, rtol=0, atol=2e-5)
         assert np.abs(sample.old_log_probs - want).min() > 1e-3
+
+
+class EveryThird:
+    """A loss that chooses every third token of an update; it notes what it is asked."""
+
+    selects = True
+
+    def __init__(self) -> None:
+        self.asked: list[losses.UpdateTokens] = []
+
+    def select(self, tokens: losses.UpdateTokens) -> Any:
+        self.asked.append(tokens)
+        return np.arange(len(tokens.log_probs)) % 3 == 0
+
+
+@pytest.mark.parametrize("on_policy", [False, True])
+def test_a_loss_chooses_among_all_unmasked_tokens_of_an_update(
+    topology: Topology, folder: Path, on_policy: bool
+) -> None:
+    """In the order of the groups' numbers, whatever the order and the micro-batches in which they are given."""
+    groups = make_batch("full", folder)
+    flat = [sample for group in groups for sample in group]
+    wanted = {id(sample): log_probs.detach().numpy() for sample, log_probs, _ in hf_outputs(folder, groups)}
+    loss: Any = EveryThird()
+    objective = PolicyObjective(loss, LossConfig(), on_policy)
+    model = load(folder, topology)
+    select_tokens(model, PlannedGroups.of(model, groups[::-1], 30), objective, LIMITS, seed=7)
+    (asked,) = loss.asked
+    assert asked.seed == 7
+    masks = [sample.response_mask for sample in flat]
+    log_probs = np.concatenate([wanted[id(sample)][mask] for sample, mask in zip(flat, masks, strict=True)])
+    old = np.concatenate([sample.old_log_probs[mask] for sample, mask in zip(flat, masks, strict=True)])  # type: ignore[index]
+    np.testing.assert_allclose(asked.log_probs, log_probs, rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(asked.old_log_probs, asked.log_probs if on_policy else old)
+    advantages = np.concatenate([np.full(mask.sum(), s.advantage) for s, mask in zip(flat, masks, strict=True)])
+    np.testing.assert_allclose(asked.advantages, advantages, rtol=1e-6)
+    chosen = np.concatenate([sample.selected[mask] for sample, mask in zip(flat, masks, strict=True)])  # type: ignore[index]
+    np.testing.assert_array_equal(chosen, np.arange(len(chosen)) % 3 == 0)
+    assert not any(sample.selected[~sample.response_mask].any() for sample in flat)  # type: ignore[index]
 
 
 def test_a_step_plans_its_micro_batches_once(topology: Topology, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,4 +159,32 @@ MUTANTS: tuple[Mutant, ...] = (
         new="on_policy",
         tests=("train/test_updates.py",),
     ),
+    Mutant(
+        "parallel/update/selection.py",
+        "select_tokens",
+        old="dict(sorted(pair for part in gather(own if counts else {}) for pair in part.items()))",
+        new="{key: each for part in gather(own if counts else {}) for key, each in part.items()}",
+        tests=("parallel/test_small_step.py::test_a_loss_chooses_among_all_unmasked_tokens_of_an_update",),
+    ),
+    Mutant(
+        "parallel/update/objective.py",
+        "PolicyObjective.select",
+        old="if self.on_policy else tokens",
+        new="if False else tokens",
+        tests=("parallel/test_small_step.py::test_a_loss_chooses_among_all_unmasked_tokens_of_an_update",),
+    ),
+    Mutant(
+        "parallel/update/step.py",
+        "planned_update",
+        old="if objective.selects:",
+        new="if False:",
+        tests=("parallel/test_small_step.py::test_an_update_is_that_of_hugging_face",),
+    ),
+    Mutant(
+        "rewards/scoring.py",
+        "ScoredGroup.has_equal_rewards",
+        old="reward.parts == self.rewards[0].parts",
+        new="reward.value == self.rewards[0].value",
+        tests=("train/test_parts.py::test_groups_of_equal_sums_teach_by_their_parts",),
+    ),
 )
