@@ -17,6 +17,9 @@ from torch import Tensor
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line
 
+OldPolicy = Literal["trainer", "engine"]
+"""Whose log-probs a loss's source calls old: the trainer's for the weights that sampled, or the engine's own."""
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -98,8 +101,8 @@ class Loss(BaseModel, ABC):
 
     What was selected counts as the token's own.
     """
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "trainer"
-    """Whose log-probs its source calls old: the trainer's for the weights that sampled, or the engine's own."""
+    old_policy: ClassVar[OldPolicy] = "trainer"
+    """What its source is stated for."""
     selects: ClassVar[bool] = False
     """`select` is asked before each update, which takes a pass over its tokens."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
 from aspo_megatron.losses.binary import binary_tv
 from aspo_megatron.losses.responses import response_sum, sum_before
 from aspo_megatron.losses.stats import ratio_stats
@@ -44,7 +44,7 @@ class Cppo(Loss):
     )
     source: ClassVar[str] = "arXiv 2606.10968v2, eq. 8 to 11"
     token_wise: ClassVar[bool] = False
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
 
     delta: float = Field(0.15, gt=0.0, le=1.0, description="An outward token further away than this gets no gradient.")
     budget: float = Field(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
 from aspo_megatron.losses.binary import binary_kl, binary_tv
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, outward, surrogate
@@ -23,7 +23,7 @@ class Dppo(Loss):
     """
 
     token_wise: ClassVar[bool] = True
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
 
     ratio_max: float | None = Field(
         5.0, gt=1.0, allow_inf_nan=False, description="Cap C of the gradient weight, for both signs; null for no cap."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -35,7 +35,7 @@ class Drpo(Loss):
     )
     source: ClassVar[str] = "arXiv 2606.09821v1, eq. 8 and 9, from the code of UniRL and reports"
     token_wise: ClassVar[bool] = True
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
 
     delta: float = Field(12.5, gt=0.0, allow_inf_nan=False, description="Distance |pi - pi_old| at which w is 0.")
 

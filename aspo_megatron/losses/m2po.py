@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, UpdateTokens, register
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -38,7 +38,7 @@ class M2po(Loss):
     formula: ClassVar[str] = "w = 0  if the update's choice drops the token\nw = r  for the others"
     source: ClassVar[str] = "arXiv 2510.01161v2, algorithm 1 and eq. 5"
     token_wise: ClassVar[bool] = True
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
     selects: ClassVar[bool] = True
 
     budget: float = Field(0.04, ge=0.0, allow_inf_nan=False, description="Mean (log r)^2 of outward tokens (tau).")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
 from aspo_megatron.losses.responses import response_sum
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
@@ -37,7 +37,7 @@ class Topr(Loss):
     )
     source: ClassVar[str] = "arXiv 2503.14286v2, eq. 8, from reports"
     token_wise: ClassVar[bool] = False
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
 
     negative_max: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="Bad responses weigh at most this.")
 

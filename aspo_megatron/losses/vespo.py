@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, register
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
 from aspo_megatron.losses.responses import response_sum
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
@@ -38,7 +38,7 @@ class Vespo(Loss):
     )
     source: ClassVar[str] = "arXiv 2602.10693v3, eq. 20"
     token_wise: ClassVar[bool] = False
-    old_policy: ClassVar[Literal["trainer", "engine"]] = "engine"
+    old_policy: ClassVar[OldPolicy] = "engine"
 
     power_positive: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="Power of W for A > 0 (c_1).")
     decay_positive: float = Field(
