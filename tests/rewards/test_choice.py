@@ -157,6 +157,7 @@ NONE = (
     "Answer: osmosis?", "The answer is (B) osmosis? No.", "Answer: osmosis. Wait, no.",
     "**A) photosynthesis**\nIt is light.\n\n**B) osmosis**",
     "(A) photosynthesis: no.\n(B) osmosis: no.\n\nIt is not light.\n\n(C) heat transfer",
+    "The answer is (B) gravity, as it falls.", "Answer: A) osmosis because of water",
 )  # fmt: skip
 """Texts that state no option of `WORDS[:4]`."""
 
