@@ -138,6 +138,16 @@ def test_responses_of_a_run(call: Call, tmp_path: Path) -> None:
     assert lines[-2] == "6 of 6 responses scored"
 
 
+def test_multiple_choice(call: Call) -> None:
+    """Two problems, of which the second has a letter that its options lack."""
+    rows = [{"prompt": "Which?", "answer": answer, "options": ["x", "y"]} for answer in "BC"]
+    Path("choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("--reward", "choice", "--problems", "choices.jsonl")
+    assert (done.code, done.stderr) == (0, "")
+    assert "right answers get up to 1, wrong ones 0 on average" in done.stdout
+    assert "choice: the reference answer of problem choices-1 must be a letter from A to B" in done.stdout
+
+
 def test_problems_that_the_reward_cannot_have(call: Call) -> None:
     done = call("run.yaml", "reward.kind=reasoning_gym", "--count", "1")
     assert done.code == 1

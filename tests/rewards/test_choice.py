@@ -153,6 +153,11 @@ NONE = (
     "Answer: F = ma", "Answer: A = 3.2", "Answer: A. B", "Answer: A (most likely), B (possible)", "Answer: A -> B",
     "Answer: A; or (b)", "Answer: C(5,2)", "Answer: B_0", "Answer: H2O", "The answer is A unless x holds.", "- A:",
     "B:", "The answer is A with B", "Answer: E = mc^2", "The answer is C I think", "I'm going with light.",
+    "B) osmosis?", "B) osmosis. It is about water.", "B) osmosis, but", "Answer: B) osmosis. Wait, no.",
+    "Answer: osmosis?", "The answer is (B) osmosis? No.", "Answer: osmosis. Wait, no.",
+    "**A) photosynthesis**\nIt is light.\n\n**B) osmosis**",
+    "(A) photosynthesis: no.\n(B) osmosis: no.\n\nIt is not light.\n\n(C) heat transfer",
+    "The answer is (B) gravity, as it falls.", "Answer: A) osmosis because of water",
 )  # fmt: skip
 """Texts that state no option of `WORDS[:4]`."""
 
@@ -180,6 +185,9 @@ def test_the_last_statement_counts() -> None:
         assert stated("\n".join(order), WORDS[:5]) == last
         assert stated(" So ".join(order), WORDS[:5]) == last
     assert stated("Answer: B\n\nThe answer is A or C.", WORDS[:4]) is None
+    listed = "\n".join(f"{letter}) {text}" for letter, text in zip("ABCD", WORDS, strict=False))
+    assert stated(f"{listed}\n\nIt is about water. So:\n\nB) osmosis", WORDS[:4]) == "B"
+    assert stated("Answer: osmosis. It is about water.", WORDS[:4]) == "B"
 
 
 def test_options_that_are_letters_or_differ_little() -> None:

@@ -79,7 +79,7 @@ class Options:
         if alone is not None and (small or alone["letter"].isupper()):
             return None if exact and alone["more"].endswith((":", ",", ";")) else self._one(alone["letter"])
         match = _LETTER.match(said)
-        by_text = self._of_text(said) or (None if exact or match else self._of_text(_END.split(said)[0]))
+        by_text = self._of_text(said) or (None if exact or match else self._of_first_sentence(said))
         if by_text is not None or match is None:
             return by_text
         letter = self._one(match["inside"] or match["plain"])
@@ -97,9 +97,12 @@ class Options:
         if not named.strip(".,:;!)]}\"' "):
             return True
         clause = _END.split(_REASON.split(named, maxsplit=1)[0], maxsplit=1)[0]
-        own = self._of_text(named) or self._of_text(clause)
+        own = self._of_text(named)
         if own is not None or exact:
             return own == letter
+        own = self._of_text(clause)
+        if own is not None:
+            return own == letter and not _TAKEN_BACK.match(named, len(clause))
         joined = _JOINED.match(named, len(clause))
         told = clause + joined[0] if joined else clause
         others = {one[one.lastgroup or 0].upper() for one in _ANOTHER.finditer(told)}
@@ -109,6 +112,11 @@ class Options:
         if delimiter is not None and delimiter[0].strip() == "." and named[:1].islower():
             return _REASON.match(named) is not None  # C. elegans
         return is_delimited or _REASON.match(named) is not None
+
+    def _of_first_sentence(self, said: str) -> str | None:
+        """The option whose text the first of several sentences is, unless the next takes it back."""
+        end = _END.search(said)
+        return None if end is None or _TAKEN_BACK.match(said, end.start()) else self._of_text(said[: end.start()])
 
     def _of_text(self, text: str) -> str | None:
         """The one option with this text; None if there is none, or more than one."""

@@ -95,6 +95,8 @@ _ONE_OF_SEVERAL = re.compile(
     r"\b(?:options|choices|each|following|consider|candidates|possibilities|answers)\b", re.IGNORECASE
 )
 
+_ITEM = re.compile(r"^[\-#>* \t]{0,9}[(\[]?(?P<letter>[A-Ja-j])(?:[)\].:](?=\s|\Z)|\Z)", re.MULTILINE)
+
 Kind = Literal["mark", "prose", "aside"]
 
 
@@ -188,13 +190,21 @@ def _last_line(text: str) -> Iterator[Statement]:
     """The last line, unless it is one of several options that are listed."""
     before, _, last = text.rstrip().rpartition("\n")
     above = before.rstrip().rpartition("\n")[2].strip()[-_LONGEST:]
-    is_listed = _LISTED.match(above) or (above.endswith(":") and _ONE_OF_SEVERAL.search(above))
+    is_listed = (
+        _ITEM.match(above) or (above.endswith(":") and _ONE_OF_SEVERAL.search(above)) or _continues(before, last)
+    )
     is_pronoun = last.strip() == "I" and above
     if len(last) <= _LONGEST and not is_listed and not is_pronoun:
         yield Statement(len(before), _LEADS_TO.sub("", last), "aside")
 
 
-_LISTED = re.compile(r"[\-*\s]{0,9}[(\[]?[A-Ja-j][)\].:](?:\s|\Z)|[A-J]\Z")
+def _continues(before: str, last: str) -> bool:
+    """Whether a line that begins as `C) ...` is the next of a list of options, of which it is the first `C)`."""
+    item = _ITEM.match(last)
+    if item is None:
+        return False
+    letter, listed = item["letter"].upper(), {one["letter"].upper() for one in _ITEM.finditer(before)}
+    return letter not in listed and chr(ord(letter) - 1) in listed
 
 
 def _before(text: str, start: int) -> str:

@@ -15,8 +15,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rewards/choice/options.py",
         "Options._goes_with",
-        "return own == letter",
-        "return True",
+        "return own == letter and not _TAKEN_BACK",
+        "return not _TAKEN_BACK",
         ("rewards/test_choice.py::test_where_none_is_stated_none_is_found",),
     ),
     Mutant(
