@@ -8,6 +8,8 @@ which the recipe's README explains.
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,22 @@ def loaded(recipe: str) -> RunConfig:
 def test_the_recipe_has_the_paper_s_value(recipe: str, key: str) -> None:
     value, source = settings(recipe)[key]
     assert of(loaded(recipe), key) == value, source
+
+
+def test_the_baselines_are_evaluated_in_the_paper_s_mode(tmp_path: Path) -> None:
+    """Section 7.1, footnote 1: all Qwen3 models without thinking. The templates of the others have no switch."""
+    stand_in, told = tmp_path / "aspo", tmp_path / "told"
+    stand_in.write_text('#!/bin/sh\n(printf \'%s\\t\' "$@"; echo) >>"$TOLD"\n')
+    stand_in.chmod(0o755)
+    script = EXAMPLES / "paper_baselines" / "evaluate.sh"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(told)}
+    subprocess.run(["sh", script, "eval.samples=1"], env=environment, check=True)
+    commands = [line.split("\t") for line in told.read_text().splitlines()]
+    evaluated = {words[1]: words for words in commands if words[0] == "eval"}
+    assert {model for model in evaluated if "Qwen3" in model} == {
+        f"Qwen/Qwen3-{size}" for size in ("4B", "8B", "30B-A3B")
+    }
+    for model, words in evaluated.items():
+        assert ("data.chat_template_kwargs={enable_thinking: false}" in words) == ("Qwen3" in model)
+        assert "eval.samples=1" in words
+    assert [words[3] for words in commands if words[0] == "table"] == ["on", "off"]
