@@ -24,8 +24,13 @@ def table(
         str | None, typer.Option(metavar="MODEL", help="Also show the others' paired differences from this model.")
     ] = None,
     published: Annotated[
-        str, typer.Option(metavar="SIZE,...", help="Published rows for models of these sizes: 1.5B, 4B, 8B, 30B, none.")
-    ] = "1.5B",
+        str | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="Published rows for models of these sizes: 1.5B, 4B, 8B, 30B, none. [default: 1.5B; of results "
+            "without thinking 4B,8B,30B]",
+        ),
+    ] = None,
     thinking: Annotated[
         str | None, typer.Option(metavar="on|off", help="Leave out results, and published rows, of the other mode.")
     ] = None,
@@ -41,11 +46,19 @@ def table(
       aspo table evals --pass > passed.md
     """
     from aspo_megatron.evaluation.published import BASES
-    from aspo_megatron.evaluation.table import MODES, ScoreTable, chosen, comparison, differences, read_results
+    from aspo_megatron.evaluation.table import (
+        MODES,
+        ScoreTable,
+        chosen,
+        comparison,
+        differences,
+        read_results,
+        usual_bases,
+    )
 
     if not results:
         raise ConfigError("nothing to compare: give folders that `aspo eval` has written, e.g. evals")
-    bases = [] if published == "none" else published.split(",")
+    bases = published.split(",") if published not in (None, "none") else []
     for base in bases:
         if base not in BASES:
             raise ConfigError(f"--published {one_line(base)}: must be one of {', '.join(BASES)}, none")
@@ -55,6 +68,8 @@ def table(
     found = read_results(results)
     if mode is not None:
         found = chosen(found, mode)
+    if published is None:
+        bases = usual_bases(found)
     tables: list[ScoreTable] = [comparison(found, bases, passed=passed, thinking=mode)]
     if against is not None:
         tables.append(differences(found, against))

@@ -13,7 +13,7 @@ from aspo_megatron.data.thinking import Thinking
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.evaluation.benchmarks import BENCHMARKS, MAX_RESPONSE_TOKENS, TEMPERATURE, TOP_P
 from aspo_megatron.evaluation.job import CHAT_VARIABLE
-from aspo_megatron.evaluation.published import CODE, MATH, PUBLISHED, Published
+from aspo_megatron.evaluation.published import BASES, CODE, MATH, PUBLISHED, Published
 from aspo_megatron.evaluation.results import SCORES_SUFFIX, read_scores, scores_path
 from aspo_megatron.evaluation.scores import difference_estimate, mean_estimate
 from aspo_megatron.foreign_text import markdown, one_line
@@ -144,6 +144,13 @@ def chosen(results: Results, thinking: Thinking) -> Results:
     if not kept:
         raise ConfigError(f"--thinking {thinking}: all results are with thinking {other}")
     return kept
+
+
+def usual_bases(results: Results) -> list[str]:
+    """Sizes of published models to show beside results: the smallest; of results without thinking all that have none."""
+    modes = {content["thinking"] for of_model in results.values() for content in of_model.values()}
+    fitting = dict.fromkeys(row.base for row in PUBLISHED if row.thinking == "off")
+    return list(fitting) if "off" in modes and "on" not in modes else [BASES[0]]
 
 
 def differences(results: Results, against: str) -> ScoreTable:

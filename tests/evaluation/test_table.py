@@ -158,8 +158,10 @@ def test_published_rows_are_not_mixed_with_the_other_mode(tmp_path: Path) -> Non
     with pytest.raises(
         ConfigError, match=r"\(DeepSeek-R1-Distill-Qwen-1\.5B \(published\), .* and without \(quiet"
     ) as error:
-        run_cli(tmp_path)
+        run_cli(tmp_path, "--published", "1.5B")
     assert str(error.value).endswith("; take --thinking off, with --published none or of 4B, 8B, 30B")
+    for fitting in ("ASPO-Math-4B", "ASPO-Math-8B", "ASPO-Math-30B"):
+        assert columns(run_cli(tmp_path), fitting)[1] == "off"
     assert cells(run_cli(tmp_path, "--published", "30B"), "ASPO-Math-30B") == ["54.3"]
 
 
