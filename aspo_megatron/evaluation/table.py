@@ -147,7 +147,7 @@ def chosen(results: Results, thinking: Thinking) -> Results:
 
 
 def usual_bases(results: Results) -> list[str]:
-    """Sizes of published models to show beside results: the smallest; of results without thinking all that have none."""
+    """Sizes of published models that results are shown beside: the smallest, or all that do not think, as they do."""
     modes = {content["thinking"] for of_model in results.values() for content in of_model.values()}
     fitting = dict.fromkeys(row.base for row in PUBLISHED if row.thinking == "off")
     return list(fitting) if "off" in modes and "on" not in modes else [BASES[0]]
