@@ -45,39 +45,35 @@ def table(
       aspo table aspo=evals/aspo grpo=evals/grpo --against grpo
       aspo table evals --pass > passed.md
     """
-    from aspo_megatron.evaluation.published import BASES
-    from aspo_megatron.evaluation.table import (
-        MODES,
-        ScoreTable,
-        chosen,
-        comparison,
-        differences,
-        read_results,
-        usual_bases,
-    )
+    from aspo_megatron.evaluation import table as evaluation
 
     if not results:
         raise ConfigError("nothing to compare: give folders that `aspo eval` has written, e.g. evals")
-    bases = published.split(",") if published not in (None, "none") else []
-    for base in bases:
-        if base not in BASES:
-            raise ConfigError(f"--published {one_line(base)}: must be one of {', '.join(BASES)}, none")
-    if thinking is not None and thinking not in MODES:
+    if thinking is not None and thinking not in evaluation.MODES:
         raise ConfigError(f"--thinking {one_line(thinking)}: must be on or off")
-    mode = None if thinking is None else MODES[thinking]
-    found = read_results(results)
+    mode = None if thinking is None else evaluation.MODES[thinking]
+    found = evaluation.read_results(results)
     if mode is not None:
-        found = chosen(found, mode)
-    if published is None:
-        bases = usual_bases(found)
-    tables: list[ScoreTable] = [comparison(found, bases, passed=passed, thinking=mode)]
+        found = evaluation.chosen(found, mode)
+    bases = evaluation.usual_bases(found) if published is None else _bases(published)
+    tables: list[evaluation.ScoreTable] = [evaluation.comparison(found, bases, passed=passed, thinking=mode)]
     if against is not None:
-        tables.append(differences(found, against))
+        tables.append(evaluation.differences(found, against))
     for one in tables:
         if markdown or not sys.stdout.isatty():
             show(f"{one.markdown()}\n")
         else:
             _show(one.head, one.rows, one.notes)
+
+
+def _bases(published: str) -> list[str]:
+    from aspo_megatron.evaluation.published import BASES
+
+    bases = [] if published == "none" else published.split(",")
+    for base in bases:
+        if base not in BASES:
+            raise ConfigError(f"--published {one_line(base)}: must be one of {', '.join(BASES)}, none")
+    return bases
 
 
 def _show(head: list[str], rows: list[list[str]], notes: list[str]) -> None:

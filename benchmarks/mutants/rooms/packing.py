@@ -36,8 +36,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "data/packing.py",
         "PackedBatch.of_tokens",
-        old='"targets", "mask", "weights", "advantages"',
-        new='"targets", "mask", "advantages"',
+        old='"targets", "mask", "selected", "weights", "advantages"',
+        new='"targets", "mask", "weights", "advantages"',
         tests=(
             "parallel/test_micro_batch.py",
             "parallel/test_objective.py",
