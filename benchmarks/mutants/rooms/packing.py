@@ -37,7 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "data/packing.py",
         "PackedBatch.of_tokens",
         old='"targets", "mask", "selected", "weights", "advantages"',
-        new='"targets", "mask", "weights", "advantages"',
+        new='"targets", "mask", "selected", "advantages"',
         tests=(
             "parallel/test_micro_batch.py",
             "parallel/test_objective.py",
