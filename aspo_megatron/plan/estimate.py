@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aspo_megatron import losses
 from aspo_megatron.config import ParallelConfig, RunConfig
 from aspo_megatron.models.family import Family
 from aspo_megatron.plan.compute import compute_of
@@ -51,7 +52,8 @@ def passes_of(config: RunConfig, parallel: ParallelConfig, assume: Assumptions) 
     busiest = -(-train.prompts_per_update // parallel.dp)
     groups = busiest * rollout.prompts_per_step // train.prompts_per_update
     updates = config.updates_per_step
-    forward = config.share_scored + int(config.has_reference)
+    chosen_from = train.epochs if losses.get(config.loss.name).selects else 0
+    forward = config.share_scored + int(config.has_reference) + chosen_from
     micro_batches = max(busiest * group / train.max_tokens_per_micro_batch, 1.0)
     scored = groups * rollout.responses_per_prompt * response
     passes = Passes(groups * group, scored, forward, train.epochs, updates, micro_batches)

@@ -158,6 +158,15 @@ def test_kl_of_either_kind_takes_a_pass() -> None:
     assert forward("loss.kl_coef=0") == 1
 
 
+def test_a_loss_that_looks_at_the_whole_update_takes_a_pass_before_each() -> None:
+    def forward(*overrides: str) -> float:
+        run = run_of("qwen3_4b", "loss.kl_coef=0", *overrides)
+        return passes_of(run, run.parallel, Assumptions())[0].forward
+
+    assert forward("loss.name=m2po") == forward() + 1
+    assert forward("loss.name=kl-cov", "train.epochs=3") == forward("train.epochs=3") + 3
+
+
 def test_locked_memory_of_the_host() -> None:
     def locked(*overrides: str) -> tuple[LockedMemory, int]:
         run = run_of("qwen3_8b", *overrides)
