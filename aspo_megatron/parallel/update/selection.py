@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from aspo_megatron.data.samples import FloatArray, Sample
 from aspo_megatron.losses import UpdateTokens
@@ -19,7 +18,7 @@ def select_tokens(
 ) -> None:
     """Give each sample its `selected`, by the objective's choice among the tokens of all replicas.
 
-    A collective: a pass over the tokens, and three numbers of each unmasked one (fp64) to every rank, which all choose.
+    A collective: a pass over the tokens, and three numbers (fp32) of each unmasked one to every rank, which all choose.
 
     Args:
         model: the policy before the update.
@@ -38,7 +37,7 @@ def select_tokens(
     everywhere = dict(sorted(pair for part in gather(own if counts else {}) for pair in part.items()))
     if not everywhere:
         return
-    log_probs, old_log_probs, advantages = np.concatenate(list(everywhere.values()), axis=1)
+    log_probs, old_log_probs, advantages = np.concatenate(list(everywhere.values()), axis=1).astype(np.float64)
     found = objective.select(UpdateTokens(log_probs, old_log_probs, advantages, seed))
     ends = dict(zip(everywhere, np.cumsum([rows.shape[1] for rows in everywhere.values()]), strict=True))
     for number, group in groups.items():
@@ -50,8 +49,8 @@ def select_tokens(
             start += size
 
 
-def _of_unmasked(sample: Sample, log_probs: FloatArray) -> npt.NDArray[np.float64]:
-    """Log-probs, old ones and advantages of a sample's unmasked tokens, [3, tokens]."""
+def _of_unmasked(sample: Sample, log_probs: FloatArray) -> FloatArray:
+    """Log-probs, old ones and advantages of a sample's unmasked tokens, [3, tokens], fp32."""
     old = np.zeros_like(log_probs) if sample.old_log_probs is None else sample.old_log_probs  # on policy
     rows = np.stack([log_probs, old, np.full_like(log_probs, sample.advantage)])
-    return rows[:, sample.response_mask].astype(np.float64)
+    return rows[:, sample.response_mask]
