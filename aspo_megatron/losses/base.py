@@ -142,6 +142,23 @@ class Loss(BaseModel, ABC):
         """The loss at each response token."""
 
 
+def selection_of(loss: Loss, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
+    """What a loss chooses of an update, [tokens].
+
+    Raises:
+        ConfigError: it gives something else than True or False for each token.
+    """
+    found: object = loss.select(tokens)
+    wanted = tokens.log_probs.shape
+    if not isinstance(found, np.ndarray) or found.dtype != np.bool_ or found.shape != wanted:
+        came = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise ConfigError(
+            f"loss.name: {one_line(repr(loss.called()))}: select gives {one_line(came)}; it must give a numpy array of "
+            f"bool, one for each of the {wanted[0]} tokens"
+        )
+    return found
+
+
 def check_output(name: str, output: object, log_probs: Tensor) -> LossOutput:
     """What `compute` has given, if it is a loss at each token, and figures of each. Looks at no value.
 

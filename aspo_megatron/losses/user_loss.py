@@ -12,7 +12,7 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.errors import ConfigError
 from aspo_megatron.foreign_text import one_line, reason_of
-from aspo_megatron.losses.base import Loss, LossInput, LossOutput, check_output
+from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, check_output, selection_of
 from aspo_megatron.user_code import import_named
 
 _LENGTHS = (3, 2)
@@ -69,6 +69,8 @@ def _try(path: str, loss: Loss, inputs: LossInput) -> None:
         raise ConfigError(f"loss.name: {path!r}: its loss has no gradient: have it depend on log_probs")
     if not output.per_token.isfinite().all():
         raise ConfigError(f"loss.name: {path!r}: a trial of it gives {output.per_token.tolist()}, which is not finite")
+    if loss.selects:
+        selection_of(loss, _update_tokens(inputs))
     if not loss.token_wise:
         return
     alone = torch.cat([_computed(path, loss, _token(inputs, i)).per_token for i in range(sum(_LENGTHS))])
@@ -106,6 +108,13 @@ def _inputs() -> LossInput:
         cu_seqlens=torch.tensor([0, *_LENGTHS]).cumsum(0),
         selected=torch.zeros(tokens, dtype=torch.bool),
     )
+
+
+def _update_tokens(inputs: LossInput) -> UpdateTokens:
+    log_probs, old, advantages = (
+        each.detach().double().numpy() for each in (inputs.log_probs, inputs.old_log_probs, inputs.advantages)
+    )
+    return UpdateTokens(log_probs, old, advantages, seed=1)
 
 
 def _token(inputs: LossInput, index: int) -> LossInput:

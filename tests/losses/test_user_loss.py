@@ -55,6 +55,26 @@ class Raises(Loss):
     def compute(self, inputs):
         raise KeyError("two\\nlines")
 
+class Selects(Reinforce):
+    selects = True
+    token_wise = True
+    def compute(self, inputs):
+        return LossOutput((-inputs.advantages * inputs.log_probs).masked_fill(inputs.selected, 0.0))
+    def select(self, tokens):
+        return tokens.advantages > 0
+
+class SelectsNumbers(Selects):
+    def select(self, tokens):
+        return tokens.advantages
+
+class SelectsOne(Selects):
+    def select(self, tokens):
+        return tokens.advantages[:1] > 0
+
+class SelectsATensor(Selects):
+    def select(self, tokens):
+        return torch.tensor([True])
+
 class GivesATensor(Loss):
     def compute(self, inputs):
         return inputs.log_probs
@@ -203,6 +223,12 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:GivesElsewhere", "per_token is on meta, log_probs are on cpu; compute there"),
         ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
         ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
+        ("losses_of_mine:SelectsNumbers", "select gives float64 [5]; it must give a numpy array of bool, one for each"),
+        (
+            "losses_of_mine:SelectsOne",
+            "select gives bool [1]; it must give a numpy array of bool, one for",
+        ),
+        ("losses_of_mine:SelectsATensor", "select gives Tensor; it must give a numpy array of bool"),
         ("losses_of_mine:Detached", "its loss has no gradient"),
         ("losses_of_mine:Changes", "it changes advantages in place; compute with a copy"),
         ("losses_of_mine:NotTokenWise", "sets token_wise = True, but the loss of a token depends on the other tokens"),
@@ -215,6 +241,10 @@ def test_what_cannot_work(path: str, words: str) -> None:
     assert message.startswith(("loss.name", "loss.width"))
     assert words in message
     assert message.isprintable()
+
+
+def test_one_that_looks_at_the_whole_update() -> None:
+    assert losses.build("losses_of_mine:Selects", {}).selects
 
 
 def test_each_call_is_looked_at() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from aspo_megatron.config import LossConfig
 from aspo_megatron.data.packing import PackedBatch
 from aspo_megatron.losses import Loss, LossOutput, Stat, UpdateTokens, kl
+from aspo_megatron.losses.base import selection_of
 from aspo_megatron.losses.entropy import low_entropy_mask
 from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import shares
@@ -89,7 +90,8 @@ class PolicyObjective:
 
     def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
         """The loss's choice; on policy the old log-probs are those of the policy itself."""
-        return self.loss.select(replace(tokens, old_log_probs=tokens.log_probs) if self.on_policy else tokens)
+        given = replace(tokens, old_log_probs=tokens.log_probs) if self.on_policy else tokens
+        return selection_of(self.loss, given)
 
     def __call__(self, batch: PackedBatch, log_probs: Tensor, entropy: Tensor) -> LossOutput:
         """Loss at each token, [R], and what to log."""
