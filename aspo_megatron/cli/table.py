@@ -55,7 +55,7 @@ def table(
     found = evaluation.read_results(results)
     if mode is not None:
         found = evaluation.chosen(found, mode)
-    bases = evaluation.usual_bases(found) if published is None else _bases(published)
+    bases = evaluation.usual_bases(found, mode) if published is None else _bases(published)
     tables: list[evaluation.ScoreTable] = [evaluation.comparison(found, bases, passed=passed, thinking=mode)]
     if against is not None:
         tables.append(evaluation.differences(found, against))

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from aspo_megatron.config.base import Section
+from aspo_megatron.config.corrections import refuse_bounds
 from aspo_megatron.config.words import Aggregation, KlEstimator, KlTokens, RolloutCorrection
 
 
@@ -47,6 +48,11 @@ class LossConfig(BaseModel):
         0.0,
         description="Weight of the load-balancing loss of a mixture of experts; it is computed in each micro-batch.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse_bounds(self.rollout_correction, self.rollout_ratio_min, self.rollout_ratio_max)
+        return self
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

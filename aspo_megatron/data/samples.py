@@ -35,8 +35,8 @@ class Sample:
     `rollout_log_probs` are the engine's: log_softmax(logits / temperature) before top-p and top-k. `group` says
     which prompt of the rollout it answers. `finish_reason` is `length` for a response that was cut, `abort` for one
     that is to be continued. `versions` are the weights that made the tokens, in order, and `weight_version` those that
-    made the last; left out, these made all. `reward_parts`: of a
-    mixture, not yet weighted. `selected`: the tokens that the loss chose of the update (`Loss.select`).
+    made the last; left out, these made all. `reward_parts`: of a mixture, not yet weighted. `selected`: the tokens
+    that the loss chose of the update (`Loss.select`).
     """
 
     problem_id: str

@@ -146,9 +146,12 @@ def chosen(results: Results, thinking: Thinking) -> Results:
     return kept
 
 
-def usual_bases(results: Results) -> list[str]:
-    """Sizes of published models that results are shown beside: the smallest, or all that do not think, as they do."""
-    modes = {content["thinking"] for of_model in results.values() for content in of_model.values()}
+def usual_bases(results: Results, thinking: Thinking | None) -> list[str]:
+    """Sizes of published models that results are shown beside: the smallest, or all that do not think, as they do.
+
+    `thinking`: what the table is restricted to.
+    """
+    modes = {content["thinking"] for of_model in results.values() for content in of_model.values()} | {thinking}
     fitting = dict.fromkeys(row.base for row in PUBLISHED if row.thinking == "off")
     return list(fitting) if "off" in modes and "on" not in modes else [BASES[0]]
 

@@ -62,8 +62,8 @@ class Cppo(Loss):
         of_place = 1.0 - (1.0 - self.last_weight) * place
         drift = of_place * distance
         left = self.delta + self.budget * sum_before(of_place, mask, bounds) - sum_before(drift, mask, bounds)
-        dropped = (outward(tokens) & (drift > left.clamp(max=self.delta))) | tokens.beyond
-        value = tokens.ratio.masked_fill(dropped & ~tokens.beyond, 0.0)
+        spent = outward(tokens) & (drift > left.clamp(max=self.delta))
+        dropped, value = spent | tokens.beyond, tokens.ratio.masked_fill(spent, 0.0)
         weights = Weights(value, value.masked_fill(dropped, 0.0), dropped, torch.zeros_like(mask))
         everything = ClipRange.of_all(tokens.ratio)
         return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

@@ -20,8 +20,8 @@ class KlCov(Loss):
     """The tokens that drive the entropy down most are held near the old policy; there is no clip.
 
     c is taken over the whole update, of all replicas; `share` of its tokens, those with the largest c and at least one,
-    are held. There beta * |log r| is added to the loss -r A; its gradient is beta * sign(log r), 0 at r = 1, and no
-    part of the figures of weights.
+    are held. The gradient of what is added there is beta * sign(log r), 0 at r = 1; figures of weights leave it out. An
+    update whose advantages are all 0 is skipped for all that.
 
     It needs the whole update: a pass over its tokens before it.
 
@@ -37,7 +37,8 @@ class KlCov(Loss):
 
     name: ClassVar[str] = "kl-cov"
     formula: ClassVar[str] = (
-        "c = (log pi - mean log pi) * (A - mean A)\nw = r, and w = r - beta sign(log r) / A  if c is among the largest"
+        "c = (log pi - mean log pi) * (A - mean A)\n"
+        "w = r, and beta * abs(log r) is added to the loss  if c is among the largest"
     )
     source: ClassVar[str] = "arXiv 2505.22617v1, eq. 10, 13, 14 and listing 1"
     token_wise: ClassVar[bool] = True

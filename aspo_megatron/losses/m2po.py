@@ -24,7 +24,7 @@ class M2po(Loss):
     It needs the whole update: a pass over its tokens before it.
 
     Settings of its source: the old policy is the one that sampled (`train.old_log_probs=rollout`), however long ago;
-    `loss.aggregation=seq-mean-token-mean`.
+    `loss.aggregation=token-mean`.
 
     Sources disagree: the authors' code clips at bounds of r for which the clipped second moment is the budget, and
     chooses in each micro-batch; AReaL chooses among all tokens there, by the proximal policy; Trinity-RFT does as here.

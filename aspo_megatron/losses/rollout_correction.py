@@ -26,29 +26,18 @@ in TRL, NeMo-RL, AReaL, slime and miles (verl's shrinks, unless the engine's log
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
+from aspo_megatron.config.corrections import CORRECTION_BOUNDS
 from aspo_megatron.config.words import RolloutCorrection
 from aspo_megatron.losses import kl
 from aspo_megatron.losses.binary import binary_kl
 from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import response_mean, response_sum
-
-BOUNDS: Mapping[RolloutCorrection, tuple[float, float]] = {
-    "none": (0.0, float("inf")),
-    "tis": (0.0, 2.0),
-    "icepop": (0.5, 2.0),
-    "kpop": (0.0, 0.5),
-    "sequence-tis": (0.0, 2.0),
-    "sequence-mask": (0.5, 2.0),
-    "geometric-mask": (0.999, 1.001),
-    "k3-mask": (0.0, 0.01),
-}
-"""Least and largest of what each kind looks at, unless the configuration has others."""
 
 OF_RESPONSES: frozenset[RolloutCorrection] = frozenset({"sequence-tis", "sequence-mask", "geometric-mask", "k3-mask"})
 """Kinds that need whole responses."""
@@ -70,7 +59,7 @@ def correction_weights(
         cu_seqlens: [responses + 1], as in `LossInput`; only `OF_RESPONSES` look at it.
         bounds: least and largest; None for the kind's own.
     """
-    least, most = (own if given is None else given for own, given in zip(BOUNDS[kind], bounds, strict=True))
+    least, most = _bounds(kind, bounds)
     old, engine = (values.masked_fill(~mask, 0.0) for values in log_probs)  # not finite, perhaps, where nothing counts
     log_ratio = old - engine
 
@@ -98,6 +87,12 @@ def correction_weights(
         case _:
             assert_never(kind)
     return torch.where(mask, weights, 1.0)
+
+
+def _bounds(kind: RolloutCorrection, given: tuple[float | None, float | None]) -> tuple[float, float]:
+    """The least and the largest, given or the kind's own; 0 and infinity for none."""
+    least, most = (own if each is None else each for own, each in zip(CORRECTION_BOUNDS[kind], given, strict=True))
+    return 0.0 if least is None else least, math.inf if most is None else most
 
 
 def _inside(values: Tensor, least: float, most: float) -> Tensor:

@@ -39,6 +39,8 @@ def import_loss(path: str) -> type[Loss]:
         raise ConfigError(f"loss.name: {path!r} is abstract: it has no method {missing}")
     if not isinstance(loss.token_wise, bool):
         raise ConfigError(f"loss.name: {path!r}: token_wise is {loss.token_wise!r}; set it to True or False")
+    if loss.select is not Loss.select and not loss.selects:
+        raise ConfigError(f"loss.name: {path!r}: it has a method select, which is asked with selects = True alone")
     taken = sorted(set(loss.model_fields) & set(LossConfig.model_fields))
     if taken:
         raise ConfigError(

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, register
+from aspo_megatron.losses.largest_ratio import ratio_of
 from aspo_megatron.losses.responses import response_sum
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
@@ -28,7 +29,8 @@ class Vespo(Loss):
     Sources disagree: the authors' code and TRL have token-mean, so that long responses count more. `power` and `decay`
     are k and lambda in TRL (`vespo_k_*`, `vespo_lambda_*`).
 
-    Denominator: that of the aggregation, over unmasked tokens. Bad tokens: one lets its whole response fade.
+    Denominator: that of the aggregation, over unmasked tokens.
+    Bad tokens: one lets its whole response fade; without a decay it weighs at most e^20.
     """
 
     name: ClassVar[str] = "vespo"
@@ -57,7 +59,7 @@ class Vespo(Loss):
         positive = tokens.advantages > 0
         power = torch.where(positive, self.power_positive, self.power_negative).to(log_ratio.dtype)
         decay = torch.where(positive, self.decay_positive, self.decay_negative).to(log_ratio.dtype)
-        weight = (power * tokens.log_ratio + decay * (1.0 - tokens.ratio)).exp()
+        weight = ratio_of(power * tokens.log_ratio + decay * (1.0 - tokens.ratio))
         weights = Weights(weight, weight, dropped=weight == 0.0, capped=torch.zeros_like(positive))
         everything = ClipRange.of_all(tokens.ratio)
         return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, everything, weights))

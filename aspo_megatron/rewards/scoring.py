@@ -16,29 +16,32 @@ from aspo_megatron.rewards.workers.pool import PendingRewards, Reward, RewardPoo
 class ScoredGroup:
     """A problem's group of responses, their texts and their rewards.
 
-    `by_parts`: advantages are those of the parts of a mixture.
+    `parts`: of the mixture that each have advantages of their own; none: the rewards have.
     """
 
     problem: Problem
     samples: list[Sample]
     texts: list[str]
     rewards: list[Reward]
-    by_parts: bool = False
+    parts: frozenset[str] = frozenset()
 
     @property
     def has_equal_rewards(self) -> bool:
         """Whether nothing can be learnt from differences of the rewards."""
-        if self.by_parts:
-            return all(reward.parts == self.rewards[0].parts for reward in self.rewards)
+        if self.parts:
+            values = [[reward.parts.get(name, 0.0) for name in sorted(self.parts)] for reward in self.rewards]
+            return all(each == values[0] for each in values)
         return len({reward.value for reward in self.rewards}) == 1
 
 
 class Scoring:
     """Decodes responses and has them scored: groups that it is told of early, while others are still generated."""
 
-    def __init__(self, rewards: RewardPool, tokenizer: PreTrainedTokenizerBase, *, by_parts: bool = False) -> None:
-        """`by_parts`: see `ScoredGroup`."""
-        self._rewards, self._tokenizer, self._by_parts = rewards, tokenizer, by_parts
+    def __init__(
+        self, rewards: RewardPool, tokenizer: PreTrainedTokenizerBase, parts: frozenset[str] = frozenset()
+    ) -> None:
+        """`parts`: see `ScoredGroup`."""
+        self._rewards, self._tokenizer, self._parts = rewards, tokenizer, parts
         self._begun: dict[int, tuple[list[Sample], list[str], PendingRewards]] = {}
 
     def begin(self, problem: Problem, samples: list[Sample]) -> None:
@@ -55,7 +58,7 @@ class Scoring:
         scored = []
         for problem, samples in groups:
             _, texts, pending = self._begun.pop(id(samples))
-            scored.append(ScoredGroup(problem, samples, texts, pending.result(), self._by_parts))
+            scored.append(ScoredGroup(problem, samples, texts, pending.result(), self._parts))
         log_errors([reward for group in scored for reward in group.rewards])
         for group in scored:
             for sample, reward in zip(group.samples, group.rewards, strict=True):

@@ -142,7 +142,9 @@ class Collector:
             )
             for slot in slots
         ]
-        scoring = Scoring(self._rewards, self._tokenizer, by_parts=config.advantage.of == "parts")
+        components = config.reward.components if config.advantage.of == "parts" else {}
+        parts = frozenset(name for name, component in components.items() if component.weight)
+        scoring = Scoring(self._rewards, self._tokenizer, parts)
         finish = self._engine.start(
             requests, config.rollout.sampling, enough, lambda request, group: scoring.begin(request.problem, group)
         )

@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 
 from aspo_megatron import losses
+from aspo_megatron.config.corrections import CORRECTION_BOUNDS
 from aspo_megatron.config.words import RolloutCorrection
-from aspo_megatron.losses.rollout_correction import BOUNDS, OF_RESPONSES
+from aspo_megatron.losses.rollout_correction import OF_RESPONSES
 from tools import losses_page
 
 TEXT = losses_page.PAGE.read_text(encoding="utf-8")
@@ -65,5 +66,5 @@ def test_the_table_of_corrections_has_their_bounds() -> None:
     for line in table.splitlines()[2:]:
         kind, _, bounds, whole = (cell.strip() for cell in line.strip("|").split(" |"))
         ends = [float(end) for end in bounds.split(" to ") if end]
-        found[kind.strip("`")] = ((0.0, *ends)[-2:] if ends else (0.0, float("inf")), whole == "yes")
-    assert found == {kind: (BOUNDS[kind], kind in OF_RESPONSES) for kind in get_args(RolloutCorrection)}
+        found[kind.strip("`")] = ((None, None, *ends)[-2:], whole == "yes")
+    assert found == {kind: (CORRECTION_BOUNDS[kind], kind in OF_RESPONSES) for kind in get_args(RolloutCorrection)}

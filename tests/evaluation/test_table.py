@@ -162,6 +162,13 @@ def test_published_rows_are_not_mixed_with_the_other_mode(tmp_path: Path) -> Non
     assert str(error.value).endswith("; take --thinking off, with --published none or of 4B, 8B, 30B")
     for fitting in ("ASPO-Math-4B", "ASPO-Math-8B", "ASPO-Math-30B"):
         assert columns(run_cli(tmp_path), fitting)[1] == "off"
+
+
+def test_a_table_restricted_to_a_mode_has_the_published_rows_of_it(tmp_path: Path) -> None:
+    result(tmp_path, "plain", "minerva", [2] * 272, 8, thinking="none")
+    assert "ASPO-Math-4B" in run_cli(tmp_path, "--thinking", "off")
+    assert "ASPO-Math-1.5B" in run_cli(tmp_path, "--thinking", "on")
+    assert "ASPO-Math-1.5B" in run_cli(tmp_path)
     assert cells(run_cli(tmp_path, "--published", "30B"), "ASPO-Math-30B") == ["54.3"]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aspo_megatron.losses import build, get, names
 from aspo_megatron.losses.binary import binary_kl
+from aspo_megatron.losses.largest_ratio import LARGEST_RATIO
 
 from . import reference
 from .reference import Case, gather_log_probs, make_case, reference_gradient, run
@@ -427,3 +428,19 @@ def test_extreme_probabilities_are_finite(name: str, weights: list[float]) -> No
     (gradient,) = torch.autograd.grad(output.per_token.sum(), now)
     assert torch.equal(gradient, -advantages * torch.tensor(weights))
     assert output.per_token.isfinite().all()
+
+
+def test_a_token_that_cppo_drops_has_no_loss_however_far_it_is() -> None:
+    far = torch.tensor([24.5], dtype=torch.float64)
+    output, gradient = call(build("cppo", {}), far, torch.ones(1, dtype=torch.float64))
+    assert output.per_token.item() == gradient.item() == 0.0
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-8])
+def test_vespo_without_a_decay_weighs_no_response_beyond_the_bound(decay: float) -> None:
+    loss = build("vespo", {"decay_positive": decay, "decay_negative": decay})
+    for advantage in (-1.0, 1.0):
+        log_ratio = torch.full((4,), 39.5)
+        output, gradient = call(loss, log_ratio, torch.full((4,), advantage))
+        assert output.per_token.isfinite().all()
+        assert gradient.abs().max() <= LARGEST_RATIO * 1.01

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from aspo_megatron.config import RunConfig
+from aspo_megatron.config import LossConfig, RunConfig
 from aspo_megatron.config.words import RolloutCorrection
 from aspo_megatron.losses.rollout_correction import OF_RESPONSES, correction_weights
 
@@ -96,3 +98,27 @@ def test_a_correction_needs_log_probs_of_the_trainer() -> None:
     RunConfig.model_validate(settings)
     with pytest.raises(ValueError, match="old_log_probs must not be rollout"):
         RunConfig.model_validate(settings | {"train": {"old_log_probs": "rollout"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"rollout_correction": "k3-mask", "rollout_ratio_min": 0.5},
+            "rollout_ratio_min=0.5: rollout_correction=k3",
+        ),
+        ({"rollout_correction": "tis", "rollout_ratio_min": 0.0}, "rollout_correction=tis has no min; leave it out"),
+        (
+            {"rollout_correction": "icepop", "rollout_ratio_min": 3.0},
+            "is 3 and rollout_ratio_max 2: no token",
+        ),
+        ({"rollout_correction": "geometric-mask", "rollout_ratio_max": 0.5}, "has 0.999 and 1.001 by itself"),
+    ],
+)
+def test_bounds_that_leave_nothing_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        LossConfig.model_validate(settings)
+
+
+def test_bounds_of_none_are_not_looked_at() -> None:
+    assert LossConfig(rollout_ratio_min=0.5).rollout_correction == "none"

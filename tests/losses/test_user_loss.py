@@ -63,6 +63,10 @@ class Selects(Reinforce):
     def select(self, tokens):
         return tokens.advantages > 0
 
+class SelectsInVain(Reinforce):
+    def select(self, tokens):
+        return tokens.advantages > 0
+
 class SelectsNumbers(Selects):
     def select(self, tokens):
         return tokens.advantages
@@ -223,6 +227,7 @@ def test_a_module_that_goes_elsewhere_takes_nothing_with_it(folder: Path) -> Non
         ("losses_of_mine:GivesElsewhere", "per_token is on meta, log_probs are on cpu; compute there"),
         ("losses_of_mine:GivesAnOddStat", "mine, values must have the shape of log_probs"),
         ("losses_of_mine:GivesAListOfStats", "a trial of it fails: TypeError"),
+        ("losses_of_mine:SelectsInVain", "it has a method select, which is asked with selects = True alone"),
         ("losses_of_mine:SelectsNumbers", "select gives float64 [5]; it must give a numpy array of bool, one for each"),
         (
             "losses_of_mine:SelectsOne",

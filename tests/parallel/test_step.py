@@ -65,15 +65,15 @@ RIVALS: dict[str, dict[str, Any]] = {
     "up": {},
     "vespo": {},
 }
-CORRECTIONS: dict[RolloutCorrection, tuple[float, float]] = {
-    "none": (0.0, 1.0),
-    "tis": (0.0, 1.2),
+CORRECTIONS: dict[RolloutCorrection, tuple[float | None, float]] = {
+    "none": (None, 1.0),
+    "tis": (None, 1.2),
     "icepop": (0.5, 2.0),
-    "kpop": (0.0, 0.05),
-    "sequence-tis": (0.0, 1.2),
+    "kpop": (None, 0.05),
+    "sequence-tis": (None, 1.2),
     "sequence-mask": (0.2, 5.0),
     "geometric-mask": (0.7, 1.4),
-    "k3-mask": (0.0, 0.5),
+    "k3-mask": (None, 0.5),
 }
 """Bounds that keep some tokens of the batches, and not others."""
 AGGREGATIONS: tuple[Aggregation, ...] = (
@@ -143,6 +143,8 @@ SETUPS = {
     ),
     "a replica without samples": Setup(batch="one prompt", aggregation="seq-mean-token-mean"),
     "a replica without unmasked tokens": Setup(batch="half masked", aggregation="seq-mean-token-sum"),
+    "a replica without samples, of a loss that selects": Setup("m2po", batch="one prompt"),
+    "a replica without unmasked tokens, of a loss that selects": Setup("kl-cov", batch="half masked"),
     "nothing to learn from": Setup(batch="all masked"),
     # The load-balancing loss is one of each micro-batch: the same for the same micro-batches only.
     "router loss, one sample at a time": Setup(max_tokens=1, router_aux_coef=0.5),
@@ -518,7 +520,7 @@ def selection(loss: losses.Loss, outputs: Sequence[tuple[Sample, Tensor, Tensor]
 
 def correction(kind: RolloutCorrection, old: Tensor, engine: Tensor, mask: Tensor) -> Tensor:
     """Weights of one response's tokens, by `CORRECTIONS`; the log-probs are 0 where the mask is False."""
-    least, most = CORRECTIONS[kind]
+    least, most = CORRECTIONS[kind][0] or 0.0, CORRECTIONS[kind][1]
     ratio, count = (old - engine).exp(), max(1, int(mask.sum()))
     product = ratio.prod()
     root = product ** (1 / count)

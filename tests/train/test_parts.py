@@ -105,14 +105,17 @@ def test_a_part_counts_by_its_weight_however_small_its_values_are() -> None:
     assert gap > 0.3
 
 
-@pytest.mark.parametrize("by_parts", [False, True])
-def test_groups_of_equal_sums_teach_by_their_parts(by_parts: bool) -> None:
+@pytest.mark.parametrize("counting", [(), ("a", "b")])
+def test_groups_of_equal_sums_teach_by_their_parts(counting: tuple[str, ...]) -> None:
+    """A part without a weight does not count, and what could not be scored has parts of 0."""
+
     def agree(*parts: dict[str, float]) -> bool:
         rewards = [Reward(0.5, None, each) for each in parts]
-        return ScoredGroup(Problem("p", "", (1,)), [], [], rewards, by_parts).has_equal_rewards
+        return ScoredGroup(Problem("p", "", (1,)), [], [], rewards, frozenset(counting)).has_equal_rewards
 
-    assert agree({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}) != by_parts
-    assert agree({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0})
+    assert agree({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}) == (not counting)
+    assert agree({"a": 1.0, "b": 0.0, "c": 0.0}, {"a": 1.0, "b": 0.0, "c": 1.0})
+    assert agree({"a": 0.0, "b": 0.0}, {})
 
 
 @pytest.mark.parametrize(

@@ -183,8 +183,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rewards/scoring.py",
         "ScoredGroup.has_equal_rewards",
-        old="reward.parts == self.rewards[0].parts",
-        new="reward.value == self.rewards[0].value",
+        old="reward.parts.get(name, 0.0) for",
+        new="reward.value for",
         tests=("train/test_parts.py::test_groups_of_equal_sums_teach_by_their_parts",),
     ),
 )
