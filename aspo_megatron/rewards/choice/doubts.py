@@ -18,7 +18,7 @@ _SURELY = re.compile(
 )
 _DOUBTED = re.compile(
     r"n't\b|\b(?:not|no|never|cannot|neither|false|wrong|incorrect|incorrectly|mistake|mistaken|mistakenly|error|rule[sd]?\sout"
-    r"|reject|deny|doubt|doubtful|unlikely|impossible|possible\sthat|possibly|perhaps|maybe|might|may|could|tempting|tempted"
+    r"|reject|deny|doubt|doubtful|unlikely|impossible|possible(?=\sthat|\s*\Z)|possibly|perhaps|maybe|might|may|could|tempting|tempted"
     r"|forget|if|whether|suppose|supposing|assume|assuming|unless|imagine|why|thought|guess|guessed|confidence|while|whereas)\b",
     re.IGNORECASE,
 )

@@ -103,7 +103,7 @@ def first_line(text: str, options: Options) -> tuple[int, str] | None:
         or first.strip() == "I"
     ):
         return None
-    if options.named(first, small=False, exact=True) is None or _lists(rest.splitlines()[:_MOST], options):
+    letter = options.named(first, small=False, exact=True)
+    if letter is None or _lists(rest.splitlines()[:_MOST], options):
         return None
-    is_first = options.named(first, small=False, exact=True) == options.letters[0]
-    return None if is_first and not _EXPLAINS.match(rest) else (start, first)
+    return None if letter == options.letters[0] and not _EXPLAINS.match(rest) else (start, first)

@@ -118,8 +118,8 @@ def statements(text: str, options: Options, *, is_formula: bool) -> list[Stateme
         is_formula: whether its last line is one.
     """
     first, last = first_line(text, options), last_line(text, options, is_formula=is_formula)
-    lines = [Statement(*line[:1], line[0] + len(line[1]), line[1], "aside") for line in (first,) if line]
-    lines += [Statement(line[0], len(text), line[1], "aside") for line in (last,) if line]
+    ends = ((first, first[0] + len(first[1]) if first else 0), (last, len(text)))
+    lines = [Statement(line[0], end, line[1], "aside") for line, end in ends if line]
     found = [*_boxes(text), *_marked(text), *_worded(text), *_chosen(text), *_subjects(text), *lines]
     return sorted(found, key=lambda statement: statement.start)
 
