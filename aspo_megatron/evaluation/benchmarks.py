@@ -133,16 +133,20 @@ def parse(text: str) -> list[Wanted]:
     """Read `aime24,amc23=my/amc23.jsonl`.
 
     Raises:
-        ConfigError: no such benchmark (names the nearest and all), or one is named twice.
+        ConfigError: no such benchmark (names the nearest and all), one is named twice, or a file has no name.
     """
     wanted = []
     for part in text.split(","):
-        name, _, file = part.strip().partition("=")
+        name, has_file, file = part.strip().partition("=")
         if name not in BENCHMARKS:
             near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"--benchmark {one_line(name)}: no such benchmark; the nearest is {near!r}. "
                 f"They are: {', '.join(BENCHMARKS)}; any other problems: --problems FILE"
+            )
+        if has_file and not file.strip():
+            raise ConfigError(
+                f"--benchmark {one_line(text)}: after {name}= there is no file; without = it is the Hub's"
             )
         wanted.append(Wanted(name, Path(os.path.expanduser(file)) if file else None))
     names = [one.name for one in wanted]

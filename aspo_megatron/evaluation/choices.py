@@ -7,6 +7,7 @@ labels (ARC), and a right answer beside `Incorrect Answer 1` to `3` (GPQA). Noth
 from __future__ import annotations
 
 import hashlib
+import math
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def choice_of(record: ProblemRecord, seed: int) -> Choice:
             question, and from nothing else.
 
     Raises:
-        ValueError: it has no options, or what is right is not among them.
+        ValueError: it has no options, one is neither a text nor a number, or what is right is not among them.
     """
     options = _texts(record, "options")
     if options is not None:
@@ -78,7 +79,8 @@ def choice_of(record: ProblemRecord, seed: int) -> Choice:
     if options is not None and labels is not None:
         return _of_place(options, labels, record.answer)
     wrong = [record.metadata.get(name) for name in _WRONG]
-    texts = [str(text).strip() for text in (record.answer, *wrong) if text is not None]
+    named = zip((record.answer, *wrong), ("answer", *_WRONG), strict=True)
+    texts = [_text(text, name) for text, name in named if text is not None]
     if len(texts) <= len(_WRONG):
         raise ValueError(
             "it has no `options`, no `choices` with `text` and `label`, and no `Incorrect Answer 1` to `3`"
@@ -94,7 +96,15 @@ def _texts(record: ProblemRecord, name: str) -> list[str] | None:
         return None
     if not isinstance(value, list | tuple):
         raise ValueError(f"its {name!r} are no list")
-    return [str(item).strip() for item in value]
+    return [_text(item, name) for item in value]
+
+
+def _text(item: object, name: str) -> str:
+    """An option as it is asked: a text, or a number; not what only Python would print for something else."""
+    is_number = isinstance(item, int | float) and not isinstance(item, bool) and not math.isnan(item)
+    if not (is_number or isinstance(item, str)):
+        raise ValueError(f"its {name!r} have {one_line(repr(item)[:60])}, which is neither a text nor a number")
+    return str(item).strip()
 
 
 def _of_place(options: Sequence[str], labels: Sequence[str], answer: str | None) -> Choice:

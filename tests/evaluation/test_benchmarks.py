@@ -273,6 +273,9 @@ def test_names_and_files() -> None:
         benchmarks.parse("aime")
     with pytest.raises(ConfigError, match="gsm8k is named twice"):
         benchmarks.parse("gsm8k,gsm8k=x.jsonl")
+    for text in ("arc-c=", "arc-c= ", "gsm8k,arc-c="):  # a variable of the shell that is not set
+        with pytest.raises(ConfigError, match="after arc-c= there is no file"):
+            benchmarks.parse(text)
 
 
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

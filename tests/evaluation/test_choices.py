@@ -19,8 +19,8 @@ def record(answer: str | None, question: str = "Which?", **metadata: Any) -> Pro
     return ProblemRecord("p-1", question, answer, metadata)
 
 
-def of_gpqa(question: str) -> ProblemRecord:
-    wrong = {f"Incorrect Answer {number}": f"wrong {number}" for number in (1, 2, 3)}
+def of_gpqa(question: str, first: object = "wrong 1") -> ProblemRecord:
+    wrong = {"Incorrect Answer 1": first, "Incorrect Answer 2": "wrong 2", "Incorrect Answer 3": "wrong 3"}
     return ProblemRecord("p-1", question, "right", wrong)
 
 
@@ -37,6 +37,7 @@ def of_gpqa(question: str) -> ProblemRecord:
         (record("J", options=list("abcdefghij")), Choice(tuple("abcdefghij"), "J")),
         (record(" C", options=["x", "y ", " z", "N/A"]), Choice(("x", "y", "z"), "C")),
         (record("C", options=["x", "N/A", "z", "N/A"]), Choice(("x", "z"), "B")),
+        (record("B", options=[1, 2.5]), Choice(("1", "2.5"), "B")),
         (record("A", options=["[x] (y)", "{z}"]), Choice(("[x] (y)", "{z}"), "A")),
     ],
 )
@@ -54,6 +55,12 @@ def test_letters_are_places(asked: ProblemRecord, choice: Choice) -> None:
         (record("C", options=["x", "y"]), "its answer is 'C', which is not one of A, B"),
         (record("1", options=["x", "y"]), "its answer is '1', which is not one of A, B"),
         (record("A", options="x, y"), "its 'options' are no list"),
+        (record("A", options=["x", "y", None]), "its 'options' have None, which is neither a text nor a number"),
+        (record("A", options=["x", float("nan")]), "its 'options' have nan, which is neither"),
+        (record("A", options=["x", ["y"]]), "its 'options' have \\['y'\\], which is neither"),
+        (record("A", options=[True, False]), "its 'options' have True, which is neither"),
+        (record("A", choices={"text": ["x", {}], "label": ["A", "B"]}), "its 'choices.text' have {}, which"),
+        (of_gpqa("x", [1]), "Answer 1' have \\[1\\]"),
         (record("A", choices={"text": ["x", "y"], "label": ["A"]}), "its answer is 'A'"),
         (record("A", choices={"text": ["x", "y"], "label": ["A", "A"]}), "its answer is 'A'"),
         (record("A", options=["x"]), "it must have 2 to 10 options"),

@@ -167,6 +167,111 @@ def test_where_none_is_stated_none_is_found(before: str) -> None:
     assert [(text, found) for text in NONE if (found := stated(before + text, WORDS[:4])) is not None] == []
 
 
+PLANETS = ("Mercury", "Venus", "Earth", "Mars")
+AMOUNTS = (r"10^2 N", r"3.2 \times 10^{-4} J", "5 m/s", "0")
+
+REMARKS = (
+    "The answer is reasonable.", "This answer is plausible.", "The answer is not A.",
+    "So the answer is not A, C or D.", "The correct answer is marked above.", "Final answer: see above",
+    "Confidence in the answer: 95%", "Note that the answer is independent of the mass.",
+    "The answer is neither A nor C", "The answer can't be A.", "The answer is correct because A and C are cold.",
+    "Option A is wrong; option: C is wrong.", "The answer is exact.", "If there were no air, the answer would be A.",
+    "Without air the answer would be A.", "Had there been no air, the correct answer would be A.",
+    "A common mistake is to think the answer is A.", "It is a mistake to believe that the answer is A.",
+    "C is the best choice when the atmosphere is ignored.", "Those who forget the air think the answer is A.",
+    "Alternative answer: A", "No other planet is hotter.",
+    "For the largest planet, it is D, while for the smallest the answer is A.", "If you have questions, ask.",
+)  # fmt: skip
+"""What may follow the answer B and leaves it."""
+
+BOXED_B = (
+    r"\text{B}\ \text{Venus}", r"B\ ", "~B~", r"\quad B", r"B\quad\text{Venus}", r"\left(B\right)", r"\Large B",
+    r"\texttt{B}", r"\boldsymbol{B}", r"\mathtt{B}", r"\mathcal{B}", r"\underline{B}", r"\color{blue}{B}",
+    r"\textcolor{red}{B}", r"(B)~\text{Venus}", r"\large\textbf{B}", r"B \, \checkmark", r"\hspace{1em}B",
+    r"\operatorname{B}", r"\colorbox{red}{B}",
+)  # fmt: skip
+
+STATES_B = (
+    "Answer: B \u2705", "**Answer: B** \u2705", "\u2705 **B) Venus**", "B. Venus\n\nExplanation: Venus has air.",
+    "**B. Venus**\n\nVenus has air.", "B\n\nVenus has air.", "The answer is Venus (B).",
+    "Venus (B) is the correct answer.", "So the answer is Venus, which is option B.", "The answer is Venus, option B.",
+    "The answer is Venus, because it is hot.", "The answer is, therefore, B.", "The answer is of course B.",
+    "The answer corresponds to option B.", "Solution: B", "Final: B", "<final_answer>B</final_answer>",
+    "So B is correct.", "It is hot. Hence option B is correct.", "The answer is option b.",
+    "The closest option is (B).", "The option that best fits is B.", "The answer's B.",
+    "La respuesta correcta es la B.", "La respuesta es la opci\u00f3n (B).", "La opci\u00f3n correcta es B.",
+    "La bonne r\u00e9ponse est la B.", "La bonne r\u00e9ponse est l'option B.", "La r\u00e9ponse est donc B.",
+    "A resposta correta \u00e9 a letra B.", "A alternativa correta \u00e9 B.", "La risposta corretta \u00e8 la B.",
+    "L'opzione corretta \u00e8 B.", "Die Antwort ist also B.", "Die richtige Option ist B.",
+    "\u3010\u7b54\u6848\u3011B", "\u7b54\u6848\u9009B", "\u56e0\u6b64\uff0c\u9009\u9879B\u6b63\u786e\u3002",
+    "\u672c\u9898\u9009B", "\u7b54\u6848\u4e3a\u9009\u9879B\u3002", "\u7b54\u3048\u306f B \u3067\u3059\u3002",
+    "\u7b54\u3048\u306f\u3001B\u3067\u3059\u3002", "\uc815\ub2f5\uc740 B \uc785\ub2c8\ub2e4.",
+    "\u0938\u0939\u0940 \u0909\u0924\u094d\u0924\u0930 B \u0939\u0948\u0964",
+    "\u0110\u00e1p \u00e1n \u0111\u00fang l\u00e0 B.", "Jawaban yang benar adalah B.",
+    "\u0627\u0644\u062c\u0648\u0627\u0628 \u0627\u0644\u0635\u062d\u064a\u062d \u0647\u0648 B.",
+    "\u0e04\u0e33\u0e15\u0e2d\u0e1a\u0e04\u0e37\u0e2d B", '{"answer": ["B"]}',
+    '{"answer": "B", "incorrect_option": "A"}', '{"answer": "B", "second_choice": "A"}',
+    '{"answer": "B", "alternative_answer": "A"}', "{answer: B}", "Thus we choose option B as it is hot.",
+    "This is the right one:\n\nB", '{"answer": "B", "rejected_option": "A"}',
+    '{"best_answer": "B", "worst_answer": "A"}', "If the mass doubles, the force does, so the answer is B.",
+    "As Mercury does not have air, the answer is B.", "There is no doubt that the answer is B.",
+    "I think the answer is B.", "Of these, the best answer would be B.", "Answer: B. If you need more, ask.",
+    "Answer: B. No other planet is hotter.", "### Conclusion\n\n**B) Venus**", "It has air.\n\n---\n\n**B) Venus**",
+    "A. Mercury: no air.\n\nThe right choice:\n\nB", "The answer is:\n\n$$B$$",
+)  # fmt: skip
+
+NO_PLANET = (
+    r"$\boxed{B} \quad \boxed{C}$", r"\boxed{B},\ \boxed{C}", r"\boxed{B and also C}",
+    "I don't think the answer is B.", "The least likely answer is B.", "The worst answer is B.",
+    "It is false that the answer is B.", "Maybe the answer is B.", "We can rule out that the answer is B.",
+    "It would be a mistake to say the answer is B.", "One possible answer is B.",
+    "We cannot conclude that the answer is B.", "It's possible that the answer is B.",
+    "The textbook says the answer is B.", "\\boxed{A}\n\nWait, that's wrong. Let me recompute the", r"\boxed{A}? No.",
+    r"\boxed{A} is wrong.", "The answer is A, which is wrong.", "The answer is A. That can't be right.",
+    "Answer: A (wrong)", "Answer: A \u274c", "The answer is A. However, this contradicts the data.",
+    "The answer is A. Let me double-check. No, this is", "The answer is B. No wait, let me recompute.",
+    "The answer is B. C is also correct.", "The answer is A. Or B.", "The answer is B. The answer is not B.",
+    "Answer: B. The answer isn't B.", "Answer: B. The answer is not Venus.", "Answer: B\n\nThe answer is 42.",
+    "Answer: B\n\nThe answer is not unique.", "Answer: B\n\nThe answer is not A but C or D.",
+    "If one ignores air, the correct answer is A", "Assuming no air, the answer is A",
+    "In a vacuum the answer would be A", "The naive answer is A", "The answer is A for x > 0, B otherwise.",
+    "The answer is A in the first case, and B in the second.", r"For example, \boxed{B}. I can't solve this.",
+    "The letter is B in the alphabet.", 'Here the option: "B" is listed', "Let's evaluate option A:\n\n**A) Mercury**",
+    "So the wrong one is:\nMars", "The answer is not:\nMars", "Eliminated:\nB", "Thus the capacitance is\n\n$$\nC\n$$",
+    "We integrate.\n\n$$\nC\n$$", "E = 5 J\n\nA", "So we get\n\n(C)", "**1. Mercury**\nIt is small.\n\n**Venus**",
+    "A) Mercury\nNo air.\n\nD) Mars", "Let me see.\n\n**Mercury**", "For the point, we choose C (the center of mass).",
+    "Now we choose D. The derivative then is", "**Option A:**\n\nMercury", "A. Mercury\n\nIt is small and",
+    "B. Venus\n\nIt is hot.\n\nC. Earth\n\nIt", "The answer is $C$ where C is a constant.", "I don't know.\n\nA",
+    "The answer is Venus (A).", "The answer is Venus (B) or Mars (D).", '{"answer": ["B", "C"]}',
+    "Si la respuesta es B, entonces", "Die falsche Antwort ist B.", "\u9519\u8bef\u7b54\u6848\u662fB",
+    "\u5982\u679c\u7b54\u6848\u662fB\uff0c\u90a3\u4e48",
+)  # fmt: skip
+"""Texts that state none of `PLANETS`."""
+
+
+@pytest.mark.parametrize("answer", ["The answer is B.", "Answer: B", r"\boxed{B}", '{"answer": "B"}'])
+def test_a_remark_after_the_answer_leaves_it(answer: str) -> None:
+    assert [text for text in REMARKS if stated(f"It is hot.\n\n{answer}\n\n{text}", PLANETS) != "B"] == []
+
+
+def test_usual_outputs_are_understood() -> None:
+    texts = [*STATES_B, *(rf"Thus:$$\boxed{{{said}}}$$" for said in BOXED_B)]
+    assert [(text, found) for text in texts if (found := stated(text, PLANETS)) != "B"] == []
+    amounts = (r"\boxed{5\ \text{m/s}}", "The answer is 5 m/s (option C).", "The answer is 5 m/s, i.e. option C.")
+    assert [stated(text, AMOUNTS) for text in amounts] == ["C"] * 3
+    assert stated(r"\boxed{10^{2}\ \text{N}}", AMOUNTS) == "A"
+    assert stated("A. Mercury\n\nExplanation: it is closest.", PLANETS) == "A"
+    assert stated("Answer: B\n\nThe answer is not B but C.", PLANETS) == "C"
+
+
+@pytest.mark.parametrize("before", ["", REASONING])
+def test_what_is_doubted_denied_or_looked_at_is_none(before: str) -> None:
+    texts = NO_PLANET if not before else [text for text in NO_PLANET if not text.startswith(("A", "B"))]
+    assert [(text, found) for text in texts if (found := stated(before + text, PLANETS)) is not None] == []
+    assert stated(before + "so that the velocity is\n5 m/s", AMOUNTS) is None
+    assert stated(before + "Answer: I, myself, don't know", WORDS) is None
+
+
 def test_every_cut_of_a_chain_of_thought_is_none() -> None:
     """Up to each of its characters. (Only a cut behind a capital letter that begins a line looks like an answer.)"""
     chain = (

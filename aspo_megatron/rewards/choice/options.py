@@ -16,7 +16,7 @@ _BULLETS = re.compile(r"\A(?:[>*\u2022-]\s+){0,3}")
 _NOT_BUT = re.compile(r"\Anot\b[^\n]{0,80}?\bbut(?:\s+rather)?\b\s*", re.IGNORECASE)
 _BEFORE = re.compile(
     r"\A(?:(?:clearly|therefore|thus|hence|simply|actually|definitely|indeed|most\s+likely|likely|probably|given\s+by|found\s+in"
-    r"|represented\s+by|then|that)\b[\s,:]*){0,4}(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?"
+    r"|represented\s+by|of\s+course|then|that)\b[\s,:]*){0,4}(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?"
     r"(?:option|choice|answer|letter|opci\xf3n|op\xe7\xe3o|opzione|\u9009\u9879|\u9078\u9805)(?![^\W_])\s*:?\s*)?",
     re.IGNORECASE,
 )
@@ -27,28 +27,41 @@ _LETTER = re.compile(
     re.DOTALL,
 )
 _ALONE = re.compile(r"(?P<letter>[A-Ja-j])(?P<more>\s*[.)!:,;]{0,2})")
-_CJK = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
+_OTHER_SCRIPTS = r"\u0900-\u097f\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _DELIMITER = re.compile(
-    rf"\s*(?:[)\]}}]|[.:,;!](?=\s|\Z|[{_CJK}\"])|\s[\u2013\u2014-]+(?=\s)|\u2014)\s*|\s+(?=\()|(?=[{_CJK}])"
+    rf"\s*(?:[)\]}}]|[.:,;!](?=\s|\Z|[{_OTHER_SCRIPTS}\"])|\s[\u2013\u2014-]+(?=\s)|\u2014)\s*|\s+(?=\()|\s{{0,2}}(?=[{_OTHER_SCRIPTS}])"
 )
 _REASON = re.compile(
-    r"\b(?:because|since|as(?!\s+well)|which|with|for|due|given|so|by|based|from|where|whose|in|while|whereas|rather|instead|not|than"
+    r"\b(?:because|since|as(?!\s+well)|which|with|for|due|given|so|by|based|from|whose|in|while|whereas|rather|instead|not|than"
     r"|and)\b",
     re.IGNORECASE,
 )
+_WORDS = re.compile(rf"(?<![{_WORD}'-])(?P<letter>[A-J])(?![{_WORD}'-])")
 _END = re.compile(r"[.!?;](?=\s|\Z)|\n")
 _ANOTHER = re.compile(
     r"\A(?:(?:option|choice|maybe|perhaps|possibly|even)\s){0,3}(?P<first>[A-J])(?![\w'])(?!\s+[a-z]{2,})|[(\[](?P<inside>[A-J])[)\]]"
     r"|(?:[,/&+;|]|\b(?:or|and|und|oder|ou|o|y|e|nor|with|as\swell\sas)\b|[\u548c\u6216])\s*"
-    r"(?:(?:option|choice|maybe|perhaps|possibly|even)\s){0,3}(?:[(\[](?P<small>[a-j])[)\]]"
+    r"(?:(?:option|choice|maybe|perhaps|possibly|even|also)\s){0,3}(?:[(\[](?P<small>[a-j])[)\]]"
     r"|(?P<joined>[A-J])(?![\w'])(?!\s+(?!(?:or|and|is|are|both)\b)[a-z]{2,}))"
 )
-_JOINED = re.compile(r"\s*(?:and|with)\s+[(\[]?[A-J][)\]]?(?![\w'])(?!\s+(?!(?:is|are|both|together)\b)[a-z])")
-_TAKEN_BACK = re.compile(
-    r"[\s.,;:!)\]-]*(?:\?|wait\b|hmm*\b|no\b|or\s(?:not|is|maybe|perhaps|possibly)\b|maybe\b|perhaps\b|scratch\b"
-    r"|on\ssecond\b|actually\b|but\b"
-    r"|(?:if|unless|provided|depending|otherwise)\b)",
+_JOINED = re.compile(
+    r"\s*(?:and|with)\s+(?:also\s+)?[(\[]?[A-J][)\]]?(?![\w'])(?!\s+(?!(?:is|are|both|together)\b)[a-z])"
+)
+_THEN_LETTER = re.compile(
+    r"\s{0,3}[(\[]\s?(?:option\s|choice\s|answer\s)?(?P<inside>[A-J])\s?[)\]]"
+    r"|(?:,?\s(?:which\s(?:is|corresponds\sto|matches)|i\.e\.,?|that\sis,?)(?:\s(?:option|choice|answer))?|,\s(?:option|choice)"
+    r"|\s(?:\u2192|->))\s[(\[]?(?P<plain>[A-J])(?![\w'])[)\]]?",
     re.IGNORECASE,
+)
+_SINCE = re.compile(r",?\s(?:because|since|as(?!\s+well)|due\s+to)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"[\s.,;:!)\]-]*(?:\?|wait\b|hmm*\b|no(?=\s*(?:[,.!?;]|\Z|wait\b))|or\s(?:not|is|maybe|perhaps|possibly)\b|maybe\b|perhaps\b|scratch\b"
+    r"|on\ssecond\b|actually\b|but\b"
+    r")|[\s:-]*\(?(?:wrong|incorrect|rejected)\b|[\s,:)\]-]*(?:if|unless|provided|depending|otherwise)\b",
+    re.IGNORECASE,
+)
+_IN_A_CASE = re.compile(
+    r"\botherwise\b|\bin\s(?:the\s(?:first|second|other|former|latter)|one)\scase\b|\bas\swell\sas\b", re.IGNORECASE
 )
 _WRITTEN_OUT = re.compile(r"[^\W\d_][a-z\xdf-\xff]{3,}")
 
@@ -74,16 +87,25 @@ class Options:
         said = said.strip().strip("{}").strip()
         if not exact:
             said = _NOT_BUT.sub("", _BULLETS.sub("", said))
-        said = _BEFORE.sub("", said, count=1).strip()
+        before = _BEFORE.match(said)
+        if before is not None:
+            said = said[before.end() :].strip()
+            small = small or before[0].rstrip().endswith(("option", "choice"))
         alone = _ALONE.fullmatch(said)
         if alone is not None and (small or alone["letter"].isupper()):
             return None if exact and alone["more"].endswith((":", ",", ";")) else self._one(alone["letter"])
         match = _LETTER.match(said)
-        by_text = self._of_text(said) or (None if exact or match else self._of_first_sentence(said))
+        by_text = self._of_text(said) or self._of_text_and_letter(said)
+        if by_text is None and not exact and not match:
+            by_text = self._of_first_sentence(said)
         if by_text is not None or match is None:
             return by_text
         letter = self._one(match["inside"] or match["plain"])
         return letter if letter and self._goes_with(letter, match, exact=exact) else None
+
+    def mentioned(self, said: str) -> set[str]:
+        """The letters that a text has as words, except I."""
+        return {one["letter"] for one in _WORDS.finditer(said) if one["letter"] in self.letters.replace("I", "")}
 
     def _one(self, letter: str) -> str | None:
         """The letter, if it is one of the question's."""
@@ -96,27 +118,39 @@ class Options:
         named = after[delimiter.end() :] if delimiter else after.strip()
         if not named.strip(".,:;!)]}\"' "):
             return True
-        clause = _END.split(_REASON.split(named, maxsplit=1)[0], maxsplit=1)[0]
+        sentence = _END.split(named, maxsplit=1)[0]
+        clause = _REASON.split(sentence, maxsplit=1)[0]
         own = self._of_text(named)
         if own is not None or exact:
             return own == letter
         own = self._of_text(clause)
         if own is not None:
             return own == letter and not _TAKEN_BACK.match(named, len(clause))
-        joined = _JOINED.match(named, len(clause))
-        told = clause + joined[0] if joined else clause
-        others = {one[one.lastgroup or 0].upper() for one in _ANOTHER.finditer(told)}
-        if others - {letter} or _TAKEN_BACK.match(after) or re.search(r"\bbut\b", clause):
+        if _TAKEN_BACK.match(after) or _IN_A_CASE.search(sentence) or _names_another(letter, clause, named):
             return False
-        is_delimited = delimiter is not None or match["inside"] is not None
-        if delimiter is not None and delimiter[0].strip() == "." and named[:1].islower():
-            return _REASON.match(named) is not None  # C. elegans
-        return is_delimited or _REASON.match(named) is not None
+        if match["plain"] == "I" and after.lstrip().startswith(","):  # I, myself
+            return False
+        is_reason = _REASON.match(named) is not None
+        is_name = delimiter is not None and delimiter[0].strip() == "." and named[:1].islower()  # C. elegans
+        return is_reason or not (is_name or (delimiter is None and match["inside"] is None))
+
+    def _of_text_and_letter(self, said: str) -> str | None:
+        """The option whose text is said before its letter: `osmosis (B)`, `osmosis, which is option B`."""
+        for then in _THEN_LETTER.finditer(said):
+            letter = (then["inside"] or then["plain"]).upper()
+            if self._of_text(said[: then.start()]) == letter and not _TAKEN_BACK.match(said, then.end()):
+                rest = _END.split(said[then.end() :], maxsplit=1)[0]
+                return None if _ANOTHER.search(rest) else letter
+        return None
 
     def _of_first_sentence(self, said: str) -> str | None:
-        """The option whose text the first of several sentences is, unless the next takes it back."""
-        end = _END.search(said)
-        return None if end is None or _TAKEN_BACK.match(said, end.start()) else self._of_text(said[: end.start()])
+        """The option whose text is said before a reason or the end of a sentence, unless it is then taken back."""
+        for end in (_END.search(said), _SINCE.search(said)):
+            if end is not None and not _TAKEN_BACK.match(said, end.start()):
+                found = self._of_text(said[: end.start()])
+                if found is not None:
+                    return found
+        return None
 
     def _of_text(self, text: str) -> str | None:
         """The one option with this text; None if there is none, or more than one."""
@@ -126,6 +160,15 @@ class Options:
         if bare in self._exact:
             return self._exact[bare]
         return self._small.get(bare.casefold()) if _WRITTEN_OUT.search(bare) else None
+
+
+def _names_another(letter: str, clause: str, named: str) -> bool:
+    """Whether the clause after a letter, with which what is named begins, has another: `and C`."""
+    joined = _JOINED.match(named, len(clause))
+    found = _ANOTHER.finditer(clause + joined[0] if joined else clause)
+    return (
+        bool({one[one.lastgroup or 0].upper() for one in found} - {letter}) or re.search(r"\bbut\b", clause) is not None
+    )
 
 
 def _by_text(letters: str, texts: Sequence[str]) -> Mapping[str, str | None]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aspo_megatron.data.samples import Problem
-from aspo_megatron.rewards.choice.look import plain
+from aspo_megatron.rewards.choice.doubts import head, is_remark, taken_back, without_denial
+from aspo_megatron.rewards.choice.look import ends_in_a_formula, plain
 from aspo_megatron.rewards.choice.options import MOST, Options
-from aspo_megatron.rewards.choice.statements import statements
+from aspo_megatron.rewards.choice.statements import Statement, statements
 from aspo_megatron.rewards.text import after_thinking, named
 
 OPTIONS = "options"
@@ -37,11 +38,30 @@ def stated(response: str, options: Sequence[str] = ()) -> str | None:
     """
     known = Options(options)
     text = after_thinking(response).partition("<think>")[0]  # of a thought that was cut off nothing counts
-    for one in reversed(statements(plain(text))):
+    read, denied = plain(text), set[str]()
+    for one in reversed(statements(read, known, is_formula=ends_in_a_formula(text))):
         letter = known.named(one.said, small=one.kind != "prose", exact=one.kind == "aside")
-        if letter is not None or one.kind != "aside":
-            return letter
+        if letter is not None:
+            stays = letter not in denied and not taken_back(read[one.end :], at_once=one.is_closed)
+            return letter if stays else None
+        not_it = _denied(one.said, known)
+        denied |= not_it
+        if not (one.kind == "aside" or not_it or _is_remark(one, known)):
+            return None
     return None
+
+
+def _denied(said: str, known: Options) -> set[str]:
+    """The letters that are said not to be the answer."""
+    denied = without_denial(said)
+    if denied is None:
+        return set()
+    by_text = known.named(denied, small=False, exact=False)
+    return known.mentioned(denied) | ({by_text} if by_text else set())
+
+
+def _is_remark(one: Statement, known: Options) -> bool:
+    return is_remark(one.said, is_prose=one.kind == "prose") and not known.mentioned(head(one.said))
 
 
 def options_of(problem: Problem) -> Sequence[str]:

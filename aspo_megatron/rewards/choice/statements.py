@@ -8,14 +8,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from aspo_megatron.rewards.choice import doubts, elsewhere
+from aspo_megatron.rewards.choice.lines import first_line, last_line, without_lead
+from aspo_megatron.rewards.choice.options import Options
+
 _LONGEST = 1000
 """Characters of a statement that are looked at."""
 
 _MOST = 200
 """Statements of each form that are looked at, from the last on."""
 
-_BEFORE_IT = 60
-"""Characters before a statement in which a doubt is looked for."""
+_APART = 60
+"""Characters between two boxes that may be one statement."""
 
 _BOX = re.compile(
     r"\\(?:boxed|fbox)\s{0,9}\{(?:(?P<said>(?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+)\})?"
@@ -24,101 +28,99 @@ _JOINED = re.compile(
     r"[ \t]*[,;/&]?[ \t]*|[ \t,;/&]*(?:(?:or|and|maybe|perhaps|possibly)\b[ \t,]*){1,3}", re.IGNORECASE
 )
 _OR_ANOTHER = re.compile(r"\s{0,9}(?:,\s?)?(?:or|and|/|&)\s{0,9}(?:option\s)?[(\[]?[A-J][)\]]?(?![\w'])")
-_FIELD = re.compile(
-    r"(?<!\w)(?P<key>[\"']?)(?:\w{1,20}_)?(?<!wrong_)(?<!not_)(?:answer|choice|option|letter)(?:_letter|_choice)?(?P=key)"
-    r"\s{0,9}:\s{0,9}(?:(?P<quote>[\"'])(?P<said>(?:(?!(?P=quote))[^\n]){0,1000})(?P=quote)"
-    r"|(?P<bare>(?<=:)\s{0,9}[A-J])(?=\s{0,9}[,}]))",
+_MENTIONED = re.compile(
+    r"(?:\b(?:not|instead\sof|rather\sthan|than|either)|n't|\b(?:for\sexample|e\.g\.|such\sas),?)\s{1,3}\Z",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"<answer>(?P<said>(?:(?!</?answer>).){0,1000})</answer>", re.IGNORECASE | re.DOTALL)
+_FIELD = re.compile(
+    r"(?:(?P<key>[\"'])|(?:^|(?<=[{,]))[ \t]{0,9})"
+    r"(?:(?:final|correct|right|best|my|model|chosen|selected|predicted|the)_)?(?:answer|choice|option|letter)(?:_letter|_choice)?"
+    r"(?(key)(?P=key))\s{0,9}:\s{0,9}(?:\[\s{0,9})?(?:(?P<quote>[\"'])(?P<said>(?:(?!(?P=quote))[^\n]){0,1000})(?P=quote)"
+    r"|(?P<bare>(?<=:)\s{0,9}[A-J])(?=\s{0,9}[,}]))(?P<more>\s{0,9},\s{0,9}[\"'][^\n]{0,1000}\])?",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TAG = re.compile(
+    r"<(?P<tag>(?:final_)?answer)>(?P<said>(?:(?!</?(?:final_)?answer>).){0,1000})</(?P=tag)>",
+    re.IGNORECASE | re.DOTALL,
+)
 _HASHES = re.compile(r"^####[ \t]{0,9}(?P<said>[^\n]{1,1000})$", re.MULTILINE)
 _HEADING = re.compile(
     r"^[#>\-\s]{0,9}(?:the\s)?(?:final\s|correct\s)?answer[ \t]{0,9}\n\s{0,9}(?P<said>[^\n]{1,1000})$",
     re.MULTILINE | re.IGNORECASE,
 )
+_LABEL = re.compile(
+    r"^[#>\-\s]{0,9}(?:solution|final(?:\s(?:decision|verdict|pick))?)[ \t]{0,9}:[ \t]{0,9}(?P<said>[^\n]{1,1000})$",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 _ADJECTIVE = (
     r"(?:only|single|most|correct|right|best|final|true|appropriate|accurate|suitable|likely|likeliest|logical|probable"
-    r"|plausible|fitting)"
+    r"|plausible|fitting|possible|closest|nearest|matching|corresponding|proper|expected)"
 )
 _LEAD = rf"(?:(?:the|my|our)\s{{1,3}})?(?:{_ADJECTIVE}\s{{1,3}}){{0,3}}"
-_FOR = r"(?:(?:to|for)\s(?:this|the)\s(?:above\s|given\s)?(?:question|problem)|here)"
+_FOR = (
+    r"(?:(?:to|for)\s(?:this|the)\s(?:above\s|given\s|multiple[\s-]choice\s)?(?:question|problem)|here"
+    r"|(?:that|which)\s(?:best\s)?(?:fits|matches)(?:\sbest)?)"
+)
 _IS = (
-    r"(?:(?:is|was|becomes|(?:would|should|must|will|has\sto|seems\sto|appears\sto|turns\sout\sto)\sbe)\b(?!')"
-    r"(?:\s{0,3}[:=])?|[:=\u2192]|-+>|(?<=\s)[\u2013\u2014-]+(?=\s))"
+    r"(?:(?:is|was|becomes|corresponds\sto|matches|'s(?=\s)"
+    r"|(?P<would>would)\sbe|(?:should|must|will|has\sto|seems\sto|appears\sto|turns\sout\sto)\sbe)\b(?!')"
+    r"(?:\s{0,3}[:=])?|[:=\u2192]|-+>|(?<=\s)[\u2013\u2014-]+(?=\s)"
+    r"|(?P<not>(?:isn't|wasn't|(?:can't|cannot|can\snot|couldn't|shouldn't)\sbe)\b))"
 )
 _SAID = re.compile(
     rf"(?<![\w'-])(?P<lead>{_LEAD})(?:(?:final|correct)_)?(?P<noun>answer|ans|option|choice|letter)"
     rf"(?:\s{{1,3}}(?:choice|option|letter))?(?:\s{{1,3}}{_FOR})?\s{{0,9}}(?P<is>{_IS})",
     re.IGNORECASE,
 )
-_ELSEWHERE = re.compile(
-    r"(?:(?<!\w)(?:antwort|l\xf6sung|r\xe9ponse|respuesta|resposta|risposta|antwoord|svaret|svar|odpowied\u017a|odpov\u011b\u010f|cevap"
-    r"|yan\u0131t|jawaban(?:nya)?|\u0111\xe1p\s\xe1n|\u043e\u0442\u0432\u0435\u0442|\u0432\u0456\u0434\u043f\u043e\u0432\u0456\u0434\u044c|\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u0627\u0644\u062c\u0648\u0627\u0628"
-    r"|\u0909\u0924\u094d\u0924\u0930)"
-    r"(?:\s(?:correcte|correcta|correta|corretta|giusta|juste|finale?|\u0627\u0644\u0635\u062d\u064a\u062d\u0629))?"
-    r"|\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\u6b63\u786e\u9009\u9879|\u6b63\u78ba\u9078\u9805|\uc815\ub2f5|\ub2f5)"
-    r"\s{0,9}(?:(?:ist|lautet|est|es|\xe9|\xe8|is|jest|\xe4r|er|je|adalah|l\xe0|\u0647\u064a|\u0647\u0648|\u0939\u0948)(?!\w)"
-    r"|\u5e94\u8be5\u662f|\u5e94\u4e3a|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|[\u2014\u2013:-])\s{0,3}:?"
-    r"|(?:\u6545|\u5e94|\u6240\u4ee5|\u56e0\u6b64|\u6211)\u9009(?:\u62e9|\u9879)?\s{0,3}:?",
-    re.IGNORECASE,
-)
 _CHOSEN = re.compile(
-    r"\b(?:I|we)(?:'d|'ll|\s(?:would|will|shall|must|therefore|thus))?\s(?:choose|select|pick|go\swith|opt\sfor)\s"
+    r"\b(?P<who>I|we)(?:'d|'ll|\s(?:would|will|shall|must|therefore|thus))?\s(?:choose|select|pick|go\swith|opt\sfor)\s"
     r"(?P<said>[^\n]{1,1000})"
 )
+_AN_OPTION = re.compile(r"\A(?:the\s)?(?:option|choice|answer)\b", re.IGNORECASE)
+_VARIABLE = re.compile(r"\A[A-J]\b(?!\)\s)")
 _SUBJECT = re.compile(
     rf"\s(?:is|must\sbe|would\sbe)\s(?:therefore\s|thus\s|clearly\s|indeed\s)?(?:the\s)(?:{_ADJECTIVE}\s){{0,3}}"
-    r"(?:answer|option|choice)\b(?!\s(?:if|unless|only|in\scase|to\sa|for\sa)\b)(?![^.!?\n]{0,120}\?)"
-)
-_LEADS_TO = re.compile(
-    r"\A[\s,]*(?:(?:so|thus|therefore|hence|clearly|finally|then|(?:we|I)\s(?:think|believe|conclude|find)|in\sconclusion|this\smeans"
-    r"|it\sfollows|the)\b[\s,]*(?:that\b[\s,]*)?){0,3}",
-    re.IGNORECASE,
-)
-_DOUBT = re.compile(
-    r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|imagine|why|thought|guessed|(?:not|n't)\s(?:think|believe|say"
-    r"|sure|certain|mean)|(?:one|you|someone|somebody|some|people|students?|many|he|she|they|who)\s(?:\w+\s){0,2}"
-    r"(?:say|says|said|think|thinks|argue|argues|claim|claims|believe|believes))(?:\s(?:that|if))?"
-    r"|\b(?:wrong|incorrect|false|other|another|first|second|initial|previous|earlier|tempting|common|their|his|her|your|no"
-    r"|an|opposite|not|any)|\w's|\w')\s{1,3}(?:the\s)?\Z",
-    re.IGNORECASE,
-)
-_MENTIONED = re.compile(r"(?:\b(?:not|instead\sof|rather\sthan|than|either)|n't)\s{1,3}\Z", re.IGNORECASE)
-_COMMENT = re.compile(
-    r"\s*(?:correct|right|clear|clearly\s(?:not\s)?(?:supported|correct)|consistent|supported|based|confirmed|obvious|verified"
-    r"|found|as\sfollows|below|above|now|also|straightforward|determined|derived|justified|in\s(?:line|agreement))\b",
-    re.IGNORECASE,
+    r"(?:answer|option|choice)\b(?!\s(?:if|unless|only|in|to\sa|for\sa|when|where|without|assuming|under|provided|were)\b)"
+    r"(?![^.!?\n]{0,120}\?)"
 )
 _SENTENCE = re.compile(r"[.!?;:](?=\s)|\n")
-_ONE_OF_SEVERAL = re.compile(
-    r"\b(?:options|choices|each|following|consider|candidates|possibilities|answers)\b", re.IGNORECASE
-)
-
-_ITEM = re.compile(r"^[\-#>* \t]{0,9}[(\[]?(?P<letter>[A-Ja-j])(?:[)\].:](?=\s|\Z)|\Z)", re.MULTILINE)
 
 Kind = Literal["mark", "prose", "aside"]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What is stated, and where it begins.
+    """What is stated, and where.
 
     Attributes:
         start: in the text.
+        end: where what may take it back begins: behind it, or of a line where what is said begins.
         said: the statement.
         kind: `mark`: in a box, a field, or after a colon, where a small letter counts, too. `prose`: after `answer is`.
             `aside`: only a statement if it is an option and nothing else.
+        is_closed: whether `end` is behind it.
     """
 
     start: int
+    end: int
     said: str
     kind: Kind
+    is_closed: bool = True
 
 
-def statements(text: str) -> list[Statement]:
-    """All statements of an answer in a text, as `look.plain` has it, in their order."""
-    found = [*_boxes(text), *_marked(text), *_worded(text), *_subjects(text), *_last_line(text)]
+def statements(text: str, options: Options, *, is_formula: bool) -> list[Statement]:
+    """All statements of an answer in a text, as `look.plain` has it, in their order.
+
+    Args:
+        text: what is read.
+        options: of the question.
+        is_formula: whether its last line is one.
+    """
+    first, last = first_line(text, options), last_line(text, options, is_formula=is_formula)
+    ends = ((first, first[0] + len(first[1]) if first else 0), (last, len(text)))
+    lines = [Statement(line[0], end, line[1], "aside") for line, end in ends if line]
+    found = [*_boxes(text), *_marked(text), *_worded(text), *_chosen(text), *_subjects(text), *lines]
     return sorted(found, key=lambda statement: statement.start)
 
 
@@ -130,13 +132,13 @@ def _boxes(text: str) -> Iterator[Statement]:
         within = _BOX.fullmatch(said.strip())
         said = within["said"] or "" if within else said
         other = _OR_ANOTHER.match(text, match.end())
-        if before and before["said"] and match.start() - before.end() < _BEFORE_IT:
+        if before and before["said"] and match.start() - before.end() < _APART:
             joined = _JOINED.fullmatch(text, before.end(), match.start())
             said = f"{before['said'][:_LONGEST]} or {said}" if joined else said
         before = match
         is_open = match["said"] is None
-        if (said.strip() or is_open) and not _MENTIONED.search(_before(text, match.start())):
-            yield Statement(match.start(), said + (other[0] if other else ""), "mark")
+        if (said.strip() or is_open) and not _MENTIONED.search(text[max(0, match.start() - _APART) : match.start()]):
+            yield Statement(match.start(), match.end(), said + (other[0] if other else ""), "mark")
 
 
 def _last(pattern: re.Pattern[str], text: str) -> Iterable[re.Match[str]]:
@@ -145,35 +147,57 @@ def _last(pattern: re.Pattern[str], text: str) -> Iterable[re.Match[str]]:
 
 
 def _marked(text: str) -> Iterator[Statement]:
-    for pattern in (_FIELD, _TAG, _HASHES, _HEADING):
+    for match in _last(_FIELD, text):
+        said = match["bare"] if match["said"] is None else match["said"]
+        yield Statement(match.start(), match.end(), said + (match["more"] or "").replace('"', ""), "mark")
+    for pattern in (_TAG, _HASHES, _HEADING):
         for match in _last(pattern, text):
-            said = match["bare"] if pattern is _FIELD and match["said"] is None else match["said"]
-            yield Statement(match.start(), said, "mark")
+            yield Statement(match.start(), match.end(), match["said"], "mark")
+    for match in _last(_LABEL, text):
+        yield Statement(match.start(), match.end(), match["said"], "aside")
 
 
 def _worded(text: str) -> Iterator[Statement]:
     """After `the answer is` and the like: up to the end of the line, or to where the next such words begin."""
     heads = [match for match in _last(_SAID, text) if _states(text, match)]
-    places = sorted([(one.start(), one.end(), one["is"][0] in ":=") for one in heads]
-                    + [(one.start(), one.end(), True) for one in _last(_ELSEWHERE, text)])  # fmt: skip
-    for number, (start, end, is_marked) in enumerate(places):
+    places = sorted([(one.start(), one.end(), one["is"][0] in ":=", bool(one["not"])) for one in heads]
+                    + [(one.start(), one.end(), True, False) for one in _last(elsewhere.STATED, text)
+                       if not doubts.supposed_elsewhere(doubts.sentence_before(text, one.start()))])  # fmt: skip
+    for number, (start, end, is_marked, is_denied) in enumerate(places):
         limit = places[number + 1][0] if number + 1 < len(places) else len(text)
         said = text[end : min(limit, end + _LONGEST)]
         first, _, rest = said.partition("\n")
         said = first if first.strip(" \t:") else rest.lstrip().partition("\n")[0]
-        if not _COMMENT.match(said):
-            yield Statement(start, said.lstrip(" \t:="), "mark" if is_marked else "prose")
-    for match in _last(_CHOSEN, text):
-        if not _DOUBT.search(_before(text, match.start())):
-            yield Statement(match.start(), match["said"], "prose")
+        said = ("not " if is_denied else "") + said.lstrip(" \t:=,")
+        yield Statement(start, end, said, "mark" if is_marked else "prose", is_closed=False)
 
 
 def _states(text: str, match: re.Match[str]) -> bool:
     """Whether words such as `answer is` state an answer: not `if the answer is`, `another option is`."""
-    before = _before(text, match.start())
-    if _DOUBT.search(before):
+    before, lead = doubts.sentence_before(text, match.start()), match["lead"].strip().lower()
+    if doubts.governed(before) or doubts.another_case(before, is_unreal=bool(match["would"])):
         return False
-    return match["noun"].lower() in ("answer", "ans") or bool(match["lead"].strip()) or not before.strip(" #>-")
+    if not lead.startswith(("the", "my", "our")) and doubts.of_a_kind(before):
+        return False
+    noun = match["noun"].lower()
+    if noun in ("answer", "ans"):
+        return True
+    is_first = not without_lead(f"{before} ").strip(" #>-")
+    return (is_first and (noun != "letter" or not lead)) or lead not in ("", "the")
+
+
+def _chosen(text: str) -> Iterator[Statement]:
+    """`I choose B`; what `we choose` may be a quantity, unless it is called an option, or is one's text."""
+    for match in _last(_CHOSEN, text):
+        said = match["said"]
+        before = doubts.sentence_before(text, match.start())
+        if doubts.governed(before) or doubts.another_case(before, is_unreal=False):
+            continue
+        is_ours = match["who"] == "we" and not _AN_OPTION.match(said)
+        if not is_ours:
+            yield Statement(match.start(), match.start("said"), said, "prose", is_closed=False)
+        elif not _VARIABLE.match(said):
+            yield Statement(match.start(), match.start("said"), _SENTENCE.split(said)[0], "aside", is_closed=False)
 
 
 def _subjects(text: str) -> Iterator[Statement]:
@@ -183,30 +207,4 @@ def _subjects(text: str) -> Iterator[Statement]:
         ends = [end.end() for end in _SENTENCE.finditer(before)]
         for cut in {ends[-1] if ends else 0, ends[-2] if len(ends) > 1 else 0}:  # the letter may have a point
             said = before[cut:]
-            yield Statement(match.start() - len(said), _LEADS_TO.sub("", said), "aside")
-
-
-def _last_line(text: str) -> Iterator[Statement]:
-    """The last line, unless it is one of several options that are listed."""
-    before, _, last = text.rstrip().rpartition("\n")
-    above = before.rstrip().rpartition("\n")[2].strip()[-_LONGEST:]
-    is_listed = (
-        _ITEM.match(above) or (above.endswith(":") and _ONE_OF_SEVERAL.search(above)) or _continues(before, last)
-    )
-    is_pronoun = last.strip() == "I" and above
-    if len(last) <= _LONGEST and not is_listed and not is_pronoun:
-        yield Statement(len(before), _LEADS_TO.sub("", last), "aside")
-
-
-def _continues(before: str, last: str) -> bool:
-    """Whether a line that begins as `C) ...` is the next of a list of options, of which it is the first `C)`."""
-    item = _ITEM.match(last)
-    if item is None:
-        return False
-    letter, listed = item["letter"].upper(), {one["letter"].upper() for one in _ITEM.finditer(before)}
-    return letter not in listed and chr(ord(letter) - 1) in listed
-
-
-def _before(text: str, start: int) -> str:
-    """The end of what stands before a place, of the same sentence."""
-    return _SENTENCE.split(text[max(0, start - _BEFORE_IT) : start])[-1]
+            yield Statement(match.start() - len(said), match.end(), without_lead(said), "aside")
