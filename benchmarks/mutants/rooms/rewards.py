@@ -8,8 +8,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rewards/choice/reward.py",
         "stated",
-        "in reversed(statements(plain(text)))",
-        "in statements(plain(text))",
+        "in reversed(statements(read, known, is_formula=ends_in_a_formula(text)))",
+        "in statements(read, known, is_formula=ends_in_a_formula(text))",
         ("rewards/test_choice.py::test_the_last_statement_counts",),
     ),
     Mutant(
@@ -22,15 +22,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rewards/choice/options.py",
         "Options._goes_with",
-        "if others - {letter} or ",
-        "if ",
+        " or _names_another(letter, clause, named):",
+        ":",
         ("rewards/test_choice.py::test_where_none_is_stated_none_is_found",),
     ),
     Mutant(
         "rewards/choice/statements.py",
         "_states",
-        "if _DOUBT.search(before):",
-        "if not before:",
+        "if doubts.governed(before) or",
+        "if",
         ("rewards/test_choice.py::test_where_none_is_stated_none_is_found",),
     ),
     Mutant(
