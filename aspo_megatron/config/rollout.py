@@ -161,6 +161,12 @@ class RolloutConfig(Section):
         "of it is enough to draw tokens for.",
     )
 
+    @field_validator("dynamic_sampling", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
+
     @property
     def takes_turns(self) -> bool:
         """Whether the engine is on the trainer's GPUs, and generates while the trainer does nothing."""

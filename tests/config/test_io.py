@@ -284,3 +284,12 @@ def test_heavy_libraries_are_not_imported() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_bare_off_is_off(tmp_path: Path) -> None:
+    """Which YAML reads as false; and it comes back from a file that was written."""
+    config = load("rollout.dynamic_sampling=off")
+    assert config.rollout.dynamic_sampling == "off"
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml", []) == config
+    assert "must be 'off', 'drop' or 'refill', not true" in error_of("rollout.dynamic_sampling=on")

@@ -49,6 +49,7 @@ def test_per_token_fields_are_those_of_the_sample() -> None:
         sample.response_mask = generator.random(len(sample.response_ids)) < 0.6
         sample.old_log_probs = generator.normal(size=len(sample.response_ids)).astype(np.float32)
     samples[2].ref_log_probs = np.arange(3, dtype=np.float32) + 1
+    samples[2].selected = np.array([True, False, True])
     batch = pack(groups, weights_of(groups))
     weights = [weight for row in weights_of(groups) for weight in row]
 
@@ -64,10 +65,12 @@ def test_per_token_fields_are_those_of_the_sample() -> None:
         assert np.array_equal(batch.rollout_log_probs[start:stop], sample.rollout_log_probs)
         want = np.zeros(stop - start) if sample.ref_log_probs is None else sample.ref_log_probs
         assert np.array_equal(batch.ref_log_probs[start:stop], want)
+        chosen = np.zeros(stop - start, dtype=np.bool_) if sample.selected is None else sample.selected
+        assert np.array_equal(batch.selected[start:stop], chosen)
     dtypes = {
         field.name: getattr(batch, field.name).dtype for field in dataclasses.fields(batch) if field.name != "spans"
     }
-    assert dtypes.pop("mask") == torch.bool
+    assert dtypes.pop("mask") == dtypes.pop("selected") == torch.bool
     integers = {"input_ids", "positions", "predictors", "targets", "cu_seqlens"}
     assert {name for name, dtype in dtypes.items() if dtype == torch.int64} == integers
     assert all(dtype == torch.float32 for name, dtype in dtypes.items() if name not in integers)

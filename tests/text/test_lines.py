@@ -22,7 +22,7 @@ PLAIN: dict[str, set[str]] = {
     "checkpoint/states/warmup_weights.py": {"then"},
     "cli/app.py": {"__version__"},
     "cli/entry.py": {"error", "lost[0].strerror"},
-    "cli/losses.py": {"key"},
+    "cli/losses.py": {"each.key", "value"},
     "cli/convert.py": {"count", "counted(layout.world_size, 'rank')"},
     "data/sources/jsonl.py": {"key"},
     "data/sources/read.py": {"key"},
