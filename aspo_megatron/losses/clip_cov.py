@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, register
-from aspo_megatron.losses.covariance import covariances
+from aspo_megatron.losses.covariance import count_of, covariances
 from aspo_megatron.losses.ppo_clip import ppo_weights
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, surrogate
@@ -55,12 +55,11 @@ class ClipCov(Loss):
 
     def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
         """The tokens that are left out."""
-        covariance, ratio = covariances(tokens), np.exp(np.minimum(tokens.log_probs - tokens.old_log_probs, 20.0))
-        clipped = (tokens.advantages > 0) & (ratio > 1 + self.eps_high)
-        clipped |= (tokens.advantages < 0) & (ratio < 1 - self.eps_low)
+        covariance, ratios = covariances(tokens), RatioTokens.of_update(tokens)
+        clipped = ClipRange.around_one(self.eps_low, self.eps_high, ratios.ratio).outside(ratios).numpy()
         (candidates,) = np.nonzero((covariance >= self.cov_low) & (covariance <= self.cov_high) & ~clipped)
-        wanted = min(max(1, int(self.share * len(ratio))), len(candidates)) if self.share else 0
-        left_out = np.zeros(len(ratio), dtype=np.bool_)
+        wanted = min(count_of(self.share, len(covariance)), len(candidates))
+        left_out = np.zeros(len(covariance), dtype=np.bool_)
         left_out[np.random.default_rng(tokens.seed).choice(candidates, wanted, replace=False)] = True
         return left_out
 

@@ -8,6 +8,11 @@ import numpy.typing as npt
 from aspo_megatron.losses.base import UpdateTokens
 
 
+def count_of(share: float, tokens: int) -> int:
+    """How many of some tokens a share of them is: at least one, unless it is a share of nothing."""
+    return max(1, int(share * tokens)) if share else 0
+
+
 def covariances(tokens: UpdateTokens) -> npt.NDArray[np.float64]:
     """(log pi - its mean) * (A - its mean) at each token, [tokens]; means over all tokens of the update."""
     if not len(tokens.log_probs):

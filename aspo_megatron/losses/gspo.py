@@ -46,9 +46,7 @@ class Gspo(Loss):
 
     def compute(self, inputs: LossInput) -> LossOutput:
         """See `Loss.compute`."""
-        own = RatioTokens.of(inputs)
-        log_ratio = response_mean(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
-        tokens = RatioTokens.at(log_ratio, own.advantages, inputs.mask)
+        tokens = RatioTokens.of_responses(inputs, response_mean)
         clip_range = ClipRange.around_one(self.eps_low, self.eps_high, inputs.log_probs)
         weights = ppo_weights(tokens, clip_range, None)
         return LossOutput(surrogate(inputs.log_probs, tokens, weights), ratio_stats(tokens, clip_range, weights))

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, UpdateTokens, register
-from aspo_megatron.losses.covariance import covariances
+from aspo_megatron.losses.covariance import count_of, covariances
 from aspo_megatron.losses.stats import ratio_stats
 from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
 
@@ -50,9 +50,8 @@ class KlCov(Loss):
     def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
         """The tokens that are held."""
         covariance = covariances(tokens)
-        wanted = min(max(1, int(self.share * len(covariance))), len(covariance)) if self.share else 0
         held = np.zeros(len(covariance), dtype=np.bool_)
-        held[np.argsort(-covariance, kind="stable")[:wanted]] = True
+        held[np.argsort(-covariance, kind="stable")[: count_of(self.share, len(covariance))]] = True
         return held
 
     def compute(self, inputs: LossInput) -> LossOutput:

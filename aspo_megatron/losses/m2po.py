@@ -11,7 +11,7 @@ from pydantic import Field
 
 from aspo_megatron.losses.base import Loss, LossInput, LossOutput, OldPolicy, UpdateTokens, register
 from aspo_megatron.losses.stats import ratio_stats
-from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, surrogate
+from aspo_megatron.losses.surrogate import ClipRange, RatioTokens, Weights, outward, surrogate
 
 
 @register
@@ -46,12 +46,12 @@ class M2po(Loss):
     def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
         """The outward tokens that are dropped."""
         log_ratio = tokens.log_probs - tokens.old_log_probs
-        (outward,) = np.nonzero(log_ratio * np.sign(tokens.advantages) > 0)
-        moments = log_ratio[outward] ** 2
+        (candidates,) = np.nonzero(outward(RatioTokens.of_update(tokens)).numpy())
+        moments = log_ratio[candidates] ** 2
         order = np.argsort(moments, kind="stable")
         means = np.cumsum(moments[order]) / np.arange(1, len(order) + 1)  # never falls
         dropped = np.zeros(len(log_ratio), dtype=np.bool_)
-        dropped[outward[order[np.searchsorted(means, self.budget, side="right") :]]] = True
+        dropped[candidates[order[np.searchsorted(means, self.budget, side="right") :]]] = True
         return dropped
 
     def compute(self, inputs: LossInput) -> LossOutput:

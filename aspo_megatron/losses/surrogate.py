@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aspo_megatron.losses.base import LossInput
+from aspo_megatron.losses.base import LossInput, UpdateTokens
 from aspo_megatron.losses.largest_ratio import MOST_NATS, ratio_of
 
 
@@ -32,6 +33,19 @@ class RatioTokens:
         """From what a loss is given."""
         log_ratio = (inputs.log_probs.detach() - inputs.old_log_probs.detach()).masked_fill(~inputs.mask, 0.0)
         return cls.at(log_ratio, inputs.advantages.detach().masked_fill(~inputs.mask, 0.0), inputs.mask)
+
+    @classmethod
+    def of_responses(cls, inputs: LossInput, reduced: Callable[[Tensor, Tensor, Tensor], Tensor]) -> RatioTokens:
+        """Each with its response's log-ratio: `response_mean` or `response_sum` of those of its unmasked tokens."""
+        own = cls.of(inputs)
+        log_ratio = reduced(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
+        return cls.at(log_ratio, own.advantages, inputs.mask)
+
+    @classmethod
+    def of_update(cls, tokens: UpdateTokens) -> RatioTokens:
+        """Of what `Loss.select` is given; the mask is True."""
+        log_ratio = torch.from_numpy(tokens.log_probs - tokens.old_log_probs)
+        return cls.at(log_ratio, torch.from_numpy(tokens.advantages), torch.ones_like(log_ratio, dtype=torch.bool))
 
     @classmethod
     def at(cls, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> RatioTokens:

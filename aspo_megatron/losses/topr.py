@@ -43,9 +43,7 @@ class Topr(Loss):
 
     def compute(self, inputs: LossInput) -> LossOutput:
         """See `Loss.compute`."""
-        own = RatioTokens.of(inputs)
-        log_ratio = response_sum(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
-        tokens = RatioTokens.at(log_ratio, own.advantages, inputs.mask)
+        tokens = RatioTokens.of_responses(inputs, response_sum)
         negative = tokens.advantages < 0
         of_ratio = tokens.ratio.clamp(max=self.negative_max)
         weight = torch.where(negative, of_ratio, tokens.ratio.clamp(1.0, 1.0))  # not ones: a NaN must stay one

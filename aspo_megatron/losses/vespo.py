@@ -53,12 +53,10 @@ class Vespo(Loss):
 
     def compute(self, inputs: LossInput) -> LossOutput:
         """See `Loss.compute`."""
-        own = RatioTokens.of(inputs)
-        log_ratio = response_sum(own.log_ratio, inputs.mask, inputs.cu_seqlens).masked_fill(~inputs.mask, 0.0)
-        tokens = RatioTokens.at(log_ratio, own.advantages, inputs.mask)
+        tokens = RatioTokens.of_responses(inputs, response_sum)
         positive = tokens.advantages > 0
-        power = torch.where(positive, self.power_positive, self.power_negative).to(log_ratio.dtype)
-        decay = torch.where(positive, self.decay_positive, self.decay_negative).to(log_ratio.dtype)
+        power = torch.where(positive, self.power_positive, self.power_negative).to(tokens.ratio.dtype)
+        decay = torch.where(positive, self.decay_positive, self.decay_negative).to(tokens.ratio.dtype)
         weight = ratio_of(power * tokens.log_ratio + decay * (1.0 - tokens.ratio))
         weights = Weights(weight, weight, dropped=weight == 0.0, capped=torch.zeros_like(positive))
         everything = ClipRange.of_all(tokens.ratio)

@@ -59,6 +59,13 @@ def test_every_loss_answers_a_question() -> None:
         assert losses.get(name).token_wise or name in whole, "say in the last column that it needs whole responses"
 
 
+def test_losses_that_are_stated_for_the_engines_policy_are_listed() -> None:
+    text = (losses_page.PAGE.parent / "which_loss.md").read_text(encoding="utf-8")
+    listed = text.partition("- **Engine's log-probs as the old ones**:")[2].partition(" are stated for")[0]
+    of_engine = {name for name in losses.names() if losses.get(name).old_policy == "engine"}
+    assert set(re.findall(r"`([\w-]+)`", listed)) == of_engine
+
+
 def test_the_table_of_corrections_has_their_bounds() -> None:
     text = (losses_page.PAGE.parent / "loss.md").read_text(encoding="utf-8")
     table = text.partition("| `loss.rollout_correction` |")[2].partition("\n\n")[0]

@@ -99,7 +99,7 @@ def sentence_before(text: str, start: int) -> str:
 
 def governed(before: str) -> bool:
     """Whether what stands before a statement doubts or denies it, or says that it is another's."""
-    clause = _SURELY.sub(" ", _CLAUSE.split(_SURELY.sub(" ", before))[-1])
+    clause = _CLAUSE.split(_SURELY.sub(" ", before))[-1]
     others = _OPINION.search(clause) is not None and not _OURS.search(clause)
     return others or _DOUBTED.search(clause) is not None or _OTHER.search(before) is not None
 

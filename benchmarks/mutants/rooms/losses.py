@@ -189,8 +189,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "losses/m2po.py",
         "M2po.select",
-        old="np.sign(tokens.advantages) > 0",
-        new="np.sign(tokens.advantages) < 0",
+        old="np.nonzero(outward(",
+        new="np.nonzero(~outward(",
         tests=("losses/test_selection.py",),
     ),
     Mutant(
