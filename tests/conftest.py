@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,18 @@ def pytest_collection_finish() -> None:
     """The tests themselves, thousands of them, and all modules stay: no search for garbage need look at them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def modules_of_a_test_end_with_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's module that a test wrote and imported would be another test's that gives its own the same name."""
+    modules, path = set(sys.modules), list(sys.path)
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - modules:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
+            del sys.modules[name]
+    sys.path[:] = path
 
 
 @pytest.fixture(scope="session")

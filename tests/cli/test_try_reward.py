@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,14 +46,12 @@ data: {train: {kind: files, path: sums.csv, prompt_field: question, answer_field
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rewards_to_try.py").write_text(MODULE)
     (tmp_path / "sums.csv").write_text("question,solution,level\n1 + 1?,2,1\n2 + 2?,4,2\nWho?,Ada,1\n")
     (tmp_path / "run.yaml").write_text(RUN)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield lambda *words: call_main(["try-reward", *words], monkeypatch, capfd)
-    sys.modules.pop("rewards_to_try", None)
+    return lambda *words: call_main(["try-reward", *words], monkeypatch, capfd)
 
 
 def without_seconds(text: str) -> list[str]:

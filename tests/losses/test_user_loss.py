@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -155,18 +153,15 @@ BROKEN = {
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "losses_of_mine.py").write_text(MODULE)
     (tmp_path / "losses_that_move.py").write_text("import os; os.chdir('/')\n" + MODULE)
     for name, code in BROKEN.items():
         (tmp_path / f"losses_broken_{name}.py").write_text(code)
     (tmp_path / "losses_in_a_folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     importlib.invalidate_caches()
-    yield tmp_path
-    for name in ("losses_of_mine", "losses_that_move"):
-        sys.modules.pop(name, None)
+    return tmp_path
 
 
 def test_it_is_found_in_the_current_folder() -> None:

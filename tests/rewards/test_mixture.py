@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 
 import pytest
 from pydantic import ValidationError
@@ -37,8 +36,6 @@ def fails(problem, response):
 def user_module(tmp_path, monkeypatch):
     (tmp_path / "user_rewards_m.py").write_text(USER_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("user_rewards_m", None)
 
 
 def mixture(**components) -> RewardConfig:

@@ -66,8 +66,7 @@ def act(problem, response):
 def kind(tmp_path, monkeypatch):
     (tmp_path / "user_rewards_pool.py").write_text(USER_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "user_rewards_pool:act"
-    sys.modules.pop("user_rewards_pool", None)
+    return "user_rewards_pool:act"
 
 
 def workers_of(pid: int) -> list[psutil.Process]:

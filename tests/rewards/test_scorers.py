@@ -129,9 +129,7 @@ def user_module(tmp_path, monkeypatch):
     for name, code in EXITS.items():
         (tmp_path / f"exits_a_{name}.py").write_text(f"import sys\ndef f(problem, response): ...\n{code}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield "user_rewards_a"
-    sys.modules.pop("user_rewards_a", None)
+    return "user_rewards_a"
 
 
 def test_user_function_in_the_current_directory(user_module):
