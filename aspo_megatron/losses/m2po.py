@@ -45,8 +45,9 @@ class M2po(Loss):
 
     def select(self, tokens: UpdateTokens) -> npt.NDArray[np.bool_]:
         """The outward tokens that are dropped."""
-        log_ratio = tokens.log_probs - tokens.old_log_probs
-        (candidates,) = np.nonzero(outward(RatioTokens.of_update(tokens)).numpy())
+        ratios = RatioTokens.of_update(tokens)
+        log_ratio = ratios.log_ratio.numpy()
+        (candidates,) = np.nonzero(outward(ratios).numpy())
         moments = log_ratio[candidates] ** 2
         order = np.argsort(moments, kind="stable")
         means = np.cumsum(moments[order]) / np.arange(1, len(order) + 1)  # never falls
