@@ -217,7 +217,7 @@ def _variation(variation: Variation) -> str:
     why = {
         "given": "as allowed by --also",
         "start": "each pair has a start of its own, the same in all groups",
-        "without result": "changes nothing of what is computed",
+        "without result": "changes nothing of what is computed but rounding",
     }[variation.kind]
     return f"{variation.key}: {why}{_values(variation.values)}"
 

@@ -112,16 +112,16 @@ def read_comparison(
         raise UserError(f"--by {one_line(by)}: --pair is the same setting; runs are paired by another, such as seed")
     runs = _read(run_folders(places), by, pair, also)
     placed = _placed(runs, by, pair)
-    groups, all_pairs = list(dict.fromkeys(run.group for run in runs)), _in_order({run.pair for run in runs})
+    groups = list(dict.fromkeys(run.group for run in runs))
     if len(groups) < 2:
         value = one_line(runs[0].settings[by])
         raise UserError(f"--by {one_line(by)}: {value} in all runs, so there are no groups to compare")
     baseline = _baseline(groups, against)
-    lacking = _lacking(placed, groups, all_pairs, pair)
+    lacking = _lacking(placed, groups, pair)
     if lacking and not incomplete:
         reasons = [f"{reason}; {advice}" for reason, advice in lacking.values()]
         raise UserError(*reasons, f"--incomplete compares without {_those(pair, list(lacking))}, in all groups")
-    pairs = [one for one in all_pairs if one not in lacking]
+    pairs = _in_order({run.pair for run in runs} - lacking.keys())
     if len(pairs) < 2:
         raise UserError(
             f"{one_line(pair)}: {counted(len(pairs), 'value')} in all groups; an interval needs two pairs, and a claim "
@@ -219,12 +219,10 @@ def _label(by: str, value: str) -> str:
     return value if by == _LOSS else f"{by.rpartition('.')[2]}={value}"
 
 
-def _lacking(
-    placed: Mapping[tuple[str, str], Run], groups: Sequence[str], pairs: Sequence[str], pair: str
-) -> dict[str, tuple[str, str]]:
+def _lacking(placed: Mapping[tuple[str, str], Run], groups: Sequence[str], pair: str) -> dict[str, tuple[str, str]]:
     """The pairs that are not complete, each with the reason and what to do."""
     found: dict[str, tuple[str, str]] = {}
-    for one in pairs:
+    for one in _in_order({one for _, one in placed}):
         for group in groups:
             run = placed.get((group, one))
             if run is None:
