@@ -121,12 +121,7 @@ def read_comparison(
     if lacking and not incomplete:
         reasons = [f"{reason}; {advice}" for reason, advice in lacking.values()]
         raise UserError(*reasons, f"--incomplete compares without {_those(pair, list(lacking))}, in all groups")
-    pairs = _in_order({run.pair for run in runs} - lacking.keys())
-    if len(pairs) < 2:
-        raise UserError(
-            f"{one_line(pair)}: {counted(len(pairs), 'value')} in all groups; an interval needs two pairs, and a claim "
-            f"{pairs_needed(len(groups) - 1)}"
-        )
+    pairs = _enough({run.pair for run in runs} - lacking.keys(), groups, pair)
     rows = [[placed[group, one] for one in pairs] for group in groups]
     compared = [run for row in rows for run in row]
     allowed = Allowed(by, pair, tuple(also))
@@ -195,6 +190,16 @@ def _placed(runs: Sequence[Run], by: str, pair: str) -> dict[tuple[str, str], Ru
 def _in_order(values: Iterable[str]) -> list[str]:
     """Whole numbers by their size, then others."""
     return sorted(values, key=lambda text: (0, int(text), text) if text.isdecimal() else (1, 0, text))
+
+
+def _enough(pairs: set[str], groups: Sequence[str], pair: str) -> list[str]:
+    """The pairs in their order, of which there have to be two at least."""
+    if len(pairs) < 2:
+        raise UserError(
+            f"{one_line(pair)}: {counted(len(pairs), 'value')} in all groups; an interval needs two pairs, and a claim "
+            f"{pairs_needed(len(groups) - 1)}"
+        )
+    return _in_order(pairs)
 
 
 def _baseline(groups: Sequence[str], against: str | None) -> str:

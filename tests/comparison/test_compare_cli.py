@@ -169,6 +169,7 @@ def test_the_default_place_and_mistakes(tmp_path: Path, monkeypatch: pytest.Monk
     assert run_cli().exit_code == 2
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # letters that the font lacks
 def test_names_of_others_are_text(tmp_path: Path) -> None:
     name = f"<b>$x$|_{HOSTILE}"
     make_groups(tmp_path / "runs", {"grpo": [0.5, 0.6]})

@@ -96,7 +96,7 @@ def test_what_is_no_number_or_missing_is_named_and_not_compared(tmp_path: Path) 
     make_groups(tmp_path, TWO)
     for run, metric, value in (("aspo-2", "entropy", float("nan")), ("grpo-1", "grad_norm", float("inf"))):
         with Recorder(tmp_path / run, tensorboard=False) as recorder:
-            others = {name: 0.3 for name in ("reward/mean", "entropy", "repetition/mean", "grad_norm")}
+            others = dict.fromkeys(("reward/mean", "entropy", "repetition/mean", "grad_norm"), 0.3)
             scores = {"eval/avg@4": 0.5, "eval/pass@4": 0.6} | ({"eval/avg@2": 0.1} if run == "grpo-1" else {})
             recorder.log(STEPS, scores | others | {metric: value})
     found = measured(read_comparison([tmp_path]))
