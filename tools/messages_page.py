@@ -23,6 +23,7 @@ _PAGES = {
     "api": "python",
     "check": "parallelism",
     "checkpoint": "checkpoints",
+    "comparison": "comparing",
     "config": "configuration",
     "data": "data",
     "evaluation": "evaluation",

@@ -22,7 +22,7 @@ from aspo_megatron.cli import (
     train,
 )
 from aspo_megatron.cli.first_steps import completion, init, try_reward
-from aspo_megatron.cli.views import plot, samples, watch
+from aspo_megatron.cli.views import compare, plot, samples, watch
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.streams import show
 
@@ -73,6 +73,7 @@ app.command(short_help="Make a Slurm batch script for a run, or submit it.")(slu
 app.command(short_help="Plan a run: memory, traffic, time, the best layouts.")(plan.plan)
 app.command(short_help="Quantise a model for servers, and say what that changes.")(quantize.quantize)
 app.command(short_help="Draw the curves of one or several runs.")(plot.plot)
+app.command(short_help="Tell whether runs that differ in one setting really differ.")(compare.compare)
 app.command(short_help="Show sampled responses, token by token.")(samples.samples)
 app.command(short_help="Watch a run in the terminal while it trains.")(watch.watch)
 app.command(short_help="List the losses with their hyperparameters.")(losses.losses)

@@ -63,7 +63,7 @@ def table(
         if markdown or not sys.stdout.isatty():
             show(f"{one.markdown()}\n")
         else:
-            _show(one.head, one.rows, one.notes)
+            show_table(one.head, one.rows, one.notes)
 
 
 def _bases(published: str) -> list[str]:
@@ -76,7 +76,8 @@ def _bases(published: str) -> list[str]:
     return bases
 
 
-def _show(head: list[str], rows: list[list[str]], notes: list[str]) -> None:
+def show_table(head: list[str], rows: list[list[str]], notes: list[str]) -> None:
+    """Draw a table in the terminal, its first column of names; `notes` stand below."""
     from rich.console import Console
     from rich.table import Table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,17 @@ def differing_keys(saved: RunConfig, run: RunConfig) -> list[str]:
     """The keys that make `run` another run than `saved`."""
     free = _MAY_CHANGE if run.model.kernels.fp8 != "none" else (*_MAY_CHANGE, "model.kernels.fp8_recipe")
     found = _differing(saved.model_dump(mode="json"), run.model_dump(mode="json"))
-    return [key for key in found if not any(key == name or key.startswith(f"{name}.") for name in free)]
+    return [key for key in found if not _is_among(key, free)]
+
+
+def changes_no_result(key: str) -> bool:
+    """Whether a run may go on with another value of a key because that changes nothing of what is computed."""
+    return _is_among(key, _MAY_CHANGE)
+
+
+def _is_among(key: str, names: Sequence[str]) -> bool:
+    """Whether it is one of them, or in a section that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def is_finished(run: RunConfig) -> bool:

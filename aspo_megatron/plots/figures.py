@@ -87,7 +87,7 @@ def config_differences(series: Sequence[Series]) -> SeriesTable:
     Raises:
         UserError: a config.yaml is not YAML.
     """
-    settings = [[_settings(own_file(folder, RUN_CONFIG)) for folder in one.folders] for one in series]
+    settings = [[run_settings(folder) for folder in one.folders] for one in series]
     known = [one for group in settings for one in group if one]
     rows = []
     for key in dict.fromkeys(key for one in known for key in one):
@@ -97,8 +97,13 @@ def config_differences(series: Sequence[Series]) -> SeriesTable:
     return SeriesTable(tuple(one.name for one in series), tuple(rows))
 
 
-def _settings(path: Path) -> dict[str, str]:
-    """Dotted key -> value as text, empty if there is no such file."""
+def run_settings(folder: Path) -> dict[str, str]:
+    """The settings in a run's config.yaml: dotted key -> value as text; empty if there is no such file.
+
+    Raises:
+        UserError: it is not YAML, no configuration, or a link out of the folder.
+    """
+    path = own_file(folder, RUN_CONFIG)
     if not os.path.lexists(path):
         return {}
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,9 @@ RIGHT = 1.0
 class ShownSample:
     """A response. `tokens` and `weights` have one length; both are empty where none were recorded.
 
+    `log_probs` has that length, too, and is empty where none were recorded: those of the tokens by the policy that
+    generated them, nats.
+
     `prompt` is the text as the model was asked, with its template; None where that was not recorded.
 
     A weight w is the factor of the gradient -A * w * grad log pi at the token: 1 is REINFORCE's, 0 is no gradient.
@@ -43,6 +46,7 @@ class ShownSample:
     prompt: str | None = None
     tokens: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    log_probs: tuple[float, ...] = ()
 
     @property
     def is_neutral(self) -> bool:
@@ -114,10 +118,7 @@ def read_samples(
         if asked and _is_like(sample, only, containing):
             matching += 1
             chosen.append(sample)
-    if refused and not total:
-        raise UserError(next(iter(refused.values())))
-    if refused:
-        warn(f"warning: {name}, {named('line', refused)}: damaged, not a response; left out")
+    _tell_of(path, refused, total, warn)
     if not total:
         raise UserError(f"{name}: no response is recorded yet")
     if not matching:
@@ -127,6 +128,29 @@ def read_samples(
             raise UserError(f"{name}: none of {candidates} responses{what}")
         raise UserError(f"{name}: {_none_matches(step, problem, steps, problems)}")
     return Selection(tuple(chosen), matching, total)
+
+
+def each_sample(run: Path, warn: Callable[[str], None] = say) -> Iterator[ShownSample]:
+    """All responses of a run, one at a time; a line that is none is left out, with one warning for all at the end.
+
+    Raises:
+        UserError: no such file, or it has lines of which none is a response.
+    """
+    path = own_file(run, SAMPLES_FILE)
+    refused: dict[int, str] = {}
+    total = 0
+    for sample in _responses(path, refused):
+        total += 1
+        yield sample
+    _tell_of(path, refused, total, warn)
+
+
+def _tell_of(path: Path, refused: Mapping[int, str], total: int, warn: Callable[[str], None]) -> None:
+    """Say which lines of a file were left out, of which `total` others are responses."""
+    if refused and not total:
+        raise UserError(next(iter(refused.values())))
+    if refused:
+        warn(f"warning: {one_line(path)}, {named('line', refused)}: damaged, not a response; left out")
 
 
 def _responses(path: Path, refused: dict[int, str]) -> Iterator[ShownSample]:
@@ -183,7 +207,7 @@ def parse_sample(line: bytes, where: str) -> ShownSample:
     try:
         step, advantage, answer = record.get("step"), record.get("advantage"), record.get("answer")
         prompt = record.get("prompt")
-        tokens, weights = record.get("tokens"), record.get("weights")
+        tokens, weights, log_probs = record.get("tokens"), record.get("weights"), record.get("log_probs")
         # An evaluation's `tokens` is their number.
         weighted = isinstance(tokens, list) and weights is not None
         sample = ShownSample(
@@ -198,6 +222,7 @@ def parse_sample(line: bytes, where: str) -> ShownSample:
             prompt=None if prompt is None else str(prompt),
             tokens=tuple(str(token) for token in tokens) if weighted else (),
             weights=tuple(float(weight) for weight in weights) if weighted else (),
+            log_probs=tuple(float(log_prob) for log_prob in log_probs) if weighted and log_probs is not None else (),
         )
     except KeyError as error:
         raise UserError(f"{where}: not a sampled response: it has no {error}") from error
@@ -205,6 +230,8 @@ def parse_sample(line: bytes, where: str) -> ShownSample:
         raise UserError(f"{where}: not a sampled response: {one_line(error)}") from error
     if len(sample.tokens) != len(sample.weights):
         raise UserError(f"{where}: {len(sample.tokens)} `tokens` but {len(sample.weights)} `weights`")
+    if sample.log_probs and len(sample.log_probs) != len(sample.tokens):
+        raise UserError(f"{where}: {len(sample.tokens)} `tokens` but {len(sample.log_probs)} `log_probs`")
     return sample
 
 

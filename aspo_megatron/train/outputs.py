@@ -139,7 +139,7 @@ def sample_records(
     tokenizer: PreTrainedTokenizerBase,
     loss: Loss,
 ) -> list[dict[str, Any]]:
-    """Lines of samples.jsonl.
+    """Lines of samples.jsonl. `log_probs` are those of the tokens by the policy that generated them, nats.
 
     Args:
         outputs: samples, each with log-prob and entropy of its tokens by the trained policy, see `token_outputs`.
@@ -159,6 +159,7 @@ def sample_records(
             "finish_reason": sample.finish_reason,
             "weight_versions": sample.versions,
             "tokens": [decode(tokenizer, [token]) for token in sample.response_ids.tolist()],
+            "log_probs": [round(log_prob, 4) for log_prob in sample.rollout_log_probs.tolist()],
             "weights": sample_weights(loss, sample, log_probs, entropy),
         }
         for sample, log_probs, entropy in outputs

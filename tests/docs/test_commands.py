@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import typer
+from comparison import made_groups as compared
 from docs.test_extending import block
 from docs.test_pages import PAGES, commands, commands_of_helps
 from e2e.command import SETTINGS, TINY_MODEL
@@ -135,6 +136,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / "eval").mkdir()
         (run / "eval" / "step-000020.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
         shutil.copyfile(folder / "run.yaml", run / "config.yaml")
+    compared.make_groups(folder / "runs" / "rivals", {"aspo": [0.5, 0.6], "grpo": [0.5, 0.7]})
+    for rate in ("1e-06", "2e-06"):
+        for seed in (1, 2):
+            tree = compared.settings("aspo", seed, optimizer={"lr": float(rate)})
+            compared.make_run(folder / "runs" / "rates" / f"{rate}-{seed}", tree)
     (folder / "RUN").symlink_to("runs/mine")
     for model in ("aspo", "grpo", "base"):
         result(folder / "evals", model, "aime24", [16] * 30, 64)

@@ -56,7 +56,7 @@ def test_the_run_folder_is_complete(run: RunFolder) -> None:
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {line["step"] for line in samples} == set(range(1, steps + 1))
     names = {"step", "problem", "question", "prompt", "answer", "response", "reward", "advantage", "finish_reason"}
-    assert all(line.keys() == names | {"tokens", "weights", "weight_versions"} for line in samples)
+    assert all(line.keys() == names | {"tokens", "log_probs", "weights", "weight_versions"} for line in samples)
     for step in range(1, steps + 1):
         asked = [line["problem"] for line in samples if line["step"] == step]
         assert len(asked) == len(set(asked)) > 0

@@ -332,6 +332,7 @@ def test_what_is_recorded_is_what_happened(whole: tuple[Path, Seen]) -> None:
         shown = [sample for sample in samples if sample["step"] == step]
         assert sorted(sample["response"] for sample in shown) == sorted(map(tokenizer.decode, given))
         assert all(sample["weight_versions"] == [[step - 1, len(sample["tokens"])]] for sample in shown)
+        assert all(sample["log_probs"] == [-4.0] * len(sample["tokens"]) for sample in shown)  # the engine's
         trained_on = [(s.problem_id, s.reward, s.advantage) for s in seen.trained_on[step]]
         assert sorted((s["problem"], s["reward"], s["advantage"]) for s in shown) == sorted(trained_on)
         assert sorted(reward for _, reward, _ in trained_on) == sorted(rewards)
