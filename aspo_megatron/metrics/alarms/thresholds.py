@@ -1,0 +1,117 @@
+"""Every threshold of the alarms. docs/alarms.md is made of them.
+
+They are to tell a run that collapses from a healthy one, whatever the model: what has a scale of its own in each run
+(entropy, length, reward) is compared with the start of the same run, what has none (shares of tokens, nats) is not.
+Most come in two sizes: the smaller has to last, as a single step may be bad luck; the larger is told at once, as a
+collapse may take no more than a few steps.
+"""
+
+from __future__ import annotations
+
+STEPS_IN_A_ROW = 3
+"""A single step may be bad luck; so many in a row are not."""
+
+START_STEPS = 3
+"""The start of a run is the median of its first steps: of three, one may be an exception and does no harm."""
+
+# ---- cannot learn ----------------------------------------------------------------------------------------------------
+
+AGREE = 0.95
+"""Of the prompts, whose responses all got equal rewards: what is left to learn from is noise."""
+
+CUT = 0.5
+"""Of the responses: most of what is learnt is then to stop in time."""
+
+FAILED = 0.5
+"""Of the responses, which could not be scored and count as 0."""
+
+# ---- the reward, which the others refer to ---------------------------------------------------------------------------
+
+RECENT_STEPS = 3
+"""The reward of late is the mean over so many steps."""
+
+BEST_STEPS = 10
+"""The best reward is the highest mean over so many steps: the highest of many short means is luck."""
+
+NOISE_STEPS = 20
+"""Noise is measured by how far the reward jumps from step to step over so many steps, without the most recent ones."""
+
+FEWEST_JUMPS = 3
+"""Without so many jumps, nobody knows how noisy the reward is, and no fall of it is told."""
+
+SCORED = 0.1
+"""A step of which more responses could not be scored has no reward: a broken reward is not a bad answer."""
+
+GAIN_NOISE = 2.0
+"""The reward has gained if it is above its start by so many standard errors of the difference of the two means ..."""
+
+GAIN_SHARE = 0.02
+"""... and by this share of the start's or the best's size, whichever is larger: where there is no noise."""
+
+NEAR_TOP = 0.9
+"""A reward from here on is near its top, where a best below 1 says that the top is 1."""
+
+MATCH_ROOM, MATCH_START = 0.2, 0.3
+"""A loss of most of the entropy is matched if the reward has gained this share of the room above its start (to 1), or
+this share of its start: what a hard task can give is the latter."""
+
+# ---- collapse --------------------------------------------------------------------------------------------------------
+
+ENTROPY_LEFT, ENTROPY_LEFT_AT_ONCE = 0.2, 0.05
+"""Of the entropy at the start. Healthy runs go as low while the reward rises; without that, nothing new is tried any
+more."""
+
+ENTROPY_NATS = 0.05
+"""A policy that begins below is deterministic already: what it loses is no collapse."""
+
+ENTROPY_TIMES, ENTROPY_TIMES_AT_ONCE = 2.5, 5.0
+"""Of the entropy at the start. Wide clip ranges and bonuses raise it a little; twice and more without a gain of reward
+is a policy that forgets what it knows."""
+
+ENTROPY_RISE = 0.3
+"""Nats per token: a rise from nearly nothing to a little is many times its start, and harmless."""
+
+REPETITION_RISE, REPETITION_RISE_AT_ONCE = 0.2, 0.5
+"""4-grams that repeat, as a share, above the start: long chains of thought repeat more than short ones, but not by so
+much."""
+
+CLIPPED, CLIPPED_AT_ONCE = 0.25, 0.5
+"""Tokens without a gradient, as a share: healthy runs have a few per cent, small models with several epochs ten."""
+
+UPDATE_KL, UPDATE_KL_AT_ONCE = 0.1, 0.5
+"""Nats per token between the policy that sampled and the one after the updates of the step: healthy runs stay below
+0.03, with an exception of 0.06 in the very first step."""
+
+KL, KL_AT_ONCE = 3.0, 100.0
+"""Nats per token to the starting model. k3 is a mean that single tokens dominate, so that only a great many at once
+mean anything by themselves."""
+
+KL_TIMES, KL_EXPLODED = 10.0, 1.0
+"""A KL of so many times its median over the steps before explodes, if it is so many nats by now."""
+
+KL_STEPS = 10
+"""Steps of that median; the most recent ones are left out."""
+
+LENGTH_FALL, LENGTH_RISE = 0.5, 2.0
+"""Of the length at the start, without a gain of reward: with one, shorter or longer is what the task wants."""
+
+LENGTH_FALL_AT_ONCE, LENGTH_RISE_AT_ONCE = 0.25, 4.0
+
+REWARD_FALL, REWARD_FALL_AT_ONCE = 0.15, 0.4
+"""Below its best, as a share of the best, or of what it has gained where that is more."""
+
+REWARD_NOISE, REWARD_NOISE_AT_ONCE = 6.0, 6.0
+"""The fall is to be so many times the noise of the mean of late, or of a single step, too."""
+
+REWARD_STEPS = 2
+"""In a row: each is a mean over several steps already."""
+
+HELDOUT_FALL = 0.05
+"""Points of accuracy (as a share) below the best evaluation: at a few hundred problems, which is what most have."""
+
+HELDOUT_ERRORS = 1.5
+"""And so many standard errors of a difference between two evaluations, where the number of problems is known; this one
+is too large by far, as both ask the same problems."""
+
+HELDOUT_AT_ONCE = 2.0
+"""One evaluation as far below as so many times that is told at once; else it takes two in a row."""
