@@ -34,6 +34,7 @@ class Alarm:
         when: it is raised: the rule in words, for people.
         why: it is one, for people.
         collapse: whether it says that the run gets worse; else that it learns nothing.
+        advice: what to do in general, for people, where the cure depends on the figures.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Alarm:
     when: str
     why: str
     collapse: bool = True
+    advice: str = ""
 
 
 def level_of(value: float | None, high: float, at_once: float) -> Level:

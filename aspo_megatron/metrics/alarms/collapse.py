@@ -212,6 +212,8 @@ COLLAPSE = (
         f"{LENGTH_FALL_AT_ONCE:g} or above {LENGTH_RISE_AT_ONCE:g} times in one",
         why="it gives up answering, or never ends. No alarm while the reward is above its start: longer or shorter is "
         "then what the task wants",
+        advice="see what the model writes (aspo samples RUN); too long: shaping.overlong_tokens; too short: see whether "
+        "the reward likes short ones, lower optimizer.lr, or raise loss.kl_coef",
     ),
 )
 """What in a step's figures says that the policy gets worse, often before its score does."""

@@ -108,6 +108,8 @@ SCORE = (
         f"{HELDOUT_AT_ONCE:g} times as far; with few problems, more than {HELDOUT_ERRORS:g} standard errors "
         "(`eval/problems`)",
         why="the policy gets worse; while the reward of training does not fall, it games the reward",
+        advice="lower optimizer.lr, or raise loss.kl_coef; while the reward does not fall, see what is rewarded (aspo "
+        "samples RUN, aspo try-reward), and take more problems; take the weights of the best evaluation, if saved",
     ),
 )
 """What the scores themselves say: the last to be seen, and the surest."""
