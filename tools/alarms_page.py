@@ -29,37 +29,39 @@ _HEAD = f"""\
 
 <!-- Generated: python tools/alarms_page.py -->
 
-A run looks at its own metrics after every step, and warns as soon as they say that it learns nothing, or that the policy
-collapses. Most collapses show in entropy, updates, KL, repetition or length before held-out accuracy has fallen: these are
-what the [ASPO paper](https://arxiv.org/abs/2510.06062v2) looks at, in its appendix D, to tell healthy convergence from a
-local optimum.
+A run looks at its own metrics after every step, and warns as soon as they say that it learns nothing, or that the
+policy collapses. Most collapses show in entropy, updates, KL, repetition or length before held-out accuracy has
+fallen: these are what the [ASPO paper](https://arxiv.org/abs/2510.06062v2) looks at, in its appendix D, to tell
+healthy convergence from a local optimum.
 
-- **The terminal** and `RUN/logs` get a line when an alarm is raised, with what to do, and again each time that it has lasted
-  twice as long.
-- **`aspo plot`** marks the step in the panel of the metric, with a red triangle and a dotted line, and names the alarms below
-  the figure. Its page and `--text` list them with what to do.
+- **The terminal** and `RUN/logs` get a line when an alarm is raised, with what to do, and again each time that it
+  has lasted twice as long.
+- **`aspo plot`** marks the step in the panel of the metric, with a red triangle and a dotted line, and names the
+  alarms below the figure. Its page and `--text` list them with what to do.
 - **`aspo watch`** shows those that are on now in lines that begin with `!`, and names those that are over.
 
-All of these are computed from `metrics.jsonl` alone, for runs that go and for those that are over, and a run that resumes goes
-on with the lines it finds there. `log.alarms=false` turns them all off, also in the plots of that run. No alarm changes or ends
-a run.
+All of these are computed from `metrics.jsonl` alone, for runs that go and for those that are over, and a run that
+resumes goes on with the lines it finds there. `log.alarms=false` turns them all off, also in the plots of that run.
+No alarm changes or ends a run.
 
-**The start** is the median of the first {START_STEPS} steps. A metric that a run does not have (no KL term, a loss of your own
-without clip metrics), or that is not a number, raises no alarm. Where two thresholds are named, the smaller one has to last,
-as a single step may be bad luck ({STEPS_IN_A_ROW} steps in a row as a rule); the larger one is told at once.
+**The start** is the median of the first {START_STEPS} steps. A metric that a run does not have (no KL term, a loss
+of your own without clip metrics), or that is not a number, raises no alarm. Where two thresholds are named, the
+smaller one has to last, as a single step may be bad luck ({STEPS_IN_A_ROW} steps in a row as a rule); the larger
+one is told at once.
 """
 
 _HEALTHY = f"""\
 ## What healthy convergence looks like
 
-Entropy falls while the reward rises, and clip fractions, `approx_kl` and the gradient fall with it, as there is less left to
-learn. A run whose entropy goes to {ENTROPY_LEFT_AT_ONCE:.0%} of its start while its reward goes from 0.2 to 0.95 raises no
-alarm, and neither does one whose reward is near its top ({NEAR_TOP:g} of 1). Length may grow to {LENGTH_RISE:g} times its start
-and beyond as long as the reward rises with it. Near the end of such a run the responses to most prompts agree, and the run
-says so: it has learnt these problems.
+Entropy falls while the reward rises, and clip fractions, `approx_kl` and the gradient fall with it, as there is
+less left to learn. A run whose entropy goes to {ENTROPY_LEFT_AT_ONCE:.0%} of its start while its reward goes from
+0.2 to 0.95 raises no alarm, and neither does one whose reward is near its top ({NEAR_TOP:g} of 1). Length may grow
+to {LENGTH_RISE:g} times its start and beyond as long as the reward rises with it. Near the end of such a run the
+responses to most prompts agree, and the run says so: it has learnt these problems.
 
-A local optimum looks the same in entropy, but the reward stays where it is: the policy has become sure of answers that are
-no better. Look at `aspo samples RUN`, and at `eval/pass@K`, which falls first when ways to reach answers are given up.
+A local optimum looks the same in entropy, but the reward stays where it is: the policy has become sure of answers
+that are no better. Look at `aspo samples RUN`, and at `eval/pass@K`, which falls first when ways to reach answers
+are given up.
 """
 
 

@@ -65,7 +65,8 @@ CANNOT_LEARN = (
         when="a step makes no update",
         why="the step cost its time and changed nothing",
         collapse=False,
-        advice="rollout.dynamic_sampling=refill, or other problems; without shaping.mask_truncated, cut responses count",
+        advice="rollout.dynamic_sampling=refill, or other problems; without shaping.mask_truncated, cut responses "
+        "count",
     ),
     Alarm(
         name="equal rewards",
@@ -77,8 +78,9 @@ CANNOT_LEARN = (
         when=f"{AGREE:.0%} of the prompts or more, in {STEPS_IN_A_ROW} steps in a row",
         why="the advantage of such responses is 0",
         collapse=False,
-        advice="harder problems where the reward is high; else see what the model writes (aspo samples RUN) and whether "
-        "the reward knows a right answer (aspo try-reward), easier problems, a higher rollout.responses_per_prompt",
+        advice="harder problems where the reward is high; else see what the model writes (aspo samples RUN) and "
+        "whether the reward knows a right answer (aspo try-reward), easier problems, or a higher "
+        "rollout.responses_per_prompt",
     ),
     Alarm(
         name="cut responses",

@@ -65,7 +65,7 @@ def _entropy_left(course: Course) -> Level:
 
 def _entropy_risen(course: Course) -> Level:
     found = _since_start(course, "entropy")
-    if found is None or found[0] - found[1] < ENTROPY_RISE or course.has_gained:
+    if found is None or found[0] - found[1] < ENTROPY_RISE:
         return Level.NONE
     return level_of(found[0] / max(found[1], 1e-9), ENTROPY_TIMES, ENTROPY_TIMES_AT_ONCE)
 
@@ -136,8 +136,7 @@ COLLAPSE = (
         level=_entropy_risen,
         first=STEPS_IN_A_ROW,
         what=lambda course: (
-            f"the entropy has risen ({_said(course, 'entropy', ' nats per token')}) and the reward has "
-            f"not {_rewards(course)}: the policy dissolves"
+            f"the entropy has risen ({_said(course, 'entropy', ' nats per token')}): the policy dissolves"
         ),
         cure=lambda course, settings: (
             f"{_closer(settings)}; keep {settings.named('loss.entropy_coef')} small, and see "
@@ -145,7 +144,7 @@ COLLAPSE = (
         ),
         when=f"{ENTROPY_TIMES:g} times the start's entropy {_LASTS}, or {ENTROPY_TIMES_AT_ONCE:g} times in one; "
         f"{ENTROPY_RISE:g} nats above it at least",
-        why="the policy forgets what it knew. No alarm while the reward is above its start",
+        why="the policy forgets what it knew; if the reward rises meanwhile, see whether noise can earn it",
     ),
     Alarm(
         name="repetition",
@@ -212,8 +211,8 @@ COLLAPSE = (
         f"{LENGTH_FALL_AT_ONCE:g} or above {LENGTH_RISE_AT_ONCE:g} times in one",
         why="it gives up answering, or never ends. No alarm while the reward is above its start: longer or shorter is "
         "then what the task wants",
-        advice="see what the model writes (aspo samples RUN); too long: shaping.overlong_tokens; too short: see whether "
-        "the reward likes short ones, lower optimizer.lr, or raise loss.kl_coef",
+        advice="see what the model writes (aspo samples RUN); too long: shaping.overlong_tokens; too short: see "
+        "whether the reward likes short ones, lower optimizer.lr, or raise loss.kl_coef",
     ),
 )
 """What in a step's figures says that the policy gets worse, often before its score does."""

@@ -39,7 +39,7 @@ class Evaluated:
         step: that it is of.
         accuracy: avg@K, 0 to 1.
         margin: how far below it another has to be to mean anything.
-        reward: of the training of late, when it was made; None before there is one.
+        reward: of the training of late, when it was made; None before the first step.
     """
 
     step: int
@@ -54,8 +54,7 @@ class Course:
     def __init__(self) -> None:
         self.figures: Mapping[str, float] = {}
         """Of the last step that trained."""
-        self.best_reward: float | None = None
-        """Highest mean over `BEST_STEPS` steps; over those that there are in a younger run."""
+        self._best_reward: float | None = None
         self.best_evaluation: Evaluated | None = None
         self.evaluations: list[Evaluated] = []
         """The last two."""
@@ -102,26 +101,40 @@ class Course:
         return fmean(self._rewards[:START_STEPS]) if len(self._rewards) > START_STEPS else None
 
     @property
+    def best_reward(self) -> float | None:
+        """Highest mean over `BEST_STEPS` steps, in a younger run over those there are; of the first steps, that before."""
+        if self._best_reward is not None or len(self._rewards) < 2:
+            return self._best_reward
+        return fmean(self._rewards[:-1])
+
+    @property
     def last_reward(self) -> float | None:
         """Of the last step; None if too few of its responses could be scored, or before the first."""
         return self._rewards[-1] if self._rewards and self._reward_of_step() is not None else None
 
     @property
     def noise(self) -> float | None:
-        """Standard deviation of a step's reward; None while nobody can know.
+        """Standard deviation of a step's reward; None if nobody can know.
 
         By the jumps from step to step, which a slow change does not widen: for normal noise of deviation s, a jump has
         the mean size 2 s / sqrt(pi). The jumps of the most recent steps are left out: they may be what is looked for.
+        Before there are enough, it is the largest that n prompts with rewards in [0, 1] of mean m can have, which is
+        sqrt(m (1 - m) / n), at the best mean so far.
         """
         rewards = self._rewards[-NOISE_STEPS - RECENT_STEPS - 1 : -RECENT_STEPS]
         jumps = [abs(after - before) for before, after in pairwise(rewards)]
-        return fmean(jumps) * math.sqrt(math.pi) / 2 if len(jumps) >= FEWEST_JUMPS else None
+        if len(jumps) >= FEWEST_JUMPS:
+            return fmean(jumps) * math.sqrt(math.pi) / 2
+        prompts, best = self.value("groups/asked"), self.best_reward
+        if prompts is None or prompts < 1 or best is None or not 0 <= min(self._rewards) <= max(self._rewards) <= 1:
+            return None
+        return math.sqrt(best * (1 - best) / prompts)
 
     @property
     def size(self) -> float:
         """What a change of the reward is compared with: the size of its best, or how far that is above the start."""
         best, start = self.best_reward or 0.0, self.start_reward or 0.0
-        return max(abs(best), abs(start), best - start)
+        return max(abs(best), best - start)
 
     @property
     def gain(self) -> float:
@@ -155,7 +168,7 @@ class Course:
         self._rewards.append(value)
         if len(self._rewards) >= RECENT_STEPS:
             mean = fmean(self._rewards[-BEST_STEPS:])
-            self.best_reward = mean if self.best_reward is None else max(self.best_reward, mean)
+            self._best_reward = mean if self._best_reward is None else max(self._best_reward, mean)
 
     # ---- held-out accuracy -------------------------------------------------------------------------------------------
 
@@ -171,7 +184,8 @@ class Course:
         if problems >= 1:
             share = min(max(accuracy, 0.0), 1.0)
             margin = max(margin, HELDOUT_ERRORS * math.sqrt(2 * share * (1 - share) / problems))
-        evaluated = Evaluated(int(record.get("step", 0)), accuracy, margin, self.reward)
+        reward = fmean(self._rewards[-RECENT_STEPS:]) if self._rewards else None
+        evaluated = Evaluated(int(record.get("step", 0)), accuracy, margin, reward)
         self.evaluations = [*self.evaluations, evaluated][-2:]
         if self.best_evaluation is None or accuracy > self.best_evaluation.accuracy:
             self.best_evaluation = evaluated
