@@ -102,7 +102,7 @@ class Course:
 
     @property
     def best_reward(self) -> float | None:
-        """Highest mean over `BEST_STEPS` steps, in a younger run over those there are; of the first steps, that before."""
+        """Highest mean over `BEST_STEPS` steps, in a younger run over those there are; at first, before the last."""
         if self._best_reward is not None or len(self._rewards) < 2:
             return self._best_reward
         return fmean(self._rewards[:-1])

@@ -23,19 +23,20 @@ from aspo_megatron.metrics.alarms.thresholds import (
 
 def _reward(course: Course) -> Level:
     best, noise, last, mean = course.best_reward, course.noise, course.last_reward, course.reward
-    if best is None or noise is None or last is None or mean is None:
+    if best is None or noise is None or last is None:
         return Level.NONE
     if best - last > max(REWARD_FALL_AT_ONCE * course.size, REWARD_NOISE_AT_ONCE * noise):
         return Level.EXTREME
-    falls = best - mean > max(REWARD_FALL * course.size, REWARD_NOISE * noise / math.sqrt(RECENT_STEPS))
+    falls = mean is not None and best - mean > max(
+        REWARD_FALL * course.size, REWARD_NOISE * noise / math.sqrt(RECENT_STEPS)
+    )
     return Level.HIGH if falls else Level.NONE
 
 
 def _reward_what(course: Course) -> str:
     last, best = course.last_reward or 0.0, course.best_reward or 0.0
-    return (
-        f"the reward has fallen ({last:.3g} in this step, {course.reward or 0.0:.3g} of late, {best:.3g} at its best)"
-    )
+    of_late = "" if course.reward is None else f", {course.reward:.3g} of late"
+    return f"the reward has fallen ({last:.3g} in this step{of_late}, {best:.3g} at its best)"
 
 
 def _heldout(course: Course) -> Level:
