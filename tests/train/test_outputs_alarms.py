@@ -12,7 +12,7 @@ import pytest
 from aspo_megatron.config.io import load_config
 from aspo_megatron.evaluation.evaluator import Evaluation
 from aspo_megatron.evaluation.scores import Scores, mean_estimate
-from aspo_megatron.metrics.progress import ProgressDisplay
+from aspo_megatron.metrics.progress import SilentProgress
 from aspo_megatron.metrics.record import Recorder
 from aspo_megatron.train.outputs import RunOutputs
 
@@ -20,7 +20,7 @@ STEP = {"reward/mean": 0.4, "groups/all_agree": 0.2, "entropy": 0.6, "grad_norm"
 LOW = STEP | {"entropy": 0.1}
 
 
-class Shown(ProgressDisplay):
+class Shown(SilentProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -28,9 +28,6 @@ class Shown(ProgressDisplay):
 
     def message(self, text: str) -> None:
         self.said.append(text)
-
-    def update(self, step: int, **shown: Any) -> None:
-        pass
 
 
 def go(folder: Path, steps: Sequence[dict[str, float]], after: int | None, *settings: str) -> list[str]:

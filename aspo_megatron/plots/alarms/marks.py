@@ -59,4 +59,4 @@ def alarm_notes(told: Sequence[Told], width: int = 150) -> list[str]:
     runs = by_run(told)
     more = f"; and in {len(runs) - _SEEN_ONE_BY_ONE} more runs" if len(runs) > _SEEN_ONE_BY_ONE else ""
     text = f"red triangles: alarms, which `aspo plot --text` explains: {'; '.join(runs[:_SEEN_ONE_BY_ONE])}{more}"
-    return textwrap.wrap(text, width)
+    return textwrap.wrap(text, width, break_on_hyphens=False)
