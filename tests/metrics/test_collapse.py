@@ -251,6 +251,27 @@ def test_with_few_problems_the_margin_is_wider() -> None:
     assert raised(evaluations(values, 30.0)) == {}
 
 
+def test_evaluations_that_agree_make_the_margin_narrow() -> None:
+    name = "falling held-out accuracy"
+    steady = [0.3, 0.4, 0.401, 0.4, 0.402, 0.401, 0.4, 0.401, 0.402]
+    calm = [0.4, *steady[1:]]
+    best, least = 0.402, at.HELDOUT_LEAST
+    assert raised(evaluations([*calm, best - least * HIGH, best - least * HIGH])) == {name: 20}
+    assert raised(evaluations([*calm, best - least * LOW, best - least * LOW])) == {}
+    assert raised(evaluations([*calm, best - at.HELDOUT_AT_ONCE * least * HIGH])) == {name: 18}
+    assert raised(evaluations([*steady, best - 2 * least, best - 2 * least])) == {}  # its jumps were large
+    few = [*calm, best - 2.5 / 50, best - 2.5 / 50]
+    assert raised(evaluations(few, 500.0)) == {name: 18}
+    assert raised(evaluations(few, 50.0)) == {}  # not three problems of fifty
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
+def test_noise_of_evaluations_raises_next_to_nothing(noise: float) -> None:
+    """60 evaluations of n problems whose 4 responses are right or wrong at random: noise cannot be larger for this n."""
+    told = [seed for seed in range(40) if raised(evaluations(noisy([0.5] * 60, noise, seed), 0.25 / 4 / noise**2))]
+    assert len(told) <= 1
+
+
 def test_whether_the_reward_falls_with_it_is_said() -> None:
     falls = [0.3, 0.45, 0.4, 0.3]
     (hacked,) = alarms_of(evaluations(falls, reward=0.42))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 from aspo_megatron.metrics.alarms.thresholds import (
     BEST_STEPS,
@@ -16,6 +16,12 @@ from aspo_megatron.metrics.alarms.thresholds import (
     GAIN_SHARE,
     HELDOUT_ERRORS,
     HELDOUT_FALL,
+    HELDOUT_JUMPS,
+    HELDOUT_LAST_JUMPS,
+    HELDOUT_LEAST,
+    HELDOUT_NOISE,
+    HELDOUT_PROBLEMS,
+    HELDOUT_UNSURE,
     KL_STEPS,
     MATCH_ROOM,
     MATCH_START,
@@ -60,6 +66,7 @@ class Course:
         """The last two."""
         self._values: dict[str, list[float]] = {name: [] for name in _COMPARED}
         self._rewards: list[float] = []
+        self._accuracies: list[float] = []
 
     def add(self, record: Mapping[str, float]) -> bool:
         """A line; returns whether it is one of a step that trained, and not of an evaluation alone."""
@@ -179,13 +186,27 @@ class Course:
         if not found:
             return
         accuracy = found[max(found)]
-        problems = record.get("eval/problems", math.nan)
-        margin = HELDOUT_FALL
-        if problems >= 1:
-            share = min(max(accuracy, 0.0), 1.0)
-            margin = max(margin, HELDOUT_ERRORS * math.sqrt(2 * share * (1 - share) / problems))
+        self._accuracies.append(accuracy)
+        margin = self._margin(max(found), record.get("eval/problems", math.nan))
         reward = fmean(self._rewards[-RECENT_STEPS:]) if self._rewards else None
         evaluated = Evaluated(int(record.get("step", 0)), accuracy, margin, reward)
         self.evaluations = [*self.evaluations, evaluated][-2:]
         if self.best_evaluation is None or accuracy > self.best_evaluation.accuracy:
             self.best_evaluation = evaluated
+
+    def _margin(self, samples: int, problems: float) -> float:
+        """How far below the best the last accuracy has to be to mean anything.
+
+        `samples`: K of avg@K; `problems`: how many, NaN if that is not known.
+        """
+        margin, least = HELDOUT_FALL, HELDOUT_LEAST
+        if problems >= 1:
+            shares = [min(max(value, 0.0), 1.0) for value in (self._accuracies[-1], max(self._accuracies))]
+            variance = max(share * (1 - share) for share in shares)
+            margin = max(margin, HELDOUT_ERRORS * math.sqrt(2 * variance / (problems * samples)))
+            least = max(least, HELDOUT_PROBLEMS / problems)
+        jumps = [after - before for before, after in pairwise(self._accuracies[:-2][-HELDOUT_LAST_JUMPS - 1 :])]
+        if len(jumps) < HELDOUT_JUMPS:
+            return margin
+        noise = stdev(jumps) / math.sqrt(2) * (1 + HELDOUT_UNSURE / len(jumps))
+        return min(margin, max(least, HELDOUT_NOISE * noise))

@@ -12,6 +12,9 @@ from aspo_megatron.metrics.alarms.thresholds import (
     HELDOUT_AT_ONCE,
     HELDOUT_ERRORS,
     HELDOUT_FALL,
+    HELDOUT_LEAST,
+    HELDOUT_NOISE,
+    HELDOUT_PROBLEMS,
     RECENT_STEPS,
     REWARD_FALL,
     REWARD_FALL_AT_ONCE,
@@ -44,11 +47,7 @@ def _heldout(course: Course) -> Level:
     best = course.best_evaluation
     if best is None:
         return Level.NONE
-    below = [
-        (best.accuracy - one.accuracy) / max(best.margin, one.margin)
-        for one in course.evaluations
-        if one.step > best.step
-    ]
+    below = [(best.accuracy - one.accuracy) / one.margin for one in course.evaluations if one.step > best.step]
     if below and below[-1] > HELDOUT_AT_ONCE:
         return Level.EXTREME
     return Level.EXTREME if len(below) > 1 and min(below) > 1 else Level.NONE
@@ -105,9 +104,10 @@ SCORE = (
         first=1,
         what=_heldout_what,
         cure=_heldout_cure,
-        when=f"two evaluations in a row are more than {100 * HELDOUT_FALL:g} points below the best one, or one is "
-        f"{HELDOUT_AT_ONCE:g} times as far; with few problems, more than {HELDOUT_ERRORS:g} standard errors "
-        "(`eval/problems`)",
+        when=f"two evaluations in a row are more than a margin below the best one, or one is {HELDOUT_AT_ONCE:g} times "
+        f"as far. The margin is {100 * HELDOUT_FALL:g} points, or {HELDOUT_ERRORS:g} standard errors with few problems "
+        f"(`eval/problems`); less if the run's own evaluations agree better: {HELDOUT_NOISE:g} times their noise, "
+        f"{100 * HELDOUT_LEAST:g} points and {HELDOUT_PROBLEMS} problems at least",
         why="the policy gets worse; while the reward of training does not fall, it games the reward",
         advice="lower optimizer.lr, or raise loss.kl_coef; while the reward does not fall, see what is rewarded (aspo "
         "samples RUN, aspo try-reward), and take more problems; take the weights of the best evaluation, if saved",

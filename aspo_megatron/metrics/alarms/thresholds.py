@@ -112,9 +112,20 @@ REWARD_STEPS = 2
 HELDOUT_FALL = 0.05
 """Points of accuracy (as a share) below the best evaluation: at a few hundred problems, which is what most have."""
 
-HELDOUT_ERRORS = 1.5
-"""And so many standard errors of a difference between two evaluations, where the number of problems is known; this one
-is too large by far, as both ask the same problems."""
+HELDOUT_ERRORS = 3.5
+"""And so many standard errors of a difference between two evaluations, where the number of problems is known: the best
+is the luckiest of many. All ask the same problems, so that only their responses count; right or wrong at random, of n
+problems with K responses each and accuracy p, the error of a difference is at most sqrt(2 p (1 - p) / (n K))."""
+
+HELDOUT_NOISE, HELDOUT_JUMPS, HELDOUT_LAST_JUMPS = 6.0, 3, 20
+"""Less is enough in a run whose evaluations agree: so many times the noise of its own evaluations, measured by how
+their jumps differ (from so many jumps on, over the last so many, without the two that may be what is looked for)."""
+
+HELDOUT_UNSURE = 1.5
+"""Few jumps may agree by luck: divided by their number, this share is added to the noise that they say."""
+
+HELDOUT_LEAST, HELDOUT_PROBLEMS = 0.02, 3
+"""But these points, and so many problems, at least."""
 
 HELDOUT_AT_ONCE = 2.0
 """One evaluation as far below as so many times that is told at once; else it takes two in a row."""
