@@ -267,7 +267,7 @@ def test_evaluations_that_agree_make_the_margin_narrow() -> None:
 
 @pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
 def test_noise_of_evaluations_raises_next_to_nothing(noise: float) -> None:
-    """60 evaluations of n problems whose 4 responses are right or wrong at random: noise cannot be larger for this n."""
+    """60 evaluations of n problems whose 4 responses are right or wrong at random: no n problems have more noise."""
     told = [seed for seed in range(40) if raised(evaluations(noisy([0.5] * 60, noise, seed), 0.25 / 4 / noise**2))]
     assert len(told) <= 1
 
