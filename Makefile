@@ -65,12 +65,14 @@ docs: .venv/.installed
 	$(BIN)/python -m aspo_megatron.plan.readme $$(grep -l '^<!-- plan -->' examples/*/README.md | xargs -n 1 dirname)
 	$(BIN)/python tools/models_table.py
 	$(BIN)/python tools/messages_page.py
+	$(BIN)/python tools/alarms_page.py
 	$(BIN)/python tools/losses_page.py
 
 GENERATED := tests/config/test_reference.py::test_committed_reference_is_up_to_date \
     tests/plan/test_recipes.py::test_readme_has_the_plan \
     tests/evaluation/test_benchmarks.py::test_the_documentation_has_the_table \
     tests/docs/test_messages_page.py::test_the_page_is_up_to_date \
+    tests/docs/test_alarms_page.py::test_the_page_is_up_to_date \
     tests/docs/test_losses_page.py::test_the_page_is_up_to_date
 
 generated: .venv/.installed  ## Is what is generated up to date? Ten seconds; make docs makes most of it anew

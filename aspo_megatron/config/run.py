@@ -56,6 +56,10 @@ class LogConfig(Section):
     )
     wandb_project: str = Field("aspo-megatron", description="Project there.")
     samples_per_step: NonNegativeInt = Field(4, description="Responses of each step kept in RUN/samples.jsonl.")
+    alarms: bool = Field(
+        True,
+        description="Warn of a run that learns nothing or collapses, and mark it in its plots, see docs/alarms.md.",
+    )
     profile_step: NonNegativeInt = Field(
         0, description="Step whose time and memory are written to RUN/profile/ (`--profile`); 0: none."
     )

@@ -40,8 +40,9 @@ class Evaluation:
         return self.scores.average.value
 
     def metrics(self) -> dict[str, float]:
-        """By metric name, e.g. `eval/avg@4`."""
-        return {f"eval/{name}": estimate.value for name, estimate in self.scores.named().items()}
+        """By metric name, e.g. `eval/avg@4`; and of how many problems they are, which says how sure they are."""
+        named = {f"eval/{name}": estimate.value for name, estimate in self.scores.named().items()}
+        return named | {"eval/problems": float(len(self.scores.right))}
 
     def content(self) -> bytes:
         """All records as JSONL."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import whole_file
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.plots.alarms.marks import alarm_notes, draw_marks
+from aspo_megatron.plots.alarms.told import Told, told_of
 from aspo_megatron.plots.panel_drawing import draw_panel, place_single_step, set_names, short
 from aspo_megatron.plots.panels import Panel, panels_of
 from aspo_megatron.plots.series import Series, read_series
@@ -60,10 +62,14 @@ def _png(figure: Figure, dpi: int) -> bytes:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Each panel by itself, for a page that arranges them: its title, and the content of a PNG file; and the notes."""
+    """Each panel by itself, for a page that arranges them: its title, and the content of a PNG file; and the notes.
+
+    `told`: the alarms that are marked in them.
+    """
 
     panels: tuple[tuple[str, bytes], ...]
     notes: tuple[str, ...]
+    told: tuple[Told, ...] = ()
 
 
 def draw_pictures(series: Sequence[Series], smooth: int | None = None) -> Pictures:
@@ -79,15 +85,17 @@ def draw_pictures(series: Sequence[Series], smooth: int | None = None) -> Pictur
     from matplotlib.figure import Figure
 
     panels, missing = _some_panels(series)
+    told, several = told_of(series), len(series) > 1
     drawn, windows = [], []
     for panel in panels:
         figure = Figure(figsize=_ALONE, layout="constrained")
         axes = figure.subplots()
         windows.append(draw_panel(axes, panel, series, smooth))
         place_single_step([axes])
+        draw_marks(axes, panel, told, several=several)
         axes.set_xlabel("step", fontsize=9)
         drawn.append((panel.title, _png(figure, 180)))
-    return Pictures(tuple(drawn), tuple(_notes(series, missing, max(windows))))
+    return Pictures(tuple(drawn), tuple(_notes(series, missing, max(windows))), tuple(told))
 
 
 def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
@@ -110,6 +118,9 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
     cells = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flatten()
     windows = [draw_panel(axes, panel, series, smooth) for axes, panel in zip(cells, panels, strict=False)]
     place_single_step(list(cells[: len(panels)]))
+    told = told_of(series)
+    for axes, panel in zip(cells, panels, strict=False):
+        draw_marks(axes, panel, told, several=len(series) > 1)
     for axes in cells[max(0, len(panels) - _COLUMNS) : len(panels)]:  # the lowest of each column
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelbottom=True)
@@ -119,7 +130,7 @@ def draw_figure(series: Sequence[Series], smooth: int | None = None) -> Figure:
         figure.suptitle(short(series[0].name), fontsize=12, parse_math=False)
     else:
         _draw_names(figure, series)
-    if notes := _notes(series, missing, max(windows)):
+    if notes := [*_notes(series, missing, max(windows)), *alarm_notes(told)]:
         figure.supxlabel("\n".join(notes), fontsize=8, color="0.35", parse_math=False)
     return figure
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from aspo_megatron.errors import UserError
 from aspo_megatron.files import write_whole
 from aspo_megatron.foreign_text import one_line, safe
+from aspo_megatron.plots.alarms.told import Told
 from aspo_megatron.plots.curves import Pictures
 from aspo_megatron.plots.figures import SeriesTable, config_differences, final_figures
 from aspo_megatron.plots.series import Series
@@ -44,6 +45,7 @@ thead th { min-width: 5rem; max-width: 12rem; overflow-wrap: anywhere; }
 td { min-width: 3.5rem; max-width: 18rem; overflow-wrap: anywhere; }
 tbody th { position: sticky; left: 0; background: var(--page); min-width: 7rem; max-width: 15rem;
   overflow-wrap: anywhere; }
+.alarms b { color: var(--bad); }
 .best { font-weight: bold; } .best span { background: var(--mark); padding: 0 .3rem; margin-left: -.3rem; }
 @media (max-width: 40rem) { tbody th { max-width: 8rem; } }
 """
@@ -118,6 +120,7 @@ def plot_page(
         body.append(f'<p class="note">{html_text(status)}</p>')
     body += [_names(series), _pictures(pictures)]
     body += [f'<p class="note">{html_text(line)}</p>' for line in pictures.notes]
+    body += _alarms(pictures.told)
     body += ["<h2>Final figures</h2>", f'<p class="note">{note}</p>', _html_table(finals)]
     if differences.rows:
         body += ["<h2>Settings that differ</h2>", _html_table(differences)]
@@ -145,6 +148,17 @@ def _pictures(pictures: Pictures) -> str:
         for title, png in pictures.panels
     )
     return f'<div class="pictures">\n{images}\n</div>'
+
+
+def _alarms(told: Sequence[Told]) -> list[str]:
+    """What is wrong, and what to do; nothing without alarms."""
+    if not told:
+        return []
+    entries = "\n".join(
+        f"<li><b>{html_text(f'{one.where}: {one.raised.name}')}</b>: {html_text(one.raised.line)}</li>" for one in told
+    )
+    note = "Red triangles in the pictures: where a run raised each of its alarms first (see docs/alarms.md)."
+    return ["<h2>Alarms</h2>", f'<p class="note">{note}</p>', f'<ul class="alarms">\n{entries}\n</ul>']
 
 
 def _folders(series: Sequence[Series]) -> str:

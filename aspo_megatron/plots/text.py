@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aspo_megatron.metrics.console import lines, print_text, words
+from aspo_megatron.plots.alarms.told import Told, told_of
 from aspo_megatron.plots.figures import SeriesTable, config_differences, deviation, number
 from aspo_megatron.plots.panel_drawing import short
 from aspo_megatron.plots.panels import Panel, panels_of
@@ -46,7 +47,7 @@ class _Row:
 
 
 def print_figure(series: Sequence[Series], console: Console, smooth: int | None = None) -> None:
-    """Print the figure, and the settings in which the runs differ.
+    """Print the figure, the alarms of the runs, and the settings in which the runs differ.
 
     The curves of a panel share a scale, which stands above them, and the steps, so that they can be compared. In
     front of each is its first value, behind it the final figure. A console that has ASCII alone gets ASCII.
@@ -71,6 +72,7 @@ def print_figure(series: Sequence[Series], console: Console, smooth: int | None 
         _print_panel(panel, rows[panel], console, (name, begin, width), span, levels)
     if missing:
         print_text(console, words(f"not recorded: {', '.join(missing)}", style="dim"))
+    _print_alarms(told_of(series), console)
     _print_differences(config_differences(series), console)
 
 
@@ -209,6 +211,17 @@ def blocks(
     )
     inside = (columns >= filled[0]) & (columns <= filled[-1])
     return "".join(levels[int(rank)] if drawn else " " for rank, drawn in zip(ranks, inside, strict=True))
+
+
+def _print_alarms(told: Sequence[Told], console: Console) -> None:
+    """Each with what to do, where it was raised first."""
+    if told:
+        print_text(console, words(("Alarms", "bold")))
+    for one in told:
+        heading = (f"{one.where}: {one.raised.name}", "bold red")
+        print_text(console, words(" ", heading, f": {one.raised.line}"), wrap=True)
+    if told:
+        print_text(console, words())
 
 
 def _print_differences(table: SeriesTable, console: Console) -> None:

@@ -16,13 +16,13 @@ from aspo_megatron.data.samples import Problem, Sample
 from aspo_megatron.errors import UserError
 from aspo_megatron.evaluation.evaluator import Evaluation
 from aspo_megatron.files import write_whole
-from aspo_megatron.folders import CURVES_FILE, EVALUATIONS, SUMMARY_FILE, step_name
+from aspo_megatron.folders import CURVES_FILE, EVALUATIONS, METRICS_FILE, SUMMARY_FILE, step_name
 from aspo_megatron.foreign_text import one_line
 from aspo_megatron.inputs.shared import SharedInputs
 from aspo_megatron.losses import Loss
 from aspo_megatron.metrics.alarms import Alarms
 from aspo_megatron.metrics.progress import ProgressDisplay
-from aspo_megatron.metrics.record import Recorder
+from aspo_megatron.metrics.record import Recorder, read_metrics
 from aspo_megatron.plots.curves import draw_curves
 from aspo_megatron.train.step_metrics import sample_weights
 
@@ -51,9 +51,12 @@ class RunOutputs:
         return self._record_after is not None
 
     def begin(self, after_step: int | None) -> None:
-        """Begin to record: a new run, or one that goes on after a step."""
+        """Begin to record: a new run, or one that goes on after a step, with the alarms that it had by then."""
         if self._record_after is not None:
             self._recorder = self._record_after(after_step)
+            if after_step is not None:
+                recorded = read_metrics(self._config.output_dir / METRICS_FILE, self.progress.message)
+                self._alarms.go_on_after(recorded)
 
     def record_evaluation(self, step: int, result: Evaluation, *, own_line: bool) -> None:
         """Write every response of an evaluation, and show its accuracy.
@@ -65,6 +68,7 @@ class RunOutputs:
             self._recorder.write_file(path, result.content())
             if own_line:
                 self._recorder.log(step, result.metrics())
+                self._alarms.after(step, result.metrics())
         self.progress.message(f"held-out accuracy at step {step}: {result.average:.1%}")
 
     def record_samples(self, step: int, outputs: Sequence[tuple[Sample, np.ndarray, np.ndarray]], loss: Loss) -> None:

@@ -103,7 +103,7 @@ def _speed(view: RunView, width: int) -> Text:
 
 
 def _alarms(view: RunView) -> Text:
-    found = alarms(view.records)
+    found = alarms(view.records, view.settings)
     steps_left = not view.ended and view.step != view.total_steps  # after the last, a model is exported
     if steps_left and (silent := silence(view.records, view.seconds_since)):
         found.insert(0, silent)

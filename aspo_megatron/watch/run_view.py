@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aspo_megatron.errors import UserError
 from aspo_megatron.folders import LOGS, METRICS_FILE, RUN_CONFIG, RUN_LOCK, SAMPLES_FILE, SUMMARY_FILE
 from aspo_megatron.foreign_text import one_line
+from aspo_megatron.metrics.alarms import Settings, run_settings
 from aspo_megatron.metrics.phase_note import read_phase
 from aspo_megatron.metrics.record import read_metrics
 from aspo_megatron.plots.sample_file import ShownSample, parse_sample
 from aspo_megatron.plots.series import Series
 from aspo_megatron.reading import open_file, own_file, read_json
-from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 _TAIL_BYTES = 1 << 20
 _OF_A_RUN = (RUN_CONFIG, METRICS_FILE, LOGS, RUN_LOCK)
@@ -42,6 +40,7 @@ class RunView:
         phase: what it does now, and for how many seconds by the clock of this machine; None if that is not noted.
         samples: its last responses.
         told: what of the files could not be read.
+        settings: of its configuration, as far as it could be read.
     """
 
     folder: Path
@@ -52,6 +51,7 @@ class RunView:
     phase: tuple[str, float] | None
     samples: tuple[ShownSample, ...]
     told: tuple[str, ...]
+    settings: Settings
 
     @property
     def name(self) -> str:
@@ -93,7 +93,9 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
     if os.path.lexists(metrics):
         records = read_metrics(metrics, told.append)
     phase = read_phase(folder)
-    total = _total_steps(own_file(folder, RUN_CONFIG), told)
+    settings = _settings(folder, told)
+    steps = settings.get("train.steps")
+    total = steps if isinstance(steps, int) and steps > 0 else None
     return RunView(
         folder,
         records,
@@ -103,6 +105,7 @@ def read_run(folder: Path, responses: int = 0) -> RunView:
         None if phase is None else (phase[0], max(0.0, time.time() - phase[1])),
         _last_samples(own_file(folder, SAMPLES_FILE), responses),
         tuple(told),
+        settings,
     )
 
 
@@ -135,19 +138,13 @@ def mark_of(folders: Sequence[Path]) -> list[tuple[int, int, bool]]:
     return found
 
 
-def _total_steps(config: Path, told: list[str]) -> int | None:
-    """`train.steps` of the resolved configuration."""
-    if not os.path.lexists(config):
-        return None
+def _settings(folder: Path, told: list[str]) -> Settings:
+    """Of the resolved configuration; none if it cannot be read, which is told."""
     try:
-        with yaml_errors(config):
-            tree = yaml.safe_load(read_yaml(config))
+        return run_settings(folder)
     except UserError as error:
-        told.append(f"{one_line(config)}: cannot be read: {error}")
-        return None
-    train = tree.get("train") if isinstance(tree, dict) else None
-    steps = train.get("steps") if isinstance(train, dict) else None
-    return steps if isinstance(steps, int) and steps > 0 else None
+        told.append(str(error))
+        return Settings({}, str(folder))
 
 
 def _has_ended(summary: Path, steps: int) -> bool:

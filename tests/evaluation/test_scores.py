@@ -116,6 +116,7 @@ def test_scores_over_problems() -> None:
         "eval/pass@1": pytest.approx(result.average),
         "eval/pass@2": pytest.approx((1 / 2 + 1 + 0 + 5 / 6) / 4),
         "eval/pass@4": pytest.approx(3 / 4),
+        "eval/problems": 4.0,
     }
     assert result.scores.right == (1, 4, 0, 2)
 
@@ -133,7 +134,7 @@ def test_only_full_marks_count_as_right() -> None:
 
 def test_no_problem_is_no_error() -> None:
     assert summarize([], samples=4, pass_k=(1, 4)).metrics() == {
-        "eval/avg@4": 0.0, "eval/pass@1": 0.0, "eval/pass@4": 0.0
+        "eval/avg@4": 0.0, "eval/pass@1": 0.0, "eval/pass@4": 0.0, "eval/problems": 0.0
     }  # fmt: skip
 
 

@@ -315,7 +315,7 @@ def test_what_is_recorded_is_what_happened(whole: tuple[Path, Seen]) -> None:
     tokens = sum(map(len, given)) + 2 * len(given)  # prompts are of two tokens
     before, *steps = lines(folder / "metrics.jsonl")
     assert [line["step"] for line in (before, *steps)] == [0, 1, 2]
-    assert before.keys() == {"step", "eval/avg@1", "eval/pass@1"}
+    assert before.keys() == {"step", "eval/avg@1", "eval/pass@1", "eval/problems"}
     for line in steps:
         assert line["reward/mean"] == pytest.approx(sum(rewards) / len(rewards))
         assert line["response_tokens/mean"] == pytest.approx(sum(map(len, given)) / len(given))

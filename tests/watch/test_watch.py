@@ -285,6 +285,30 @@ def test_alarms() -> None:
     ]
 
 
+def test_alarms_of_a_collapse_now_and_before() -> None:
+    low = {"entropy": 0.01}
+    said = "the entropy has fallen (0.01 nats per token, 1 at the start) and the reward has not risen to match"
+    (line,) = after(*[{}] * 6, low)
+    assert line.startswith(f"in the last step {said}")
+    (line,) = after(*[{}] * 6, low, low)
+    assert line.startswith(f"for 2 steps {said}")
+    assert after(*[{}] * 6, low, {}) == ["earlier, and over: local optimum (step 7)"]
+    assert after(*[{}] * 6, *[{"groups/all_agree": 1.0}] * 3, {}) == []  # of a collapse alone
+
+
+def test_the_page_has_them_unless_they_are_off(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run")
+    go_on(run, range(1, 7))
+    go_on(run, range(7, 9), **{"approx_kl": 3.0, "grad_norm": float("nan"), "reward/mean": 0.6})
+    text = run_cli("watch", run, "--once").output
+    assert "! for 2 steps the updates of a step move the policy too far (approx_kl is 3 nats per token)" in text
+    assert "! not a number in step 8: grad_norm" in text
+    (run / "config.yaml").write_text("train: {steps: 8}\nlog: {alarms: false}\n")
+    text = run_cli("watch", run, "--once").output
+    assert "too far" not in text
+    assert "! not a number in step 8: grad_norm" in text
+
+
 def test_silence() -> None:
     assert silence([], 1e6) is None
     assert silence([{"step": 0, "eval/avg@4": 0.5}], 1e6) is None
