@@ -33,8 +33,8 @@ LOSSES = (
     "cispo",
     "sapo",
 )
-FIRST_SEED = 2
-"""With seed 1 the task and the learning rate were chosen."""
+FIRST_SEED = 11
+"""With seeds 1 to 4 the task and the learning rate were chosen."""
 
 
 def main() -> None:

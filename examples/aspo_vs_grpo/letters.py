@@ -1,7 +1,7 @@
-"""A task whose right tokens are unlikely: each letter of a word is shifted, most by one forward, eight of them back.
+"""A task whose right tokens are unlikely: each letter of a word is shifted, most by one forward, the rare half of the alphabet back.
 
 The model starts with the habit to shift all letters forward. At a rare letter the right token has a probability of
-about one in a hundred, so that it is met now and then; a loss that lets such tokens grow finds the rare letters one
+two in a hundred, so that it is met now and then; a loss that lets such tokens grow finds the rare letters one
 after the other, and one that does not ends in a local optimum: all words without a rare letter are right.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-RARE_LETTERS = 8
+RARE_LETTERS = 13
 SHARE_OF_RARE = 0.3
 """Probability that a letter of a word is a rare one."""
-HABIT = 0.99
+HABIT = 0.98
 """Probability that an answer to be imitated shifts a letter forward, whichever it is."""
 WORD_LENGTH = 5
 TO_IMITATE, TO_TRAIN_ON, HELD_OUT = 12_000, 4_000, 256
