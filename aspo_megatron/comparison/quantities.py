@@ -86,17 +86,17 @@ class _Plan:
 
 def measured(comparison: Comparison) -> Quantities:
     """All quantities of all runs. One with a value that is no number, or that a run lacks, is left out and named."""
-    average, passed = (_largest_k(comparison.groups, what) for what in ("avg", "pass"))
+    accuracy, passed = accuracy_metric(comparison.groups), _largest_k(comparison.groups, "pass")
     left_out: list[str] = []
     take = partial(_quantity, comparison=comparison, left_out=left_out)
     final_accuracy = mean_accuracy = None
-    if average is None:
+    if accuracy is None:
         left_out.append("held-out accuracy: no run recorded eval/avg@K")
     else:
-        metric = f"eval/avg@{average}"
-        final_accuracy = take(_Plan(f"final held-out accuracy (avg@{average})", metric, _last, is_share=True))
+        name = f"final held-out accuracy ({accuracy.removeprefix('eval/')})"
+        final_accuracy = take(_Plan(name, accuracy, _last, is_share=True))
         mean_accuracy = take(
-            _Plan("mean held-out accuracy over all evaluations after the start", metric, _mean, is_share=True)
+            _Plan("mean held-out accuracy over all evaluations after the start", accuracy, _mean, is_share=True)
         )
     plans = [
         _Plan("reward in training, over the last tenth of the steps", "reward/mean", _tail),
@@ -108,6 +108,12 @@ def measured(comparison: Comparison) -> Quantities:
         plans.insert(0, _Plan(f"final pass@{passed}", f"eval/pass@{passed}", _last, is_share=True))
     others = [quantity for plan in plans if (quantity := take(plan))]
     return Quantities(final_accuracy, mean_accuracy, tuple(others), tuple(left_out))
+
+
+def accuracy_metric(groups: Sequence[Series]) -> str | None:
+    """The metric of held-out accuracy, `eval/avg@K` with the largest K in any run; None if none recorded it."""
+    average = _largest_k(groups, "avg")
+    return None if average is None else f"eval/avg@{average}"
 
 
 def _largest_k(groups: Sequence[Series], what: str) -> int | None:

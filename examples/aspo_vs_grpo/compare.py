@@ -1,6 +1,6 @@
-"""ASPO beside its rivals: eight losses with ten seeds each, and the page that says what they show.
+"""ASPO beside its rivals: seven losses with ten seeds each, and the page that says what they show.
 
-    python examples/aspo_vs_grpo/compare.py [FOLDER] [--losses NAME ...] [--seeds N] [--jobs N]
+    python examples/aspo_vs_grpo/compare.py [FOLDER] [--losses NAME ...] [--seeds N] [--set KEY=VALUE ...]
 
 For each seed the losses start from the same model and get the same prompts in the same order with the same random
 numbers. What is there already is not run again, so that the same command goes on after Ctrl-C.
@@ -31,7 +31,6 @@ LOSSES = (
     "grpo-response-mean",
     "dapo",
     "cispo",
-    "sapo",
 )
 FIRST_SEED = 11
 """With seeds 1 to 4 the task and the learning rate were chosen."""
@@ -44,13 +43,13 @@ def main() -> None:
     if not (folder / "problems" / "heldout.jsonl").exists():
         write_problems(folder / "problems")
     seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
-    runs = Runs(folder, given.jobs)
+    runs = Runs(folder, given.set, given.jobs)
     runs.train([("start", seed) for seed in seeds])
     runs.train([(loss, seed) for seed in seeds for loss in given.losses])
     against = ["--against", "aspo"] if "aspo" in given.losses else []
     command = [sys.executable, "-m", "aspo_megatron.cli", "compare", str(folder / "runs"), *against]
     title = ["--title", "ASPO beside its rivals"]
-    sys.exit(subprocess.run([*command, *title, "--out", str(folder / "page.md")], check=False).returncode)
+    sys.exit(subprocess.run([*command, *title, "--out", str(given.out or folder / "page.md")], check=False).returncode)
 
 
 def _arguments() -> argparse.Namespace:
@@ -58,6 +57,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/aspo_vs_grpo"), metavar="FOLDER")
     parser.add_argument("--losses", nargs="+", default=LOSSES, metavar="NAME", help="as `aspo losses` lists them")
     parser.add_argument("--seeds", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all runs, but no start")
+    parser.add_argument("--out", type=Path, metavar="PAGE.md", help="default: FOLDER/page.md")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
     return parser.parse_args()
 
@@ -65,8 +66,9 @@ def _arguments() -> argparse.Namespace:
 class Runs:
     """Trains several runs at a time, and says how far they are."""
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        self._folder, self._jobs, self._began = folder, jobs, time.monotonic()
+    def __init__(self, folder: Path, settings: Sequence[str], jobs: int) -> None:
+        """`settings`: of all runs, in place of run.yaml's."""
+        self._folder, self._settings, self._jobs, self._began = folder, settings, jobs, time.monotonic()
         self._say = threading.Lock()
 
     def train(self, runs: Sequence[tuple[str, int]]) -> None:
@@ -90,7 +92,7 @@ class Runs:
             return train(HERE / "start.yaml", [*shared, *own], progress=False)
         own = [f"loss.name={name}", f"output_dir={self._folder / 'runs' / f'{name}-{seed}'}"]
         data = [f"data.train.path={problems / 'train.jsonl'}", f"model.path={start / 'hf'}"]
-        return train(HERE / "run.yaml", [*shared, *own, *data], progress=False)
+        return train(HERE / "run.yaml", [*shared, *own, *data, *self._settings], progress=False)
 
     def _tell(self, done: int, of: int, name: str, result: TrainResult) -> None:
         minutes = (time.monotonic() - self._began) / 60

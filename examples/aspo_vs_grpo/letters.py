@@ -1,8 +1,9 @@
-"""A task whose right tokens are unlikely: each letter of a word is shifted, most by one forward, the rare half of the alphabet back.
+"""A task whose right tokens are unlikely: each letter of a word is shifted, forward or, if it is a rare one, back.
 
-The model starts with the habit to shift all letters forward. At a rare letter the right token has a probability of
-two in a hundred, so that it is met now and then; a loss that lets such tokens grow finds the rare letters one
-after the other, and one that does not ends in a local optimum: all words without a rare letter are right.
+The model starts with the habit to shift all letters forward: at a rare letter the right token has a probability of some
+two in a hundred. Rare is half the alphabet, and three in ten letters of a word. A word without a rare letter is right
+from the start; the others come one rare letter after the other, as the right token is met by chance and grows. A policy
+that has lost it for good is in a local optimum.
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def _show_table(table: Table) -> None:
 def _write(comparison: Comparison, quantities: Quantities, found: Sequence[Finding], page: Path, title: str) -> None:
     """Write the pictures, then the page that shows them."""
     from aspo_megatron.comparison import page as parts
+    from aspo_megatron.comparison.collapses import alarms_section
     from aspo_megatron.comparison.picture import draw_differences, draw_token_weights
     from aspo_megatron.comparison.token_weights import token_weights
     from aspo_megatron.plots.curves import draw_figure
@@ -130,6 +131,7 @@ def _write(comparison: Comparison, quantities: Quantities, found: Sequence[Findi
         parts.means_section(found, comparison),
         parts.accuracies_section(quantities.final, comparison),
         parts.curves_section(curves),
+        alarms_section(comparison),
         parts.weights_section(weights, comparison, by_probability),
         parts.help_section(comparison),
         parts.settings_section(comparison),
