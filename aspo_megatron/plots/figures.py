@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from aspo_megatron.errors import UserError
-from aspo_megatron.folders import RUN_CONFIG
-from aspo_megatron.foreign_text import one_line
+from aspo_megatron.metrics.saved_settings import saved_settings
 from aspo_megatron.plots.panels import panels_of
 from aspo_megatron.plots.series import Series, final
-from aspo_megatron.reading import own_file
-from aspo_megatron.yaml_text import read_yaml, yaml_errors
 
 ABSENT = "-"
 
@@ -103,17 +96,7 @@ def run_settings(folder: Path) -> dict[str, str]:
     Raises:
         UserError: it is not YAML, no configuration, or a link out of the folder.
     """
-    path = own_file(folder, RUN_CONFIG)
-    if not os.path.lexists(path):
-        return {}
-    try:
-        with yaml_errors(path):
-            tree = yaml.safe_load(read_yaml(path))
-    except UserError as error:
-        raise UserError(f"{one_line(path)}: cannot be read as YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{one_line(path)}: not a run's configuration; move it away to draw without it")
-    flat = _flat(tree)
+    flat = _flat(saved_settings(folder))
     return {key: value if isinstance(value, str) else _shown(value) for key, value in flat.items()}
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from aspo_megatron.config import RunConfig
-from aspo_megatron.errors import UserError
-from aspo_megatron.folders import RUN_CONFIG
 from aspo_megatron.foreign_text import one_line
-from aspo_megatron.reading import own_file
-from aspo_megatron.yaml_text import read_yaml, yaml_errors
+from aspo_megatron.metrics.saved_settings import saved_settings
 
 
 class Settings:
@@ -56,12 +50,4 @@ def run_settings(folder: Path) -> Settings:
     Raises:
         UserError: it cannot be read.
     """
-    path = own_file(folder, RUN_CONFIG)
-    if not os.path.lexists(path):
-        return Settings({}, str(folder))
-    try:
-        with yaml_errors(path):
-            tree = yaml.safe_load(read_yaml(path))
-    except UserError as error:
-        raise UserError(f"{one_line(path)}: cannot be read: {error}") from error
-    return Settings(tree if isinstance(tree, Mapping) else {}, str(folder))
+    return Settings(saved_settings(folder), str(folder))
