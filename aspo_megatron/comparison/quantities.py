@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def measured(comparison: Comparison) -> Quantities:
         _Plan("reward in training, over the last tenth of the steps", "reward/mean", _tail),
         _Plan("entropy over the last tenth of the steps, nats per token", "entropy", _tail),
         _Plan("repetition over the last tenth of the steps", "repetition/mean", _tail, is_share=True),
-        _Plan("largest gradient norm over the median (spikes)", "grad_norm", _spike),
+        _Plan("spikes of the gradient norm, log10 of the largest over the median", "grad_norm", _spike),
     ]
     if passed is not None and passed > 1:  # pass@1 is the same number as avg@K
         plans.insert(0, _Plan(f"final pass@{passed}", f"eval/pass@{passed}", _last, is_share=True))
@@ -179,6 +180,7 @@ def _tail(records: Records, metric: str) -> float:
 
 
 def _spike(records: Records, metric: str) -> float:
+    """As a logarithm, for one spike may be hundreds of times another, and would be all that a mean shows."""
     values = _values(records, metric)
-    median = float(np.median(values))
-    return float(values.max()) / median if median > 0 else np.nan
+    low, high = float(np.median(values)), float(values.max())
+    return math.log10(high / low) if low > 0 else np.nan

@@ -87,8 +87,8 @@ def test_quantities_are_those_of_the_metrics(tmp_path: Path) -> None:
     assert mean.values["grpo"][0] == pytest.approx((0.75 * 0.4 + 0.4) / 2)  # at steps 5 and 10, not at 0
     values = [float(one.values["aspo"][0]) for one in (passed, reward, entropy, repetition)]
     assert values == [0.75, 0.25, 2.0, 0.5]
-    assert 9.0 / 0.4 < spikes.values["aspo"][0] < 9.0 / 0.2
-    assert 1.0 <= spikes.values["grpo"][0] <= 2.0
+    assert 9.0 / 0.4 < 10 ** spikes.values["aspo"][0] < 9.0 / 0.2
+    assert 1.0 <= 10 ** spikes.values["grpo"][0] <= 2.0
     assert [one.is_share for one in found.every] == [True, True, True, False, False, True, False]
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_number_or_missing_is_named_and_not_compared(tmp_path: Path) 
     assert found.left_out == (
         f"entropy over the last tenth of the steps, nats per token: {tmp_path}/aspo-2 has no number as entropy at "
         "step 10",
-        f"largest gradient norm over the median (spikes): {tmp_path}/grpo-1 has no number as grad_norm at step 10",
+        f"spikes of the gradient norm, log10 of the largest over the median: {tmp_path}/grpo-1 has no number as grad_norm at step 10",
     )
     assert len(found.every) == 5
 

@@ -105,7 +105,8 @@ def test_runs_of_a_seed_differ_in_the_loss_alone(
     starts = {run.seed: run for run in trained if run.model.init == "random"}
     assert list(starts) == [11, 12]
     assert all(
-        run.train.steps == 1 and Path(run.data.train.path) == tmp_path / "problems/start.jsonl" for run in trained[:2]
+        run.train.steps == 1 and str(run.data.train.path) == str(tmp_path / "problems/start.jsonl")
+        for run in trained[:2]
     )
     runs = [run for run in trained if run.model.init != "random"]
     assert [(run.loss.name, run.seed) for run in runs] == [
