@@ -103,7 +103,8 @@ def test_what_is_no_number_or_missing_is_named_and_not_compared(tmp_path: Path) 
     assert found.left_out == (
         f"entropy over the last tenth of the steps, nats per token: {tmp_path}/aspo-2 has no number as entropy at "
         "step 10",
-        f"spikes of the gradient norm, log10 of the largest over the median: {tmp_path}/grpo-1 has no number as grad_norm at step 10",
+        f"spikes of the gradient norm, log10 of the largest over the median: {tmp_path}/grpo-1 has no number as "
+        "grad_norm at step 10",
     )
     assert len(found.every) == 5
 
