@@ -125,10 +125,10 @@ def test_runs_of_a_seed_differ_in_the_loss_alone(
 
 def test_the_page_is_made_of_real_runs(tmp_path: Path) -> None:
     """Two losses, two seeds, two steps: the whole of the command."""
-    small = ["train.steps=2", "eval.every=1", "eval.max_problems=32", "rollout.prompts_per_step=8"]
+    small = ["train.steps=2", "eval.every=1", "eval.max_problems=32"]
     command = [sys.executable, "-W", "ignore", str(FOLDER / "compare.py"), str(tmp_path / "runs"), "--seeds", "2"]
     done = subprocess.run(
-        [*command, "--losses", "aspo", "grpo", "--jobs", "1", "--set", *small, "train.prompts_per_update=2"],
+        [*command, "--losses", "aspo", "grpo", "--jobs", "1", "--set", *small],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
