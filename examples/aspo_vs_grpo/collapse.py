@@ -36,7 +36,7 @@ def main() -> None:
     """Train the runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/aspo_vs_grpo"), metavar="FOLDER")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many (default: %(default)s)")
     given = parser.parse_args()
     print("| made to collapse by | seed | alarm | step | accuracy then | fallen by ten points in step |")
     print("| --- | --: | --- | --: | --: | --: |")
