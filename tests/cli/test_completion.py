@@ -70,7 +70,7 @@ def every_command() -> Iterator[tuple[str, Any]]:
         (["recipes", "ti"], ["tiny"]),
         (["try-reward", "--problems", "t"], []),
         (["completion", "z"], ["zsh"]),
-        (["--version", "comp"], ["completion"]),
+        (["--version", "comple"], ["completion"]),
         (["no-such", "x"], []),
     ],
     ids=lambda value: " ".join(value) or "none",
