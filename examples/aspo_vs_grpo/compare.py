@@ -12,7 +12,6 @@ import argparse
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -69,7 +68,6 @@ class Runs:
     def __init__(self, folder: Path, settings: Sequence[str], jobs: int) -> None:
         """`settings`: of all runs, in place of run.yaml's."""
         self._folder, self._settings, self._jobs, self._began = folder, settings, jobs, time.monotonic()
-        self._say = threading.Lock()
 
     def train(self, runs: Sequence[tuple[str, int]]) -> None:
         """Train each pair of a loss (or "start") and a seed; the program ends at the first that fails."""
@@ -100,8 +98,7 @@ class Runs:
             _give_up("stopped; the same command goes on", 130)
             return
         before, after = result.summary.heldout_before, result.summary.heldout_after
-        with self._say:
-            print(f"[{done}/{of}, {minutes:.0f} min] {name}: held-out accuracy {before:.1%} to {after:.1%}", flush=True)
+        print(f"[{done}/{of}, {minutes:.0f} min] {name}: held-out accuracy {before:.1%} to {after:.1%}", flush=True)
 
 
 def _give_up(why: str, code: int) -> None:
