@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import aspo_megatron
 
 PACKAGE = Path(aspo_megatron.__file__).parent
+TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ONE_FILE_EACH = {PACKAGE / "losses", PACKAGE / "models" / "families"}
 
@@ -31,6 +33,19 @@ def test_no_folder_has_more_than_18_modules_and_the_top_at_most_ten() -> None:
     counts = {folder: len(list(folder.glob("*.py"))) for folder in folders}
     assert counts.pop(PACKAGE) <= 10
     assert {str(folder): count for folder, count in counts.items() if count > 18} == {}
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """pytest imports them by name, from the folder above the last with an __init__.py: the second is an error."""
+    names = Counter(_module_name(path) for path in TESTS.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def _module_name(path: Path) -> str:
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts, folder = [folder.name, *parts], folder.parent
+    return ".".join(parts)
 
 
 def test_every_folder_says_what_it_is_for() -> None:

@@ -40,9 +40,11 @@ class Evaluation:
         return self.scores.average.value
 
     def metrics(self) -> dict[str, float]:
-        """By metric name, e.g. `eval/avg@4`; and of how many problems they are, which says how sure they are."""
+        """By metric name, e.g. `eval/avg@4`; and what says how sure they are: how many problems, and their error."""
         named = {f"eval/{name}": estimate.value for name, estimate in self.scores.named().items()}
-        return named | {"eval/problems": float(len(self.scores.right))}
+        error = self.scores.sampling_error
+        of_error = {} if error is None else {"eval/sampling_error": error}
+        return named | {"eval/problems": float(len(self.scores.right))} | of_error
 
     def content(self) -> bytes:
         """All records as JSONL."""

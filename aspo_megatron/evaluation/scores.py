@@ -98,6 +98,18 @@ class Scores:
             {k: mean_estimate([pass_at_k(samples, count, k) for count in counts]) for k in pass_k},
         )
 
+    @property
+    def sampling_error(self) -> float | None:
+        """Standard error of avg@K as an estimate for these very problems: what other responses to them would change.
+
+        sqrt(sum of p (1 - p) / (K - 1)) / n, of n problems with a share p of right responses each: the variance of a
+        mean of K draws, estimated from them. None with one response to each problem, or no problem.
+        """
+        if self.samples < 2 or not self.right:
+            return None
+        shares = [count / self.samples for count in self.right]
+        return math.sqrt(sum(share * (1 - share) for share in shares) / (self.samples - 1)) / len(shares)
+
     def named(self) -> dict[str, Estimate]:
         """By name, e.g. `avg@4` and `pass@4`."""
         return {f"avg@{self.samples}": self.average} | {f"pass@{k}": value for k, value in self.pass_at.items()}

@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from letters import write_problems
@@ -62,6 +63,24 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def at_a_time(jobs: int, runs: Sequence[Callable[[], TrainResult]]) -> Iterator[tuple[int, TrainResult]]:
+    """Train so many runs at a time; yields each one's place and result as it ends.
+
+    The program ends at the first that fails.
+    """
+    pool = ThreadPoolExecutor(jobs)
+    places = {pool.submit(run): place for place, run in enumerate(runs)}
+    try:
+        for future in as_completed(places):
+            if (result := future.result()).summary is None:
+                raise KeyboardInterrupt
+            yield places[future], result
+    except (UserError, RunError) as error:
+        _give_up(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _give_up("stopped; the same command goes on", 130)
+
+
 class Runs:
     """Trains several runs at a time, and says how far they are."""
 
@@ -71,16 +90,10 @@ class Runs:
 
     def train(self, runs: Sequence[tuple[str, int]]) -> None:
         """Train each pair of a loss (or "start") and a seed; the program ends at the first that fails."""
-        pool = ThreadPoolExecutor(self._jobs)
-        waiting = {pool.submit(self._one, name, seed): (name, seed) for name, seed in runs}
-        try:
-            for done, future in enumerate(as_completed(waiting), start=1):
-                name, seed = waiting[future]
-                self._tell(done, len(runs), f"{name}, seed {seed}", future.result())
-        except (UserError, RunError) as error:
-            _give_up(f"error: {error}", 1)
-        except KeyboardInterrupt:
-            _give_up("stopped; the same command goes on", 130)
+        finished = at_a_time(self._jobs, [partial(self._one, name, seed) for name, seed in runs])
+        for done, (place, result) in enumerate(finished, start=1):
+            name, seed = runs[place]
+            self._tell(done, len(runs), f"{name}, seed {seed}", result)
 
     def _one(self, name: str, seed: int) -> TrainResult:
         problems, start = self._folder / "problems", self._folder / "starts" / str(seed)
@@ -94,9 +107,7 @@ class Runs:
 
     def _tell(self, done: int, of: int, name: str, result: TrainResult) -> None:
         minutes = (time.monotonic() - self._began) / 60
-        if result.summary is None:
-            _give_up("stopped; the same command goes on", 130)
-            return
+        assert result.summary is not None
         before, after = result.summary.heldout_before, result.summary.heldout_after
         print(f"[{done}/{of}, {minutes:.0f} min] {name}: held-out accuracy {before:.1%} to {after:.1%}", flush=True)
 

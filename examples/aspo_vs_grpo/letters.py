@@ -45,6 +45,20 @@ def write_problems(folder: Path) -> None:
     _write(folder / "heldout.jsonl", held_out, rare.__contains__, "heldout")
 
 
+def write_short_problems(folder: Path) -> None:
+    """The same files of two-letter words, all letters alike and all answers right: a model is taught, then ruined.
+
+    A letter that is lost costs 8 points of accuracy here; in words of five, with letters that are not rare, up to 24.
+    """
+    draw = random.Random(0)
+    rare = set(draw.sample(ALPHABET, RARE_LETTERS))
+    words = [one + other for one in ALPHABET for other in ALPHABET]
+    draw.shuffle(words)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("start", words[HELD_OUT:]), ("train", words[HELD_OUT:]), ("heldout", words[:HELD_OUT])):
+        _write(folder / f"{name}.jsonl", part, rare.__contains__, name)
+
+
 def _words(draw: random.Random, rare: Collection[str]) -> tuple[list[str], list[str], list[str]]:
     """Different words: those held out, those to train on, those to imitate."""
     pools = (sorted(set(ALPHABET) - set(rare)), sorted(rare))

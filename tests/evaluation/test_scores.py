@@ -117,8 +117,23 @@ def test_scores_over_problems() -> None:
         "eval/pass@2": pytest.approx((1 / 2 + 1 + 0 + 5 / 6) / 4),
         "eval/pass@4": pytest.approx(3 / 4),
         "eval/problems": 4.0,
+        "eval/sampling_error": pytest.approx(math.sqrt((3 / 16 + 1 / 4) / 3) / 4),
     }
     assert result.scores.right == (1, 4, 0, 2)
+
+
+def test_the_sampling_error_is_how_far_avg_at_k_jumps() -> None:
+    """Of 2,000 evaluations of the same problems: the mean of the estimated variances is the variance."""
+    chances = np.array([0.0, 0.02, 0.3, 0.5, 0.9, 1.0] * 5)
+    right = np.random.default_rng(0).binomial(4, chances, (2000, 30))
+    scores = [Scores.of(counts.tolist(), 4, (1,)) for counts in right]
+    estimated = np.mean([(one.sampling_error or 0.0) ** 2 for one in scores])
+    assert estimated == pytest.approx(np.var([one.average.value for one in scores]), rel=0.06)
+    assert estimated == pytest.approx(np.sum(chances * (1 - chances)) / 4 / 30**2, rel=0.02)
+
+
+def test_one_response_to_each_problem_has_no_sampling_error_that_is_known() -> None:
+    assert "eval/sampling_error" not in summarize(make_records([[1.0], [0.0]]), samples=1, pass_k=(1,)).metrics()
 
 
 def test_the_order_of_records_does_not_matter() -> None:

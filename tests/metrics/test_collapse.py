@@ -222,10 +222,13 @@ def test_noise_in_all_metrics_raises_nothing() -> None:
 # ---- held-out accuracy ---------------------------------------------------------------------------------------------
 
 
-def evaluations(accuracies: Sequence[float], problems: float | None = None, reward: float = 0.4) -> Records:
+def evaluations(
+    accuracies: Sequence[float], problems: float | None = None, reward: float = 0.4, error: float | None = None
+) -> Records:
     """One before the first step, then one every second step; the reward goes from 0.4 to `reward`."""
     steps = run(*[{}] * (2 * len(accuracies) - 2), before=0)
     of_size = {} if problems is None else {"eval/problems": problems}
+    of_size |= {} if error is None else {"eval/sampling_error": error}
     records: Records = [{"step": 0.0, "eval/avg@4": accuracies[0], **of_size}, *steps]
     for number, accuracy in enumerate(accuracies):
         records[2 * number] |= {"eval/avg@4": accuracy, "eval/pass@1": accuracy, **of_size}
@@ -251,6 +254,19 @@ def test_with_few_problems_the_margin_is_wider() -> None:
     assert raised(evaluations(values, 30.0)) == {}
 
 
+def test_problems_that_are_always_right_or_always_wrong_leave_no_noise() -> None:
+    """100 problems right or wrong at random would have an error of 2.5 points, which is too large for a fall of 6."""
+    values = [0.3, 0.5, 0.44, 0.44]
+    name = "falling held-out accuracy"
+    assert raised(evaluations(values, 100.0)) == {}
+    assert raised(evaluations(values, 100.0, error=0.01)) == {name: 6}
+    assert raised(evaluations(values, 100.0, error=0.06 / at.HELDOUT_ERRORS / math.sqrt(2) * HIGH)) == {}
+    assert raised(evaluations(values, 40.0, error=0.0)) == {}  # not three problems of forty
+    unknown = evaluations(values, 100.0, error=0.01)
+    del unknown[2]["eval/sampling_error"]  # of the best
+    assert raised(unknown) == {}
+
+
 def test_evaluations_that_agree_make_the_margin_narrow() -> None:
     name = "falling held-out accuracy"
     steady = [0.3, 0.4, 0.401, 0.4, 0.402, 0.401, 0.4, 0.401, 0.402]
@@ -270,6 +286,8 @@ def test_noise_of_evaluations_raises_next_to_nothing(noise: float) -> None:
     """60 evaluations of n problems whose 4 responses are right or wrong at random: no n problems have more noise."""
     told = [seed for seed in range(40) if raised(evaluations(noisy([0.5] * 60, noise, seed), 0.25 / 4 / noise**2))]
     assert len(told) <= 1
+    known = [seed for seed in range(40) if raised(evaluations(noisy([0.5] * 60, noise, seed), 1000.0, error=noise))]
+    assert len(known) <= 1
 
 
 def test_whether_the_reward_falls_with_it_is_said() -> None:

@@ -72,6 +72,22 @@ def test_the_problems_are_always_the_same(module: Any, tmp_path: Path) -> None:
     assert read(tmp_path / "a" / "train.jsonl") == read(tmp_path / "b" / "train.jsonl")
 
 
+def test_short_problems_are_answered_right_from_the_start(module: Any, tmp_path: Path) -> None:
+    letters = module("letters")
+    letters.write_problems(tmp_path / "long")
+    letters.write_short_problems(tmp_path)
+    ways = {
+        (letter, shift)
+        for problem in read(tmp_path / "long" / "train.jsonl")
+        for letter, shift in zip(problem["prompt"], shifts(problem), strict=True)
+    }
+    files = {name: read(tmp_path / f"{name}.jsonl") for name in ("start", "train", "heldout")}
+    assert {name: len(found) for name, found in files.items()} == {"start": 420, "train": 420, "heldout": 256}
+    for problem in [problem for found in files.values() for problem in found]:
+        assert set(zip(problem["prompt"], shifts(problem), strict=True)) <= ways
+    assert {one["prompt"] for one in files["train"]}.isdisjoint(one["prompt"] for one in files["heldout"])
+
+
 @pytest.mark.parametrize(("response", "reward"), [("nrf", 1.0), ("nrg", 0.0), ("nrf ", 0.0), ("", 0.0)])
 def test_only_the_right_word_is_rewarded(module: Any, response: str, reward: float) -> None:
     letters = module("letters")
@@ -121,6 +137,41 @@ def test_runs_of_a_seed_differ_in_the_loss_alone(
     assert len({run.output_dir for run in trained}) == 8
     assert commands[0][3:6] == ["compare", str(tmp_path / "runs"), "--against"]
     assert "[6/6, 0 min] " in capsys.readouterr().out
+
+
+def test_runs_made_to_collapse_differ_from_run_yaml_in_what_ruins_them(
+    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collapse, trained = module("collapse"), []
+
+    def train(file: Path, overrides: list[str], *, progress: bool) -> SimpleNamespace:
+        trained.append(config := load_config(file, overrides))
+        return SimpleNamespace(output_dir=config.output_dir, summary=SimpleNamespace())
+
+    def records(run: Path) -> list[dict[str, float]]:
+        """One run is ruined, one is not."""
+        accuracies = [0.9, 0.95, 0.94, 0.87, 0.7] if "turned" in run.name else [0.9] * 5
+        return [
+            {"step": step, "reward/mean": 0.5, "eval/avg@4": accuracy, "eval/problems": 256.0}
+            for step, accuracy in enumerate(accuracies)
+        ]
+
+    monkeypatch.setattr(collapse, "train", train)
+    monkeypatch.setattr(collapse, "read_metrics", records)
+    monkeypatch.setattr(sys, "argv", ["collapse.py", str(tmp_path), "--seeds", "1", "--jobs", "1"])
+    collapse.main()
+    told = capsys.readouterr().out
+    assert "| rate too high | 11 | none | - | - | none |" in told
+    assert "| reward turned | 11 | falling held-out accuracy | 3 | 8.0 points | 4 |" in told
+
+    start, clipped, unclipped, turned = trained
+    assert (start.train.steps, start.model.init) == (1, "random")
+    assert {run.model.path for run in trained[1:]} == {start.output_dir / "hf"}
+    assert {(run.eval.every, run.updates_per_step, run.seed) for run in trained[1:]} == {(1, 4, 11)}
+    assert [run.loss.name for run in trained[1:]] == ["grpo", "grpo-without-is", "aspo"]
+    assert clipped.optimizer == unclipped.optimizer
+    assert clipped.optimizer.lr > 6 * load_config(FOLDER / "run.yaml").optimizer.lr
+    assert set(turned.reward.components) == {"turned", "right"}
 
 
 def test_the_page_is_made_of_real_runs(tmp_path: Path) -> None:

@@ -44,12 +44,14 @@ class Evaluated:
     Attributes:
         step: that it is of.
         accuracy: avg@K, 0 to 1.
+        error: standard error of it, the problems given; None if it is not known.
         margin: how far below it another has to be to mean anything.
         reward: of the training of late, when it was made; None before the first step.
     """
 
     step: int
     accuracy: float
+    error: float | None
     margin: float
     reward: float | None
 
@@ -187,26 +189,34 @@ class Course:
             return
         accuracy = found[max(found)]
         self._accuracies.append(accuracy)
-        margin = self._margin(max(found), record.get("eval/problems", math.nan))
+        error = record.get("eval/sampling_error", math.nan)
+        known = error if math.isfinite(error) else None
+        margin = self._margin(max(found), record.get("eval/problems", math.nan), known)
         reward = fmean(self._rewards[-RECENT_STEPS:]) if self._rewards else None
-        evaluated = Evaluated(int(record.get("step", 0)), accuracy, margin, reward)
+        evaluated = Evaluated(int(record.get("step", 0)), accuracy, known, margin, reward)
         self.evaluations = [*self.evaluations, evaluated][-2:]
         if self.best_evaluation is None or accuracy > self.best_evaluation.accuracy:
             self.best_evaluation = evaluated
 
-    def _margin(self, samples: int, problems: float) -> float:
+    def _margin(self, samples: int, problems: float, error: float | None) -> float:
         """How far below the best the last accuracy has to be to mean anything.
 
-        `samples`: K of avg@K; `problems`: how many, NaN if that is not known.
+        `samples`: K of avg@K; `problems`: how many, NaN if that is not known; `error`: of the last accuracy.
         """
         margin, least = HELDOUT_FALL, HELDOUT_LEAST
         if problems >= 1:
-            shares = [min(max(value, 0.0), 1.0) for value in (self._accuracies[-1], max(self._accuracies))]
-            variance = max(share * (1 - share) for share in shares)
-            margin = max(margin, HELDOUT_ERRORS * math.sqrt(2 * variance / (problems * samples)))
             least = max(least, HELDOUT_PROBLEMS / problems)
+            margin = max(margin, least, HELDOUT_ERRORS * self._error_of_fall(samples, problems, error))
         jumps = [after - before for before, after in pairwise(self._accuracies[:-2][-HELDOUT_LAST_JUMPS - 1 :])]
         if len(jumps) < HELDOUT_JUMPS:
             return margin
         noise = stdev(jumps) / math.sqrt(2) * (1 + HELDOUT_UNSURE / len(jumps))
         return min(margin, max(least, HELDOUT_NOISE * noise))
+
+    def _error_of_fall(self, samples: int, problems: float, error: float | None) -> float:
+        """Standard error of how far the last accuracy is below the best."""
+        best = self.best_evaluation
+        if best is not None and best.error is not None and error is not None:
+            return math.hypot(best.error, error)
+        shares = [min(max(value, 0.0), 1.0) for value in (self._accuracies[-1], max(self._accuracies))]
+        return math.sqrt(2 * max(share * (1 - share) for share in shares) / (problems * samples))

@@ -105,9 +105,9 @@ SCORE = (
         what=_heldout_what,
         cure=_heldout_cure,
         when=f"two evaluations in a row are more than a margin below the best one, or one is {HELDOUT_AT_ONCE:g} times "
-        f"as far. The margin is {100 * HELDOUT_FALL:g} points, or {HELDOUT_ERRORS:g} standard errors with few problems "
-        f"(`eval/problems`); less if the run's own evaluations agree better: {HELDOUT_NOISE:g} times their noise, "
-        f"{100 * HELDOUT_LEAST:g} points and {HELDOUT_PROBLEMS} problems at least",
+        f"as far. The margin is {100 * HELDOUT_FALL:g} points, or {HELDOUT_ERRORS:g} standard errors where these are "
+        f"more (`eval/sampling_error`); less if the run's own evaluations agree better: {HELDOUT_NOISE:g} times their "
+        f"noise, {100 * HELDOUT_LEAST:g} points; {HELDOUT_PROBLEMS} problems at least",
         why="the policy gets worse; while the reward of training does not fall, it games the reward",
         advice="lower optimizer.lr, or raise loss.kl_coef; while the reward does not fall, see what is rewarded (aspo "
         "samples RUN, aspo try-reward), and take more problems; take the weights of the best evaluation, if saved",
