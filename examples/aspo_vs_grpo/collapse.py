@@ -30,7 +30,7 @@ TURNED = (
 WAYS = {
     "rate too high": ("loss.name=grpo", *RISING_RATE),
     "rate too high, no clip": ("loss.name=grpo-without-is", *RISING_RATE),
-    "reward turned": ("loss.name=aspo", "optimizer.lr=1e-4", "train.steps=30", TURNED),
+    "reward turned": ("loss.name=aspo", "optimizer.lr=2e-4", "train.steps=30", TURNED),
 }
 
 
