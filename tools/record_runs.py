@@ -2,7 +2,8 @@
 
     python tools/record_runs.py runs/aspo_vs_grpo/runs runs/collapse/runs
 
-after examples/aspo_vs_grpo/compare.py and collapse.py. Numbers have four digits.
+after examples/aspo_vs_grpo/compare.py and collapse.py. Numbers have four digits. Runs of the file that no command makes
+any more, `sudden/`, stay.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ KEPT = (
 
 def recorded(compared: Path, ruined: Path) -> dict[str, list[dict[str, float]]]:
     """By the run's name; those that were made to collapse have `collapse/` before it."""
+    before = json.loads(gzip.decompress(DATA.read_bytes()))
     folders = {run.name: run for run in sorted(compared.iterdir())}
     folders |= {f"collapse/{run.name}": run for run in sorted(ruined.iterdir())}
-    return {name: [_kept(line) for line in read_metrics(run)] for name, run in folders.items()}
+    found = {name: [_kept(line) for line in read_metrics(run)] for name, run in folders.items()}
+    return found | {name: run for name, run in before.items() if name.startswith("sudden/")}
 
 
 def _kept(line: Mapping[str, float]) -> dict[str, float]:
