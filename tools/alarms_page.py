@@ -35,9 +35,9 @@ policy collapses. It looks at held-out accuracy and reward, and at what the
 optimum: entropy, repetition, clipping, KL and length, which are all that a run without held-out problems has.
 
 **How sure they are**: of 60 runs of the comparison in [examples/aspo_vs_grpo](../examples/aspo_vs_grpo/README.md) with
-losses that clip none raised an alarm of a collapse; of 24 with losses that do not, or that drop no token, eight did, which
-had lost 8 points of held-out accuracy or more. Twelve runs that were made to collapse, and evaluated after each step,
-were told when 3 to 5 points were lost. How early a run is told depends on `eval.every`: what is lost between two
+losses that clip none raised an alarm of a collapse; of 24 with losses that do not, or that drop no token, eight did,
+which had lost 8 points of held-out accuracy or more. Twelve runs that were made to collapse, and evaluated after each
+step, were told when 3 to 5 points were lost. How early a run is told depends on `eval.every`: what is lost between two
 evaluations cannot be told before. The thresholds were chosen with these runs in sight.
 
 - **The terminal** and `RUN/logs` get a line when an alarm is raised, with what to do, and again each time that it

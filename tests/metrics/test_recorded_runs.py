@@ -1,8 +1,8 @@
 """The alarms of runs that were made: the comparison of examples/aspo_vs_grpo, and runs made to collapse.
 
-recorded_runs.json.gz has what the alarms look at of the runs' metrics.jsonl, to four digits; tools/record_runs.py writes
-it. `collapse/` are those of collapse.py. `sudden/` are models of the comparison that were ruined with twelve updates a
-step, where a letter that is lost between two evaluations costs 11 to 24 points.
+recorded_runs.json.gz has what the alarms look at of the runs' metrics.jsonl, to four digits; tools/record_runs.py
+writes it. `collapse/` are those of collapse.py. `sudden/` are models of the comparison that were ruined with twelve
+updates a step, where a letter that is lost between two evaluations costs 11 to 24 points.
 """
 
 from __future__ import annotations
