@@ -111,7 +111,10 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
 
 
 def sample_weights(loss: Loss, sample: Sample, log_probs: np.ndarray, entropy: np.ndarray) -> list[float]:
-    """The weight that `loss` gives the gradient of each token of a response, as the policy now is."""
+    """The weight that `loss` gives the gradient of each token of a response, as the policy now is, to four digits.
+
+    Small ones are not rounded to 0, which is the weight of a token that the loss drops.
+    """
     assert sample.old_log_probs is not None
     size = len(log_probs)
     weights = gradient_weights(
@@ -123,4 +126,4 @@ def sample_weights(loss: Loss, sample: Sample, log_probs: np.ndarray, entropy: n
         torch.tensor(entropy),
         torch.tensor([0, size]),
     )
-    return [round(weight, 4) for weight in weights.tolist()]
+    return [float(f"{weight:.4g}") for weight in weights.tolist()]
