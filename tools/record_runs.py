@@ -19,8 +19,8 @@ from aspo_megatron.api import read_metrics
 DATA = Path(__file__).parents[1] / "tests" / "metrics" / "recorded_runs.json.gz"
 KEPT = (
     "step", "reward/mean", "reward/failed", "groups/asked", "groups/all_agree", "response_tokens/mean",
-    "response_tokens/cut", "repetition/mean", "approx_kl", "clip/fraction", "entropy", "grad_norm", "eval/avg@4",
-    "eval/problems", "eval/sampling_error",
+    "response_tokens/cut", "repetition/mean", "approx_kl", "kl_ref", "clip/fraction", "entropy", "grad_norm",
+    "eval/avg@4", "eval/problems", "eval/sampling_error",
 )  # fmt: skip
 
 

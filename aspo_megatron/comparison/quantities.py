@@ -77,7 +77,7 @@ class Quantities:
 
 @dataclass(frozen=True)
 class _Plan:
-    """`metric` is what the quantity is made of, by `measure`, of a run's records; `after_start`: without step 0."""
+    """`metric` is what the quantity is made of, by `measure`, of a run's records without step 0."""
 
     name: str
     metric: str

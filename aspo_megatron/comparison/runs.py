@@ -14,8 +14,10 @@ from aspo_megatron.errors import UserError
 from aspo_megatron.folders import METRICS_FILE, RUN_CONFIG
 from aspo_megatron.foreign_text import counted, one_line
 from aspo_megatron.metrics.damaged_lines import named
+from aspo_megatron.metrics.record import read_metrics
 from aspo_megatron.plots.figures import run_settings
-from aspo_megatron.plots.series import Series, read_series
+from aspo_megatron.plots.series import Series
+from aspo_megatron.reading import own_file
 
 USUAL_BASELINE = "grpo"
 """The group that the others are compared with, where there is one of this name and none is asked for."""
@@ -43,7 +45,7 @@ class Run:
     @property
     def last_step(self) -> int:
         """How far it has come."""
-        return int(self.records[-1]["step"])
+        return int(self.records[-1]["step"]) if self.records else 0
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def _read(folders: Sequence[Path], by: str, pair: str, also: Sequence[str]) -> l
         for key in (by, pair):
             if key not in settings:
                 raise UserError(f"{one_line(folder / RUN_CONFIG)}: it has no {one_line(key)}, which other runs have")
-        (series,) = read_series([folder], {})
-        runs.append(Run(folder, settings, series.runs[0], _label(by, settings[by]), settings[pair]))
+        records = read_metrics(own_file(folder, METRICS_FILE))
+        runs.append(Run(folder, settings, records, _label(by, settings[by]), settings[pair]))
     return runs
 
 

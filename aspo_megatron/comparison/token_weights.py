@@ -13,6 +13,7 @@ import numpy as np
 from aspo_megatron.comparison.runs import Comparison
 from aspo_megatron.errors import UserError
 from aspo_megatron.foreign_text import counted, one_line
+from aspo_megatron.metrics.alarms import run_settings
 from aspo_megatron.plots.sample_file import ShownSample, each_sample
 from aspo_megatron.plots.series import FloatArray
 from aspo_megatron.streams import say
@@ -53,13 +54,13 @@ def token_weights(comparison: Comparison, warn: Callable[[str], None] = say) -> 
     Responses with advantage 0 are left out, as nothing pushes their tokens; with `shaping.mask_truncated` so are those
     that were cut, which are no part of the loss. `warn` is told of damaged lines.
     """
-    masked = comparison.settings.get(_MASKED) == "true"
     groups: dict[str, BinnedWeights] = {}
     odd = 0
     for group in comparison.groups:
         runs = []
         for folder in group.folders:
             try:
+                masked = run_settings(folder).get(_MASKED) is True
                 sums, not_finite = _sums(_pushed(each_sample(folder, warn), folder, masked=masked))
             except UserError as error:
                 return TokenWeights({}, (f"No weights of tokens: {error}",))

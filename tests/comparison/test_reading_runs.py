@@ -172,6 +172,7 @@ def test_too_few_pairs(tmp_path: Path) -> None:
             lambda run: (shutil.rmtree(run), make_run(run, settings("aspo", 2), steps=4)),
             "aspo-2: not finished, at step 4 of 10",
         ),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "aspo-2: not finished, at step 0 of 10"),
     ],
 )
 def test_a_run_that_is_missing_or_not_finished(tmp_path: Path, spoil: Callable[[Path], None], reason: str) -> None:

@@ -134,6 +134,15 @@ def test_a_local_optimum_is_entropy_that_falls_while_the_reward_stays() -> None:
         assert set(raised(course(entropy, [reward] * 30))) == names
 
 
+def test_of_rewards_that_are_not_from_0_to_1_any_gain_will_do() -> None:
+    """Of 10, with a bonus, or -1 and 1: nobody knows how much there is to gain."""
+    entropy = [0.7 * 0.8**step for step in range(30)]
+    for before, after in ((9.0, 9.95), (0.95, 1.2), (-0.4, -0.2)):
+        assert raised(course(entropy, [before] * 3 + [after] * 27)) == {}
+    assert set(raised(course(entropy, [9.0] * 30))) == {"local optimum"}
+    assert set(raised(course(entropy, [-0.4] * 30))) == {"local optimum"}
+
+
 def test_a_policy_that_began_deterministic_has_no_entropy_to_lose() -> None:
     begin = at.ENTROPY_NATS
     assert raised(course([begin * LOW] * 3 + [begin * 0.01] * 9, [0.3] * 12)) == {}
@@ -155,6 +164,9 @@ def test_a_length_that_grows_while_the_reward_rises_is_healthy() -> None:
     assert raised(healthy) == {}
     alone = course([0.6] * 40, noisy([0.3] * 40, 0.01, 1), **{"response_tokens/mean": length})
     assert set(raised(alone)) == {"response length"}
+    shorter = {"response_tokens/mean": np.linspace(1000, 400, 40).tolist()}
+    for reward, names in ((at.NEAR_TOP - 0.01, {"response length"}), (at.NEAR_TOP + 0.01, set())):
+        assert set(raised(course([0.6] * 40, [reward] * 40, **shorter))) == names
 
 
 # ---- the reward ----------------------------------------------------------------------------------------------------
@@ -254,17 +266,32 @@ def test_with_few_problems_the_margin_is_wider() -> None:
     assert raised(evaluations(values, 30.0)) == {}
 
 
-def test_problems_that_are_always_right_or_always_wrong_leave_no_noise() -> None:
-    """100 problems right or wrong at random would have an error of 2.5 points, which is too large for a fall of 6."""
-    values = [0.3, 0.5, 0.44, 0.44]
-    name = "falling held-out accuracy"
-    assert raised(evaluations(values, 100.0)) == {}
-    assert raised(evaluations(values, 100.0, error=0.01)) == {name: 6}
-    assert raised(evaluations(values, 100.0, error=0.06 / at.HELDOUT_ERRORS / math.sqrt(2) * HIGH)) == {}
-    assert raised(evaluations(values, 40.0, error=0.0)) == {}  # not three problems of forty
-    unknown = evaluations(values, 100.0, error=0.01)
+def test_problems_that_are_always_right_or_always_wrong_leave_little_noise() -> None:
+    """256 problems right or wrong at random have an error of 1.6 points, too large for a fall of 6.5."""
+    values, name = [0.3, 0.5, 0.435, 0.435], "falling held-out accuracy"
+    assert raised(evaluations(values, 256.0)) == {}
+    assert raised(evaluations(values, 256.0, error=0.005)) == {name: 6}
+    assert raised(evaluations(values, 256.0, error=0.02)) == {}
+    assert raised(evaluations(values, 40.0, error=0.005)) == {}  # not three problems of forty
+    unknown = evaluations(values, 256.0, error=0.005)
     del unknown[2]["eval/sampling_error"]  # of the best
     assert raised(unknown) == {}
+
+
+def test_responses_that_are_all_alike_count_as_one() -> None:
+    """Greedy ones: their error is 0, and yet they are right or wrong anew as the weights move."""
+    values = [0.3, 0.5, 0.4, 0.4]
+    assert raised(evaluations(values, 256.0, error=0.0)) == {}
+    assert raised(evaluations([0.3, 0.5, 0.3, 0.3], 256.0, error=0.0)) == {"falling held-out accuracy": 6}
+    certain = evaluations([0.9, 1.0, 0.94, 0.94], 256.0, error=0.005)
+    certain[2]["eval/sampling_error"] = 0.0  # all right, as they surely are
+    assert raised(certain) == {"falling held-out accuracy": 6}
+
+
+def test_a_plateau_at_nothing_says_little_of_the_noise_above() -> None:
+    plateau = [0.0] * 6
+    assert raised(evaluations([*plateau, 0.5, 0.465], 200.0, error=0.0177)) == {}
+    assert raised(evaluations([*plateau, 0.5, 0.3], 200.0, error=0.0177)) == {"falling held-out accuracy": 14}
 
 
 def test_evaluations_that_agree_make_the_margin_narrow() -> None:

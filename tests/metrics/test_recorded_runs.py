@@ -53,7 +53,7 @@ def test_of_60_runs_with_losses_that_clip_none_raises_an_alarm() -> None:
     assert [name for name in runs if first_collapse(name)] == []
 
 
-def test_those_of_the_84_runs_that_raise_one_have_lost_accuracy() -> None:
+def test_eight_of_the_84_runs_raise_one_when_seven_points_or_more_are_lost() -> None:
     raised = {name: one for name in COMPARED if (one := first_collapse(name))}
     assert sorted(raised) == [
         "cispo-12",
@@ -65,7 +65,10 @@ def test_those_of_the_84_runs_that_raise_one_have_lost_accuracy() -> None:
         "grpo-without-is-19",
         "grpo-without-is-20",
     ]
-    assert all(max(lost(RUNS[name]).values()) > 0.08 for name in raised)
+    told = [lost(RUNS[name])[one.step] for name, one in raised.items()]
+    assert min(told) == pytest.approx(0.071, abs=0.001)
+    later = [name for name, one in raised.items() if 0.0 in [lost(RUNS[name])[s] for s in range(one.step + 4, 33, 4)]]
+    assert len(later) == 7  # they recovered, and set a new best
 
 
 @pytest.mark.parametrize("name", COLLAPSES)
@@ -83,6 +86,15 @@ def test_a_sudden_one_is_told_in_the_step_of_the_fall_at_the_latest(name: str) -
     assert raised.step <= fallen(RUNS[name])
 
 
-def test_seven_of_the_sudden_ones_are_told_before() -> None:
+def test_six_of_the_sudden_ones_are_told_before() -> None:
     raised = {name: first_collapse(name) for name in SUDDEN}
-    assert sum(one is not None and one.step < fallen(RUNS[name]) for name, one in raised.items()) == 7
+    assert sum(one is not None and one.step < fallen(RUNS[name]) for name, one in raised.items()) == 6
+
+
+@pytest.mark.parametrize("seed", range(11, 15))
+def test_a_reward_that_does_not_fall_with_the_accuracy_is_said_to_be_gamed(seed: int) -> None:
+    """The best evaluation is the one before training here, which no reward belongs to."""
+    raised = first_collapse(f"collapse/reward-turned-{seed}")
+    assert raised is not None
+    assert "in step 0) while the reward of training has not: the policy games the reward" in raised.what
+    assert raised.cure.endswith("nothing since the starting model is better")

@@ -84,7 +84,7 @@ def _kl(course: Course) -> Level:
 
 def _length(course: Course) -> Level:
     found = _since_start(course, "response_tokens/mean")
-    if found is None or course.has_gained:
+    if found is None or course.has_gained or course.is_near_top:
         return Level.NONE
     value, start = found
     if value < LENGTH_FALL_AT_ONCE * start or value > LENGTH_RISE_AT_ONCE * start:
@@ -127,8 +127,8 @@ COLLAPSE = (
         when=f"{ENTROPY_LEFT:.0%} or less of the start's entropy is left {_LASTS}, or {ENTROPY_LEFT_AT_ONCE:.0%} in "
         f"one; the start had {ENTROPY_NATS:g} nats or more",
         why=f"nothing new is tried any more. No alarm while the reward is {NEAR_TOP:g} of 1 or more, or has risen by "
-        f"{MATCH_ROOM:.0%} of the room between its start and 1, or by {MATCH_START:.0%} of its start: that is healthy "
-        "convergence",
+        f"{MATCH_ROOM:.0%} of the room between its start and 1, or by {MATCH_START:.0%} of its start; of rewards that "
+        "are not from 0 to 1, while it has risen at all: that is healthy convergence",
     ),
     Alarm(
         name="dissolving policy",
@@ -209,8 +209,8 @@ COLLAPSE = (
         cure=_length_cure,
         when=f"below {LENGTH_FALL:g} or above {LENGTH_RISE:g} times the start's length {_LASTS}, or below "
         f"{LENGTH_FALL_AT_ONCE:g} or above {LENGTH_RISE_AT_ONCE:g} times in one",
-        why="it gives up answering, or never ends. No alarm while the reward is above its start: longer or shorter is "
-        "then what the task wants",
+        why=f"it gives up answering, or never ends. No alarm while the reward is above its start, or {NEAR_TOP:g} of 1 "
+        "or more: longer or shorter is then what the task wants",
         advice="see what the model writes (aspo samples RUN); too long: shaping.overlong_tokens; too short: see "
         "whether the reward likes short ones, lower optimizer.lr, or raise loss.kl_coef",
     ),

@@ -14,6 +14,7 @@ from aspo_megatron.metrics.alarms.thresholds import (
     FEWEST_JUMPS,
     GAIN_NOISE,
     GAIN_SHARE,
+    HELDOUT_CHURN,
     HELDOUT_ERRORS,
     HELDOUT_FALL,
     HELDOUT_JUMPS,
@@ -135,7 +136,7 @@ class Course:
         if len(jumps) >= FEWEST_JUMPS:
             return fmean(jumps) * math.sqrt(math.pi) / 2
         prompts, best = self.value("groups/asked"), self.best_reward
-        if prompts is None or prompts < 1 or best is None or not 0 <= min(self._rewards) <= max(self._rewards) <= 1:
+        if prompts is None or prompts < 1 or best is None or not self._is_share:
             return None
         return math.sqrt(best * (1 - best) / prompts)
 
@@ -157,15 +158,25 @@ class Course:
         return self.gain > max(GAIN_NOISE * error, GAIN_SHARE * self.size)
 
     @property
+    def is_near_top(self) -> bool:
+        """Whether little can be gained: the reward of late is near 1, and was never above."""
+        return self.reward is not None and self.reward >= NEAR_TOP and (self.best_reward or 0.0) <= 1
+
+    @property
     def has_converged(self) -> bool:
-        """Whether the reward has risen so much, or is so high, that little entropy is what is to be expected."""
-        if self.reward is None or self.start_reward is None:
+        """Whether the reward has risen so much, or is so high, that little entropy is what is to be expected.
+
+        Of rewards that are not from 0 to 1 nobody knows how much is much: any gain is enough.
+        """
+        if self.start_reward is None:
             return False
-        top = 1.0 if (self.best_reward or 0.0) <= 1.0 else math.inf
-        if top < math.inf and self.reward >= NEAR_TOP * top:
-            return True
-        wanted = min(MATCH_ROOM * (top - self.start_reward), MATCH_START * abs(self.start_reward))
-        return self.has_gained and self.gain >= wanted
+        wanted = min(MATCH_ROOM * (1 - self.start_reward), MATCH_START * self.start_reward) if self._is_share else 0.0
+        return self.is_near_top or (self.has_gained and self.gain >= wanted)
+
+    @property
+    def _is_share(self) -> bool:
+        """Whether all rewards of steps were from 0 to 1."""
+        return bool(self._rewards) and 0 <= min(self._rewards) <= max(self._rewards) <= 1
 
     def _reward_of_step(self) -> float | None:
         return None if self.figures.get("reward/failed", 0.0) > SCORED else self.value("reward/mean")
@@ -190,8 +201,9 @@ class Course:
         accuracy = found[max(found)]
         self._accuracies.append(accuracy)
         error = record.get("eval/sampling_error", math.nan)
-        known = error if math.isfinite(error) else None
-        margin = self._margin(max(found), record.get("eval/problems", math.nan), known)
+        known = error if math.isfinite(error) and (error > 0 or accuracy in (0.0, 1.0)) else None
+        alike = error == 0 and known is None
+        margin = self._margin(1 if alike else max(found), record.get("eval/problems", math.nan), known)
         reward = fmean(self._rewards[-RECENT_STEPS:]) if self._rewards else None
         evaluated = Evaluated(int(record.get("step", 0)), accuracy, known, margin, reward)
         self.evaluations = [*self.evaluations, evaluated][-2:]
@@ -201,22 +213,24 @@ class Course:
     def _margin(self, samples: int, problems: float, error: float | None) -> float:
         """How far below the best the last accuracy has to be to mean anything.
 
-        `samples`: K of avg@K; `problems`: how many, NaN if that is not known; `error`: of the last accuracy.
+        `samples`: K of avg@K, 1 if all responses to a problem are alike; `problems`: how many, NaN if that is not
+        known; `error`: of the last accuracy.
         """
         margin, least = HELDOUT_FALL, HELDOUT_LEAST
         if problems >= 1:
             least = max(least, HELDOUT_PROBLEMS / problems)
-            margin = max(margin, least, HELDOUT_ERRORS * self._error_of_fall(samples, problems, error))
+            shares = [min(max(value, 0.0), 1.0) for value in (self._accuracies[-1], max(self._accuracies))]
+            variance = 2 * max(share * (1 - share) for share in shares) / problems
+            best = self.best_evaluation
+            if best is not None and best.error is not None and error is not None:
+                of_responses = math.hypot(best.error, error)
+                least = max(least, HELDOUT_ERRORS * of_responses)
+                margin = max(margin, HELDOUT_ERRORS * math.hypot(of_responses, math.sqrt(HELDOUT_CHURN * variance)))
+            else:
+                margin = max(margin, HELDOUT_ERRORS * math.sqrt(variance / samples))
+            margin = max(margin, least)
         jumps = [after - before for before, after in pairwise(self._accuracies[:-2][-HELDOUT_LAST_JUMPS - 1 :])]
         if len(jumps) < HELDOUT_JUMPS:
             return margin
         noise = stdev(jumps) / math.sqrt(2) * (1 + HELDOUT_UNSURE / len(jumps))
         return min(margin, max(least, HELDOUT_NOISE * noise))
-
-    def _error_of_fall(self, samples: int, problems: float, error: float | None) -> float:
-        """Standard error of how far the last accuracy is below the best."""
-        best = self.best_evaluation
-        if best is not None and best.error is not None and error is not None:
-            return math.hypot(best.error, error)
-        shares = [min(max(value, 0.0), 1.0) for value in (self._accuracies[-1], max(self._accuracies))]
-        return math.sqrt(2 * max(share * (1 - share) for share in shares) / (problems * samples))

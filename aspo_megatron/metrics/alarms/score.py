@@ -10,6 +10,7 @@ from aspo_megatron.metrics.alarms.settings import Settings
 from aspo_megatron.metrics.alarms.thresholds import (
     BEST_STEPS,
     HELDOUT_AT_ONCE,
+    HELDOUT_CHURN,
     HELDOUT_ERRORS,
     HELDOUT_FALL,
     HELDOUT_LEAST,
@@ -19,7 +20,6 @@ from aspo_megatron.metrics.alarms.thresholds import (
     REWARD_FALL,
     REWARD_FALL_AT_ONCE,
     REWARD_NOISE,
-    REWARD_NOISE_AT_ONCE,
     REWARD_STEPS,
 )
 
@@ -28,7 +28,7 @@ def _reward(course: Course) -> Level:
     best, noise, last, mean = course.best_reward, course.noise, course.last_reward, course.reward
     if best is None or noise is None or last is None:
         return Level.NONE
-    if best - last > max(REWARD_FALL_AT_ONCE * course.size, REWARD_NOISE_AT_ONCE * noise):
+    if best - last > max(REWARD_FALL_AT_ONCE * course.size, REWARD_NOISE * noise):
         return Level.EXTREME
     falls = mean is not None and best - mean > max(
         REWARD_FALL * course.size, REWARD_NOISE * noise / math.sqrt(RECENT_STEPS)
@@ -54,12 +54,17 @@ def _heldout(course: Course) -> Level:
 
 
 def _is_hacked(course: Course) -> bool:
-    """Whether the reward of training is what it was at the best evaluation, or higher."""
+    """Whether the reward of training has not fallen since the best evaluation, where as large a fall would show.
+
+    The responses that it is of are older than the last evaluation, so what counts is the fall that two have seen.
+    Before the first step there is no reward; then it is that of the first steps.
+    """
     best = course.best_evaluation
-    if best is None or best.reward is None or course.reward is None:
+    before = None if best is None else course.start_reward if best.reward is None else best.reward
+    if best is None or before is None or course.reward is None:
         return False
-    noise = (course.noise or 0.0) * math.sqrt(2 / RECENT_STEPS)
-    return course.reward >= best.reward - noise
+    noise, gain = (course.noise or 0.0) * math.sqrt(2 / RECENT_STEPS), course.reward - before
+    return gain >= -noise and 2 * noise < best.accuracy - max(one.accuracy for one in course.evaluations)
 
 
 def _heldout_what(course: Course) -> str:
@@ -72,7 +77,10 @@ def _heldout_what(course: Course) -> str:
 
 
 def _heldout_cure(course: Course, settings: Settings) -> str:
-    back = f"take the weights of step {course.best_evaluation.step if course.best_evaluation else 0} if they were saved"
+    step = course.best_evaluation.step if course.best_evaluation else 0
+    back = (
+        f"take the weights of step {step} if they were saved" if step else "nothing since the starting model is better"
+    )
     if _is_hacked(course):
         return (
             f"see what is rewarded (aspo samples {settings.folder}, aspo try-reward); more problems, a higher "
@@ -94,7 +102,7 @@ SCORE = (
         ),
         when=f"the mean over {RECENT_STEPS} steps is {REWARD_FALL:.0%} below the best mean over {BEST_STEPS} steps, "
         f"and {REWARD_NOISE:g} times its own noise, in {REWARD_STEPS} steps in a row; or a step is "
-        f"{REWARD_FALL_AT_ONCE:.0%} below, and {REWARD_NOISE_AT_ONCE:g} times the noise of a step",
+        f"{REWARD_FALL_AT_ONCE:.0%} below, and {REWARD_NOISE:g} times the noise of a step",
         why="what was learnt is lost. Per cent of the best, or of what it had gained where that is more",
     ),
     Alarm(
@@ -105,9 +113,11 @@ SCORE = (
         what=_heldout_what,
         cure=_heldout_cure,
         when=f"two evaluations in a row are more than a margin below the best one, or one is {HELDOUT_AT_ONCE:g} times "
-        f"as far. The margin is {100 * HELDOUT_FALL:g} points, or {HELDOUT_ERRORS:g} standard errors where these are "
-        f"more (`eval/sampling_error`); less if the run's own evaluations agree better: {HELDOUT_NOISE:g} times their "
-        f"noise, {100 * HELDOUT_LEAST:g} points; {HELDOUT_PROBLEMS} problems at least",
+        f"as far. The margin is {100 * HELDOUT_FALL:g} points, {HELDOUT_PROBLEMS} problems or {HELDOUT_ERRORS:g} "
+        "standard errors, whichever is most: `eval/sampling_error`, and what it makes if the answers to "
+        f"{HELDOUT_CHURN:.0%} of the problems change with the weights. If the run's own evaluations agree better, it "
+        f"is {HELDOUT_NOISE:g} times their noise, but {100 * HELDOUT_LEAST:g} points, {HELDOUT_PROBLEMS} problems and "
+        f"{HELDOUT_ERRORS:g} sampling errors at least",
         why="the policy gets worse; while the reward of training does not fall, it games the reward",
         advice="lower optimizer.lr, or raise loss.kl_coef; while the reward does not fall, see what is rewarded (aspo "
         "samples RUN, aspo try-reward), and take more problems; take the weights of the best evaluation, if saved",

@@ -101,7 +101,7 @@ LENGTH_FALL_AT_ONCE, LENGTH_RISE_AT_ONCE = 0.25, 4.0
 REWARD_FALL, REWARD_FALL_AT_ONCE = 0.15, 0.4
 """Below its best, as a share of the best, or of what it has gained where that is more."""
 
-REWARD_NOISE, REWARD_NOISE_AT_ONCE = 7.0, 7.0
+REWARD_NOISE = 7.0
 """The fall is to be so many times the noise of the mean of late, or of a single step, too. The best is the luckiest of
 many means, and noise is only estimated: with 6, noise alone raised an alarm in some of 60 made-up runs of 500 steps;
 with 7 in none or nearly none."""
@@ -115,9 +115,12 @@ or seven points for one evaluation and came back; see `HELDOUT_AT_ONCE`."""
 
 HELDOUT_ERRORS = 3.5
 """And so many standard errors of a difference between two evaluations: the best is the luckiest of many. All ask the
-same problems, so that only their responses count. The errors are those of the evaluations (`eval/sampling_error`);
-where one is not known, but the number of problems is: right or wrong at random, of n problems with K responses each and
-accuracy p, the error of a difference is at most sqrt(2 p (1 - p) / (n K))."""
+same problems, so that their responses count (`eval/sampling_error`), and `HELDOUT_CHURN`. Where the error is not known,
+but the number of problems is: right or wrong at random, of n problems with K responses each and accuracy p, the error
+of a difference is at most sqrt(2 p (1 - p) / (n K)). Responses that are all alike, as greedy ones, count as one."""
+
+HELDOUT_CHURN = 0.1
+"""Of the problems, whose answers change with the weights from one evaluation to the next, whichever way."""
 
 HELDOUT_NOISE, HELDOUT_JUMPS, HELDOUT_LAST_JUMPS = 6.0, 3, 20
 """Less is enough in a run whose evaluations agree: so many times the noise of its own evaluations, measured by how

@@ -130,7 +130,7 @@ def alarms_of(records: Sequence[Figures], settings: Settings | None = None) -> l
         settings: of the run, which the cures name; None if they are not known.
 
     Returns:
-        None if `log.alarms` is off in the settings.
+        An empty list if `log.alarms` is off in the settings.
     """
     settings = settings or Settings({})
     watch, found = _Watch(), dict[str, Raised]()
@@ -160,10 +160,9 @@ def standing(records: Sequence[Figures]) -> dict[str, str]:
     watch = _Watch()
     on: list[_On] = []
     for record in records:
+        found = watch.after(record)
         if "reward/mean" in record:
-            on = watch.after(record)
-        else:
-            watch.after(record)
+            on = found
     sure = [one for one in on if one.lasted > 1 or one.level is Level.EXTREME]
     return {one.alarm.name: one_line(_standing_line(one, watch.course)) for one in sure}
 
