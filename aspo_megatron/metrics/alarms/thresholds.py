@@ -111,7 +111,7 @@ REWARD_STEPS = 2
 
 HELDOUT_FALL = 0.05
 """Points of accuracy (as a share) below the best evaluation. Of 60 healthy runs that were recorded three dipped by six
-or seven points for one evaluation and came back; see `HELDOUT_AT_ONCE`."""
+or seven points in one evaluation; see `HELDOUT_AT_ONCE`."""
 
 HELDOUT_ERRORS = 3.5
 """And so many standard errors of a difference between two evaluations: the best is the luckiest of many. All ask the
