@@ -1,4 +1,4 @@
-"""ASPO beside its rivals: seven losses with twelve seeds each, and the page that says what they show.
+"""ASPO beside its rivals: seven losses with ten seeds each, and the page that says what they show.
 
     python examples/aspo_vs_grpo/compare.py [FOLDER] [--losses NAME ...] [--seeds N] [--set KEY=VALUE ...]
 
@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/aspo_vs_grpo"), metavar="FOLDER")
     parser.add_argument("--losses", nargs="+", default=LOSSES, metavar="NAME", help="as `aspo losses` lists them")
-    parser.add_argument("--seeds", type=int, default=12, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all runs, but no start")
     parser.add_argument("--out", type=Path, metavar="PAGE.md", help="default: FOLDER/page.md")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
