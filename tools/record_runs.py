@@ -2,8 +2,8 @@
 
     python tools/record_runs.py runs/aspo_vs_grpo/runs runs/collapse/runs
 
-after examples/aspo_vs_grpo/compare.py --seeds 12 and collapse.py. Numbers have four digits. Runs of the file that no command makes
-any more, `sudden/`, stay.
+after examples/aspo_vs_grpo/compare.py --seeds 12 and collapse.py. Numbers have four digits. Runs of the file that no
+command makes any more, `sudden/`, stay.
 """
 
 from __future__ import annotations
