@@ -81,6 +81,19 @@ def test_cut_responses_are_left_out_where_they_are_no_part_of_the_loss(tmp_path:
         assert found.groups["aspo"].tokens[0].sum() == tokens
 
 
+def test_whether_cut_responses_are_left_out_is_each_runs_own_setting(tmp_path: Path) -> None:
+    samples = [sample([0.0], [0.5], finish_reason="length"), sample([1.0], [0.5])]
+    for mask in (True, False):
+        for seed in (1, 2):
+            run = settings("aspo", seed, shaping={"mask_truncated": mask})
+            make_run(tmp_path / f"{mask}-{seed}", run, samples=samples)
+    found = token_weights(read_comparison([tmp_path], by="shaping.mask_truncated")).groups
+    assert {name: group.tokens[0].sum() for name, group in found.items()} == {
+        "mask_truncated=false": 2,
+        "mask_truncated=true": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
