@@ -53,16 +53,20 @@ as a rule); the larger one is told at once.
 _SURE = """\
 ## How sure they are, and how early
 
-Of the runs of [examples/aspo_vs_grpo](../examples/aspo_vs_grpo/README.md), with which the thresholds were chosen:
+Of the runs of [examples/aspo_vs_grpo](../examples/aspo_vs_grpo/README.md), of which most were seen when the thresholds
+were chosen, and some were made afterwards:
 
-- Of 60 healthy runs with losses that clip none raised an alarm of a collapse. Of 24 with losses that do not, or that
-  drop no token, eight did, when 7 to 27 points of held-out accuracy were lost; seven of the eight came back later.
-- Of twelve runs that were made to collapse slowly, all were told before ten points were lost where each step was
-  evaluated (3 to 5 points), nine with an evaluation every 4 steps, four with one every 10. Without held-out problems
-  eight of them were told at all, 16 points at the earliest. So a run that is to be told early needs held-out problems
-  and a small `eval.every`: what is lost between two evaluations cannot be told before.
-- In all of these the first alarm was that of held-out accuracy. The others came later, or told runs without
-  evaluations.
+- Of 160 healthy runs with losses that clip three raised an alarm of a collapse (one of the 50 made afterwards), when 9
+  to 13 points of held-out accuracy had been lost from one evaluation to the next. Of 64 with losses that do not, or
+  that drop no token, 19 did (two of 20), when 7 to 28 points were lost; twelve of them came back later.
+- Of 36 runs that were made to collapse slowly (twelve afterwards), all were told before ten points were lost where each
+  step was evaluated, 33 of them before five; 32 with an evaluation every 2 steps, 20 with one every 4, five with one
+  every 10. Without held-out problems 28 of them were told at all, 9 points at the earliest. So a run that is to be told
+  early needs held-out problems and a small `eval.every`: what is lost between two evaluations cannot be told before.
+- Where each step was evaluated, the first alarm was always that of held-out accuracy. The others came later, or told
+  runs without evaluations.
+- That the reward is gamed was said of eleven of twelve runs with a wrong reward, but also of eight of the 24 whose
+  learning rate was too high, where the reward had not fallen yet.
 
 With few problems little can be told: with 30 of them and `eval.samples=1` a fall has to be 45 points; `eval.samples` of
 4 or more lets the run know how sure its accuracy is. Of 3 problems or fewer no fall is told.

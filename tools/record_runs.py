@@ -1,17 +1,16 @@
-"""Write tests/metrics/recorded_runs.json.gz: what the alarms look at, of runs that were made.
+"""Add runs to tests/metrics/recorded_runs.json.gz: what the alarms look at of their metrics, to four digits.
 
-    python tools/record_runs.py runs/aspo_vs_grpo/runs runs/collapse/runs
+    python tools/record_runs.py --compared runs/aspo_vs_grpo/runs --ruined runs/collapse/runs
 
-after examples/aspo_vs_grpo/compare.py --seeds 12 and collapse.py. Numbers have four digits. Runs of the file that no
-command makes any more, `sudden/`, stay.
+after examples/aspo_vs_grpo/compare.py and collapse.py. Runs of the same name are replaced, the others stay.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from aspo_megatron.api import read_metrics
@@ -24,13 +23,25 @@ KEPT = (
 )  # fmt: skip
 
 
-def recorded(compared: Path, ruined: Path) -> dict[str, list[dict[str, float]]]:
-    """By the run's name; those that were made to collapse have `collapse/` before it."""
-    before = json.loads(gzip.decompress(DATA.read_bytes()))
-    folders = {run.name: run for run in sorted(compared.iterdir())}
-    folders |= {f"collapse/{run.name}": run for run in sorted(ruined.iterdir())}
-    found = {name: [_kept(line) for line in read_metrics(run)] for name, run in folders.items()}
-    return found | {name: run for name, run in before.items() if name.startswith("sudden/")}
+def main() -> None:
+    """Read the runs and write the file anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compared", nargs="+", type=Path, default=[], metavar="RUNS", help="of compare.py")
+    parser.add_argument("--ruined", nargs="+", type=Path, default=[], metavar="RUNS", help="of collapse.py")
+    given = parser.parse_args()
+    runs = json.loads(gzip.decompress(DATA.read_bytes())) | _recorded(given.compared, "")
+    runs |= _recorded(given.ruined, "collapse/")
+    content = json.dumps(dict(sorted(runs.items())), separators=(",", ":")).encode()
+    DATA.write_bytes(gzip.compress(content, mtime=0))
+
+
+def _recorded(folders: Iterable[Path], before: str) -> dict[str, list[dict[str, float]]]:
+    """By the run's name, with `before` in front of it."""
+    return {
+        f"{before}{run.name}": [_kept(line) for line in read_metrics(run)]
+        for folder in folders
+        for run in sorted(folder.iterdir())
+    }
 
 
 def _kept(line: Mapping[str, float]) -> dict[str, float]:
@@ -38,5 +49,4 @@ def _kept(line: Mapping[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    content = json.dumps(recorded(Path(sys.argv[1]), Path(sys.argv[2])), separators=(",", ":")).encode()
-    DATA.write_bytes(gzip.compress(content, mtime=0))
+    main()

@@ -1,6 +1,6 @@
 """Runs made to collapse, and when their alarms tell it.
 
-    python examples/aspo_vs_grpo/collapse.py [FOLDER] [--seeds N] [--jobs N]
+    python examples/aspo_vs_grpo/collapse.py [FOLDER] [--seeds N] [--first-seed N] [--jobs N]
 
 Models that answer two-letter words are taught, then ruined in three ways: the learning rate rises without end; it does,
 and nothing is clipped; the reward of training is turned round. All are evaluated after each step with the right reward.
@@ -39,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/collapse"), metavar="FOLDER")
     parser.add_argument("--seeds", type=int, default=4, help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="the others follow (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
     given = parser.parse_args()
     folder: Path = given.folder
     if not (folder / "problems" / "heldout.jsonl").exists():
         write_short_problems(folder / "problems")
-    seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     for done, _ in enumerate(at_a_time(given.jobs, [partial(_start, folder, seed) for seed in seeds]), start=1):
         print(f"[{done}/{len(seeds)}] starts", flush=True)
     runs = [(way, seed) for way in WAYS for seed in seeds]

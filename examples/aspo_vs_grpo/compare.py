@@ -42,7 +42,7 @@ def main() -> None:
     folder: Path = given.folder
     if not (folder / "problems" / "heldout.jsonl").exists():
         write_problems(folder / "problems")
-    seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     runs = Runs(folder, given.set, given.jobs)
     runs.train([("start", seed) for seed in seeds])
     runs.train([(loss, seed) for seed in seeds for loss in given.losses])
@@ -57,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/aspo_vs_grpo"), metavar="FOLDER")
     parser.add_argument("--losses", nargs="+", default=LOSSES, metavar="NAME", help="as `aspo losses` lists them")
     parser.add_argument("--seeds", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="the others follow (default: %(default)s)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all runs, but no start")
     parser.add_argument("--out", type=Path, metavar="PAGE.md", help="default: FOLDER/page.md")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")

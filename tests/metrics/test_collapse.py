@@ -353,9 +353,9 @@ def test_the_line_names_the_settings_with_their_values() -> None:
 
 
 def test_what_is_told_at_once_is_told_again_when_it_has_lasted_twice_as_long() -> None:
-    lines = said(run(*[{"approx_kl": 2.0}] * 9))
+    lines = said(run(*[{"approx_kl": 20.0}] * 9))
     assert list(lines) == [7, 8, 10, 14]
-    assert lines[7][0].startswith("warning: step 7: the updates of a step move the policy too far (approx_kl is 2 ")
+    assert lines[7][0].startswith("warning: step 7: the updates of a step move the policy too far (approx_kl is 20 ")
 
 
 def test_a_run_that_resumes_goes_on_with_its_history() -> None:

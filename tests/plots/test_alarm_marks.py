@@ -34,7 +34,7 @@ STEP = {
     "clip/fraction": 0.03, "clip/pos_high": 0.02, "clip/neg_low": 0.02, "response_ratio/pos": 1.0, "grad_norm": 0.5,
 }  # fmt: skip
 COLLAPSED = {
-    "entropy": 0.01, "repetition/mean": 0.9, "kl_ref": 200.0, "approx_kl": 3.0, "clip/fraction": 0.9,
+    "entropy": 0.01, "repetition/mean": 0.9, "kl_ref": 200.0, "approx_kl": 30.0, "clip/fraction": 0.9,
     "response_tokens/mean": 5.0,
 }  # fmt: skip
 

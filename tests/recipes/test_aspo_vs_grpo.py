@@ -114,19 +114,19 @@ def test_runs_of_a_seed_differ_in_the_loss_alone(
     monkeypatch.setattr(compare, "train", train)
     monkeypatch.setattr(compare.subprocess, "run", lambda command, check: commands.append(command) or done)
     given = ["compare.py", str(tmp_path), "--losses", "aspo", "grpo", "cispo", "--seeds", "2", "--jobs", "1", "--set"]
-    monkeypatch.setattr(sys, "argv", [*given, "train.steps=5"])
+    monkeypatch.setattr(sys, "argv", [*given, "train.steps=5", "--first-seed", "21"])
     with pytest.raises(SystemExit) as end:
         compare.main()
     assert end.value.code == 0
     starts = {run.seed: run for run in trained if run.model.init == "random"}
-    assert list(starts) == [11, 12]
+    assert list(starts) == [21, 22]
     assert all(
         run.train.steps == 1 and str(run.data.train.path) == str(tmp_path / "problems/start.jsonl")
         for run in trained[:2]
     )
     runs = [run for run in trained if run.model.init != "random"]
     assert [(run.loss.name, run.seed) for run in runs] == [
-        (loss, seed) for seed in (11, 12) for loss in ("aspo", "grpo", "cispo")
+        (loss, seed) for seed in (21, 22) for loss in ("aspo", "grpo", "cispo")
     ]
     for run in runs:
         assert run.model.path == starts[run.seed].output_dir / "hf"

@@ -63,7 +63,7 @@ def test_a_new_run_in_the_same_place_begins_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["log.alarms=false", "log.alarms=true"])
 def test_one_setting_turns_them_off(tmp_path: Path, setting: str) -> None:
-    lines = go(tmp_path, [STEP | {"groups/all_agree": 1.0, "approx_kl": 3.0}] * 3, None, setting)
+    lines = go(tmp_path, [STEP | {"groups/all_agree": 1.0, "approx_kl": 30.0}] * 3, None, setting)
     assert len(lines) == (0 if "false" in setting else 3)  # large updates after one step and two, equal rewards
 
 

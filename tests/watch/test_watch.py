@@ -299,9 +299,9 @@ def test_alarms_of_a_collapse_now_and_before() -> None:
 def test_the_page_has_them_unless_they_are_off(tmp_path: Path) -> None:
     run = begin(tmp_path / "run")
     go_on(run, range(1, 7))
-    go_on(run, range(7, 9), **{"approx_kl": 3.0, "grad_norm": float("nan"), "reward/mean": 0.6})
+    go_on(run, range(7, 9), **{"approx_kl": 30.0, "grad_norm": float("nan"), "reward/mean": 0.6})
     text = run_cli("watch", run, "--once").output
-    assert "! for 2 steps the updates of a step move the policy too far (approx_kl is 3 nats per token)" in text
+    assert "! for 2 steps the updates of a step move the policy too far (approx_kl is 30 nats per token)" in text
     assert "! not a number in step 8: grad_norm" in text
     (run / "config.yaml").write_text("train: {steps: 8}\nlog: {alarms: false}\n")
     text = run_cli("watch", run, "--once").output
